@@ -1,0 +1,86 @@
+"""Every way the index can say no.
+
+IndexStoreError
+├── InvalidRequest          the caller's fault: nothing was changed
+│   ├── UnknownCollection
+│   ├── InvalidId           wrong type for the collection
+│   ├── InvalidVector       dimension, NaN, zero
+│   ├── InvalidFilter
+│   └── PageExpired         a cursor older than the history that is kept
+├── VersionMismatch         vectors of two embedding versions would meet
+├── GenerationConflict      begin/promote/rollback in a state that does not allow it
+└── Unavailable             try again later
+    ├── WriteFailed         the disk said no; whether it was stored is unknown, repeating is safe
+    ├── ReadOnly            disk nearly full or store damaged: searches go on
+    ├── SeqNotReached       min_seq was not reached within the wait
+    └── StoreDamaged        a row or file fails its checksum and cannot be mended from here
+"""
+
+from __future__ import annotations
+
+
+class IndexStoreError(Exception):
+    """Base of all errors of this package. `str()` is one plain sentence fit for a caller."""
+
+
+class InvalidRequest(IndexStoreError):
+    """Nothing was changed; repeating the same request fails again. `field` names the culprit."""
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class UnknownCollection(InvalidRequest):
+    pass
+
+
+class InvalidId(InvalidRequest):
+    pass
+
+
+class InvalidVector(InvalidRequest):
+    pass
+
+
+class InvalidFilter(InvalidRequest):
+    pass
+
+
+class PageExpired(InvalidRequest):
+    pass
+
+
+class VersionMismatch(IndexStoreError):
+    """`expected` is what the collection serves, `got` what was offered."""
+
+    def __init__(self, collection: str, expected: str, got: str) -> None:
+        super().__init__(
+            f"collection {collection!r} holds vectors of embedding_version {expected!r}, not {got!r}"
+        )
+        self.expected = expected
+        self.got = got
+
+
+class GenerationConflict(IndexStoreError):
+    pass
+
+
+class Unavailable(IndexStoreError):
+    """The same request may succeed later."""
+
+
+class WriteFailed(Unavailable):
+    pass
+
+
+class ReadOnly(Unavailable):
+    pass
+
+
+class SeqNotReached(Unavailable):
+    pass
+
+
+class StoreDamaged(Unavailable):
+    pass

@@ -1,0 +1,55 @@
+"""The port through which the service uses an index; an embedded engine today, a cluster tomorrow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, Protocol
+
+from index_store.types import (
+    Ack,
+    CollectionStatus,
+    Digest,
+    DigestRow,
+    Id,
+    SearchRequest,
+    SearchResult,
+    StoredItem,
+    WriteBatch,
+)
+
+
+class VectorIndex(Protocol):
+    """Named collections of vectors that can be written and searched. Every method is safe from any thread.
+
+    All methods raise `UnknownCollection` for a name that is not declared.
+    """
+
+    def search(self, collection: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        """Answer each request, in order, from the current generation, after every write acknowledged
+        anywhere before the call. Raises InvalidRequest, VersionMismatch, SeqNotReached, StoreDamaged."""
+
+    def write(self, collection: str, batch: WriteBatch) -> Ack:
+        """Store the whole batch durably, or nothing. Concurrent calls share one fsync.
+        Raises InvalidRequest, VersionMismatch, WriteFailed (indeterminate), ReadOnly."""
+
+    def get(self, collection: str, ids: Sequence[Id]) -> list[StoredItem | None]:
+        """Return what the current generation holds of each id, in order; None for unknown or deleted."""
+
+    def status(self, collection: str) -> CollectionStatus:
+        """Return counts, seq and cursors of every generation, from the store (not a cache)."""
+
+    def digest(self, collection: str) -> Digest:
+        """Return the proof of the current generation's content as of `seq`."""
+
+    def digest_rows(self, collection: str, bucket: int) -> Iterator[DigestRow]:
+        """Yield the known ids of one of the 4,096 digest buckets with their shares."""
+
+    def advance(
+        self, collection: str, step: Literal["begin", "promote", "rollback", "abort"], embedding_version: str
+    ) -> CollectionStatus:
+        """Move the collection's generations one step, by one rename. `begin` makes `embedding_version` the
+        next generation (the current one if there is none); `promote` makes it current and the current one
+        former; `rollback` swaps current and former; `abort` drops the next one. Raises GenerationConflict."""
+
+    def close(self) -> None:
+        """Stop threads and close files; acknowledged writes are on disk already."""

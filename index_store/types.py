@@ -1,0 +1,208 @@
+"""The words of the index: what goes in, what comes out. No behaviour, no I/O.
+
+A *collection* is a named set of vectors with one id kind, one dim and one metric. All its data under one
+`embedding_version` is a *generation*. `seq` is a place in the order of commits of one generation's store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Id: TypeAlias = int | str
+Ids: TypeAlias = Sequence[Id]
+IdKind: TypeAlias = Literal["int64", "string"]
+Metric: TypeAlias = Literal["l2", "cosine", "ip"]
+Vector: TypeAlias = npt.NDArray[np.float32]
+Metadata: TypeAlias = Mapping[str, Any]
+Filter: TypeAlias = Mapping[str, Any]
+"""A condition over metadata in the operators of CONTRACT (`$eq $ne $gt $gte $lt $lte $in $nin $exists
+$and $or $not`), as parsed JSON. `index_store.embedded.filters.compile_filter` refuses anything else."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionSpec:
+    """What never changes about a collection. `metric` has pgvector's meaning: l2 `<->` (with the square
+    root), cosine `<=>` (1 - cos), ip `<#>` (negative inner product); smaller is nearer in all three."""
+
+    name: str
+    id_kind: IdKind
+    dim: int
+    metric: Metric
+
+
+@dataclass(frozen=True, slots=True)
+class ItemWrite:
+    """One item to store. `None` keeps what is stored (vector, active, metadata are independent facts).
+
+    vector: (dim,) float32, finite, not zero. An item without a stored vector is known but never live.
+    source_version: place of the fact in its source's own order; older than the stored one is ignored.
+    """
+
+    id: Id
+    vector: Vector | None = None
+    active: bool | None = None
+    metadata: Metadata | None = None
+    source_version: int | None = None
+    content_hash: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ItemDelete:
+    """One id to remove; its tombstone keeps the newest source_version seen, so nothing deleted comes back."""
+
+    id: Id
+    source_version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WriteBatch:
+    """All or nothing, one commit. Applied in order: items, then deletes.
+
+    embedding_version: the space of the vectors; required when any item has one. A batch without vectors
+    (activity, metadata, deletes) goes to every generation of the collection, and so does one whose version
+    some generations do not hold: those take its deletes and activity only.
+    cursors: where the feeder resumes, by source name; stored in the same commit as the rows.
+    """
+
+    items: Sequence[ItemWrite] = ()
+    deletes: Sequence[ItemDelete] = ()
+    embedding_version: str | None = None
+    cursors: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """What a durable write did. On disk and visible to every later search of every process."""
+
+    upserted: int
+    deleted: int
+    stale_ignored: int
+    seq: int
+    embedding_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class PageKey:
+    """Where a page ended: the next one holds only what comes after (distance, id), as of `seq`."""
+
+    generation: str
+    seq: int
+    distance: float
+    id: Id
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRequest:
+    """One question. vector: (dim,) float32, finite, not zero.
+
+    k >= 1 results after `offset` (or after `after`, never both). exclude_ids: any number, exact; an
+    int64 array or a sequence of ids. exact: compare with every allowed row instead of using the graph.
+    """
+
+    vector: Vector
+    k: int
+    exclude_ids: Ids | npt.NDArray[np.int64] = ()
+    filter: Filter | None = None
+    offset: int = 0
+    after: PageKey | None = None
+    max_distance: float | None = None
+    exact: bool = False
+    embedding_version: str | None = None
+    min_seq: int | None = None
+    with_metadata: bool = False
+    with_vectors: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One answer row. distance: as the collection's metric says, accumulated in float64."""
+
+    id: Id
+    distance: float
+    metadata: Metadata | None = None
+    vector: Vector | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """Nearest first, ties by id: min(k, live items allowed) hits. `exhausted`: nothing comes after them.
+
+    `next_page` is None when exhausted. `seq`: every write up to it is in the answer.
+    """
+
+    hits: Sequence[Hit]
+    generation: str
+    embedding_version: str
+    seq: int
+    exhausted: bool
+    next_page: PageKey | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredItem:
+    """What the store holds of one id. is_live: has a vector and is active."""
+
+    id: Id
+    vector: Vector | None
+    active: bool
+    metadata: Metadata | None
+    source_version: int | None
+    content_hash: bytes | None
+    seq: int
+
+    @property
+    def is_live(self) -> bool:
+        return self.active and self.vector is not None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationStatus:
+    """One generation in numbers. items: known ids, live or not; live: what a search can return."""
+
+    generation: str
+    role: Literal["current", "next", "former"]
+    embedding_version: str
+    items: int
+    live: int
+    seq: int
+    cursors: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionStatus:
+    """A collection's generations; `current` is None until something names its first embedding_version.
+
+    problem: a sentence when the collection can only be read (disk full, damaged store), else None."""
+
+    spec: CollectionSpec
+    current: GenerationStatus | None
+    others: Sequence[GenerationStatus]
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """Proof of content: 4,096 order-free sums by hash(id). Equal roots mean equal sets.
+
+    buckets: (4096,) uint64. method and inputs: docs/FORMAT.md.
+    """
+
+    root: str
+    buckets: npt.NDArray[np.uint64]
+    items: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class DigestRow:
+    """One id's share of its bucket, for finding which row differs."""
+
+    id: Id
+    sum: int
+    active: bool
+    has_vector: bool
