@@ -1,0 +1,59 @@
+"""Databases for the integration tests: one server of each kind a session, one database a test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TypeVar
+
+import pytest
+
+from tests.integration.databases import MariaDBServer, PostgresServer, ToolMissing
+
+Started = TypeVar("Started", PostgresServer, MariaDBServer)
+
+
+def start_or_skip(server: Started) -> Started:
+    """Start a server. Where its programs are missing: skip with the reason, but fail in CI, where a test
+    that did not run proves nothing."""
+    try:
+        server.start()
+    except ToolMissing as exc:
+        server.close()
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{exc} (CI runs every test)", pytrace=False)
+        pytest.skip(str(exc))
+    except BaseException:
+        server.close()
+        raise
+    return server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    server = start_or_skip(PostgresServer())
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDBServer]:
+    server = start_or_skip(MariaDBServer())
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def pg_database(postgres: PostgresServer) -> Iterator[str]:
+    """Name of an empty database with the vector extension."""
+    name = postgres.create_database()
+    yield name
+    postgres.drop_database(name)
+
+
+@pytest.fixture
+def maria_database(mariadb: MariaDBServer) -> Iterator[str]:
+    """Name of an empty utf8mb4 database."""
+    name = mariadb.create_database()
+    yield name
+    mariadb.drop_database(name)
