@@ -1,0 +1,83 @@
+# Everything a newcomer types. GNU make 3.81 and later; `make` alone lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install -qq --constraint constraints.txt
+
+PORT ?= 8080
+DATA_DIR ?= .data
+MODELS_DIR ?= .models
+WORKERS ?= 1
+TEXT_MODEL ?= builtin:multilingual-e5-small
+IMAGE_MODEL ?= builtin:efficientnet-lite0
+ARGS ?=
+export PORT DATA_DIR MODELS_DIR WORKERS
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+IMPORTED := index_store service feeder vector_client
+CHECKED := $(IMPORTED) benchmarks tests
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed 's/:.*## /|/' | awk -F'|' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+	@echo "  Variables: PORT=$(PORT) DATA_DIR=$(DATA_DIR) WORKERS=$(WORKERS) COLLECTIONS_FILE=$(COLLECTIONS_FILE)"
+
+.PHONY: run
+run: $(VENV)/.serve $(MODELS_DIR)/.built ## serve on PORT with a small demo catalogue, setting up whatever is missing
+	@TEXT_MODEL=$(TEXT_MODEL) IMAGE_MODEL=$(IMAGE_MODEL) exec $(PY) -m service --demo
+
+.PHONY: serve
+serve: $(VENV)/.serve ## serve on PORT from DATA_DIR, no demo data (WORKERS, COLLECTIONS_FILE, docs/SETTINGS.md)
+	@exec $(PY) -m service
+
+.PHONY: models
+models: $(MODELS_DIR)/.built ## build the two models that need no hub
+
+.PHONY: test
+test: $(VENV)/.test $(MODELS_DIR)/.built ## every test, with PostgreSQL, pgvector and MariaDB set up for it
+	@bash tests/setup_databases.sh $(PY)
+	$(PY) -m pytest $(ARGS)
+
+.PHONY: check
+check: $(VENV)/.test ## format, lint, types, house rules, unit and contract tests: under a minute
+	$(PY) -m ruff format --check $(CHECKED)
+	$(PY) -m ruff check $(CHECKED)
+	$(PY) -m mypy
+	$(PY) -m pytest -q -m "not slow" tests/tidy tests/unit tests/contract $(ARGS)
+
+.PHONY: bench
+bench: $(VENV)/.test $(MODELS_DIR)/.built ## every benchmark; pictures and tables go to .out/
+	@mkdir -p .out
+	@for file in benchmarks/bench_*.py; do \
+	  name=$$(basename $$file .py); echo "== $$name"; $(PY) -m benchmarks.$$name $(ARGS) || exit 1; done
+
+.PHONY: clean
+clean: ## remove the virtual environment and caches; DATA_DIR and MODELS_DIR stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .out build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Set-up. Each step leaves a stamp, so that a second start does nothing here.
+$(PY):
+	@sh deploy/venv.sh "$(PYTHON)" $(VENV)
+
+# No torch and no CUDA: the serving dependencies only.
+$(VENV)/.serve: constraints.txt pyproject.toml | $(PY)
+	@echo "Installing the serving dependencies into $(VENV) (once)"
+	@$(PIP) --editable .
+	@touch $@
+
+# torch stands first and alone: resolved together with open_clip it is upgraded, CUDA and all.
+$(VENV)/.test: constraints.txt pyproject.toml | $(VENV)/.serve
+	@echo "Installing the test dependencies into $(VENV) (once)"
+	@sh deploy/compiler.sh
+	@$(PIP) torch==2.13.0
+	@$(PIP) --editable '.[torch,hnswlib,test]'
+	@touch $@
+
+$(MODELS_DIR)/.built: | $(VENV)/.serve
+	@echo "Building the two built-in models into $(MODELS_DIR) (once)"
+	@$(PY) -m service models build $(TEXT_MODEL) $(IMAGE_MODEL)
+	@touch $@
