@@ -1,0 +1,117 @@
+"""Every way the service can say no, above what `index_store.errors` says.
+
+ServiceError
+├── BadConfiguration        the start stops: settings, collections file, data directory, port
+├── Refused                 the caller's fault: nothing was changed
+│   ├── InvalidInput        one field is wrong
+│   ├── InvalidImage        not a picture that is read here, or too large
+│   ├── UnknownItem
+│   └── BatchRejected       items of an all-or-nothing write are wrong
+└── TryLater                the same request may succeed later
+    ├── Starting            collections or models are still being opened
+    ├── Overloaded          more than about a second of work is queued
+    ├── DeadlineExceeded
+    └── ModelUnavailable    the model can't load, or serves another embedding_version
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+Loc: TypeAlias = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """Where in a request the mistake is, and what it is."""
+
+    loc: Loc
+    msg: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One item of a write that was not stored. place: its position among the items."""
+
+    place: int
+    id: int | str | None
+    code: str
+    detail: str
+
+
+class ServiceError(Exception):
+    """Base of all errors of this package. `str()` is one plain sentence fit for a caller."""
+
+
+class BadConfiguration(ServiceError):
+    """All mistakes at once, one a line."""
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = tuple(mistakes)
+
+
+class Refused(ServiceError):
+    """Repeating the same request fails again."""
+
+
+class InvalidInput(Refused):
+    """`loc` names the field below the body, `msg` what is expected of it."""
+
+    def __init__(self, loc: Loc | str, msg: str, code: str = "invalid_request") -> None:
+        self.loc: Loc = (loc,) if isinstance(loc, str) else loc
+        self.msg = msg
+        self.code = code
+        name = ".".join(str(part) for part in self.loc)
+        super().__init__(f"{name} {msg}." if name else f"{msg[:1].upper()}{msg[1:]}.")
+
+
+class InvalidImage(Refused):
+    """code: image_not_readable, image_too_large, image_format, ..."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+class UnknownItem(Refused):
+    pass
+
+
+class BatchRejected(Refused):
+    """Nothing of the batch was stored; `rejects` says why, item by item."""
+
+    def __init__(self, rejects: Sequence[Reject]) -> None:
+        super().__init__(f"{len(rejects)} item(s) of the batch are wrong; nothing was stored.")
+        self.rejects = tuple(rejects)
+
+
+class TryLater(ServiceError):
+    """`retry_after_s`: when asking again makes sense."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Starting(TryLater):
+    pass
+
+
+class Overloaded(TryLater):
+    pass
+
+
+class DeadlineExceeded(TryLater):
+    pass
+
+
+class ModelUnavailable(TryLater):
+    """`mend`: the shell command that mends it, or an empty string when there is none."""
+
+    def __init__(self, reason: str, mend: str = "") -> None:
+        super().__init__(reason, retry_after_s=30.0)
+        self.reason = reason
+        self.mend = mend
