@@ -1,0 +1,91 @@
+"""Every way a call can fail.
+
+VectorClientError
+├── NoAnswer                the service was not reached, or the connection broke
+│   └── TimedOut            no answer in time; a write may still be applied later
+├── BadAnswer               something answered that is not the service
+└── Refused                 the service said no; status, code, detail, request_id say why
+    ├── BadRequest          400, 413, 415, 422: the same request fails again
+    ├── KeyRefused          401, 403
+    ├── NotFound            404
+    ├── Conflict            409, as embedding_version_mismatch
+    └── Unavailable         429 and 5xx: the same request may succeed later
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class VectorClientError(Exception):
+    """Base of all errors of this package."""
+
+
+class NoAnswer(VectorClientError):
+    pass
+
+
+class TimedOut(NoAnswer):
+    pass
+
+
+class BadAnswer(VectorClientError):
+    pass
+
+
+class Refused(VectorClientError):
+    """A problem+json answer. `code` is for programs, `detail` for people, `request_id` for the logs.
+
+    retry_after_s: what the service asks for, None when it does not say.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        request_id: str = "",
+        errors: Sequence[Any] = (),
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(f"{status} {code}: {detail}" + (f" (request {request_id})" if request_id else ""))
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.request_id = request_id
+        self.errors = errors
+        self.retry_after_s = retry_after_s
+
+
+class BadRequest(Refused):
+    pass
+
+
+class KeyRefused(Refused):
+    pass
+
+
+class NotFound(Refused):
+    pass
+
+
+class Conflict(Refused):
+    pass
+
+
+class Unavailable(Refused):
+    pass
+
+
+def refusal_class(status: int) -> type[Refused]:
+    """Return the class that says what an HTTP status means for the caller."""
+    if status in (401, 403):
+        return KeyRefused
+    if status == 404:
+        return NotFound
+    if status == 409:
+        return Conflict
+    if status == 429 or status >= 500:
+        return Unavailable
+    return BadRequest

@@ -1,0 +1,205 @@
+"""The vector service as Python calls, for the feeder and for any backend."""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import orjson
+
+from vector_client.errors import BadAnswer
+from vector_client.transport import Call, Limits, Transport
+from vector_client.types import (
+    CollectionState,
+    Digest,
+    Embedded,
+    Found,
+    Hit,
+    Id,
+    Item,
+    Keys,
+    Query,
+    Rejected,
+    Vector,
+    Written,
+)
+
+Answer = TypeVar("Answer")
+
+SEARCH_FIELDS = ("distance", "score", "rank", "metadata", "vector")
+"""What a result row holds beside its id, whose name is the collection's own."""
+
+
+class VectorClient:
+    """One service. Safe from any thread; opens no connection before the first call.
+
+    Every method raises VectorClientError (errors.py draws the tree).
+    """
+
+    def __init__(self, transport: Transport, keys: Keys) -> None:
+        self._transport = transport
+        self._keys = keys
+
+    @classmethod
+    def to(cls, url: str, keys: Keys | None = None, limits: Limits | None = None) -> VectorClient:
+        return cls(Transport(url, limits or Limits()), keys or Keys())
+
+    def search(self, query: Query) -> Found:
+        """Return the k nearest live items that are not excluded."""
+        return _found(self._post("/v1/search", _search_body(query), self._keys.search))
+
+    def embed_batch(self, texts: Sequence[str], collection: str | None = None) -> Embedded:
+        """Return the unit vectors of 1 to 100 texts, order kept, with the space they belong to."""
+        body = _without_none({"texts": list(texts), "normalize": True, "collection": collection})
+        answer = self._post("/v1/embed-batch", body, self._keys.search)
+        return _read(lambda: Embedded(answer["embeddings"], answer["dim"], answer["version"]))
+
+    def embed_image(self, image: bytes, collection: str | None = None) -> Embedded:
+        """Return the unit vector of one picture file."""
+        body = _without_none({"image": _base64(image), "normalize": True, "collection": collection})
+        answer = self._post("/v1/embed", body, self._keys.search)
+        return _read(lambda: Embedded([answer["embedding"]], answer["dim"], answer["version"]))
+
+    def upsert(
+        self,
+        collection: str,
+        items: Sequence[Item],
+        *,
+        embedding_version: str | None = None,
+        delete_ids: Sequence[Id] = (),
+        cursors: Mapping[str, str] | None = None,
+        partial: bool = False,
+    ) -> Written:
+        """Store items and deletes in one commit, with the cursors of their sources. All or nothing; partial:
+        the good items are stored and `rejected` lists the others."""
+        body: dict[str, Any] = {"collection": collection, "items": [_item_body(item) for item in items]}
+        if embedding_version is not None:
+            body["embedding_version"] = embedding_version
+        if delete_ids:
+            body["delete_ids"] = list(delete_ids)
+        if cursors:
+            body["source"] = dict(cursors)
+        return self._write("/v1/upsert" + ("?partial=true" if partial else ""), body)
+
+    def delete(self, collection: str, ids: Sequence[Id]) -> Written:
+        return self._write("/v1/delete", {"collection": collection, "ids": list(ids)})
+
+    def activate(self, collection: str, ids: Sequence[Id]) -> Written:
+        return self._write("/v1/activate", {"collection": collection, "ids": list(ids)})
+
+    def deactivate(self, collection: str, ids: Sequence[Id]) -> Written:
+        """Hide ids from every search; their vectors stay."""
+        return self._write("/v1/deactivate", {"collection": collection, "ids": list(ids)})
+
+    def status(self) -> dict[str, CollectionState]:
+        """Return every collection's version, seq and cursors, by name."""
+        answer = self._get("/v1/sync/status")
+
+        def read() -> dict[str, CollectionState]:
+            return {
+                name: CollectionState(name, row.get("embedding_version"), row["seq"], row["cursors"])
+                for name, row in answer["collections"].items()
+            }
+
+        return _read(read)
+
+    def digest(self, collection: str) -> Digest:
+        """Return the proof of what the current generation holds."""
+        answer = self._get(f"/v1/collections/{quote(collection, safe='')}/digest")
+
+        def read() -> Digest:
+            buckets = [int(value, 16) for value in answer["buckets"]]
+            return Digest(
+                answer["root"], buckets, answer["items"], answer["seq"], answer["embedding_version"]
+            )
+
+        return _read(read)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def _get(self, path: str) -> Any:
+        return self._transport.send(Call("GET", path, key=self._keys.admin))
+
+    def _post(self, path: str, body: Mapping[str, Any], key: str, repeats_on_timeout: bool = True) -> Any:
+        return self._transport.send(Call("POST", path, orjson.dumps(body), key, repeats_on_timeout))
+
+    def _write(self, path: str, body: Mapping[str, Any]) -> Written:
+        answer = self._post(path, body, self._keys.write, repeats_on_timeout=False)
+
+        def read() -> Written:
+            rejected = [Rejected(row.get("id"), row["code"], row["detail"]) for row in answer["rejected"]]
+            counts = (answer["upserted"], answer["deleted"], answer["stale_ignored"])
+            return Written(*counts, rejected, answer["seq"], answer["version"])
+
+        return _read(read)
+
+
+def _read(read: Callable[[], Answer]) -> Answer:
+    """Return what `read` makes of an answer; a field that is not there means another program answered."""
+    try:
+        return read()
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as exc:
+        raise BadAnswer(f"the answer is not the vector service's: {type(exc).__name__} {exc}") from exc
+
+
+def _item_body(item: Item) -> dict[str, Any]:
+    body: dict[str, Any] = {"id": item.id, "active": item.active}
+    if item.vector is not None:
+        body["vector"] = _vector_body(item.vector)
+    if item.text is not None:
+        body["text"] = item.text
+    if item.image is not None:
+        body["image"] = _base64(item.image)
+    if item.metadata is not None:
+        body["metadata"] = item.metadata
+    if item.source_version is not None:
+        body["source_version"] = item.source_version
+    return body
+
+
+def _search_body(query: Query) -> dict[str, Any]:
+    return _without_none(
+        {
+            "query": query.text,
+            "vector": None if query.vector is None else _vector_body(query.vector),
+            "image": None if query.image is None else _base64(query.image),
+            "like_ids": list(query.like_ids) or None,
+            "top_k": query.k,
+            "collection": query.collection,
+            "exclude_ids": list(query.exclude_ids) or None,
+            "filter": query.filter,
+            "offset": query.offset or None,
+            "max_distance": query.max_distance,
+            "embedding_version": query.embedding_version,
+            "min_seq": query.min_seq,
+            "exact": query.exact or None,
+            "include": ["metadata"] if query.with_metadata else None,
+        }
+    )
+
+
+def _found(answer: Any) -> Found:
+    def hit(row: Mapping[str, Any]) -> Hit:
+        id_field = next(name for name in row if name not in SEARCH_FIELDS)  # the id stands first
+        return Hit(row[id_field], row["distance"], row.get("metadata"))
+
+    def read() -> Found:
+        hits = [hit(row) for row in answer["results"]]
+        return Found(hits, answer["embedding_version"], answer["seq"], answer["exhausted"])
+
+    return _read(read)
+
+
+def _vector_body(vector: Vector) -> str | list[float]:
+    return _base64(vector) if isinstance(vector, bytes) else list(vector)
+
+
+def _base64(data: bytes) -> str:
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
+
+
+def _without_none(body: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if value is not None}

@@ -1,0 +1,131 @@
+"""What a caller of the vector service sends and gets. No behaviour, no I/O, no numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+Id: TypeAlias = int | str
+Vector: TypeAlias = bytes | Sequence[float]
+"""Numbers, or the same as packed little-endian float32 (four bytes each): twenty times cheaper to send."""
+
+Metadata: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """API keys by route; an empty one is not sent (the service then asks for a loopback peer)."""
+
+    search: str = ""
+    write: str = ""
+    admin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One item to store, with at most one of vector, text, image (bytes of a picture file).
+
+    metadata None keeps what is stored. source_version: see the contract of POST /v1/upsert.
+    """
+
+    id: Id
+    vector: Vector | None = None
+    text: str | None = None
+    image: bytes | None = None
+    active: bool = True
+    metadata: Metadata | None = None
+    source_version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An item that the service would not store, and why."""
+
+    id: Id | None
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a durable write did: on disk, and visible to every later search."""
+
+    upserted: int
+    deleted: int
+    stale_ignored: int
+    rejected: Sequence[Rejected]
+    seq: int
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One search: exactly one of text, vector, image, like_ids. k results, nearest first, ties by id."""
+
+    text: str | None = None
+    vector: Vector | None = None
+    image: bytes | None = None
+    like_ids: Sequence[Id] = ()
+    k: int = 25
+    collection: str | None = None
+    exclude_ids: Sequence[Id] = ()
+    filter: Mapping[str, Any] | None = None
+    offset: int = 0
+    max_distance: float | None = None
+    embedding_version: str | None = None
+    min_seq: int | None = None
+    exact: bool = False
+    with_metadata: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One result row. distance: as the collection's metric says, smaller is nearer."""
+
+    id: Id
+    distance: float
+    metadata: Metadata | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The answer to a Query."""
+
+    hits: Sequence[Hit]
+    embedding_version: str
+    seq: int
+    exhausted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Vectors in the order asked, and the space (embedding_version) they belong to."""
+
+    vectors: Sequence[Sequence[float]]
+    dim: int
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionState:
+    """One collection as its feeder needs it. version is None before the first generation exists.
+
+    cursors: where each source resumes, stored in the same commit as the rows.
+    """
+
+    name: str
+    version: str | None
+    seq: int
+    cursors: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """Proof of content: 4,096 order-free sums by hash of the id. Equal roots mean equal sets."""
+
+    root: str
+    buckets: Sequence[int]
+    items: int
+    seq: int
+    version: str
