@@ -1,0 +1,40 @@
+"""Writing FAISS indexes to files and mapping them back, with errors that say what happened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import faiss
+
+from index_store.errors import StoreDamaged, WriteFailed
+from index_store.types import Metric
+
+FaissIndex: TypeAlias = Any
+"""faiss ships no types."""
+
+
+def faiss_metric(metric: Metric) -> int:
+    """Return the FAISS metric. Cosine is the inner product of the unit vectors that engines hold."""
+    return int(faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT)
+
+
+def open_mapped(path: Path) -> FaissIndex:
+    """Map an index read-only, shared by all processes that map the same file.
+
+    The file must never be changed in place: truncating it kills whoever searches. `add` on what this
+    returns aborts the process; engines that hold it have no such method. The old flag, IO_FLAG_MMAP, does
+    not share. Raises StoreDamaged.
+    """
+    try:
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError as exc:
+        raise StoreDamaged(f"{path.name} is not an index that this FAISS can open: {exc}") from exc
+
+
+def write_index(index: FaissIndex, path: Path) -> None:
+    """Write an index to a new file. Raises WriteFailed (disk full, no such folder)."""
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as exc:
+        raise WriteFailed(f"cannot write {path}: {exc}") from exc

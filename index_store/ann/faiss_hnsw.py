@@ -1,0 +1,152 @@
+"""HNSW graph by FAISS: built in float32, searched over float32, bf16 or int8 codes, opened by memory map.
+
+The graph is made of exact distances; what it is searched over is swapped underneath afterwards. Bytes per
+row are what a search costs, so the smaller codes are often faster at equal recall (not on all data: the
+calibration decides). Swapping keeps the links, so one build serves all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import faiss
+import numpy as np
+
+from index_store.ann.checks import checked_allowed, checked_query
+from index_store.ann.faiss_files import FaissIndex, faiss_metric, open_mapped
+from index_store.ann.port import Bitmap, Neighbours
+from index_store.ann.scan import Int8Codes, ScanIndex, blocks, encode_query
+from index_store.ann.topk import Matrix, engine_vectors
+from index_store.types import Metric, Vector
+
+Storage: TypeAlias = Literal["float32", "bf16", "int8"]
+
+_PARAMS_KEPT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class GraphShape:
+    """m and ef_construction as in the HNSW paper. threads: of the build, 0 leaves FAISS's own setting."""
+
+    m: int = 16
+    ef_construction: int = 200
+    threads: int = 0
+
+
+def new_graph(dim: int, metric: Metric, shape: GraphShape) -> FaissIndex:
+    graph = faiss.IndexHNSWFlat(dim, shape.m, faiss_metric(metric))
+    graph.hnsw.efConstruction = shape.ef_construction
+    return graph
+
+
+def grow_graph(
+    graph: FaissIndex, vectors: Matrix, metric: Metric, shape: GraphShape, progress: Callable[[int], None]
+) -> None:
+    """Add rows to a graph that nobody searches. progress(rows so far) is called after each block."""
+    if shape.threads:
+        faiss.omp_set_num_threads(shape.threads)  # binds this thread's own OpenMP regions only
+    for block in blocks(vectors, metric):
+        graph.add(block)
+        progress(int(graph.ntotal))
+
+
+def swap_storage(
+    graph: FaissIndex, vectors: Matrix, metric: Metric, storage: Storage, codes: Int8Codes
+) -> FaissIndex:
+    """Return an index with the graph's links over other codes; the graph itself for float32.
+
+    vectors: the rows that the graph holds, in order.
+    """
+    if storage == "float32":
+        return graph
+    kind = faiss.ScalarQuantizer.QT_bf16 if storage == "bf16" else faiss.ScalarQuantizer.QT_8bit_direct_signed
+    swapped = faiss.IndexHNSWSQ(graph.d, kind, graph.hnsw.nb_neighbors(1), faiss_metric(metric))
+    swapped.train(np.zeros((1, graph.d), np.float32))
+    extend_swapped(swapped, graph, vectors, metric, codes.scale if storage == "int8" else None)
+    return swapped
+
+
+def extend_swapped(
+    swapped: FaissIndex, graph: FaissIndex, vectors: Matrix, metric: Metric, scale: float | None
+) -> None:
+    """Give a swapped index the rows that its graph has gained since, and the graph's links as they are.
+
+    scale: of int8 codes, None for bf16.
+    """
+    for block in blocks(vectors, metric):
+        swapped.storage.add(block if scale is None else np.rint(block * np.float32(scale)))
+    swapped.hnsw = graph.hnsw
+    swapped.ntotal = graph.ntotal
+    assert swapped.storage.ntotal == graph.ntotal, "codes and links must hold the same rows"
+
+
+class FaissHnswIndex:
+    """An AnnIndex over a finished graph. Never grows: FAISS crashes when one thread adds while another
+    searches, and aborts when anything is added to a mapped file."""
+
+    def __init__(self, index: FaissIndex, metric: Metric, storage: Storage, codes: Int8Codes) -> None:
+        self._index = index
+        self._metric: Metric = metric
+        self._codes = codes
+        self._holds_int8 = storage == "int8"
+        self._params: dict[int, FaissIndex] = {}
+
+    @classmethod
+    def open(cls, path: Path, metric: Metric, storage: Storage, codes: Int8Codes) -> FaissHnswIndex:
+        """Map a graph file. Its bytes must have been verified: FAISS loads flipped bits in silence."""
+        return cls(open_mapped(path), metric, storage, codes)
+
+    @property
+    def rows(self) -> int:
+        return int(self._index.ntotal)
+
+    @property
+    def dim(self) -> int:
+        return int(self._index.d)
+
+    def knn(self, query: Vector, k: int, *, allowed: Bitmap | None, ef: int) -> Neighbours:
+        row = engine_vectors(checked_query(query, self._index.d), self._metric)
+        k = min(k, self.rows)
+        if k <= 0:
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        divisor = 1.0
+        if self._holds_int8:
+            row, divisor = encode_query(row, self._metric, self._codes.scale)
+        if allowed is None:
+            params = self._params_of(max(ef, k))
+        else:
+            bits = checked_allowed(allowed, self.rows)  # held until the search ends: FAISS keeps a pointer
+            selector = faiss.IDSelectorBitmap(bits)
+            params = faiss.SearchParametersHNSW(efSearch=max(ef, k), sel=selector)
+        scores, found = self._index.search(row, k, params=params)
+        rows, distances = found[0], scores[0]
+        if rows[-1] < 0:
+            short = int(np.count_nonzero(rows >= 0))
+            rows, distances = rows[:short], distances[:short]
+        if self._holds_int8:
+            distances = distances / np.float32(divisor)
+        return rows, distances if self._metric == "l2" else -distances
+
+    def int8_scan(self) -> ScanIndex | None:
+        """Return a scan over the graph's own codes, so that they are mapped once; None if not int8."""
+        if not self._holds_int8:
+            return None
+        # The storage dies with the graph that owns it: the scan keeps both.
+        return ScanIndex(self._index.storage, self._metric, self._codes, owner=self._index)
+
+    def _params_of(self, ef: int) -> FaissIndex:
+        """Making a parameter object costs more than the rest of a call. FAISS only reads it, so threads
+        may share one; two threads that both make it lose nothing."""
+        params = self._params.get(ef)
+        if params is None:
+            if len(self._params) >= _PARAMS_KEPT:
+                self._params = {}
+            params = self._params[ef] = faiss.SearchParametersHNSW(efSearch=ef)
+        return params
+
+    def close(self) -> None:
+        self._index = faiss.IndexHNSWFlat(self._index.d, 2)
+        self._params = {}

@@ -1,0 +1,128 @@
+"""A scan of int8 codes: a quarter of the bytes of float32, so several times faster, and needs no graph.
+
+One scale for all components: code = round(x * scale), scale = 127 / max|x|, so nothing is clipped and the
+error of a row is bounded by its rounding alone. That bound (`ScanIndex.error_bound`) is what lets a caller
+*prove* that a re-scored scan is exact instead of hoping so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+from index_store.ann.checks import checked_allowed, checked_query
+from index_store.ann.faiss_files import FaissIndex, faiss_metric, open_mapped
+from index_store.ann.port import Bitmap, Neighbours
+from index_store.ann.topk import Matrix, engine_vectors
+from index_store.types import Metric, Vector
+
+BLOCK_ROWS = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Codes:
+    """How float32 became int8, in engine terms. residual: the largest L2 norm of (row - decoded row).
+    length: the largest L2 norm of a row."""
+
+    scale: float
+    residual: float
+    length: float
+
+
+def blocks(vectors: Matrix, metric: Metric, start: int = 0) -> Iterator[Matrix]:
+    """Yield the rows as engines hold them, a few megabytes at a time."""
+    for at in range(start, len(vectors), BLOCK_ROWS):
+        yield engine_vectors(np.asarray(vectors[at : at + BLOCK_ROWS]), metric)
+
+
+def measure_codes(vectors: Matrix, metric: Metric) -> Int8Codes:
+    """Return the scale that clips nothing and the error bounds under it. Two passes over the rows."""
+    largest = max((float(np.abs(b).max()) for b in blocks(vectors, metric)), default=0.0)
+    scale = 127.0 / largest if largest > 0 else 1.0
+    residual = length = 0.0
+    for block in blocks(vectors, metric):
+        lost = block - np.rint(block * np.float32(scale)) / np.float32(scale)
+        residual = max(residual, float(np.einsum("ij,ij->i", lost, lost).max()))
+        length = max(length, float(np.einsum("ij,ij->i", block, block).max()))
+    return Int8Codes(scale, residual**0.5 * (1 + 1e-5), length**0.5 * (1 + 1e-5))
+
+
+def encode_query(row: Matrix, metric: Metric, scale: float) -> tuple[Matrix, float]:
+    """Return the query's codes as float32 and what to divide engine scores by.
+
+    FAISS cuts the fraction off a query for these codes and wraps what leaves int8, so both happen here,
+    rounded and clipped. Inner products let the query have a scale of its own; l2 needs the rows' one.
+    """
+    own = scale if metric == "l2" else 127.0 / max(float(np.abs(row).max()), 1e-30)
+    codes = np.rint(row * np.float32(own))
+    return (np.clip(codes, -127, 127, out=codes) if metric == "l2" else codes), own * scale
+
+
+def new_codes(dim: int, metric: Metric) -> FaissIndex:
+    """Return an empty FAISS index of int8 codes; fill it with `add_codes`."""
+    index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss_metric(metric))
+    index.train(np.zeros((1, dim), np.float32))  # nothing to learn: the scale is ours
+    return index
+
+
+def add_codes(index: FaissIndex, vectors: Matrix, metric: Metric, scale: float) -> None:
+    for block in blocks(vectors, metric):
+        index.add(np.rint(block * np.float32(scale)))
+
+
+class ScanIndex:
+    """An AnnIndex over int8 codes. Compares every allowed row; distances carry the rounding of the codes."""
+
+    def __init__(
+        self, index: FaissIndex, metric: Metric, codes: Int8Codes, owner: FaissIndex | None = None
+    ) -> None:
+        """owner: what must stay open as long as `index`, because it owns its memory."""
+        self._index = index
+        self._owner = owner
+        self._metric: Metric = metric
+        self.codes = codes
+
+    @classmethod
+    def open(cls, path: Path, metric: Metric, codes: Int8Codes) -> ScanIndex:
+        """Map a file of codes. Its bytes must have been verified: FAISS loads flipped bits in silence."""
+        return cls(open_mapped(path), metric, codes)
+
+    @property
+    def rows(self) -> int:
+        return int(self._index.ntotal)
+
+    def knn(self, query: Vector, k: int, *, allowed: Bitmap | None, ef: int) -> Neighbours:  # noqa: ARG002
+        row = engine_vectors(checked_query(query, self._index.d), self._metric)
+        k = min(k, self.rows)
+        if k <= 0:
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        coded, divisor = encode_query(row, self._metric, self.codes.scale)
+        if allowed is None:
+            scores, found = self._index.search(coded, k)
+        else:
+            bits = checked_allowed(allowed, self.rows)  # held until the search ends: FAISS keeps a pointer
+            params = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
+            scores, found = self._index.search(coded, k, params=params)
+        rows, distances = found[0], scores[0] / np.float32(divisor)
+        if rows[-1] < 0:
+            short = int(np.count_nonzero(rows >= 0))
+            rows, distances = rows[:short], distances[:short]
+        return rows, distances if self._metric == "l2" else -distances
+
+    def error_bound(self, query: Vector) -> float:
+        """Return how far a scan distance can lie from the exact engine distance: for l2 in terms of the
+        distance itself (not squared, triangle inequality), else of the product (Cauchy-Schwarz)."""
+        row = engine_vectors(query[None, :], self._metric)
+        coded, divisor = encode_query(row, self._metric, self.codes.scale)
+        lost = float(np.linalg.norm(row - coded * np.float32(self.codes.scale / divisor)))
+        if self._metric == "l2":
+            return self.codes.residual + lost
+        return (float(np.linalg.norm(row)) + lost) * self.codes.residual + lost * self.codes.length
+
+    def close(self) -> None:
+        self._index = new_codes(self._index.d, self._metric)
+        self._owner = None
