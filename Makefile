@@ -4,7 +4,7 @@ SHELL := /bin/sh
 
 VENV := .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip install -qq --constraint constraints.txt
+PIP := $(PY) -m pip install -qq --no-compile --constraint constraints.txt
 
 PORT ?= 8080
 DATA_DIR ?= .data
