@@ -1,0 +1,157 @@
+"""Directories of files that are published whole, verified before use, and never changed.
+
+A manifest (`manifest.json`) names every file with size and sha256, beside whatever facts its owner states.
+Publishing is: write all files, fsync each, manifest last, fsync the directory, rename it into place, fsync
+the parent. After a crash at any step the directory is there whole or not at all; leftovers carry the
+`.tmp-` mark. sha256 is the fastest cryptographic hash of the standard library on processors with SHA
+instructions (1.8 GB/s a thread measured here; blake2b 1.2), and hashing releases the interpreter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from index_store.errors import StoreDamaged
+from index_store.storage.files import sync_directory
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+TEMPORARY_MARK = ".tmp-"
+QUARANTINE_MARK = ".bad-"
+
+_MANIFEST_BYTES_MAX = 1 << 20
+_HASH_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class FileFact:
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a directory holds. facts: its owner's own, JSON values. sha256: of the manifest file itself."""
+
+    facts: Mapping[str, Any]
+    files: Mapping[str, FileFact]
+    sha256: str
+
+
+def new_directory(parent: Path, name: str) -> Path:
+    """Return a fresh directory to write into; `publish` gives it its name."""
+    directory = parent / f"{name}{TEMPORARY_MARK}{uuid.uuid4().hex[:12]}"
+    directory.mkdir()
+    return directory
+
+
+def seal(directory: Path, facts: Mapping[str, Any]) -> Manifest:
+    """Make every file of the directory durable and write its manifest. Raises OSError."""
+    names = sorted(p.name for p in directory.iterdir() if p.name != MANIFEST)
+    for name in names:
+        with (directory / name).open("rb") as file:
+            os.fsync(file.fileno())
+    files = dict(zip(names, _measure_all(directory, names), strict=True))
+    body = {
+        "format_version": FORMAT_VERSION,
+        "facts": dict(facts),
+        "files": {name: {"size": f.size, "sha256": f.sha256} for name, f in files.items()},
+    }
+    content = _encode(body | {"checksum": hashlib.sha256(_encode(body)).hexdigest()})
+    with (directory / MANIFEST).open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_directory(directory)
+    return Manifest(dict(facts), files, hashlib.sha256(content).hexdigest())
+
+
+def publish(sealed: Path, final: Path) -> None:
+    """Give a sealed directory its name, for good. Raises OSError, also when the name is taken."""
+    sealed.rename(final)
+    sync_directory(final.parent)
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Return what the manifest states, its own bytes checked. Raises StoreDamaged.
+
+    Any flipped byte is seen: the checksum covers the canonical form, and the file must be in that form.
+    """
+    path = directory / MANIFEST
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MANIFEST_BYTES_MAX + 1)
+        body = json.loads(content)
+        stated = body.pop("checksum")
+        version = body["format_version"]
+        canonical = _encode(body | {"checksum": stated})
+        files = {str(n): FileFact(int(f["size"]), str(f["sha256"])) for n, f in body["files"].items()}
+        facts = dict(body["facts"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+        raise StoreDamaged(f"{path} cannot be read: {exc!r}") from exc
+    if content != canonical or stated != hashlib.sha256(_encode(body)).hexdigest():
+        raise StoreDamaged(f"{path} does not match its own checksum")
+    if version != FORMAT_VERSION:
+        raise StoreDamaged(f"{path} has format_version {version}, this program reads {FORMAT_VERSION}")
+    return Manifest(facts, files, hashlib.sha256(content).hexdigest())
+
+
+def verify(directory: Path, manifest: Manifest) -> None:
+    """Read every byte of every file and compare. Raises StoreDamaged.
+
+    To be called before anything else reads the files: native libraries crash on some damaged bytes and
+    load others in silence.
+    """
+    there = {p.name for p in directory.iterdir()} - {MANIFEST}
+    if there != set(manifest.files):
+        odd = ", ".join(sorted(there ^ set(manifest.files)))
+        raise StoreDamaged(f"{directory} does not hold the files of its manifest (missing or extra: {odd})")
+    for name, fact in manifest.files.items():
+        if (size := (directory / name).stat().st_size) != fact.size:
+            raise StoreDamaged(f"{directory / name} has {size} bytes, its manifest says {fact.size}")
+    for name, found in zip(manifest.files, _measure_all(directory, list(manifest.files)), strict=True):
+        if found != manifest.files[name]:
+            raise StoreDamaged(f"{directory / name} does not match its checksum")
+
+
+def quarantine(directory: Path) -> Path:
+    """Move a damaged directory out of the way, keeping its bytes for whoever looks into it."""
+    aside = directory.with_name(f"{directory.name}{QUARANTINE_MARK}{uuid.uuid4().hex[:8]}")
+    directory.rename(aside)
+    sync_directory(aside.parent)
+    return aside
+
+
+def sweep_leftovers(parent: Path) -> list[str]:
+    """Remove directories that were never published; return their names. Only while nobody else builds."""
+    left = [p for p in parent.iterdir() if TEMPORARY_MARK in p.name and p.is_dir()]
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True)
+    return [p.name for p in left]
+
+
+def _encode(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, sort_keys=True, indent=1, ensure_ascii=True, allow_nan=False).encode() + b"\n"
+
+
+def _measure_all(directory: Path, names: list[str]) -> list[FileFact]:
+    with ThreadPoolExecutor(_HASH_THREADS, "sha256") as pool:
+        return list(pool.map(_measure, [directory / name for name in names]))
+
+
+def _measure(path: Path) -> FileFact:
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+            return FileFact(file.tell(), digest.hexdigest())
+    except OSError as exc:
+        raise StoreDamaged(f"{path} cannot be read: {exc}") from exc
