@@ -1,0 +1,224 @@
+"""One collection in one process: which generations it has now, and who may still be using older ones."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from index_store.embedded.generation import Generation
+from index_store.embedded.pointer import POINTER_FILE, Member, Pointer, read_pointer, write_pointer
+from index_store.errors import StoreDamaged, Unavailable
+from index_store.storage.files import locked, sync_directory
+from index_store.storage.store import Store, create_store
+from index_store.types import CollectionSpec, ItemDelete, ItemWrite, WriteBatch
+
+log = logging.getLogger(__name__)
+
+Step: TypeAlias = Literal["begin", "promote", "rollback", "abort"]
+Stamp: TypeAlias = tuple[int, int, int]
+MakeStore: TypeAlias = Callable[[Path, str], Store]
+
+ADVANCE_LOCK = "advance.lock"
+_OPEN_TRIES = 5
+
+
+@dataclass(slots=True)
+class Members:
+    """The generations as one pointer file named them, open for as long as somebody uses them."""
+
+    pointer: Pointer
+    stamp: Stamp
+    generations: dict[str, Generation]
+    users: int = 0
+
+    @property
+    def current(self) -> Generation | None:
+        member = self.pointer.current
+        return None if member is None else self.generations[member.name]
+
+    def in_order(self) -> list[Generation]:
+        """Current first."""
+        return [self.generations[member.name] for member in self.pointer.members]
+
+
+class Collection:
+    """Opens, follows and moves the generations of one collection. Every method is safe from any thread."""
+
+    def __init__(self, directory: Path, spec: CollectionSpec, make_store: MakeStore) -> None:
+        self.spec = spec
+        self._directory = directory
+        self._make_store = make_store
+        self._lock = threading.Lock()
+        self._members = Members(Pointer(), (0, 0, 0), {})
+        self._former: list[Members] = []
+        self._is_open = False
+
+    def open(self) -> None:
+        """Raises StoreDamaged, OSError."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        sync_directory(self._directory.parent)
+        with locked(self._directory / ADVANCE_LOCK):
+            _sweep(self._directory, read_pointer(self._directory))
+        with self._lock:
+            self._is_open = True
+            self._follow()
+
+    def close(self) -> None:
+        with self._lock:
+            self._is_open = False
+            everyone = {g.name: g for m in (*self._former, self._members) for g in m.generations.values()}
+            self._former.clear()
+            self._members = Members(Pointer(), (0, 0, 0), {})
+        for generation in everyone.values():
+            generation.close()
+
+    @contextmanager
+    def members(self) -> Iterator[Members]:
+        """The generations as of now; none of them is closed while the context lasts."""
+        with self._lock:
+            if not self._is_open:
+                raise Unavailable(f"collection {self.spec.name!r} is closed")
+            if _stamp(self._directory) != self._members.stamp:
+                self._follow()
+            members = self._members
+            members.users += 1
+        try:
+            yield members
+        finally:
+            with self._lock:
+                members.users -= 1
+                unused = self._unused()
+            for generation in unused:
+                generation.close()
+
+    def advance(self, step: Step, embedding_version: str) -> None:
+        """One step, by one rename. Raises GenerationConflict, OSError, WriteFailed."""
+        with locked(self._directory / ADVANCE_LOCK):
+            pointer = read_pointer(self._directory)
+            if step == "begin":
+                self._begin(pointer, embedding_version)
+            else:
+                moves = {
+                    "promote": pointer.promoted,
+                    "rollback": pointer.rolled_back,
+                    "abort": pointer.aborted,
+                }
+                write_pointer(self._directory, moves[step](embedding_version))
+            _sweep(self._directory, read_pointer(self._directory))
+        log.info(
+            "generation_advanced",
+            extra={"collection": self.spec.name, "step": step, "embedding_version": embedding_version},
+        )
+
+    def _begin(self, pointer: Pointer, embedding_version: str) -> None:
+        member, pointer = pointer.named(embedding_version)
+        directory = self._directory / member.name
+        shutil.rmtree(directory, ignore_errors=True)  # left by a crash before its name was published
+        directory.mkdir()
+        create_store(directory, self.spec, embedding_version)
+        sync_directory(self._directory)
+        if pointer.current is None:
+            write_pointer(self._directory, pointer.begun(member))
+            return
+        fresh = self._make_store(directory, embedding_version)
+        with self.members() as members:
+            fresh.open(self.spec)
+            try:
+                current = members.generations[pointer.current.name].store
+                seq = carry_over(current, fresh, 0)
+                # Nothing is written to the current generation between the last look and the rename, so
+                # every later write finds the new one.
+                with current.frozen():
+                    carry_over(current, fresh, seq)
+                    write_pointer(self._directory, pointer.begun(member))
+            finally:
+                fresh.close()
+
+    def _follow(self) -> None:
+        """Open what the pointer names now, keep what is open already. Called with the lock held."""
+        for _ in range(_OPEN_TRIES):
+            stamp = _stamp(self._directory)
+            pointer = read_pointer(self._directory)
+            try:
+                generations = {member.name: self._opened(member) for member in pointer.members}
+            except StoreDamaged:
+                if _stamp(self._directory) == stamp:
+                    raise
+                continue  # it was dropped between reading its name and opening it
+            self._former.append(self._members)
+            self._members = Members(pointer, stamp, generations)
+            for generation in self._unused():
+                generation.close()
+            return
+        raise Unavailable(f"the generations of {self.spec.name!r} change faster than they can be opened")
+
+    def _opened(self, member: Member) -> Generation:
+        known = self._members.generations.get(member.name)
+        if known is not None:
+            return known
+        store = self._make_store(self._directory / member.name, member.embedding_version)
+        generation = Generation(member.name, member.embedding_version, self.spec, store)
+        generation.open()
+        return generation
+
+    def _unused(self) -> list[Generation]:
+        """Take out the generations that no user and no pointer holds any more. Lock held."""
+        idle = [members for members in self._former if members.users == 0]
+        self._former = [members for members in self._former if members.users]
+        held = {name for members in (*self._former, self._members) for name in members.generations}
+        dropped = {g.name: g for m in idle for g in m.generations.values() if g.name not in held}
+        return list(dropped.values())
+
+
+def carry_over(source: Store, target: Store, after_seq: int) -> int:
+    """Give a new generation what does not depend on the embedding: who is known, active, deleted, and
+    metadata. Return the source's seq up to which this was done."""
+    seq = after_seq
+    while (tail := source.tail(seq)) is not None and tail.seq > seq:
+        items = [
+            ItemWrite(
+                row.id, active=row.active, metadata=row.as_item().metadata, source_version=row.source_version
+            )
+            for row in tail.rows
+            if not row.deleted
+        ]
+        deletes = [ItemDelete(row.id, row.source_version) for row in tail.rows if row.deleted]
+        target.commit(WriteBatch(items=items, deletes=deletes))
+        seq = tail.seq
+    return seq
+
+
+def reduced(batch: WriteBatch) -> WriteBatch:
+    """What a batch of vectors means to a generation of another version: activity and deletes."""
+    items = [
+        replace(item, vector=None, metadata=None, content_hash=None)
+        for item in batch.items
+        if item.active is not None
+    ]
+    return WriteBatch(items=items, deletes=batch.deletes)
+
+
+def _stamp(directory: Path) -> Stamp:
+    """Changes with every rename of the pointer file (2 us)."""
+    try:
+        found = (directory / POINTER_FILE).stat()
+    except FileNotFoundError:
+        return (0, 0, 0)
+    return (found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+def _sweep(directory: Path, pointer: Pointer) -> None:
+    """Remove generations that no role names: retired ones, and those that a crash left unpublished.
+    Called with the advance lock held. Who has them open keeps reading the unlinked files."""
+    named = {member.name for member in pointer.members}
+    for path in directory.glob("g[0-9]*"):
+        if path.is_dir() and path.name not in named:
+            shutil.rmtree(path)
+            log.info("generation_removed", extra={"path": str(path)})
+    sync_directory(directory)

@@ -1,0 +1,60 @@
+"""Metadata by key: each value is a small number, each number's value is kept once."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from index_store.embedded.arrays import Column
+
+MISSING = -1
+
+
+class MetadataColumn:
+    """`codes[row]` is the place of the row's value in `values`, or MISSING. Both only grow."""
+
+    def __init__(self) -> None:
+        self.codes = Column(np.int32(MISSING))
+        self.values: list[Any] = []
+        self._places: dict[str, int] = {}
+
+    def code(self, value: Any) -> int:
+        # As JSON, 1 and true and "1" are different keys; 1 and 1.0 too, which costs a place and no more.
+        text = json.dumps(value, sort_keys=True)
+        place = self._places.get(text)
+        if place is None:
+            place = self._places[text] = len(self.values)
+            self.values.append(value)
+        return place
+
+
+class MetadataColumns:
+    """The top-level keys of all rows' metadata. One thread appends, any thread reads published rows."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, MetadataColumn] = {}
+
+    def column(self, key: str) -> MetadataColumn | None:
+        return self._columns.get(key)
+
+    def append(self, start: int, texts: Sequence[str | None]) -> None:
+        """Rows start.. have these metadata (JSON objects)."""
+        found: dict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+        for place, text in enumerate(texts):
+            if text is None:
+                continue
+            for key, value in json.loads(text).items():
+                column = self._columns.get(key)
+                if column is None:
+                    column = self._columns[key] = MetadataColumn()
+                places, codes = found[key]
+                places.append(place)
+                codes.append(column.code(value))
+        for key, (places, codes) in found.items():
+            row_codes = np.full(places[-1] + 1, MISSING, dtype=np.int32)
+            row_codes[places] = codes
+            self._columns[key].codes.put(start, row_codes)

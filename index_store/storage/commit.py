@@ -1,0 +1,158 @@
+"""What happens between BEGIN and COMMIT: batches in, rows, counters, digest and cursors out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from index_store.storage import digest
+from index_store.storage.digest import ShareHasher
+from index_store.storage.rows import Row, distrusted, is_stale, tombstone, written
+from index_store.storage.schema import COLUMNS, UPSERT, Connection, from_columns, to_columns
+from index_store.types import Id, WriteBatch
+
+_IDS_A_SELECT = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What one batch did. seq: the store's place after it."""
+
+    upserted: int
+    deleted: int
+    stale_ignored: int
+    seq: int
+
+
+@dataclass(slots=True)
+class _Work:
+    """The rows that one transaction touches: as they were, and as they will be."""
+
+    seq: int
+    before: dict[Id, Row]
+    damaged: dict[Id, Row]
+    now: dict[Id, Row]
+    changed: dict[Id, Row] = field(default_factory=dict)
+
+    def put(self, row: Row) -> None:
+        self.seq = row.seq
+        self.now[row.id] = row
+        self.changed[row.id] = row
+
+
+def commit_batches(
+    connection: Connection, hasher: ShareHasher, batches: Sequence[WriteBatch]
+) -> list[Committed]:
+    """Apply the batches in order inside the transaction that the caller opened and will commit."""
+    work = _read(connection, _ids_of(batches))
+    results = [_apply(work, batch, hasher) for batch in batches]
+    _store(connection, work)
+    cursors = [pair for batch in batches for pair in batch.cursors.items()]
+    connection.executemany(
+        "INSERT INTO cursor(source, value) VALUES(?,?) "
+        "ON CONFLICT(source) DO UPDATE SET value=excluded.value",
+        cursors,
+    )
+    return results
+
+
+def read_rows(connection: Connection, ids: Iterable[Id]) -> tuple[dict[Id, Row], dict[Id, Row]]:
+    """The stored rows of these ids, tombstones included: (sound ones, damaged ones)."""
+    wanted = list(ids)
+    sound: dict[Id, Row] = {}
+    damaged: dict[Id, Row] = {}
+    for start in range(0, len(wanted), _IDS_A_SELECT):
+        some = wanted[start : start + _IDS_A_SELECT]
+        marks = ",".join("?" * len(some))
+        for values in connection.execute(f"SELECT {COLUMNS} FROM item WHERE id IN ({marks})", some):
+            row, is_sound = from_columns(values)
+            (sound if is_sound else damaged)[row.id] = row
+    return sound, damaged
+
+
+def _ids_of(batches: Sequence[WriteBatch]) -> Iterable[Id]:
+    ids = {item.id for batch in batches for item in batch.items}
+    ids.update(delete.id for batch in batches for delete in batch.deletes)
+    return sorted(ids)  # in key order every page is read once
+
+
+def _read(connection: Connection, ids: Iterable[Id]) -> _Work:
+    sound, damaged = read_rows(connection, ids)
+    (seq,) = connection.execute("SELECT value FROM meta WHERE key='seq'").fetchone()
+    now = sound | {item_id: distrusted(row) for item_id, row in damaged.items()}
+    return _Work(seq=seq, before=sound, damaged=damaged, now=now)
+
+
+def _apply(work: _Work, batch: WriteBatch, hasher: ShareHasher) -> Committed:
+    upserted = deleted = stale = 0
+    for item in batch.items:
+        stored = work.now.get(item.id)
+        if is_stale(stored, item.source_version):
+            stale += 1
+            continue
+        work.put(written(stored, item, work.seq + 1, hasher))
+        upserted += 1
+    for delete in batch.deletes:
+        stored = work.now.get(delete.id)
+        if is_stale(stored, delete.source_version):
+            stale += 1
+            continue
+        is_known = stored is not None and not stored.deleted
+        if is_known or delete.source_version is not None:
+            work.put(tombstone(stored, delete, work.seq + 1))
+        deleted += is_known
+    return Committed(upserted, deleted, stale, work.seq)
+
+
+def _store(connection: Connection, work: _Work) -> None:
+    if not work.changed:
+        return
+    rows = [work.changed[item_id] for item_id in sorted(work.changed)]
+    connection.executemany(UPSERT, [to_columns(row) for row in rows])
+    if work.damaged.keys() & work.changed.keys():
+        recount(connection)
+    else:
+        _update_counters(connection, work, rows)
+    connection.execute("UPDATE meta SET value=? WHERE key='seq'", (work.seq,))
+
+
+def _update_counters(connection: Connection, work: _Work, rows: Sequence[Row]) -> None:
+    items = live = 0
+    shares: dict[int, int] = {}
+    for row in rows:
+        old = work.before.get(row.id)
+        items += (not row.deleted) - (old is not None and not old.deleted)
+        live += row.is_live - (old is not None and old.is_live)
+        digest.add(shares, digest.bucket_of(row.id), row.share - (old.share if old else 0))
+    connection.executemany("UPDATE meta SET value=value+? WHERE key=?", [(items, "items"), (live, "live")])
+    buckets = sorted(shares)
+    for start in range(0, len(buckets), _IDS_A_SELECT):
+        some = buckets[start : start + _IDS_A_SELECT]
+        marks = ",".join("?" * len(some))
+        for bucket, value in connection.execute(
+            f"SELECT bucket, sum FROM digest WHERE bucket IN ({marks})", some
+        ):
+            digest.add(shares, bucket, value)
+    _store_sums(connection, shares)
+
+
+def recount(connection: Connection) -> None:
+    """Make counters and digest from the rows: after a damaged row was replaced nobody knows what it
+    had added. Reads every row's small columns; rare."""
+    items = live = 0
+    shares: dict[int, int] = dict.fromkeys(range(digest.BUCKETS), 0)
+    for item_id, active, share, has_vector in connection.execute(
+        "SELECT id, active, share, vector IS NOT NULL FROM item WHERE deleted=0"
+    ):
+        items += 1
+        live += bool(active and has_vector)
+        digest.add(shares, digest.bucket_of(item_id), share)
+    connection.executemany("UPDATE meta SET value=? WHERE key=?", [(items, "items"), (live, "live")])
+    _store_sums(connection, shares)
+
+
+def _store_sums(connection: Connection, shares: dict[int, int]) -> None:
+    connection.executemany(
+        "INSERT INTO digest(bucket, sum) VALUES(?,?) ON CONFLICT(bucket) DO UPDATE SET sum=excluded.sum",
+        [(bucket, digest.to_signed(value)) for bucket, value in shares.items()],
+    )

@@ -1,0 +1,268 @@
+"""The store of record of one generation: what was acknowledged is here, whatever else is lost."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from index_store.errors import StoreDamaged
+from index_store.storage import digest
+from index_store.storage.commit import Committed, read_rows
+from index_store.storage.digest import ShareHasher
+from index_store.storage.disk import DiskGuard
+from index_store.storage.files import locked, sync_directory
+from index_store.storage.rows import Row
+from index_store.storage.schema import (
+    COLUMNS,
+    FORMAT_VERSION,
+    LOCK_FILE,
+    STORE_FILE,
+    Connection,
+    Connector,
+    connect_sqlite,
+    create_tables,
+    from_columns,
+    prepare,
+)
+from index_store.storage.writer import GroupCommitter, WriterLimits
+from index_store.types import CollectionSpec, Digest, DigestRow, Id, WriteBatch
+
+log = logging.getLogger(__name__)
+
+_PAGE_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """Some rows after a place in the order of commits. seq: everything up to it is in this tail or before.
+    damaged: ids whose row failed its checksum; they are in no other list."""
+
+    rows: Sequence[Row]
+    damaged: Sequence[Id]
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    items: int
+    live: int
+    seq: int
+    cursors: Mapping[str, str]
+
+
+def create_store(
+    directory: Path, spec: CollectionSpec, embedding_version: str, connect: Connector = connect_sqlite
+) -> None:
+    """Make an empty store in an empty directory, durable on return. Raises OSError, sqlite3.Error."""
+    path = directory / STORE_FILE
+    path.touch(exist_ok=False)
+    connection = connect(path)
+    prepare(connection)
+    meta: dict[str, object] = {
+        "store_uuid": uuid.uuid4().hex,
+        "format_version": FORMAT_VERSION,
+        "collection": spec.name,
+        "embedding_version": embedding_version,
+        "id_kind": spec.id_kind,
+        "dim": spec.dim,
+        "metric": spec.metric,
+        "seq": 0,
+        "items": 0,
+        "live": 0,
+    }
+    create_tables(connection, spec.id_kind, meta)
+    connection.close()
+    sync_directory(directory)
+
+
+class Store:
+    """Rows by id, in commit order. Any thread may call any method; several processes may hold one store."""
+
+    def __init__(
+        self,
+        directory: Path,
+        embedding_version: str,
+        *,
+        connect: Connector = connect_sqlite,
+        disk: DiskGuard | None = None,
+        limits: WriterLimits | None = None,
+    ) -> None:
+        self.directory = directory
+        self._embedding_version = embedding_version
+        self._connect = connect
+        self._disk = disk or DiskGuard(directory)
+        hasher = ShareHasher(embedding_version)
+        self._writer = GroupCommitter(directory, hasher, connect, self._disk, limits or WriterLimits())
+        self._tail_lock = threading.Lock()
+        self._read_lock = threading.Lock()
+        self._tail: Connection | None = None
+        self._read: Connection | None = None
+        self._damaged: dict[Id, int] = {}
+
+    def open(self, spec: CollectionSpec) -> None:
+        """Raises StoreDamaged when the file is not this collection's store of this version."""
+        with _translated():
+            self._tail = self._connect(self.directory / STORE_FILE)
+            prepare(self._tail)
+            self._read = self._connect(self.directory / STORE_FILE)
+            prepare(self._read)
+            meta = dict(self._read.execute("SELECT key, value FROM meta").fetchall())
+        expected: dict[str, object] = {
+            "format_version": FORMAT_VERSION,
+            "collection": spec.name,
+            "embedding_version": self._embedding_version,
+            "id_kind": spec.id_kind,
+            "dim": spec.dim,
+            "metric": spec.metric,
+        }
+        for key, value in expected.items():
+            if meta.get(key) != value:
+                raise StoreDamaged(
+                    f"{self.directory}: the store says {key}={meta.get(key)!r}, expected {value!r}"
+                )
+        self._writer.start()
+
+    def close(self) -> None:
+        if self._read is not None:
+            self._writer.close()
+        with self._tail_lock, self._read_lock:
+            for connection in (self._tail, self._read):
+                if connection is not None:
+                    connection.close()
+            self._tail = self._read = None
+
+    def commit(self, batch: WriteBatch) -> Committed:
+        """Store the whole batch durably, or nothing. Raises WriteFailed, ReadOnly, Unavailable."""
+        return self._writer.commit(batch)
+
+    def frozen(self) -> AbstractContextManager[None]:
+        """A context in which no process commits to this store. Raises OSError."""
+        return locked(self.directory / LOCK_FILE)
+
+    def tail(self, after_seq: int) -> Tail | None:
+        """What was committed after `after_seq`, at most a page of it; None when nothing was (4 us)."""
+        with self._tail_lock, _translated():
+            connection = _opened(self._tail)
+            some = connection.execute("SELECT seq FROM item WHERE seq>? LIMIT 1", (after_seq,)).fetchone()
+            if some is None:
+                return None
+            with _snapshot(connection):
+                values = connection.execute(
+                    f"SELECT {COLUMNS} FROM item WHERE seq>? ORDER BY seq LIMIT {_PAGE_ROWS}", (after_seq,)
+                ).fetchall()
+                (seq,) = connection.execute("SELECT value FROM meta WHERE key='seq'").fetchone()
+        rows, damaged = self._sorted_out(values)
+        if len(values) == _PAGE_ROWS and rows:
+            seq = min(seq, rows[-1].seq)
+        return Tail(rows, damaged, seq)
+
+    def load(self) -> Iterator[Tail]:
+        """Every known row, page by page, all as of the `seq` that each page names. In key order, which
+        reads the file once from front to end."""
+        with _translated():
+            connection = self._connect(self.directory / STORE_FILE)
+            try:
+                with _snapshot(connection):
+                    (seq,) = connection.execute("SELECT value FROM meta WHERE key='seq'").fetchone()
+                    cursor = connection.execute(f"SELECT {COLUMNS} FROM item WHERE deleted=0")
+                    page: list[Sequence[object]] = []
+                    for values in cursor:
+                        page.append(values)
+                        if len(page) == _PAGE_ROWS:
+                            yield Tail(*self._sorted_out(page), seq)
+                            page = []
+                    yield Tail(*self._sorted_out(page), seq)
+            finally:
+                connection.close()
+
+    def read(self, ids: Sequence[Id]) -> dict[Id, Row]:
+        """The rows of these ids that are known and sound."""
+        with self._read_lock, _translated():
+            sound, damaged = read_rows(_opened(self._read), ids)
+        self._note(sound, damaged.values())
+        return {item_id: row for item_id, row in sound.items() if not row.deleted}
+
+    def counters(self) -> Counters:
+        with self._read_lock, _translated(), _snapshot(_opened(self._read)) as connection:
+            meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+            cursors = dict(connection.execute("SELECT source, value FROM cursor").fetchall())
+        return Counters(meta["items"], meta["live"], meta["seq"], cursors)
+
+    def digest(self) -> Digest:
+        """The sums as committed, less the shares of rows that are known to be damaged: what can't be
+        served must not count as proof."""
+        with self._read_lock, _translated(), _snapshot(_opened(self._read)) as connection:
+            meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+            sums = dict(connection.execute("SELECT bucket, sum FROM digest").fetchall())
+        damaged = dict(self._damaged)
+        for item_id, share in damaged.items():
+            digest.add(sums, digest.bucket_of(item_id), -share)
+        buckets = digest.buckets_from(sums.items())
+        items = meta["items"] - len(damaged)
+        return Digest(root=digest.root_of(buckets), buckets=buckets, items=items, seq=meta["seq"])
+
+    def digest_rows(self, bucket: int) -> Iterator[DigestRow]:
+        """The known ids of one bucket, their shares computed from the rows."""
+        with self._read_lock, _translated():
+            ids = _opened(self._read).execute("SELECT id FROM item WHERE deleted=0").fetchall()
+        wanted = [item_id for (item_id,) in ids if digest.bucket_of(item_id) == bucket]
+        hasher = ShareHasher(self._embedding_version)
+        for row in self.read(wanted).values():
+            share = hasher.share(row.id, row.active, row.vector, row.content_hash)
+            yield DigestRow(row.id, share, row.active, row.vector is not None)
+
+    def problem(self) -> str | None:
+        """A sentence when something is wrong that searches survive, else None."""
+        if self._damaged:
+            return (
+                f"{len(self._damaged)} rows fail their checksum and are not served; "
+                "writing these items again mends them"
+            )
+        return self._disk.problem()
+
+    def _sorted_out(self, page: Sequence[Sequence[object]]) -> tuple[list[Row], list[Id]]:
+        rows: list[Row] = []
+        damaged: list[Row] = []
+        for values in page:
+            row, is_sound = from_columns(values)
+            (rows if is_sound else damaged).append(row)
+        self._note({row.id: row for row in rows} if self._damaged else {}, damaged)
+        return rows, [row.id for row in damaged]
+
+    def _note(self, sound: Mapping[Id, Row], damaged: Iterable[Row]) -> None:
+        for item_id in self._damaged.keys() & sound.keys():
+            self._damaged.pop(item_id, None)
+        for row in damaged:
+            if row.id not in self._damaged and isinstance(row.id, int | str):
+                log.error("row_damaged", extra={"store": str(self.directory), "id": row.id, "seq": row.seq})
+                self._damaged[row.id] = row.share
+
+
+def _opened(connection: Connection | None) -> Connection:
+    if connection is None:
+        raise StoreDamaged("the store is closed")
+    return connection
+
+
+@contextmanager
+def _snapshot(connection: Connection) -> Iterator[Connection]:
+    """All reads inside see one moment."""
+    connection.execute("BEGIN")
+    try:
+        yield connection
+    finally:
+        connection.execute("ROLLBACK")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as exc:
+        raise StoreDamaged(f"the store can't be read: {exc}") from exc
