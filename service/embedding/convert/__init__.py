@@ -1,0 +1,1 @@
+"""Turning published weights into the serving form: one ONNX file, run without torch."""

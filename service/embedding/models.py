@@ -1,0 +1,124 @@
+"""Model references to loaded embedders. Opens local, verified files only; never downloads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from service.embedding import onnx_image, onnx_text
+from service.embedding.builtin import BuiltinModel
+from service.embedding.descriptor import DESCRIPTOR_DIM
+from service.embedding.manifest import BadModelDirectory, Manifest, read_manifest, verify
+from service.embedding.no_model import (
+    DESCRIPTOR,
+    HASHED,
+    PLACEHOLDER,
+    Descriptor,
+    HashedNgrams,
+    PlaceholderImages,
+    PlaceholderTexts,
+    info_without_model,
+)
+from service.embedding.onnx_image import OnnxImageEmbedder
+from service.embedding.onnx_text import OnnxTextEmbedder
+from service.embedding.port import ImageEmbedder, Modality, TextEmbedder
+from service.embedding.references import COMMAND, NoModel, directory_and_mend, parse_reference
+from service.errors import ModelUnavailable
+
+
+def version_of(ref: str, models_dir: Path, *, modality: Modality, dim: int) -> str:
+    """Return the embedding_version that `ref` gives, without loading weights. Raises ModelUnavailable.
+
+    A built-in model has its version even before it is built: a collection can take vectors under it.
+    """
+    reference = parse_reference(ref)
+    if isinstance(reference, NoModel):
+        return info_without_model(reference.name, modality, dim).embedding_version
+    directory, mend = directory_and_mend(ref, models_dir)
+    if isinstance(reference, BuiltinModel) and not directory.exists():
+        return reference.embedding_version
+    try:
+        return read_manifest(directory).embedding_version
+    except BadModelDirectory as exc:
+        raise ModelUnavailable(str(exc), mend) from exc
+
+
+def load_text_embedder(ref: str, *, models_dir: Path, dim: int, threads: int) -> TextEmbedder:
+    """Return the text model that `ref` names, loaded. threads: of one forward pass.
+
+    A CLIP reference gives its text tower, in the space of its pictures. Raises ModelUnavailable.
+    """
+    reference = parse_reference(ref)
+    if isinstance(reference, NoModel):
+        return _text_without_model(ref, reference.name, dim)
+    directory, manifest, mend = _verified(ref, models_dir, dim)
+    try:
+        return _open_text(ref, directory, manifest, threads)
+    except ModelUnavailable:
+        raise
+    except Exception as exc:  # tokenizers, onnxruntime and torch share no error class: translated here, once
+        raise _broken(ref, exc, mend) from exc
+
+
+def load_image_embedder(ref: str, *, models_dir: Path, dim: int, threads: int) -> ImageEmbedder:
+    """Return the picture model that `ref` names, loaded. Raises ModelUnavailable."""
+    reference = parse_reference(ref)
+    if isinstance(reference, NoModel):
+        return _images_without_model(ref, reference.name, dim)
+    directory, manifest, mend = _verified(ref, models_dir, dim)
+    try:
+        return _open_images(ref, directory, manifest, threads)
+    except ModelUnavailable:
+        raise
+    except Exception as exc:  # as above
+        raise _broken(ref, exc, mend) from exc
+
+
+def _open_text(ref: str, directory: Path, manifest: Manifest, threads: int) -> TextEmbedder:
+    if manifest.runtime == onnx_text.RUNTIME:
+        return OnnxTextEmbedder(directory, manifest, threads=threads)
+    raise _wrong_kind(ref, "reads no text")
+
+
+def _open_images(ref: str, directory: Path, manifest: Manifest, threads: int) -> ImageEmbedder:
+    if manifest.runtime == onnx_image.RUNTIME:
+        return OnnxImageEmbedder(directory, manifest, threads=threads)
+    raise _wrong_kind(ref, "reads no pictures")
+
+
+def _wrong_kind(ref: str, what: str) -> ModelUnavailable:
+    return ModelUnavailable(f"{ref} {what}.", f"{COMMAND} list")
+
+
+def _broken(ref: str, exc: Exception, mend: str) -> ModelUnavailable:
+    return ModelUnavailable(f"{ref} can't be opened: {type(exc).__name__}: {exc}.", mend)
+
+
+def _text_without_model(ref: str, name: str, dim: int) -> TextEmbedder:
+    if name == HASHED:
+        return HashedNgrams(dim)
+    if name == PLACEHOLDER:
+        return PlaceholderTexts(dim)
+    raise _wrong_kind(ref, "reads no text")
+
+
+def _images_without_model(ref: str, name: str, dim: int) -> ImageEmbedder:
+    if name == PLACEHOLDER:
+        return PlaceholderImages(dim)
+    if name == DESCRIPTOR and dim == DESCRIPTOR_DIM:
+        return Descriptor()
+    if name == DESCRIPTOR:
+        raise _wrong_kind(ref, f"gives {DESCRIPTOR_DIM} values, the collection has dim {dim}")
+    raise _wrong_kind(ref, "reads no pictures")
+
+
+def _verified(ref: str, models_dir: Path, dim: int) -> tuple[Path, Manifest, str]:
+    directory, mend = directory_and_mend(ref, models_dir)
+    if not directory.is_dir():
+        raise ModelUnavailable(f"The files of {ref} are not in {directory}.", mend)
+    try:
+        manifest = verify(directory)
+    except BadModelDirectory as exc:
+        raise ModelUnavailable(str(exc), mend) from exc
+    if manifest.dim != dim:
+        raise _wrong_kind(ref, f"gives {manifest.dim} values, the collection has dim {dim}")
+    return directory, manifest, mend

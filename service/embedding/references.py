@@ -1,0 +1,78 @@
+"""What a model reference in a collection's configuration points at."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from service.embedding.builtin import BUILTIN, BuiltinModel
+from service.embedding.no_model import DESCRIPTOR, HASHED, PLACEHOLDER
+from service.errors import ModelUnavailable
+
+_HUB = re.compile(r"(?P<id>[\w.-]+(?:/[\w.-]+)?)@(?P<revision>[0-9a-f]{40})")
+_PREFIX = "builtin:"
+COMMAND = "python -m service models"
+
+
+@dataclass(frozen=True, slots=True)
+class NoModel:
+    """One of the embedders that need no files."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class HubModel:
+    """A hub repository at one revision; the files live in MODELS_DIR once fetched."""
+
+    repository: str
+    revision: str
+
+    def directory(self, models_dir: Path) -> Path:
+        return models_dir / f"{self.repository.replace('/', '--')}@{self.revision[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A directory that somebody else prepared."""
+
+    path: Path
+
+
+Reference: TypeAlias = NoModel | BuiltinModel | HubModel | LocalModel
+
+
+def parse_reference(ref: str) -> Reference:
+    """Return what `ref` names. Raises ModelUnavailable for what can't be a reference."""
+    if ref.startswith(_PREFIX):
+        name = ref.removeprefix(_PREFIX)
+        if name in BUILTIN:
+            return BUILTIN[name]
+        if name in (HASHED, DESCRIPTOR, PLACEHOLDER):
+            return NoModel(name)
+        known = ", ".join([*BUILTIN, HASHED, DESCRIPTOR, PLACEHOLDER])
+        raise ModelUnavailable(f"There is no built-in model {name!r}; there are {known}.", f"{COMMAND} list")
+    found = _HUB.fullmatch(ref)
+    if found:
+        return HubModel(found["id"], found["revision"])
+    if ref.startswith((".", "/", "~")) or Path(ref).is_dir():
+        return LocalModel(Path(ref).expanduser())
+    raise ModelUnavailable(
+        f"{ref!r} names no model: expected builtin:<name>, <hub id>@<40 hex digits>, or a directory.",
+        f"{COMMAND} list",
+    )
+
+
+def directory_and_mend(ref: str, models_dir: Path) -> tuple[Path, str]:
+    """Return where the files of `ref` are and the command that brings them. Not for NoModel references."""
+    reference = parse_reference(ref)
+    at = f"--models-dir {models_dir} " if str(models_dir) != ".models" else ""
+    if isinstance(reference, BuiltinModel):
+        return reference.directory(models_dir), f"{COMMAND} {at}build {reference.name}"
+    if isinstance(reference, HubModel):
+        return reference.directory(models_dir), f"{COMMAND} {at}fetch {ref}"
+    if isinstance(reference, LocalModel):
+        return reference.path, f"{COMMAND} {at}adopt {reference.path}"
+    raise AssertionError("an embedder without a model has no directory")
