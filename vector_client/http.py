@@ -22,6 +22,7 @@ from vector_client.types import (
     Keys,
     Query,
     Rejected,
+    Role,
     Vector,
     Written,
 )
@@ -50,9 +51,13 @@ class VectorClient:
         """Return the k nearest live items that are not excluded."""
         return _found(self._post("/v1/search", _search_body(query), self._keys.search))
 
-    def embed_batch(self, texts: Sequence[str], collection: str | None = None) -> Embedded:
+    def embed_batch(
+        self, texts: Sequence[str], collection: str | None = None, role: Role = "query"
+    ) -> Embedded:
         """Return the unit vectors of 1 to 100 texts, order kept, with the space they belong to."""
-        body = _without_none({"texts": list(texts), "normalize": True, "collection": collection})
+        body = _without_none(
+            {"texts": list(texts), "normalize": True, "collection": collection, "role": role}
+        )
         answer = self._post("/v1/embed-batch", body, self._keys.search)
         return _read(lambda: Embedded(answer["embeddings"], answer["dim"], answer["version"]))
 
@@ -99,7 +104,7 @@ class VectorClient:
 
         def read() -> dict[str, CollectionState]:
             return {
-                name: CollectionState(name, row.get("embedding_version"), row["seq"], row["cursors"])
+                name: CollectionState(name, row["embedding_version"] or None, row["seq"], row["cursors"])
                 for name, row in answer["collections"].items()
             }
 
@@ -111,9 +116,7 @@ class VectorClient:
 
         def read() -> Digest:
             buckets = [int(value, 16) for value in answer["buckets"]]
-            return Digest(
-                answer["root"], buckets, answer["items"], answer["seq"], answer["embedding_version"]
-            )
+            return Digest(answer["root"], buckets, answer["items"], answer["seq"])
 
         return _read(read)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Id: TypeAlias = int | str
 Vector: TypeAlias = bytes | Sequence[float]
 """Numbers, or the same as packed little-endian float32 (four bytes each): twenty times cheaper to send."""
 
 Metadata: TypeAlias = Mapping[str, Any]
+Role: TypeAlias = Literal["query", "document"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,4 +129,3 @@ class Digest:
     buckets: Sequence[int]
     items: int
     seq: int
-    version: str

@@ -1,0 +1,128 @@
+"""What flows from a source to the service, whatever the source: pages, facts about items, changes.
+
+The service stores a cursor in the same commit as the rows it stands for, so every way of reading a source
+(pages of an import, a poll, a dirty set, a log) ends in the same `Changes` and the same cursor rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from vector_client.types import Id, Item
+
+Key: TypeAlias = int | str
+"""A source row's place in the order of pages: its primary key."""
+
+Vectors: TypeAlias = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class VectorPage:
+    """Rows of a vector table in key order: none of key, id, vector is NULL. vectors: (n, dim) float32."""
+
+    keys: Sequence[Key]
+    ids: Sequence[Id]
+    vectors: Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Every row of a vector table without its vector. keys, ids: of the rows that an import can read, in no
+    order. bad: how many rows have no key, no id, no vector, or another dimension, by name."""
+
+    rows: int
+    keys: Sequence[Key]
+    ids: Sequence[Id]
+    bad: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRow:
+    """One row of an items table; an id may have several, and is active if one of them is."""
+
+    content: Mapping[str, str]
+    metadata: Mapping[str, Any]
+    active: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Writes of one collection that belong together. An id stands in items or in delete_ids, once.
+
+    embedding_version: of the items' vectors. rows: how many source rows they stand for (for progress).
+    """
+
+    items: Sequence[Item] = ()
+    delete_ids: Sequence[Id] = ()
+    embedding_version: str | None = None
+    rows: int = 0
+
+
+class Directory(Protocol):
+    """Which ids exist in the source, and which of them are active."""
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def active_count(self) -> int: ...
+
+    def states(self, ids: Sequence[Id]) -> npt.NDArray[np.int8]:
+        """Return for each id UNKNOWN, INACTIVE or ACTIVE."""
+
+
+UNKNOWN, INACTIVE, ACTIVE = -1, 0, 1
+
+
+class IntDirectory:
+    """Sorted arrays: 9 bytes an id. An id that stands in several rows is active if one of them is."""
+
+    def __init__(self, ids: npt.NDArray[np.int64], active: npt.NDArray[np.bool_]) -> None:
+        order = np.lexsort((active, ids))
+        ordered = ids[order]
+        is_last = np.append(ordered[1:] != ordered[:-1], True) if len(ordered) else np.zeros(0, bool)
+        self._ids = ordered[is_last]
+        self._active = active[order][is_last]
+
+    @property
+    def count(self) -> int:
+        return len(self._ids)
+
+    @property
+    def active_count(self) -> int:
+        return int(self._active.sum())
+
+    def states(self, ids: Sequence[Id]) -> npt.NDArray[np.int8]:
+        wanted = np.asarray(ids, dtype=np.int64)
+        if not len(self._ids):
+            return np.full(len(wanted), UNKNOWN, dtype=np.int8)
+        places = np.minimum(np.searchsorted(self._ids, wanted), len(self._ids) - 1)
+        found = self._ids[places] == wanted
+        return np.where(found, self._active[places].astype(np.int8), np.int8(UNKNOWN))
+
+
+@dataclass(slots=True)
+class TextDirectory:
+    """Ids of text, compared exactly: "007", "7" and "７" are three."""
+
+    _active: dict[str, bool] = field(default_factory=dict)
+
+    def add(self, item_id: str, active: bool) -> None:
+        self._active[item_id] = active or self._active.get(item_id, False)
+
+    @property
+    def count(self) -> int:
+        return len(self._active)
+
+    @property
+    def active_count(self) -> int:
+        return sum(self._active.values())
+
+    def states(self, ids: Sequence[Id]) -> npt.NDArray[np.int8]:
+        known = self._active
+        return np.fromiter((known.get(str(item), UNKNOWN) for item in ids), dtype=np.int8, count=len(ids))

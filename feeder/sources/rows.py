@@ -1,0 +1,106 @@
+"""How ids and values of a source table become the collection's ids and JSON metadata, and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+
+from feeder.changes import Directory, IntDirectory, ItemRow, TextDirectory
+from feeder.tables import IdKind, ItemTable
+from vector_client.types import Id
+
+
+@dataclass(frozen=True, slots=True)
+class IdCodec:
+    """An items table may hold a number where the collection has a text ("7" for 7), and the other way."""
+
+    kind: IdKind
+    column_is_int: bool
+
+    def to_column(self, item_id: Id) -> int | str | None:
+        """Return what to ask the column for, None where it cannot hold such an id ("007" is no number)."""
+        if not self.column_is_int:
+            return str(item_id)
+        return item_id if isinstance(item_id, int) else _canonical_int(item_id)
+
+    def from_column(self, value: Any) -> Id | None:
+        """Return the collection's id, None for a value that is none."""
+        if value is None:
+            return None
+        if self.kind == "string":
+            return str(value)
+        return int(value) if isinstance(value, int) else _canonical_int(str(value))
+
+
+def _canonical_int(text: str) -> int | None:
+    try:
+        number = int(text)
+    except ValueError:
+        return None
+    return number if str(number) == text and -(2**63) <= number < 2**63 else None
+
+
+def directory_of(codec: IdCodec, rows: Iterable[Sequence[Any]]) -> Directory:
+    """Build a directory from (id, active) rows; rows without an id do not count."""
+    pairs = ((codec.from_column(item_id), bool(active)) for item_id, active in rows)
+    if codec.kind == "string":
+        texts = TextDirectory()
+        for item_id, active in pairs:
+            if item_id is not None:
+                texts.add(str(item_id), active)
+        return texts
+    dtype = np.dtype([("id", np.int64), ("active", np.bool_)])
+    table = np.fromiter((pair for pair in pairs if pair[0] is not None), dtype=dtype)
+    return IntDirectory(table["id"], table["active"])
+
+
+def columns_of(table: ItemTable) -> list[str]:
+    """Return the columns that `item_rows` expects behind the id and the activity."""
+    return [*table.content.values(), *table.metadata.values()]
+
+
+def item_rows(table: ItemTable, codec: IdCodec, rows: Iterable[Sequence[Any]]) -> Mapping[Id, list[ItemRow]]:
+    """Group (id, active, content..., metadata...) rows by id."""
+    found: dict[Id, list[ItemRow]] = {}
+    split = 2 + len(table.content)
+    for row in rows:
+        item_id = codec.from_column(row[0])
+        if item_id is None:
+            continue
+        content = {
+            name: _text(value)
+            for name, value in zip(table.content, row[2:split], strict=True)
+            if value is not None
+        }
+        metadata = {name: _json(value) for name, value in zip(table.metadata, row[split:], strict=True)}
+        found.setdefault(item_id, []).append(ItemRow(content, metadata, active=bool(row[1])))
+    return found
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _json(value: Any) -> Any:
+    """Return a value that JSON has: exact numbers stay numbers, times become ISO 8601."""
+    if isinstance(value, bool | int | str) or value is None:
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Decimal):
+        if not value.is_finite():
+            return None
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    if isinstance(value, list | tuple):
+        return [_json(part) for part in value]
+    if isinstance(value, dict):
+        return {str(name): _json(part) for name, part in value.items()}
+    return _text(value)

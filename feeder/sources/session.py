@@ -1,0 +1,177 @@
+"""One connection to a source database that comes back after a failure, and never hangs for ever.
+
+A statement runs under the server's own time limit. A server that stops answering altogether (frozen host,
+half-open link) keeps acknowledging at TCP level, so a watchdog shuts the socket down a little later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+import psycopg
+import pymysql
+
+from feeder.errors import SettingsWrong, SourceDown
+from feeder.settings import Database
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 5
+WATCHDOG_GRACE_S = 5.0
+PAUSE_S = 0.5
+PAUSE_S_MAX = 30.0
+MARIADB_DENIED = frozenset({1044, 1045, 1049, 1142, 1143, 1698})
+"""Wrong user, password, database or grant: waiting mends none of them."""
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=Closable)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """timeout_s: of one statement. retries: attempts after the first, with growing, jittered pauses."""
+
+    timeout_s: float
+    retries: int
+    sleep: Callable[[float], None] = time.sleep
+    jitter: Callable[[], float] = random.random
+
+
+@dataclass(frozen=True, slots=True)
+class Driver(Generic[C]):
+    """What differs between databases. socket_of gives the descriptor a watchdog may shut down."""
+
+    connect: Callable[[], C]
+    socket_of: Callable[[C], int]
+    broken: tuple[type[Exception], ...]
+    is_denied: Callable[[Exception], bool]
+
+
+class Session(Generic[C]):
+    """For one thread at a time. `run` may call its work several times: work must only read."""
+
+    def __init__(self, name: str, driver: Driver[C], patience: Patience) -> None:
+        self._name = name
+        self._driver = driver
+        self._patience = patience
+        self._connection: C | None = None
+
+    def run(self, work: Callable[[C], T]) -> T:
+        """Return what `work` returns. Raises SourceDown after the last attempt, SettingsWrong when the
+        database refuses the login."""
+        for attempt in range(self._patience.retries + 1):
+            try:
+                return self._attempt(work)
+            except self._driver.broken as exc:
+                self.close()
+                if self._driver.is_denied(exc):
+                    raise SettingsWrong(f"{self._name} refuses: {_first_line(exc)}") from exc
+                if attempt == self._patience.retries:
+                    raise SourceDown(f"{self._name} does not answer: {_first_line(exc)}") from exc
+                log.warning("source_retried", extra={"source": self._name, "why": _first_line(exc)})
+                pause = min(PAUSE_S * float(2**attempt), PAUSE_S_MAX)
+                self._patience.sleep(pause * (0.5 + self._patience.jitter() / 2))
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):  # it may be the broken one
+                connection.close()
+
+    def _attempt(self, work: Callable[[C], T]) -> T:
+        if self._connection is None:
+            self._connection = self._driver.connect()
+        with _watchdog(self._driver.socket_of(self._connection), self._patience.timeout_s + WATCHDOG_GRACE_S):
+            return work(self._connection)
+
+
+@contextlib.contextmanager
+def _watchdog(descriptor: int, seconds: float) -> Iterator[None]:
+    """Shut a socket down after `seconds`, so that whoever reads from it gets an error."""
+    held = socket.socket(fileno=os.dup(descriptor))
+
+    def bite() -> None:
+        with contextlib.suppress(OSError):
+            held.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, bite)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        held.close()
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc).strip() or type(exc).__name__).splitlines()[0]
+
+
+PostgresSession: TypeAlias = "Session[psycopg.Connection[Any]]"
+MariaSession: TypeAlias = "Session[pymysql.Connection[Any]]"
+
+
+def postgres_session(database: Database, patience: Patience) -> PostgresSession:
+    """A session whose transactions are read-only and whose statements end after patience.timeout_s."""
+
+    def connect() -> psycopg.Connection[Any]:
+        milliseconds = int(patience.timeout_s * 1000)
+        return psycopg.connect(
+            host=database.host, port=database.port, dbname=database.name, user=database.user,
+            password=database.password, autocommit=True, connect_timeout=CONNECT_SECONDS,
+            application_name="vector-feeder", client_encoding="UTF8",
+            keepalives_idle=30, keepalives_interval=10, keepalives_count=3, tcp_user_timeout=30_000,
+            options=f"-c statement_timeout={milliseconds} -c default_transaction_read_only=on"
+            f" -c idle_in_transaction_session_timeout={milliseconds}",
+        )  # fmt: skip
+
+    def is_denied(exc: Exception) -> bool:
+        if isinstance(exc, psycopg.OperationalError) and exc.sqlstate:
+            return exc.sqlstate[:2] in ("28", "3D")
+        # A refused login carries no SQLSTATE; its words are the server's own, never translated here.
+        return any(words in str(exc) for words in ("authentication failed", "does not exist"))
+
+    driver = Driver(
+        connect, lambda c: c.fileno(), (psycopg.OperationalError, psycopg.InterfaceError), is_denied
+    )
+    return Session(str(database), driver, patience)
+
+
+def maria_session(database: Database, patience: Patience) -> MariaSession:
+    """A session with time limits on every read: the driver has none of its own."""
+
+    def connect() -> pymysql.Connection[Any]:
+        return pymysql.connect(
+            host=database.host, port=database.port, database=database.name, user=database.user,
+            password=database.password, charset="utf8mb4", autocommit=True, connect_timeout=CONNECT_SECONDS,
+            read_timeout=patience.timeout_s, write_timeout=patience.timeout_s,
+            init_command="SET SESSION TRANSACTION READ ONLY",
+        )  # fmt: skip
+
+    def is_denied(exc: Exception) -> bool:
+        return bool(exc.args) and exc.args[0] in MARIADB_DENIED
+
+    broken = (pymysql.err.OperationalError, pymysql.err.InterfaceError, OSError)
+    driver = Driver(connect, _maria_socket, broken, is_denied)
+    return Session(str(database), driver, patience)
+
+
+def _maria_socket(connection: pymysql.Connection[Any]) -> int:
+    descriptor: int = connection._sock.fileno()  # type: ignore[attr-defined]
+    return descriptor

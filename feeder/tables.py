@@ -1,0 +1,238 @@
+"""Which tables a collection comes from: the `source` part of COLLECTIONS_FILE, checked.
+
+Names may be written bare, quoted ("RECIPE_ID") or with a schema (shop."T"); they are always taken as
+written and always quoted, so upper case stays upper case in PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from string import Formatter
+from typing import Any, Literal, TypeAlias
+
+Identifier: TypeAlias = tuple[str, ...]
+IdKind: TypeAlias = Literal["int64", "string"]
+Modality: TypeAlias = Literal["text", "image"]
+
+DIM_MAX = 16000
+_PART = re.compile(r'\s*(?:"((?:[^"]|"")+)"|`((?:[^`]|``)+)`|([^\s."`]+))\s*(\.|$)')
+
+BUILT_IN = """
+[collections.recipes]
+id_type = "int64"
+modality = "text"
+dim = 384
+text_template = "{title}: {description} {ingredients}"
+[collections.recipes.source.vectors]
+table = '"RECIPE_VECTOR_TABLE"'
+key = '"VECTOR_ID"'
+id = '"RECIPE_ID"'
+vector = '"VECTOR_NAME"'
+[collections.recipes.source.items]
+table = "FCT_RECIPE"
+id = "RECIPE_ID"
+content = { title = "COOKING_NAME" }
+
+[collections.products]
+id_type = "string"
+modality = "image"
+dim = 512
+[collections.products.source.vectors]
+table = "product_vectors"
+key = "product_vector_id"
+id = "product_id"
+vector = "vector"
+[collections.products.source.items]
+table = "product"
+id = "id"
+active = "is_active"
+content = { image_url = "image_url" }
+metadata = { image_url = "image_url", name = "name" }
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class VectorTable:
+    """A pgvector table. key: what pages are ordered by (the primary key where there is one).
+
+    text_template: what the stored vectors were made of, for the space probe.
+    """
+
+    table: Identifier
+    key: str
+    id: str
+    vector: str
+    text_template: str
+
+
+@dataclass(frozen=True, slots=True)
+class ItemTable:
+    """The truth about content and activity. active: an SQL condition on a row, taken as written.
+
+    content, metadata: field name -> column. database: which connection; None: the only one configured.
+    """
+
+    table: Identifier
+    id: str
+    active: str
+    content: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    database: Literal["src", "mariadb"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionTables:
+    """One collection as the feeder sees it; `items` None: every vector's item counts as active."""
+
+    name: str
+    id_kind: IdKind
+    modality: Modality
+    dim: int
+    vectors: VectorTable
+    items: ItemTable | None
+
+
+def parse_identifier(text: str) -> Identifier:
+    """Return the parts of a name, unquoted. Raises ValueError."""
+    parts: list[str] = []
+    position = 0
+    while True:
+        match = _PART.match(text, position)
+        if match is None:
+            raise ValueError(f"not a table or column name: {text!r}")
+        double, back, bare, dot = match.groups()
+        parts.append(double.replace('""', '"') if double else back.replace("``", "`") if back else bare)
+        position = match.end()
+        if not dot:
+            return tuple(parts)
+
+
+def template_fields(template: str) -> list[str]:
+    """Return the names a template asks for, in order. Raises ValueError for a template that is malformed."""
+    return [name for _, name, _, _ in Formatter().parse(template) if name]
+
+
+def parse_collections(text: str, mistakes: list[str]) -> dict[str, CollectionTables]:
+    """Return the collections that name source tables. Every mistake is added to `mistakes`."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        mistakes.append(f"COLLECTIONS_FILE: not TOML: {exc}")
+        return {}
+    found: dict[str, CollectionTables] = {}
+    for name, table in document.get("collections", {}).items():
+        reader = _Reader(f"collections.{name}", mistakes)
+        if isinstance(table, dict) and "vectors" in table.get("source", {}):
+            collection = _collection(name, table, reader)
+            if collection is not None:
+                found[name] = collection
+    return found
+
+
+class _Reader:
+    """Reads typed values out of one TOML table and notes what is wrong instead of raising."""
+
+    def __init__(self, path: str, mistakes: list[str]) -> None:
+        self._path = path
+        self._mistakes = mistakes
+
+    def at(self, name: str) -> _Reader:
+        return _Reader(f"{self._path}.{name}", self._mistakes)
+
+    def wrong(self, name: str, message: str) -> None:
+        self._mistakes.append(f"{self._path}.{name}: {message}")
+
+    def text(self, table: Mapping[str, Any], name: str, default: str | None = None) -> str:
+        value = table.get(name, default)
+        if not isinstance(value, str) or not value.strip():
+            self.wrong(name, f"a text is needed, got {value!r}")
+            return "?"
+        return value
+
+    def name(self, table: Mapping[str, Any], name: str) -> Identifier:
+        try:
+            return parse_identifier(self.text(table, name))
+        except ValueError as exc:
+            self.wrong(name, str(exc))
+            return ("?",)
+
+    def column(self, table: Mapping[str, Any], name: str) -> str:
+        parts = self.name(table, name)
+        if len(parts) != 1:
+            self.wrong(name, f"a column name has one part, got {'.'.join(parts)!r}")
+        return parts[0]
+
+    def choice(self, table: Mapping[str, Any], name: str, choices: tuple[str, ...]) -> Any:
+        value = table.get(name)
+        if value not in choices:
+            self.wrong(name, f"one of {', '.join(choices)} is needed, got {value!r}")
+        return value
+
+    def columns(self, table: Mapping[str, Any], name: str) -> dict[str, str]:
+        value = table.get(name, {})
+        if not isinstance(value, dict):
+            self.wrong(name, "a table of field = column is needed")
+            return {}
+        inner = self.at(name)
+        return {key: inner.column(value, key) for key in value}
+
+    def whole(self, table: Mapping[str, Any], name: str, highest: int) -> int:
+        value = table.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= highest:
+            self.wrong(name, f"a whole number 1..{highest} is needed, got {value!r}")
+            return 1
+        return value
+
+
+def _collection(name: str, table: dict[str, Any], reader: _Reader) -> CollectionTables | None:
+    source = table["source"]
+    if not isinstance(source["vectors"], dict) or not isinstance(source.get("items", {}), dict):
+        reader.wrong("source", "vectors and items are tables")
+        return None
+    items = _items(source["items"], reader.at("source.items")) if "items" in source else None
+    return CollectionTables(
+        name=name,
+        id_kind=reader.choice(table, "id_type", ("int64", "string")),
+        modality=reader.choice(table, "modality", ("text", "image")),
+        dim=reader.whole(table, "dim", DIM_MAX),
+        vectors=_vectors(source["vectors"], table, items, reader.at("source.vectors")),
+        items=items,
+    )
+
+
+def _items(table: Mapping[str, Any], reader: _Reader) -> ItemTable:
+    database = reader.choice(table, "database", ("src", "mariadb")) if "database" in table else None
+    return ItemTable(
+        table=reader.name(table, "table"),
+        id=reader.column(table, "id"),
+        active=reader.text(table, "active", "1 = 1"),
+        content=reader.columns(table, "content"),
+        metadata=reader.columns(table, "metadata"),
+        database=database,
+    )
+
+
+def _vectors(
+    table: Mapping[str, Any], collection: Mapping[str, Any], items: ItemTable | None, reader: _Reader
+) -> VectorTable:
+    content = list(items.content) if items else []
+    template = table.get("text_template")
+    if template is None:
+        # The collection's own template, unless the source lacks one of its fields: what is not there
+        # cannot have been embedded.
+        template = str(collection.get("text_template", ""))
+        if not template or not set(template_fields(template)) <= set(content):
+            template = " ".join(f"{{{name}}}" for name in content)
+    elif not isinstance(template, str) or not set(template_fields(template)) <= set(content):
+        reader.wrong("text_template", f"only the content fields {content} can stand in it, got {template!r}")
+        template = ""
+    return VectorTable(
+        table=reader.name(table, "table"),
+        key=reader.column(table, "key" if "key" in table else "id"),
+        id=reader.column(table, "id"),
+        vector=reader.column(table, "vector"),
+        text_template=template,
+    )
