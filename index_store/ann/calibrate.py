@@ -52,31 +52,49 @@ class Calibration:
     noise: float
     queries: int
 
-    def ef_for(self, k: int, target: float) -> int | None:
-        """Return the ef that reaches `target` recall@k; None if no measured ef does.
-
-        Between the measured k, and above the largest, ef grows in proportion to k.
-        """
-        if not self.points:
-            return None
-        reached = [_crossing(self.points, column, target) for column in range(len(KS))]
-        known = [(k_, ef) for k_, ef in zip(KS, reached, strict=True) if ef is not None]
-        if not known or (k <= KS[-1] and k > known[-1][0]):
-            return None
-        if k >= known[-1][0]:
-            return max(k, round(known[-1][1] * k / known[-1][0]))
-        return max(k, round(float(np.interp(k, [a for a, _ in known], [b for _, b in known]))))
+    def ef_table(self, target: float) -> EfTable:
+        """Return which ef reaches `target` recall, by k."""
+        reached = [(float(k), _crossing(self.points, column, target)) for column, k in enumerate(KS)]
+        return EfTable(tuple((k, ef) for k, ef in reached if ef is not None))
 
     def graph_us(self, ef: int) -> float:
         """Return the expected time of one graph search; beyond the table, in proportion to ef."""
         last = self.points[-1]
         if ef > last.ef:
             return last.us * ef / last.ef
-        return float(np.interp(ef, [p.ef for p in self.points], [p.us for p in self.points]))
+        return _between(float(ef), [(float(p.ef), p.us) for p in self.points])
 
     def scan_us_at(self, share: float) -> float:
         """Return the expected time of one scan that may return this share of the rows."""
-        return float(np.interp(share, [s for s, _ in self.scan_us], [us for _, us in self.scan_us]))
+        return _between(share, self.scan_us)
+
+
+@dataclass(frozen=True, slots=True)
+class EfTable:
+    """(k, ef) for the k at which the wanted recall was reached, rising. Empty: at none, or no graph."""
+
+    known: tuple[tuple[float, float], ...]
+
+    def ef_for(self, k: int) -> int | None:
+        """Return the ef for k, at least k: interpolated, and in proportion above the largest of KS; None
+        where the graph never got there."""
+        if not self.known:
+            return None
+        last, ef = self.known[-1]
+        if k > last:
+            return max(k, round(ef * k / last)) if last == KS[-1] else None
+        return max(k, round(_between(float(k), self.known)))
+
+
+def _between(x: float, line: Sequence[tuple[float, float]]) -> float:
+    """Linear interpolation, flat outside. Plain Python: for a few points numpy takes ten times as long."""
+    left = line[0]
+    for right in line:
+        if x <= right[0]:
+            span = right[0] - left[0]
+            return right[1] if span <= 0 else left[1] + (right[1] - left[1]) * (x - left[0]) / span
+        left = right
+    return left[1]
 
 
 def _crossing(points: Sequence[Point], column: int, target: float) -> float | None:
@@ -154,7 +172,7 @@ class Sweep:
         ef = _crossing(self.points, KS.index(k), target)
         if ef is None:
             return float("inf")
-        return float(np.interp(ef, [p.ef for p in self.points], [p.us for p in self.points]))
+        return _between(ef, [(float(p.ef), p.us) for p in self.points])
 
     @property
     def noise(self) -> float:

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from index_store.ann.calibrate import Calibration
+from index_store.ann.calibrate import Calibration, EfTable
 
 Way: TypeAlias = Literal["gather", "scan", "graph"]
 
@@ -41,12 +41,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What the planner knows of a segment. target: recall wanted of the graph, one of the table's."""
+    """What the planner knows of a segment. table: ef by k, for the recall wanted; empty without a graph."""
 
     rows: int
-    has_graph: bool
     calibration: Calibration
-    target: float
+    table: EfTable
 
 
 _GATHER = Plan("gather")
@@ -58,7 +57,7 @@ def first_plan(ground: Ground, allowed: int, k: int) -> Plan:
     if allowed <= GATHER_ROWS:
         return _GATHER
     few = max(SCAN_SHARE * ground.rows, min(SCAN_ROWS, ground.rows / 2))
-    if not ground.has_graph or allowed <= few:
+    if not ground.table.known or allowed <= few:
         return _SCAN
     return _cheaper(ground, allowed, math.ceil(k * ground.rows / allowed))
 
@@ -70,7 +69,7 @@ def next_plan(ground: Ground, done: Plan, allowed: int, k: int, found: int, rank
     of them among all that it returned, from 1; unused when found < k.
     """
     if found >= k:
-        needed = ground.calibration.ef_for(rank, ground.target)
+        needed = ground.table.ef_for(rank)
         if needed is not None and needed <= done.breadth * _ENOUGH:
             return None
         return _cheaper(ground, allowed, rank)
@@ -80,7 +79,7 @@ def next_plan(ground: Ground, done: Plan, allowed: int, k: int, found: int, rank
 
 
 def _cheaper(ground: Ground, allowed: int, rank: int) -> Plan:
-    ef = ground.calibration.ef_for(rank, ground.target)
+    ef = ground.table.ef_for(rank)
     if ef is None or ef >= ground.rows:
         return _SCAN
     scan_us = ground.calibration.scan_us_at(allowed / ground.rows)

@@ -103,7 +103,7 @@ class StringIds:
         keys = _hash_strings(*_encode_strings(ids))
         place = np.searchsorted(self._keys, keys)
         for n in np.flatnonzero(self._keys[np.minimum(place, len(self._keys) - 1)] == keys):
-            found[n] = self._row_among(int(place[n]), keys[n], str(ids[n]).encode())
+            found[n] = self._row_among(int(place[n]), keys[n], str(ids[int(n)]).encode())
         return found
 
     def _row_among(self, place: int, key: np.uint64, wanted: bytes) -> int:

@@ -1,0 +1,237 @@
+"""A segment: sealed rows in mapped files, searched exactly or by a graph, the same for every worker.
+
+Rows are numbered 0..rows-1 for good; which of them may be returned is the caller's bitmap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from index_store.ann.checks import count_allowed, rows_allowed
+from index_store.ann.faiss_hnsw import FaissHnswIndex
+from index_store.ann.port import Bitmap
+from index_store.ann.scan import ScanIndex
+from index_store.ann.topk import Distances, Matrix, rescore, select
+from index_store.embedded.planner import GRAPH_TRIES, Ground, Plan, first_plan, next_plan
+from index_store.embedded.segment_facts import SegmentFacts, facts_from_json
+from index_store.embedded.segment_ids import IdArray, Rows, SegmentIds, open_ids
+from index_store.errors import StoreDamaged
+from index_store.storage.snapshot import read_manifest, verify
+from index_store.types import Id, Metric, Vector
+
+VECTORS_FILE = "vectors.f32"
+SEQS_FILE = "seqs.npy"
+CODES_FILE = "codes.faiss"
+GRAPH_FILE = "graph.faiss"
+
+Found: TypeAlias = tuple[Rows, Distances]
+"""Rows and their exact distances, by (distance, id)."""
+
+_NOISE_MARGIN = 6.0
+"""Candidates within so many standard deviations of the engine's rounding of the k-th are scored again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """One question to a segment. allowed_count: bits set in `allowed`, the segment's rows if None.
+    exact: no row may be missed. ef: breadth of the graph instead of the planned one, never repeated; for
+    measurements."""
+
+    query: Vector
+    k: int
+    allowed: Bitmap | None
+    allowed_count: int
+    exact: bool
+    ef: int | None
+
+
+class Segment:
+    """Safe from any thread: nothing here changes between `open` and `close`.
+
+    Close it only when nobody searches it any more; dropping the last reference does the same.
+    """
+
+    def __init__(
+        self,
+        facts: SegmentFacts,
+        sha256: str,
+        vectors: Matrix,
+        seqs: npt.NDArray[np.int64],
+        ids: SegmentIds,
+        scan: ScanIndex,
+        graph: FaissHnswIndex | None,
+    ) -> None:
+        self.facts = facts
+        self.sha256 = sha256
+        self.vectors = vectors
+        self.seqs = seqs
+        self._ids = ids
+        self._scan = scan
+        self._graph = graph
+        self._metric: Metric = facts.identity.metric
+        self._ground = Ground(facts.rows, facts.calibration, facts.calibration.ef_table(facts.target))
+        self._slack = max(_NOISE_MARGIN * facts.calibration.noise, 1e-6)
+
+    @classmethod
+    def open(cls, directory: Path, verified_sha256: str | None = None) -> Segment:
+        """Map a published directory after checking every byte of it. Raises StoreDamaged.
+
+        verified_sha256: manifest checksum of a directory whose files were already verified since they were
+        published (by its builder, by another worker); they are not read again if it is the same one.
+        """
+        manifest = read_manifest(directory)
+        if manifest.sha256 != verified_sha256:
+            verify(directory, manifest)
+        facts = facts_from_json(manifest.facts)
+        identity, codes = facts.identity, facts.codes
+        try:
+            graph = None
+            if facts.storage is not None:
+                graph = FaissHnswIndex.open(directory / GRAPH_FILE, identity.metric, facts.storage, codes)
+            scan = graph.int8_scan() if graph is not None else None
+            scan = scan or ScanIndex.open(directory / CODES_FILE, identity.metric, codes)
+            vectors = _map_vectors(directory / VECTORS_FILE, facts.rows, identity.dim)
+            seqs = np.load(directory / SEQS_FILE, mmap_mode="r", allow_pickle=False)
+            ids = open_ids(directory, identity.id_kind)
+        except (OSError, ValueError) as exc:
+            raise StoreDamaged(f"{directory} cannot be opened: {exc}") from exc
+        if not facts.rows == len(seqs) == scan.rows == (graph or scan).rows:
+            raise StoreDamaged(f"{directory}: its files do not hold the same number of rows")
+        return cls(facts, manifest.sha256, vectors, seqs, ids, scan, graph)
+
+    @property
+    def rows(self) -> int:
+        return self.facts.rows
+
+    def ids_of(self, rows: Rows) -> IdArray:
+        """Return the id of each row: int64, or object holding str."""
+        return self._ids.ids_of(rows)
+
+    def rows_of(self, ids: Sequence[Id] | IdArray) -> Rows:
+        """Return the row of each id, -1 for ids that the segment does not hold."""
+        return self._ids.rows_of(ids)
+
+    def candidates(
+        self,
+        query: Vector,
+        k: int,
+        allowed: Bitmap | None,
+        *,
+        exact: bool = False,
+        ef: int | None = None,
+    ) -> Found:
+        """Return the nearest min(k, allowed) rows with their exact distances, by (distance, id).
+
+        query: (dim,) float32, finite. allowed: None for all rows. exact: certainly the true answer; else
+        recall is what the calibration promises. ef: breadth of the graph for measurements.
+        """
+        count = self.rows if allowed is None else count_allowed(allowed)
+        k = min(k, count)
+        if k <= 0:
+            return np.empty(0, np.int64), np.empty(0, np.float64)
+        want = Want(query, k, None if count == self.rows else allowed, count, exact, ef)
+        plan = Plan("scan") if exact else self.plan(count, k)
+        if ef is not None and self._graph is not None:
+            plan = Plan("graph", ef)
+        if plan.way == "graph":
+            found = self._by_graph(want, plan)
+            if found is not None:
+                return found
+        return self._by_gather(want) if plan.way == "gather" else self._by_scan(want)
+
+    def plan(self, allowed_count: int, k: int) -> Plan:
+        """Return how `candidates` would begin; 1 <= k <= allowed_count."""
+        return first_plan(self._ground, allowed_count, k)
+
+    def _by_graph(self, want: Want, plan: Plan) -> Found | None:
+        """The answer by links, or None when a scan must give it: too few found, or a tie at the end."""
+        assert self._graph is not None
+        for _ in range(GRAPH_TRIES):
+            rows, engine = self._graph.knn(want.query, plan.breadth, allowed=None, ef=plan.breadth)
+            rank = want.k
+            if want.allowed is not None:
+                places = _places_allowed(rows, want.allowed)
+                rank = int(places[want.k - 1]) + 1 if len(places) >= want.k else 0
+                rows, engine = rows[places], engine[places]
+            enough = len(rows) >= want.k
+            again = next_plan(self._ground, plan, want.allowed_count, want.k, len(rows), rank)
+            if enough and (again is None or want.ef is not None):
+                return self._near(want, rows, engine)
+            if again is None or again.way != "graph":
+                return None
+            plan = again
+        return None
+
+    def _near(self, want: Want, rows: Rows, engine: npt.NDArray[np.float32]) -> Found | None:
+        """Score again what may belong to the nearest k; None if equal distances run past what was found."""
+        kth = float(engine[want.k - 1])
+        inside = int(np.searchsorted(engine, kth + self._slack * (1.0 + abs(kth)), side="right"))
+        is_cut = inside == len(rows) > want.k and inside < want.allowed_count
+        rows = rows[:inside]
+        distances = rescore(want.query, self.vectors[rows], self._metric)
+        best = self._order(rows, distances, want.k)
+        if is_cut and distances.max() <= distances[best[-1]] + 1e-12:
+            return None
+        return rows[best], distances[best]
+
+    def _by_gather(self, want: Want) -> Found:
+        """Score every allowed row: for a few of them nothing is faster."""
+        rows = np.arange(self.rows) if want.allowed is None else rows_allowed(want.allowed, self.rows)
+        distances = rescore(want.query, self.vectors[rows], self._metric)
+        best = self._order(rows, distances, want.k)
+        return rows[best], distances[best]
+
+    def _by_scan(self, want: Want) -> Found:
+        """Scan the codes, and score again every row whose rounding could have hidden that it belongs to
+        the answer; scan for more rows when those end before that is certain.
+
+        So the answer is exact (`exact`: proven; else up to six standard deviations of the rounding), and
+        ties of the k-th are all looked at, whatever their number.
+        """
+        bound = self._scan.error_bound(want.query, proven=want.exact)
+        fetch = (4 if want.exact else 2) * want.k + 64
+        while True:
+            rows, engine = self._scan.knn(want.query, fetch, allowed=want.allowed, ef=0)
+            near = rescore(want.query, self.vectors[rows[: want.k]], self._metric)
+            reach = self._scan.reach(float(near.max()), bound)
+            inside = int(np.searchsorted(engine, reach, side="right"))
+            if inside < len(rows) or len(rows) >= want.allowed_count:
+                rest = rescore(want.query, self.vectors[rows[want.k : inside]], self._metric)
+                distances = np.concatenate([near, rest])
+                best = self._order(rows, distances, want.k)
+                return rows[best], distances[best]
+            fetch *= 4
+
+    def _order(self, rows: Rows, distances: Distances, k: int) -> npt.NDArray[np.int64]:
+        """The places of the k best. Ids are looked up only where distances tie: strings are slow."""
+        best = np.argsort(distances, kind="stable")[: k + 1]
+        chosen = distances[best]
+        if np.count_nonzero(chosen[1:] == chosen[:-1]):
+            return select(distances, self._ids.ids_of(rows[: len(distances)]), k)
+        return best[:k]
+
+    def close(self) -> None:
+        """Let go of the files."""
+        if self._graph is not None:
+            self._graph.close()
+        self._scan.close()
+        self.vectors = np.empty((0, self.facts.identity.dim), np.float32)
+
+
+def _map_vectors(path: Path, rows: int, dim: int) -> Matrix:
+    if path.stat().st_size != rows * dim * 4:
+        raise StoreDamaged(f"{path} does not hold {rows} vectors of dimension {dim}")
+    if not rows:
+        return np.empty((0, dim), np.float32)
+    return np.memmap(path, np.float32, "r", shape=(rows, dim)).view(np.ndarray)
+
+
+def _places_allowed(rows: Rows, allowed: Bitmap) -> npt.NDArray[np.int64]:
+    """The places in `rows` whose row may be returned, in order."""
+    return np.flatnonzero((allowed[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1)

@@ -1,0 +1,233 @@
+"""Builds a segment: writes rows, picks the engine by measurement, seals. Runs beside the workers.
+
+The rows that calibrate the graph are moved to the end and added last: measured on a graph that does not
+hold them, they are like a caller's queries.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from index_store.ann.calibrate import (
+    Calibration,
+    Clock,
+    Sweep,
+    time_scan,
+    true_distances,
+)
+from index_store.ann.faiss_files import FaissIndex, write_index
+from index_store.ann.faiss_hnsw import (
+    FaissHnswIndex,
+    GraphShape,
+    Storage,
+    extend_swapped,
+    grow_graph,
+    new_graph,
+    swap_storage,
+)
+from index_store.ann.scan import ScanIndex, add_codes, measure_codes, new_codes
+from index_store.ann.topk import Matrix
+from index_store.embedded.segment import CODES_FILE, GRAPH_FILE, SEQS_FILE, VECTORS_FILE
+from index_store.embedded.segment_facts import Engine, SegmentFacts, SegmentIdentity
+from index_store.embedded.segment_ids import IdArray, write_ids
+from index_store.storage.snapshot import Manifest, seal
+from index_store.types import Metric
+
+log = logging.getLogger(__name__)
+
+STORAGES: tuple[Storage, ...] = ("float32", "bf16", "int8")
+JUDGED_K = 25
+"""Engines and storages are compared by what recall@25 at the target costs."""
+
+_HELD_OUT_SHARE = 20
+_TIMED_QUERIES = 24
+
+Progress: TypeAlias = Callable[[str, float], None]
+"""Called with a step and the share of it that is done; may raise to stop the build."""
+
+Decorate: TypeAlias = Callable[[Path, IdArray], None]
+"""Called with the directory and the ids in row order before it is sealed, to add files of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowChunk:
+    """Some rows of a segment. ids: int64 array or str; seqs: (n,) int64; vectors: (n, dim) float32."""
+
+    ids: Sequence[Any] | IdArray
+    seqs: npt.NDArray[np.int64]
+    vectors: Matrix
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """engine, storage: `auto` measures. graph_rows_min: below it a scan wins and builds 100 times faster,
+    so no graph is tried. queries: rows that calibrate; recorded: (n, dim) real queries, used as well."""
+
+    engine: Literal["auto", "scan", "hnsw"] = "auto"
+    storage: Literal["auto", "float32", "bf16", "int8"] = "auto"
+    graph_rows_min: int = 50_000
+    shape: GraphShape = field(default_factory=GraphShape)
+    target: float = 0.99
+    queries: int = 256
+    recorded: Matrix | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Rows on disk, in their final order; the last `held` calibrate."""
+
+    ids: IdArray
+    vectors: Matrix
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    engine: Engine
+    storage: Storage | None
+    calibration: Calibration
+
+
+def build_segment(
+    directory: Path,
+    identity: SegmentIdentity,
+    chunks: Iterable[RowChunk],
+    options: BuildOptions,
+    clock: Clock,
+    progress: Progress = lambda _step, _share: None,
+    decorate: Decorate = lambda _directory, _ids: None,
+) -> Manifest:
+    """Write a segment into an empty directory and seal it; publishing is the caller's.
+
+    Rows come in any order, each id once; they are renumbered. Raises OSError, WriteFailed, ValueError.
+    """
+    rows = _write_rows(directory, identity, chunks, options, progress)
+    metric = identity.metric
+    codes = measure_codes(rows.vectors, metric)
+    flat = new_codes(identity.dim, metric)
+    add_codes(flat, rows.vectors, metric, codes.scale)
+    progress("codes", 1.0)
+    chosen, graph = _choose(rows, metric, ScanIndex(flat, metric, codes), options, clock, progress)
+    if graph is not None:
+        write_index(graph, directory / GRAPH_FILE)
+    if chosen.storage != "int8":
+        write_index(flat, directory / CODES_FILE)
+    decorate(directory, rows.ids)
+    facts = SegmentFacts(
+        identity=identity,
+        rows=len(rows.vectors),
+        engine=chosen.engine,
+        storage=chosen.storage,
+        shape=options.shape,
+        codes=codes,
+        calibration=chosen.calibration,
+        target=options.target,
+        library=f"faiss {faiss.__version__}",
+    )
+    manifest = seal(directory, facts.to_json())
+    progress("sealed", 1.0)
+    return manifest
+
+
+def _write_rows(
+    directory: Path,
+    identity: SegmentIdentity,
+    chunks: Iterable[RowChunk],
+    options: BuildOptions,
+    progress: Progress,
+) -> _Rows:
+    """Write vectors, ids and seqs; move a sample of the rows to the end."""
+    id_parts: list[IdArray] = []
+    seq_parts: list[npt.NDArray[np.int64]] = []
+    with (directory / VECTORS_FILE).open("wb") as file:
+        for chunk in chunks:
+            vectors = np.ascontiguousarray(chunk.vectors, dtype=np.float32)
+            if vectors.shape != (len(chunk.ids), identity.dim) or not np.isfinite(vectors).all():
+                raise ValueError(f"a chunk of {len(chunk.ids)} ids has vectors of shape {vectors.shape}")
+            file.write(vectors.data)
+            id_parts.append(np.array(chunk.ids, dtype=np.int64 if identity.id_kind == "int64" else object))
+            seq_parts.append(np.asarray(chunk.seqs, dtype=np.int64))
+            progress("rows", 0.0)
+    ids = np.concatenate(id_parts) if id_parts else np.empty(0, np.int64)
+    seqs = np.concatenate(seq_parts) if seq_parts else np.empty(0, np.int64)
+    held = 0
+    stored: Matrix = np.empty((0, identity.dim), np.float32)
+    if len(ids):
+        mapped = np.memmap(directory / VECTORS_FILE, np.float32, "r+", shape=(len(ids), identity.dim))
+        stored = mapped.view(np.ndarray)
+    if options.engine == "hnsw" or (options.engine == "auto" and len(ids) >= options.graph_rows_min):
+        held = min(options.queries, len(ids) // _HELD_OUT_SHARE)
+        _move_sample_to_end((ids, seqs, stored), held, options.seed)
+        mapped.flush()
+    write_ids(directory, ids, identity.id_kind)
+    np.save(directory / SEQS_FILE, seqs)
+    return _Rows(ids, stored, held)
+
+
+def _move_sample_to_end(columns: Sequence[npt.NDArray[Any]], held: int, seed: int) -> None:
+    """Swap `held` random rows with the last ones, in every column alike."""
+    count = len(columns[0])
+    sample = np.random.default_rng(seed).choice(count - held, held, replace=False)
+    last = np.arange(count - held, count)
+    for column in columns:
+        column[sample], column[last] = column[last], column[sample]
+
+
+def _choose(
+    rows: _Rows,
+    metric: Metric,
+    scan: ScanIndex,
+    options: BuildOptions,
+    clock: Clock,
+    progress: Progress,
+) -> tuple[_Chosen, FaissIndex | None]:
+    """Measure the scan and, where rows are many, graphs; return the cheapest at the target recall."""
+    queries = _queries(rows, options)
+    scan_us = time_scan(scan, queries[-_TIMED_QUERIES:], JUDGED_K, clock, options.seed)
+    only_scan = _Chosen("scan", None, Calibration((), scan_us, 0.0, len(queries)))
+    if not rows.held:
+        return only_scan, None
+    shape, codes, total = options.shape, scan.codes, len(rows.vectors)
+    head, tail = rows.vectors[: total - rows.held], rows.vectors[total - rows.held :]
+    graph = new_graph(head.shape[1], metric, shape)
+    grow_graph(graph, head, metric, shape, lambda done: progress("graph", done / total))
+    truth = true_distances(head, queries, metric)
+    storages = STORAGES if options.storage == "auto" else (options.storage,)
+    swapped = {s: swap_storage(graph, head, metric, s, codes) for s in storages}
+    sweeps = {
+        s: Sweep(FaissHnswIndex(swapped[s], metric, s, codes), head, truth, metric, clock).run(
+            JUDGED_K, options.target
+        )
+        for s in storages
+    }
+    progress("calibrated", 1.0)
+    best = min(storages, key=lambda s: sweeps[s].cost(JUDGED_K, options.target))
+    graph_us = sweeps[best].cost(JUDGED_K, options.target)
+    log.info(
+        "segment_engines_measured",
+        extra={"scan_us": scan_us[-1][1], "graph_us": graph_us, "storage": best, "rows": total},
+    )
+    if graph_us == float("inf") or (options.engine == "auto" and graph_us >= scan_us[-1][1]):
+        return only_scan, None
+    sweeps[best].run(100, 0.995)
+    table = Calibration(tuple(sweeps[best].points), scan_us, sweeps[best].noise, len(queries))
+    grow_graph(graph, tail, metric, shape, lambda done: progress("graph", done / total))
+    if best != "float32":
+        scale = codes.scale if best == "int8" else None
+        extend_swapped(swapped[best], graph, tail, metric, scale)
+    return _Chosen("hnsw", best, table), swapped[best]
+
+
+def _queries(rows: _Rows, options: BuildOptions) -> Matrix:
+    """Held-out rows and recorded queries; without either some rows, good enough to time a scan."""
+    held = rows.vectors[len(rows.vectors) - rows.held :] if rows.held else rows.vectors[:_TIMED_QUERIES]
+    return held if options.recorded is None else np.concatenate([options.recorded, held])
