@@ -84,7 +84,7 @@ def read_pointer(directory: Path) -> Pointer:
     from the copy written right after it. Raises StoreDamaged when both are damaged."""
     path = directory / POINTER_FILE
     try:
-        return _decoded(path.read_bytes())
+        return decode(path.read_bytes())
     except FileNotFoundError:
         if not (directory / BACKUP_FILE).exists():
             return Pointer()
@@ -92,7 +92,7 @@ def read_pointer(directory: Path) -> Pointer:
     except ValueError as exc:
         problem = str(exc)
     try:
-        pointer = _decoded((directory / BACKUP_FILE).read_bytes())
+        pointer = decode((directory / BACKUP_FILE).read_bytes())
     except (OSError, ValueError) as exc:
         raise StoreDamaged(f"{path} is damaged ({problem}) and so is its copy ({exc})") from exc
     log.error("pointer_damaged", extra={"path": str(path), "problem": problem})
@@ -119,7 +119,7 @@ def _encoded(pointer: Pointer) -> bytes:
     return f"{text}\n{hashlib.sha256(text.encode()).hexdigest()}\n".encode()
 
 
-def _decoded(content: bytes) -> Pointer:
+def decode(content: bytes) -> Pointer:
     """Raises ValueError."""
     text, _, checksum = content.decode().removesuffix("\n").rpartition("\n")
     if hashlib.sha256(text.encode()).hexdigest() != checksum or not content.endswith(b"\n"):

@@ -15,6 +15,7 @@ from index_store.types import Id, ItemDelete, ItemWrite, StoredItem
 
 _HEAD = struct.Struct("<qB?qQiii")
 _NO_VERSION = 0
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Row:
 
 def metadata_text(metadata: Any) -> str:
     """Canonical JSON, so that equal metadata are equal bytes."""
-    return json.dumps(metadata, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _CANONICAL.encode(metadata)
 
 
 def is_stale(stored: Row | None, source_version: int | None) -> bool:

@@ -1,0 +1,142 @@
+"""Reads a whole data directory and says what is wrong with it. Changes nothing; writers may go on."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from index_store.embedded.pointer import BACKUP_FILE, POINTER_FILE, Member, Pointer, decode, read_pointer
+from index_store.errors import StoreDamaged
+from index_store.storage import digest
+from index_store.storage.digest import ShareHasher
+from index_store.storage.rows import Row
+from index_store.storage.schema import (
+    COLUMNS,
+    FORMAT_VERSION,
+    STORE_FILE,
+    Connection,
+    connect_sqlite,
+    from_columns,
+)
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What the rows add up to."""
+
+    items: int = 0
+    live: int = 0
+    newest: int = 0
+    shares: dict[int, int] = field(default_factory=dict)
+
+
+def check(data_dir: Path) -> list[str]:
+    """One sentence for each thing that is wrong; an empty list says that every byte read was sound."""
+    problems: list[str] = []
+    for directory in collection_directories(data_dir):
+        problems.extend(_check_collection(directory))
+    return problems
+
+
+def collection_directories(data_dir: Path) -> list[Path]:
+    return sorted(path for path in (data_dir / "collections").glob("*") if path.is_dir())
+
+
+def _check_collection(directory: Path) -> Iterator[str]:
+    try:
+        pointer = read_pointer(directory)
+    except StoreDamaged as exc:
+        yield str(exc)
+        return
+    yield from _check_pointer_files(directory, pointer)
+    for member in pointer.members:
+        path = directory / member.name / STORE_FILE
+        try:
+            yield from (f"{path}: {problem}" for problem in _check_store(path, member))
+        except sqlite3.Error as exc:
+            yield f"{path}: {exc}"
+
+
+def _check_pointer_files(directory: Path, pointer: Pointer) -> Iterator[str]:
+    """A lost pointer file that was never written is sound: the collection is new."""
+    if not pointer.members and not (directory / POINTER_FILE).exists():
+        return
+    for name in (POINTER_FILE, BACKUP_FILE):
+        try:
+            decode((directory / name).read_bytes())
+        except (OSError, ValueError) as exc:
+            yield f"{directory / name}: {exc}"
+
+
+def _check_store(path: Path, member: Member) -> Iterator[str]:
+    connection = connect_sqlite(path)
+    try:
+        connection.execute("BEGIN")
+        for (line,) in connection.execute("PRAGMA integrity_check").fetchall():
+            if line != "ok":
+                yield f"SQLite says: {line}"
+        meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+        if meta.get("format_version") != FORMAT_VERSION:
+            yield f"format_version is {meta.get('format_version')!r}, this program reads {FORMAT_VERSION}"
+            return
+        if meta.get("embedding_version") != member.embedding_version:
+            yield f"holds {meta.get('embedding_version')!r}, the pointer says {member.embedding_version!r}"
+        sums = _Sums()
+        yield from _check_rows(connection, meta, sums)
+        yield from _check_sums(connection, meta, sums)
+    finally:
+        connection.close()
+
+
+def _check_rows(connection: Connection, meta: dict[str, Any], sums: _Sums) -> Iterator[str]:
+    hasher = ShareHasher(meta["embedding_version"])
+    for values in connection.execute(f"SELECT {COLUMNS} FROM item"):
+        row, is_sound = from_columns(values)
+        if not is_sound:
+            yield f"row {row.id!r} fails its checksum"
+            continue
+        yield from (f"row {row.id!r} {problem}" for problem in _check_row(row, meta, hasher))
+        sums.newest = max(sums.newest, row.seq)
+        sums.items += not row.deleted
+        sums.live += row.is_live
+        digest.add(sums.shares, digest.bucket_of(row.id), row.share)
+
+
+def _check_row(row: Row, meta: dict[str, Any], hasher: ShareHasher) -> Iterator[str]:
+    if row.seq > meta["seq"]:
+        yield f"has seq {row.seq}, newer than the store's {meta['seq']}"
+    if row.deleted:
+        if row.share or row.active or row.vector is not None or row.metadata is not None:
+            yield "is a tombstone with content"
+        return
+    if row.share != hasher.share(row.id, row.active, row.vector, row.content_hash):
+        yield "has a wrong digest share"
+    if row.vector is None:
+        return
+    if len(row.vector) != 4 * meta["dim"]:
+        yield f"has a vector of {len(row.vector)} bytes"
+        return
+    square = float(np.square(np.frombuffer(row.vector, dtype="<f4"), dtype=np.float64).sum())
+    if not math.isfinite(square) or square == 0:
+        yield "has a vector that is zero or not finite"
+
+
+def _check_sums(connection: Connection, meta: dict[str, Any], sums: _Sums) -> Iterator[str]:
+    if sums.newest > meta["seq"]:
+        yield f"seq is {meta['seq']}, its rows go up to {sums.newest}"
+    for name, found in (("items", sums.items), ("live", sums.live)):
+        if meta[name] != found:
+            yield f"counts {meta[name]} {name}, its rows are {found}"
+    stored = {
+        bucket: digest.to_unsigned(value)
+        for bucket, value in connection.execute("SELECT bucket, sum FROM digest")
+    }
+    wrong = [b for b in range(digest.BUCKETS) if stored.get(b, 0) != sums.shares.get(b, 0)]
+    if wrong:
+        yield f"{len(wrong)} digest buckets differ from their rows, the first is {wrong[0]}"

@@ -1,0 +1,557 @@
+"""What every `VectorIndex` does alike: one body of tests over the engine and the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from index_store.embedded.check import check
+from index_store.embedded.engine import EmbeddedIndex
+from index_store.errors import (
+    GenerationConflict,
+    InvalidFilter,
+    InvalidId,
+    InvalidRequest,
+    InvalidVector,
+    PageExpired,
+    SeqNotReached,
+    UnknownCollection,
+    VersionMismatch,
+)
+from index_store.port import VectorIndex
+from index_store.types import (
+    CollectionSpec,
+    ItemDelete,
+    ItemWrite,
+    PageKey,
+    SearchRequest,
+    Vector,
+    WriteBatch,
+)
+from tests.reference_index import ReferenceIndex, distance_of
+
+DIM = 8
+SEED = 20_240_611
+SPECS = [
+    CollectionSpec("numbers", "int64", DIM, "l2"),
+    CollectionSpec("names", "string", DIM, "cosine"),
+    CollectionSpec("inner", "int64", DIM, "ip"),
+]
+
+
+@pytest.fixture(params=["embedded", "reference"])
+def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorIndex]:
+    if request.param == "reference":
+        reference = ReferenceIndex(SPECS)
+        begin_all(reference)
+        yield reference
+        return
+    engine = EmbeddedIndex(tmp_path, SPECS)
+    engine.open()
+    begin_all(engine)
+    yield engine
+    engine.close()
+    assert check(tmp_path) == []
+
+
+def begin_all(index: VectorIndex) -> None:
+    for spec in SPECS:
+        index.advance(spec.name, "begin", "v1")
+
+
+def vectors(count: int, seed: int = SEED) -> Vector:
+    found: Vector = np.random.default_rng(seed).standard_normal((count, DIM), dtype=np.float32)
+    return found
+
+
+def put(index: VectorIndex, items: list[ItemWrite], collection: str = "numbers", version: str = "v1") -> int:
+    return index.write(collection, WriteBatch(items, embedding_version=version)).seq
+
+
+def fill(index: VectorIndex, count: int, collection: str = "numbers") -> Vector:
+    data = vectors(count)
+    names = collection == "names"
+    put(
+        index,
+        [
+            ItemWrite(f"n{i:04}" if names else i, data[i], metadata={"n": i, "even": i % 2 == 0})
+            for i in range(count)
+        ],
+        collection,
+    )
+    return data
+
+
+def find(
+    index: VectorIndex, query: Vector, k: int = 5, collection: str = "numbers", **more: Any
+) -> list[Any]:
+    return [hit.id for hit in index.search(collection, [SearchRequest(query, k, **more)])[0].hits]
+
+
+def test_nearest_first_with_distances_of_the_metric(index: VectorIndex) -> None:
+    for spec in SPECS:
+        data = fill(index, 300, spec.name)
+        query = vectors(1, seed=3)[0]
+        hits = index.search(spec.name, [SearchRequest(query, 300)])[0].hits
+        by_id = {(f"n{i:04}" if spec.name == "names" else i): data[i] for i in range(300)}
+        assert [hit.id for hit in hits] == sorted(
+            by_id, key=lambda one: (distance_of(spec.metric, query, by_id[one]), one)
+        )
+        for hit in hits:
+            assert hit.distance == pytest.approx(distance_of(spec.metric, query, by_id[hit.id]), abs=1e-9)
+
+
+def test_identical_vectors_are_at_distance_zero_and_tie_by_id(index: VectorIndex) -> None:
+    same = vectors(1)[0]
+    put(index, [ItemWrite(i, same) for i in range(3000, 0, -1)])
+    put(index, [ItemWrite(10_000 + i, same + np.float32(1)) for i in range(3000)])
+    hits = index.search("numbers", [SearchRequest(same, 7)])[0].hits
+    assert [(hit.id, hit.distance) for hit in hits] == [(i, 0.0) for i in range(1, 8)]
+    put(index, [ItemWrite(name, same) for name in ("b", "a", "나", "가")], "names")
+    hits = index.search("names", [SearchRequest(same * np.float32(3), 3)])[0].hits
+    assert [hit.id for hit in hits] == ["a", "b", "가"]
+    assert all(hit.distance < 1e-12 for hit in hits)
+
+
+def test_written_is_found_and_deleted_is_gone_at_once(index: VectorIndex) -> None:
+    data = fill(index, 20)
+    assert find(index, data[7], 1) == [7]
+    ack = index.write("numbers", WriteBatch(deletes=[ItemDelete(7), ItemDelete(999)]))
+    assert (ack.upserted, ack.deleted, ack.stale_ignored) == (0, 1, 0)
+    assert 7 not in find(index, data[7], 100)
+    assert index.get("numbers", [7, 8])[0] is None
+    put(index, [ItemWrite(7, data[7])])
+    assert find(index, data[7], 1) == [7]
+
+
+def test_activity_and_vectors_are_two_facts(index: VectorIndex) -> None:
+    data = fill(index, 5)
+    index.write("numbers", WriteBatch([ItemWrite(3, active=False), ItemWrite(50, active=True)]))
+    assert 3 not in find(index, data[3], 10)
+    assert 50 not in find(index, data[3], 10)
+    put(index, [ItemWrite(3, data[4])])  # a new vector does not reactivate
+    assert 3 not in find(index, data[3], 10)
+    index.write("numbers", WriteBatch([ItemWrite(3, active=True)]))
+    assert find(index, data[4], 2) == [3, 4]
+    status = index.status("numbers").current
+    assert status is not None and (status.items, status.live) == (6, 5)
+    item = index.get("numbers", [50])[0]
+    assert item is not None and item.vector is None and not item.is_live
+
+
+def test_an_older_source_version_is_ignored(index: VectorIndex) -> None:
+    data = vectors(3)
+    put(index, [ItemWrite(1, data[0], source_version=10)])
+    ack = index.write(
+        "numbers", WriteBatch([ItemWrite(1, data[1], source_version=9)], embedding_version="v1")
+    )
+    assert (ack.upserted, ack.stale_ignored) == (0, 1)
+    put(index, [ItemWrite(1, data[1], source_version=10)])  # equal applies again
+    assert find(index, data[1], 1) == [1]
+    put(index, [ItemWrite(1, data[2])])  # no version always applies, and keeps the stored one
+    item = index.get("numbers", [1])[0]
+    assert item is not None and item.source_version == 10
+    assert index.write("numbers", WriteBatch(deletes=[ItemDelete(1, 9)])).stale_ignored == 1
+    assert index.write("numbers", WriteBatch(deletes=[ItemDelete(1)])).deleted == 1
+    for stale in (9, 10):
+        ack = index.write(
+            "numbers", WriteBatch([ItemWrite(1, data[0], source_version=stale)], embedding_version="v1")
+        )
+        assert ack.stale_ignored == 1
+    assert index.get("numbers", [1]) == [None]
+    put(index, [ItemWrite(1, data[0], source_version=11)])
+    assert find(index, data[0], 1) == [1]
+
+
+def test_a_delete_that_comes_first_wins_over_older_writes(index: VectorIndex) -> None:
+    ack = index.write("numbers", WriteBatch(deletes=[ItemDelete(5, 100)]))
+    assert ack.deleted == 0
+    put(index, [ItemWrite(5, vectors(1)[0], source_version=99)])
+    assert index.get("numbers", [5]) == [None]
+
+
+def test_none_keeps_what_is_stored(index: VectorIndex) -> None:
+    data = vectors(2)
+    put(index, [ItemWrite(1, data[0], metadata={"a": 1}, content_hash=b"x")])
+    index.write("numbers", WriteBatch([ItemWrite(1, metadata={"b": 2})]))
+    item = index.get("numbers", [1])[0]
+    assert item is not None and item.vector is not None
+    assert item.metadata == {"b": 2} and item.content_hash == b"x"
+    assert np.array_equal(item.vector, data[0])
+    put(index, [ItemWrite(1, data[1])])  # the content_hash told of the old vector
+    item = index.get("numbers", [1])[0]
+    assert item is not None and item.metadata == {"b": 2} and item.content_hash is None
+
+
+def test_items_then_deletes_in_order_in_one_batch(index: VectorIndex) -> None:
+    data = vectors(2)
+    batch = WriteBatch(
+        [ItemWrite(1, data[0]), ItemWrite(1, data[1]), ItemWrite(2, data[0])], [ItemDelete(2)], "v1"
+    )
+    ack = index.write("numbers", batch)
+    assert (ack.upserted, ack.deleted, ack.seq) == (3, 1, 4)
+    assert find(index, data[1], 9) == [1]
+
+
+def test_excluded_ids_never_come_and_never_shorten_the_answer(index: VectorIndex) -> None:
+    data = fill(index, 200)
+    everything = find(index, data[0], 200)
+    excluded = np.array([*everything[:100], *range(10_000, 200_000)])
+    assert find(index, data[0], 50, exclude_ids=excluded) == everything[100:150]
+    assert find(index, data[0], 500, exclude_ids=excluded.tolist()) == everything[100:]
+    assert find(index, data[0], 5, exclude_ids=everything) == []
+    named = fill(index, 30, "names")
+    order = find(index, named[0], 30, "names")
+    assert find(index, named[0], 30, "names", exclude_ids=order[:10]) == order[10:]
+
+
+def test_excluded_ids_hold_after_updates_of_the_same_ids(index: VectorIndex) -> None:
+    data = fill(index, 50)
+    put(index, [ItemWrite(i, data[i] + np.float32(0.01)) for i in range(25)])
+    assert set(find(index, data[0], 50, exclude_ids=list(range(20)))) == set(range(20, 50))
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ({"n": 3}, [3]),
+        ({"n": {"$gte": 7}, "even": True}, [8]),
+        ({"n": {"$in": [1, 2, "3"]}}, [1, 2]),
+        ({"n": {"$nin": list(range(9))}}, [9, 10, 11]),
+        ({"tags": "red"}, [10]),
+        ({"tags": {"$ne": "red"}, "n": {"$gt": 8}}, [9]),
+        ({"tags": {"$exists": True}}, [10, 11]),
+        ({"$or": [{"n": 1}, {"$and": [{"n": {"$lt": 6}}, {"n": {"$gt": 4}}]}]}, [1, 5]),
+        ({"$not": {"n": {"$lt": 9}}}, [9, 10, 11]),
+        ({"n": {"$not": {"$lt": 9}}}, [9, 10, 11]),
+        ({"even": 1}, []),
+        ({"n": "3"}, []),
+        ({"none": None}, [11]),
+        ({"unknown": {"$ne": 1}, "n": {"$lt": 1}}, [0]),
+        ({}, list(range(12))),
+    ],
+)
+def test_filters(index: VectorIndex, condition: dict[str, Any], expected: list[int]) -> None:
+    data = fill(index, 10)
+    put(index, [ItemWrite(10, data[0], metadata={"n": 10, "tags": ["red", "blue"]})])
+    put(index, [ItemWrite(11, data[0], metadata={"n": 11, "tags": ["red"], "none": None})])
+    if condition == {"tags": "red"}:
+        expected = [10, 11]
+    assert sorted(find(index, data[0], 99, filter=condition)) == expected
+
+
+@pytest.mark.parametrize(
+    ("condition", "culprit"),
+    [
+        ({"n": {"$near": 1}}, "filter.n.$near"),
+        ({"$xor": []}, "filter.$xor"),
+        ({"n": {"$in": 3}}, "filter.n.$in"),
+        ({"n": {"$gt": True}}, "filter.n.$gt"),
+        ({"n": {"$gt": None}}, "filter.n.$gt"),
+        ({"n": {"$exists": 1}}, "filter.n.$exists"),
+        ({"n": {}}, "filter.n"),
+        ({"n": [1]}, "filter.n"),
+        ({"$and": []}, "filter.$and"),
+        ({"$or": [{"n": 1}, 7]}, "filter.$or[1]"),
+        ({"$not": 3}, "filter.$not"),
+    ],
+)
+def test_a_wrong_filter_names_its_field(index: VectorIndex, condition: dict[str, Any], culprit: str) -> None:
+    with pytest.raises(InvalidFilter) as caught:
+        find(index, vectors(1)[0], 1, filter=condition)
+    assert caught.value.field == culprit
+
+
+def test_metadata_changes_move_items_between_filters(index: VectorIndex) -> None:
+    data = fill(index, 4)
+    assert find(index, data[1], 9, filter={"even": False}) == find(index, data[1], 9, exclude_ids=[0, 2])
+    index.write("numbers", WriteBatch([ItemWrite(1, metadata={"even": True})]))
+    assert find(index, data[1], 9, filter={"even": False}) == [3]
+
+
+def test_offset_and_pages_agree(index: VectorIndex) -> None:
+    data = fill(index, 57)
+    everything = find(index, data[0], 100)
+    assert find(index, data[0], 10, offset=20) == everything[20:30]
+    seen, after = [], None
+    while True:
+        result = index.search("numbers", [SearchRequest(data[0], 10, after=after)])[0]
+        seen.extend(hit.id for hit in result.hits)
+        assert result.exhausted is (result.next_page is None)
+        if result.next_page is None:
+            break
+        after = result.next_page
+    assert seen == everything
+
+
+def test_pages_neither_repeat_nor_skip_across_writes(index: VectorIndex) -> None:
+    data = fill(index, 40)
+    everything = find(index, data[0], 40)
+    first = index.search("numbers", [SearchRequest(data[0], 10)])[0]
+    moved, gone, off = everything[15], everything[17], everything[19]
+    put(index, [ItemWrite(moved, data[0]), ItemWrite(everything[3], -data[0]), ItemWrite(500, data[0])])
+    index.write("numbers", WriteBatch([ItemWrite(off, active=False)], [ItemDelete(gone)]))
+    rest = index.search("numbers", [SearchRequest(data[0], 100, after=first.next_page)])[0]
+    assert [hit.id for hit in rest.hits] == [i for i in everything[10:] if i not in (gone, off)]
+    assert rest.seq == first.seq and rest.exhausted
+
+
+def test_pages_through_ties(index: VectorIndex) -> None:
+    same = vectors(1)[0]
+    put(index, [ItemWrite(i, same) for i in range(2500)])
+    first = index.search("numbers", [SearchRequest(same, 1000)])[0]
+    second = index.search("numbers", [SearchRequest(same, 1000, after=first.next_page)])[0]
+    third = index.search("numbers", [SearchRequest(same, 1000, after=second.next_page)])[0]
+    assert [h.id for r in (first, second, third) for h in r.hits] == list(range(2500))
+    assert third.exhausted and not second.exhausted
+
+
+def test_a_page_of_another_generation_is_refused(index: VectorIndex) -> None:
+    data = fill(index, 3)
+    for key in (
+        PageKey("other", 3, 0.0, 1),
+        PageKey(index.search("numbers", [SearchRequest(data[0], 1)])[0].generation, 99, 0.0, 1),
+    ):
+        with pytest.raises(PageExpired):
+            find(index, data[0], 1, after=key)
+
+
+def test_max_distance_bounds_the_answer(index: VectorIndex) -> None:
+    data = fill(index, 50)
+    hits = index.search("numbers", [SearchRequest(data[0], 50)])[0].hits
+    limit = hits[9].distance
+    result = index.search("numbers", [SearchRequest(data[0], 50, max_distance=limit)])[0]
+    assert [h.id for h in result.hits] == [h.id for h in hits[:10]] and result.exhausted
+
+
+def test_hits_carry_what_was_asked_for(index: VectorIndex) -> None:
+    data = fill(index, 3)
+    bare = index.search("numbers", [SearchRequest(data[1], 1)])[0].hits[0]
+    assert bare.metadata is None and bare.vector is None
+    full = index.search("numbers", [SearchRequest(data[1], 1, with_metadata=True, with_vectors=True)])[
+        0
+    ].hits[0]
+    assert full.metadata == {"n": 1, "even": False}
+    assert full.vector is not None and np.array_equal(full.vector, data[1])
+
+
+def test_several_requests_are_answered_in_order(index: VectorIndex) -> None:
+    data = fill(index, 10)
+    results = index.search("numbers", [SearchRequest(data[i], 1) for i in range(10)])
+    assert [result.hits[0].id for result in results] == list(range(10))
+    assert index.search("numbers", []) == []
+
+
+def test_large_k_and_empty_collections(index: VectorIndex) -> None:
+    query = vectors(1)[0]
+    empty = index.search("numbers", [SearchRequest(query, 10_000)])[0]
+    assert list(empty.hits) == [] and empty.exhausted and empty.next_page is None
+    fill(index, 12)
+    result = index.search("numbers", [SearchRequest(query, 10_000, offset=2)])[0]
+    assert len(result.hits) == 10 and result.exhausted
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.zeros(DIM),
+        np.full(DIM, np.nan),
+        np.full(DIM, np.inf),
+        np.ones(DIM + 1),
+        np.ones((1, DIM)),
+        np.full(DIM, 1e30),
+    ],
+)
+def test_bad_vectors_are_refused_and_nothing_changes(index: VectorIndex, bad: Any) -> None:
+    bad = bad.astype(np.float32)
+    good = vectors(1)[0]
+    with pytest.raises(InvalidVector) as caught:
+        put(index, [ItemWrite(1, good), ItemWrite(2, bad)])
+    assert caught.value.field == "items[1].vector"
+    with pytest.raises(InvalidVector) as caught:
+        find(index, bad)
+    assert caught.value.field == "vector"
+    assert index.get("numbers", [1, 2]) == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("collection", "bad"),
+    [
+        ("numbers", "7"),
+        ("numbers", True),
+        ("numbers", 2**63),
+        ("numbers", 1.0),
+        ("numbers", None),
+        ("names", 7),
+        ("names", ""),
+        ("names", "x" * 256),
+        ("names", "a\0b"),
+        ("names", "\ud800"),
+    ],
+)
+def test_bad_ids_are_refused_with_their_field(index: VectorIndex, collection: str, bad: Any) -> None:
+    with pytest.raises(InvalidId) as caught:
+        put(index, [ItemWrite(bad, vectors(1)[0])], collection)
+    assert caught.value.field == "items[0].id"
+    with pytest.raises(InvalidId) as caught:
+        index.write(collection, WriteBatch(deletes=[ItemDelete(bad)]))
+    assert caught.value.field == "deletes[0].id"
+    with pytest.raises(InvalidId):
+        index.get(collection, [bad])
+
+
+def test_ids_of_the_whole_range(index: VectorIndex) -> None:
+    data = vectors(4)
+    ids = [-(2**63), -1, 0, 2**63 - 1]
+    put(index, [ItemWrite(i, v) for i, v in zip(ids, data, strict=True)])
+    assert [find(index, v, 1)[0] for v in data] == ids
+    put(index, [ItemWrite("007", data[0]), ItemWrite("7", data[1])], "names")
+    assert find(index, data[0], 1, "names") == ["007"]
+
+
+@pytest.mark.parametrize("more", [{"exclude_ids": ["7"]}, {"exclude_ids": [True]}, {"exclude_ids": [2**63]}])
+def test_bad_excluded_ids_are_refused(index: VectorIndex, more: dict[str, Any]) -> None:
+    with pytest.raises(InvalidId) as caught:
+        find(index, vectors(1)[0], 1, **more)
+    assert caught.value.field == "exclude_ids"
+
+
+@pytest.mark.parametrize(
+    ("more", "culprit"),
+    [
+        ({"k": 0}, "k"),
+        ({"k": -1}, "k"),
+        ({"k": 10**18}, "k"),
+        ({"offset": -1}, "offset"),
+        ({"max_distance": float("nan")}, "max_distance"),
+        ({"offset": 1, "after": PageKey("g", 0, 0.0, 1)}, "offset"),
+    ],
+)
+def test_bad_numbers_are_refused(index: VectorIndex, more: dict[str, Any], culprit: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        find(index, vectors(1)[0], **more)
+    assert caught.value.field == culprit
+
+
+@pytest.mark.parametrize(
+    ("item", "culprit"),
+    [
+        (ItemWrite(1, metadata={"x": float("nan")}), "items[0].metadata"),
+        (ItemWrite(1, metadata=[1]), "items[0].metadata"),  # type: ignore[arg-type]
+        (ItemWrite(1, metadata={"x": "y" * 70_000}), "items[0].metadata"),
+        (ItemWrite(1, source_version=2**63), "items[0].source_version"),
+        (ItemWrite(1, active=1), "items[0].active"),
+    ],  # type: ignore[arg-type]
+)
+def test_bad_fields_are_refused(index: VectorIndex, item: ItemWrite, culprit: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        index.write("numbers", WriteBatch([item]))
+    assert caught.value.field == culprit
+
+
+def test_unknown_collections(index: VectorIndex) -> None:
+    calls = [
+        lambda: index.search("nope", []),
+        lambda: index.write("nope", WriteBatch()),
+        lambda: index.get("nope", []),
+        lambda: index.status("nope"),
+        lambda: index.digest("nope"),
+        lambda: list(index.digest_rows("nope", 0)),
+        lambda: index.advance("nope", "begin", "v"),
+    ]
+    for call in calls:
+        with pytest.raises(UnknownCollection):
+            call()
+
+
+def test_versions_never_meet(index: VectorIndex) -> None:
+    data = fill(index, 2)
+    with pytest.raises(VersionMismatch):
+        find(index, data[0], 1, embedding_version="v2")
+    with pytest.raises(VersionMismatch):
+        put(index, [ItemWrite(1, data[0])], version="v2")
+    with pytest.raises(InvalidRequest) as caught:
+        index.write("numbers", WriteBatch([ItemWrite(1, data[0])]))
+    assert caught.value.field == "embedding_version"
+    assert find(index, data[0], 1, embedding_version="v1") == [0]
+
+
+def test_min_seq(index: VectorIndex) -> None:
+    data = fill(index, 2)
+    assert find(index, data[0], 1, min_seq=2) == [0]
+    with pytest.raises(SeqNotReached):
+        find(index, data[0], 1, min_seq=3)
+
+
+def test_cursors_come_with_the_rows(index: VectorIndex) -> None:
+    index.write("numbers", WriteBatch([ItemWrite(1, vectors(1)[0])], (), "v1", {"pg": "0/1", "maria": "x"}))
+    index.write("numbers", WriteBatch(cursors={"pg": "0/2"}))
+    current = index.status("numbers").current
+    assert current is not None and dict(current.cursors) == {"pg": "0/2", "maria": "x"}
+
+
+def test_digests_are_equal_for_equal_content_only(index: VectorIndex) -> None:
+    other = ReferenceIndex(SPECS)
+    begin_all(other)
+    data = vectors(60)
+    put(index, [ItemWrite(i, data[i]) for i in range(60)])
+    put(other, [ItemWrite(i, data[i]) for i in reversed(range(70)) if i < 60])
+    index.write(
+        "numbers",
+        WriteBatch([ItemWrite(3, active=False), ItemWrite(70, content_hash=b"c")], [ItemDelete(9, 5)]),
+    )
+    assert index.digest("numbers").root != other.digest("numbers").root
+    other.write("numbers", WriteBatch(deletes=[ItemDelete(9)]))
+    other.write("numbers", WriteBatch([ItemWrite(70, content_hash=b"c"), ItemWrite(3, active=False)]))
+    mine, theirs = index.digest("numbers"), other.digest("numbers")
+    assert mine.root == theirs.root and mine.items == theirs.items == 60
+    for bucket in np.flatnonzero(mine.buckets)[:20].tolist():
+        rows = sorted(index.digest_rows("numbers", bucket), key=lambda row: row.id)
+        assert rows == sorted(other.digest_rows("numbers", bucket), key=lambda row: row.id)
+        assert sum(row.sum for row in rows) % 2**64 == int(mine.buckets[bucket])
+
+
+def test_a_model_change_from_begin_to_rollback(index: VectorIndex) -> None:
+    data = fill(index, 10)
+    index.write("numbers", WriteBatch([ItemWrite(4, active=False)], [ItemDelete(5, 7)]))
+    status = index.advance("numbers", "begin", "v2")
+    assert [(s.role, s.embedding_version, s.live) for s in status.others] == [("next", "v2", 0)]
+    put(index, [ItemWrite(i, data[9 - i], source_version=6) for i in range(10)], version="v2")
+    index.write("numbers", WriteBatch([ItemWrite(6, active=False)], [ItemDelete(7)]))
+    put(index, [ItemWrite(11, data[0], active=True)], version="v1")  # v2 has no vector of it
+    assert find(index, data[0], 2) == [0, 11]
+    index.advance("numbers", "promote", "v2")
+    assert find(index, data[0], 1) == [9]
+    found = find(index, data[0], 99)
+    assert set(found) == {0, 1, 2, 3, 8, 9}  # 4, 6 inactive, 5, 7 deleted, 11 not embedded yet
+    index.write("numbers", WriteBatch(deletes=[ItemDelete(0)]))
+    index.advance("numbers", "rollback", "v1")
+    assert find(index, data[0], 1) == [11]
+    assert set(find(index, data[0], 99)) == {1, 2, 3, 8, 9, 11}
+    index.advance("numbers", "begin", "v3")
+    index.advance("numbers", "abort", "v3")
+    assert [s.embedding_version for s in index.status("numbers").others] == ["v2"]
+
+
+def test_steps_that_the_state_does_not_allow(index: VectorIndex) -> None:
+    for step, version in (("begin", "v1"), ("promote", "v2"), ("rollback", "v1"), ("abort", "v2")):
+        with pytest.raises(GenerationConflict):
+            index.advance("numbers", step, version)  # type: ignore[arg-type]
+    index.advance("numbers", "begin", "v2")
+    with pytest.raises(GenerationConflict):
+        index.advance("numbers", "begin", "v3")
+    with pytest.raises(GenerationConflict):
+        index.advance("numbers", "promote", "v3")
+
+
+def test_a_page_does_not_outlive_its_generation(index: VectorIndex) -> None:
+    data = fill(index, 9)
+    page = index.search("numbers", [SearchRequest(data[0], 3)])[0].next_page
+    index.advance("numbers", "begin", "v2")
+    index.advance("numbers", "promote", "v2")
+    with pytest.raises(PageExpired):
+        find(index, data[0], 3, after=page)

@@ -1,0 +1,342 @@
+"""A `VectorIndex` of dictionaries and loops: slow, obvious, and held to the same contract as the engine."""
+
+from __future__ import annotations
+
+import copy
+import math
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from index_store.embedded.door import check_ids, checked_batch, checked_request
+from index_store.errors import (
+    GenerationConflict,
+    InvalidRequest,
+    PageExpired,
+    SeqNotReached,
+    UnknownCollection,
+    VersionMismatch,
+)
+from index_store.storage import digest
+from index_store.types import (
+    Ack,
+    CollectionSpec,
+    CollectionStatus,
+    Digest,
+    DigestRow,
+    GenerationStatus,
+    Hit,
+    Id,
+    ItemWrite,
+    Metric,
+    PageKey,
+    SearchRequest,
+    SearchResult,
+    StoredItem,
+    WriteBatch,
+)
+
+
+@dataclass
+class Shelf:
+    """One generation."""
+
+    name: str
+    version: str
+    items: dict[Id, StoredItem] = field(default_factory=dict)
+    tombstones: dict[Id, int | None] = field(default_factory=dict)
+    cursors: dict[str, str] = field(default_factory=dict)
+    seq: int = 0
+    past: dict[int, dict[Id, StoredItem]] = field(default_factory=lambda: {0: {}})
+
+    def known_version(self, item_id: Id) -> int | None:
+        item = self.items.get(item_id)
+        return item.source_version if item else self.tombstones.get(item_id)
+
+    def is_stale(self, item_id: Id, version: int | None) -> bool:
+        known = self.known_version(item_id)
+        if known is None or version is None:
+            return False
+        return version <= known if item_id in self.tombstones else version < known
+
+    def newest(self, item_id: Id, version: int | None) -> int | None:
+        return max((v for v in (self.known_version(item_id), version) if v is not None), default=None)
+
+    def upsert(self, write: ItemWrite) -> bool:
+        if self.is_stale(write.id, write.source_version):
+            return False
+        self.seq += 1
+        old = self.items.get(write.id)
+        version = self.newest(write.id, write.source_version)
+        self.tombstones.pop(write.id, None)
+        kept_hash = old.content_hash if old and write.vector is None else None
+        self.items[write.id] = StoredItem(
+            id=write.id,
+            vector=write.vector if write.vector is not None else (old.vector if old else None),
+            active=write.active if write.active is not None else (old.active if old else True),
+            metadata=dict(write.metadata) if write.metadata is not None else (old.metadata if old else None),
+            source_version=version,
+            content_hash=write.content_hash if write.content_hash is not None else kept_hash,
+            seq=self.seq,
+        )
+        return True
+
+    def delete(self, item_id: Id, version: int | None) -> int:
+        """1 deleted, 0 nothing to delete, -1 stale."""
+        if self.is_stale(item_id, version):
+            return -1
+        is_known = item_id in self.items
+        if is_known or version is not None:
+            self.seq += 1
+            newest = self.newest(item_id, version)
+            self.items.pop(item_id, None)
+            self.tombstones[item_id] = newest
+        return int(is_known)
+
+
+class ReferenceIndex:
+    """Fits `index_store.port.VectorIndex`; keeps every past state, so that pages never expire."""
+
+    def __init__(self, specs: Sequence[CollectionSpec]) -> None:
+        self._specs = {spec.name: spec for spec in specs}
+        self._roles: dict[str, dict[str, Shelf]] = {spec.name: {} for spec in specs}
+        self._made = 0
+        self._lock = threading.RLock()
+
+    def search(self, collection: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        spec = self._spec(collection)
+        with self._lock:
+            return [self._answer(spec, checked_request(request, spec)) for request in requests]
+
+    def _answer(self, spec: CollectionSpec, request: SearchRequest) -> SearchResult:
+        shelf = self._roles[spec.name].get("current")
+        served = shelf.version if shelf else ""
+        if request.embedding_version not in (None, served):
+            raise VersionMismatch(spec.name, served, str(request.embedding_version))
+        if shelf is None:
+            if request.after:
+                raise PageExpired("gone", "cursor")
+            return SearchResult((), "", "", 0, True, None)
+        if (request.min_seq or 0) > shelf.seq:
+            raise SeqNotReached("not reached")
+        seq = request.after.seq if request.after else shelf.seq
+        if request.after and (request.after.generation != shelf.name or seq not in shelf.past):
+            raise PageExpired("gone", "cursor")
+        found = self._ranked(spec, request, shelf.past[seq] if request.after else shelf.items, shelf)
+        page = found[request.offset : request.offset + request.k]
+        exhausted = len(found) <= request.offset + request.k
+        hits = [
+            Hit(
+                item.id,
+                distance,
+                item.metadata if request.with_metadata else None,
+                item.vector if request.with_vectors else None,
+            )
+            for distance, _, item in page
+        ]
+        key = None if exhausted or not hits else PageKey(shelf.name, seq, hits[-1].distance, hits[-1].id)
+        return SearchResult(hits, shelf.name, shelf.version, seq, exhausted, key)
+
+    def _ranked(
+        self, spec: CollectionSpec, request: SearchRequest, items: Mapping[Id, StoredItem], shelf: Shelf
+    ) -> list[tuple[float, Id, StoredItem]]:
+        excluded = set(np.asarray(request.exclude_ids).tolist())
+        out = []
+        for item in items.values():
+            now = shelf.items.get(item.id)
+            if not item.is_live or now is None or not now.is_live or item.id in excluded:
+                continue
+            if request.filter is not None and not matches(request.filter, item.metadata or {}):
+                continue
+            assert item.vector is not None
+            distance = distance_of(spec.metric, request.vector, item.vector)
+            if request.max_distance is not None and distance > request.max_distance:
+                continue
+            out.append((distance, item.id, item))
+        out.sort(key=lambda one: one[:2])
+        if request.after:
+            out = [one for one in out if one[:2] > (request.after.distance, request.after.id)]
+        return out
+
+    def write(self, collection: str, batch: WriteBatch) -> Ack:
+        spec = self._spec(collection)
+        batch = checked_batch(batch, spec)
+        with self._lock:
+            shelves = self._roles[collection]
+            if batch.embedding_version is None:
+                if "current" not in shelves:
+                    raise GenerationConflict("no generation")
+                addressed = shelves["current"]
+            else:
+                named = [s for s in shelves.values() if s.version == batch.embedding_version]
+                if not named:
+                    current = shelves.get("current")
+                    raise VersionMismatch(
+                        collection, current.version if current else "", batch.embedding_version
+                    )
+                addressed = named[0]
+            acks = {shelf.name: self._commit(shelf, batch, shelf is addressed) for shelf in shelves.values()}
+            return acks[addressed.name]
+
+    def _commit(self, shelf: Shelf, batch: WriteBatch, is_addressed: bool) -> Ack:
+        items = list(batch.items)
+        if not is_addressed and any(item.vector is not None for item in items):
+            items = [
+                replace(item, vector=None, metadata=None, content_hash=None)
+                for item in items
+                if item.active is not None
+            ]
+        upserted = sum(shelf.upsert(item) for item in items)
+        deleted = [shelf.delete(delete.id, delete.source_version) for delete in batch.deletes]
+        if is_addressed:
+            shelf.cursors.update(batch.cursors)
+        shelf.past[shelf.seq] = copy.copy(shelf.items)
+        stale = len(items) - upserted + deleted.count(-1)
+        return Ack(upserted, deleted.count(1), stale, shelf.seq, shelf.version)
+
+    def get(self, collection: str, ids: Sequence[Id]) -> list[StoredItem | None]:
+        check_ids(ids, self._spec(collection))
+        shelf = self._roles[collection].get("current")
+        return [shelf.items.get(item_id) if shelf else None for item_id in ids]
+
+    def status(self, collection: str) -> CollectionStatus:
+        spec = self._spec(collection)
+        found: dict[str, GenerationStatus] = {}
+        for role in ("current", "next", "former"):
+            if shelf := self._roles[collection].get(role):
+                live = sum(item.is_live for item in shelf.items.values())
+                found[role] = GenerationStatus(
+                    shelf.name,
+                    role,
+                    shelf.version,
+                    len(shelf.items),
+                    live,
+                    shelf.seq,
+                    dict(shelf.cursors),  # type: ignore[arg-type]
+                )
+        others = [status for role, status in found.items() if role != "current"]
+        return CollectionStatus(spec, found.get("current"), others, None)
+
+    def digest(self, collection: str) -> Digest:
+        shelf = self._current(collection)
+        sums: dict[int, int] = {}
+        for row in self._digest_rows(shelf):
+            digest.add(sums, digest.bucket_of(row.id), row.sum)
+        buckets = digest.buckets_from(sums.items())
+        return Digest(digest.root_of(buckets), buckets, len(shelf.items), shelf.seq)
+
+    def digest_rows(self, collection: str, bucket: int) -> Iterator[DigestRow]:
+        if not 0 <= bucket < digest.BUCKETS:
+            raise InvalidRequest("bucket", "bucket")
+        shelf = self._current(collection)
+        return (row for row in self._digest_rows(shelf) if digest.bucket_of(row.id) == bucket)
+
+    def _digest_rows(self, shelf: Shelf) -> Iterator[DigestRow]:
+        hasher = digest.ShareHasher(shelf.version)
+        for item in shelf.items.values():
+            vector = None if item.vector is None else item.vector.astype("<f4").tobytes()
+            share = hasher.share(item.id, item.active, vector, item.content_hash)
+            yield DigestRow(item.id, share, item.active, vector is not None)
+
+    def advance(self, collection: str, step: str, embedding_version: str) -> CollectionStatus:
+        self._spec(collection)
+        with self._lock:
+            shelves = self._roles[collection]
+            if step == "begin":
+                self._begin(shelves, embedding_version)
+            else:
+                role = "former" if step == "rollback" else "next"
+                if role not in shelves or shelves[role].version != embedding_version:
+                    raise GenerationConflict(step)
+                moved = shelves.pop(role)
+                if step != "abort":
+                    shelves["former"] = shelves["current"]
+                    shelves["current"] = moved
+        return self.status(collection)
+
+    def _begin(self, shelves: dict[str, Shelf], version: str) -> None:
+        if "next" in shelves or any(shelf.version == version for shelf in shelves.values()):
+            raise GenerationConflict("begin")
+        self._made += 1
+        fresh = Shelf(f"r{self._made}", version)
+        if current := shelves.get("current"):
+            for item in sorted(current.items.values(), key=lambda one: one.seq):
+                fresh.upsert(ItemWrite(item.id, None, item.active, item.metadata, item.source_version))
+            for item_id, known in current.tombstones.items():
+                if known is not None:
+                    fresh.delete(item_id, known)
+        fresh.past[fresh.seq] = copy.copy(fresh.items)
+        shelves["next" if "current" in shelves else "current"] = fresh
+
+    def close(self) -> None:
+        pass
+
+    def _current(self, collection: str) -> Shelf:
+        self._spec(collection)
+        if "current" not in self._roles[collection]:
+            raise GenerationConflict("no generation")
+        return self._roles[collection]["current"]
+
+    def _spec(self, collection: str) -> CollectionSpec:
+        if collection not in self._specs:
+            raise UnknownCollection(collection, "collection")
+        return self._specs[collection]
+
+
+def distance_of(metric: Metric, a: Any, b: Any) -> float:
+    """pgvector's meaning, summed without rounding."""
+    left, right = [float(x) for x in a], [float(x) for x in b]
+    if metric == "l2":
+        return math.sqrt(math.fsum((x - y) ** 2 for x, y in zip(left, right, strict=True)))
+    dot = math.fsum(x * y for x, y in zip(left, right, strict=True))
+    if metric == "ip":
+        return -dot
+    lengths = math.sqrt(math.fsum(x * x for x in left)) * math.sqrt(math.fsum(y * y for y in right))
+    return max(0.0, 1 - dot / lengths) if left != right else 0.0
+
+
+def matches(condition: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
+    """The filter's meaning, item by item."""
+    return all(_entry(key, operand, metadata) for key, operand in condition.items())
+
+
+def _entry(key: str, operand: Any, metadata: Mapping[str, Any]) -> bool:
+    if key == "$and":
+        return all(matches(part, metadata) for part in operand)
+    if key == "$or":
+        return any(matches(part, metadata) for part in operand)
+    if key == "$not":
+        return not matches(operand, metadata)
+    conditions = operand if isinstance(operand, Mapping) else {"$eq": operand}
+    return all(_condition(name, wanted, key, metadata) for name, wanted in conditions.items())
+
+
+def _condition(name: str, wanted: Any, key: str, metadata: Mapping[str, Any]) -> bool:
+    if name == "$not":
+        return not all(_condition(inner, value, key, metadata) for inner, value in wanted.items())
+    if name == "$exists":
+        return (key in metadata) is wanted
+    if name == "$ne":
+        return not _condition("$eq", wanted, key, metadata)
+    if name == "$nin":
+        return not _condition("$in", wanted, key, metadata)
+    if key not in metadata:
+        return False
+    value = metadata[key]
+    return any(_holds(name, one, wanted) for one in (value if isinstance(value, list) else [value]))
+
+
+def _holds(name: str, value: Any, wanted: Any) -> bool:
+    if name == "$in":
+        return any(_holds("$eq", value, one) for one in wanted)
+    is_number = [isinstance(one, int | float) and not isinstance(one, bool) for one in (value, wanted)]
+    if name == "$eq":
+        return value == wanted and (all(is_number) or type(value) is type(wanted))
+    if not (all(is_number) or (isinstance(value, str) and isinstance(wanted, str))):
+        return False
+    return bool(
+        {"$gt": value > wanted, "$gte": value >= wanted, "$lt": value < wanted, "$lte": value <= wanted}[name]
+    )
