@@ -14,6 +14,7 @@ from vector_client.transport import Call, Limits, Transport
 from vector_client.types import (
     CollectionState,
     Digest,
+    DigestRow,
     Embedded,
     Found,
     Hit,
@@ -74,16 +75,22 @@ class VectorClient:
         *,
         embedding_version: str | None = None,
         delete_ids: Sequence[Id] = (),
+        delete_version: int | None = None,
         cursors: Mapping[str, str] | None = None,
         partial: bool = False,
     ) -> Written:
         """Store items and deletes in one commit, with the cursors of their sources. All or nothing; partial:
-        the good items are stored and `rejected` lists the others."""
+        the good items are stored and `rejected` lists the others. delete_version: the deletes'
+        source_version."""
         body: dict[str, Any] = {"collection": collection, "items": [_item_body(item) for item in items]}
         if embedding_version is not None:
             body["embedding_version"] = embedding_version
         if delete_ids:
-            body["delete_ids"] = list(delete_ids)
+            body["delete_ids"] = (
+                list(delete_ids)
+                if delete_version is None
+                else [{"id": item_id, "source_version": delete_version} for item_id in delete_ids]
+            )
         if cursors:
             body["source"] = dict(cursors)
         return self._write("/v1/upsert" + ("?partial=true" if partial else ""), body)
@@ -119,6 +126,16 @@ class VectorClient:
             return Digest(answer["root"], buckets, answer["items"], answer["seq"])
 
         return _read(read)
+
+    def digest_rows(self, collection: str, bucket: int) -> list[DigestRow]:
+        """Return the ids of one bucket of the proof, with what each adds to it."""
+        answer = self._get(f"/v1/collections/{quote(collection, safe='')}/digest?bucket={bucket}")
+        return _read(
+            lambda: [
+                DigestRow(row["id"], int(row["sum"], 16), row["active"], row["has_vector"])
+                for row in answer["rows"]
+            ]
+        )
 
     def close(self) -> None:
         self._transport.close()

@@ -129,3 +129,13 @@ class Digest:
     buckets: Sequence[int]
     items: int
     seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class DigestRow:
+    """One id's share of its bucket, for finding which row differs."""
+
+    id: Id
+    sum: int
+    active: bool
+    has_vector: bool
