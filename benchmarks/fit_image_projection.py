@@ -3,7 +3,8 @@
     python -m benchmarks.fit_image_projection WEIGHTS.pth IMAGES.jsonl IMAGES_DIR [--write]
 
 Fitted on the half of the pictures whose item hashes even, judged on the other half: a picture changed by
-crop, turn, light and JPEG must be found again, and a flat drawing must find the 3D rendering of the same thing.
+crop, turn, light and JPEG must be found again, and a flat drawing must find the 3D rendering of the same
+thing.
 """
 
 from __future__ import annotations

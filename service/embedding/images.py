@@ -1,8 +1,8 @@
 """Picture bytes to pixels: bounded, by content, upright, on white.
 
 Nothing is decoded before the header has been read and found within the limits: a small file can hold a
-picture that needs a gigabyte. Large pictures come back reduced (shorter side still 448 or more): no model here reads
-more, decoding costs a fifth, and what waits in a queue stays small.
+picture that needs a gigabyte. Large pictures come back reduced (shorter side still 448 or more): no model
+here reads more, decoding costs a fifth, and what waits in a queue stays small.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def decode_image(data: bytes, *, bytes_max: int = BYTES_MAX, pixels_max: int = P
     """Return the picture as (height, width, 3) uint8 RGB. Releases the GIL while it decodes.
 
     Raises InvalidImage: image_too_large (bytes), image_format (not JPEG, PNG or WEBP by content),
-    image_animated, image_pixels (more than pixels_max, or thinner than 1:200), image_truncated (can't be decoded to the end).
+    image_animated, image_pixels (more than pixels_max, or thinner than 1:200), image_truncated (can't be
+    decoded to the end).
     """
     if len(data) > bytes_max:
         raise InvalidImage(

@@ -1,10 +1,11 @@
 """Reader of the packed 4-bit file that carries multilingual-e5-small (magic `E5S1`).
 
 Layout, little-endian: magic, u32 version, 7 x i32 (hidden, layers, heads, feed-forward, vocabulary,
-positions, token types), f32 epsilon, i32 block size; the tokenizer (5 x i32: pieces, bos, eos, pad, unk; u64 blob bytes;
-pieces+1 x u32 offsets; pieces x f32 scores; the blob); a character map (i32 entries, u32 bytes); a directory
-of tensors (u16 name bytes, name, u8 type, u32 values, u64 offset, u64 bytes). Type 0 is float32, type 1 is Q4_0:
-blocks of 32 values as one float16 scale and 16 bytes, low nibbles first, each value (nibble - 8) * scale.
+positions, token types), f32 epsilon, i32 block size; the tokenizer (5 x i32: pieces, bos, eos, pad, unk;
+u64 blob bytes; pieces+1 x u32 offsets; pieces x f32 scores; the blob); a character map (i32 entries, u32
+bytes); a directory of tensors (u16 name bytes, name, u8 type, u32 values, u64 offset, u64 bytes). Type 0 is
+float32, type 1 is Q4_0: blocks of 32 values as one float16 scale and 16 bytes, low nibbles first, each
+value (nibble - 8) * scale.
 """
 
 from __future__ import annotations

