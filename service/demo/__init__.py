@@ -1,0 +1,1 @@
+"""A small catalogue for a first look: recipes in Korean, and product pictures drawn by code."""

@@ -124,7 +124,7 @@ def clock_and_chance_are_passed_in(source: SourceFile) -> Iterator[Finding]:
     if not source.is_product or source.is_program:
         return
     for node in ast.walk(source.tree):
-        if not isinstance(node, ast.Call):
+        if not isinstance(node, ast.Call) or not source.is_from_import(node.func):
             continue
         name = source.dotted(node.func)
         if name in WALL_CLOCKS and source.path not in MAY_READ_THE_CLOCK:

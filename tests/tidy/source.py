@@ -78,6 +78,12 @@ class SourceFile:
             return f"{owner}.{node.attr}" if owner else ""
         return ""
 
+    def is_from_import(self, node: ast.expr) -> bool:
+        """Whether `a` of `a.b.c` is an imported name, not a variable that happens to be called so."""
+        while isinstance(node, ast.Attribute):
+            node = node.value
+        return isinstance(node, ast.Name) and node.id in self.imported_names
+
 
 def tracked_paths() -> list[str]:
     """Every file of the project that git holds or would take, sorted."""

@@ -58,6 +58,11 @@ GOOD = [
         "import numpy as np\nnp.random.default_rng(7)\n",
     ),
     (
+        rules.clock_and_chance_are_passed_in,
+        "service/a.py",
+        "def f(random):\n    return random.random()\n",
+    ),
+    (
         rules.no_module_state,
         "service/a.py",
         "import logging\nlog = logging.getLogger(__name__)\n_MAX = 3\nIds = list[int]\n",
