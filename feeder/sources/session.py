@@ -62,7 +62,8 @@ class Driver(Generic[C]):
 
 
 class Session(Generic[C]):
-    """For one thread at a time. `run` may call its work several times: work must only read."""
+    """For one thread at a time. `run` may call its work several times: work reads, or writes
+    what may be written twice."""
 
     def __init__(self, name: str, driver: Driver[C], patience: Patience) -> None:
         self._name = name
@@ -127,8 +128,8 @@ PostgresSession: TypeAlias = "Session[psycopg.Connection[Any]]"
 MariaSession: TypeAlias = "Session[pymysql.Connection[Any]]"
 
 
-def postgres_session(database: Database, patience: Patience) -> PostgresSession:
-    """A session whose transactions are read-only and whose statements end after patience.timeout_s."""
+def postgres_session(database: Database, patience: Patience, *, writes: bool = False) -> PostgresSession:
+    """A session whose statements end after patience.timeout_s, read-only unless it `writes`."""
 
     def connect() -> psycopg.Connection[Any]:
         milliseconds = int(patience.timeout_s * 1000)
@@ -137,7 +138,8 @@ def postgres_session(database: Database, patience: Patience) -> PostgresSession:
             password=database.password, autocommit=True, connect_timeout=CONNECT_SECONDS,
             application_name="vector-feeder", client_encoding="UTF8",
             keepalives_idle=30, keepalives_interval=10, keepalives_count=3, tcp_user_timeout=30_000,
-            options=f"-c statement_timeout={milliseconds} -c default_transaction_read_only=on"
+            options=f"-c statement_timeout={milliseconds}"
+            f" -c default_transaction_read_only={'off' if writes else 'on'}"
             f" -c idle_in_transaction_session_timeout={milliseconds}",
         )  # fmt: skip
 
@@ -153,15 +155,17 @@ def postgres_session(database: Database, patience: Patience) -> PostgresSession:
     return Session(str(database), driver, patience)
 
 
-def maria_session(database: Database, patience: Patience) -> MariaSession:
-    """A session with time limits on every read: the driver has none of its own."""
+def maria_session(database: Database, patience: Patience, *, writes: bool = False) -> MariaSession:
+    """A session with time limits on every read (the driver has none of its own), read-only unless it
+    `writes`. READ COMMITTED: each statement sees what is committed when it begins."""
 
     def connect() -> pymysql.Connection[Any]:
         return pymysql.connect(
             host=database.host, port=database.port, database=database.name, user=database.user,
             password=database.password, charset="utf8mb4", autocommit=True, connect_timeout=CONNECT_SECONDS,
             read_timeout=patience.timeout_s, write_timeout=patience.timeout_s,
-            init_command="SET SESSION TRANSACTION READ ONLY",
+            init_command="SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, "
+            + ("READ WRITE" if writes else "READ ONLY"),
         )  # fmt: skip
 
     def is_denied(exc: Exception) -> bool:
