@@ -118,6 +118,11 @@ class Truth:
     queries: Matrix
     kth: npt.NDArray[np.float64]
 
+    def some(self, count: int) -> Truth:
+        """Return the truth of evenly spread `count` queries, or of all if fewer."""
+        step = max(1, len(self.queries) // count)
+        return Truth(self.queries[::step], self.kth[::step])
+
 
 def true_distances(vectors: Matrix, queries: Matrix, metric: Metric) -> Truth:
     """Return the exact distances of the nearest max(KS) rows to each query, by batched products.
@@ -167,12 +172,10 @@ class Sweep:
             self.points.append(self._measure(ef))
         return self
 
-    def cost(self, k: int, target: float) -> float:
-        """Return the microseconds at which recall@k reaches the target; infinite if it never does."""
+    def ef_reaching(self, k: int, target: float) -> int | None:
+        """Return the ef at which recall@k reaches the target, None if it never does."""
         ef = _crossing(self.points, KS.index(k), target)
-        if ef is None:
-            return float("inf")
-        return _between(ef, [(float(p.ef), p.us) for p in self.points])
+        return None if ef is None else round(ef)
 
     @property
     def noise(self) -> float:
@@ -195,6 +198,27 @@ class Sweep:
                 hits[n, column] = np.count_nonzero(exact[:k] <= near) / k if k <= ef else 0.0
         sure = hits.mean(axis=0) - _CONFIDENCE * hits.std(axis=0) / max(len(hits), 1) ** 0.5
         return Point(ef, tuple(float(max(r, 0.0)) for r in sure), float(np.median(took)) * 1e6)
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """An engine as it would be used: how many candidates it returns, and its breadth."""
+
+    index: AnnIndex
+    k: int
+    ef: int
+
+
+def race(contenders: Sequence[Contender], queries: Matrix, clock: Clock) -> list[float]:
+    """Return each one's median microseconds. Turns are interleaved: whatever else the machine does
+    while this runs slows all of them alike."""
+    took: list[list[float]] = [[] for _ in contenders]
+    for query in queries:
+        for contender, times in zip(contenders, took, strict=True):
+            began = clock()
+            contender.index.knn(query, contender.k, allowed=None, ef=contender.ef)
+            times.append(clock() - began)
+    return [float(np.median(times)) * 1e6 for times in took]
 
 
 def time_scan(

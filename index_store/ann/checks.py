@@ -21,7 +21,9 @@ def checked_query(query: Vector, dim: int) -> npt.NDArray[np.float32]:
     if row.shape[1] != dim:
         raise InvalidVector(f"query has dimension {row.shape[1]}, the index {dim}", "vector")
     # One dot product instead of isfinite over all: NaN and infinity survive it, so does overflow.
-    if not math.isfinite(float(np.dot(row[0], row[0]))):
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = float(np.dot(row[0], row[0]))
+    if not math.isfinite(squares):
         raise InvalidVector("query holds NaN, infinity, or a number too large to square", "vector")
     return row
 

@@ -69,6 +69,9 @@ def next_plan(ground: Ground, done: Plan, allowed: int, k: int, found: int, rank
     of them among all that it returned, from 1; unused when found < k.
     """
     if found >= k:
+        # Neighbours far down a list are missed more often than the first, and a table of recall@k counts
+        # both: what hides more rows than its share makes the wanted ones the far end of the list.
+        rank += max(0, rank - math.ceil(k * ground.rows / allowed)) // 2
         needed = ground.table.ef_for(rank)
         if needed is not None and needed <= done.breadth * _ENOUGH:
             return None

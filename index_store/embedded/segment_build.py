@@ -7,7 +7,7 @@ hold them, they are like a caller's queries.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -17,9 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store.ann.calibrate import (
+    KS,
+    TARGETS,
     Calibration,
     Clock,
+    Contender,
     Sweep,
+    Truth,
+    race,
     time_scan,
     true_distances,
 )
@@ -49,6 +54,7 @@ JUDGED_K = 25
 
 _HELD_OUT_SHARE = 20
 _TIMED_QUERIES = 24
+_JUDGING_QUERIES = 96
 
 Progress: TypeAlias = Callable[[str, float], None]
 """Called with a step and the share of it that is done; may raise to stop the build."""
@@ -192,39 +198,69 @@ def _choose(
 ) -> tuple[_Chosen, FaissIndex | None]:
     """Measure the scan and, where rows are many, graphs; return the cheapest at the target recall."""
     queries = _queries(rows, options)
-    scan_us = time_scan(scan, queries[-_TIMED_QUERIES:], JUDGED_K, clock, options.seed)
+    scan_us = time_scan(scan, queries[-_TIMED_QUERIES:], 2 * JUDGED_K, clock, options.seed)
     only_scan = _Chosen("scan", None, Calibration((), scan_us, 0.0, len(queries)))
     if not rows.held:
         return only_scan, None
-    shape, codes, total = options.shape, scan.codes, len(rows.vectors)
+    total = len(rows.vectors)
     head, tail = rows.vectors[: total - rows.held], rows.vectors[total - rows.held :]
-    graph = new_graph(head.shape[1], metric, shape)
-    grow_graph(graph, head, metric, shape, lambda done: progress("graph", done / total))
+    graph = new_graph(head.shape[1], metric, options.shape)
+    grow_graph(graph, head, metric, options.shape, lambda done: progress("graph", done / total))
     truth = true_distances(head, queries, metric)
-    storages = STORAGES if options.storage == "auto" else (options.storage,)
-    swapped = {s: swap_storage(graph, head, metric, s, codes) for s in storages}
-    sweeps = {
-        s: Sweep(FaissHnswIndex(swapped[s], metric, s, codes), head, truth, metric, clock).run(
-            JUDGED_K, options.target
-        )
-        for s in storages
-    }
+    graphs = _storages(graph, head, metric, scan, options)
+    storage = _fastest(graphs, head, metric, scan, truth, options, clock)
+    if storage is None:
+        return only_scan, None
+    index = graphs[storage]
+    sweep = Sweep(FaissHnswIndex(index, metric, storage, scan.codes), head, truth, metric, clock)
+    sweep.run(KS[-1], TARGETS[-1])
     progress("calibrated", 1.0)
-    best = min(storages, key=lambda s: sweeps[s].cost(JUDGED_K, options.target))
-    graph_us = sweeps[best].cost(JUDGED_K, options.target)
+    grow_graph(graph, tail, metric, options.shape, lambda done: progress("graph", done / total))
+    if storage != "float32":
+        scale = scan.codes.scale if storage == "int8" else None
+        extend_swapped(index, graph, tail, metric, scale)
+    table = Calibration(tuple(sweep.points), scan_us, sweep.noise, len(queries))
+    return _Chosen("hnsw", storage, table), index
+
+
+def _storages(
+    graph: FaissIndex, head: Matrix, metric: Metric, scan: ScanIndex, options: BuildOptions
+) -> dict[Storage, FaissIndex]:
+    wanted = STORAGES if options.storage == "auto" else (options.storage,)
+    return {storage: swap_storage(graph, head, metric, storage, scan.codes) for storage in wanted}
+
+
+def _fastest(
+    graphs: Mapping[Storage, FaissIndex],
+    head: Matrix,
+    metric: Metric,
+    scan: ScanIndex,
+    truth: Truth,
+    options: BuildOptions,
+    clock: Clock,
+) -> Storage | None:
+    """Race the graphs, each at the ef that it needs for the target, against the scan; None: the scan won,
+    or no graph gets there."""
+    few = truth.some(_JUDGING_QUERIES)
+    racers: dict[Storage, Contender] = {}
+    for storage, graph in graphs.items():
+        index = FaissHnswIndex(graph, metric, storage, scan.codes)
+        ef = (
+            Sweep(index, head, few, metric, clock)
+            .run(JUDGED_K, options.target)
+            .ef_reaching(JUDGED_K, options.target)
+        )
+        if ef is not None:
+            racers[storage] = Contender(index, ef, ef)
+    took = race([*racers.values(), Contender(scan, 2 * JUDGED_K, 0)], few.queries, clock)
+    best = min(racers, key=lambda s: took[list(racers).index(s)], default=None)
     log.info(
         "segment_engines_measured",
-        extra={"scan_us": scan_us[-1][1], "graph_us": graph_us, "storage": best, "rows": total},
+        extra={"us": dict(zip([*racers, "scan"], took, strict=True)), "fastest_graph": best},
     )
-    if graph_us == float("inf") or (options.engine == "auto" and graph_us >= scan_us[-1][1]):
-        return only_scan, None
-    sweeps[best].run(100, 0.995)
-    table = Calibration(tuple(sweeps[best].points), scan_us, sweeps[best].noise, len(queries))
-    grow_graph(graph, tail, metric, shape, lambda done: progress("graph", done / total))
-    if best != "float32":
-        scale = codes.scale if best == "int8" else None
-        extend_swapped(swapped[best], graph, tail, metric, scale)
-    return _Chosen("hnsw", best, table), swapped[best]
+    if best is None or (options.engine == "auto" and min(took) == took[-1]):
+        return None
+    return best
 
 
 def _queries(rows: _Rows, options: BuildOptions) -> Matrix:
