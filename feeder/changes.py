@@ -20,6 +20,10 @@ Key: TypeAlias = int | str
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
 
+KeyColumn: TypeAlias = Sequence[Key] | npt.NDArray[np.int64]
+IdColumn: TypeAlias = Sequence[Id] | npt.NDArray[np.int64]
+"""Many keys or ids: an array where they are numbers, which weighs a tenth."""
+
 
 @dataclass(frozen=True, slots=True)
 class VectorPage:
@@ -33,12 +37,14 @@ class VectorPage:
 @dataclass(frozen=True, slots=True)
 class Survey:
     """Every row of a vector table without its vector. keys, ids: of the rows that an import can read, in no
-    order. bad: how many rows have no key, no id, no vector, or another dimension, by name."""
+    order. bad: how many rows have no key, no id, no vector, or another dimension, by name; bad_keys: the
+    keys of a few of each."""
 
     rows: int
-    keys: Sequence[Key]
-    ids: Sequence[Id]
+    keys: KeyColumn
+    ids: IdColumn
     bad: Mapping[str, int]
+    bad_keys: Mapping[str, Sequence[Key]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,7 @@ class Directory(Protocol):
     @property
     def active_count(self) -> int: ...
 
-    def states(self, ids: Sequence[Id]) -> npt.NDArray[np.int8]:
+    def states(self, ids: IdColumn) -> npt.NDArray[np.int8]:
         """Return for each id UNKNOWN, INACTIVE or ACTIVE."""
 
 
@@ -97,7 +103,7 @@ class IntDirectory:
     def active_count(self) -> int:
         return int(self._active.sum())
 
-    def states(self, ids: Sequence[Id]) -> npt.NDArray[np.int8]:
+    def states(self, ids: IdColumn) -> npt.NDArray[np.int8]:
         wanted = np.asarray(ids, dtype=np.int64)
         if not len(self._ids):
             return np.full(len(wanted), UNKNOWN, dtype=np.int8)
@@ -123,6 +129,6 @@ class TextDirectory:
     def active_count(self) -> int:
         return sum(self._active.values())
 
-    def states(self, ids: Sequence[Id]) -> npt.NDArray[np.int8]:
+    def states(self, ids: IdColumn) -> npt.NDArray[np.int8]:
         known = self._active
         return np.fromiter((known.get(str(item), UNKNOWN) for item in ids), dtype=np.int8, count=len(ids))

@@ -8,6 +8,7 @@ from itertools import compress
 from typing import Any, Literal, cast
 
 import numpy as np
+import numpy.typing as npt
 import psycopg
 from psycopg import sql
 
@@ -20,6 +21,7 @@ from feeder.sources.session import PostgresSession
 from feeder.tables import IdKind, VectorTable
 from vector_client.types import Id
 
+KEYS_NAMED = 5
 BAD_BITS = {"no_key": 1, "no_id": 2, "no_vector": 4, "wrong_dimension": 8}
 
 
@@ -130,10 +132,16 @@ class PgVectorSource:
         bits = rows.fixed[0]
         ints, texts = iter(rows.fixed[1:]), iter(rows.texts)
         good = bits == 0
-        bad = {name: int(((bits & bit) != 0).sum()) for name, bit in BAD_BITS.items()}
-        keys = next(ints)[good] if plan.key_is_int else list(compress(next(texts), good))
-        ids = next(ints)[good] if plan.id_is_int else list(compress(next(texts), good))
-        return Survey(rows.count, keys, ids, bad)
+        keys: Any = next(ints) if plan.key_is_int else next(texts)
+        ids: Any = next(ints) if plan.id_is_int else next(texts)
+        bad, bad_keys = {}, {}
+        for name, bit in BAD_BITS.items():
+            places = np.flatnonzero(bits & bit)
+            bad[name] = len(places)
+            bad_keys[name] = (
+                [] if name == "no_key" else [_plain(keys[place]) for place in places[:KEYS_NAMED]]
+            )
+        return Survey(rows.count, _kept(keys, good), _kept(ids, good), bad, bad_keys)
 
     def _read(self, plan: _Plan, condition: sql.Composable, limit: sql.Composable) -> VectorPage:
         """Ask for fixed columns first, texts behind them; rows without key, id or vector stay out, since a
@@ -184,6 +192,14 @@ class PgVectorSource:
             raise SettingsWrong(f"{'.'.join(self._table.table)}: {exc}") from exc
 
 
+def _plain(key: Any) -> Key:
+    return key if isinstance(key, str) else int(key)
+
+
+def _kept(column: Any, good: npt.NDArray[np.bool_]) -> Any:
+    return column[good] if isinstance(column, np.ndarray) else list(compress(column, good))
+
+
 def _split(
     plan: _Plan, int_form: str, text_form: str
 ) -> tuple[list[tuple[sql.Composable, Fixed]], list[sql.Composable]]:
@@ -205,10 +221,3 @@ def _named(columns: Sequence[sql.Composable]) -> sql.Composable:
 
 def _names(count: int) -> sql.Composable:
     return sql.SQL(", ").join([sql.Identifier(f"c{n}") for n in range(count)])
-
-
-def evenly(values: Sequence[Any], count: int) -> list[Any]:
-    """Return at most `count` of the values, spread evenly from the first to the last."""
-    if len(values) <= count:
-        return list(values)
-    return [values[int(place)] for place in np.linspace(0, len(values) - 1, count)]

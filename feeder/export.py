@@ -1,0 +1,170 @@
+"""Pages out of a vector source: one read ahead of the other, then cleaned row by row."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from feeder.changes import ACTIVE, UNKNOWN, Directory, Key, VectorPage, Vectors
+from feeder.sources.port import VectorSource
+from vector_client.types import Id, Item
+
+PAGES_AHEAD = 2
+ID_CHARACTERS_MAX = 255
+HALF_PRECISION_ERROR_MAX = 1e-3
+RENORMALISED: Mapping[str, object] = {"vector_source": "halfvec", "renormalised": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """What of a page can be stored: one item an id, the last row of it. set_aside: ids by reason."""
+
+    items: Sequence[Item]
+    set_aside: Mapping[str, Sequence[Id]]
+    inactive: int
+
+
+def pages(source: VectorSource, after: Key | None, rows: int) -> Iterator[VectorPage]:
+    """Yield pages until the table ends."""
+    while True:
+        page = source.page(after, rows)
+        if not page.keys:
+            return
+        yield page
+        if len(page.keys) < rows:
+            return
+        after = page.keys[-1]
+
+
+@contextlib.contextmanager
+def read_ahead(
+    source_pages: Iterator[VectorPage], depth: int = PAGES_AHEAD
+) -> Iterator[Iterator[VectorPage]]:
+    """Read pages in a thread of their own, at most `depth` before they are asked for; an error of the source
+    comes out where its page would have. Leaving the block ends the thread."""
+    waiting: queue.Queue[VectorPage | BaseException | None] = queue.Queue(maxsize=depth)
+    is_over = threading.Event()
+
+    def offer(value: VectorPage | BaseException | None) -> None:
+        while not is_over.is_set():
+            with contextlib.suppress(queue.Full):
+                waiting.put(value, timeout=0.1)
+                break
+
+    def read() -> None:
+        try:
+            for page in source_pages:
+                offer(page)
+                if is_over.is_set():
+                    return
+            offer(None)
+        except BaseException as exc:  # handed to the thread that waits for the page
+            offer(exc)
+
+    def take() -> Iterator[VectorPage]:
+        while (value := waiting.get()) is not None:
+            if isinstance(value, BaseException):
+                raise value
+            yield value
+
+    thread = threading.Thread(target=read, name="export", daemon=True)
+    thread.start()
+    try:
+        yield take()
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def clean(
+    page: VectorPage,
+    directory: Directory | None,
+    metadata: Mapping[Id, Mapping[str, object]] | None = None,
+    is_half: bool = False,
+) -> Cleaned:
+    """Return the items of a page, in key order, and the ids that are set aside.
+
+    directory None: every id counts as known and active. is_half: half precision leaves unit vectors up to
+    8e-5 off; they are made unit length again, once, and their metadata says so.
+    """
+    vectors = page.vectors
+    good, set_aside = _usable(page)
+    if directory is None:
+        states = np.full(len(page.ids), ACTIVE, dtype=np.int8)
+    else:
+        states = directory.states(page.ids)
+        _note(set_aside, "orphan", page.ids, good & (states == UNKNOWN))
+        good &= states != UNKNOWN
+    rows = np.flatnonzero(good).tolist()
+    last_of = {page.ids[row]: row for row in rows}
+    duplicates = [page.ids[row] for row in rows if last_of[page.ids[row]] != row]
+    if duplicates:
+        set_aside["duplicate"] = duplicates
+        rows = sorted(last_of.values())
+    if is_half:
+        vectors = renormalised(vectors)
+    packed = np.ascontiguousarray(vectors, dtype="<f4")
+    active = (states == ACTIVE).tolist()
+    items = [
+        Item(
+            page.ids[row],
+            packed[row].tobytes(),
+            active=active[row],
+            metadata=_metadata(page.ids[row], metadata, is_half),
+        )
+        for row in rows
+    ]
+    return Cleaned(items, set_aside, sum(not item.active for item in items))
+
+
+def renormalised(vectors: Vectors) -> Vectors:
+    """Return the rows at unit length, where they were that but for half precision's rounding."""
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    near = np.abs(lengths - 1.0) < HALF_PRECISION_ERROR_MAX
+    return np.where(near[:, None], vectors / np.where(near, lengths, 1.0)[:, None], vectors).astype(
+        np.float32
+    )
+
+
+def _usable(page: VectorPage) -> tuple[npt.NDArray[np.bool_], dict[str, Sequence[Id]]]:
+    """Return which rows have a vector and an id that the service can store, and the ids of the others."""
+    set_aside: dict[str, Sequence[Id]] = {}
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.einsum("ij,ij->i", page.vectors, page.vectors)
+    good = np.ones(len(page.ids), dtype=bool)
+    doubtful = np.flatnonzero(~np.isfinite(squares) | (squares == 0))
+    is_finite = np.ones(len(page.ids), dtype=bool)
+    is_zero = np.zeros(len(page.ids), dtype=bool)
+    is_finite[doubtful] = np.isfinite(page.vectors[doubtful]).all(axis=1)
+    is_zero[doubtful] = ~page.vectors[doubtful].any(axis=1)
+    _note(set_aside, "not_finite", page.ids, ~is_finite)
+    _note(set_aside, "zero_vector", page.ids, is_zero)
+    good &= is_finite & ~is_zero
+    if page.ids and isinstance(page.ids[0], str):
+        fits = np.fromiter((1 <= len(str(i)) <= ID_CHARACTERS_MAX for i in page.ids), bool, len(page.ids))
+        _note(set_aside, "bad_id", page.ids, good & ~fits)
+        good &= fits
+    return good, set_aside
+
+
+def _note(
+    set_aside: dict[str, Sequence[Id]], reason: str, ids: Sequence[Id], where: npt.NDArray[np.bool_]
+) -> None:
+    rows = np.flatnonzero(where)
+    if len(rows):
+        set_aside[reason] = [ids[int(row)] for row in rows]
+
+
+def _metadata(
+    item_id: Id, metadata: Mapping[Id, Mapping[str, object]] | None, is_half: bool
+) -> Mapping[str, object] | None:
+    known = metadata.get(item_id) if metadata is not None else None
+    if not is_half:
+        return known
+    return {**(known or {}), **RENORMALISED}

@@ -1,0 +1,76 @@
+"""Where an import stands, as the text that the service stores in the same commit as the rows."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from feeder.changes import Key
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ImportCursor:
+    """table: the identity of the source table. after: the last key that is stored, None before the first.
+    counts: what was counted on the way, so that a resumed run reports the whole import."""
+
+    table: str
+    after: Key | None = None
+    version: str = ""
+    rows: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
+    done: bool = False
+
+    @classmethod
+    def resumed(cls, text: str | None, table: str, restart: bool) -> ImportCursor:
+        """Return where the last run of the same table stopped; the beginning when there is none, it was
+        finished, or it was another table."""
+        fresh = cls(table)
+        if text is None or restart:
+            return fresh
+        try:
+            body = json.loads(text)
+            found = cls(
+                body["table"], body["after"], body["version"], body["rows"], body["counts"], body["done"]
+            )
+            is_ours = body["format"] == FORMAT
+        except (ValueError, KeyError, TypeError):
+            is_ours = False
+        if not is_ours:
+            log.warning("cursor_not_understood", extra={"cursor": text[:200]})
+            return fresh
+        if found.done or found.table != table:
+            return fresh
+        return found
+
+    def to_json(self) -> str:
+        body = {
+            "format": FORMAT,
+            "table": self.table,
+            "after": self.after,
+            "version": self.version,
+            "rows": self.rows,
+            "counts": dict(self.counts),
+            "done": self.done,
+        }
+        return json.dumps(body, ensure_ascii=False)
+
+    def labelled(self, version: str) -> ImportCursor:
+        """Return the cursor under an embedding_version; another one than before starts over."""
+        if self.version in ("", version):
+            return replace(self, version=version)
+        return ImportCursor(self.table, version=version)
+
+    def moved(self, after: Key, rows: int, counts: Mapping[str, int]) -> ImportCursor:
+        return replace(self, after=after, rows=self.rows + rows).counted(counts)
+
+    def counted(self, counts: Mapping[str, int]) -> ImportCursor:
+        total = dict(self.counts)
+        for name, count in counts.items():
+            total[name] = total.get(name, 0) + count
+        return replace(self, counts=total)

@@ -1,0 +1,134 @@
+"""What people and machines see of a run: a bar or lines while it lasts, a table or a JSON line at its end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TextIO
+
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+LINE_SECONDS = 5.0
+STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+
+class Progress(Protocol):
+    """Shows how far one collection is."""
+
+    def begin(self, what: str, total: int, done: int) -> None: ...
+
+    def advance(self, rows: int) -> None: ...
+
+    def end(self) -> None: ...
+
+
+class ProgressBar:
+    """For a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._bar: Any = None
+
+    def begin(self, what: str, total: int, done: int) -> None:
+        self._bar = tqdm(desc=what, total=total, initial=done, unit=" rows", file=self._stream, smoothing=0.1)
+
+    def advance(self, rows: int) -> None:
+        self._bar.update(rows)
+
+    def end(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class ProgressLog:
+    """For everything else: a log line every few seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._what = ""
+        self._total = self._done = 0
+        self._shown_at = 0.0
+
+    def begin(self, what: str, total: int, done: int) -> None:
+        self._what, self._total, self._done, self._shown_at = what, total, done, self._clock()
+        log.info("import_began", extra={"collection": what, "rows": total, "done": done})
+
+    def advance(self, rows: int) -> None:
+        self._done += rows
+        if self._clock() - self._shown_at >= LINE_SECONDS:
+            self._shown_at = self._clock()
+            log.info(
+                "import_went_on", extra={"collection": self._what, "done": self._done, "rows": self._total}
+            )
+
+    def end(self) -> None:
+        log.info("import_ended", extra={"collection": self._what, "done": self._done, "rows": self._total})
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The outcome for one collection. counts: in the order to print. notes: sentences. names: ids by reason,
+    a few of each."""
+
+    collection: str
+    outcome: str
+    counts: Mapping[str, int | float | str]
+    notes: Sequence[str] = ()
+    names: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+
+def as_table(summary: Summary) -> str:
+    """Return a summary for people."""
+    width = max([len(name) for name in summary.counts] or [0])
+    lines = [f"{summary.collection}: {summary.outcome}"]
+    for name, value in summary.counts.items():
+        shown = f"{value:,}" if isinstance(value, int) else str(value)
+        names = summary.names.get(name, ())
+        lines.append(f"  {name:<{width}}  {shown:>12}" + (f"  {', '.join(map(str, names))}" if names else ""))
+    return "\n".join([*lines, *(f"  {note}" for note in summary.notes)])
+
+
+def as_json(summary: Summary) -> str:
+    """Return a summary for machines, one line."""
+    body = {
+        "event": "import_summary",
+        "collection": summary.collection,
+        "outcome": summary.outcome,
+        **summary.counts,
+        "notes": list(summary.notes),
+        "names": {reason: list(ids) for reason, ids in summary.names.items()},
+    }
+    return json.dumps(body, ensure_ascii=False, default=str)
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, event, and the event's own fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        body = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            body["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(body, ensure_ascii=False, default=str)
+
+
+class PlainLines(logging.Formatter):
+    """`event name=value ...` for people reading a log file."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
+        line = f"{self.formatTime(record, '%H:%M:%S')} {record.getMessage()} {fields}".rstrip()
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name, value in vars(record).items() if name not in STANDARD_FIELDS}
