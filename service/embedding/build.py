@@ -41,6 +41,7 @@ def build(model: BuiltinModel, models_dir: Path, say: Callable[[str], None]) -> 
             dim=model.dim,
             label=model.label,
             parts=model.parts,
+            interface=model.interface,
             files=marks_of(work),
         )
         publish(work, model.directory(models_dir), manifest)

@@ -9,10 +9,9 @@ from types import MappingProxyType
 
 from service.embedding.convert.wheels import WheelWeights
 from service.embedding.manifest import Parts, version_string
-from service.embedding.onnx_image import RUNTIME as IMAGE_RUNTIME
-from service.embedding.onnx_text import RUNTIME as TEXT_RUNTIME
 from service.embedding.port import Modality
 from service.embedding.preprocess import Preprocess
+from service.embedding.runtimes import ONNX_IMAGE, ONNX_TEXT
 
 E5 = "multilingual-e5-small"
 EFFICIENTNET = "efficientnet-lite0"
@@ -34,6 +33,7 @@ class BuiltinModel:
     runtime: str
     source: WheelWeights
     parts: Parts
+    interface: Parts
 
     @property
     def embedding_version(self) -> str:
@@ -62,21 +62,23 @@ BUILTIN: Mapping[str, BuiltinModel] = MappingProxyType(
             label="me5s-q4-fp32",
             modality="text",
             dim=384,
-            runtime=TEXT_RUNTIME,
+            runtime=ONNX_TEXT,
             source=_E5_SOURCE,
             parts={
                 "weights": _E5_SOURCE.sha256,
                 "conversion": _E5_CONVERSION,
-                "model_file": MODEL_FILE,
-                "inputs": ["input_ids", "attention_mask"],
-                "output": "vectors",
                 "pooling": "mean",
                 "normalise": "l2",
                 "prefixes": {"query": "query: ", "document": "passage: "},
                 "tokens_max": 512,
-                "pad_id": 1,
                 "dim": 384,
                 "precision": "fp32",
+            },
+            interface={
+                "model_file": MODEL_FILE,
+                "inputs": ["input_ids", "attention_mask"],
+                "output": "vectors",
+                "pad_id": 1,
             },
         ),
         EFFICIENTNET: BuiltinModel(
@@ -84,18 +86,18 @@ BUILTIN: Mapping[str, BuiltinModel] = MappingProxyType(
             label="effnet0-pca-fp32",
             modality="image",
             dim=512,
-            runtime=IMAGE_RUNTIME,
+            runtime=ONNX_IMAGE,
             source=_EFFICIENTNET_SOURCE,
             parts={
                 "weights": _EFFICIENTNET_SOURCE.sha256,
                 "conversion": _EFFICIENTNET_CONVERSION,
-                "model_file": MODEL_FILE,
                 "pooling": "mean-root-projection",
                 "normalise": "l2",
                 "preprocess": EFFICIENTNET_PREPROCESS.parts(),
                 "dim": 512,
                 "precision": "fp32",
             },
+            interface={"model_file": MODEL_FILE},
         ),
     }
 )

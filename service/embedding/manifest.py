@@ -39,7 +39,8 @@ class FileMark:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """runtime: which loader opens the directory. label: the readable head of the embedding_version."""
+    """runtime: which loader opens the directory. label: the readable head of the embedding_version.
+    interface: how the file is called (names, layout), which shapes no vector."""
 
     name: str
     revision: str
@@ -48,6 +49,7 @@ class Manifest:
     dim: int
     label: str
     parts: Parts
+    interface: Parts
     files: Mapping[str, FileMark]
 
     @property
@@ -116,18 +118,22 @@ def _is_pickle(path: Path) -> bool:
 
 def publish(work: Path, final: Path, manifest: Manifest) -> None:
     """Make the directory `work` appear as `final`, whole: manifest last, fsync, rename."""
-    body = asdict(manifest)
-    body["format_version"] = FORMAT_VERSION
-    body["embedding_version"] = manifest.embedding_version
-    (work / MANIFEST).write_text(
-        json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8"
-    )
+    write_manifest(work, manifest)
     for path in [p for p in work.rglob("*") if p.is_file()]:
         _fsync(path)
     if final.exists():
         shutil.rmtree(final)  # the same name and revision, built again: nothing else can lie there
     work.replace(final)
     _fsync(final.parent)
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write manifest.json into `directory`."""
+    body = asdict(manifest)
+    body["format_version"] = FORMAT_VERSION
+    body["embedding_version"] = manifest.embedding_version
+    text = json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False)
+    (directory / MANIFEST).write_text(text + "\n", "utf-8")
 
 
 def _fsync(path: Path) -> None:

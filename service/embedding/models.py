@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
-from service.embedding import onnx_image, onnx_text
 from service.embedding.builtin import BuiltinModel
 from service.embedding.descriptor import DESCRIPTOR_DIM
 from service.embedding.manifest import BadModelDirectory, Manifest, read_manifest, verify
@@ -22,7 +22,10 @@ from service.embedding.onnx_image import OnnxImageEmbedder
 from service.embedding.onnx_text import OnnxTextEmbedder
 from service.embedding.port import ImageEmbedder, Modality, TextEmbedder
 from service.embedding.references import COMMAND, NoModel, directory_and_mend, parse_reference
+from service.embedding.runtimes import ONNX_IMAGE, ONNX_TEXT, OPEN_CLIP, SENTENCE_TRANSFORMERS
 from service.errors import ModelUnavailable
+
+TORCH_INSTALL = "pip install -c constraints.txt '.[torch]'"
 
 
 def version_of(ref: str, models_dir: Path, *, modality: Modality, dim: int) -> str:
@@ -74,15 +77,36 @@ def load_image_embedder(ref: str, *, models_dir: Path, dim: int, threads: int) -
 
 
 def _open_text(ref: str, directory: Path, manifest: Manifest, threads: int) -> TextEmbedder:
-    if manifest.runtime == onnx_text.RUNTIME:
+    if manifest.runtime == ONNX_TEXT:
         return OnnxTextEmbedder(directory, manifest, threads=threads)
+    # torch takes seconds to import and is an extra: only those who chose it pay
+    if manifest.runtime == SENTENCE_TRANSFORMERS:
+        _require_torch(ref)
+        from service.embedding.torch_text import SentenceTransformerEmbedder
+
+        return SentenceTransformerEmbedder(directory, manifest, threads=threads)
+    if manifest.runtime == OPEN_CLIP:
+        _require_torch(ref)
+        from service.embedding.torch_clip import ClipTexts
+
+        return ClipTexts(directory, manifest, threads=threads)
     raise _wrong_kind(ref, "reads no text")
 
 
 def _open_images(ref: str, directory: Path, manifest: Manifest, threads: int) -> ImageEmbedder:
-    if manifest.runtime == onnx_image.RUNTIME:
+    if manifest.runtime == ONNX_IMAGE:
         return OnnxImageEmbedder(directory, manifest, threads=threads)
+    if manifest.runtime == OPEN_CLIP:
+        _require_torch(ref)
+        from service.embedding.torch_clip import ClipImages
+
+        return ClipImages(directory, manifest, threads=threads)
     raise _wrong_kind(ref, "reads no pictures")
+
+
+def _require_torch(ref: str) -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise ModelUnavailable(f"{ref} runs in torch, which is not installed.", TORCH_INSTALL)
 
 
 def _wrong_kind(ref: str, what: str) -> ModelUnavailable:

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from service.embedding.adopting import Wishes, describe_directory
 from service.embedding.build import build
 from service.embedding.builtin import BUILTIN
 from service.embedding.convert.e5_file import BadWeights
 from service.embedding.convert.wheels import DownloadFailed
-from service.embedding.manifest import MANIFEST, BadModelDirectory, verify
+from service.embedding.manifest import MANIFEST, BadModelDirectory, verify, write_manifest
 
 log = logging.getLogger(__name__)
 PROGRAM = "python -m service models"
@@ -23,7 +24,7 @@ def main(argv: Sequence[str], models_dir: Path) -> int:
     given = _parser(models_dir).parse_args(argv)
     try:
         return int(given.run(given))
-    except (DownloadFailed, BadWeights, BadModelDirectory) as exc:
+    except (DownloadFailed, BadWeights, BadModelDirectory, OSError) as exc:
         say(f"error: {exc}", error=True)
         return 1
 
@@ -43,12 +44,58 @@ def _parser(models_dir: Path) -> argparse.ArgumentParser:
     one.add_argument("names", nargs="*", metavar="name", help=", ".join(BUILTIN))
     one.add_argument("--again", action="store_true", help="also when they are there and whole")
     one.set_defaults(run=_build)
+    one = commands.add_parser("fetch", help="bring a model from a hub, at one revision")
+    one.add_argument(
+        "reference", help="<hub id>@<40 hex digits>; with a branch or without one, it is resolved"
+    )
+    one.add_argument("--endpoint", help="another hub's address")
+    _add_wishes(one)
+    one.set_defaults(run=_fetch)
+    one = commands.add_parser("adopt", help="write the manifest of a model directory that you trust")
+    one.add_argument("directory", type=Path)
+    _add_wishes(one)
+    one.set_defaults(run=_adopt)
     one = commands.add_parser("verify", help="check every file of every model (or those named)")
     one.add_argument("names", nargs="*", metavar="name", help="a directory's name in the models directory")
     one.set_defaults(run=_verify)
     one = commands.add_parser("list", help="what is here, and what could be")
     one.set_defaults(run=_list)
     return parser
+
+
+def _add_wishes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--query-prefix", metavar="TEXT", help="put before each query, e.g. 'query: '")
+    parser.add_argument("--document-prefix", metavar="TEXT", help="put before each document")
+    parser.add_argument("--tokens-max", type=int, metavar="N", help="read no more tokens of a text than this")
+    parser.add_argument("--torch", action="store_true", help="run by torch even where an ONNX form is there")
+
+
+def _wishes(given: argparse.Namespace) -> Wishes:
+    return Wishes(given.query_prefix, given.document_prefix, given.tokens_max, given.torch)
+
+
+def _fetch(given: argparse.Namespace) -> int:
+    from service.embedding.fetching import fetch  # the hub client takes a second to import
+
+    repository, _, revision = given.reference.partition("@")
+    model, manifest = fetch(
+        repository, revision or "main", given.models_dir, _wishes(given), say, given.endpoint
+    )
+    say(f"{manifest.embedding_version} in {model.directory(given.models_dir)}")
+    say(f"model = {model.repository}@{model.revision}")
+    return 0
+
+
+def _adopt(given: argparse.Namespace) -> int:
+    directory: Path = given.directory
+    if not directory.is_dir():
+        raise BadModelDirectory(f"{directory} is no directory.")
+    manifest = describe_directory(
+        directory, name=directory.resolve().name, revision="local", weights=None, wishes=_wishes(given)
+    )
+    write_manifest(directory, manifest)
+    say(f"{manifest.embedding_version}: {manifest.runtime}, {manifest.modality}, {manifest.dim} values")
+    return 0
 
 
 def _build(given: argparse.Namespace) -> int:

@@ -15,7 +15,6 @@ from service.embedding.onnx_runtime import open_session
 from service.embedding.port import EmbeddedTexts, ModelInfo, Role
 
 TOKENS_BUDGET = 2048  # tokens of one forward pass, padding counted: more brings no speed, only memory
-RUNTIME = "onnx-text"
 
 
 class OnnxTextEmbedder:
@@ -25,13 +24,13 @@ class OnnxTextEmbedder:
         parts = manifest.parts
         self._prefixes: dict[str, str] = parts["prefixes"]
         self._tokens_max: int = parts["tokens_max"]
-        self._inputs: list[str] = parts["inputs"]
-        self._pool_here: bool = parts["output"] == "tokens"
+        self._inputs: list[str] = manifest.interface["inputs"]
+        self._pool_here: bool = manifest.interface["output"] == "tokens"
         self._tokenizer: Any = Tokenizer.from_file(str(directory / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self._tokens_max)
-        self._session = open_session(directory / parts["model_file"], threads)
-        self._pad_id: int = parts["pad_id"]
+        self._session = open_session(directory / manifest.interface["model_file"], threads)
+        self._pad_id: int = manifest.interface["pad_id"]
         self._info = ModelInfo(
             name=manifest.name,
             embedding_version=manifest.embedding_version,

@@ -1,0 +1,8 @@
+"""The names of the ways to run a model, as manifests record them."""
+
+from __future__ import annotations
+
+ONNX_TEXT = "onnx-text"
+ONNX_IMAGE = "onnx-image"
+SENTENCE_TRANSFORMERS = "sentence-transformers"
+OPEN_CLIP = "open-clip"
