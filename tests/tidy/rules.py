@@ -157,7 +157,7 @@ def no_module_state(source: SourceFile) -> Iterator[Finding]:
 
 
 def broad_excepts_speak(source: SourceFile) -> Iterator[Finding]:
-    """`except Exception` may only pass the error on, or log it with its traceback."""
+    """`except Exception` may raise, hand the error on, or log it with its traceback; nothing else."""
     if not source.is_product:
         return
     for node in ast.walk(source.tree):
@@ -221,7 +221,17 @@ def _speaks(handler: ast.ExceptHandler) -> bool:
                 return True
             if any(k.arg == "exc_info" for k in node.keywords):
                 return True
+        if isinstance(node, ast.Call) and not _is_log_line(node) and _is_given(node, handler.name):
+            return True  # handed on: another thread raises it
     return False
+
+
+def _is_given(call: ast.Call, name: str | None) -> bool:
+    return any(isinstance(argument, ast.Name) and argument.id == name for argument in call.args)
+
+
+def _is_log_line(call: ast.Call) -> bool:
+    return isinstance(call.func, ast.Attribute) and call.func.attr in {"debug", "info", "warning", "error"}
 
 
 RULES: tuple[Rule, ...] = (

@@ -59,10 +59,10 @@ def missing_parts(path: str, text: str) -> Iterator[Finding]:
 
 def structure(text: str) -> tuple[list[int], list[tuple[str, list[str]]]]:
     """Heading levels, and each code block's language and lines without comments."""
-    blocks = [
-        (block.language, [line for line in block.lines if not line.lstrip().startswith("#")])
-        for block in code_blocks(text)
-    ]
+    blocks = []
+    for block in code_blocks(text):
+        bare = [re.sub(r"(^|\s\s+)#.*", "", line).rstrip() for line in block.lines]
+        blocks.append((block.language, [line for line in bare if line]))
     return [level for level, _ in headings(text)], blocks
 
 
@@ -89,7 +89,7 @@ def test_a_difference_between_readmes_is_found() -> None:
     page = "# A\n```sh\nmake run  \n```\n"
     assert structure(page) != structure(page.replace("run", "test"))
     assert structure(page) != structure("#" + page)
-    assert structure("# A\n```sh\n# 설명\nmake\n```\n") == structure("# B\n```sh\n# words\nmake\n```\n")
+    assert structure("# A\n```sh\n# 설명\nmake  # 끝\n```\n") == structure("# B\n```sh\nmake\n```\n")
 
 
 @pytest.mark.parametrize("path", NOTES)

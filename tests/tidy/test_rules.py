@@ -43,6 +43,11 @@ MORE_BAD = [
     ),
     (rules.no_module_state, "tests/a.py", "def f():\n    global x\n"),
     (rules.broad_excepts_speak, "service/a.py", "try:\n    f()\nexcept:\n    x = 1\n"),
+    (
+        rules.broad_excepts_speak,
+        "service/a.py",
+        "try:\n    f()\nexcept Exception as exc:\n    log.error('failed', exc)\n",
+    ),
     (rules.no_mocks, "tests/a.py", "def test(monkeypatch):\n    monkeypatch.setattr('a.b', 1)\n"),
 ]
 GOOD = [
@@ -68,6 +73,11 @@ GOOD = [
         "import logging\nlog = logging.getLogger(__name__)\n_MAX = 3\nIds = list[int]\n",
     ),
     (rules.broad_excepts_speak, "service/a.py", "try:\n    f()\nexcept Exception:\n    log.exception('x')\n"),
+    (
+        rules.broad_excepts_speak,
+        "service/a.py",
+        "try:\n    f()\nexcept Exception as exc:\n    offer(exc)\n",
+    ),
     (rules.no_mocks, "tests/a.py", "def test(monkeypatch):\n    monkeypatch.setenv('A', '1')\n"),
 ]
 
