@@ -1,0 +1,102 @@
+"""kill -9 under 32 concurrent upserters: nothing acknowledged is lost, and what is left serves."""
+
+from __future__ import annotations
+
+import random
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from index_store.embedded.check import check
+from index_store.embedded.engine import EmbeddedIndex
+from index_store.types import SearchRequest
+from tests.simulation.upserting import IDS_A_THREAD, SPEC, THREADS
+
+SEED = 4_410
+KILLS = 30
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def acknowledged_until_killed(data_dir: Path, first: int, acks: int) -> dict[int, int]:
+    """Newest acknowledged version of each id; the process dies after about `acks` of them."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "tests.simulation.upserting", str(data_dir), str(first)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+    )
+    assert child.stdout is not None
+    seen = b""
+    while seen.count(b"\n") < acks:
+        ready, _, _ = select.select([child.stdout], [], [], 60)
+        assert ready, "the writers made no progress for a minute"
+        more = child.stdout.read1(65_536)  # type: ignore[attr-defined]
+        assert more, "the writers died by themselves"
+        seen += more
+    child.send_signal(signal.SIGKILL)
+    seen += child.stdout.read()
+    child.stdout.close()
+    child.wait()
+    newest: dict[int, int] = {}
+    for line in seen.splitlines():
+        item_id, version = map(int, line.split())
+        newest[item_id] = max(version, newest.get(item_id, -1))
+    return newest
+
+
+def in_flight(found: dict[int, int], first: int) -> dict[int, int]:
+    """The one write a thread may have sent without hearing back: version by id."""
+    out = {}
+    for thread in range(THREADS):
+        ids = range(thread * IDS_A_THREAD, (thread + 1) * IDS_A_THREAD)
+        step = max((found[item_id] - first + 1 for item_id in ids if item_id in found), default=0)
+        out[ids[step % IDS_A_THREAD]] = first + step
+    return out
+
+
+def lost(index: EmbeddedIndex, newest: dict[int, int], sent: dict[int, int]) -> list[int]:
+    """Ids whose stored state is neither what was acknowledged last nor what was on its way after it.
+    What was on its way and is stored becomes the newest of its id."""
+    wrong = []
+    ids = sorted({*newest, *sent})
+    for item_id, item in zip(ids, index.get("things", ids), strict=True):
+        possible = [version[item_id] for version in (newest, sent) if item_id in version]
+        if item is not None:
+            assert item.vector is not None and item.vector[0] == (item.source_version or 0) + 1
+            matching = [version for version in possible if version == item.source_version]
+        else:
+            matching = [version for version in possible if version % 7 == 0]
+        if matching:
+            newest[item_id] = max(matching)
+        elif item_id in newest or item is not None:
+            wrong.append(item_id)
+    return wrong
+
+
+def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path: Path) -> None:
+    print(f"seed {SEED}")
+    chance = random.Random(SEED)
+    index = EmbeddedIndex(tmp_path, [SPEC])
+    index.open()
+    index.advance("things", "begin", "v1")
+    index.close()
+    newest: dict[int, int] = {}
+    acks = 0
+    for kill in range(KILLS):
+        first = kill * 10**5  # float32 vectors tell versions up to 2**24
+        found = acknowledged_until_killed(tmp_path, first, acks=chance.randrange(40, 900))
+        acks += len(found)
+        newest.update(found)
+        index.open()
+        assert lost(index, newest, in_flight(found, first)) == []
+        current = index.status("things").current
+        assert current is not None
+        query = np.ones(SPEC.dim, dtype=np.float32)
+        hits = index.search("things", [SearchRequest(query, THREADS * IDS_A_THREAD)])[0].hits
+        assert len(hits) == current.live
+        index.close()
+        assert check(tmp_path) == []
+    print(f"{KILLS} kills, {acks} acknowledged states, 0 lost")

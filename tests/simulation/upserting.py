@@ -1,0 +1,51 @@
+"""A process to be killed: 32 threads upsert for ever and print each acknowledged write.
+
+`python -m tests.simulation.upserting DATA_DIR FIRST`: each thread writes versions FIRST, FIRST+1, ...
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from index_store.embedded.engine import EmbeddedIndex
+from index_store.types import CollectionSpec, ItemDelete, ItemWrite, WriteBatch
+
+SPEC = CollectionSpec("things", "int64", 16, "l2")
+THREADS = 32
+IDS_A_THREAD = 20
+
+
+def batch_of(item_id: int, version: int) -> WriteBatch:
+    """Every seventh write is a delete; the vector tells the version."""
+    if version % 7 == 0:
+        return WriteBatch(deletes=[ItemDelete(item_id, version)])
+    vector = np.full(SPEC.dim, version + 1, dtype=np.float32)
+    return WriteBatch([ItemWrite(item_id, vector, True, None, version)], (), "v1")
+
+
+def upsert_for_ever(index: EmbeddedIndex, thread: int, first: int) -> None:
+    for step in range(10**9):
+        item_id, version = thread * IDS_A_THREAD + step % IDS_A_THREAD, first + step
+        index.write("things", batch_of(item_id, version))
+        os.write(1, f"{item_id} {version}\n".encode())
+
+
+def main(data_dir: Path, first: int) -> None:
+    index = EmbeddedIndex(data_dir, [SPEC])
+    index.open()
+    threads = [
+        threading.Thread(target=upsert_for_ever, args=(index, thread, first)) for thread in range(THREADS)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
