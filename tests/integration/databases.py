@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import json
 import os
 import pwd
 import secrets
@@ -325,3 +326,28 @@ def mariadb_programs() -> tuple[str, str]:
     if daemon is None or installer is None:
         raise ToolMissing("MariaDB is missing: apt-get install mariadb-server (macOS: brew install mariadb)")
     return daemon, installer
+
+
+def main() -> int:
+    """Start the servers named on the command line, print how to reach them as one JSON line, and end them
+    when standard input closes: for benchmarks and for trying things by hand."""
+    kinds = {"postgres": PostgresServer, "mariadb": MariaDBServer}
+    servers: list[Server] = []
+    try:
+        reached = {}
+        for name in sys.argv[1:] or list(kinds):
+            server = kinds[name]()
+            servers.append(server)
+            server.start()
+            database = server.create_database()
+            reached[name] = server.environ("TGT" if name == "postgres" else "SRC", database)
+        print(json.dumps(reached), flush=True)
+        sys.stdin.read()
+    finally:
+        for server in servers:
+            server.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
