@@ -1,0 +1,205 @@
+"""The collections that are served: built in, or read from a TOML file. `source` tables are the feeder's."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+from index_store.types import CollectionSpec, IdKind, Metric
+from service.errors import BadConfiguration
+from service.settings import Settings
+
+PRODUCTION_TEXT_MODEL = (
+    "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2@e8f8c211226b894fcb81acc59f3b34ba3efd5f42"
+)
+BUILTIN_IMAGE_MODEL = "builtin:efficientnet-lite0"
+CLIP_MODEL = "open_clip:ViT-B-32/openai"
+PLACEHOLDER_MODEL = "builtin:placeholder"
+NO_MODEL = "none"
+"""A collection that is written and searched by ready vectors only."""
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_RESERVED_FIELDS = frozenset(
+    (
+        "distance",
+        "score",
+        "rank",
+        "metadata",
+        "vector",
+        "text",
+        "image",
+        "image_url",
+        "active",
+        "source_version",
+    )
+)
+_ALLOWED: Mapping[str, tuple[str, ...]] = {
+    "id_type": ("int64", "string"),
+    "modality": ("text", "image"),
+    "metric": ("l2", "cosine", "ip"),
+}
+_DIM_MAX = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """One named set of vectors, as configured. model: a reference as docs/SETTINGS.md lists them."""
+
+    name: str
+    id_field: str = "id"
+    id_type: IdKind = "int64"
+    modality: Literal["text", "image"] = "text"
+    dim: int = 384
+    metric: Metric = "l2"
+    model: str = ""
+    text_template: str = ""
+    default: bool = False
+
+    @property
+    def spec(self) -> CollectionSpec:
+        return CollectionSpec(name=self.name, id_kind=self.id_type, dim=self.dim, metric=self.metric)
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Every served collection, in the order of configuration."""
+
+    collections: tuple[Collection, ...]
+
+    def get(self, name: str) -> Collection | None:
+        return next((each for each in self.collections if each.name == name), None)
+
+    @property
+    def default(self) -> Collection:
+        return next((each for each in self.collections if each.default), self.collections[0])
+
+    def default_of(self, modality: str) -> Collection | None:
+        """The one a request without `collection` goes to, by what it brings."""
+        alike = [each for each in self.collections if each.modality == modality]
+        return next((each for each in alike if each.default), alike[0] if alike else None)
+
+    def by_id_field(self, field: str) -> Collection | None:
+        return next((each for each in self.collections if each.id_field == field), None)
+
+
+def read_collections(settings: Settings) -> Catalogue:
+    """Raises BadConfiguration with every mistake of the file."""
+    builtin = _builtin(settings)
+    if settings.collections_file is None:
+        return Catalogue(builtin)
+    tables = _read_tables(settings)
+    known = {each.name: each for each in builtin}
+    mistakes: list[str] = []
+    collections: list[Collection] = []
+    for name, table in tables.items():
+        base = known.get(name, Collection(name))
+        found = _mistakes_of(name, table)
+        mistakes.extend(f"{settings.collections_file}: collection {name!r}: {each}" for each in found)
+        if not found:
+            given = {key: value for key, value in table.items() if key != "source"}
+            collections.append(_with_model(replace(base, **given), settings))
+    mistakes.extend(f"{settings.collections_file}: {each}" for each in _clashes(collections))
+    if mistakes:
+        raise BadConfiguration(mistakes)
+    return Catalogue(tuple(collections))
+
+
+def _builtin(settings: Settings) -> tuple[Collection, ...]:
+    recipes = Collection(
+        name="recipes",
+        id_field="recipe_id",
+        id_type="int64",
+        modality="text",
+        dim=384,
+        metric="l2",
+        model=settings.text_model or PRODUCTION_TEXT_MODEL,
+        text_template="{title}: {description} {ingredients}",
+    )
+    products = Collection(
+        name="products",
+        id_field="product_id",
+        id_type="string",
+        modality="image",
+        dim=settings.embed_dim,
+        metric="l2",
+        model=_image_model(settings),
+    )
+    return recipes, products
+
+
+def _image_model(settings: Settings) -> str:
+    if settings.enable_clip is not None:
+        return CLIP_MODEL if settings.enable_clip else PLACEHOLDER_MODEL
+    return settings.image_model or BUILTIN_IMAGE_MODEL
+
+
+def _with_model(collection: Collection, settings: Settings) -> Collection:
+    """A model that the file leaves open is the settings' choice for the modality."""
+    if collection.model:
+        return collection
+    chosen = _image_model(settings) if collection.modality == "image" else settings.text_model
+    return replace(collection, model=chosen or PRODUCTION_TEXT_MODEL)
+
+
+def _read_tables(settings: Settings) -> dict[str, dict[str, Any]]:
+    file = settings.collections_file
+    assert file is not None
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise BadConfiguration([f"COLLECTIONS_FILE {file} can't be read: {exc.strerror}"]) from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise BadConfiguration([f"COLLECTIONS_FILE {file} is not TOML: {exc}"]) from exc
+    mistakes = [f"{file}: unknown key {key!r}" for key in document if key != "collections"]
+    tables = document.get("collections", {})
+    if (
+        not isinstance(tables, dict)
+        or not tables
+        or not all(isinstance(each, dict) for each in tables.values())
+    ):
+        mistakes.append(f"{file}: needs at least one [collections.NAME] table")
+    if mistakes:
+        raise BadConfiguration(mistakes)
+    return cast("dict[str, dict[str, Any]]", tables)
+
+
+def _mistakes_of(name: str, table: Mapping[str, Any]) -> list[str]:
+    mistakes = []
+    if not _NAME.fullmatch(name):
+        mistakes.append("a name has 1 to 64 of a-z, 0-9, _ and -, and starts with a letter")
+    kinds: Mapping[str, type] = {
+        "id_field": str,
+        "id_type": str,
+        "modality": str,
+        "dim": int,
+        "metric": str,
+        "model": str,
+        "text_template": str,
+        "default": bool,
+        "source": dict,
+    }
+    for key, value in table.items():
+        if key not in kinds:
+            mistakes.append(f"unknown key {key!r}")
+        elif type(value) is not kinds[key]:
+            mistakes.append(f"{key} must be a {kinds[key].__name__}")
+        elif key in _ALLOWED and value not in _ALLOWED[key]:
+            mistakes.append(f"{key} must be one of {', '.join(_ALLOWED[key])}, got {value!r}")
+    id_field, dim = table.get("id_field", "id"), table.get("dim", 1)
+    if isinstance(id_field, str) and (not _FIELD.fullmatch(id_field) or id_field in _RESERVED_FIELDS):
+        mistakes.append(f"id_field {id_field!r} is not a usable field name")
+    if type(dim) is int and not 1 <= dim <= _DIM_MAX:
+        mistakes.append(f"dim must be 1 to {_DIM_MAX}, got {dim}")
+    return mistakes
+
+
+def _clashes(collections: Sequence[Collection]) -> list[str]:
+    mistakes = []
+    for modality in ("text", "image"):
+        if sum(each.default for each in collections if each.modality == modality) > 1:
+            mistakes.append(f"only one {modality} collection may be the default")
+    return mistakes

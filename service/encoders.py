@@ -1,0 +1,113 @@
+"""Which model embeds for which collection, and whether it is there. No collection ever borrows a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from index_store.types import Vector
+from service.embedding.port import EmbeddedTexts, ModelInfo
+from service.errors import InvalidImage, InvalidInput, ModelUnavailable, Starting
+
+
+class TextEncoder(Protocol):
+    """A loaded text model behind its line of requests. All raise Overloaded, DeadlineExceeded."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    async def embed_query(self, text: str) -> tuple[Vector, bool]:
+        """Return the vector and whether the text was longer than the model reads."""
+
+    async def embed_documents(self, texts: Sequence[str]) -> EmbeddedTexts: ...
+
+    def close(self) -> None: ...
+
+
+class ImageEncoder(Protocol):
+    """A loaded picture model behind its line of requests. All raise Overloaded, DeadlineExceeded."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    async def embed_query(self, data: bytes) -> Vector:
+        """Raises InvalidImage."""
+
+    async def embed_documents(self, datas: Sequence[bytes]) -> Sequence[Vector | InvalidImage]:
+        """One undecodable picture never spoils the others: it gets its error in its place."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Slot:
+    """A model's place: empty while it loads, then filled (`text` or `image`) or failed (`reason`).
+
+    Written and read on the event loop only.
+    """
+
+    reference: str
+    text: TextEncoder | None = None
+    image: ImageEncoder | None = None
+    reason: str = ""
+    mend: str = ""
+
+    @property
+    def info(self) -> ModelInfo | None:
+        encoder = self.text or self.image
+        return encoder.info if encoder else None
+
+    @property
+    def is_loading(self) -> bool:
+        return self.info is None and not self.reason
+
+    @property
+    def is_available(self) -> bool:
+        """A placeholder serves, but it is no model."""
+        return self.info is not None and not self.info.is_placeholder
+
+    def fail(self, error: ModelUnavailable) -> None:
+        self.reason, self.mend = error.reason, error.mend
+
+    def unavailable(self) -> Starting | ModelUnavailable:
+        if self.is_loading:
+            return Starting(f"The model {self.reference} is still loading.")
+        return ModelUnavailable(self.reason, self.mend)
+
+
+class Encoders:
+    """Text and pictures in, unit vectors out, by collection. Event loop only."""
+
+    def __init__(self, slots: Mapping[str, Slot]) -> None:
+        self._slots = slots
+
+    def slot(self, collection: str) -> Slot:
+        return self._slots[collection]
+
+    def info(self, collection: str) -> ModelInfo:
+        """Raises Starting or ModelUnavailable when the collection's model can't embed now."""
+        slot = self._slots[collection]
+        if slot.info is None:
+            raise slot.unavailable()
+        return slot.info
+
+    def text(self, collection: str) -> TextEncoder:
+        """Raises Starting, ModelUnavailable, InvalidInput when the collection's model reads no text."""
+        slot = self._slots[collection]
+        if slot.text is None:
+            raise self._missing(slot, collection, "text")
+        return slot.text
+
+    def image(self, collection: str) -> ImageEncoder:
+        """Raises Starting, ModelUnavailable, InvalidInput when the collection's model reads no pictures."""
+        slot = self._slots[collection]
+        if slot.image is None:
+            raise self._missing(slot, collection, "pictures")
+        return slot.image
+
+    @staticmethod
+    def _missing(slot: Slot, collection: str, content: str) -> Exception:
+        if slot.info is not None:
+            return InvalidInput("collection", f"{collection!r} has a model that reads no {content}")
+        return slot.unavailable()

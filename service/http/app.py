@@ -1,0 +1,109 @@
+"""The whole HTTP application: edge, front door, and FastAPI for every ordinary route."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from fastapi import FastAPI, Request, Response
+from starlette.types import Receive, Scope, Send
+
+from service.http.desk import Desk, exchange_of
+from service.http.edge import Edge
+from service.http.intakes import IntakeReader
+from service.http.problems import HANDLED, PROBLEM_JSON, problem_of
+from service.http.questions import SearchLimits
+from service.http.routes_embed import EmbedRoutes
+from service.http.routes_legacy import LegacyRoutes
+from service.http.routes_ops import HealthRoutes, ItemRoutes, OpsRoutes
+from service.http.routes_write import WriteRoutes
+from service.http.search_front import SearchFront
+from service.http.security import TrustedProxies
+from service.ingesting import Ingester, PictureSource
+from service.observing import Metrics, RequestLog
+from service.probing import Prober
+from service.searching import Searcher
+
+
+class Lifespan(Protocol):
+    def __call__(self, app: FastAPI) -> AbstractAsyncContextManager[None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the application is made of. lifespan: opens everything, and closes it after the last request."""
+
+    desk: Desk
+    searcher: Searcher
+    ingester: Ingester
+    pictures: PictureSource
+    prober: Prober
+    metrics: Metrics
+    request_log: RequestLog
+    is_open: Callable[[], bool]
+    lifespan: Lifespan
+
+
+class Application:
+    """The ASGI callable. `routes` lists what it serves, for the contract test."""
+
+    def __init__(self, parts: Parts) -> None:
+        settings = parts.desk.settings
+        self._fastapi = _fastapi(parts)
+        self._front = SearchFront(
+            self._fastapi,
+            parts.searcher,
+            parts.desk.catalogue,
+            parts.desk.keys,
+            SearchLimits(settings.search_top_k, settings.top_k_max, settings.query_chars_max),
+            searches_max=settings.searches_max,
+            body_bytes_max=settings.search_bytes_max,
+            body_read_s_max=settings.body_read_s_max,
+        )
+        proxies = TrustedProxies(settings.trusted_proxies)
+        self._edge = Edge(self._front, parts.metrics, parts.request_log, proxies, parts.is_open)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._edge(scope, receive, send)
+
+    def routes(self) -> list[tuple[str, str]]:
+        """Return every (method, path template), in the spelling of openapi.yaml."""
+        found = [("POST", path) for path in self._front.paths]
+        for route in self._fastapi.routes:
+            methods: set[str] = getattr(route, "methods", None) or set()
+            path = str(getattr(route, "path", "")).replace(":path}", "}")
+            found.extend((method, path) for method in methods)
+        return sorted(found)
+
+
+def _fastapi(parts: Parts) -> FastAPI:
+    """No documents, no redirects: openapi.yaml is the document, and callers don't follow redirects."""
+    app = FastAPI(
+        openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=parts.lifespan
+    )
+    desk = parts.desk
+    app.include_router(HealthRoutes(parts.prober).router())
+    app.include_router(EmbedRoutes(desk).router())
+    app.include_router(
+        WriteRoutes(desk, parts.ingester, IntakeReader(desk.catalogue, desk.settings)).router()
+    )
+    app.include_router(ItemRoutes(desk).router())
+    app.include_router(LegacyRoutes(desk, parts.searcher, parts.pictures).router())
+    app.include_router(OpsRoutes(desk, parts.metrics.exposition).router())
+    for kind in HANDLED:
+        app.add_exception_handler(kind, _refuse)
+    return app
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    exchange = exchange_of(request)
+    problem = problem_of(error)
+    exchange.code = problem.code
+    return Response(
+        problem.body(request.scope["path"], exchange.request_id.decode()),
+        status_code=problem.status,
+        media_type=PROBLEM_JSON,
+        headers=dict(problem.headers),
+    )

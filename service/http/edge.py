@@ -1,0 +1,164 @@
+"""The outermost layer: one spelling of each path, a request id, one log line, one count, no bare 500."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.http.limits import Headers
+from service.http.problems import PROBLEM_JSON, Problem, problem_of
+from service.http.security import TrustedProxies
+from service.observing import Metrics, RequestLog
+
+log = logging.getLogger(__name__)
+
+EXCHANGE = "uhok.exchange"
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_ALIAS = "/api/v1/"
+_UNKNOWN_ROUTE = "(unknown)"
+_OPEN_WHILE_STARTING = frozenset(("/health", "/livez", "/readyz", "/metrics"))
+
+
+class Exchange:
+    """One request and what is known of its answer so far; lives in the ASGI scope."""
+
+    __slots__ = ("code", "headers", "is_started", "request_id", "route", "status", "trace_id", "traceparent")
+
+    def __init__(self, headers: Headers) -> None:
+        self.headers = headers
+        offered = headers.get(b"x-request-id", b"")
+        self.request_id = offered if _REQUEST_ID.fullmatch(offered) else os.urandom(8).hex().encode()
+        self.traceparent = headers.get(b"traceparent", b"")
+        trace = _TRACEPARENT.fullmatch(self.traceparent)
+        self.trace_id = trace[1].decode() if trace else ""
+        self.route = ""
+        self.status = 500
+        self.code = ""
+        self.is_started = False
+
+    def answer_headers(self) -> list[tuple[bytes, bytes]]:
+        headers = [(b"x-request-id", self.request_id)]
+        if self.trace_id:
+            headers.append((b"traceparent", self.traceparent))
+        return headers
+
+
+async def send_problem(send: Send, scope: Scope, problem: Problem) -> None:
+    exchange: Exchange = scope[EXCHANGE]
+    exchange.code = problem.code
+    headers = {name.lower(): value for name, value in problem.headers.items()}
+    if problem.status in (408, 413):
+        headers["connection"] = "close"  # the rest of the body is not wanted
+    await send_body(
+        send,
+        problem.status,
+        problem.body(scope["path"], exchange.request_id.decode()),
+        PROBLEM_JSON,
+        [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()],
+    )
+
+
+async def send_body(
+    send: Send,
+    status: int,
+    body: bytes,
+    content_type: str = "application/json",
+    headers: Sequence[tuple[bytes, bytes]] = (),
+) -> None:
+    fixed = [(b"content-type", content_type.encode()), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Edge:
+    """Wraps the whole application. is_open: False answers 503 `starting` on all but the health routes."""
+
+    def __init__(
+        self,
+        inner: ASGIApp,
+        metrics: Metrics,
+        request_log: RequestLog,
+        proxies: TrustedProxies,
+        is_open: Callable[[], bool],
+    ) -> None:
+        self._inner = inner
+        self._metrics = metrics
+        self._request_log = request_log
+        self._proxies = proxies
+        self._is_open = is_open
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._inner(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._exchange(scope, receive, send)
+
+    async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        exchange = Exchange(dict(scope["headers"]))
+        path = canonical_path(scope["path"], scope.get("raw_path") or b"")
+        scope = {**scope, "path": path, EXCHANGE: exchange}
+        self._metrics.request_began()
+
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                exchange.is_started = True
+                message["headers"] = [*message.get("headers", ()), *exchange.answer_headers()]
+            await send(message)
+
+        try:
+            await self._answer(scope, receive, send_marked)
+        finally:
+            seconds = time.perf_counter() - started
+            self._note(scope, exchange, seconds)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange: Exchange = scope[EXCHANGE]
+        if not self._is_open() and scope["path"] not in _OPEN_WHILE_STARTING:
+            problem = Problem(503, "starting", "The service is starting.", headers={"retry-after": "1"})
+            await send_problem(send, scope, problem)
+            return
+        try:
+            await self._inner(scope, receive, send)
+        except Exception as exc:
+            log.exception("request_failed", extra={"request_id": exchange.request_id.decode()})
+            self._metrics.unexpected("request")
+            exchange.code = "internal_error"
+            if not exchange.is_started:
+                await send_problem(send, scope, problem_of(exc))
+
+    def _note(self, scope: Scope, exchange: Exchange, seconds: float) -> None:
+        route = exchange.route or getattr(scope.get("route"), "path", _UNKNOWN_ROUTE)
+        method = scope["method"]
+        self._metrics.request_ended(route, method, exchange.status, seconds, exchange.code)
+        client = scope.get("client")
+        fields = {
+            "request_id": exchange.request_id.decode(),
+            "method": method,
+            "route": route,
+            "status": exchange.status,
+            "took_ms": round(seconds * 1000, 3),
+            "peer": self._proxies.caller(exchange.headers, client[0] if client else None),
+        }
+        if exchange.code:
+            fields["code"] = exchange.code
+        if exchange.trace_id:
+            fields["trace_id"] = exchange.trace_id
+        self._request_log.write(fields)
+
+
+def canonical_path(path: str, raw_path: bytes) -> str:
+    """Return the one spelling that routes know: no trailing slash, /v1 for /api/v1. Nothing redirects.
+
+    An id may end with an encoded slash, hence the look at the raw path.
+    """
+    if len(path) > 1 and path[-1] == "/" and (not raw_path or raw_path.partition(b"?")[0][-1:] == b"/"):
+        path = path[:-1]
+    return path[4:] if path.startswith(_ALIAS) else path

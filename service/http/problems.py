@@ -1,0 +1,154 @@
+"""Error to HTTP answer: the one table, and the problem document (RFC 9457) it fills."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from index_store import errors as index
+from service import errors as service
+from service.errors import FieldError, InvalidInput
+
+PROBLEM_JSON = "application/problem+json"
+_ERRORS_SHOWN_MAX = 20
+_DETAIL_CHARS_MAX = 300
+
+
+class HttpRefusal(service.Refused):
+    """What only HTTP can get wrong: keys, bodies, content types, routes."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.errors = tuple(errors)
+        self.headers = dict(headers or {})
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An answer that says no. headers: beside the content type."""
+
+    status: int
+    code: str
+    detail: str
+    errors: Sequence[FieldError] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def body(self, instance: str, request_id: str) -> bytes:
+        document: dict[str, Any] = {
+            "type": f"urn:problem:{self.code}",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail[:_DETAIL_CHARS_MAX],
+            "instance": instance[:_DETAIL_CHARS_MAX],
+            "code": self.code,
+            "errors": [{"loc": list(each.loc), "msg": each.msg} for each in self.errors[:_ERRORS_SHOWN_MAX]],
+            "request_id": request_id,
+        }
+        return orjson.dumps(document)
+
+
+_TABLE: tuple[tuple[type[Exception], int, str], ...] = (
+    # The first row that fits counts: subclasses stand above their bases.
+    (index.UnknownCollection, 404, "unknown_collection"),
+    (index.InvalidId, 422, "invalid_id"),
+    (index.InvalidVector, 422, "invalid_vector"),
+    (index.InvalidFilter, 422, "invalid_filter"),
+    (index.PageExpired, 422, "cursor_expired"),
+    (index.InvalidRequest, 422, "invalid_request"),
+    (index.VersionMismatch, 409, "embedding_version_mismatch"),
+    (index.GenerationConflict, 409, "promote_conflict"),
+    (index.SeqNotReached, 503, "min_seq_timeout"),
+    (index.ReadOnly, 503, "read_only"),
+    (index.WriteFailed, 503, "write_failed"),
+    (index.Unavailable, 503, "store_unavailable"),
+    (service.UnknownItem, 404, "unknown_item"),
+    (service.InvalidImage, 422, "invalid_image"),
+    (service.BatchRejected, 422, "batch_rejected"),
+    (service.Starting, 503, "starting"),
+    (service.Overloaded, 503, "overloaded"),
+    (service.DeadlineExceeded, 503, "deadline_exceeded"),
+    (service.ModelUnavailable, 503, "model_unavailable"),
+    (service.TryLater, 503, "unavailable"),
+    (ClientDisconnect, 400, "client_disconnected"),
+)
+HANDLED: tuple[type[Exception], ...] = (
+    service.ServiceError,
+    index.IndexStoreError,
+    HTTPException,
+    RequestValidationError,
+    ClientDisconnect,
+)
+"""What a route may raise; anything else is a 500 and a traceback in the log."""
+
+_FIELD_OF_CODE = {"invalid_vector": "vector", "invalid_filter": "filter", "cursor_expired": "cursor"}
+_HTTP_CODES = {404: "unknown_route", 405: "method_not_allowed"}
+
+
+def problem_of(error: Exception) -> Problem:
+    """Say `error` in HTTP. An error nobody foresaw tells nothing about itself."""
+    if isinstance(error, HttpRefusal):
+        return Problem(error.status, error.code, str(error), error.errors, error.headers)
+    if isinstance(error, InvalidInput):
+        return Problem(422, error.code, str(error), [FieldError(("body", *error.loc), error.msg)])
+    if isinstance(error, HTTPException):
+        code = _HTTP_CODES.get(error.status_code, "http_error")
+        return Problem(error.status_code, code, str(error.detail), headers=dict(error.headers or {}))
+    if isinstance(error, RequestValidationError):
+        return _of_parameters(error)
+    for kind, status, code in _TABLE:
+        if isinstance(error, kind):
+            return Problem(
+                status, code, _sentence(error), _field_errors(error, code), _headers(error, status)
+            )
+    return Problem(500, "internal_error", "An unexpected error; the log has it under this request_id.")
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    if isinstance(error, service.ModelUnavailable) and error.mend:
+        text = f"{text}; to mend it: {error.mend}"
+    return text
+
+
+def _headers(error: Exception, status: int) -> dict[str, str]:
+    if status != HTTPStatus.SERVICE_UNAVAILABLE:
+        return {}
+    seconds = error.retry_after_s if isinstance(error, service.TryLater) else 1.0
+    return {"retry-after": str(max(1, math.ceil(seconds)))}
+
+
+def _field_errors(error: Exception, code: str) -> Sequence[FieldError]:
+    if isinstance(error, service.BatchRejected):
+        return [
+            FieldError(("body", "items", each.place), f"{each.code}: {each.detail}") for each in error.rejects
+        ]
+    if isinstance(error, service.InvalidImage):
+        return [FieldError(("body", "image"), f"{error.code}: {error}")]
+    if isinstance(error, index.InvalidRequest):
+        name = error.field or _FIELD_OF_CODE.get(code, "")
+        return [FieldError(("body", name), str(error))] if name else ()
+    return ()
+
+
+def _of_parameters(error: RequestValidationError) -> Problem:
+    errors = [FieldError(tuple(each["loc"]), str(each["msg"])) for each in error.errors()]
+    first = errors[0]
+    return Problem(422, "invalid_request", f"{first.loc[-1]}: {first.msg}.", errors)

@@ -1,0 +1,121 @@
+"""The shapes of request bodies. Search and embed ignore unknown fields, writes and operations refuse them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias, cast
+
+import msgspec
+
+IdIn: TypeAlias = int | str
+VectorIn: TypeAlias = list[float] | str
+IncludeIn: TypeAlias = Literal["score", "rank", "metadata", "vector"]
+RoleIn: TypeAlias = Literal["query", "document"]
+
+
+class SearchIn(msgspec.Struct, gc=False):
+    """One search; None means absent."""
+
+    query: str | None = None
+    image: str | None = None
+    vector: VectorIn | None = None
+    like_ids: list[IdIn] | None = None
+    unlike_ids: list[IdIn] | None = None
+    collection: str | None = None
+    top_k: int | None = None
+    exclude_ids: list[IdIn] | None = None
+    filter: dict[str, Any] | None = None
+    offset: int | None = None
+    cursor: str | None = None
+    max_distance: float | None = None
+    exact: bool | None = None
+    min_seq: int | None = None
+    embedding_version: str | None = None
+    include: list[IncludeIn] | None = None
+
+
+class SearchBatchIn(msgspec.Struct):
+    searches: list[SearchIn]
+
+
+class VectorParametersIn(msgspec.Struct):
+    """What stands in the query string when the body is the vector itself."""
+
+    collection: str | None = None
+    top_k: int | None = None
+    offset: int | None = None
+    embedding_version: str | None = None
+
+
+class EmbedIn(msgspec.Struct):
+    text: str | None = None
+    image: str | None = None
+    normalize: bool | None = None
+    collection: str | None = None
+    model: str | None = None
+    role: RoleIn | None = None
+
+
+class EmbedBatchIn(msgspec.Struct):
+    texts: list[str]
+    normalize: bool | None = None
+    collection: str | None = None
+    model: str | None = None
+    role: RoleIn | None = None
+
+
+class SimilarByUrlIn(msgspec.Struct):
+    image_url: str
+    top_k: int | None = None
+
+
+class DeleteIn(msgspec.Struct, forbid_unknown_fields=True):
+    id: IdIn
+    source_version: int | None = None
+
+
+class UpsertIn(msgspec.Struct, forbid_unknown_fields=True):
+    """items are decoded one by one, later: one bad item must not spoil the others of a partial write."""
+
+    collection: str | None = None
+    embedding_version: str | None = None
+    items: list[msgspec.Raw] = []
+    delete_ids: list[int | str | DeleteIn] | None = None
+    source: dict[str, str] | None = None
+
+
+class ItemIn(msgspec.Struct, forbid_unknown_fields=True):
+    """One item of an upsert. Each collection has its own twin with its id field (see `item_type`)."""
+
+    vector: VectorIn | None = None
+    text: str | None = None
+    image: str | None = None
+    image_url: str | None = None
+    active: bool | None = None
+    metadata: dict[str, Any] | None = None
+    source_version: int | None = None
+    id: IdIn | None = None
+
+
+def item_type(id_field: str) -> type[ItemIn]:
+    """Return ItemIn with `id_field` beside `id`."""
+    if id_field == "id":
+        return ItemIn
+    twin = msgspec.defstruct(
+        f"ItemIn_{id_field}",
+        [(id_field, IdIn | None, None)],
+        bases=(ItemIn,),
+        kw_only=True,
+        forbid_unknown_fields=True,
+    )
+    return cast("type[ItemIn]", twin)
+
+
+class IdsIn(msgspec.Struct, forbid_unknown_fields=True):
+    ids: list[IdIn]
+    collection: str | None = None
+    source_version: int | None = None
+
+
+class StepIn(msgspec.Struct, forbid_unknown_fields=True):
+    collection: str
+    embedding_version: str | None = None

@@ -1,0 +1,169 @@
+"""Start and stop: the port answers at once, then collections open, then models load and warm up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from index_store.errors import GenerationConflict, IndexStoreError
+from index_store.port import VectorIndex
+from index_store.types import SearchRequest
+from service.collections import NO_MODEL, PLACEHOLDER_MODEL, Collection
+from service.embedding.port import ModelInfo
+from service.encoders import ImageEncoder, Slot, TextEncoder
+from service.errors import ModelUnavailable, ServiceError
+from service.search_lane import SearchLane
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_WARM_UP_TEXT = "갈비탕"
+
+
+class OpenableIndex(VectorIndex, Protocol):
+    def open(self) -> None: ...
+
+
+class Loader(Protocol):
+    """Opens model files and starts the threads behind them. Blocking; raises ModelUnavailable."""
+
+    def load_text(self, reference: str, dim: int) -> TextEncoder: ...
+
+    def load_image(self, reference: str, dim: int) -> ImageEncoder: ...
+
+
+class Lifecycle:
+    """Owns what has to be opened and closed. `opened` is the application's lifespan."""
+
+    def __init__(
+        self,
+        index: OpenableIndex,
+        collections: Sequence[Collection],
+        slots: Mapping[str, Slot],
+        loader: Loader,
+        lane: SearchLane,
+        executors: Sequence[ThreadPoolExecutor],
+        *,
+        has_fallback: bool,
+    ) -> None:
+        self._index = index
+        self._collections = collections
+        self._slots = slots
+        self._loader = loader
+        self._lane = lane
+        self._executors = executors
+        self._has_fallback = has_fallback
+        self._is_open = False
+
+    def is_open(self) -> bool:
+        """Whether the collections can be searched and written; models may still be loading."""
+        return self._is_open
+
+    @contextlib.asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Serve from the first moment; `wait` returns when everything is loaded."""
+        self._lane.start()
+        self._opening = asyncio.create_task(self._open())
+        try:
+            yield
+        finally:
+            await self._close()
+
+    async def wait(self) -> None:
+        """Return when every collection is open and every model is loaded or known to be missing."""
+        await asyncio.shield(self._opening)
+
+    async def _open(self) -> None:
+        started = time.monotonic()
+        with ThreadPoolExecutor(1, thread_name_prefix="opening") as opener:
+            loop = asyncio.get_running_loop()
+            try:
+                await loop.run_in_executor(opener, self._index.open)
+            except (IndexStoreError, OSError) as exc:
+                log.exception("open_failed")
+                for slot in self._slots.values():
+                    slot.fail(ModelUnavailable(f"The collections can't be opened: {exc}"))
+                return
+            self._is_open = True
+            log.info("collections_opened", extra={"took_ms": _ms_since(started)})
+            for collection in self._collections:
+                await self._load(collection, opener)
+            log.info("models_loaded", extra={"took_ms": _ms_since(started)})
+
+    async def _load(self, collection: Collection, opener: Executor) -> None:
+        slot = self._slots[collection.name]
+        try:
+            try:
+                await self._fill(slot, collection, collection.model, opener)
+            except ModelUnavailable as exc:
+                slot.fail(exc)
+                log.warning(
+                    "model_unavailable",
+                    extra={"collection": collection.name, "reason": exc.reason, "mend": exc.mend},
+                )
+                if self._has_fallback:
+                    await self._fill(slot, collection, PLACEHOLDER_MODEL, opener)
+            if slot.info is not None:
+                await self._on(opener, lambda: self._begin(collection, slot.info))
+        except (ServiceError, IndexStoreError) as exc:
+            log.exception("model_not_served", extra={"collection": collection.name})
+            slot.fail(ModelUnavailable(str(exc)))
+
+    async def _fill(self, slot: Slot, collection: Collection, reference: str, opener: Executor) -> None:
+        """Load, embed once so that the first caller does not pay for it, and only then be seen."""
+        if reference == NO_MODEL:
+            raise ModelUnavailable("The collection is configured without a model: it takes vectors only.")
+        if collection.modality == "text":
+            text = await self._on(opener, lambda: self._loader.load_text(reference, collection.dim))
+            await text.embed_query(_WARM_UP_TEXT)
+            slot.text = text
+        else:
+            image = await self._on(opener, lambda: self._loader.load_image(reference, collection.dim))
+            slot.image = image
+        info = slot.info
+        if info is not None:
+            log.info("model_loaded", extra={"collection": collection.name, "version": info.embedding_version})
+
+    def _begin(self, collection: Collection, info: ModelInfo | None) -> None:
+        """A collection without a generation gets its first one, under the model's version."""
+        if info is None:
+            return
+        if self._index.status(collection.name).current is None:
+            # Another worker may do the same at this moment.
+            with contextlib.suppress(GenerationConflict):
+                self._index.advance(collection.name, "begin", info.embedding_version)
+        vector = np.ones(collection.dim, dtype=np.float32)
+        self._index.search(collection.name, [SearchRequest(vector=vector, k=1)])
+
+    @staticmethod
+    async def _on(opener: Executor, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(opener, call)
+
+    async def _close(self) -> None:
+        """Nothing new comes in by now; what is queued is answered, what is acknowledged is on disk."""
+        self._opening.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._opening
+        self._is_open = False
+        self._lane.close()
+        encoders = {
+            id(each): each for slot in self._slots.values() for each in (slot.text, slot.image) if each
+        }
+        for encoder in encoders.values():
+            encoder.close()
+        for executor in self._executors:
+            executor.shutdown(wait=True, cancel_futures=True)
+        self._index.close()
+        log.info("closed")
+
+
+def _ms_since(started: float) -> int:
+    return round((time.monotonic() - started) * 1000)

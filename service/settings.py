@@ -1,0 +1,235 @@
+"""Everything the service reads from its environment, read once, by `__main__`.
+
+A field's name in capitals is the variable's name. docs/SETTINGS.md is this file as a table; a test holds
+the two together.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from service.errors import BadConfiguration
+
+FOREIGN_NAMES = frozenset(
+    [f"{side}_DB_{part}" for side in ("SRC", "TGT") for part in ("HOST", "PORT", "NAME", "USER", "PASS")]
+    + ["ML_MODE", "ML_INFERENCE_URL", "ML_TIMEOUT", "ML_RETRIES", "MARIADB_SERVICE_URL"]
+    + ["POSTGRES_RECOMMEND_URL"]
+)
+"""Names that the feeder and the client read from the same environment."""
+
+_OUR_PREFIXES = ("UPSERT_", "QUERY_", "EMBED_", "IMAGE_", "SEARCH_", "MODEL_", "COLLECTIONS_", "TEXT_")
+_ORCHESTRATOR_NAME = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_.*)?)$")
+"""What Kubernetes and Docker links put into every container; `SEARCH_PORT` may be theirs."""
+
+_BOOLEANS = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
+
+
+def number(default: int, low: int, high: int, unit: str, meaning: str) -> Any:
+    def parse(raw: str) -> int:
+        try:
+            value = int(raw)
+        except ValueError:
+            raise ValueError(f"must be a whole number ({unit}), got {raw!r}") from None
+        if not low <= value <= high:
+            raise ValueError(f"must be {low} to {high} ({unit}), got {value}")
+        return value
+
+    return _setting(default, parse, unit, f"{low} to {high}", meaning)
+
+
+def choice(default: str, allowed: tuple[str, ...], meaning: str) -> Any:
+    def parse(raw: str) -> str:
+        if raw not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}, got {raw!r}")
+        return raw
+
+    return _setting(default, parse, "word", " | ".join(allowed), meaning)
+
+
+def text(default: str, meaning: str) -> Any:
+    return _setting(default, str, "text", "", meaning)
+
+
+def path(default: str, meaning: str) -> Any:
+    return _setting(Path(default), Path, "path", "", meaning)
+
+
+def optional_path(meaning: str) -> Any:
+    return _setting(None, Path, "path", "", meaning)
+
+
+def switch(meaning: str) -> Any:
+    """A boolean that also knows "not said"."""
+
+    def parse(raw: str) -> bool:
+        if raw.lower() not in _BOOLEANS:
+            raise ValueError(f"must be 1 or 0, got {raw!r}")
+        return _BOOLEANS[raw.lower()]
+
+    return _setting(None, parse, "1 or 0", "1 | 0", meaning)
+
+
+def names(meaning: str) -> Any:
+    return _setting((), _comma_list, "comma list", "", meaning)
+
+
+def keys(meaning: str) -> Any:
+    """Secrets: never in a message or a repr."""
+
+    def parse(raw: str) -> tuple[str, ...]:
+        parsed = _comma_list(raw)
+        if any(not 8 <= len(key) <= 256 or not key.isascii() or not key.isprintable() for key in parsed):
+            raise ValueError("each key must have 8 to 256 printable ASCII characters")
+        return parsed
+
+    return _setting((), parse, "comma list", "8 to 256 characters each", meaning, secret=True)
+
+
+def networks(meaning: str) -> Any:
+    def parse(raw: str) -> tuple[str, ...]:
+        for part in _comma_list(raw):
+            try:
+                ipaddress.ip_network(part)
+            except ValueError:
+                raise ValueError(f"must be networks such as 10.0.0.0/8, got {part!r}") from None
+        return _comma_list(raw)
+
+    return _setting((), parse, "comma list", "", meaning)
+
+
+def _comma_list(raw: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in raw.split(",") if part.strip())
+
+
+def _setting(
+    default: object,
+    parse: Callable[[str], Any],
+    unit: str,
+    bounds: str,
+    meaning: str,
+    *,
+    secret: bool = False,
+) -> Any:
+    facts = {"parse": parse, "unit": unit, "bounds": bounds, "meaning": meaning, "secret": secret}
+    return field(default=default, metadata=facts, repr=not secret)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    host: str = text("0.0.0.0", "Address to listen on.")
+    port: int = number(8080, 0, 65_535, "port", "Port to listen on; 0 takes a free one.")
+    workers: int = number(1, 1, 64, "processes", "Serving processes; all share one index on disk.")
+    data_dir: Path = path(".data", "Where the collections are kept; made when missing.")  # noqa: RUF009
+    models_dir: Path = path(".models", "Where model files in serving form are kept.")  # noqa: RUF009
+    collections_file: Path | None = optional_path(  # noqa: RUF009
+        "TOML file that declares the collections; without it recipes and products."
+    )
+    text_model: str = text("", "Model of the built-in text collection instead of the production one.")
+    image_model: str = text("", "Model of the built-in picture collection instead of the production one.")
+    enable_clip: bool | None = switch(
+        "Picture model where a collection leaves it open: 1 open_clip, 0 the placeholder, unset IMAGE_MODEL."
+    )
+    embed_dim: int = number(512, 1, 4096, "floats", "Dimension of the built-in picture collection.")
+    model_fallback: str = choice(
+        "none",
+        ("none", "placeholder"),
+        "What serves a new collection whose model can't load; the placeholder has a version of its own.",
+    )
+    model_threads: int = number(1, 1, 64, "threads", "Threads of one forward pass.")
+    batch_size: int = number(32, 1, 1024, "items", "Items embedded by one forward pass while ingesting.")
+    default_top_k: int = number(
+        5, 1, 10_000, "results", "top_k of /search_similar when the caller names none."
+    )
+    search_top_k: int = number(25, 1, 10_000, "results", "top_k of /v1/search when the caller names none.")
+    top_k_max: int = number(10_000, 1, 100_000, "results", "Largest top_k.")
+    query_chars_max: int = number(1000, 1, 100_000, "characters", "Longest query or embed text.")
+    text_chars_max: int = number(20_000, 1, 1_000_000, "characters", "Longest text of an upserted item.")
+    embed_texts_max: int = number(100, 1, 10_000, "texts", "Most texts of one embed-batch.")
+    searches_max: int = number(100, 1, 1000, "searches", "Most searches of one search-batch.")
+    search_bytes_max: int = number(
+        16 << 20, 1024, 1 << 30, "bytes", "Largest body of every route but upsert and picture upload."
+    )
+    upsert_bytes_max: int = number(64 << 20, 1024, 1 << 30, "bytes", "Largest upsert body.")
+    upsert_items_max: int = number(5000, 1, 100_000, "items", "Most items, and most deletes, of one write.")
+    metadata_bytes_max: int = number(65_536, 64, 1 << 20, "bytes", "Largest metadata of one item, as JSON.")
+    image_bytes_max: int = number(20_000_000, 1024, 1 << 28, "bytes", "Largest picture file.")
+    image_pixels_max: int = number(
+        25_000_000, 64, 1 << 28, "pixels", "Largest picture, known before it is decoded."
+    )
+    image_url_hosts: tuple[str, ...] = names(
+        "Hosts that pictures may be fetched from (*.shop.example for its subdomains); none: fetching is off."
+    )
+    image_url_ms_max: int = number(5000, 100, 60_000, "ms", "Longest fetch of one picture.")
+    search_deadline_ms: int = number(3000, 50, 120_000, "ms", "After this a search or embed answers 503.")
+    upsert_deadline_ms: int = number(
+        300_000, 1000, 3_600_000, "ms", "After this a write that still embeds answers 503."
+    )
+    queue_ms_max: int = number(
+        1000, 10, 60_000, "ms", "Expected wait in line beyond which a request is turned away."
+    )
+    queue_requests_max: int = number(4096, 1, 1_000_000, "requests", "Longest line in front of one thread.")
+    write_threads: int = number(64, 1, 512, "threads", "Writes that share commits at a time.")
+    min_seq_wait_ms: int = number(1000, 0, 60_000, "ms", "How long a search waits for its min_seq.")
+    body_read_s_max: int = number(60, 1, 3600, "seconds", "Longest time a caller may take to send a body.")
+    keep_alive_s: int = number(75, 1, 3600, "seconds", "How long an idle connection is kept.")
+    drain_s: int = number(20, 1, 600, "seconds", "How long a stop waits for requests in flight.")
+    probe_s: int = number(5, 1, 600, "seconds", "How long /health repeats the answer of its last probe.")
+    search_api_key: tuple[str, ...] = keys("Keys that open search and embed; none: they are open.")
+    write_api_key: tuple[str, ...] = keys("Keys that open write routes; none: loopback peers only.")
+    admin_api_key: tuple[str, ...] = keys("Keys that open every route; none: loopback peers only.")
+    trusted_proxies: tuple[str, ...] = networks(
+        "Networks whose X-Forwarded-For is written to the log; it never opens a route."
+    )
+    log_level: str = choice("info", ("debug", "info", "warning", "error"), "Least level that is logged.")
+
+    @staticmethod
+    def from_environ(environ: Mapping[str, str]) -> Settings:
+        """Raises BadConfiguration with every mistake in one message. An empty variable is an unset one."""
+        values: dict[str, Any] = {}
+        mistakes: list[str] = []
+        for setting in fields(Settings):
+            raw = environ.get(variable(setting), "").strip()
+            if not raw:
+                continue
+            try:
+                values[setting.name] = setting.metadata["parse"](raw)
+            except ValueError as exc:
+                mistakes.append(f"{variable(setting)} {exc}")
+        mistakes.extend(_unknown_variables(environ))
+        if mistakes:
+            raise BadConfiguration(mistakes)
+        return Settings(**values)
+
+
+def variable(setting: Field[Any]) -> str:
+    return setting.name.upper()
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """A misspelt variable must not be a setting that silently stays at its default."""
+    known = {variable(setting) for setting in fields(Settings)}
+    mistakes = []
+    for name in sorted(environ):
+        if name in known or name in FOREIGN_NAMES or _ORCHESTRATOR_NAME.match(name):
+            continue
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.88) if len(name) >= 6 else []
+        if close:
+            mistakes.append(f"{name} is not a setting; {close[0]} is")
+        elif name.startswith(_OUR_PREFIXES):
+            mistakes.append(f"{name} is not a setting (docs/SETTINGS.md lists them)")
+    return mistakes

@@ -1,0 +1,163 @@
+"""The one place that names implementations: plain constructor calls, top to bottom."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from index_store.embedded.engine import EmbeddedIndex
+from service.collections import Catalogue, read_collections
+from service.embedding.batcher import Batcher, ImageBatcher
+from service.embedding.models import load_image_embedder, load_text_embedder
+from service.encoders import Encoders, ImageEncoder, Slot, TextEncoder
+from service.fetching import FetchLimits, PictureFetcher
+from service.http.app import Application, Parts
+from service.http.desk import Desk
+from service.http.security import Keys, Role
+from service.ingesting import Ingester
+from service.lifecycle import Lifecycle, OpenableIndex
+from service.observing import Metrics, RequestLog
+from service.probing import Prober
+from service.search_lane import SearchLane
+from service.searching import Searcher
+from service.settings import Settings
+
+_READERS = 4
+_FETCHERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A built service. Nothing is open before `lifecycle.opened`."""
+
+    application: Application
+    ingester: Ingester
+    catalogue: Catalogue
+    lifecycle: Lifecycle
+
+
+class ModelLoader:
+    """Fits `service.lifecycle.Loader`: local files, ONNX Runtime, a line of requests before each model.
+
+    Collections with the same model share it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._texts: dict[tuple[str, int], Batcher] = {}
+        self._images: dict[tuple[str, int], ImageBatcher] = {}
+
+    def load_text(self, reference: str, dim: int) -> TextEncoder:
+        key = (reference, dim)
+        if key not in self._texts:
+            settings = self._settings
+            embedder = load_text_embedder(
+                reference, models_dir=settings.models_dir, dim=dim, threads=settings.model_threads
+            )
+            batcher = Batcher(
+                embedder,
+                query_deadline_ms=settings.search_deadline_ms,
+                document_deadline_ms=settings.upsert_deadline_ms,
+            )
+            batcher.start()
+            self._texts[key] = batcher
+        return self._texts[key]
+
+    def load_image(self, reference: str, dim: int) -> ImageEncoder:
+        key = (reference, dim)
+        if key not in self._images:
+            settings = self._settings
+            embedder = load_image_embedder(
+                reference, models_dir=settings.models_dir, dim=dim, threads=settings.model_threads
+            )
+            batcher = ImageBatcher(
+                embedder,
+                bytes_max=settings.image_bytes_max,
+                pixels_max=settings.image_pixels_max,
+                query_deadline_ms=settings.search_deadline_ms,
+                document_deadline_ms=settings.upsert_deadline_ms,
+            )
+            batcher.start()
+            self._images[key] = batcher
+        return self._images[key]
+
+
+def build(settings: Settings, metrics_dir: Path | None = None) -> Service:
+    """Raises BadConfiguration. metrics_dir: where several workers sum their metrics."""
+    catalogue = read_collections(settings)
+    specs = [each.spec for each in catalogue.collections]
+    index: OpenableIndex = EmbeddedIndex(settings.data_dir, specs)
+    readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
+    writers = ThreadPoolExecutor(settings.write_threads, thread_name_prefix="writer")
+    fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetcher")
+    metrics = Metrics(metrics_dir)
+    slots = {each.name: Slot(each.model) for each in catalogue.collections}
+    encoders = Encoders(slots)
+    lane = SearchLane(
+        index,
+        metrics,
+        queue_requests_max=settings.queue_requests_max,
+        queue_ms_max=settings.queue_ms_max,
+    )
+    searcher = Searcher(
+        encoders,
+        lane,
+        index,
+        readers,
+        deadline_ms=settings.search_deadline_ms,
+        min_seq_wait_ms=settings.min_seq_wait_ms,
+    )
+    pictures = PictureFetcher(
+        FetchLimits(settings.image_url_hosts, settings.image_bytes_max, settings.image_url_ms_max), fetchers
+    )
+    ingester = Ingester(encoders, pictures, index, writers, metrics, writes_max=settings.queue_requests_max)
+    lifecycle = Lifecycle(
+        index,
+        catalogue.collections,
+        slots,
+        ModelLoader(settings),
+        lane,
+        [readers, writers, fetchers],
+        has_fallback=settings.model_fallback == "placeholder",
+    )
+    keys = Keys(
+        {
+            Role.SEARCH: settings.search_api_key,
+            Role.WRITE: settings.write_api_key,
+            Role.ADMIN: settings.admin_api_key,
+        }
+    )
+    parts = Parts(
+        desk=Desk(settings, catalogue, keys, encoders, index, readers),
+        searcher=searcher,
+        ingester=ingester,
+        pictures=pictures,
+        prober=Prober(
+            catalogue, encoders, searcher, index, readers, lifecycle.is_open, probe_s=settings.probe_s
+        ),
+        metrics=metrics,
+        request_log=RequestLog(sys.stdout.buffer if _logs_requests() else None),
+        is_open=lifecycle.is_open,
+        lifespan=_lifespan(lifecycle),
+    )
+    return Service(Application(parts), ingester, catalogue, lifecycle)
+
+
+def _lifespan(lifecycle: Lifecycle):  # type: ignore[no-untyped-def]
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with lifecycle.opened():
+            yield
+
+    return lifespan
+
+
+def _logs_requests() -> bool:
+    return logging.getLogger().isEnabledFor(logging.INFO)
