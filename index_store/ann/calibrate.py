@@ -234,5 +234,5 @@ def time_scan(
             began = clock()
             scan.knn(query, k, allowed=allowed, ef=0)
             took.append(clock() - began)
-        timed.append((share, float(np.median(took)) * 1e6))
+        timed.append((share, float(np.median(took)) * 1e6 if took else 0.0))
     return tuple(timed)
