@@ -1,0 +1,220 @@
+"""What every `VectorIndex` refuses, and how its filters read: one body over the engine and the reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from index_store.errors import (
+    GenerationConflict,
+    InvalidFilter,
+    InvalidId,
+    InvalidRequest,
+    InvalidVector,
+    UnknownCollection,
+    VersionMismatch,
+)
+from index_store.port import VectorIndex
+from index_store.types import (
+    ItemDelete,
+    ItemWrite,
+    PageKey,
+    WriteBatch,
+)
+from tests.contract.vectors import DIM, fill, find, put, vectors
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ({"n": 3}, [3]),
+        ({"n": {"$gte": 7}, "even": True}, [8]),
+        ({"n": {"$in": [1, 2, "3"]}}, [1, 2]),
+        ({"n": {"$nin": list(range(9))}}, [9, 10, 11]),
+        ({"tags": "red"}, [10]),
+        ({"tags": {"$ne": "red"}, "n": {"$gt": 8}}, [9]),
+        ({"tags": {"$exists": True}}, [10, 11]),
+        ({"$or": [{"n": 1}, {"$and": [{"n": {"$lt": 6}}, {"n": {"$gt": 4}}]}]}, [1, 5]),
+        ({"$not": {"n": {"$lt": 9}}}, [9, 10, 11]),
+        ({"n": {"$not": {"$lt": 9}}}, [9, 10, 11]),
+        ({"even": 1}, []),
+        ({"n": "3"}, []),
+        ({"none": None}, [11]),
+        ({"unknown": {"$ne": 1}, "n": {"$lt": 1}}, [0]),
+        ({}, list(range(12))),
+    ],
+)
+def test_filters(index: VectorIndex, condition: dict[str, Any], expected: list[int]) -> None:
+    data = fill(index, 10)
+    put(index, [ItemWrite(10, data[0], metadata={"n": 10, "tags": ["red", "blue"]})])
+    put(index, [ItemWrite(11, data[0], metadata={"n": 11, "tags": ["red"], "none": None})])
+    if condition == {"tags": "red"}:
+        expected = [10, 11]
+    assert sorted(find(index, data[0], 99, filter=condition)) == expected
+
+
+@pytest.mark.parametrize(
+    ("condition", "culprit"),
+    [
+        ({"n": {"$near": 1}}, "filter.n.$near"),
+        ({"$xor": []}, "filter.$xor"),
+        ({"n": {"$in": 3}}, "filter.n.$in"),
+        ({"n": {"$gt": True}}, "filter.n.$gt"),
+        ({"n": {"$gt": None}}, "filter.n.$gt"),
+        ({"n": {"$exists": 1}}, "filter.n.$exists"),
+        ({"n": {}}, "filter.n"),
+        ({"n": [1]}, "filter.n"),
+        ({"$and": []}, "filter.$and"),
+        ({"$or": [{"n": 1}, 7]}, "filter.$or[1]"),
+        ({"$not": 3}, "filter.$not"),
+    ],
+)
+def test_a_wrong_filter_names_its_field(index: VectorIndex, condition: dict[str, Any], culprit: str) -> None:
+    with pytest.raises(InvalidFilter) as caught:
+        find(index, vectors(1)[0], 1, filter=condition)
+    assert caught.value.field == culprit
+
+
+def test_metadata_changes_move_items_between_filters(index: VectorIndex) -> None:
+    data = fill(index, 4)
+    assert find(index, data[1], 9, filter={"even": False}) == find(index, data[1], 9, exclude_ids=[0, 2])
+    index.write("numbers", WriteBatch([ItemWrite(1, metadata={"even": True})]))
+    assert find(index, data[1], 9, filter={"even": False}) == [3]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.zeros(DIM),
+        np.full(DIM, np.nan),
+        np.full(DIM, np.inf),
+        np.ones(DIM + 1),
+        np.ones((1, DIM)),
+        np.full(DIM, 1e30),
+    ],
+)
+def test_bad_vectors_are_refused_and_nothing_changes(index: VectorIndex, bad: Any) -> None:
+    bad = bad.astype(np.float32)
+    good = vectors(1)[0]
+    with pytest.raises(InvalidVector) as caught:
+        put(index, [ItemWrite(1, good), ItemWrite(2, bad)])
+    assert caught.value.field == "items[1].vector"
+    with pytest.raises(InvalidVector) as caught:
+        find(index, bad)
+    assert caught.value.field == "vector"
+    assert index.get("numbers", [1, 2]) == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("collection", "bad"),
+    [
+        ("numbers", "7"),
+        ("numbers", True),
+        ("numbers", 2**63),
+        ("numbers", 1.0),
+        ("numbers", None),
+        ("names", 7),
+        ("names", ""),
+        ("names", "x" * 256),
+        ("names", "a\0b"),
+        ("names", "\ud800"),
+    ],
+)
+def test_bad_ids_are_refused_with_their_field(index: VectorIndex, collection: str, bad: Any) -> None:
+    with pytest.raises(InvalidId) as caught:
+        put(index, [ItemWrite(bad, vectors(1)[0])], collection)
+    assert caught.value.field == "items[0].id"
+    with pytest.raises(InvalidId) as caught:
+        index.write(collection, WriteBatch(deletes=[ItemDelete(bad)]))
+    assert caught.value.field == "deletes[0].id"
+    with pytest.raises(InvalidId):
+        index.get(collection, [bad])
+
+
+def test_ids_of_the_whole_range(index: VectorIndex) -> None:
+    data = vectors(4)
+    ids = [-(2**63), -1, 0, 2**63 - 1]
+    put(index, [ItemWrite(i, v) for i, v in zip(ids, data, strict=True)])
+    assert [find(index, v, 1)[0] for v in data] == ids
+    put(index, [ItemWrite("007", data[0]), ItemWrite("7", data[1])], "names")
+    assert find(index, data[0], 1, "names") == ["007"]
+
+
+@pytest.mark.parametrize("more", [{"exclude_ids": ["7"]}, {"exclude_ids": [True]}, {"exclude_ids": [2**63]}])
+def test_bad_excluded_ids_are_refused(index: VectorIndex, more: dict[str, Any]) -> None:
+    with pytest.raises(InvalidId) as caught:
+        find(index, vectors(1)[0], 1, **more)
+    assert caught.value.field == "exclude_ids"
+
+
+@pytest.mark.parametrize(
+    ("more", "culprit"),
+    [
+        ({"k": 0}, "k"),
+        ({"k": -1}, "k"),
+        ({"k": 10**18}, "k"),
+        ({"offset": -1}, "offset"),
+        ({"max_distance": float("nan")}, "max_distance"),
+        ({"offset": 1, "after": PageKey("g", 0, 0.0, 1)}, "offset"),
+    ],
+)
+def test_bad_numbers_are_refused(index: VectorIndex, more: dict[str, Any], culprit: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        find(index, vectors(1)[0], **more)
+    assert caught.value.field == culprit
+
+
+@pytest.mark.parametrize(
+    ("item", "culprit"),
+    [
+        (ItemWrite(1, metadata={"x": float("nan")}), "items[0].metadata"),
+        (ItemWrite(1, metadata=[1]), "items[0].metadata"),  # type: ignore[arg-type]
+        (ItemWrite(1, metadata={"x": "y" * 70_000}), "items[0].metadata"),
+        (ItemWrite(1, source_version=2**63), "items[0].source_version"),
+        (ItemWrite(1, active=1), "items[0].active"),
+    ],  # type: ignore[arg-type]
+)
+def test_bad_fields_are_refused(index: VectorIndex, item: ItemWrite, culprit: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        index.write("numbers", WriteBatch([item]))
+    assert caught.value.field == culprit
+
+
+def test_unknown_collections(index: VectorIndex) -> None:
+    calls = [
+        lambda: index.search("nope", []),
+        lambda: index.write("nope", WriteBatch()),
+        lambda: index.get("nope", []),
+        lambda: index.status("nope"),
+        lambda: index.digest("nope"),
+        lambda: list(index.digest_rows("nope", 0)),
+        lambda: index.advance("nope", "begin", "v"),
+    ]
+    for call in calls:
+        with pytest.raises(UnknownCollection):
+            call()
+
+
+def test_versions_never_meet(index: VectorIndex) -> None:
+    data = fill(index, 2)
+    with pytest.raises(VersionMismatch):
+        find(index, data[0], 1, embedding_version="v2")
+    with pytest.raises(VersionMismatch):
+        put(index, [ItemWrite(1, data[0])], version="v2")
+    with pytest.raises(InvalidRequest) as caught:
+        index.write("numbers", WriteBatch([ItemWrite(1, data[0])]))
+    assert caught.value.field == "embedding_version"
+    assert find(index, data[0], 1, embedding_version="v1") == [0]
+
+
+def test_steps_that_the_state_does_not_allow(index: VectorIndex) -> None:
+    for step, version in (("begin", "v1"), ("promote", "v2"), ("rollback", "v1"), ("abort", "v2")):
+        with pytest.raises(GenerationConflict):
+            index.advance("numbers", step, version)  # type: ignore[arg-type]
+    index.advance("numbers", "begin", "v2")
+    with pytest.raises(GenerationConflict):
+        index.advance("numbers", "begin", "v3")
+    with pytest.raises(GenerationConflict):
+        index.advance("numbers", "promote", "v3")
