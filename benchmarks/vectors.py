@@ -1,4 +1,4 @@
-"""Vectors for benchmarks and recall tests: real sentence vectors where they lie beside the project, else synthetic ones."""
+"""Vectors for benchmarks and recall tests: real ones where they lie beside the project, else synthetic."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -85,15 +87,17 @@ def test_files_that_changed_are_noticed(published: Path, change: str) -> None:
         verify(published, manifest)
 
 
-def test_a_manifest_of_another_format_is_refused_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("index_store.storage.snapshot.FORMAT_VERSION", 999)
-    directory = new_directory(tmp_path, "s")
-    seal(directory, {})
-    monkeypatch.undo()
+def test_a_manifest_of_another_format_is_refused_by_name(published: Path) -> None:
+    def encoded(body: dict[str, object]) -> bytes:
+        return json.dumps(body, sort_keys=True, indent=1).encode() + b"\n"
+
+    body = json.loads((published / MANIFEST).read_bytes())
+    del body["checksum"]
+    body["format_version"] = 999
+    whole = body | {"checksum": hashlib.sha256(encoded(body)).hexdigest()}
+    (published / MANIFEST).write_bytes(encoded(whole))
     with pytest.raises(StoreDamaged, match="format_version 999"):
-        read_manifest(directory)
+        read_manifest(published)
 
 
 def test_unpublished_leftovers_go_and_published_stay(published: Path) -> None:
