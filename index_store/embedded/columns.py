@@ -12,6 +12,7 @@ import numpy as np
 from index_store.embedded.arrays import Column
 
 MISSING = -1
+_PLAIN = (str, int, float, bool, type(None))
 
 
 class MetadataColumn:
@@ -20,14 +21,14 @@ class MetadataColumn:
     def __init__(self) -> None:
         self.codes = Column(np.int32(MISSING))
         self.values: list[Any] = []
-        self._places: dict[str, int] = {}
+        self._places: dict[tuple[type, Any], int] = {}
 
     def code(self, value: Any) -> int:
-        # As JSON, 1 and true and "1" are different keys; 1 and 1.0 too, which costs a place and no more.
-        text = json.dumps(value, sort_keys=True)
-        place = self._places.get(text)
+        # By type too: 1, true and 1.0 are equal to Python and different values here.
+        name = (type(value), value if isinstance(value, _PLAIN) else json.dumps(value, sort_keys=True))
+        place = self._places.get(name)
         if place is None:
-            place = self._places[text] = len(self.values)
+            place = self._places[name] = len(self.values)
             self.values.append(value)
         return place
 

@@ -108,6 +108,7 @@ class EmbeddedIndex:
         batch = checked_batch(batch, found.spec)
         done: dict[str, Ack] = {}
         addressed = ""
+        # A generation may begin while others are being written: look again until none is missing.
         while True:
             with found.members() as members:
                 addressed = addressed or _addressed(found.spec, members, batch).name
@@ -116,8 +117,6 @@ class EmbeddedIndex:
                     return done[addressed]
                 for generation in waiting:
                     done[generation.name] = _commit(generation, batch, generation.name == addressed)
-                if addressed not in done:
-                    raise GenerationConflict("the generation was dropped during the write; write again")
 
     def get(self, collection: str, ids: Sequence[Id]) -> list[StoredItem | None]:
         found = self._collection(collection)
@@ -144,10 +143,11 @@ class EmbeddedIndex:
             return _existing(members).store.digest()
 
     def digest_rows(self, collection: str, bucket: int) -> Iterator[DigestRow]:
+        found = self._collection(collection)
         if not 0 <= bucket < BUCKETS:
             raise InvalidRequest(f"bucket must be 0..{BUCKETS - 1}, got {bucket}", "bucket")
-        with self._collection(collection).members() as members:
-            yield from _existing(members).store.digest_rows(bucket)
+        with found.members() as members:
+            return iter(list(_existing(members).store.digest_rows(bucket)))
 
     def advance(self, collection: str, step: Step, embedding_version: str) -> CollectionStatus:
         if not embedding_version:
@@ -221,6 +221,7 @@ def _commit(generation: Generation, batch: WriteBatch, is_addressed: bool) -> Ac
         has_vectors = any(item.vector is not None for item in batch.items)
         batch = reduced(batch) if has_vectors else WriteBatch(items=batch.items, deletes=batch.deletes)
     done = generation.store.commit(batch)
+    generation.catch_up(done.seq)
     return Ack(done.upserted, done.deleted, done.stale_ignored, done.seq, generation.embedding_version)
 
 

@@ -27,6 +27,7 @@ from index_store.types import CollectionSpec, Hit, PageKey, SearchRequest, Searc
 log = logging.getLogger(__name__)
 
 _COMPACT_ROWS = 16_384
+_CATCH_UP_ROWS = 32_768
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,12 @@ class Generation:
                 history = self._view.history.after(self._view.seq, tails)
                 self._view = _tidied(replace(view, history=history))
             return self._view
+
+    def catch_up(self, seq: int) -> None:
+        """Keep up with writes that no search has asked for yet, some pages at a time: whoever searches next,
+        after a promote say, must not pay for all of them."""
+        if seq - self._view.seq >= _CATCH_UP_ROWS:
+            self.refresh()
 
     def nearest(self, view: View, request: SearchRequest) -> SearchResult:
         """Answer a checked request from `view`. Raises PageExpired, InvalidFilter."""
