@@ -11,7 +11,7 @@ from feeder.changes import Changes
 from feeder.errors import ImportRefused, ServiceDown, SettingsWrong
 from vector_client.errors import BadAnswer, BadRequest, Conflict, KeyRefused, NoAnswer, NotFound, Unavailable
 from vector_client.http import VectorClient
-from vector_client.types import CollectionState, Item, Rejected, Written
+from vector_client.types import CollectionState, Digest, DigestRow, Item, Rejected, Written
 
 REQUEST_BYTES_MAX = 48 * 1024 * 1024
 ITEM_BYTES = 600
@@ -83,6 +83,7 @@ class Applier:
                     last,
                     embedding_version=changes.embedding_version if last else None,
                     delete_ids=changes.delete_ids,
+                    delete_version=changes.delete_version,
                     cursors=cursors,
                     partial=True,
                 )
@@ -94,6 +95,15 @@ class Applier:
             [row for each in written for row in each.rejected],
             written[-1].seq,
         )
+
+    def digest(self) -> Digest:
+        """Return the proof of what the service holds."""
+        with service_errors():
+            return self._client.digest(self._collection)
+
+    def digest_rows(self, bucket: int) -> Sequence[DigestRow]:
+        with service_errors():
+            return self._client.digest_rows(self._collection, bucket)
 
     def _send(self, batch: Sequence[Item], version: str | None) -> Future[Written]:
         assert self._pool is not None, "start() comes first"

@@ -61,12 +61,14 @@ class Changes:
     """Writes of one collection that belong together. An id stands in items or in delete_ids, once.
 
     embedding_version: of the items' vectors. rows: how many source rows they stand for (for progress).
+    delete_version: the deletes' source_version; a delete with an older one than what is stored is ignored.
     """
 
     items: Sequence[Item] = ()
     delete_ids: Sequence[Id] = ()
     embedding_version: str | None = None
     rows: int = 0
+    delete_version: int | None = None
 
 
 class Directory(Protocol):

@@ -1,0 +1,76 @@
+"""Only one feeder a collection: a lock that the source database keeps as long as our connection lives.
+
+A feeder that loses the connection may still have a write under way. That write cannot undo a newer feeder's:
+every write carries a source_version that was taken before its rows were read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import psycopg
+import pymysql
+
+from feeder.errors import AnotherFeeder
+from feeder.sources.session import MariaSession, PostgresSession
+
+
+def _refusal(collection: str) -> AnotherFeeder:
+    return AnotherFeeder(f"{collection}: another feeder holds the lease; this one stops")
+
+
+class PostgresLease:
+    """Fits sync.Lease: an advisory lock. Needs no right but CONNECT."""
+
+    def __init__(self, session: PostgresSession, collection: str) -> None:
+        self._session = session
+        self._collection = collection
+        digest = hashlib.sha256(b"vector feeder\0" + collection.encode()).digest()
+        self._key = int.from_bytes(digest[:8], "big", signed=True)
+        self._backend: int | None = None
+
+    def hold(self) -> None:
+        def lock(connection: psycopg.Connection[Any]) -> tuple[int, bool]:
+            backend = connection.info.backend_pid
+            if backend == self._backend:
+                connection.execute("SELECT 1")
+                return backend, True
+            row = connection.execute("SELECT pg_try_advisory_lock(%s)", (self._key,)).fetchone()
+            return backend, bool(row and row[0])
+
+        backend, is_held = self._session.run(lock)
+        if not is_held:
+            self.release()
+            raise _refusal(self._collection)
+        self._backend = backend
+
+    def release(self) -> None:
+        self._backend = None
+        self._session.close()
+
+
+class MariaLease:
+    """Fits sync.Lease: a named lock. Needs no right but to log in."""
+
+    def __init__(self, session: MariaSession, collection: str) -> None:
+        self._session = session
+        self._collection = collection
+        self._name = f"vs.{hashlib.sha256(collection.encode()).hexdigest()[:40]}"
+
+    def hold(self) -> None:
+        def lock(connection: pymysql.Connection[Any]) -> bool:
+            with connection.cursor() as cursor:
+                # Holding it already, the connection takes it again; it ends with the connection.
+                cursor.execute("SELECT IS_USED_LOCK(%s) <=> CONNECTION_ID()", (self._name,))
+                if (cursor.fetchone() or (0,))[0]:
+                    return True
+                cursor.execute("SELECT GET_LOCK(%s, 0)", (self._name,))
+                return bool((cursor.fetchone() or (0,))[0])
+
+        if not self._session.run(lock):
+            self.release()
+            raise _refusal(self._collection)
+
+    def release(self) -> None:
+        self._session.close()

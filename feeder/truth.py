@@ -1,0 +1,124 @@
+"""What the two sources say together: an item is there if it has a vector and stands in the items table.
+
+A stream of changes and a full comparison both end here: they name ids, and this reads what holds now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from feeder.changes import Directory, IntDirectory, ItemRow, Key, TextDirectory, VectorPage
+from feeder.export import Cleaned, clean, pages
+from feeder.ledger import Ledger
+from feeder.sources.port import ItemSource, VectorSource
+from feeder.tables import IdKind
+from vector_client.types import Id, Item
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What holds now. items: what the index must hold. absent: what it must not. rows: the vector rows that
+    were asked for, with the id each carries, None for one that is gone."""
+
+    items: Sequence[Item]
+    absent: Sequence[Id]
+    rows: Mapping[Key, Id | None]
+
+
+class Truth:
+    """Reads one collection's sources. For one thread; `ledger` belongs to it."""
+
+    def __init__(
+        self,
+        vectors: VectorSource,
+        items: ItemSource | None,
+        ledger: Ledger,
+        *,
+        id_kind: IdKind,
+        page_rows: int,
+    ) -> None:
+        self._vectors = vectors
+        self._items = items
+        self._ledger = ledger
+        self._id_kind = id_kind
+        self._page_rows = page_rows
+        self._is_half = False
+        self._identity = ""
+
+    def open(self) -> None:
+        shape = self._vectors.open()
+        self._is_half, self._identity = shape.kind == "halfvec", shape.identity
+        if self._items is not None:
+            self._items.open()
+        self._ledger.open()
+
+    def close(self) -> None:
+        self._vectors.close()
+        if self._items is not None:
+            self._items.close()
+        self._ledger.close()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `about` knows every row: `everything` has been read to its end once."""
+        return self._ledger.is_of(self._identity)
+
+    def about(self, keys: Iterable[Key] = (), ids: Iterable[Id] = ()) -> Known:
+        """Return what holds for these ids, and for every id that these rows carried or carry now."""
+        wanted_keys, wanted_ids = set(keys), set(ids)
+        wanted_ids |= self._ledger.ids_of(wanted_keys)
+        while True:
+            wanted_keys |= self._ledger.keys_of(wanted_ids)
+            page = self._vectors.rows_at(sorted(wanted_keys, key=_in_order))
+            news = set(page.ids) - wanted_ids
+            wanted_ids |= news
+            if not self._ledger.keys_of(news) - wanted_keys:
+                break
+        cleaned = self._cleaned(page, wanted_ids)
+        present = {item.id for item in cleaned.items}
+        carried: dict[Key, Id | None] = dict.fromkeys(wanted_keys)
+        carried.update(zip(page.keys, page.ids, strict=True))
+        return Known(cleaned.items, [each for each in wanted_ids if each not in present], carried)
+
+    def note(self, known: Known) -> None:
+        """Remember `known.rows`; to be called when the service has stored the rest."""
+        self._ledger.note(known.rows)
+
+    def everything(self) -> Iterator[Cleaned]:
+        """Yield the whole source in key order: of two items with one id the later one holds. Once read to
+        the end, `about` knows every row."""
+        directory = None if self._items is None else self._items.directory()
+        self._ledger.begin_anew()
+        for page in pages(self._vectors, None, self._page_rows):
+            self._ledger.add(page.keys, page.ids)
+            yield clean(page, directory, is_half=self._is_half)
+        self._ledger.end_anew(self._identity)
+
+    def _cleaned(self, page: VectorPage, ids: Iterable[Id]) -> Cleaned:
+        if self._items is None:
+            return clean(page, None, is_half=self._is_half)
+        found = self._items.fetch(list(ids))
+        metadata = {item_id: _shown(rows).metadata for item_id, rows in found.items()}
+        return clean(page, self._directory(found), metadata, self._is_half)
+
+    def _directory(self, found: Mapping[Id, Sequence[ItemRow]]) -> Directory:
+        active = {item_id: any(row.active for row in rows) for item_id, rows in found.items()}
+        if self._id_kind == "string":
+            texts = TextDirectory()
+            for item_id, is_active in active.items():
+                texts.add(str(item_id), is_active)
+            return texts
+        ids = np.array([int(item_id) for item_id in active], dtype=np.int64)
+        return IntDirectory(ids, np.array(list(active.values()), dtype=np.bool_))
+
+
+def _shown(rows: Sequence[ItemRow]) -> ItemRow:
+    """Of several rows of one id, the last active one tells its metadata, as in an import."""
+    return ([row for row in rows if row.active] or list(rows))[-1]
+
+
+def _in_order(key: Key) -> tuple[bool, Key]:
+    return isinstance(key, str), key
