@@ -13,7 +13,7 @@ def greeting(port: int) -> str:
 Ready at {address}  (Ctrl+C stops). Try:
 
   curl -s {address}/v1/search -H 'Content-Type: application/json' \\
-    -d '{{"query": "얼큰한 국물", "top_k": 3, "include": ["metadata"]}}'
+    -d '{{"query": "겨울에 먹는 길거리 간식", "top_k": 3, "include": ["metadata"]}}'
 
   curl -s '{address}/search_similar?top_k=3' -F file=@{QUERY_PICTURE}
 

@@ -57,7 +57,6 @@ def _recipe_items(collection: Collection) -> list[NewItem]:
                 "title": recipe.title,
                 "category": recipe.category,
                 "minutes": recipe.minutes,
-                "ingredients": list(recipe.ingredients),
             },
         )
         for place, recipe in enumerate(recipes())
