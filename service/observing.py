@@ -23,6 +23,7 @@ _PLAIN_FIELDS = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict
     "message",
     "asctime",
     "taskName",
+    "color_message",
 }
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from service.http.desk import Desk, exchange_of
@@ -51,9 +52,10 @@ class Application:
 
     def __init__(self, parts: Parts) -> None:
         settings = parts.desk.settings
-        self._fastapi = _fastapi(parts)
+        self.searcher = parts.searcher
+        self._routers = _routers(parts)
         self._front = SearchFront(
-            self._fastapi,
+            _fastapi(self._routers, parts.lifespan),
             parts.searcher,
             parts.desk.catalogue,
             parts.desk.keys,
@@ -71,27 +73,30 @@ class Application:
     def routes(self) -> list[tuple[str, str]]:
         """Return every (method, path template), in the spelling of openapi.yaml."""
         found = [("POST", path) for path in self._front.paths]
-        for route in self._fastapi.routes:
-            methods: set[str] = getattr(route, "methods", None) or set()
-            path = str(getattr(route, "path", "")).replace(":path}", "}")
-            found.extend((method, path) for method in methods)
+        for router in self._routers:
+            for route in router.routes:
+                assert isinstance(route, APIRoute)
+                found.extend((method, route.path.replace(":path}", "}")) for method in route.methods or ())
         return sorted(found)
 
 
-def _fastapi(parts: Parts) -> FastAPI:
-    """No documents, no redirects: openapi.yaml is the document, and callers don't follow redirects."""
-    app = FastAPI(
-        openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=parts.lifespan
-    )
+def _routers(parts: Parts) -> list[APIRouter]:
     desk = parts.desk
-    app.include_router(HealthRoutes(parts.prober).router())
-    app.include_router(EmbedRoutes(desk).router())
-    app.include_router(
-        WriteRoutes(desk, parts.ingester, IntakeReader(desk.catalogue, desk.settings)).router()
-    )
-    app.include_router(ItemRoutes(desk).router())
-    app.include_router(LegacyRoutes(desk, parts.searcher, parts.pictures).router())
-    app.include_router(OpsRoutes(desk, parts.metrics.exposition).router())
+    return [
+        HealthRoutes(parts.prober).router(),
+        EmbedRoutes(desk).router(),
+        WriteRoutes(desk, parts.ingester, IntakeReader(desk.catalogue, desk.settings)).router(),
+        ItemRoutes(desk).router(),
+        LegacyRoutes(desk, parts.searcher, parts.pictures).router(),
+        OpsRoutes(desk, parts.metrics.exposition).router(),
+    ]
+
+
+def _fastapi(routers: Sequence[APIRouter], lifespan: Lifespan) -> FastAPI:
+    """No documents, no redirects: openapi.yaml is the document, and callers don't follow redirects."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
+    for router in routers:
+        app.include_router(router)
     for kind in HANDLED:
         app.add_exception_handler(kind, _refuse)
     return app

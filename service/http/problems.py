@@ -144,7 +144,7 @@ def _field_errors(error: Exception, code: str) -> Sequence[FieldError]:
         return [FieldError(("body", "image"), f"{error.code}: {error}")]
     if isinstance(error, index.InvalidRequest):
         name = error.field or _FIELD_OF_CODE.get(code, "")
-        return [FieldError(("body", name), str(error))] if name else ()
+        return [FieldError(("body", *name.split(".", 1)), str(error))] if name else ()
     return ()
 
 

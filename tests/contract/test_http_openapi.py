@@ -1,0 +1,159 @@
+"""openapi.yaml and the running app agree, both ways, and every example does what it says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from openapi_spec_validator import validate
+from referencing import Registry, Resource
+from referencing.jsonschema import DRAFT202012
+
+from tests.http_app import HttpApp, application_of, picture_bytes, running_app, seed
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = yaml.safe_load((ROOT / "openapi.yaml").read_text("utf-8"))
+METHODS = ("get", "post", "put", "delete", "patch", "head", "options")
+OPERATIONS = [
+    (path, method, item[method])
+    for path, item in DOCUMENT["paths"].items()
+    for method in METHODS
+    if method in item
+]
+_BASE = "urn:openapi"
+_REGISTRY = Registry().with_resource(
+    _BASE, Resource.from_contents(DOCUMENT, default_specification=DRAFT202012)
+)
+
+
+def _examples() -> list[Any]:
+    cases = []
+    for path, method, operation in OPERATIONS:
+        content = operation.get("requestBody", {}).get("content", {})
+        found = [
+            (kind, name, example)
+            for kind, body in content.items()
+            for name, example in body.get("examples", {}).items()
+        ]
+        for kind, name, example in found or [("", "call", {})]:
+            for prefix in _prefixes(path):
+                label = f"{method} {prefix}{path} {name}"
+                cases.append(pytest.param(path, method, kind, example, prefix, id=label))
+    return cases
+
+
+def _prefixes(path: str) -> list[str]:
+    servers = DOCUMENT["paths"][path].get("servers", DOCUMENT["servers"])
+    return [server["url"].rstrip("/") for server in servers]
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[HttpApp]:
+    with running_app(tmp_path) as running:
+        seed(running)
+        yield running
+
+
+def test_document_is_valid_openapi() -> None:
+    validate(DOCUMENT)
+    assert DOCUMENT["openapi"].startswith("3.1")
+
+
+def test_app_and_document_list_the_same_routes(tmp_path: Path) -> None:
+    with running_app(tmp_path) as running:
+        served = application_of(running).routes()
+    documented = sorted((method.upper(), path) for path, method, _ in OPERATIONS)
+    assert served == documented
+
+
+def test_every_v1_path_answers_under_both_prefixes_and_both_slash_spellings(app: HttpApp) -> None:
+    for path, method, operation in OPERATIONS:
+        for prefix in _prefixes(path):
+            for slash in ("", "/"):
+                answer = app.request(method, prefix + _filled(path, operation) + slash)
+                assert answer.status_code not in (307, 308, 405), (prefix, path, slash)
+                assert answer.status_code != 404 or answer.json()["code"] != "unknown_route", (prefix, path)
+        assert ("/api" in _prefixes(path)) == path.startswith("/v1/")
+
+
+@pytest.mark.parametrize(("path", "method", "kind", "example", "prefix"), _examples())
+def test_example_does_what_it_says(
+    app: HttpApp, path: str, method: str, kind: str, example: dict[str, Any], prefix: str
+) -> None:
+    operation = DOCUMENT["paths"][path][method]
+    answer = app.request(method, prefix + _filled(path, operation), **_body(kind, example))
+    expected = example.get("x-status", 200)
+    assert answer.status_code == expected, answer.text
+    described = _resolved(operation["responses"][str(expected)])
+    assert set(described["content"]) == {answer.headers["content-type"].partition(";")[0]}
+    assert answer.headers["x-request-id"]
+    if answer.headers["content-type"].endswith("json"):
+        _check(answer.json(), next(iter(described["content"].values()))["schema"])
+
+
+def test_every_documented_answer_example_fits_its_schema() -> None:
+    checked = 0
+    for _, _, operation in OPERATIONS:
+        for response in operation["responses"].values():
+            for body in _resolved(response).get("content", {}).values():
+                for example in body.get("examples", {}).values():
+                    _check(example["value"], body["schema"])
+                    checked += 1
+    assert checked > 5
+
+
+def test_every_success_example_of_a_request_fits_its_schema() -> None:
+    for _, _, operation in OPERATIONS:
+        for kind, body in operation.get("requestBody", {}).get("content", {}).items():
+            for example in body.get("examples", {}).values():
+                if "x-status" not in example and kind == "application/json":
+                    _check(example["value"], body["schema"])
+
+
+def test_every_operation_names_its_key(app: HttpApp) -> None:
+    for path, _, operation in OPERATIONS:
+        assert operation["x-role"] in ("none", "search", "write", "admin"), path
+        is_open = {} in operation["security"] or operation["security"] == []
+        assert is_open == (operation["x-role"] in ("none", "search")), path
+
+
+def _filled(path: str, operation: dict[str, Any]) -> str:
+    query = []
+    for parameter in operation.get("parameters", ()):
+        if "example" not in parameter:
+            continue
+        if parameter["in"] == "path":
+            path = path.replace("{" + parameter["name"] + "}", str(parameter["example"]))
+        else:
+            query.append(f"{parameter['name']}={parameter['example']}")
+    return path + ("?" + "&".join(query) if query else "")
+
+
+def _body(kind: str, example: dict[str, Any]) -> dict[str, Any]:
+    if kind == "application/json":
+        return {"content": json.dumps(example["value"]).encode(), "headers": {"content-type": kind}}
+    if kind == "multipart/form-data":
+        fields = dict(example["value"])
+        name = fields.pop("file")
+        return {"files": {"file": (name, picture_bytes(3, kind="JPEG"))}, "data": fields}
+    return {}
+
+
+def _resolved(part: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" not in part:
+        return part
+    found: Any = DOCUMENT
+    for step in part["$ref"].removeprefix("#/").split("/"):
+        found = found[step]
+    return dict(found)
+
+
+def _check(value: Any, schema: dict[str, Any]) -> None:
+    """Against the document itself, so that `$ref` finds its way."""
+    anchored = json.loads(json.dumps(schema).replace('"#/', f'"{_BASE}#/'))
+    jsonschema.Draft202012Validator(anchored, registry=_REGISTRY).validate(value)
