@@ -1,0 +1,225 @@
+"""The serving form of the built-in models against torch, from the same weights. Minutes: marked slow."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.embedding.build import DOWNLOADS
+from service.embedding.builtin import BUILTIN, E5, EFFICIENTNET, EFFICIENTNET_PREPROCESS
+from service.embedding.convert.e5_file import read_e5
+from service.embedding.convert.projection import read_projection
+from service.embedding.convert.torch_file import read_state_dict
+from service.embedding.convert.unigram_tokenizer import unigram_tokenizer
+from service.embedding.convert.wheels import weights_file
+from service.embedding.models import load_image_embedder, load_text_embedder
+from service.embedding.models_cli import main as models
+from service.embedding.preprocess import picture_input
+from tests.fixtures.models import built_models, write_tiny_clip
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(
+        importlib.util.find_spec("sentence_transformers") is None,
+        reason="the torch extra is not installed: pip install '.[torch]'",
+    ),
+]
+COSINE_MIN = 0.9999
+TEXTS = [
+    "김치찌개", "소고기 미역국: 소고기를 넣고 끓인 맑은 국물 소고기, 미역, 국간장, 마늘",
+    "매운 국물이 있는 찌개", "a bowl of spicy soup", "떡뽁이", "2～3인분 순살 치킨 500g!!", "ㅋㅋㅋ", "🍜 라면", "된장찌개 " * 60,
+]  # fmt: skip
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    a, b = (
+        v.astype(np.float64) / np.linalg.norm(v.astype(np.float64), axis=1, keepdims=True) for v in (a, b)
+    )
+    return (a * b).sum(axis=1)
+
+
+@pytest.fixture(scope="module")
+def e5_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """multilingual-e5-small as an ordinary sentence-transformers directory in safetensors."""
+    from service.embedding.torch_compat import make_torchvision_importable
+
+    make_torchvision_importable()
+    import torch
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    source = read_e5(weights_file(BUILTIN[E5].source, built_models() / DOWNLOADS))
+    config = BertConfig(
+        vocab_size=source.vocabulary, hidden_size=source.hidden, num_hidden_layers=source.layers,
+        num_attention_heads=source.heads, intermediate_size=1536, max_position_embeddings=source.positions,
+        type_vocab_size=2, layer_norm_eps=source.epsilon,
+    )  # fmt: skip
+    model = BertModel(config, add_pooling_layer=False)
+    state = {name: torch.from_numpy(values.copy()) for name, values in bert_names(source).items()}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert all("position_ids" in name or "token_type_ids" in name for name in missing)
+    path = tmp_path_factory.mktemp("e5") / "me5s"
+    model.save_pretrained(path, safe_serialization=True)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=unigram_tokenizer(source.unigram), model_max_length=512,
+        bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
+        cls_token="<s>", sep_token="</s>",
+    )  # fmt: skip
+    tokenizer.save_pretrained(path)
+    write_sentence_transformer(path, source.hidden)
+    return path
+
+
+def bert_names(source: Any) -> dict[str, np.ndarray]:
+    """The encoder's values under the names that transformers gives them."""
+    hidden = source.hidden
+    found = {
+        "embeddings.word_embeddings.weight": source.packed["emb.word"].values(),
+        "embeddings.position_embeddings.weight": source.dense["emb.pos"].reshape(-1, hidden),
+        "embeddings.token_type_embeddings.weight": source.dense["emb.type"].reshape(-1, hidden),
+        "embeddings.LayerNorm.weight": source.dense["emb.ln.w"],
+        "embeddings.LayerNorm.bias": source.dense["emb.ln.b"],
+    }
+    places = {
+        "q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value",
+        "ao": "attention.output.dense", "fi": "intermediate.dense", "fo": "output.dense",
+    }  # fmt: skip
+    norms = {"aln": "attention.output.LayerNorm", "oln": "output.LayerNorm"}
+    for layer in range(source.layers):
+        for short, place in places.items():
+            found[f"encoder.layer.{layer}.{place}.weight"] = source.packed[f"l{layer}.{short}.w"].values()
+            found[f"encoder.layer.{layer}.{place}.bias"] = source.dense[f"l{layer}.{short}.b"]
+        for short, place in norms.items():
+            found[f"encoder.layer.{layer}.{place}.weight"] = source.dense[f"l{layer}.{short}.w"]
+            found[f"encoder.layer.{layer}.{place}.bias"] = source.dense[f"l{layer}.{short}.b"]
+    return found
+
+
+def write_sentence_transformer(path: Path, hidden: int) -> None:
+    def write(name: str, content: object) -> None:
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_text(json.dumps(content), "utf-8")
+
+    write("modules.json", [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    ])  # fmt: skip
+    write("1_Pooling/config.json", {"word_embedding_dimension": hidden, "pooling_mode_mean_tokens": True})
+    write("sentence_bert_config.json", {"max_seq_length": 512, "do_lower_case": False})
+    write("config_sentence_transformers.json", {"prompts": {"query": "query: ", "document": "passage: "}})
+
+
+def test_text_vectors_equal_sentence_transformers(e5_directory: Path) -> None:
+    assert models(["adopt", str(e5_directory)], e5_directory.parent) == 0
+    torch_model = load_text_embedder(str(e5_directory), models_dir=e5_directory.parent, dim=384, threads=2)
+    assert torch_model.info.runtime.startswith("torch")
+    serving = load_text_embedder(f"builtin:{E5}", models_dir=built_models(), dim=384, threads=2)
+    for role in ("query", "document"):
+        reference = torch_model.embed_texts(TEXTS, role)
+        found = serving.embed_texts(TEXTS, role)
+        assert cosines(found.vectors, reference.vectors).min() >= COSINE_MIN
+        np.testing.assert_array_equal(found.truncated, reference.truncated)
+
+
+def test_a_model_in_torch_is_cut_and_marked_where_the_other_is(e5_directory: Path) -> None:
+    assert models(["adopt", str(e5_directory), "--tokens-max", "16"], e5_directory.parent) == 0
+    model = load_text_embedder(str(e5_directory), models_dir=e5_directory.parent, dim=384, threads=2)
+    assert model.info.tokens_max == 16
+    assert model.embed_texts(["김치", "된장찌개 " * 40], "query").truncated.tolist() == [False, True]
+
+
+def test_korean_dishes_are_near_their_kind() -> None:
+    serving = load_text_embedder(f"builtin:{E5}", models_dir=built_models(), dim=384, threads=2)
+
+    def near(query: str, *dishes: str) -> str:
+        vectors = serving.embed_texts(dishes, "document").vectors
+        return dishes[int(np.argmax(vectors @ serving.embed_texts([query], "query").vectors[0]))]
+
+    assert near("소갈비 맑은 국물", "갈비탕", "떡볶이", "초코 케이크") == "갈비탕"
+    assert near("떡뽁이", "떡볶이", "된장찌개", "갈비탕") == "떡볶이"
+    assert near("kimchi stew", "김치찌개", "초코 케이크", "새우튀김") == "김치찌개"
+    assert near("생일에 먹는 달콤한 빵", "초코 케이크", "갈비탕", "오징어볶음") == "초코 케이크"
+
+
+def test_picture_vectors_equal_torch() -> None:
+    from service.embedding.torch_compat import make_torchvision_importable
+
+    make_torchvision_importable()
+    import timm
+    import torch
+    from PIL import Image
+    from torchvision import transforms
+
+    weights = read_state_dict(weights_file(BUILTIN[EFFICIENTNET].source, built_models() / DOWNLOADS))
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    state = model.state_dict()
+    assert len(state) == len(weights)
+    for name, values in zip(state, weights.values(), strict=True):  # both list the layers as they run
+        assert state[name].shape == values.shape, name
+        state[name] = torch.from_numpy(values.copy())
+    model.load_state_dict(state)
+    model.eval()
+    how = EFFICIENTNET_PREPROCESS
+    prepare = transforms.Compose([
+        transforms.Resize(how.side, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(how.side),
+        transforms.ToTensor(), transforms.Normalize(how.mean, how.std),
+    ])  # fmt: skip
+    pixels = noisy_pictures()
+    inputs = torch.stack([prepare(Image.fromarray(p)) for p in pixels])
+    ours = np.stack([picture_input(p, how) for p in pixels])
+    np.testing.assert_allclose(ours, inputs.numpy(), atol=1e-5)
+    with torch.inference_mode():
+        features = model.forward_features(inputs).mean((2, 3)).numpy()
+    mean, basis = read_projection()
+    reference = (np.sqrt(features) - mean) @ basis
+    serving = load_image_embedder(f"builtin:{EFFICIENTNET}", models_dir=built_models(), dim=512, threads=2)
+    assert cosines(serving.embed_images(pixels), reference).min() >= COSINE_MIN
+
+
+def noisy_pictures() -> list[np.ndarray]:
+    """Coarse coloured noise in several shapes, seed 5."""
+    from PIL import Image
+
+    rng = np.random.default_rng(5)
+    found = []
+    for height, width in [(224, 224), (448, 600), (333, 250), (900, 448), (64, 80)]:
+        coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8))
+        found.append(np.asarray(coarse.resize((width, height), Image.Resampling.BILINEAR)))
+    return found
+
+
+def test_clip_equals_open_clip_with_its_own_preprocessing(tmp_path: Path) -> None:
+    directory = write_tiny_clip(tmp_path / "clip")
+    assert models(["adopt", str(directory)], tmp_path) == 0
+    serving = load_image_embedder(str(directory), models_dir=tmp_path, dim=512, threads=2)
+    import open_clip
+    import torch
+    from PIL import Image
+
+    model, _, prepare = open_clip.create_model_and_transforms(f"local-dir:{directory}")
+    model.eval()
+    pixels = noisy_pictures()
+    with torch.inference_mode():
+        reference = model.encode_image(torch.stack([prepare(Image.fromarray(p)) for p in pixels]))
+    assert cosines(serving.embed_images(pixels), reference.numpy()).min() >= COSINE_MIN
+
+
+def test_clip_of_full_size_loads() -> None:
+    """ViT-B-32 with random weights: the shapes, the 512 values and QuickGELU of the production model."""
+    from service.embedding.torch_compat import make_torchvision_importable
+
+    make_torchvision_importable()
+    import open_clip
+    import torch
+
+    model = open_clip.create_model("ViT-B-32", pretrained=None, force_quick_gelu=True)
+    model.eval()
+    assert any(type(m).__name__ == "QuickGELU" for m in model.modules())
+    with torch.inference_mode():
+        assert model.encode_image(torch.zeros(1, 3, 224, 224)).shape == (1, 512)

@@ -1,0 +1,202 @@
+"""Queues before a model: order, bounds, deadlines, callers that leave, items that fail."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+
+import pytest
+
+from service.embedding.lanes import LaneLimits, Lanes
+from service.errors import DeadlineExceeded, Overloaded, Starting
+
+
+class Model:
+    """Doubles numbers, one batch at a time when `gate` is open; -1 can't be doubled."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.entered = threading.Semaphore(0)
+        self.batches: list[tuple[str, list[int]]] = []
+
+    def run(self, items: Sequence[int], lane: str) -> list[int]:
+        self.batches.append((lane, list(items)))
+        self.entered.release()
+        assert self.gate.wait(10)
+        if -1 in items:
+            raise ValueError("not a number I know")
+        return [2 * item for item in items]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def lanes(model: Model, clock: Clock) -> Iterator[Lanes[int, int]]:
+    limits = LaneLimits(
+        streams=1, queries_max=4, documents_max=6, batch_items_max=3,
+        batch_weight_max=100, document_weight_max=20,
+    )  # fmt: skip
+    lanes: Lanes[int, int] = Lanes("test", model.run, limits, clock)
+    lanes.start()
+    yield lanes
+    model.gate.set()
+    lanes.close()
+
+
+def hold(lanes: Lanes[int, int], model: Model) -> Future[int]:
+    """Make the only thread busy, so that what follows has to queue."""
+    (first,) = lanes.submit("query", [0], [1], 60_000)
+    assert model.entered.acquire(timeout=10)
+    return first
+
+
+def submit(lanes: Lanes[int, int], lane: str, *items: int, weight: int = 1) -> list[Future[int]]:
+    return lanes.submit(lane, items, [weight] * len(items), 60_000)  # type: ignore[arg-type]
+
+
+def test_queries_go_before_documents_that_came_first(lanes: Lanes[int, int], model: Model) -> None:
+    hold(lanes, model)
+    documents = submit(lanes, "document", 10, 11)
+    queries = submit(lanes, "query", 1, 2)
+    model.gate.set()
+    assert [f.result(10) for f in [*queries, *documents]] == [2, 4, 20, 22]
+    assert model.batches[1:] == [("query", [1, 2]), ("document", [10, 11])]
+
+
+def test_what_queued_meanwhile_is_one_batch_up_to_the_bound(lanes: Lanes[int, int], model: Model) -> None:
+    hold(lanes, model)
+    found = submit(lanes, "query", 1, 2, 3, 4)
+    model.gate.set()
+    assert [f.result(10) for f in found] == [2, 4, 6, 8]
+    assert [items for _, items in model.batches[1:]] == [[1, 2, 3], [4]]
+
+
+def test_a_batch_is_bounded_by_its_longest_item(lanes: Lanes[int, int], model: Model) -> None:
+    hold(lanes, model)
+    found = submit(lanes, "document", 1, 2, 3, weight=9)
+    found += submit(lanes, "document", 4, weight=1000)  # heavier than any batch: goes alone, does not hang
+    model.gate.set()
+    assert [f.result(10) for f in found] == [2, 4, 6, 8]
+    assert [items for _, items in model.batches[1:]] == [[1, 2], [3], [4]]
+
+
+def test_a_full_queue_refuses_and_takes_nothing(lanes: Lanes[int, int], model: Model) -> None:
+    hold(lanes, model)
+    submit(lanes, "query", 1, 2, 3)
+    with pytest.raises(Overloaded):
+        submit(lanes, "query", 4, 5)
+    assert lanes.waiting() == (3, 0)
+    assert lanes.counters.refused == 2
+    submit(lanes, "document", 1)
+    with pytest.raises(Overloaded):
+        submit(lanes, "document", *range(6))
+
+
+def test_one_large_write_is_taken_when_nothing_waits(lanes: Lanes[int, int], model: Model) -> None:
+    model.gate.set()
+    assert [f.result(10) for f in submit(lanes, "document", *range(20))] == [2 * i for i in range(20)]
+
+
+def test_one_bad_item_fails_alone(lanes: Lanes[int, int], model: Model) -> None:
+    hold(lanes, model)
+    good, bad, other = submit(lanes, "query", 1, -1, 2)
+    model.gate.set()
+    assert (good.result(10), other.result(10)) == (2, 4)
+    with pytest.raises(ValueError, match="not a number"):
+        bad.result(10)
+    assert lanes.counters.failed == 1
+
+
+def test_work_whose_caller_left_is_not_done(lanes: Lanes[int, int], model: Model) -> None:
+    first = hold(lanes, model)
+    gone, stays = submit(lanes, "query", 1, 2)
+    assert gone.cancel()
+    model.gate.set()
+    assert stays.result(10) == 4
+    assert model.batches[1:] == [("query", [2])]
+    assert lanes.counters.dropped == 1
+    assert first.result(10) == 0
+    with pytest.raises(CancelledError):
+        gone.result(10)
+
+
+def test_work_past_its_deadline_is_not_done(lanes: Lanes[int, int], model: Model, clock: Clock) -> None:
+    hold(lanes, model)
+    (late,) = lanes.submit("query", [1], [1], 500)
+    clock.now += 0.6
+    model.gate.set()
+    with pytest.raises(DeadlineExceeded):
+        late.result(10)
+    assert len(model.batches) == 1
+    assert lanes.counters.late == 1
+
+
+def test_closing_refuses_what_waits(model: Model, clock: Clock) -> None:
+    lanes: Lanes[int, int] = Lanes("test", model.run, LaneLimits(streams=1), clock)
+    with pytest.raises(Starting):
+        submit(lanes, "query", 1)
+    lanes.start()
+    hold(lanes, model)
+    (waiting,) = submit(lanes, "document", 1)
+    closing = threading.Thread(target=lanes.close)
+    closing.start()
+    with pytest.raises(Starting):
+        waiting.result(10)
+    model.gate.set()
+    closing.join(10)
+    assert not closing.is_alive()
+    with pytest.raises(Starting):
+        submit(lanes, "query", 1)
+
+
+def test_a_stream_stays_free_for_queries_while_there_are_some(model: Model, clock: Clock) -> None:
+    lanes: Lanes[int, int] = Lanes("test", model.run, LaneLimits(streams=2, batch_items_max=1), clock)
+    lanes.start()
+    try:
+        first = hold(lanes, model)
+        model.gate.set()
+        first.result(10)
+        model.gate.clear()
+        documents = submit(lanes, "document", 10, 11)
+        assert model.entered.acquire(timeout=10)
+        assert not model.entered.acquire(timeout=0.1), "both streams took documents right after a query"
+        (query,) = submit(lanes, "query", 1)
+        assert model.entered.acquire(timeout=10), "the free stream did not take the query"
+        assert model.batches[-1] == ("query", [1])
+        clock.now += 5  # no query for a while
+        model.gate.set()
+        assert [f.result(10) for f in [query, *documents]] == [2, 20, 22]
+    finally:
+        model.gate.set()
+        lanes.close()
+
+
+def test_documents_use_every_stream_when_no_query_comes(model: Model, clock: Clock) -> None:
+    lanes: Lanes[int, int] = Lanes("test", model.run, LaneLimits(streams=2, batch_items_max=1), clock)
+    lanes.start()
+    try:
+        documents = submit(lanes, "document", 10, 11)
+        assert model.entered.acquire(timeout=10)
+        assert model.entered.acquire(timeout=10), "the second stream stayed idle"
+        model.gate.set()
+        assert [f.result(10) for f in documents] == [20, 22]
+    finally:
+        model.gate.set()
+        lanes.close()
