@@ -74,7 +74,7 @@ $(VENV)/.test: constraints.txt pyproject.toml | $(VENV)/.serve
 	@echo "Installing the test dependencies into $(VENV) (once)"
 	@sh deploy/compiler.sh
 	@$(PIP) torch==2.13.0
-	@$(PIP) --editable '.[torch,hnswlib,test]'
+	@$(PIP) --editable '.[torch,hnswlib,binlog,test]'
 	@touch $@
 
 $(MODELS_DIR)/.built: | $(VENV)/.serve

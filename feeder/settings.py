@@ -15,6 +15,8 @@ from vector_client.types import Keys
 
 Network: TypeAlias = IPv4Network | IPv6Network
 Engine: TypeAlias = Literal["postgresql", "mariadb"]
+TierChoice: TypeAlias = Literal["auto", "log", "triggers", "poll"]
+TIERS: tuple[TierChoice, ...] = ("auto", "log", "triggers", "poll")
 URL_ENGINES: Mapping[str, Engine] = {
     "postgresql": "postgresql", "postgres": "postgresql", "mysql": "mariadb", "mariadb": "mariadb",
 }  # fmt: skip
@@ -52,6 +54,19 @@ class Bounds:
         "of one picture fetched")  # fmt: skip
     image_timeout_s: float = _number("FEEDER_IMAGE_TIMEOUT_S", 10, 0.1, 120, "seconds",
         "for one picture, name to last byte")  # fmt: skip
+    log_poll_ms: int = _number("FEEDER_LOG_POLL_MS", 50, 5, 60_000, "ms",
+        "between two looks into a database's log")  # fmt: skip
+    trigger_poll_ms: int = _number("FEEDER_TRIGGER_POLL_MS", 200, 5, 60_000, "ms",
+        "between two looks at what triggers wrote; PostgreSQL wakes the feeder earlier")  # fmt: skip
+    poll_s: int = _number("FEEDER_POLL_S", 300, 1, 86_400, "seconds",
+        "between two full comparisons where the database grants neither log nor triggers")  # fmt: skip
+    compare_s: int = _number("FEEDER_COMPARE_S", 3_600, 1, 604_800, "seconds",
+        "between two full comparisons beside a log or triggers")  # fmt: skip
+    brake_percent: float = _number("FEEDER_BRAKE_PERCENT", 5, 0, 100, "percent",
+        "of the items may vanish in one comparison before it stops and asks")  # fmt: skip
+    changes_max: int = _number("FEEDER_CHANGES_MAX", 2_000, 1, 100_000, "changes", "read at a time")
+    metrics_port: int = _number("FEEDER_METRICS_PORT", 0, 0, 65_535, "port",
+        "where `sync` serves its metrics on 127.0.0.1; 0: nowhere")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +86,11 @@ class Database:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """vectors: the pgvector database (TGT_DB_*). src, mariadb: where the items tables may lie."""
+    """vectors: the pgvector database (TGT_DB_*). src, mariadb: where the items tables may lie.
+
+    tier: how changes are noticed; "auto" takes the best that each database grants. state_dir: where `sync`
+    remembers which id each source row carried.
+    """
 
     service_url: str
     keys: Keys
@@ -82,6 +101,8 @@ class Settings:
     image_hosts: frozenset[str]
     image_networks: tuple[Network, ...]
     bounds: Bounds
+    tier: TierChoice = "auto"
+    state_dir: Path = Path(".feeder")
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
@@ -98,6 +119,8 @@ class Settings:
             image_hosts=frozenset(environ.get("FEEDER_IMAGE_HOSTS", "").replace(",", " ").split()),
             image_networks=_networks(environ, mistakes),
             bounds=_bounds(environ, mistakes),
+            tier=_tier(environ, mistakes),
+            state_dir=Path(environ.get("FEEDER_STATE_DIR") or ".feeder"),
         )
         _check_names(environ, mistakes)
         if settings.vectors is not None and settings.vectors.engine != "postgresql":
@@ -214,6 +237,15 @@ def _networks(environ: Mapping[str, str], mistakes: list[str]) -> tuple[Network,
     return tuple(found)
 
 
+def _tier(environ: Mapping[str, str], mistakes: list[str]) -> TierChoice:
+    text = environ.get("FEEDER_TIER") or "auto"
+    for tier in TIERS:
+        if text == tier:
+            return tier
+    mistakes.append(f"FEEDER_TIER: one of {', '.join(TIERS)} is needed, got {text!r}")
+    return "auto"
+
+
 def _bounds(environ: Mapping[str, str], mistakes: list[str]) -> Bounds:
     values: dict[str, Any] = {}
     for bound in fields(Bounds):
@@ -237,5 +269,5 @@ def _bounds(environ: Mapping[str, str], mistakes: list[str]) -> Bounds:
 def _check_names(environ: Mapping[str, str], mistakes: list[str]) -> None:
     """A misspelt variable would be ignored in silence."""
     known = {bound.metadata["env"] for bound in fields(Bounds)}
-    known |= {"FEEDER_IMAGE_HOSTS", "FEEDER_IMAGE_NETWORKS"}
+    known |= {"FEEDER_IMAGE_HOSTS", "FEEDER_IMAGE_NETWORKS", "FEEDER_TIER", "FEEDER_STATE_DIR"}
     mistakes += [f"{name}: unknown" for name in environ if name.startswith("FEEDER_") and name not in known]

@@ -65,20 +65,23 @@ SELECT current_setting('wal_level') = 'logical'
 
 @dataclass(frozen=True, slots=True)
 class SlotNames:
-    """The slot and the publication of one side of one collection, and the column that keys are read from."""
+    """The slot and the publication of one side of one collection, the column that keys are read from, and
+    what a key becomes."""
 
     slot: str
     publication: str
     table: Identifier
     column: str
+    read_key: Callable[[Key], Key]
 
 
 class _Reading:
     """What one peek has come across so far, of table `oid`. end_lsn: of the last whole transaction."""
 
-    def __init__(self, oid: int, column: str) -> None:
+    def __init__(self, oid: int, column: str, read_key: Callable[[Key], Key]) -> None:
         self._oid = oid
         self._column = column
+        self._read_key = read_key
         self._place = 0
         self._type_oid = 0
         self.keys: dict[Key, None] = {}
@@ -120,7 +123,7 @@ class _Reading:
     def _add(self, row: Row) -> None:
         key = pgoutput.decode(row[self._place], self._type_oid)
         if key is not None:
-            self.keys[key] = None
+            self.keys[self._read_key(key)] = None
 
 
 class PostgresSlotFeed:
@@ -188,7 +191,8 @@ class PostgresSlotFeed:
 
         def create(connection: psycopg.Connection[Any]) -> str:
             connection.execute(
-                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s",
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+                " WHERE slot_name = %s AND database = current_database() AND plugin = 'pgoutput'",
                 (slot,),
             )
             row = connection.execute(
@@ -241,7 +245,7 @@ class PostgresSlotFeed:
 
     def _peek(self, connection: psycopg.Connection[Any]) -> _Reading:
         names = self._names
-        reading = _Reading(self._oid, names.column)
+        reading = _Reading(self._oid, names.column, names.read_key)
         parameters = (names.slot, self._changes_max, names.publication)
         with connection.cursor(binary=True) as cursor:
             # Row by row: one transaction may be larger than memory, its keys are not.
