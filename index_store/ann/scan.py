@@ -23,6 +23,9 @@ from index_store.types import Metric, Vector
 
 BLOCK_ROWS = 16_384
 
+_LIKELY = 4.0
+"""Standard deviations: a row beyond them is one in 30,000, and matters only next to the k-th."""
+
 
 @dataclass(frozen=True, slots=True)
 class Int8Codes:
@@ -118,31 +121,29 @@ class ScanIndex:
         """Return how far a scan distance lies from the exact engine distance: for l2 in terms of the
         distance itself, not squared, else of the product.
 
-        proven: never farther (triangle inequality, Cauchy-Schwarz); else six standard deviations of the
-        two roundings taken as independent and even, several times less.
+        proven: never farther (triangle inequality, Cauchy-Schwarz); else `_LIKELY` standard deviations of
+        the two roundings taken as independent and even, several times less.
         """
-        row = engine_vectors(query[None, :], self._metric)
-        coded, divisor = encode_query(row, self._metric, self.codes.scale)
-        own = divisor / self.codes.scale
-        lost = float(np.linalg.norm(row - coded * np.float32(1 / own)))
-        length = float(np.linalg.norm(row))
+        row = engine_vectors(query, self._metric)
+        largest = float(np.abs(row).max())
+        own = self.codes.scale if self._metric == "l2" else 127.0 / max(largest, 1e-30)
+        length = 1.0 if self._metric == "l2" else float(np.linalg.norm(row))
+        reach = 1.0 if self._metric == "l2" else self.codes.length
+        # An l2 query outside the range of the rows is clipped: an error that is not even at all.
+        if not proven and largest * own <= 127.5:
+            return _LIKELY * math.hypot(length / self.codes.scale, reach / own) / math.sqrt(12)
+        coded, _ = encode_query(row[None, :], self._metric, self.codes.scale)
+        lost = float(np.linalg.norm(row - coded[0] * np.float32(1 / own)))
         if self._metric == "l2":
-            likely = 6 * math.hypot(1 / self.codes.scale, 1 / own) / math.sqrt(12)
-            # A query outside the range of the rows is clipped: an error that is not even at all.
-            is_clipped = float(np.abs(row).max()) * self.codes.scale > 127.5
-            sure = self.codes.residual + lost
-            return sure if proven or is_clipped else min(likely, sure)
-        likely = 6 * math.hypot(length / self.codes.scale, self.codes.length / own) / math.sqrt(12)
-        sure = (length + lost) * self.codes.residual + lost * self.codes.length
-        return sure if proven else min(likely, sure)
+            return self.codes.residual + lost
+        return (length + lost) * self.codes.residual + lost * self.codes.length
 
-    def reach(self, distance: float, bound: float) -> float:
-        """Return the largest scan distance of a row whose exact distance is at most this one (given in the
-        metric's terms). 1e-5: float32 sums of the scan."""
+    def reach(self, distance: float, error: float) -> float:
+        """Return the engine distance that lies `error` (see `error_bound`) beyond another; 1e-5 for the
+        float32 sums of the scan."""
         if self._metric == "l2":
-            return (distance + bound) ** 2 * (1 + 1e-5)
-        engine = distance - 1.0 if self._metric == "cosine" else distance
-        return engine + bound + 1e-5 * abs(engine) + 1e-6
+            return float((math.sqrt(max(distance, 0.0)) + error) ** 2 * (1 + 1e-5))
+        return distance + error + 1e-5 * abs(distance) + 1e-6
 
     def close(self) -> None:
         self._index = new_codes(self._index.d, self._metric)

@@ -26,10 +26,12 @@ def rescore(query: Vector, vectors: Matrix, metric: Metric) -> Distances:
     query: (dim,), vectors: (n, dim), both finite and, for cosine, not zero. A row's distance depends on
     that row alone, not on its neighbours in the batch, and identical vectors have l2 and cosine 0 exactly.
     """
-    out = np.empty(len(vectors), dtype=np.float64)
     wide = query.astype(np.float64)
     if metric == "cosine":
-        wide *= 1.0 / np.sqrt(np.einsum("i,i->", wide, wide))
+        wide *= 1.0 / np.sqrt(np.vecdot(wide, wide))
+    if len(vectors) <= _BLOCK_ROWS:
+        return _score_block(wide, vectors.astype(np.float64), metric)
+    out = np.empty(len(vectors), dtype=np.float64)
     for start in range(0, len(vectors), _BLOCK_ROWS):
         block = vectors[start : start + _BLOCK_ROWS].astype(np.float64)
         out[start : start + len(block)] = _score_block(wide, block, metric)
@@ -38,14 +40,14 @@ def rescore(query: Vector, vectors: Matrix, metric: Metric) -> Distances:
 
 def _score_block(query: Distances, block: npt.NDArray[np.float64], metric: Metric) -> Distances:
     if metric == "ip":
-        negative: Distances = -np.einsum("ij,j->i", block, query)
+        negative: Distances = -np.vecdot(block, query)
         return negative
     if metric == "cosine":
         # Half the squared distance of unit vectors: 1 - cos without the cancellation near 0. Scaled as
         # the query is, by the reciprocal, so that an identical row ends up with identical bits.
-        block *= (1.0 / np.sqrt(np.einsum("ij,ij->i", block, block)))[:, None]
+        block *= (1.0 / np.sqrt(np.vecdot(block, block)))[:, None]
     block -= query
-    squares: Distances = np.einsum("ij,ij->i", block, block)
+    squares: Distances = np.vecdot(block, block)
     return np.sqrt(squares) if metric == "l2" else squares / 2
 
 

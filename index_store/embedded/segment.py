@@ -154,16 +154,17 @@ class Segment:
         assert self._graph is not None
         for _ in range(GRAPH_TRIES):
             rows, engine = self._graph.knn(want.query, plan.breadth, allowed=None, ef=plan.breadth)
-            rank = want.k
+            rank = want.k if len(rows) >= want.k else 0
             if want.allowed is not None:
                 places = _places_allowed(rows, want.allowed)
                 rank = int(places[want.k - 1]) + 1 if len(places) >= want.k else 0
                 rows, engine = rows[places], engine[places]
-            enough = len(rows) >= want.k
-            again = next_plan(self._ground, plan, want.allowed_count, want.k, len(rows), rank)
-            if enough and (again is None or want.ef is not None):
+            if want.ef is not None and rank:
                 return self._near(want, rows, engine)
-            if again is None or again.way != "graph":
+            again = next_plan(self._ground, plan, want.allowed_count, want.k, len(rows), rank)
+            if again is None:
+                return self._near(want, rows, engine)
+            if again.way != "graph":
                 return None
             plan = again
         return None
@@ -191,19 +192,19 @@ class Segment:
         """Scan the codes, and score again every row whose rounding could have hidden that it belongs to
         the answer; scan for more rows when those end before that is certain.
 
-        So the answer is exact (`exact`: proven; else up to six standard deviations of the rounding), and
-        ties of the k-th are all looked at, whatever their number.
+        k rows lie truly within one error of the k-th scan distance, so whatever belongs to the answer was
+        scanned within two. `exact`: the error is proven; else it is very likely. Ties of the k-th are all
+        looked at, whatever their number.
         """
-        bound = self._scan.error_bound(want.query, proven=want.exact)
+        error = self._scan.error_bound(want.query, proven=want.exact)
         fetch = (4 if want.exact else 2) * want.k + 64
         while True:
             rows, engine = self._scan.knn(want.query, fetch, allowed=want.allowed, ef=0)
-            near = rescore(want.query, self.vectors[rows[: want.k]], self._metric)
-            reach = self._scan.reach(float(near.max()), bound)
+            reach = self._scan.reach(float(engine[want.k - 1]), 2 * error)
             inside = int(np.searchsorted(engine, reach, side="right"))
             if inside < len(rows) or len(rows) >= want.allowed_count:
-                rest = rescore(want.query, self.vectors[rows[want.k : inside]], self._metric)
-                distances = np.concatenate([near, rest])
+                rows = rows[:inside]
+                distances = rescore(want.query, self.vectors[rows], self._metric)
                 best = self._order(rows, distances, want.k)
                 return rows[best], distances[best]
             fetch *= 4
@@ -213,7 +214,7 @@ class Segment:
         best = np.argsort(distances, kind="stable")[: k + 1]
         chosen = distances[best]
         if np.count_nonzero(chosen[1:] == chosen[:-1]):
-            return select(distances, self._ids.ids_of(rows[: len(distances)]), k)
+            return select(distances, self._ids.ids_of(rows), k)
         return best[:k]
 
     def close(self) -> None:

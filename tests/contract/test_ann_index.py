@@ -23,7 +23,7 @@ from index_store.ann.faiss_hnsw import (
 )
 from index_store.ann.port import AnnIndex
 from index_store.ann.scan import ScanIndex, add_codes, measure_codes, new_codes
-from index_store.ann.topk import Matrix, rescore
+from index_store.ann.topk import Matrix, rescore, to_engine
 from index_store.errors import InvalidVector, StoreDamaged
 from index_store.types import Metric, Vector
 
@@ -251,8 +251,11 @@ def test_scan_bounds_hold_for_every_row(metric: Metric, tmp_path: Path) -> None:
     for number in range(20):
         query = _query(number)
         rows, found = scan.knn(query, 2000, allowed=None, ef=0)
-        exact = rescore(query, vectors[rows], metric)
+        exact = to_engine(rescore(query, vectors[rows], metric), metric)
         sure = scan.error_bound(query, proven=True)
-        assert scan.error_bound(query, proven=False) <= sure
-        reach = np.array([scan.reach(float(d), sure) for d in exact])
-        assert (found <= reach).all()
+        likely = scan.error_bound(query, proven=False)
+        assert likely <= sure
+        assert all(f <= scan.reach(float(e), sure) for f, e in zip(found, exact, strict=True))
+        assert all(e <= scan.reach(float(f), sure) for f, e in zip(found, exact, strict=True))
+        beyond = sum(f > scan.reach(float(e), likely) for f, e in zip(found, exact, strict=True))
+        assert beyond <= 2
