@@ -131,8 +131,10 @@ def test_without_a_hub_it_fails_soon_and_clearly(tmp_path: Path, capsys: pytest.
 
 
 def test_only_one_form_of_the_weights_is_fetched() -> None:
-    both = ["config.json", "tokenizer.json", "model.safetensors", "onnx/model.onnx",
-            "onnx/model_O3.onnx", "openvino/openvino_model.bin", "pytorch_model.bin", "1_Pooling/config.json", "modules.json"]  # fmt: skip
+    both = [
+        "config.json", "tokenizer.json", "model.safetensors", "onnx/model.onnx", "onnx/model_O3.onnx",
+        "openvino/openvino_model.bin", "pytorch_model.bin", "1_Pooling/config.json", "modules.json",
+    ]  # fmt: skip
     small = ["1_Pooling/config.json", "config.json", "modules.json", "tokenizer.json"]
     assert allowed(both, prefer_torch=False) == sorted([*small, "onnx/model.onnx"])
     assert allowed(both, prefer_torch=True) == sorted([*small, "model.safetensors"])
