@@ -57,6 +57,11 @@ def test_every_module_has_a_floor() -> None:
     assert not findings, report(findings)
 
 
+def test_every_floor_names_a_module_that_exists() -> None:
+    modules = {file.module for file in FILES}
+    assert {prefix for prefix in PLAN.floors if prefix not in modules} == set()
+
+
 def test_no_import_circle() -> None:
     assert imports.circles(IMPORTS) == []
 
