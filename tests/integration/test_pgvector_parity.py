@@ -1,0 +1,240 @@
+"""The cut-over promise: what pgvector answers today, the service answers after an import.
+
+Real product and recipe rows where they are at hand, generated Korean ones else; the real text model where its
+files are, hashed n-grams else. The test prints which.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psycopg
+import pytest
+
+from tests.integration.databases import MariaDBServer, PostgresServer
+from tests.integration.feeding import ROOT, ServiceProcess, as_text, insert, korean_names, run_feeder
+from vector_client.types import Query
+
+DATA = ROOT.parent / "shared" / "data"
+TOP = 25
+QUERIES = 200
+DISTANCE_ERROR_MAX = 1e-6
+
+COLLECTIONS = """
+[collections.kok]
+id_field = "kok_product_id"
+id_type = "int64"
+modality = "text"
+dim = 384
+metric = "l2"
+model = "{model}"
+[collections.kok.source.vectors]
+table = '"KOK_VECTOR_TABLE"'
+id = '"KOK_PRODUCT_ID"'
+vector = '"VECTOR_NAME"'
+[collections.kok.source.items]
+table = "FCT_KOK_PRODUCT_INFO"
+id = "KOK_PRODUCT_ID"
+content = {{ title = "KOK_PRODUCT_NAME" }}
+
+[collections.recipes]
+id_field = "recipe_id"
+id_type = "int64"
+modality = "text"
+dim = 384
+metric = "l2"
+model = "{model}"
+[collections.recipes.source.vectors]
+table = '"RECIPE_VECTOR_TABLE"'
+key = '"VECTOR_ID"'
+id = '"RECIPE_ID"'
+vector = '"VECTOR_NAME"'
+[collections.recipes.source.items]
+table = "FCT_RECIPE"
+id = "RECIPE_ID"
+content = {{ title = "COOKING_NAME" }}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """A deployed shop after its import. queries: (n, 384); ids: by collection."""
+
+    service: ServiceProcess
+    postgres: PostgresServer
+    database: str
+    queries: npt.NDArray[np.float32]
+    ids: dict[str, list[int]]
+
+
+TABLES = {
+    "kok": ('"KOK_VECTOR_TABLE"', '"KOK_PRODUCT_ID"'),
+    "recipes": ('"RECIPE_VECTOR_TABLE"', '"RECIPE_ID"'),
+}
+
+
+def products() -> list[tuple[int, str]]:
+    path = DATA / "kok_products.csv"
+    if not path.exists():
+        print("products: 4,156 generated Korean names (no real rows at hand)")
+        return [(number * 7 + 1, name) for number, name in enumerate(korean_names(4156, seed=3))]
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    name = next(column for column in rows[0] if "NAME" in column.upper() and "STORE" not in column.upper())
+    print(f"products: {len(rows)} real rows, embedded by {name}")
+    return list({int(row["KOK_PRODUCT_ID"]): row[name] for row in rows}.items())
+
+
+def recipes() -> tuple[list[tuple[int, str]], list[str]]:
+    path = DATA / "recipes.jsonl"
+    if not path.exists():
+        print("recipes: 614 generated Korean names")
+        return list(enumerate(korean_names(614, seed=4), start=1)), korean_names(QUERIES, seed=5)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    asked = (DATA / "recipe_queries.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = [json.loads(line)["query"] for line in asked]
+    print(f"recipes: {len(rows)} real rows, {len(texts)} real queries")
+    step = max(1, len(texts) // QUERIES)
+    return [(int(row["recipe_id"]), row["title"]) for row in rows], texts[::step][:QUERIES]
+
+
+def model() -> str:
+    directory = Path(os.environ.get("MODELS_DIR") or ROOT / ".models")
+    real = any(directory.glob("multilingual-e5-small*"))
+    chosen = "builtin:multilingual-e5-small" if real else "builtin:hashed-ngrams"
+    print(f"model: {chosen}")
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def shop(
+    postgres: PostgresServer, mariadb: MariaDBServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Shop]:
+    service = ServiceProcess(tmp_path_factory.mktemp("parity"), COLLECTIONS.format(model=model()))
+    service.start()
+    database, items_database = postgres.create_database(), mariadb.create_database()
+    try:
+        rows = {"kok": products()}
+        rows["recipes"], texts = recipes()
+        with postgres.connect(database) as db:
+            fill_vectors(db, service, rows)
+        fill_items(mariadb, items_database, rows)
+        environ = (
+            service.environ() | postgres.environ("TGT", database) | mariadb.environ("SRC", items_database)
+        )
+        outcome = run_feeder(environ | {"SRC_DB_ENGINE": "mariadb", "FEEDER_PAGE_ROWS": "1000"}, "import")
+        print(outcome.output, outcome.errors)
+        assert outcome.code == 0
+        queries = np.array(service.client.embed_batch(texts[:100], "kok").vectors, dtype=np.float32)
+        more = np.array(service.client.embed_batch(texts[100:], "kok").vectors, dtype=np.float32)
+        ids = {name: [item_id for item_id, _ in found] for name, found in rows.items()}
+        yield Shop(service, postgres, database, np.concatenate([queries, more]), ids)
+    finally:
+        service.stop()
+        postgres.drop_database(database)
+        mariadb.drop_database(items_database)
+
+
+def fill_vectors(
+    db: psycopg.Connection[Any], service: ServiceProcess, rows: dict[str, list[tuple[int, str]]]
+) -> None:
+    db.execute('CREATE TABLE "KOK_VECTOR_TABLE" ("KOK_PRODUCT_ID" bigint, "VECTOR_NAME" vector(384))')
+    db.execute(
+        'CREATE TABLE "RECIPE_VECTOR_TABLE" ("VECTOR_ID" serial PRIMARY KEY, "RECIPE_ID" bigint,'
+        ' "VECTOR_NAME" vector(384))'
+    )
+    for name, (table, column) in TABLES.items():
+        vectors = service.embed(name, [text for _, text in rows[name]])
+        pairs = zip(rows[name], vectors, strict=True)
+        insert(db, table, f'{column}, "VECTOR_NAME"', ((item_id, as_text(v)) for (item_id, _), v in pairs))
+
+
+def fill_items(mariadb: MariaDBServer, database: str, rows: dict[str, list[tuple[int, str]]]) -> None:
+    with mariadb.connect(database) as db, db.cursor() as cursor:
+        cursor.execute(
+            "CREATE TABLE FCT_KOK_PRODUCT_INFO (KOK_PRODUCT_ID bigint PRIMARY KEY, KOK_PRODUCT_NAME text)"
+        )
+        cursor.execute("CREATE TABLE FCT_RECIPE (RECIPE_ID bigint PRIMARY KEY, COOKING_NAME text)")
+        cursor.executemany("INSERT INTO FCT_KOK_PRODUCT_INFO VALUES (%s, %s)", rows["kok"])
+        cursor.executemany("INSERT INTO FCT_RECIPE VALUES (%s, %s)", rows["recipes"])
+
+
+def by_pgvector(
+    db: psycopg.Connection[Any], name: str, query: npt.NDArray[np.float32], is_excluding: bool
+) -> list[tuple[int, float]]:
+    """The deployed question, in a form that can carry any number of ids: they lie in a table."""
+    table, column = TABLES[name]
+    condition = f"WHERE {column} NOT IN (SELECT id FROM excluded)" if is_excluding else ""
+    statement = (
+        f'SELECT {column}, "VECTOR_NAME" <-> %s::vector AS distance FROM {table} {condition}'
+        f" ORDER BY distance, {column} LIMIT {TOP}"
+    )
+    return [tuple(row) for row in db.execute(statement.encode(), (as_text(query),))]
+
+
+def by_service(
+    shop: Shop, name: str, query: npt.NDArray[np.float32], excluded: Sequence[int]
+) -> list[tuple[int, float]]:
+    found = shop.service.client.search(
+        Query(vector=query.tobytes(), k=TOP, collection=name, exclude_ids=excluded)
+    )
+    return [(int(hit.id), hit.distance) for hit in found.hits]
+
+
+def compare(shop: Shop, name: str, excluded: Sequence[int]) -> None:
+    """Hold every query's answer against pgvector's: ids, order, distances."""
+    farthest = 0.0
+    hidden = set(excluded)
+    with shop.postgres.connect(shop.database) as db:
+        db.execute("CREATE TEMP TABLE excluded (id bigint)")
+        insert(db, "excluded", "id", ((item_id,) for item_id in excluded))
+        for query in shop.queries:
+            expected = by_pgvector(db, name, query, bool(excluded))
+            got = by_service(shop, name, query, excluded)
+            assert len(expected) == TOP
+            assert [item_id for item_id, _ in expected] == [item_id for item_id, _ in got]
+            assert hidden.isdisjoint(item_id for item_id, _ in got)
+            farthest = max([farthest, *(abs(a[1] - b[1]) for a, b in zip(expected, got, strict=True))])
+    print(f"{name}, {len(excluded):,} excluded: ids and order equal, distances within {farthest:.1e}")
+    assert farthest <= DISTANCE_ERROR_MAX
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_top_25_are_pgvectors_own(shop: Shop, name: str) -> None:
+    assert len(shop.queries) == QUERIES
+    compare(shop, name, [])
+
+
+def test_the_top_25_are_pgvectors_own_without_1000_ids(shop: Shop) -> None:
+    with shop.postgres.connect(shop.database) as db:
+        nearest = [row[0] for query in shop.queries for row in by_pgvector(db, "kok", query, False)]
+    excluded = list(dict.fromkeys([*nearest, *shop.ids["kok"]]))[:1000]
+    compare(shop, "kok", excluded)
+
+
+def test_100000_excluded_ids_are_answered_where_sql_parameters_fail(shop: Shop) -> None:
+    known = shop.ids["kok"][::3]
+    excluded = [*known, *range(10**9, 10**9 + 100_000 - len(known))]
+    assert len(excluded) == 100_000
+    marks = ", ".join(["%s"] * len(excluded))
+    statement = (
+        f'SELECT "KOK_PRODUCT_ID" FROM "KOK_VECTOR_TABLE" WHERE "KOK_PRODUCT_ID" NOT IN ({marks})'
+        f' ORDER BY "VECTOR_NAME" <-> %s::vector LIMIT {TOP}'
+    )
+    parameters = [*excluded, as_text(shop.queries[0])]
+    with (
+        shop.postgres.connect(shop.database) as db,
+        pytest.raises(psycopg.OperationalError, match="65535") as failure,
+    ):
+        db.execute(statement.encode(), parameters)
+    print(f"the deployed SQL form: {str(failure.value).strip()}")
+    compare(shop, "kok", excluded)
