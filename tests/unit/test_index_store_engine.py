@@ -233,3 +233,40 @@ def test_filters_are_remembered_within_a_bound(index: EmbeddedIndex) -> None:
     index.write("l2", WriteBatch([ItemWrite(500, vector, True, {"n": -1})], (), "v1"))
     request = SearchRequest(vector, 200, filter={"n": {"$lt": 99}})
     assert len(index.search("l2", [request])[0].hits) == 100
+
+
+def test_a_generation_begun_under_writes_misses_none(index: EmbeddedIndex, tmp_path: Path) -> None:
+    """Deletes and deactivations that race with `begin`, from two handles, reach the new generation."""
+    print(f"seed {SEED}")
+    other = opened(tmp_path)
+    data = np.random.default_rng(SEED).standard_normal((800, DIM)).astype(np.float32)
+    for round_number in range(4):
+        index.write("l2", WriteBatch([ItemWrite(i, v, True) for i, v in enumerate(data)], (), "v1"))
+        version = f"next-{round_number}"
+        begun = threading.Event()
+
+        def change(handle: EmbeddedIndex, first: int, begun: threading.Event = begun) -> None:
+            for item_id in range(first, 800, 4):
+                if item_id > 700:
+                    begun.wait(30)
+                if item_id % 3:
+                    handle.write("l2", WriteBatch([ItemWrite(item_id, active=False)]))
+                else:
+                    handle.write("l2", WriteBatch(deletes=[ItemDelete(item_id)]))
+
+        threads = [
+            threading.Thread(target=change, args=(handle, first))
+            for first, handle in enumerate((index, other, index, other))
+        ]
+        for thread in threads:
+            thread.start()
+        index.advance("l2", "begin", version)
+        begun.set()
+        for thread in threads:
+            thread.join()
+        index.write("l2", WriteBatch([ItemWrite(i, v) for i, v in enumerate(data)], (), version))
+        deleted_or_off = index.status("l2").others[0]
+        # Deleted ids come back with the new vectors, deactivated ones must stay off.
+        assert deleted_or_off.live == sum(i % 3 == 0 for i in range(800))
+        index.advance("l2", "abort", version)
+    other.close()
