@@ -143,7 +143,9 @@ class Segment:
             found = self._by_graph(want, plan)
             if found is not None:
                 return found
-        return self._by_gather(want) if plan.way == "gather" else self._by_scan(want)
+        if plan.way == "gather":
+            return self._by_gather(want)
+        return self._by_scan(want, is_crowded=plan.way == "graph")
 
     def plan(self, allowed_count: int, k: int) -> Plan:
         """Return how `candidates` would begin; 1 <= k <= allowed_count."""
@@ -188,7 +190,7 @@ class Segment:
         best = self._order(rows, distances, want.k)
         return rows[best], distances[best]
 
-    def _by_scan(self, want: Want) -> Found:
+    def _by_scan(self, want: Want, is_crowded: bool) -> Found:
         """Scan the codes, and score again every row whose rounding could have hidden that it belongs to
         the answer; scan for more rows when those end before that is certain.
 
@@ -197,7 +199,9 @@ class Segment:
         looked at, whatever their number.
         """
         error = self._scan.error_bound(want.query, proven=want.exact)
-        fetch = (4 if want.exact else 2) * want.k + 64
+        # Measured at k = 25 of 98,000: 35 rows lie within it, 341 with the nearest 1,000 hidden (then the
+        # graph has been tried in vain), 222 when proven. Too few means a second scan, too many a longer heap.
+        fetch = 4 * want.k + 300 if want.exact or is_crowded else 2 * want.k + 64
         while True:
             rows, engine = self._scan.knn(want.query, fetch, allowed=want.allowed, ef=0)
             reach = self._scan.reach(float(engine[want.k - 1]), 2 * error)
