@@ -18,7 +18,7 @@ from service.embedding.batcher import Batcher, ImageBatcher
 from service.embedding.models import load_image_embedder, load_text_embedder
 from service.encoders import Encoders, ImageEncoder, Slot, TextEncoder
 from service.fetching import FetchLimits, PictureFetcher
-from service.http.app import Application, Parts
+from service.http.app import Application, Lifespan, Parts
 from service.http.desk import Desk
 from service.http.security import Keys, Role
 from service.ingesting import Ingester
@@ -145,15 +145,20 @@ def build(settings: Settings, metrics_dir: Path | None = None) -> Service:
         metrics=metrics,
         request_log=RequestLog(sys.stdout.buffer if _logs_requests() else None),
         is_open=lifecycle.is_open,
-        lifespan=_lifespan(lifecycle),
+        lifespan=_lifespan(lifecycle, waits=settings.workers > 1),
     )
     return Service(Application(parts), ingester, catalogue, lifecycle)
 
 
-def _lifespan(lifecycle: Lifecycle):  # type: ignore[no-untyped-def]
+def _lifespan(lifecycle: Lifecycle, *, waits: bool) -> Lifespan:
+    """waits: take no connection before everything is open. One of several workers that comes up while the
+    others serve must not answer `starting`; a lone one answers at once, so that its health can be asked."""
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with lifecycle.opened():
+            if waits:
+                await lifecycle.wait()
             yield
 
     return lifespan

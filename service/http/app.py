@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeAlias
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.routing import APIRoute
@@ -28,8 +28,7 @@ from service.probing import Prober
 from service.searching import Searcher
 
 
-class Lifespan(Protocol):
-    def __call__(self, app: FastAPI) -> AbstractAsyncContextManager[None]: ...
+Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,6 @@ _TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (index.WriteFailed, 503, "write_failed"),
     (index.Unavailable, 503, "store_unavailable"),
     (service.UnknownItem, 404, "unknown_item"),
-    (service.InvalidImage, 422, "invalid_image"),
     (service.BatchRejected, 422, "batch_rejected"),
     (service.Starting, 503, "starting"),
     (service.Overloaded, 503, "overloaded"),
@@ -113,6 +112,8 @@ def problem_of(error: Exception) -> Problem:
         return Problem(error.status_code, code, str(error.detail), headers=dict(error.headers or {}))
     if isinstance(error, RequestValidationError):
         return _of_parameters(error)
+    if isinstance(error, service.InvalidImage):
+        return _of_image(error)
     for kind, status, code in _TABLE:
         if isinstance(error, kind):
             return Problem(
@@ -140,12 +141,17 @@ def _field_errors(error: Exception, code: str) -> Sequence[FieldError]:
         return [
             FieldError(("body", "items", each.place), f"{each.code}: {each.detail}") for each in error.rejects
         ]
-    if isinstance(error, service.InvalidImage):
-        return [FieldError(("body", "image"), f"{error.code}: {error}")]
     if isinstance(error, index.InvalidRequest):
         name = error.field or _FIELD_OF_CODE.get(code, "")
         return [FieldError(("body", *name.split(".", 1)), str(error))] if name else ()
     return ()
+
+
+def _of_image(error: service.InvalidImage) -> Problem:
+    """What is wrong with a picture stands in `errors`; callers tell a bad file from a bad address by code."""
+    is_address = error.code.startswith("image_url_")
+    field, code = ("image_url", error.code) if is_address else ("image", "invalid_image")
+    return Problem(422, code, str(error), [FieldError(("body", field), f"{error.code}: {error}")])
 
 
 def _of_parameters(error: RequestValidationError) -> Problem:

@@ -66,7 +66,7 @@ CASES = [
     Case("max_distance", query(max_distance=1.1)),
     Case("max_distance zero", query(max_distance=0)),
     Case("filter", query(filter={"category": "국"})),
-    Case("filter with operators", query(filter={"$or": [{"price": {"$lt": 3000}}, {"category": {"$in": ["밥"]}}]})),
+    Case("filter with operators", query(filter={"$or": [{"price": {"$lt": 3000}}, {"category": {"$in": ["밥"]}}]})),  # noqa: E501
     Case("empty filter", query(filter={})),
     Case("vector of numbers", {"vector": UNIT384.tolist()}),
     Case("vector of integers", {"vector": [1] * 384}),
@@ -84,10 +84,10 @@ CASES = [
     bad("not UTF-8", b'{"query": "\xff\xfe"}', "", "malformed_json", 400),
     bad("lone surrogate", b'{"query": "\\ud800"}', "", "malformed_json", 400),
     bad("a million brackets", b"[" * 1_000_000, "", "malformed_json", 400),
-    bad("a million brackets in a filter", b'{"query":"a","filter":{"a":' + b"[" * 1_000_000, "", "malformed_json", 400),
+    bad("a million brackets in a filter", b'{"query":"a","filter":{"a":' + b"[" * 1_000_000, "", "malformed_json", 400),  # noqa: E501
     bad("a million objects", b'{"x":' * 1_000_000, "", "malformed_json", 400),
     bad("wrong type, then broken", b'{"top_k": "x", "query": ', "", "malformed_json", 400),
-    Case("form", b"query=a", 415, "unsupported_media_type", headers={"content-type": "application/x-www-form-urlencoded"}),
+    Case("form", b"query=a", 415, "unsupported_media_type", headers={"content-type": "application/x-www-form-urlencoded"}),  # noqa: E501
     Case("no content type", b'{"query": "a"}', 415, "unsupported_media_type", headers={}),
     # JSON of another shape.
     bad("an array", [query()], ""),
@@ -124,16 +124,16 @@ CASES = [
     bad("vector of a picture", {"vector": as_base64(UNIT512)}, "vector", "invalid_dimension"),
     bad("vector zero", {"vector": [0.0] * 384}, "vector", "invalid_vector"),
     bad("vector too large for float32", {"vector": [1e39] * 384}, "vector", "invalid_vector"),
-    bad("vector with NaN in base64", {"vector": as_base64(UNIT384 * np.float32("nan"))}, "vector", "invalid_vector"),
+    bad("vector with NaN in base64", {"vector": as_base64(UNIT384 * np.float32("nan"))}, "vector", "invalid_vector"),  # noqa: E501
     bad("vector of text", {"vector": ["a"] * 384}, "vector"),
     bad("vector no base64", {"vector": "???"}, "vector"),
     bad("vector cut short", {"vector": base64.b64encode(b"\0\0\0").decode()}, "vector", "invalid_vector"),
     bad("image no base64", {"image": "???"}, "image"),
-    bad("image no picture", {"image": base64.b64encode(b"hello, I am a text").decode()}, "image", "invalid_image"),
+    bad("image no picture", {"image": base64.b64encode(b"hello, I am a text").decode()}, "image", "invalid_image"),  # noqa: E501
     bad("batch of none", {"searches": []}, "searches"),
     Case("unknown collection", query(collection="nowhere"), 404, "unknown_collection"),
     Case("like an unknown id", {"like_ids": [999]}, 404, "unknown_item"),
-    Case("vector of another version", {"vector": UNIT384.tolist(), "embedding_version": "x"}, 409, "embedding_version_mismatch"),
+    Case("vector of another version", {"vector": UNIT384.tolist(), "embedding_version": "x"}, 409, "embedding_version_mismatch"),  # noqa: E501
     Case("text under another version", query(embedding_version="x"), 409, "embedding_version_mismatch"),
 ]  # fmt: skip
 

@@ -1,0 +1,98 @@
+"""Who may call what: the matrix of all routes in openapi.yaml against all kinds of callers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.contract.test_http_openapi import OPERATIONS, _filled
+from tests.http_app import HttpApp, running_app
+
+KEYS = {
+    "SEARCH_API_KEY": "search-key-1,search-key-2",
+    "WRITE_API_KEY": "write-key-1,write-key-2",
+    "ADMIN_API_KEY": "admin-key-1",
+}
+RANK = {"none": 0, "search": 1, "write": 2, "admin": 3}
+REFUSALS = {"key_missing", "key_refused", "loopback_only"}
+ROUTES = [(method, path, operation) for path, method, operation in OPERATIONS]
+LABELS = [f"{method} {path}" for method, path, _ in ROUTES]
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
+    with running_app(tmp_path_factory.mktemp("data"), KEYS) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def keyless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
+    with running_app(tmp_path_factory.mktemp("data")) as running:
+        yield running
+
+
+def refusal(
+    app: HttpApp, method: str, path: str, operation: dict[str, object], headers: dict[str, Any]
+) -> str:
+    """The code of the refusal, or an empty string when the key check let the request pass."""
+    answer = app.request(method, _filled(path, operation), headers=headers)
+    is_json = answer.headers["content-type"] == "application/problem+json"
+    code = answer.json()["code"] if is_json else ""
+    if code in REFUSALS:
+        assert answer.status_code == (401 if code == "key_missing" else 403)
+        assert (answer.status_code == 401) == ("www-authenticate" in answer.headers)
+    return code if code in REFUSALS else ""
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), ROUTES, ids=LABELS)
+def test_with_keys(keyed: HttpApp, method: str, path: str, operation: dict[str, object]) -> None:
+    needed = RANK[str(operation["x-role"])]
+    callers: list[tuple[dict[str, str], int]] = [
+        ({"authorization": "Bearer search-key-1"}, 1),
+        ({"x-api-key": "search-key-2"}, 1),
+        ({"authorization": "bearer write-key-2"}, 2),
+        ({"x-api-key": "admin-key-1"}, 3),
+    ]
+    for headers, rank in callers:
+        expected = "" if rank >= needed else "key_refused"
+        assert refusal(keyed, method, path, operation, headers) == expected, headers
+    for headers in ({}, {"authorization": "Basic YTpi"}, {"authorization": "Bearer "}):
+        assert refusal(keyed, method, path, operation, headers) == ("key_missing" if needed else "")
+    for wrong in ("nonsense", "search-key-", "admin-key-11", "search-key-1,search-key-2", b"\xff"):
+        expected = "key_refused" if needed else ""
+        assert refusal(keyed, method, path, operation, {"x-api-key": wrong}) == expected
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), ROUTES, ids=LABELS)
+def test_without_keys_writes_and_operations_are_for_this_machine(
+    keyless: HttpApp, method: str, path: str, operation: dict[str, object]
+) -> None:
+    shut = "loopback_only" if RANK[str(operation["x-role"])] >= 2 else ""
+    for peer in ("127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"):
+        assert refusal(keyless.from_peer(peer), method, path, operation, {}) == "", peer
+    for peer in ("10.0.0.5", "192.168.1.9", "::ffff:10.0.0.5", "2001:db8::1", "testclient"):
+        assert refusal(keyless.from_peer(peer), method, path, operation, {}) == shut, peer
+    forwarded = [{"x-forwarded-for": "127.0.0.1"}, {"forwarded": "for=127.0.0.1"}, {"x-real-ip": "::1"}]
+    for headers in [*forwarded, {"host": "evil.example"}, {"host": "127.0.0.1.evil.example:8080"}]:
+        assert refusal(keyless, method, path, operation, headers) == shut, headers
+    for host in ("localhost:8080", "127.0.0.1", "[::1]:8080", "10.1.2.3"):
+        assert refusal(keyless, method, path, operation, {"host": host}) == ""
+
+
+def test_a_key_is_checked_before_the_body_is_read(keyed: HttpApp) -> None:
+    read = []
+
+    def body() -> Iterator[bytes]:
+        read.append(1)
+        yield b"{"
+
+    async def stream() -> object:  # httpx wants an async body
+        for part in body():
+            yield part
+
+    for path in ("/v1/search", "/v1/upsert", "/v1/embed", "/search_similar", "/v1/promote"):
+        answer = keyed.post(path, content=stream(), headers={"content-type": "application/json"})
+        assert answer.status_code == 401, path
+    assert not read

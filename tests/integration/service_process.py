@@ -1,0 +1,121 @@
+"""The service as a process of its own, on a free port of this machine."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+START_S_MAX = 60
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Connection:
+    """One keep-alive connection."""
+
+    def __init__(self, port: int, timeout_s: float = 30) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
+
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        data = None if body is None else json.dumps(body).encode()
+        self._connection.request(method, path, data, {"content-type": "application/json"})
+        answer = self._connection.getresponse()
+        text = answer.read()
+        is_json = "json" in (answer.headers["content-type"] or "")
+        return answer.status, json.loads(text) if is_json else text.decode()
+
+    def local_port(self) -> int:
+        assert self._connection.sock is not None
+        return int(self._connection.sock.getsockname()[1])
+
+    def post(self, path: str, body: Any) -> tuple[int, Any]:
+        return self.ask("POST", path, body)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class ServiceProcess:
+    """`python -m service` with embedders that need no files."""
+
+    def __init__(
+        self, data_dir: Path, environ: Mapping[str, str] | None = None, port: int | None = None
+    ) -> None:
+        self.port = port or free_port()
+        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        self.environ = {
+            **inherited,
+            "HOST": "127.0.0.1",
+            "PORT": str(self.port),
+            "DATA_DIR": str(data_dir),
+            "TEXT_MODEL": "builtin:hashed-ngrams",
+            "IMAGE_MODEL": "builtin:descriptor",
+            "LOG_LEVEL": "warning",
+            **(environ or {}),
+        }
+        self.log = data_dir.parent / f"service-{self.port}.log"
+
+    def start(self, *, until_ready: bool = True) -> ServiceProcess:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "service"],
+                cwd=ROOT,
+                env=self.environ,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        if until_ready:
+            self.wait_until_ready()
+        return self
+
+    def wait_until_ready(self) -> None:
+        give_up = time.monotonic() + START_S_MAX
+        while time.monotonic() < give_up:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                connection = Connection(self.port, timeout_s=5)
+                status, _ = connection.ask("GET", "/readyz")
+                connection.close()
+                if status == 200:
+                    return
+            except OSError:
+                pass
+            time.sleep(0.02)
+        raise AssertionError(f"not ready within {START_S_MAX} s: {self.log.read_text()}")
+
+    def worker_ids(self) -> list[int]:
+        """Process ids of the serving workers; the parent's own when it serves by itself."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+        return [child for child, command in commands.items() if b"spawn_main" in command] or [
+            self.process.pid
+        ]
+
+    def kill(self) -> None:
+        """kill -9 of the whole process group: no handler runs, nothing is flushed."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.process.wait(timeout=60)
+        finally:
+            if self.process.poll() is None:
+                self.kill()

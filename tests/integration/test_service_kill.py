@@ -1,0 +1,137 @@
+"""kill -9 of the service under concurrent HTTP upserters: what was acknowledged is there after a restart."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.service_process import Connection, ServiceProcess
+
+CLIENTS = 32
+IDS_A_CLIENT = 25
+DIM = 8
+COLLECTIONS = """
+[collections.things]
+id_field = "id"
+dim = 8
+model = "none"
+"""
+
+
+class Upserter(threading.Thread):
+    """Writes its own ids in turn; acknowledged: id -> newest source_version that got a 200, or a delete's."""
+
+    def __init__(self, port: int, number: int, first: int) -> None:
+        super().__init__(daemon=True)
+        self._port = port
+        self._ids = [number * IDS_A_CLIENT + place for place in range(IDS_A_CLIENT)]
+        self._first = first
+        self.acknowledged: dict[int, tuple[int, bool]] = {}
+        self.tried: dict[int, int] = {}
+
+    def run(self) -> None:
+        connection = Connection(self._port)
+        try:
+            for step in range(10**6):
+                id, version = self._ids[step % IDS_A_CLIENT], self._first + step
+                is_delete = version % 7 == 0
+                self.tried[id] = version
+                if is_delete:
+                    body = {"collection": "things", "ids": [id], "source_version": version}
+                    status, _ = connection.post("/v1/delete", body)
+                else:
+                    item = {"id": id, "vector": [1.0 + version] * DIM, "source_version": version}
+                    body = {"collection": "things", "items": [item], "embedding_version": "v1"}
+                    status, _ = connection.post("/v1/upsert", body)
+                if status == 200:
+                    self.acknowledged[id] = (version, is_delete)
+        except OSError:
+            return  # killed
+        except Exception:
+            return  # half an answer
+
+
+def run_rounds(tmp_path: Path, rounds: int) -> int:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    file = tmp_path / "collections.toml"
+    file.write_text(COLLECTIONS)
+    service = ServiceProcess(tmp_path / "data", {"COLLECTIONS_FILE": str(file)})
+    expected: dict[int, tuple[int, bool]] = {}
+    first, total = 1, 0
+    tried: dict[int, int] = {}
+    try:
+        for _ in range(rounds):
+            service.start(until_ready=False)
+            _wait_until_open(service)
+            _check(service, expected, tried)
+            clients = [Upserter(service.port, number, first) for number in range(CLIENTS)]
+            for client in clients:
+                client.start()
+            time.sleep(rng.uniform(0.15, 0.6))
+            service.kill()
+            for client in clients:
+                client.join(timeout=60)
+                expected.update(client.acknowledged)
+                tried.update(client.tried)
+                total += len(client.acknowledged)
+            first += 1_000_000
+        service.start(until_ready=False)
+        _wait_until_open(service)
+        _check(service, expected, tried)
+    finally:
+        service.kill()
+    return total
+
+
+def _wait_until_open(service: ServiceProcess) -> None:
+    """A collection without a model is never `ready`; it is open once it answers."""
+    give_up = time.monotonic() + 60
+    while time.monotonic() < give_up:
+        try:
+            status, _ = Connection(service.port).ask("GET", "/v1/collections")
+        except OSError:
+            status = 0
+        if status == 200:
+            return
+        assert service.process.poll() is None, service.log.read_text()
+        time.sleep(0.02)
+    raise AssertionError(service.log.read_text())
+
+
+def _check(service: ServiceProcess, expected: dict[int, tuple[int, bool]], tried: dict[int, int]) -> None:
+    """An unacknowledged write may have landed or not; an acknowledged one must have, or a newer one."""
+    connection = Connection(service.port)
+    for id, (version, is_delete) in expected.items():
+        status, item = connection.ask("GET", f"/v1/items/{id}?collection=things&include=vector")
+        newest = max(tried.get(id, version), version)
+        if status == 404:
+            assert is_delete or newest % 7 == 0, (id, version, newest)
+            continue
+        found = item["source_version"]
+        assert found in (version, newest), (id, version, newest, found)
+        assert not (is_delete and found == version)
+        assert item["vector"] == pytest.approx([1.0 + found] * DIM)
+    status, answer = connection.post(
+        "/v1/search", {"collection": "things", "vector": [1.0] * DIM, "top_k": 10_000}
+    )
+    assert status == 200
+    deleted = {
+        id for id, (version, is_delete) in expected.items() if is_delete and tried.get(id, version) <= version
+    }
+    assert not deleted & {row["id"] for row in answer["results"]}
+    connection.close()
+
+
+def test_no_acknowledged_write_is_lost_in_three_kills(tmp_path: Path) -> None:
+    assert run_rounds(tmp_path, 3) > 100
+
+
+@pytest.mark.slow
+def test_no_acknowledged_write_is_lost_in_thirty_kills(tmp_path: Path) -> None:
+    assert run_rounds(tmp_path, 30) > 3000
