@@ -18,8 +18,7 @@ from service.embedding.manifest import version_string
 from service.embedding.port import EmbeddedTexts, Modality, ModelInfo, Pixels, Role
 
 HASHED, DESCRIPTOR, PLACEHOLDER = "hashed-ngrams", "descriptor", "placeholder"
-NGRAMS_MAX = 3
-TEXT_DIM = 384
+_NGRAM_WEIGHTS = (1.0, 2.0, 1.0)  # of one, two and three characters
 _REVISION = "1"
 
 
@@ -59,25 +58,29 @@ class HashedNgrams:
 
 
 def _ngrams(text: str) -> Iterator[tuple[str, float]]:
-    """Yield n-grams with weights: longer ones are rarer, and so tell more."""
-    for word in text.lower().split():
+    """Yield n-grams of the words, ends marked, with weights; punctuation parts words and says nothing."""
+    lettered = "".join(c if c.isalnum() else " " for c in text.lower())
+    for word in lettered.split() or [text]:
         marked = f"^{word}$"
-        for size in range(1, NGRAMS_MAX + 1):
+        for size, weight in enumerate(_NGRAM_WEIGHTS, start=1):
             piece = word if size == 1 else marked
             for start in range(len(piece) - size + 1):
-                yield piece[start : start + size], float(size)
+                yield piece[start : start + size], weight
 
 
 def _hashed(text: str, dim: int) -> npt.NDArray[np.float32]:
-    vector = np.zeros(dim, np.float64)
+    weights: dict[str, float] = {}
     for gram, weight in _ngrams(text):
-        code = zlib.crc32(gram.encode())
+        weights[gram] = weights.get(gram, 0.0) + weight
+    vector = np.zeros(dim, np.float64)
+    for gram, weight in weights.items():
         # crc32 is linear, so its low bits of like strings are alike; a multiplication mixes them.
-        mixed = (code * 0x9E3779B1) & 0xFFFFFFFF
-        vector[(mixed >> 8) % dim] += weight if mixed & 1 else -weight
+        mixed = (zlib.crc32(gram.encode()) * 0x9E3779B1) & 0xFFFFFFFF
+        vector[(mixed >> 8) % dim] += np.sqrt(weight) if mixed & 1 else -np.sqrt(weight)
     if not vector.any():
         vector[0] = 1.0  # only when every n-gram cancels another: a zero vector has no direction
-    return (vector / np.linalg.norm(vector)).astype(np.float32)
+    unit: npt.NDArray[np.float32] = (vector / np.linalg.norm(vector)).astype(np.float32)
+    return unit
 
 
 class Descriptor:

@@ -1,0 +1,136 @@
+"""How good each embedder's answers are: Korean recipes by kind of query, and pictures changed or redrawn.
+
+    python -m benchmarks.bench_quality DATA_DIR [--models-dir .models] [--pictures N]
+
+DATA_DIR holds recipes.jsonl, recipe_queries.jsonl, images.jsonl and images/. Texts go through normalise_text
+and the collection's template, pictures as JPEG bytes through decode_image, both through the batchers, as in
+the service; the answer is exact. Near-duplicate: a picture cropped, turned, relit and compressed finds its
+original among all. Cross-rendering: a flat drawing finds the 3D rendering of the same thing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from benchmarks.picture_changes import near_duplicate_jpeg
+from service.embedding.batcher import Batcher, ImageBatcher
+from service.embedding.models import load_image_embedder, load_text_embedder
+from service.embedding.text import normalise_text
+from service.errors import InvalidImage
+
+TEXT_MODELS = ("builtin:multilingual-e5-small", "builtin:hashed-ngrams", "builtin:placeholder")
+IMAGE_MODELS = ("builtin:efficientnet-lite0", "builtin:descriptor", "builtin:placeholder")
+TEMPLATES = {
+    "title": "{title}",
+    "title + description + ingredients": "{title}: {description} {ingredients}",
+    "the same with the word 재료": "{title}: {description}. 재료: {ingredients}",
+}
+K = 10
+SEED = 11
+GAINS = 1 / np.log2(np.arange(K) + 2)
+Rows = list[dict[str, Any]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--models-dir", type=Path, default=Path(".models"))
+    parser.add_argument("--pictures", type=int, default=0, metavar="N", help="only the first N (0: all)")
+    given = parser.parse_args()
+    recipes, queries = (_rows(given.data / f"{n}.jsonl") for n in ("recipes", "recipe_queries"))
+    print(f"recipes: {len(recipes)} documents, {len(queries)} queries, nDCG@{K} / recall@{K}")
+    for ref in TEXT_MODELS:
+        for label, template in TEMPLATES.items():
+            scores = asyncio.run(judge_texts(ref, given.models_dir, recipes, queries, template))
+            report_texts(ref, label, scores)
+    labels = _rows(given.data / "images.jsonl")[: given.pictures or None]
+    print(f"\npictures: {len(labels)}, seed {SEED}")
+    for ref in IMAGE_MODELS:
+        print(asyncio.run(judge_pictures(ref, given.models_dir, given.data / "images", labels)))
+
+
+def _rows(path: Path) -> Rows:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+async def judge_texts(
+    ref: str, models_dir: Path, recipes: Rows, queries: Rows, template: str
+) -> dict[str, list[tuple[float, float]]]:
+    """Return (nDCG, recall) of each query, by its kind."""
+    batcher = Batcher(load_text_embedder(ref, models_dir=models_dir, dim=384, threads=1))
+    batcher.start()
+    try:
+        filled = [template.format(**{**r, "ingredients": ", ".join(r["ingredients"])}) for r in recipes]
+        documents = (await batcher.embed_documents([normalise_text(t) for t in filled])).vectors
+        asked = [normalise_text(q["query"]) for q in queries]
+        found: list[tuple[npt.NDArray[np.float32], bool]] = []
+        for start in range(0, len(asked), 100):  # within what may wait
+            found += await asyncio.gather(*[batcher.embed_query(t) for t in asked[start : start + 100]])
+    finally:
+        batcher.close()
+    ids = np.array([r["recipe_id"] for r in recipes])
+    order = np.argsort(-(np.stack([v for v, _ in found]) @ documents.T), axis=1, kind="stable")[:, :K]
+    scores: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for query, places in zip(queries, order, strict=True):
+        hits = np.isin(ids[places], query["relevant"])
+        best = min(K, len(query["relevant"]))
+        scores[query["kind"]].append(
+            (float(GAINS[hits].sum() / GAINS[:best].sum()), float(hits.sum() / best))
+        )
+    return scores
+
+
+def report_texts(ref: str, label: str, scores: dict[str, list[tuple[float, float]]]) -> None:
+    everything = np.array([pair for pairs in scores.values() for pair in pairs]).mean(axis=0)
+    print(f"{ref:30} {label:34} all {everything[0]:.3f} / {everything[1]:.3f}")
+    kinds = [f"{kind} {np.mean([p[0] for p in pairs]):.2f}" for kind, pairs in sorted(scores.items())]
+    print(f"{'':30} {', '.join(kinds)}")
+
+
+async def judge_pictures(ref: str, models_dir: Path, folder: Path, labels: Rows) -> str:
+    """Return one line of figures."""
+    rng = np.random.default_rng(SEED)
+    files = [(folder / row["file"]).read_bytes() for row in labels]
+    changed = [near_duplicate_jpeg(Image.open(io.BytesIO(f)).convert("RGB"), rng) for f in files]
+    batcher = ImageBatcher(load_image_embedder(ref, models_dir=models_dir, dim=512, threads=1))
+    batcher.start()
+    try:
+        base = _vectors(await batcher.embed_documents(files))
+        queries = _vectors(await batcher.embed_documents(changed))
+    finally:
+        batcher.close()
+    found = _nearest(queries, base) == np.arange(len(base))[:, None]
+    items, sources = (np.array([row[name] for row in labels]) for name in ("item", "source"))
+    flat, solid = np.flatnonzero(np.isin(sources, ["noto", "twemoji"])), np.flatnonzero(sources == "fluent3d")
+    same = items[solid][_nearest(base[flat], base[solid])] == items[flat][:, None]
+    return (
+        f"{ref:30} near-duplicate R@1 {found[:, 0].mean():.3f} R@{K} {found.any(axis=1).mean():.3f}"
+        f"   cross-rendering R@1 {same[:, 0].mean():.3f} R@{K} {same.any(axis=1).mean():.3f}"
+    )
+
+
+def _vectors(found: list[npt.NDArray[np.float32] | InvalidImage]) -> npt.NDArray[np.float32]:
+    refused = [v for v in found if isinstance(v, InvalidImage)]
+    if refused:
+        raise refused[0]
+    return np.stack([v for v in found if not isinstance(v, InvalidImage)])
+
+
+def _nearest(queries: npt.NDArray[np.float32], base: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    return np.argsort(-(queries @ base.T), axis=1, kind="stable")[:, :K]
+
+
+if __name__ == "__main__":
+    main()
