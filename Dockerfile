@@ -20,7 +20,7 @@ COPY service service
 
 # The two models that need no hub. For others mount a directory at /models (docs/OPERATIONS.md).
 RUN python -m service models build builtin:multilingual-e5-small builtin:efficientnet-lite0 \
-    && mkdir -p /data && chown 10001 /data
+    && mkdir -p /data && chown -R 10001 /data /models
 USER 10001
 VOLUME /data
 

@@ -79,7 +79,7 @@ def test_the_image_runs_as_an_ordinary_user_and_owns_its_data() -> None:
     (user,) = instructions(DOCKERFILE, "USER")
     assert user.isdigit()
     assert int(user) > 0
-    assert f"chown {user} /data" in DOCKERFILE
+    assert f"chown -R {user} /data /models" in DOCKERFILE
     assert instructions(DOCKERFILE, "VOLUME") == ["/data"]
 
 
