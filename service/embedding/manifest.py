@@ -121,10 +121,12 @@ def publish(work: Path, final: Path, manifest: Manifest) -> None:
     write_manifest(work, manifest)
     for path in [p for p in work.rglob("*") if p.is_file()]:
         _fsync(path)
-    if final.exists():
-        shutil.rmtree(final)  # the same name and revision, built again: nothing else can lie there
+    former = work.with_name(work.name + ".former")
+    if final.exists():  # the same name and revision, built again
+        final.replace(former)
     work.replace(final)
     _fsync(final.parent)
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

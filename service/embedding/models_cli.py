@@ -13,7 +13,7 @@ from service.embedding.build import build
 from service.embedding.builtin import BUILTIN
 from service.embedding.convert.e5_file import BadWeights
 from service.embedding.convert.wheels import DownloadFailed
-from service.embedding.manifest import MANIFEST, BadModelDirectory, verify, write_manifest
+from service.embedding.manifest import MANIFEST, BadModelDirectory, verify, write_manifestfrom service.embedding.references import OPEN_CLIP_REPOSITORIES
 
 log = logging.getLogger(__name__)
 PROGRAM = "python -m service models"
@@ -77,7 +77,8 @@ def _wishes(given: argparse.Namespace) -> Wishes:
 def _fetch(given: argparse.Namespace) -> int:
     from service.embedding.fetching import fetch  # the hub client takes a second to import
 
-    repository, _, revision = given.reference.partition("@")
+    reference = OPEN_CLIP_REPOSITORIES.get(given.reference, given.reference)
+    repository, _, revision = reference.partition("@")
     model, manifest = fetch(
         repository, revision or "main", given.models_dir, _wishes(given), say, given.endpoint
     )
@@ -94,6 +95,7 @@ def _adopt(given: argparse.Namespace) -> int:
         directory, name=directory.resolve().name, revision="local", weights=None, wishes=_wishes(given)
     )
     write_manifest(directory, manifest)
+    verify(directory)  # links that lead outside are found now, not when the service starts
     say(f"{manifest.embedding_version}: {manifest.runtime}, {manifest.modality}, {manifest.dim} values")
     return 0
 

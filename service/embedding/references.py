@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 
 from service.embedding.builtin import BUILTIN, BuiltinModel
@@ -13,6 +15,10 @@ from service.errors import ModelUnavailable
 
 _HUB = re.compile(r"(?P<id>[\w.-]+(?:/[\w.-]+)?)@(?P<revision>[0-9a-f]{40})")
 _PREFIX = "builtin:"
+OPEN_CLIP_REPOSITORIES: Mapping[str, str] = MappingProxyType(
+    {"open_clip:ViT-B-32/openai": "timm/vit_base_patch32_clip_224.openai"}
+)
+"""open_clip's names for a model and its weights -> where open_clip itself finds them."""
 COMMAND = "python -m service models"
 
 
@@ -35,13 +41,33 @@ class HubModel:
 
 
 @dataclass(frozen=True, slots=True)
+class NamedClip:
+    """An open_clip model by its name: whichever one revision of its repository was fetched."""
+
+    name: str
+    repository: str
+
+    def directory(self, models_dir: Path) -> Path:
+        """Return the fetched directory, or where it would lie. Raises ModelUnavailable for several."""
+        stem = self.repository.replace("/", "--")
+        found = sorted(models_dir.glob(f"{stem}@*"))
+        if len(found) > 1:
+            revisions = ", ".join(path.name.rpartition("@")[2] for path in found)
+            raise ModelUnavailable(
+                f"{self.name} is here in several revisions ({revisions}): name one, {self.repository}@<40 digits>.",
+                f"{COMMAND} list",
+            )
+        return found[0] if found else models_dir / stem
+
+
+@dataclass(frozen=True, slots=True)
 class LocalModel:
     """A directory that somebody else prepared."""
 
     path: Path
 
 
-Reference: TypeAlias = NoModel | BuiltinModel | HubModel | LocalModel
+Reference: TypeAlias = NoModel | BuiltinModel | HubModel | NamedClip | LocalModel
 
 
 def parse_reference(ref: str) -> Reference:
@@ -57,6 +83,8 @@ def parse_reference(ref: str) -> Reference:
     found = _HUB.fullmatch(ref)
     if found:
         return HubModel(found["id"], found["revision"])
+    if ref in OPEN_CLIP_REPOSITORIES:
+        return NamedClip(ref, OPEN_CLIP_REPOSITORIES[ref])
     if ref.startswith((".", "/", "~")) or Path(ref).is_dir():
         return LocalModel(Path(ref).expanduser())
     raise ModelUnavailable(
@@ -72,6 +100,8 @@ def directory_and_mend(ref: str, models_dir: Path) -> tuple[Path, str]:
     if isinstance(reference, BuiltinModel):
         return reference.directory(models_dir), f"{COMMAND} {at}build {reference.name}"
     if isinstance(reference, HubModel):
+        return reference.directory(models_dir), f"{COMMAND} {at}fetch {ref}"
+    if isinstance(reference, NamedClip):
         return reference.directory(models_dir), f"{COMMAND} {at}fetch {ref}"
     if isinstance(reference, LocalModel):
         return reference.path, f"{COMMAND} {at}adopt {reference.path}"

@@ -107,11 +107,22 @@ def test_a_directory_without_manifest_says_how_to_get_one(tmp_path: Path) -> Non
     [
         ("builtin:multilingual-e5-small", "build multilingual-e5-small"),
         (HUB, f"fetch {HUB}"),
+        ("open_clip:ViT-B-32/openai", "fetch open_clip:ViT-B-32/openai"),
         ("./nowhere", "adopt nowhere"),
     ],
 )
 def test_missing_files_are_said_at_once_with_the_command(tmp_path: Path, ref: str, mend: str) -> None:
     assert refusal(ref, tmp_path).mend.endswith(mend)
+
+
+def test_an_open_clip_name_takes_the_one_revision_that_was_fetched(tmp_path: Path) -> None:
+    ref = "open_clip:ViT-B-32/openai"
+    first = tmp_path / f"timm--vit_base_patch32_clip_224.openai@{'a' * 12}"
+    write_tiny_onnx_text(first)  # no CLIP, but enough to see that it is found
+    assert models(["adopt", str(first)], tmp_path) == 0
+    assert version_of(ref, tmp_path, modality="image", dim=8) == verify(first).embedding_version
+    first.with_name(first.name.replace("a" * 12, "b" * 12)).mkdir()
+    assert "several revisions" in refusal(ref, tmp_path).reason
 
 
 @pytest.mark.parametrize("ref", ["builtin:gpt", "gpt", "org/model", "org/model@main", "", "a b@" + "0" * 40])
