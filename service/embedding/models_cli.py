@@ -13,7 +13,8 @@ from service.embedding.build import build
 from service.embedding.builtin import BUILTIN
 from service.embedding.convert.e5_file import BadWeights
 from service.embedding.convert.wheels import DownloadFailed
-from service.embedding.manifest import MANIFEST, BadModelDirectory, verify, write_manifestfrom service.embedding.references import OPEN_CLIP_REPOSITORIES
+from service.embedding.manifest import MANIFEST, BadModelDirectory, verify, write_manifest
+from service.embedding.references import OPEN_CLIP_REPOSITORIES
 
 log = logging.getLogger(__name__)
 PROGRAM = "python -m service models"

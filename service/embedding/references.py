@@ -54,7 +54,8 @@ class NamedClip:
         if len(found) > 1:
             revisions = ", ".join(path.name.rpartition("@")[2] for path in found)
             raise ModelUnavailable(
-                f"{self.name} is here in several revisions ({revisions}): name one, {self.repository}@<40 digits>.",
+                f"{self.name} is here in several revisions ({revisions}); "
+                f"name one: {self.repository}@<40 hex digits>.",
                 f"{COMMAND} list",
             )
         return found[0] if found else models_dir / stem
