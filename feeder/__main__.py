@@ -1,23 +1,34 @@
-"""`python -m feeder import|status`: bring what a shop's databases hold into the vector service.
+"""Bring what a shop's databases hold into the vector service, keep it there, and prove it.
 
 Exit codes: 0 done, 1 usage or configuration, 2 refused (space probe, brake, version), 3 a source database is
-down, 4 the service is down. After 3 and 4 run again: an import goes on where it stopped.
+down, 4 the service is down, 5 another feeder is at work, 6 index and source differ. After 3 and 4 run again:
+an import goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, start_http_server
 
 from feeder.applying import service_errors
-from feeder.errors import FeederError, SettingsWrong
+from feeder.errors import FeederError, NotEqual, SettingsWrong
 from feeder.importing import Options
+from feeder.metrics import Metrics
+from feeder.reconcile import NAMES_SHOWN, Report
 from feeder.reporting import JsonLines, PlainLines, ProgressBar, ProgressLog, Summary, as_json, as_table
 from feeder.settings import Settings
-from feeder.wiring import client_of, importer_of
+from feeder.sources.dirty_set import install
+from feeder.wiring import client_of, compare_once, dirty_sets_of, importer_of, syncer_of
 
 log = logging.getLogger("feeder")
 
@@ -34,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _start_logging(options.log_json)
     try:
         settings = Settings.from_environ(os.environ)
-        run = {"import": _import, "status": _status}[options.command]
-        return run(settings, options)
+        return _COMMANDS[options.command](settings, options)
     except FeederError as exc:
         _complain(exc, options.log_json)
         return exc.exit_code
@@ -45,13 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _import(settings: Settings, options: argparse.Namespace) -> int:
     """Import each collection; one that is refused does not keep the others out."""
-    names = options.collection or list(settings.collections)
-    unknown = [name for name in names if name not in settings.collections]
-    if unknown or not names:
-        known = ", ".join(settings.collections) or "none"
-        raise SettingsWrong(
-            f"no source tables for {', '.join(unknown) or 'any collection'}; there are: {known}"
-        )
     chosen = Options(
         embedding_version=options.embedding_version,
         trust_vectors=options.trust_vectors,
@@ -62,7 +65,7 @@ def _import(settings: Settings, options: argparse.Namespace) -> int:
     client = client_of(settings)
     code = 0
     try:
-        for name in names:
+        for name in _names(settings, options):
             is_bar = sys.stderr.isatty() and not options.log_json
             progress = ProgressBar(sys.stderr) if is_bar else ProgressLog()
             try:
@@ -75,6 +78,116 @@ def _import(settings: Settings, options: argparse.Namespace) -> int:
     finally:
         client.close()
     return code
+
+
+def _names(settings: Settings, options: argparse.Namespace) -> list[str]:
+    names = options.collection or list(settings.collections)
+    unknown = [name for name in names if name not in settings.collections]
+    if unknown or not names:
+        known = ", ".join(settings.collections) or "none"
+        raise SettingsWrong(
+            f"no source tables for {', '.join(unknown) or 'any collection'}; there are: {known}"
+        )
+    return list(names)
+
+
+def _sync(settings: Settings, options: argparse.Namespace) -> int:
+    """Follow every collection until SIGTERM or SIGINT, each in a thread of its own."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    if settings.bounds.metrics_port:
+        start_http_server(settings.bounds.metrics_port, "127.0.0.1", registry)
+    client = client_of(settings)
+    codes: list[int] = []
+
+    def follow(name: str) -> None:
+        try:
+            syncer, applier = syncer_of(settings, settings.collections[name], client, metrics, stop.wait)
+            applier.start()
+            try:
+                syncer.run(stop)
+            finally:
+                syncer.close()
+                applier.close()
+        except FeederError as exc:
+            _complain(exc, options.log_json, name)
+            codes.append(exc.exit_code)
+        except Exception:
+            log.exception("sync_failed", extra={"collection": name})
+            codes.append(1)
+
+    threads = [threading.Thread(target=follow, args=(name,), name=name) for name in _names(settings, options)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    client.close()
+    return max(codes, default=0)
+
+
+def _compare(settings: Settings, options: argparse.Namespace) -> int:
+    """`verify` changes nothing; `reconcile` mends what differs, under the lease."""
+    client = client_of(settings)
+    code = 0
+    try:
+        for name in _names(settings, options):
+            try:
+                report = compare_once(settings, settings.collections[name], client, _mode(options))
+            except FeederError as exc:
+                _complain(exc, options.log_json, name)
+                code = code or exc.exit_code
+                continue
+            _print(_summary(report), options.log_json)
+            code = code or (0 if report.is_equal else NotEqual.exit_code)
+    finally:
+        client.close()
+    return code
+
+
+def _mode(options: argparse.Namespace) -> Literal["verify", "mend", "force"]:
+    if options.command == "verify" or options.dry_run:
+        return "verify"
+    return "force" if options.force else "mend"
+
+
+def _summary(report: Report) -> Summary:
+    found, left = report.found, report.left
+    as_of = datetime.datetime.fromtimestamp(report.as_of_s, datetime.UTC).isoformat(timespec="seconds")
+    counts: dict[str, int | float | str] = {
+        "rows": report.rows,
+        "missing": len(found.missing),
+        "changed": len(found.changed),
+        "extra": len(found.extra),
+        "left": len(left.ids),
+        **report.set_aside,
+        "seconds": f"{report.seconds:.1f}",
+        "reading": f"{report.read_seconds:.1f}",
+    }
+    names = {"missing": found.missing, "changed": found.changed, "extra": found.extra, "left": left.ids}
+    notes = [f"root {report.root} of {report.embedding_version}"]
+    notes += [f"{item_id}: {why}" for item_id, why in list(report.rejected.items())[:NAMES_SHOWN]]
+    outcome = f"equal as of {as_of}" if report.is_equal else f"NOT equal as of {as_of}"
+    shown = {reason: list(ids[:NAMES_SHOWN]) for reason, ids in names.items()}
+    return Summary(report.collection, outcome, counts, notes, shown)
+
+
+def _install(settings: Settings, options: argparse.Namespace) -> int:
+    """Make or drop the triggers of each collection; needs the tables' owner."""
+    for name in _names(settings, options):
+        for dirty in dirty_sets_of(settings, settings.collections[name], time.sleep):
+            if options.command == "install-triggers":
+                install(dirty.statements, dirty.watched)
+            else:
+                dirty.statements.remove(dirty.watched)
+            dirty.statements.close()
+            done = "installed" if options.command == "install-triggers" else "removed"
+            _print(
+                Summary(name, f"{done} the triggers on {'.'.join(dirty.watched.table)}", {}), options.log_json
+            )
+    return 0
 
 
 def _status(settings: Settings, options: argparse.Namespace) -> int:
@@ -128,10 +241,31 @@ def _parser() -> argparse.ArgumentParser:
         help="no space probe: write under --embedding-version on your own word.\n"
         "Wrong vectors give wrong answers without an error; use it only for vectors whose origin you know.",
     )  # fmt: skip
+    follow = commands.add_parser("sync", help="follow the sources until stopped; the best way each grants")
+    mend = commands.add_parser("reconcile", help="compare everything once, and mend what differs")
+    mend.add_argument("--force", action="store_true", help="let more vanish than FEEDER_BRAKE_PERCENT allows")
+    mend.add_argument("--dry-run", action="store_true", help="the same as verify")
+    prove = commands.add_parser("verify", help="compare everything, change nothing, name what differs")
+    prove.set_defaults(dry_run=True)
+    add = commands.add_parser("install-triggers", help="let the source write down what changed (owner only)")
+    drop = commands.add_parser("remove-triggers", help="undo install-triggers")
+    for command in (follow, mend, prove, add, drop):
+        command.add_argument("collection", nargs="*", help="all that name source tables, when left out")
     show = commands.add_parser("status", help="what the service holds, and where each source resumes")
-    for command in (take, show):
+    for command in (take, follow, mend, prove, add, drop, show):
         command.add_argument("--log-json", action="store_true", help="JSON lines, for machines")
     return parser
+
+
+_COMMANDS: Mapping[str, Callable[[Settings, argparse.Namespace], int]] = {
+    "import": _import,
+    "sync": _sync,
+    "reconcile": _compare,
+    "verify": _compare,
+    "install-triggers": _install,
+    "remove-triggers": _install,
+    "status": _status,
+}
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ class Syncer:
         parts.lease.hold()
         parts.truth.open()
         state = parts.store.state()
-        self._version = _vector_version(state)
+        self._version = vector_version(state)
         self._versions.begin_after(state.cursors.get(CLOCK_CURSOR))
         reasons = [] if parts.truth.is_ready else ["the rows of the source are not known yet"]
         lost: list[Side] = []
@@ -269,16 +269,16 @@ def _cursor(side: Side) -> str:
     return f"sync.{side}"
 
 
-def _vector_version(state: CollectionState) -> str:
+def vector_version(state: CollectionState) -> str:
     """Return the embedding_version that the source's vectors are proven to be of. Raises ImportRefused."""
     imported = state.cursors.get(IMPORT_CURSOR)
     proven = json.loads(imported).get("version") if imported else None
-    if state.version is None:
+    if state.version is None or not proven:
         raise ImportRefused(
             f"{state.name}: nothing says which embedding_version the source's vectors are of; run"
             " `python -m feeder import` first, it proves that"
         )
-    if proven and proven != state.version:
+    if proven != state.version:
         raise ImportRefused(
             f"{state.name} serves {state.version}, the source's vectors are proven to be of {proven}: import"
             " vectors of the serving version, or roll back"

@@ -72,7 +72,7 @@ class Truth:
         wanted_ids |= self._ledger.ids_of(wanted_keys)
         while True:
             wanted_keys |= self._ledger.keys_of(wanted_ids)
-            page = self._vectors.rows_at(sorted(wanted_keys, key=_in_order))
+            page = self._rows(wanted_keys)
             news = set(page.ids) - wanted_ids
             wanted_ids |= news
             if not self._ledger.keys_of(news) - wanted_keys:
@@ -96,6 +96,10 @@ class Truth:
             self._ledger.add(page.keys, page.ids)
             yield clean(page, directory, is_half=self._is_half)
         self._ledger.end_anew(self._identity)
+
+    def _rows(self, keys: Iterable[Key]) -> VectorPage:
+        wanted = sorted(keys, key=_in_order)
+        return self._vectors.rows_at(wanted) if wanted else VectorPage((), (), np.zeros((0, 1), np.float32))
 
     def _cleaned(self, page: VectorPage, ids: Iterable[Id]) -> Cleaned:
         if self._items is None:

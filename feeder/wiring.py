@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
+import random
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
 from feeder.applying import Applier
+from feeder.changes import Key
 from feeder.errors import SettingsWrong
+from feeder.feeds import ChangeFeed, Side
 from feeder.images import PictureFetcher
 from feeder.importing import Importer, Parts
+from feeder.ledger import IN_MEMORY, Ledger
+from feeder.metrics import Metrics
 from feeder.probe import ProbeRules, SpaceProbe
+from feeder.reconcile import Brake, Reconciler, Report
 from feeder.reporting import Progress
-from feeder.settings import Settings
+from feeder.settings import Database, Settings
+from feeder.sources.dirty_set import DirtySetFeed, MariaStatements, PostgresStatements, Watched
+from feeder.sources.lease import PostgresLease
 from feeder.sources.mariadb import MariaDBItems
+from feeder.sources.pgcatalog import INTEGERS, look_at
 from feeder.sources.pgvector import PgVectorSource
 from feeder.sources.port import ItemSource, VectorSource
 from feeder.sources.postgres import PostgresItems
+from feeder.sources.postgres_slot import PostgresSlotFeed, SlotNames
 from feeder.sources.session import Patience, maria_session, postgres_session
-from feeder.tables import CollectionTables
+from feeder.sources.timer import TimerFeed
+from feeder.sync import CLOCK_CURSOR, Lease, Pace, Syncer, Versions, vector_version
+from feeder.sync import Parts as SyncParts
+from feeder.tables import CollectionTables, Identifier
+from feeder.truth import Truth
 from vector_client.http import VectorClient
 from vector_client.transport import Limits
+
+log = logging.getLogger(__name__)
+
+Pause: TypeAlias = Callable[[float], object]
+"""Waits for seconds, or until the feeder is to end; `threading.Event.wait` fits."""
 
 
 def client_of(settings: Settings) -> VectorClient:
@@ -26,9 +53,7 @@ def client_of(settings: Settings) -> VectorClient:
 
 
 def vectors_of(settings: Settings, tables: CollectionTables) -> VectorSource:
-    if settings.vectors is None:
-        raise SettingsWrong("the pgvector database is not set: TGT_DB_* or POSTGRES_RECOMMEND_URL")
-    session = postgres_session(settings.vectors, patience_of(settings))
+    session = postgres_session(_vector_database(settings), patience_of(settings))
     return PgVectorSource(session, tables.vectors, tables.id_kind, tables.dim)
 
 
@@ -53,13 +78,7 @@ def importer_of(
     parts = Parts(
         vectors=vectors_of(settings, tables),
         items=items_of(settings, tables),
-        applier=Applier(
-            client,
-            tables.name,
-            dim=tables.dim,
-            batch_items=bounds.batch_items,
-            connections=bounds.connections,
-        ),
+        applier=applier_of(settings, tables, client),
         probe=SpaceProbe(
             client,
             tables.name,
@@ -73,3 +92,230 @@ def importer_of(
         progress=progress,
     )
     return Importer(tables, parts, bounds)
+
+
+def syncer_of(
+    settings: Settings, tables: CollectionTables, client: VectorClient, metrics: Metrics, pause: Pause
+) -> tuple[Syncer, Applier]:
+    """Return what follows one collection, and the applier that has to be started for it."""
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    bounds = settings.bounds
+    truth = truth_of(settings, tables, Ledger(str(settings.state_dir / f"{tables.name}.sqlite")))
+    applier = applier_of(settings, tables, client)
+    feeds = feeds_of(settings, tables, pause)
+    fastest = bounds.log_poll_ms if any(f.tier == "log" for f in feeds.values()) else bounds.trigger_poll_ms
+    parts = SyncParts(
+        collection=tables.name,
+        store=applier,
+        truth=truth,
+        feeds=feeds,
+        lease=lease_of(settings, tables),
+        reconciler=reconciler_of(settings, tables, applier, truth, pause, is_forced=False),
+        metrics=metrics,
+        clock=time.time,
+        ticks=time.monotonic,
+        jitter=random.random,
+    )
+    pace = Pace(poll_s=fastest / 1000, compare_s=bounds.compare_s)
+    return Syncer(parts, pace, bounds.batch_items), applier
+
+
+def compare_once(
+    settings: Settings,
+    tables: CollectionTables,
+    client: VectorClient,
+    mode: Literal["verify", "mend", "force"],
+) -> Report:
+    """Compare one collection beside whatever follows it; mend only under the lease."""
+    truth = truth_of(settings, tables, Ledger(IN_MEMORY))
+    applier = applier_of(settings, tables, client)
+    reconciler = reconciler_of(settings, tables, applier, truth, time.sleep, is_forced=mode == "force")
+    lease = lease_of(settings, tables)
+    applier.start()
+    try:
+        if mode != "verify":
+            lease.hold()
+        truth.open()
+        state = applier.state()
+        version = vector_version(state)
+        if mode == "verify":
+            return reconciler.compare(version)
+        versions = Versions(time.time)
+        versions.begin_after(state.cursors.get(CLOCK_CURSOR))
+        return reconciler.mend(version, versions.next)
+    finally:
+        lease.release()
+        truth.close()
+        applier.close()
+
+
+def reconciler_of(
+    settings: Settings,
+    tables: CollectionTables,
+    applier: Applier,
+    truth: Truth,
+    pause: Pause,
+    *,
+    is_forced: bool,
+) -> Reconciler:
+    bounds = settings.bounds
+    return Reconciler(
+        tables.name,
+        applier,
+        truth,
+        Brake(bounds.brake_percent, is_forced=is_forced),
+        batch_items=bounds.batch_items,
+        clock=time.time,
+        pause=pause,
+    )
+
+
+def truth_of(settings: Settings, tables: CollectionTables, ledger: Ledger) -> Truth:
+    return Truth(
+        vectors_of(settings, tables),
+        items_of(settings, tables),
+        ledger,
+        id_kind=tables.id_kind,
+        page_rows=settings.bounds.page_rows,
+    )
+
+
+def applier_of(settings: Settings, tables: CollectionTables, client: VectorClient) -> Applier:
+    bounds = settings.bounds
+    return Applier(
+        client, tables.name, dim=tables.dim, batch_items=bounds.batch_items, connections=bounds.connections
+    )
+
+
+def lease_of(settings: Settings, tables: CollectionTables) -> Lease:
+    """The vector database is the one place that all feeders of a collection share."""
+    return PostgresLease(postgres_session(_vector_database(settings), patience_of(settings)), tables.name)
+
+
+def feeds_of(settings: Settings, tables: CollectionTables, pause: Pause) -> dict[Side, ChangeFeed]:
+    """Return how each side's changes are noticed: by the best that its database grants, or as configured."""
+    vectors = Watch(_vector_database(settings), "vectors", tables.vectors.table, tables.vectors.key)
+    feeds: dict[Side, ChangeFeed] = {"vectors": _feed(settings, tables, vectors, pause)}
+    database = settings.items_database(tables)
+    if database is not None and tables.items is not None:
+        items = Watch(database, "items", tables.items.table, tables.items.id)
+        feeds["items"] = _feed(settings, tables, items, pause)
+    return feeds
+
+
+def dirty_sets_of(settings: Settings, tables: CollectionTables, pause: Pause) -> list[DirtySet]:
+    """Return where triggers can be installed: the vector table, and the items table if there is one."""
+    watches = [Watch(_vector_database(settings), "vectors", tables.vectors.table, tables.vectors.key)]
+    database = settings.items_database(tables)
+    if database is not None and tables.items is not None:
+        watches.append(Watch(database, "items", tables.items.table, tables.items.id))
+    return [
+        DirtySet(_statements(settings, watch, pause), _watched(settings, tables, watch)) for watch in watches
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """One side of one collection: its database, its table, and the column that names its rows."""
+
+    database: Database
+    side: Side
+    table: Identifier
+    column: str
+
+
+@dataclass(frozen=True, slots=True)
+class DirtySet:
+    statements: PostgresStatements | MariaStatements
+    watched: Watched
+
+
+def _feed(settings: Settings, tables: CollectionTables, watch: Watch, pause: Pause) -> ChangeFeed:
+    choice, bounds = settings.tier, settings.bounds
+    if choice in ("auto", "log"):
+        feed = _log_feed(settings, tables, watch, pause)
+        if feed is not None:
+            return feed
+        if choice == "log":
+            raise SettingsWrong(
+                f"{tables.name}: {watch.database} does not grant its log for the {watch.side}: docs/FEEDER.md"
+            )
+    if choice in ("auto", "triggers"):
+        dirty = DirtySetFeed(
+            _statements(settings, watch, pause), _watched(settings, tables, watch), bounds.changes_max
+        )
+        if dirty.is_granted():
+            return dirty
+        dirty.close()
+        if choice == "triggers":
+            raise SettingsWrong(
+                f"{tables.name}: no triggers for the {watch.side} in {watch.database}:"
+                " `python -m feeder install-triggers`"
+            )
+    return TimerFeed(bounds.poll_s, time.monotonic, pause)
+
+
+def _log_feed(settings: Settings, tables: CollectionTables, watch: Watch, pause: Pause) -> ChangeFeed | None:
+    patience, changes_max = patience_of(settings), settings.bounds.changes_max
+    name = f"vs_{tables.name}_{watch.side}".replace("-", "_")
+    read_key = _read_key(tables, watch)
+    if watch.database.engine == "postgresql":
+        names = SlotNames(name, name, watch.table, watch.column, read_key)
+        session = postgres_session(watch.database, patience, writes=True)
+        slot = PostgresSlotFeed(session, names, changes_max, pause)
+        if slot.is_granted():
+            return slot
+        slot.close()
+        return None
+    if importlib.util.find_spec("pymysqlreplication") is None:
+        log.info("binlog_not_installed", extra={"collection": tables.name, "mend": "pip install '.[binlog]'"})
+        return None
+    return _binlog_feed(settings, watch, name, read_key)
+
+
+def _binlog_feed(
+    settings: Settings, watch: Watch, name: str, read_key: Callable[[Key], Key]
+) -> ChangeFeed | None:
+    # Only here: the library behind it is an extra.
+    from feeder.sources.mariadb_binlog import BinlogNames, MariaBinlogFeed
+
+    server_id = 0x40000000 | zlib.crc32(f"{name}@{watch.database.name}".encode()) & 0x3FFFFFFF
+    names = BinlogNames(watch.table, watch.column, read_key, server_id)
+    session = maria_session(watch.database, patience_of(settings))
+    feed = MariaBinlogFeed(session, watch.database, names, settings.bounds.changes_max)
+    if feed.is_granted():
+        return feed
+    feed.close()
+    return None
+
+
+def _statements(settings: Settings, watch: Watch, pause: Pause) -> PostgresStatements | MariaStatements:
+    patience = patience_of(settings)
+    if watch.database.engine == "postgresql":
+        return PostgresStatements(postgres_session(watch.database, patience, writes=True))
+    return MariaStatements(maria_session(watch.database, patience, writes=True), pause)
+
+
+def _watched(settings: Settings, tables: CollectionTables, watch: Watch) -> Watched:
+    to_key: Callable[[str], Key | None] = _read_key(tables, watch)
+    if watch.side == "vectors":
+        session = postgres_session(watch.database, patience_of(settings))
+        try:
+            relation = session.run(lambda connection: look_at(connection, watch.table, [watch.column]))
+        finally:
+            session.close()
+        to_key = int if relation.columns[watch.column].type in INTEGERS else str
+    return Watched(tables.name, watch.side, watch.table, watch.column, to_key)
+
+
+def _read_key(tables: CollectionTables, watch: Watch) -> Callable[[Key], Key]:
+    """An items table may hold a number where the collection has a text; a primary key is taken as it is."""
+    if watch.side == "vectors":
+        return lambda key: key
+    return int if tables.id_kind == "int64" else str
+
+
+def _vector_database(settings: Settings) -> Database:
+    if settings.vectors is None:
+        raise SettingsWrong("the pgvector database is not set: TGT_DB_* or POSTGRES_RECOMMEND_URL")
+    return settings.vectors

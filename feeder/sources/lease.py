@@ -10,14 +10,9 @@ import hashlib
 from typing import Any
 
 import psycopg
-import pymysql
 
 from feeder.errors import AnotherFeeder
-from feeder.sources.session import MariaSession, PostgresSession
-
-
-def _refusal(collection: str) -> AnotherFeeder:
-    return AnotherFeeder(f"{collection}: another feeder holds the lease; this one stops")
+from feeder.sources.session import PostgresSession
 
 
 class PostgresLease:
@@ -42,35 +37,9 @@ class PostgresLease:
         backend, is_held = self._session.run(lock)
         if not is_held:
             self.release()
-            raise _refusal(self._collection)
+            raise AnotherFeeder(f"{self._collection}: another feeder holds the lease; this one stops")
         self._backend = backend
 
     def release(self) -> None:
         self._backend = None
-        self._session.close()
-
-
-class MariaLease:
-    """Fits sync.Lease: a named lock. Needs no right but to log in."""
-
-    def __init__(self, session: MariaSession, collection: str) -> None:
-        self._session = session
-        self._collection = collection
-        self._name = f"vs.{hashlib.sha256(collection.encode()).hexdigest()[:40]}"
-
-    def hold(self) -> None:
-        def lock(connection: pymysql.Connection[Any]) -> bool:
-            with connection.cursor() as cursor:
-                # Holding it already, the connection takes it again; it ends with the connection.
-                cursor.execute("SELECT IS_USED_LOCK(%s) <=> CONNECTION_ID()", (self._name,))
-                if (cursor.fetchone() or (0,))[0]:
-                    return True
-                cursor.execute("SELECT GET_LOCK(%s, 0)", (self._name,))
-                return bool((cursor.fetchone() or (0,))[0])
-
-        if not self._session.run(lock):
-            self.release()
-            raise _refusal(self._collection)
-
-    def release(self) -> None:
         self._session.close()

@@ -1,0 +1,143 @@
+"""Each tier, on real databases and the real service: whatever writers do, the index ends up equal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.integration.databases import MariaDBServer, PostgresServer
+from tests.integration.feeding import Service, expected_root, feeder_process, run_feeder
+from tests.integration.product_shop import COLLECTIONS, ProductShop, Tier, Writers, eventually, with_environ
+
+IDS = 300
+WRITING_SECONDS = float(os.environ.get("FEEDER_WRITING_SECONDS", "4"))
+COMBINATIONS = [(tier, items) for tier in ("log", "triggers", "poll") for items in ("postgresql", "mariadb")]
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    service = Service(tmp_path, COLLECTIONS)
+    service.process.start()
+    yield service
+    service.close()
+
+
+@pytest.fixture(params=COMBINATIONS, ids=lambda pair: "-".join(pair))
+def case(
+    request: pytest.FixtureRequest, postgres: PostgresServer, mariadb: MariaDBServer, tmp_path: Path
+) -> Iterator[tuple[Tier, ProductShop]]:
+    tier, items = request.param
+    shop = make_shop(postgres, mariadb if items == "mariadb" else None, tmp_path)
+    yield tier, shop
+    shop.drop()
+
+
+def make_shop(postgres: PostgresServer, mariadb: MariaDBServer | None, folder: Path) -> ProductShop:
+    seed = int(os.environ.get("SEED") or Random().randrange(10**6))
+    print(f"SEED={seed}")
+    maria_name = mariadb.create_database() if mariadb is not None else ""
+    shop = ProductShop(postgres, mariadb, postgres.create_database(), maria_name, folder, seed)
+    shop.create()
+    shop.fill(IDS)
+    return shop
+
+
+def prepare(tier: Tier, shop: ProductShop, service: Service) -> dict[str, str]:
+    """Import, and grant what the tier needs; return the feeder's environment."""
+    environ = with_environ(shop.environ(tier), service.environ())
+    if tier == "triggers":
+        owner = with_environ(shop.environ(as_owner=True), service.environ())
+        installed = run_feeder(owner, "install-triggers")
+        assert installed.code == 0, installed.errors
+    if tier != "poll":
+        shop.grant("log" if tier == "log" else "triggers")
+    eventually(lambda: service.version("products") != "", 20, "the first generation")
+    version = service.version("products")
+    imported = run_feeder(environ, "import", "--trust-vectors", "--embedding-version", version)
+    assert imported.code == 0, imported.errors
+    return environ
+
+
+def assert_equal(shop: ProductShop, service: Service, environ: dict[str, str], seconds: float = 30) -> None:
+    """The feeder's own proof, and ours beside it."""
+    version = service.version("products")
+
+    def is_equal() -> bool:
+        rows = [(item_id, active, as_array(data)) for item_id, (active, data) in shop.expected().items()]
+        return service.client.digest("products").root == expected_root(rows, version)
+
+    try:
+        eventually(is_equal, seconds, "the index equals the source")
+    except AssertionError:
+        print(run_feeder(environ, "verify"))
+        raise
+    proof = run_feeder(environ, "verify")
+    assert proof.code == 0, proof.output + proof.errors
+    assert "products: equal as of" in proof.output
+
+
+def as_array(data: bytes):  # type: ignore[no-untyped-def]
+    import numpy as np
+
+    return np.frombuffer(data, dtype="<f4")
+
+
+def end(process: subprocess.Popen[str], number: signal.Signals = signal.SIGTERM) -> str:
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    return errors
+
+
+def test_writers_in_any_order_end_in_equality(case: tuple[Tier, ProductShop], service: Service) -> None:
+    tier, shop = case
+    environ = prepare(tier, shop, service)
+    feeder = feeder_process(environ, "sync", "--log-json")
+    try:
+        with Writers(shop, IDS) as writers:
+            time.sleep(WRITING_SECONDS)
+        print(f"{writers.commits} commits, {writers.rollbacks} rollbacks")
+        assert writers.commits > 20
+        assert_equal(shop, service, environ)
+        tiers = service.client.status()["products"].cursors["sync.tiers"]
+        assert tiers == f"vectors={tier} items={tier}"
+    finally:
+        print(end(feeder)[-3000:])
+    assert feeder.returncode == 0
+
+
+def test_killed_feeders_lose_nothing(case: tuple[Tier, ProductShop], service: Service) -> None:
+    tier, shop = case
+    environ = prepare(tier, shop, service)
+    rng = Random(shop.seed)
+    with Writers(shop, IDS):
+        for _ in range(int(os.environ.get("FEEDER_KILLS", "4"))):
+            feeder = feeder_process(environ, "sync")
+            time.sleep(1.0 + rng.random())
+            end(feeder, signal.SIGKILL)
+    feeder = feeder_process(environ, "sync", "--log-json")
+    try:
+        assert_equal(shop, service, environ)
+    finally:
+        print(end(feeder)[-3000:])
+
+
+def test_a_killed_service_loses_nothing(case: tuple[Tier, ProductShop], service: Service) -> None:
+    tier, shop = case
+    environ = prepare(tier, shop, service)
+    feeder = feeder_process(environ, "sync", "--log-json")
+    try:
+        with Writers(shop, IDS):
+            for _ in range(int(os.environ.get("SERVICE_KILLS", "2"))):
+                time.sleep(1.0)
+                service.process.kill()
+                service.process.start()
+        assert_equal(shop, service, environ)
+    finally:
+        print(end(feeder)[-3000:])
