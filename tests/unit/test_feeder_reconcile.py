@@ -1,0 +1,301 @@
+"""The proof, the brake and the mending, against the real store and a source in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feeder.applying import Applied
+from feeder.changes import Changes, Directory, ItemRow, Key, Survey, TextDirectory, VectorPage
+from feeder.errors import BrakeOn
+from feeder.ledger import IN_MEMORY, Ledger
+from feeder.proof import BUCKETS, Shares, bucket_of, root_of, sums_of
+from feeder.reconcile import Brake, Reconciler, Report
+from feeder.sources.port import VectorShape
+from feeder.truth import Truth
+from index_store.embedded.engine import EmbeddedIndex
+from index_store.storage import digest as theirs
+from index_store.types import CollectionSpec, ItemDelete, ItemWrite, WriteBatch
+from vector_client.types import CollectionState, Digest, DigestRow, Id
+
+VERSION, NAME, DIM = "space-1", "products", 4
+
+
+class ListVectors:
+    """A vector table in a dict: key -> (id, vector). Fits VectorSource."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, tuple[str, np.ndarray]] = {}
+
+    def open(self) -> VectorShape:
+        return VectorShape("list", "vector", True)
+
+    def survey(self) -> Survey:
+        raise NotImplementedError
+
+    def page(self, after: Key | None, rows: int) -> VectorPage:
+        keys = [key for key in sorted(self.rows) if after is None or key > int(after)]
+        return self.rows_at(keys[:rows])
+
+    def rows_at(self, keys: Sequence[Key]) -> VectorPage:
+        found = [int(key) for key in sorted(keys, key=int) if int(key) in self.rows]
+        vectors = np.array([self.rows[key][1] for key in found], dtype=np.float32).reshape(-1, DIM)
+        return VectorPage(found, [self.rows[key][0] for key in found], vectors)
+
+    def close(self) -> None: ...
+
+
+class ListItems:
+    """An items table in a dict: id -> active. Fits ItemSource."""
+
+    def __init__(self) -> None:
+        self.active: dict[str, bool] = {}
+
+    def open(self) -> None: ...
+
+    def directory(self) -> Directory:
+        return TextDirectory(dict(self.active))
+
+    def fetch(self, ids: Sequence[Id]) -> Mapping[Id, Sequence[ItemRow]]:
+        return {i: [ItemRow({}, {}, self.active[str(i)])] for i in ids if str(i) in self.active}
+
+    def close(self) -> None: ...
+
+
+class IndexStore:
+    """The service's side without HTTP: the real index. Fits reconcile.Store."""
+
+    def __init__(self, index: EmbeddedIndex) -> None:
+        self.index = index
+        self.writes = 0
+        self.refuses: set[Id] = set()
+
+    def state(self) -> CollectionState:
+        current = self.index.status(NAME).current
+        assert current is not None
+        return CollectionState(NAME, current.embedding_version, current.seq, current.cursors)
+
+    def apply(self, changes: Changes, cursors: Mapping[str, str]) -> Applied:
+        items = [
+            ItemWrite(
+                item.id,
+                np.frombuffer(item.vector, dtype="<f4") if isinstance(item.vector, bytes) else None,
+                item.active,
+                item.metadata,
+                item.source_version,
+            )
+            for item in changes.items
+            if item.id not in self.refuses
+        ]
+        deletes = [ItemDelete(item_id, changes.delete_version) for item_id in changes.delete_ids]
+        self.writes += len(items) + len(deletes)
+        batch = WriteBatch(items, deletes, changes.embedding_version, cursors)
+        ack = self.index.write(NAME, batch)
+        return Applied(ack.upserted, ack.deleted, ack.stale_ignored, (), ack.seq)
+
+    def digest(self) -> Digest:
+        found = self.index.digest(NAME)
+        return Digest(found.root, [int(each) for each in found.buckets], found.items, found.seq)
+
+    def digest_rows(self, bucket: int) -> Sequence[DigestRow]:
+        rows = self.index.digest_rows(NAME, bucket)
+        return [DigestRow(row.id, row.sum, row.active, row.has_vector) for row in rows]
+
+
+class Bench:
+    """Everything a comparison needs."""
+
+    def __init__(self, index: EmbeddedIndex) -> None:
+        self.vectors, self.items, self.store = ListVectors(), ListItems(), IndexStore(index)
+        self.truth = Truth(self.vectors, self.items, Ledger(IN_MEMORY), id_kind="string", page_rows=7)
+        self.truth.open()
+        self.clock = 1_000_000
+
+    def put(self, count: int, first: int = 0) -> None:
+        for number in range(first, first + count):
+            vector = np.array([1, number, number % 5, 1], dtype=np.float32)
+            self.vectors.rows[number] = (f"상품-{number}", vector / np.linalg.norm(vector))
+            self.items.active[f"상품-{number}"] = number % 3 != 0
+
+    def reconciler(self, brake: Brake | None = None) -> Reconciler:
+        return Reconciler(
+            NAME, self.store, self.truth, brake or Brake(5.0),
+            batch_items=10, clock=lambda: 0.0, pause=lambda seconds: None,
+        )  # fmt: skip
+
+    def version(self) -> int:
+        self.clock += 1
+        return self.clock
+
+    def mend(self, brake: Brake | None = None) -> Report:
+        return self.reconciler(brake).mend(VERSION, self.version)
+
+    def compare(self) -> Report:
+        return self.reconciler().compare(VERSION)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    index = EmbeddedIndex(tmp_path, [CollectionSpec(NAME, "string", DIM, "l2")])
+    index.open()
+    index.advance(NAME, "begin", VERSION)
+    built = Bench(index)
+    yield built
+    built.truth.close()
+    index.close()
+
+
+@given(
+    st.one_of(
+        st.integers(-(2**63), 2**63 - 1), st.text(min_size=1, max_size=20).filter(lambda t: "\0" not in t)
+    ),
+    st.booleans(),
+    st.binary(min_size=4, max_size=40),
+)
+def test_both_halves_of_the_proof_say_the_same(item_id: Id, active: bool, data: bytes) -> None:
+    try:
+        str(item_id).encode()
+    except UnicodeEncodeError:
+        return  # a lone surrogate is no id
+    hasher = theirs.ShareHasher(VERSION)
+    assert bucket_of(item_id) == theirs.bucket_of(item_id)
+    assert Shares(VERSION).of_vector(item_id, active, data) == hasher.share(item_id, active, data, None)
+    assert Shares(VERSION).of_content(item_id, active, data) == hasher.share(item_id, active, b"v", data)
+
+
+def test_the_format_page_s_empty_root() -> None:
+    assert root_of(sums_of({})) == "c35020473aed1b4642cd726cad727b63fff2824ad68cedd7ffb73c7cbd890479"
+    assert len(sums_of({1: 5})) == BUCKETS
+
+
+def test_sums_wrap_at_64_bits() -> None:
+    same = [item_id for item_id in range(100_000) if bucket_of(item_id) == 7][:2]
+    assert int(sums_of(dict.fromkeys(same, 2**63))[7]) == 0
+
+
+def test_an_empty_index_is_filled_and_proved(bench: Bench) -> None:
+    bench.put(50)
+    report = bench.mend()
+    assert report.is_equal and report.rows == 50 and len(report.found.missing) == 50
+    assert bench.store.digest().root == report.root
+    assert bench.compare().is_equal
+
+
+@pytest.mark.parametrize("what", ["changed", "missing", "extra", "deactivated"])
+def test_a_single_difference_is_named_and_mended(bench: Bench, what: str) -> None:
+    bench.put(200)
+    bench.mend()
+    if what == "changed":
+        bench.vectors.rows[31] = ("상품-31", np.array([0, 0, 0, 1], dtype=np.float32))
+    elif what == "missing":
+        bench.put(1, first=1000)
+    elif what == "extra":
+        del bench.vectors.rows[31]
+    else:
+        bench.items.active["상품-31"] = False
+    named = "상품-1000" if what == "missing" else "상품-31"
+    seen = bench.compare()
+    assert not seen.is_equal and seen.left.ids == [named]
+    assert {"missing": seen.left.missing, "extra": seen.left.extra}.get(what, seen.left.changed) == [named]
+    before = bench.store.writes
+    assert bench.mend().is_equal
+    assert bench.store.writes == before + 1, "only the row that differs is written"
+    assert bench.compare().is_equal
+
+
+def test_the_smallest_bit_of_a_vector_counts(bench: Bench) -> None:
+    bench.put(20)
+    bench.mend()
+    vector = bench.vectors.rows[5][1].copy()
+    vector.view(np.uint32)[1] ^= 1
+    bench.vectors.rows[5] = ("상품-5", vector)
+    assert bench.compare().left.ids == ["상품-5"]
+
+
+def test_the_last_row_of_an_id_wins_and_its_end_brings_the_other_back(bench: Bench) -> None:
+    bench.put(3)
+    old, new = bench.vectors.rows[1][1], np.array([0, 1, 0, 0], dtype=np.float32)
+    bench.vectors.rows[99] = ("상품-1", new)
+    assert bench.mend().is_equal
+    (stored,) = bench.store.index.get(NAME, ["상품-1"])
+    assert stored is not None and np.array_equal(stored.vector, new)
+    del bench.vectors.rows[99]
+    assert bench.mend().is_equal
+    (stored,) = bench.store.index.get(NAME, ["상품-1"])
+    assert stored is not None and np.array_equal(stored.vector, old)
+
+
+def test_zero_and_nan_vectors_are_set_aside(bench: Bench) -> None:
+    bench.put(5)
+    bench.vectors.rows[2] = ("상품-2", np.zeros(DIM, dtype=np.float32))
+    bench.vectors.rows[3] = ("상품-3", np.full(DIM, np.nan, dtype=np.float32))
+    report = bench.mend()
+    assert report.is_equal and report.rows == 3
+    assert report.set_aside == {"zero_vector": 1, "not_finite": 1}
+
+
+class TestBrake:
+    def test_an_empty_source_empties_nothing_even_forced(self, bench: Bench) -> None:
+        bench.put(40)
+        bench.mend()
+        bench.vectors.rows.clear()
+        for brake in (Brake(5.0), Brake(5.0, is_forced=True), Brake(100.0)):
+            with pytest.raises(BrakeOn, match="no item at all"):
+                bench.mend(brake)
+        assert bench.store.digest().items == 40
+
+    @pytest.mark.parametrize("way", ["delete", "deactivate"])
+    def test_too_much_at_once_stops_before_anything_is_written(self, bench: Bench, way: str) -> None:
+        bench.put(400)
+        bench.mend()
+        before, writes = bench.store.digest().root, bench.store.writes
+        for number in range(1, 60):
+            if way == "delete":
+                bench.items.active.pop(f"상품-{number}")
+            else:
+                bench.items.active[f"상품-{number}"] = False
+        with pytest.raises(BrakeOn, match="would vanish"):
+            bench.mend()
+        assert (bench.store.digest().root, bench.store.writes) == (before, writes)
+        assert bench.mend(Brake(5.0, is_forced=True)).is_equal
+
+    def test_a_few_always_go(self, bench: Bench) -> None:
+        bench.put(20)
+        bench.mend()
+        for number in range(8):
+            bench.items.active.pop(f"상품-{number}")
+        assert bench.mend().is_equal
+
+    @pytest.mark.parametrize(
+        ("vanishing", "held", "stops"), [(50, 1000, False), (51, 1000, True), (10, 11, False)]
+    )
+    def test_the_limit(self, vanishing: int, held: int, stops: bool) -> None:
+        check: Any = lambda: Brake(5.0).check(vanishing=vanishing, held=held, in_source=1)  # noqa: E731
+        if stops:
+            with pytest.raises(BrakeOn):
+                check()
+        else:
+            check()
+
+
+def test_a_late_write_of_an_older_reading_is_ignored(bench: Bench) -> None:
+    """What a feeder that lost its lease may still have under way."""
+    bench.put(3)
+    stale = bench.version()
+    known = bench.truth
+    list(known.everything())
+    old = known.about(ids=["상품-1"])
+    bench.mend()
+    bench.items.active["상품-1"] = False
+    bench.mend()
+    from feeder.reconcile import changes_of
+
+    applied = bench.store.apply(changes_of(old, VERSION, stale), {})
+    assert applied.stale_ignored == 1
+    assert bench.compare().is_equal
