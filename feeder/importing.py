@@ -198,7 +198,8 @@ class Importer:
             log.warning(
                 "items_rejected", extra={"count": len(applied.rejected), "first": str(applied.rejected[0])}
             )
-        return cursor.counted({"stored": applied.upserted, "rejected": len(applied.rejected)})
+        # The cursor of this page is stored already and counts every row as taken; the next one corrects it.
+        return cursor.counted({"stored": -len(applied.rejected), "rejected": len(applied.rejected)})
 
     def _remember(self, reason: str, names: Sequence[Any]) -> None:
         kept = self._names.setdefault(reason, [])
@@ -220,7 +221,7 @@ def _page_counts(cleaned: Cleaned) -> dict[str, int]:
     aside = {
         reason: len(ids) for reason, ids in cleaned.set_aside.items() if reason not in ("duplicate", "orphan")
     }
-    return {**aside, "inactive": cleaned.inactive}
+    return {**aside, "stored": len(cleaned.items), "inactive": cleaned.inactive}
 
 
 def _rejection(row: Rejected) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
 from tests.integration.databases import MariaDBServer, PostgresServer, ToolMissing
+from tests.integration.feeding import COLLECTIONS, Service, Shop
 
 Started = TypeVar("Started", PostgresServer, MariaDBServer)
 
@@ -57,3 +59,15 @@ def maria_database(mariadb: MariaDBServer) -> Iterator[str]:
     name = mariadb.create_database()
     yield name
     mariadb.drop_database(name)
+
+
+@pytest.fixture
+def shop(
+    postgres: PostgresServer, mariadb: MariaDBServer, pg_database: str, maria_database: str, tmp_path: Path
+) -> Iterator[Shop]:
+    """A service without data beside two empty databases."""
+    service = Service(tmp_path, COLLECTIONS)
+    service.process.start()
+    built = Shop(service, postgres, mariadb, (pg_database, maria_database))
+    yield built
+    built.close()

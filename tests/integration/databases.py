@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pymysql
 
@@ -160,21 +161,25 @@ class Server:
                 time.sleep(0.03)
 
     def send(self, number: signal.Signals) -> None:
-        """Signal the server itself (SIGSTOP and SIGCONT make a half-open link)."""
+        """Signal the server and every process of it (SIGSTOP and SIGCONT make a half-open link)."""
         assert self._process is not None
-        self._process.send_signal(number)
+        whole = psutil.Process(self._process.pid)
+        for process in [whole, *whole.children(recursive=True)]:
+            process.send_signal(number)
 
     def stop(self) -> None:
-        process, self._process = self._process, None
+        process = self._process
         if process is None:
             return
-        process.send_signal(signal.SIGCONT)
-        process.send_signal(self.stop_signal)
+        if process.poll() is None:
+            self.send(signal.SIGCONT)
+            process.send_signal(self.stop_signal)
         try:
             process.wait(STOP_SECONDS_MAX)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(STOP_SECONDS_MAX)
+        self._process = None
 
     def close(self) -> None:
         self.stop()

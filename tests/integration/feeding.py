@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,67 +17,33 @@ import numpy.typing as npt
 import psycopg
 
 from index_store.storage.digest import BUCKETS, ShareHasher, bucket_of, root_of
-from tests.integration.databases import free_port
-from vector_client.errors import VectorClientError
+from tests.integration.databases import MariaDBServer, PostgresServer
+from tests.integration.service_process import ROOT, ServiceProcess
 from vector_client.http import VectorClient
 from vector_client.transport import Limits
 from vector_client.types import Id
 
-ROOT = Path(__file__).resolve().parents[2]
-READY_SECONDS_MAX = 60.0
 
+class Service:
+    """A service process over a directory of its own, and a client for it."""
 
-class ServiceProcess:
-    """`python -m service` over a directory of its own; it can be killed and started again."""
-
-    def __init__(self, folder: Path, collections: str, environ: Mapping[str, str] | None = None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, collections: str) -> None:
         self.collections = folder / "collections.toml"
         self.collections.write_text(collections, encoding="utf-8")
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        environ = {"COLLECTIONS_FILE": str(self.collections)}
+        if "MODELS_DIR" in os.environ:
+            environ["MODELS_DIR"] = os.environ["MODELS_DIR"]
+        self.process = ServiceProcess(folder / "data", environ)
+        self.url = f"http://127.0.0.1:{self.process.port}"
         self.client = VectorClient.to(self.url, limits=Limits(timeout_s=60, retries=0))
-        self._environ = dict(environ or {})
-        self._process: subprocess.Popen[bytes] | None = None
 
     def environ(self) -> dict[str, str]:
         """Return what points a feeder at this service."""
         return {"COLLECTIONS_FILE": str(self.collections), "ML_INFERENCE_URL": self.url}
 
-    def start(self) -> None:
-        names = {"PATH", "HOME", "LANG", "TMPDIR", "MODELS_DIR"}
-        environ = {name: value for name, value in os.environ.items() if name in names}
-        environ |= self._environ | self.environ()
-        environ |= {"PORT": str(self.port), "DATA_DIR": str(self.folder / "data")}
-        with (self.folder / "service.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "service"], cwd=ROOT, env=environ, stdout=log, stderr=log
-            )
-        deadline = time.monotonic() + READY_SECONDS_MAX
-        while not self._is_ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError((self.folder / "service.log").read_text()[-4000:])
-            time.sleep(0.05)
-
-    def _is_ready(self) -> bool:
-        try:
-            return all(state.version for state in self.client.status().values())
-        except VectorClientError:
-            return False
-
-    def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-
-    def stop(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.kill()
+    def close(self) -> None:
         self.client.close()
+        self.process.stop()
 
     def embed(self, collection: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return the service's own document vectors, as (n, dim) float32."""
@@ -151,3 +115,136 @@ def korean_names(count: int, seed: int) -> list[str]:
         name = f"{rng.choice(kinds.split())} {rng.choice(dishes.split())} {rng.integers(1, 12) * 100}g"
         names.append(unicodedata.normalize("NFD", name) if number % 10 == 3 else name)
     return names
+
+
+COLLECTIONS = """
+[collections.recipes]
+id_field = "recipe_id"
+id_type = "int64"
+modality = "text"
+dim = 384
+metric = "l2"
+model = "builtin:hashed-ngrams"
+[collections.recipes.source.vectors]
+table = '"RECIPE_VECTOR_TABLE"'
+key = '"VECTOR_ID"'
+id = '"RECIPE_ID"'
+vector = '"VECTOR_NAME"'
+[collections.recipes.source.items]
+database = "mariadb"
+table = "FCT_RECIPE"
+id = "RECIPE_ID"
+content = { title = "COOKING_NAME" }
+metadata = { title = "COOKING_NAME" }
+
+[collections.homeshopping]
+id_field = "product_id"
+id_type = "int64"
+modality = "text"
+dim = 384
+metric = "l2"
+model = "builtin:hashed-ngrams"
+[collections.homeshopping.source.vectors]
+table = '"HOMESHOPPING_VECTOR_TABLE"'
+id = '"PRODUCT_ID"'
+vector = '"VECTOR_NAME"'
+[collections.homeshopping.source.items]
+database = "mariadb"
+table = "FCT_HOMESHOPPING_LIST"
+id = "PRODUCT_ID"
+active = "SCHEDULED_OR_CANCELLED = 1"
+content = { title = "PRODUCT_NAME" }
+
+[collections.material]
+id_field = "material_id"
+id_type = "int64"
+modality = "text"
+dim = 384
+metric = "l2"
+model = "builtin:hashed-ngrams"
+[collections.material.source.vectors]
+table = 'public."MATERIAL_VECTOR_TABLE"'
+id = '"MATERIAL_ID"'
+vector = '"VECTOR_NAME"'
+[collections.material.source.items]
+database = "src"
+table = "MATERIAL_VECTOR_TABLE"
+id = "MATERIAL_ID"
+content = { title = "MATERIAL_NAME" }
+
+[collections.products]
+id_field = "product_id"
+id_type = "string"
+modality = "image"
+dim = 512
+metric = "l2"
+model = "builtin:descriptor"
+[collections.products.source.vectors]
+table = "product_vectors"
+key = "product_vector_id"
+id = "product_id"
+vector = "vector"
+[collections.products.source.items]
+database = "src"
+table = "product"
+id = "id"
+active = "is_active"
+content = { image_url = "image_url" }
+metadata = { image_url = "image_url", name = "name" }
+"""
+
+
+class Shop:
+    """The databases of a shop, a service, and what the feeder must bring from one to the other."""
+
+    def __init__(
+        self,
+        service: Service,
+        postgres: PostgresServer,
+        mariadb: MariaDBServer,
+        names: tuple[str, str],
+    ) -> None:
+        self.service = service
+        self.postgres = postgres
+        self.database, self.items_database = names
+        self.db = postgres.connect(self.database)
+        self.items = mariadb.connect(self.items_database)
+        self.environ = {
+            **service.environ(),
+            **postgres.environ("TGT", self.database),
+            **postgres.environ("SRC", self.database),
+            "MARIADB_SERVICE_URL": f"mysql+asyncmy://root:{mariadb.password}@127.0.0.1:{mariadb.port}/{names[1]}",
+        }
+
+    def feed(self, *arguments: str, **environ: str) -> Outcome:
+        outcome = run_feeder(self.environ | environ, *arguments)
+        print(outcome.output, outcome.errors)
+        return outcome
+
+    def root(self, collection: str) -> str:
+        return self.service.client.digest(collection).root
+
+    def maria(self, statement: str, rows: list[tuple[Any, ...]] | None = None) -> None:
+        with self.items.cursor() as cursor:
+            if rows is None:
+                cursor.execute(statement)
+            else:
+                cursor.executemany(statement, rows)
+
+    def recipes(self, names: list[str]) -> npt.NDArray[np.float32]:
+        """Recipe n + 1 has names[n], its vector and a MariaDB row; the vectors come back."""
+        vectors = self.service.embed("recipes", names)
+        self.db.execute(
+            'CREATE TABLE "RECIPE_VECTOR_TABLE" ("VECTOR_ID" serial PRIMARY KEY, "RECIPE_ID" bigint,'
+            ' "VECTOR_NAME" vector(384))'
+        )
+        rows = ((number + 1, as_text(vector)) for number, vector in enumerate(vectors))
+        insert(self.db, '"RECIPE_VECTOR_TABLE"', '"RECIPE_ID", "VECTOR_NAME"', rows)
+        self.maria("CREATE TABLE FCT_RECIPE (RECIPE_ID bigint PRIMARY KEY, COOKING_NAME varchar(200))")
+        self.maria("INSERT INTO FCT_RECIPE VALUES (%s, %s)", list(enumerate(names, start=1)))
+        return vectors
+
+    def close(self) -> None:
+        self.db.close()
+        self.items.close()
+        self.service.close()

@@ -20,7 +20,8 @@ import psycopg
 import pytest
 
 from tests.integration.databases import MariaDBServer, PostgresServer
-from tests.integration.feeding import ROOT, ServiceProcess, as_text, insert, korean_names, run_feeder
+from tests.integration.feeding import Service, as_text, insert, korean_names, run_feeder
+from tests.integration.service_process import ROOT
 from vector_client.types import Query
 
 DATA = ROOT.parent / "shared" / "data"
@@ -68,7 +69,7 @@ content = {{ title = "COOKING_NAME" }}
 class Shop:
     """A deployed shop after its import. queries: (n, 384); ids: by collection."""
 
-    service: ServiceProcess
+    service: Service
     postgres: PostgresServer
     database: str
     queries: npt.NDArray[np.float32]
@@ -119,8 +120,8 @@ def model() -> str:
 def shop(
     postgres: PostgresServer, mariadb: MariaDBServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Shop]:
-    service = ServiceProcess(tmp_path_factory.mktemp("parity"), COLLECTIONS.format(model=model()))
-    service.start()
+    service = Service(tmp_path_factory.mktemp("parity"), COLLECTIONS.format(model=model()))
+    service.process.start()
     database, items_database = postgres.create_database(), mariadb.create_database()
     try:
         rows = {"kok": products()}
@@ -139,13 +140,13 @@ def shop(
         ids = {name: [item_id for item_id, _ in found] for name, found in rows.items()}
         yield Shop(service, postgres, database, np.concatenate([queries, more]), ids)
     finally:
-        service.stop()
+        service.close()
         postgres.drop_database(database)
         mariadb.drop_database(items_database)
 
 
 def fill_vectors(
-    db: psycopg.Connection[Any], service: ServiceProcess, rows: dict[str, list[tuple[int, str]]]
+    db: psycopg.Connection[Any], service: Service, rows: dict[str, list[tuple[int, str]]]
 ) -> None:
     db.execute('CREATE TABLE "KOK_VECTOR_TABLE" ("KOK_PRODUCT_ID" bigint, "VECTOR_NAME" vector(384))')
     db.execute(
