@@ -7,12 +7,14 @@ redirects are not followed; time and bytes are bounded.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
@@ -20,7 +22,7 @@ from urllib.parse import SplitResult, urlsplit
 from service.errors import InvalidImage
 
 _PORTS = {"http": 80, "https": 443}
-_CHUNK_BYTES = 65_536
+_GRACE_S = 0.5
 
 Resolve = Callable[[str, int], Sequence[str]]
 
@@ -66,7 +68,12 @@ class PictureFetcher:
         """Return the body behind `url`. Raises InvalidImage (image_url_refused, image_url_failed)."""
         parts = self._checked(url)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, self._exchange, parts)
+        try:
+            # Resolving a name can't be interrupted, so the caller stops waiting for it.
+            async with asyncio.timeout(self._limits.ms_max / 1000 + _GRACE_S):
+                return await loop.run_in_executor(self._executor, self._exchange, parts)
+        except TimeoutError as exc:
+            raise _failed("The picture took too long to fetch.") from exc
 
     def _checked(self, url: str) -> SplitResult:
         if not self._limits.hosts:
@@ -86,43 +93,61 @@ class PictureFetcher:
 
     def _exchange(self, parts: SplitResult) -> bytes:
         give_up = time.monotonic() + self._limits.ms_max / 1000
-        port = parts.port or _PORTS[parts.scheme]
+        host, port = str(parts.hostname), parts.port or _PORTS[parts.scheme]
         try:
-            connection = self._connected(str(parts.hostname), port, parts.scheme == "https", give_up)
-            try:
-                return self._body(connection, parts, give_up)
-            finally:
-                connection.close()
+            with self._connected(host, port, give_up) as raw, _cut_off_at(give_up, raw.dup()):
+                is_tls = parts.scheme == "https"
+                stream = (
+                    ssl.create_default_context().wrap_socket(raw, server_hostname=host) if is_tls else raw
+                )
+                connection = http.client.HTTPConnection(host, port)
+                connection.sock = stream
+                try:
+                    body = self._body(connection, parts)
+                finally:
+                    connection.close()
+            _left(give_up)  # a stream that was cut off looks like one that ended
+            return body
         except (OSError, http.client.HTTPException) as exc:
             raise _failed(f"The picture could not be fetched: {type(exc).__name__}.") from exc
 
-    def _connected(self, host: str, port: int, is_tls: bool, give_up: float) -> http.client.HTTPConnection:
+    def _connected(self, host: str, port: int, give_up: float) -> socket.socket:
         addresses = self._resolve(host, port)
         if not addresses or not all(map(self._is_allowed_address, addresses)):
             raise _refused("The host has an address in a private network.")
-        raw = socket.create_connection((addresses[0], port), timeout=_left(give_up))
-        connection = http.client.HTTPConnection(host, port)
-        connection.sock = (
-            ssl.create_default_context().wrap_socket(raw, server_hostname=host) if is_tls else raw
-        )
-        return connection
+        return socket.create_connection((addresses[0], port), timeout=_left(give_up))
 
-    def _body(self, connection: http.client.HTTPConnection, parts: SplitResult, give_up: float) -> bytes:
+    def _body(self, connection: http.client.HTTPConnection, parts: SplitResult) -> bytes:
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request("GET", target, headers={"Accept": "image/*", "User-Agent": "uhok-ml-inference"})
         response = connection.getresponse()
         if response.status != http.client.OK:
             raise _failed(f"The host answered {response.status}; redirects are not followed.")
-        body = bytearray()
-        while True:
-            if connection.sock is not None:
-                connection.sock.settimeout(_left(give_up))
-            chunk = response.read1(_CHUNK_BYTES)
-            body += chunk
-            if len(body) > self._limits.bytes_max:
-                raise _failed(f"The picture is larger than {self._limits.bytes_max} bytes.")
-            if not chunk:
-                return bytes(body)
+        body = response.read(self._limits.bytes_max + 1)
+        if len(body) > self._limits.bytes_max:
+            raise _failed(f"The picture is larger than {self._limits.bytes_max} bytes.")
+        return body
+
+
+@contextlib.contextmanager
+def _cut_off_at(give_up: float, twin: socket.socket) -> Iterator[None]:
+    """A timeout of a socket starts anew with each byte; this one does not.
+
+    twin: a duplicate, for TLS takes the original's descriptor away.
+    """
+
+    def cut() -> None:
+        with contextlib.suppress(OSError):
+            twin.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(_left(give_up), cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        twin.close()
 
 
 def _left(give_up: float) -> float:

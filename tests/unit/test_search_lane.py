@@ -1,0 +1,151 @@
+"""The search thread: batches what queued, isolates what is refused, turns away what would wait too long."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from index_store.errors import InvalidFilter
+from index_store.types import SearchRequest, SearchResult
+from service.errors import DeadlineExceeded, Overloaded
+from service.observing import Metrics
+from service.search_lane import SearchLane
+
+RESULT = SearchResult(hits=(), generation="g", embedding_version="v", seq=1, exhausted=True, next_page=None)
+
+
+class GatedIndex:
+    """Answers when `gate` is open, refuses requests with a filter; remembers the sizes of its batches."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.batches: list[int] = []
+
+    def search(self, _: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        self.gate.wait(10)
+        self.batches.append(len(requests))
+        if any(request.filter for request in requests):
+            raise InvalidFilter("no such operator", "filter")
+        if any(request.k == 13 for request in requests):
+            raise ZeroDivisionError
+        return [RESULT] * len(requests)
+
+
+def request(**more: Any) -> SearchRequest:
+    return SearchRequest(vector=np.ones(3, np.float32), k=more.pop("k", 1), **more)
+
+
+def lane_over(index: Any, requests_max: int = 1000, ms_max: int = 1000) -> SearchLane:
+    return SearchLane(index, Metrics(), queue_requests_max=requests_max, queue_ms_max=ms_max)
+
+
+def soon() -> float:
+    return time.monotonic() + 5
+
+
+async def until(condition: Any) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+def test_what_queued_while_busy_is_one_call() -> None:
+    async def scene() -> None:
+        index = GatedIndex()
+        lane = lane_over(index)
+        lane.start()
+        index.gate.clear()
+        first = asyncio.ensure_future(lane.ask("a", request(), soon()))
+        await asyncio.sleep(0.05)
+        rest = [asyncio.ensure_future(lane.ask("a", request(), soon())) for _ in range(20)]
+        await asyncio.sleep(0)
+        index.gate.set()
+        assert await asyncio.gather(first, *rest) == [RESULT] * 21
+        assert index.batches == [1, 20]
+        lane.close()
+
+    asyncio.run(scene())
+
+
+def test_a_refused_request_spoils_no_other() -> None:
+    async def scene() -> None:
+        index = GatedIndex()
+        lane = lane_over(index)
+        lane.start()
+        index.gate.clear()
+        first = asyncio.ensure_future(lane.ask("a", request(), soon()))
+        await asyncio.sleep(0.05)
+        asked = [
+            lane.ask("a", request(filter={"a": 1} if place == 2 else None), soon()) for place in range(5)
+        ]
+        tasks = [asyncio.ensure_future(each) for each in asked]
+        await asyncio.sleep(0)
+        index.gate.set()
+        found = await asyncio.gather(first, *tasks, return_exceptions=True)
+        assert [type(each) for each in found] == [SearchResult] * 3 + [InvalidFilter] + [SearchResult] * 2
+        lane.close()
+
+    asyncio.run(scene())
+
+
+def test_an_unforeseen_error_is_told_and_the_thread_goes_on() -> None:
+    async def scene() -> None:
+        lane = lane_over(GatedIndex())
+        lane.start()
+        with pytest.raises(ZeroDivisionError):
+            await lane.ask("a", request(k=13), soon())
+        assert await lane.ask("a", request(), soon()) is RESULT
+        lane.close()
+
+    asyncio.run(scene())
+
+
+def test_a_full_line_turns_away_with_a_time_to_come_back() -> None:
+    async def scene() -> None:
+        index = GatedIndex()
+        lane = lane_over(index, requests_max=3)
+        lane.start()
+        index.gate.clear()
+        first = asyncio.ensure_future(lane.ask("a", request(), soon()))
+        await asyncio.sleep(0.05)
+        waiting = [asyncio.ensure_future(lane.ask("a", request(), soon())) for _ in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded) as caught:
+            await lane.ask("a", request(), soon())
+        assert caught.value.retry_after_s >= 1
+        index.gate.set()
+        assert await asyncio.gather(first, *waiting) == [RESULT] * 4
+        lane.close()
+
+    asyncio.run(scene())
+
+
+def test_a_deadline_is_kept_while_the_thread_is_busy_and_late_work_is_not_done() -> None:
+    async def scene() -> None:
+        index = GatedIndex()
+        lane = lane_over(index)
+        lane.start()
+        index.gate.clear()
+        first = asyncio.ensure_future(lane.ask("a", request(), soon()))
+        await asyncio.sleep(0.05)
+        started = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            await lane.ask("a", request(), time.monotonic() + 0.1)
+        assert time.monotonic() - started < 1
+        left = asyncio.ensure_future(lane.ask("a", request(), soon()))
+        await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.sleep(0)
+        index.gate.set()
+        await first
+        assert await lane.ask("a", request(), soon()) is RESULT
+        assert sum(index.batches) == 2
+        lane.close()
+
+    asyncio.run(scene())
