@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from index_store.embedded.pointer import BACKUP_FILE, POINTER_FILE, Member, Pointer, decode, read_pointer
+from index_store.embedded.pointer import BACKUP_FILE, POINTER_FILE, Pointer, decode, read_pointer
 from index_store.errors import StoreDamaged
 from index_store.storage import digest
 from index_store.storage.digest import ShareHasher
@@ -58,7 +58,7 @@ def _check_collection(directory: Path) -> Iterator[str]:
     for member in pointer.members:
         path = directory / member.name / STORE_FILE
         try:
-            yield from (f"{path}: {problem}" for problem in _check_store(path, member))
+            yield from (f"{path}: {problem}" for problem in check_store(path, member.embedding_version))
         except sqlite3.Error as exc:
             yield f"{path}: {exc}"
 
@@ -74,7 +74,8 @@ def _check_pointer_files(directory: Path, pointer: Pointer) -> Iterator[str]:
             yield f"{directory / name}: {exc}"
 
 
-def _check_store(path: Path, member: Member) -> Iterator[str]:
+def check_store(path: Path, embedding_version: str) -> Iterator[str]:
+    """What is wrong with one store. Raises sqlite3.Error where it can't be read at all."""
     connection = connect_sqlite(path)
     try:
         connection.execute("BEGIN")
@@ -85,8 +86,8 @@ def _check_store(path: Path, member: Member) -> Iterator[str]:
         if meta.get("format_version") != FORMAT_VERSION:
             yield f"format_version is {meta.get('format_version')!r}, this program reads {FORMAT_VERSION}"
             return
-        if meta.get("embedding_version") != member.embedding_version:
-            yield f"holds {meta.get('embedding_version')!r}, the pointer says {member.embedding_version!r}"
+        if meta.get("embedding_version") != embedding_version:
+            yield f"holds {meta.get('embedding_version')!r}, expected {embedding_version!r}"
         sums = _Sums()
         yield from _check_rows(connection, meta, sums)
         yield from _check_sums(connection, meta, sums)
