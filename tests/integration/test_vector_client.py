@@ -1,0 +1,199 @@
+"""The client against a server that misbehaves on command."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from vector_client.errors import (
+    BadAnswer,
+    BadRequest,
+    Conflict,
+    KeyRefused,
+    NoAnswer,
+    NotFound,
+    TimedOut,
+    Unavailable,
+)
+from vector_client.http import VectorClient
+from vector_client.transport import Limits, Transport
+from vector_client.types import Item, Keys, Query
+
+FOUND = {
+    "results": [{"recipe_id": 7, "distance": 0.5}],
+    "embedding_version": "m.1",
+    "seq": 3,
+    "exhausted": True,
+}
+WRITTEN = {"upserted": 1, "deleted": 0, "stale_ignored": 0, "rejected": [], "seq": 4, "version": "m.1"}
+
+
+@dataclass(slots=True)
+class Scripted:
+    """Answers in order: (status, body) pairs, "drop" to close the connection, "hang" not to answer."""
+
+    url: str = ""
+    answers: list[object] = field(default_factory=list)
+    seen: list[tuple[str, str, dict[str, str], object]] = field(default_factory=list)
+    connections: set[int] = field(default_factory=set)
+    released: threading.Event = field(default_factory=threading.Event)
+
+
+@pytest.fixture
+def server() -> Iterator[Scripted]:
+    script = Scripted()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            body = json.loads(self.rfile.read(length)) if length else None
+            script.seen.append((self.command, self.path, dict(self.headers), body))
+            script.connections.add(self.client_address[1])
+            answer = script.answers.pop(0)
+            if answer == "hang":
+                script.released.wait(20)
+            if answer in ("hang", "drop"):
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
+            status, content = answer  # type: ignore[misc]
+            data = content if isinstance(content, bytes) else json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            if status == 429:
+                self.send_header("Retry-After", "3")
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST = answer
+
+        def log_message(self, *_: object) -> None: ...
+
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    running.daemon_threads = True
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    script.url = f"http://127.0.0.1:{running.server_address[1]}"
+    yield script
+    script.released.set()
+    running.shutdown()
+    running.server_close()
+
+
+def client_for(server: Scripted, waits: list[float] | None = None, retries: int = 2) -> VectorClient:
+    noted = waits if waits is not None else []
+    limits = Limits(timeout_s=0.5, retries=retries)
+    return VectorClient(
+        Transport(server.url, limits, sleep=noted.append, jitter=lambda: 1.0), Keys("s", "w", "a")
+    )
+
+
+def problem(code: str, status: int) -> tuple[int, dict[str, object]]:
+    return status, {"code": code, "detail": f"{code} it is", "request_id": "r1", "status": status}
+
+
+def test_calls_share_one_connection_and_carry_their_key(server: Scripted) -> None:
+    server.answers = [(200, FOUND), (200, WRITTEN), (200, {"collections": {}})]
+    client = client_for(server)
+    found = client.search(Query(text="갈비탕", k=3, exclude_ids=[1, 2]))
+    client.upsert(
+        "recipes", [Item(5, b"\0\0\x80?", metadata={"a": 1})], cursors={"import": "x"}, partial=True
+    )
+    client.status()
+    assert (found.hits[0].id, found.hits[0].distance) == (7, 0.5)
+    assert len(server.connections) == 1
+    assert [seen[2]["Authorization"] for seen in server.seen] == ["Bearer s", "Bearer w", "Bearer a"]
+    assert server.seen[0][3] == {"query": "갈비탕", "top_k": 3, "exclude_ids": [1, 2]}
+    assert server.seen[1][1] == "/v1/upsert?partial=true"
+    assert server.seen[1][3] == {
+        "collection": "recipes",
+        "items": [{"id": 5, "active": True, "vector": "AACAPw==", "metadata": {"a": 1}}],
+        "source": {"import": "x"},
+    }
+
+
+def test_a_connection_that_the_server_closed_costs_no_retry(server: Scripted) -> None:
+    server.answers = [(200, FOUND), "drop", (200, FOUND)]
+    client = client_for(server, retries=0)
+    client.search(Query(text="a"))
+    client.search(Query(text="a"))
+    assert len(server.connections) == 2
+
+
+def test_overload_is_retried_as_late_as_asked_and_not_for_ever(server: Scripted) -> None:
+    waits: list[float] = []
+    server.answers = [problem("overloaded", 503), problem("too_many_requests", 429), (200, FOUND)]
+    client_for(server, waits).search(Query(text="a"))
+    assert waits == [0.25, 3.0]
+    server.answers = [problem("overloaded", 503)] * 3
+    with pytest.raises(Unavailable) as failure:
+        client_for(server).search(Query(text="a"))
+    assert (failure.value.code, failure.value.detail, failure.value.request_id) == (
+        "overloaded",
+        "overloaded it is",
+        "r1",
+    )
+    assert server.answers == []
+
+
+@pytest.mark.parametrize("code", ["model_unavailable", "read_only"])
+def test_what_lasts_is_not_retried(server: Scripted, code: str) -> None:
+    server.answers = [problem(code, 503)]
+    with pytest.raises(Unavailable, match=code):
+        client_for(server).search(Query(text="a"))
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(400, BadRequest), (401, KeyRefused), (403, KeyRefused), (404, NotFound), (409, Conflict),
+     (413, BadRequest), (415, BadRequest), (422, BadRequest), (500, Unavailable)],
+)  # fmt: skip
+def test_refusals_are_typed_and_final(server: Scripted, status: int, error: type[Exception]) -> None:
+    server.answers = [problem("some_code", status)]
+    with pytest.raises(error, match="some_code"):
+        client_for(server).delete("recipes", [1])
+    assert len(server.seen) == 1
+
+
+def test_a_slow_read_is_repeated_and_a_slow_write_is_not(server: Scripted) -> None:
+    server.answers = ["hang", (200, FOUND)]
+    client_for(server).search(Query(text="a"))
+    server.answers = ["hang", (200, WRITTEN)]
+    with pytest.raises(TimedOut):
+        client_for(server).upsert("recipes", [])
+    assert len(server.answers) == 1, (
+        "the first attempt may still be applied: it must not be followed by another"
+    )
+
+
+def test_a_broken_connection_is_repeated_for_writes_too(server: Scripted) -> None:
+    server.answers = ["drop", (200, WRITTEN)]
+    assert client_for(server).deactivate("recipes", [1]).seq == 4
+
+
+def test_nobody_there_and_somebody_else_there(server: Scripted) -> None:
+    waits: list[float] = []
+    nobody = VectorClient(Transport("http://127.0.0.1:1", Limits(retries=2), sleep=waits.append), Keys())
+    with pytest.raises(NoAnswer, match=r"127\.0\.0\.1:1"):
+        nobody.status()
+    assert len(waits) == 2
+    for body in (b"<html>", b"[]", b"{}", b""):
+        server.answers = [(200, body)]
+        with pytest.raises(BadAnswer):
+            client_for(server).status()
+    server.answers = [(502, b"<html>bad gateway</html>")] * 3
+    with pytest.raises(Unavailable, match="http_502"):
+        client_for(server).status()
+
+
+@pytest.mark.parametrize("url", ["", "localhost:80", "ftp://x", "http://"])
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="not an http"):
+        VectorClient.to(url)
