@@ -20,6 +20,7 @@ Modality: TypeAlias = Literal["text", "image"]
 DIM_MAX = 16000
 _PART = re.compile(r'\s*(?:"((?:[^"]|"")+)"|`((?:[^`]|``)+)`|([^\s."`]+))\s*(\.|$)')
 
+DEFAULTS = {"id_type": "int64", "modality": "text", "dim": 384}
 BUILT_IN = """
 [collections.recipes]
 id_type = "int64"
@@ -123,9 +124,13 @@ def parse_collections(text: str, mistakes: list[str]) -> dict[str, CollectionTab
         mistakes.append(f"COLLECTIONS_FILE: not TOML: {exc}")
         return {}
     found: dict[str, CollectionTables] = {}
-    for name, table in document.get("collections", {}).items():
+    built_in = tomllib.loads(BUILT_IN)["collections"]
+    for name, given in document.get("collections", {}).items():
         reader = _Reader(f"collections.{name}", mistakes)
-        if isinstance(table, dict) and "vectors" in table.get("source", {}):
+        if not isinstance(given, dict):
+            continue
+        table = {**DEFAULTS, **built_in.get(name, {}), **given}  # as the service reads the same file
+        if "vectors" in table.get("source", {}):
             collection = _collection(name, table, reader)
             if collection is not None:
                 found[name] = collection

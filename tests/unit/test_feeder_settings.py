@@ -11,7 +11,7 @@ import pytest
 from feeder.errors import SettingsWrong
 from feeder.settings import Bounds, Settings
 from feeder.sources.rows import IdCodec
-from feeder.tables import parse_collections, parse_identifier
+from feeder.tables import BUILT_IN, parse_collections, parse_identifier
 
 TARGET = {"TGT_DB_NAME": "shop", "TGT_DB_USER": "reader", "TGT_DB_PASS": "p@ss"}
 
@@ -42,7 +42,9 @@ def test_both_spellings_of_a_database_are_read() -> None:
 def test_all_mistakes_come_in_one_message(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text(
-        '[collections.x.source.vectors]\ntable = "a..b"\n[collections.x.source.items]\n', encoding="utf-8"
+        '[collections.x]\nid_type = "uuid"\ndim = 0\n'
+        '[collections.x.source.vectors]\ntable = "a..b"\n[collections.x.source.items]\n',
+        encoding="utf-8",
     )
     environ = {
         "COLLECTIONS_FILE": str(file), "TGT_DB_HOST": "db", "TGT_DB_PORT": "0", "BATCH_SIZE": "5001",
@@ -138,3 +140,22 @@ def test_ids_of_numbers_and_texts_meet() -> None:
     int_over_text = IdCodec("int64", column_is_int=False)
     assert [int_over_text.from_column(value) for value in ("7", "007", "x", None)] == [7, None, None, None]
     assert IdCodec("int64", column_is_int=False).from_column(Decimal("7")) == 7
+
+
+def test_a_collection_named_like_a_built_in_starts_from_its_values() -> None:
+    mistakes: list[str] = []
+    found = parse_collections('[collections.products]\nmodel = "builtin:descriptor"\n', mistakes)
+    assert not mistakes
+    assert found == {"products": parse_collections(BUILT_IN, mistakes)["products"]}
+
+
+def test_the_page_of_settings_says_what_the_fields_say() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "SETTINGS.md").read_text(encoding="utf-8")
+    rows = [
+        f"| `{about['env']}` | {bound.default:,} | {about['low']:,} to {about['high']:,} | {about['unit']}"
+        f" {about['says']} |"
+        for bound in fields(Bounds)
+        for about in [bound.metadata]
+    ]
+    section = page.split("<!-- feeder bounds")[1].split("<!-- end")[0]
+    assert [line for line in section.splitlines() if line.startswith("| `")] == rows
