@@ -27,7 +27,6 @@ from service.observing import Metrics, RequestLog
 from service.probing import Prober
 from service.searching import Searcher
 
-
 Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
@@ -30,10 +31,9 @@ class Exchange:
 
     __slots__ = ("code", "headers", "is_started", "request_id", "route", "status", "trace_id", "traceparent")
 
-    def __init__(self, headers: Headers) -> None:
+    def __init__(self, headers: Headers, request_id: bytes) -> None:
         self.headers = headers
-        offered = headers.get(b"x-request-id", b"")
-        self.request_id = offered if _REQUEST_ID.fullmatch(offered) else os.urandom(8).hex().encode()
+        self.request_id = request_id
         self.traceparent = headers.get(b"traceparent", b"")
         trace = _TRACEPARENT.fullmatch(self.traceparent)
         self.trace_id = trace[1].decode() if trace else ""
@@ -92,6 +92,9 @@ class Edge:
         self._request_log = request_log
         self._proxies = proxies
         self._is_open = is_open
+        # Random once a process and counted on: asking the system for randomness costs more than a search.
+        self._id_prefix = os.urandom(6).hex().encode()
+        self._id_count = itertools.count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -101,7 +104,8 @@ class Edge:
 
     async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        exchange = Exchange(dict(scope["headers"]))
+        headers = dict(scope["headers"])
+        exchange = Exchange(headers, self._request_id(headers))
         path = canonical_path(scope["path"], scope.get("raw_path") or b"")
         scope = {**scope, "path": path, EXCHANGE: exchange}
         self._metrics.request_began()
@@ -118,6 +122,12 @@ class Edge:
         finally:
             seconds = time.perf_counter() - started
             self._note(scope, exchange, seconds)
+
+    def _request_id(self, headers: Headers) -> bytes:
+        offered = headers.get(b"x-request-id", b"")
+        if _REQUEST_ID.fullmatch(offered):
+            return offered
+        return b"%s-%x" % (self._id_prefix, next(self._id_count))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange = scope[EXCHANGE]

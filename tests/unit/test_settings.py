@@ -120,7 +120,8 @@ def test_a_collections_file_is_the_whole_list(tmp_path: Path) -> None:
     file.write_text(
         '[collections.recipes]\ntext_template = "{title}"\n'
         '[collections.recipes.source.vectors]\ntable = "x"\n'
-        '[collections.kok_products]\nid_field = "kok_product_id"\nmodel = "builtin:hashed-ngrams"\ndefault = true\n'
+        '[collections.kok_products]\nid_field = "kok_product_id"\n'
+        'model = "builtin:hashed-ngrams"\ndefault = true\n'
     )
     catalogue = read_collections(Settings(collections_file=file))
     recipes, kok = catalogue.collections
