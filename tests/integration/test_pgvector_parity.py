@@ -24,6 +24,8 @@ from tests.integration.feeding import Service, as_text, insert, korean_names, ru
 from tests.integration.service_process import ROOT
 from vector_client.types import Query
 
+pytestmark = pytest.mark.timeout(900)  # the model reads 4,770 texts: minutes on a busy machine
+
 DATA = ROOT.parent / "shared" / "data"
 TOP = 25
 QUERIES = 200
