@@ -32,8 +32,6 @@ log = logging.getLogger(__name__)
 
 PURGED = frozenset({1236})
 DENIED = frozenset({1044, 1045, 1227})
-HEARTBEAT_S = 5.0
-SILENCE_S = 15
 TRANSACTIONS_AHEAD = 1_000
 TAKE_SECONDS = 1.0
 CONNECTIONS = 2
@@ -51,12 +49,14 @@ _SERVER = (
 @dataclass(frozen=True, slots=True)
 class BinlogNames:
     """The table, the column that names its rows, what a key becomes, and our server id: any number that no
-    other replica of this server has."""
+    other replica of this server has. silence_s: a server that says nothing for so long is gone; a live one
+    sends a heartbeat three times as often."""
 
     table: Identifier
     column: str
     read_key: Callable[[Key], Key]
     server_id: int
+    silence_s: float = 15.0
 
 
 @dataclass(slots=True)
@@ -238,7 +238,7 @@ class _Reader:
             connection_settings={
                 "host": database.host, "port": database.port, "user": database.user,
                 "passwd": database.password, "charset": "utf8mb4",
-                "connect_timeout": CONNECT_SECONDS, "read_timeout": SILENCE_S,
+                "connect_timeout": CONNECT_SECONDS, "read_timeout": self._names.silence_s,
             },
             server_id=self._names.server_id,
             pymysql_wrapper=_Connector(CONNECTIONS),
@@ -246,7 +246,7 @@ class _Reader:
             auto_position=self._position,
             blocking=True,
             enable_logging=False,
-            slave_heartbeat=HEARTBEAT_S,
+            slave_heartbeat=self._names.silence_s / 3,
             only_events=[
                 MariadbGtidEvent, QueryEvent, XidEvent, WriteRowsEvent, UpdateRowsEvent, DeleteRowsEvent,
             ],

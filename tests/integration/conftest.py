@@ -10,6 +10,13 @@ from typing import TypeVar
 import pytest
 
 from tests.integration.databases import MariaDBServer, PostgresServer, ToolMissing
+from tests.integration.feeder_fixtures import (  # noqa: F401  # pytest finds fixtures by name
+    follower,
+    log_follower,
+    maria_follower,
+    maria_products,
+    products,
+)  # fmt: skip
 from tests.integration.feeding import COLLECTIONS, Service, Shop
 
 Started = TypeVar("Started", PostgresServer, MariaDBServer)

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feeder.applying import Applied
-from feeder.changes import Changes, Directory, ItemRow, Key, Survey, TextDirectory, VectorPage
+from feeder.changes import Directory, ItemRow, Key, Survey, TextDirectory, VectorPage
 from feeder.errors import BrakeOn
 from feeder.ledger import IN_MEMORY, Ledger
 from feeder.proof import BUCKETS, Shares, bucket_of, root_of, sums_of
@@ -20,8 +19,9 @@ from feeder.sources.port import VectorShape
 from feeder.truth import Truth
 from index_store.embedded.engine import EmbeddedIndex
 from index_store.storage import digest as theirs
-from index_store.types import CollectionSpec, ItemDelete, ItemWrite, WriteBatch
-from vector_client.types import CollectionState, Digest, DigestRow, Id
+from index_store.types import CollectionSpec
+from tests.index_side import IndexStore
+from vector_client.types import Id
 
 VERSION, NAME, DIM = "space-1", "products", 4
 
@@ -67,51 +67,11 @@ class ListItems:
     def close(self) -> None: ...
 
 
-class IndexStore:
-    """The service's side without HTTP: the real index. Fits reconcile.Store."""
-
-    def __init__(self, index: EmbeddedIndex) -> None:
-        self.index = index
-        self.writes = 0
-        self.refuses: set[Id] = set()
-
-    def state(self) -> CollectionState:
-        current = self.index.status(NAME).current
-        assert current is not None
-        return CollectionState(NAME, current.embedding_version, current.seq, current.cursors)
-
-    def apply(self, changes: Changes, cursors: Mapping[str, str]) -> Applied:
-        items = [
-            ItemWrite(
-                item.id,
-                np.frombuffer(item.vector, dtype="<f4") if isinstance(item.vector, bytes) else None,
-                item.active,
-                item.metadata,
-                item.source_version,
-            )
-            for item in changes.items
-            if item.id not in self.refuses
-        ]
-        deletes = [ItemDelete(item_id, changes.delete_version) for item_id in changes.delete_ids]
-        self.writes += len(items) + len(deletes)
-        batch = WriteBatch(items, deletes, changes.embedding_version, cursors)
-        ack = self.index.write(NAME, batch)
-        return Applied(ack.upserted, ack.deleted, ack.stale_ignored, (), ack.seq)
-
-    def digest(self) -> Digest:
-        found = self.index.digest(NAME)
-        return Digest(found.root, [int(each) for each in found.buckets], found.items, found.seq)
-
-    def digest_rows(self, bucket: int) -> Sequence[DigestRow]:
-        rows = self.index.digest_rows(NAME, bucket)
-        return [DigestRow(row.id, row.sum, row.active, row.has_vector) for row in rows]
-
-
 class Bench:
     """Everything a comparison needs."""
 
     def __init__(self, index: EmbeddedIndex) -> None:
-        self.vectors, self.items, self.store = ListVectors(), ListItems(), IndexStore(index)
+        self.vectors, self.items, self.store = ListVectors(), ListItems(), IndexStore(index, NAME)
         self.truth = Truth(self.vectors, self.items, Ledger(IN_MEMORY), id_kind="string", page_rows=7)
         self.truth.open()
         self.clock = 1_000_000

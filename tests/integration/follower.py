@@ -1,0 +1,117 @@
+"""A feeder in this process, one step at a time, with the real index behind it."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import closing
+from pathlib import Path
+from random import Random
+
+import numpy as np
+from prometheus_client import CollectorRegistry
+
+from feeder.changes import Changes
+from feeder.ledger import Ledger
+from feeder.metrics import Metrics
+from feeder.reconcile import Brake, Reconciler
+from feeder.settings import Settings
+from feeder.sources.dirty_set import install
+from feeder.sync import Pace, Parts, Syncer
+from feeder.wiring import dirty_sets_of, feeds_of, lease_of, truth_of
+from index_store.embedded.engine import EmbeddedIndex
+from index_store.types import CollectionSpec
+from tests.index_side import IndexStore
+from tests.integration.product_shop import COLLECTIONS, DIM, ProductShop
+
+VERSION, NAME, COUNT = "space-1", "products", 30
+STATEMENT_SECONDS = "2"
+
+
+class Follower:
+    """A feeder in this process, one step at a time. `again()` is a restart: everything is built anew from
+    what the databases, the index and the state directory hold."""
+
+    def __init__(self, shop: ProductShop, tier: str, folder: Path) -> None:
+        self.shop = shop
+        (folder / "collections.toml").write_text(COLLECTIONS, encoding="utf-8")
+        self.environ = shop.environ(tier) | {
+            "COLLECTIONS_FILE": str(folder / "collections.toml"),
+            "FEEDER_SOURCE_TIMEOUT_S": STATEMENT_SECONDS,
+            "FEEDER_RETRIES": "0",
+        }
+        self.index = EmbeddedIndex(folder / "index", [CollectionSpec(NAME, "string", DIM, "l2")])
+        self.index.open()
+        self.index.advance(NAME, "begin", VERSION)
+        self.store = IndexStore(self.index, NAME)
+        self.store.apply(Changes(), {"import": json.dumps({"version": VERSION})})
+        self.brake = Brake(5.0)
+        self.syncer: Syncer | None = None
+
+    def again(self, *, start: bool = True) -> Syncer:
+        self.stop()
+        settings = Settings.from_environ(self.environ)
+        tables = settings.collections[NAME]
+        settings.state_dir.mkdir(exist_ok=True)
+        ledger = Ledger(str(settings.state_dir / "products.sqlite"))
+        self.truth = truth_of(settings, tables, ledger)
+        self.feeds = feeds_of(settings, tables, time.sleep)
+        reconciler = Reconciler(
+            NAME, self.store, self.truth, self.brake, batch_items=500, clock=time.time, pause=time.sleep
+        )
+        parts = Parts(
+            NAME, self.store, self.truth, self.feeds, lease_of(settings, tables), reconciler,
+            Metrics(CollectorRegistry()), time.time, time.monotonic, Random(0).random,
+        )  # fmt: skip
+        self.syncer = Syncer(parts, Pace(poll_s=0.02, compare_s=3600), 500)
+        if start:
+            self.syncer.start()
+        return self.syncer
+
+    def stop(self) -> None:
+        if self.syncer is not None:
+            self.syncer.close()
+            self.syncer = None
+
+    def close(self) -> None:
+        self.stop()
+        self.index.close()
+
+    def held(self) -> dict[str, tuple[bool, bytes]]:
+        """Return what the index holds: by id, active and the vector's bytes."""
+        ids = [row.id for bucket in range(4096) for row in self.index.digest_rows(NAME, bucket)]
+        items = [item for item in self.index.get(NAME, ids) if item is not None and item.vector is not None]
+        return {str(item.id): (item.active, np.asarray(item.vector, "<f4").tobytes()) for item in items}
+
+    def follow(self, seconds: float = 10) -> None:
+        """Step until the index equals the source."""
+        assert self.syncer is not None
+        deadline = time.monotonic() + seconds
+        while True:
+            if not self.syncer.step() and self.held() == self.shop.expected():
+                return
+            assert time.monotonic() < deadline, "the index never equalled the source"
+            time.sleep(0.02)
+
+
+def following(shop: ProductShop, tier: str, folder: Path) -> Follower:
+    """Return a follower that has seen the whole shop."""
+    if tier == "triggers":
+        (folder / "collections.toml").write_text(COLLECTIONS, encoding="utf-8")
+        environ = shop.environ(as_owner=True) | {"COLLECTIONS_FILE": str(folder / "collections.toml")}
+        settings = Settings.from_environ(environ)
+        for dirty in dirty_sets_of(settings, settings.collections[NAME], time.sleep):
+            install(dirty.statements, dirty.watched)
+            dirty.statements.close()
+    if tier != "poll":
+        shop.grant("log" if tier == "log" else "triggers")
+    follower = Follower(shop, tier, folder)
+    follower.again()
+    assert follower.held() == shop.expected()
+    return follower
+
+
+def on_pg(follower: Follower, *statements: str) -> None:
+    with closing(follower.shop.pg()) as db:
+        for statement in statements:
+            db.execute(statement.encode())
