@@ -30,6 +30,7 @@ from service.http.values import in_range
 from service.searching import Searcher
 
 _VECTOR_TYPE = b"application/octet-stream"
+_PARAMETERS_MAX = 16
 _ENCODING = orjson.OPT_SERIALIZE_NUMPY
 
 _Handler: TypeAlias = Callable[[Scope, bytes], Awaitable[dict[str, Any]]]
@@ -138,7 +139,10 @@ class SearchFront:
 
 
 def _vector_parameters(query_string: bytes) -> VectorParametersIn:
-    fields = dict(parse_qsl(query_string.decode("latin-1"), max_num_fields=16))
+    try:
+        fields = dict(parse_qsl(query_string.decode("latin-1"), max_num_fields=_PARAMETERS_MAX))
+    except ValueError as exc:
+        raise HttpRefusal(422, "invalid_request", f"More than {_PARAMETERS_MAX} query parameters.") from exc
     try:
         return msgspec.convert(fields, VectorParametersIn, strict=False)
     except msgspec.ValidationError as exc:

@@ -198,3 +198,32 @@ def test_pydantic_reference_agrees(app: HttpApp, reference: HttpApp, case: Case)
 
 def _answers(document: dict[str, Any]) -> list[dict[str, Any]]:
     return list(document.get("responses", [document]))
+
+
+OCTETS = {"content-type": "application/octet-stream"}
+
+
+def test_a_vector_as_the_body_answers_like_the_same_vector_in_json(app: HttpApp) -> None:
+    plain = app.post("/v1/search", {"vector": UNIT512.tolist(), "collection": "products", "top_k": 7})
+    octets = app.post(
+        "/v1/search?collection=products&top_k=7", content=UNIT512.astype("<f4").tobytes(), headers=OCTETS
+    )
+    assert octets.status_code == 200, octets.text
+    assert octets.json()["results"] == plain.json()["results"] != []
+
+
+@pytest.mark.parametrize(
+    ("search", "body", "said"),
+    [
+        ("", b"123", "vector"),
+        ("", b"", "vector"),
+        ("", b"\0" * 512 * 4, "vector"),
+        ("top_k=0", UNIT384.tobytes(), "top_k"),
+        ("top_k=x", UNIT384.tobytes(), "top_k"),
+        ("&".join(f"a{n}=1" for n in range(17)), UNIT384.tobytes(), "16 query parameters"),
+    ],
+)
+def test_a_bad_vector_body_is_refused_by_name(app: HttpApp, search: str, body: bytes, said: str) -> None:
+    answer = app.post(f"/v1/search?{search}", content=body, headers=OCTETS)
+    assert answer.status_code == 422, answer.text
+    assert said in answer.text
