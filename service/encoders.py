@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from index_store.types import Vector
@@ -42,21 +43,26 @@ class ImageEncoder(Protocol):
 
 @dataclass(slots=True)
 class Slot:
-    """A model's place: empty while it loads, then filled (`text` or `image`) or failed (`reason`).
+    """A model's place: empty while it loads, then filled (`text`, `image` or, of one space, both) or failed
+    (`reason`). text_template: what the collection's texts are made by; part of what the vectors mean.
 
     Written and read on the event loop only.
     """
 
     reference: str
+    text_template: str = ""
     text: TextEncoder | None = None
     image: ImageEncoder | None = None
+    info: ModelInfo | None = None
     reason: str = ""
     mend: str = ""
 
-    @property
-    def info(self) -> ModelInfo | None:
-        encoder = self.text or self.image
-        return encoder.info if encoder else None
+    def fill(self, *, text: TextEncoder | None = None, image: ImageEncoder | None = None) -> None:
+        """Serve from now on. image: decides what the model is, where both are given."""
+        encoder = image or text
+        assert encoder is not None
+        self.text, self.image = text, image
+        self.info = encoder.info if image else with_template(encoder.info, self.text_template)
 
     @property
     def is_loading(self) -> bool:
@@ -74,6 +80,17 @@ class Slot:
         if self.is_loading:
             return Starting(f"The model {self.reference} is still loading.")
         return ModelUnavailable(self.reason, self.mend)
+
+
+def with_template(info: ModelInfo, text_template: str) -> ModelInfo:
+    """Return `info` under the version that its vectors have where texts are made by `text_template`.
+
+    The same model under another template gives vectors that answer other questions, so they never meet.
+    """
+    if not text_template:
+        return info
+    mark = hashlib.sha256(text_template.encode()).hexdigest()[:8]
+    return replace(info, embedding_version=f"{info.embedding_version}.t{mark}")
 
 
 class Encoders:

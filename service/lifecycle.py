@@ -39,6 +39,9 @@ class Loader(Protocol):
 
     def load_image(self, reference: str, dim: int) -> ImageEncoder: ...
 
+    def load_text_tower(self, reference: str, dim: int) -> TextEncoder | None:
+        """Return what puts texts among the pictures of this picture model; None when it has none."""
+
 
 class Lifecycle:
     """Owns what has to be opened and closed. `opened` is the application's lifespan."""
@@ -121,13 +124,17 @@ class Lifecycle:
         """Load, embed once so that the first caller does not pay for it, and only then be seen."""
         if reference == NO_MODEL:
             raise ModelUnavailable("The collection is configured without a model: it takes vectors only.")
+        dim = collection.dim
         if collection.modality == "text":
-            text = await self._on(opener, lambda: self._loader.load_text(reference, collection.dim))
+            text = await self._on(opener, lambda: self._loader.load_text(reference, dim))
             await text.embed_query(_WARM_UP_TEXT)
-            slot.text = text
+            slot.fill(text=text)
         else:
-            image = await self._on(opener, lambda: self._loader.load_image(reference, collection.dim))
-            slot.image = image
+            image = await self._on(opener, lambda: self._loader.load_image(reference, dim))
+            tower = await self._on(opener, lambda: self._loader.load_text_tower(reference, dim))
+            if tower is not None:
+                await tower.embed_query(_WARM_UP_TEXT)
+            slot.fill(image=image, text=tower)
         info = slot.info
         if info is not None:
             log.info("model_loaded", extra={"collection": collection.name, "version": info.embedding_version})

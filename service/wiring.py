@@ -15,8 +15,11 @@ from fastapi import FastAPI
 from index_store.embedded.engine import EmbeddedIndex
 from service.collections import Catalogue, read_collections
 from service.embedding.batcher import Batcher, ImageBatcher
-from service.embedding.models import load_image_embedder, load_text_embedder
+from service.embedding.lanes import LaneLimits
+from service.embedding.models import load_image_embedder, load_text_embedder, version_of
+from service.embedding.port import Modality
 from service.encoders import Encoders, ImageEncoder, Slot, TextEncoder
+from service.errors import ModelUnavailable
 from service.fetching import FetchLimits, PictureFetcher
 from service.http.app import Application, Lifespan, Parts
 from service.http.desk import Desk
@@ -29,6 +32,12 @@ from service.search_lane import SearchLane
 from service.searching import Searcher
 from service.settings import Settings
 
+log = logging.getLogger(__name__)
+
+_MODALITIES: tuple[Modality, ...] = ("text", "image")
+_PICTURES_A_BATCH = 16
+_NEW_PICTURES_A_BATCH = 4
+"""A picture's forward pass gains nothing from larger batches, and a query may have to wait for one."""
 _READERS = 4
 _FETCHERS = 8
 
@@ -63,6 +72,7 @@ class ModelLoader:
             )
             batcher = Batcher(
                 embedder,
+                limits=LaneLimits(batch_items_max=settings.batch_size),
                 query_deadline_ms=settings.search_deadline_ms,
                 document_deadline_ms=settings.upsert_deadline_ms,
             )
@@ -79,6 +89,10 @@ class ModelLoader:
             )
             batcher = ImageBatcher(
                 embedder,
+                limits=LaneLimits(
+                    batch_items_max=min(settings.batch_size, _PICTURES_A_BATCH),
+                    document_weight_max=min(settings.batch_size, _NEW_PICTURES_A_BATCH),
+                ),
                 bytes_max=settings.image_bytes_max,
                 pixels_max=settings.image_pixels_max,
                 query_deadline_ms=settings.search_deadline_ms,
@@ -87,6 +101,15 @@ class ModelLoader:
             batcher.start()
             self._images[key] = batcher
         return self._images[key]
+
+    def load_text_tower(self, reference: str, dim: int) -> TextEncoder | None:
+        models_dir = self._settings.models_dir
+        try:
+            versions = {version_of(reference, models_dir, modality=each, dim=dim) for each in _MODALITIES}
+            return self.load_text(reference, dim) if len(versions) == 1 else None
+        except ModelUnavailable as exc:
+            log.info("no_text_to_picture_search", extra={"model": reference, "reason": exc.reason})
+            return None
 
 
 def build(settings: Settings, metrics_dir: Path | None = None) -> Service:
@@ -98,7 +121,7 @@ def build(settings: Settings, metrics_dir: Path | None = None) -> Service:
     writers = ThreadPoolExecutor(settings.write_threads, thread_name_prefix="writer")
     fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetcher")
     metrics = Metrics(metrics_dir)
-    slots = {each.name: Slot(each.model) for each in catalogue.collections}
+    slots = {each.name: Slot(each.model, each.text_template) for each in catalogue.collections}
     encoders = Encoders(slots)
     lane = SearchLane(
         index,
