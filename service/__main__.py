@@ -16,6 +16,7 @@ from pathlib import Path
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from service.announcing import Announcer
 from service.collections import read_collections
 from service.demo.greeting import greeting
 from service.demo.loading import load_demo
@@ -56,10 +57,15 @@ def main(argv: Sequence[str]) -> int:
         except ServiceError as exc:
             sys.stderr.write(f"error: the demo could not be loaded: {exc}\n")
             return EXIT_BAD_START
-    if arguments.demo:
-        sys.stdout.write(greeting(listener.getsockname()[1]))
-        sys.stdout.flush()
-    return _serve(settings, listener)
+    if not arguments.demo:
+        return _serve(settings, listener)
+    port = listener.getsockname()[1]
+    announcer = Announcer(settings.host, port, greeting(port), _say)
+    announcer.start()
+    try:
+        return _serve(settings, listener)
+    finally:
+        announcer.close()
 
 
 def create_app() -> Application:
@@ -97,6 +103,11 @@ def _serve(settings: Settings, listener: socket.socket) -> int:
         os.environ[METRICS_DIR] = metrics_dir
         Multiprocess(config, sockets=[listener]).run()
     return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 async def _load_demo(settings: Settings) -> None:

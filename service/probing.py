@@ -14,7 +14,7 @@ import numpy as np
 from index_store.errors import IndexStoreError
 from index_store.port import VectorIndex
 from index_store.types import CollectionStatus
-from service.collections import Catalogue, Collection
+from service.collections import NO_MODEL, Catalogue, Collection
 from service.encoders import Encoders, Slot
 from service.errors import ServiceError
 from service.searching import Question, Searcher
@@ -57,7 +57,7 @@ class Prober:
         waiting = []
         for collection in self._catalogue.collections:
             slot = self._encoders.slot(collection.name)
-            if slot.info is None:
+            if slot.info is None and slot.reference != NO_MODEL:
                 reason = {"collection": collection.name, "reason": str(slot.unavailable())}
                 waiting.append({**reason, "mend": slot.mend} if slot.mend else reason)
         return waiting
