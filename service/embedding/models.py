@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from service.embedding.builtin import BuiltinModel
 from service.embedding.descriptor import DESCRIPTOR_DIM
@@ -21,10 +22,19 @@ from service.embedding.no_model import (
 from service.embedding.onnx_image import OnnxImageEmbedder
 from service.embedding.onnx_text import OnnxTextEmbedder
 from service.embedding.port import ImageEmbedder, Modality, TextEmbedder
-from service.embedding.references import COMMAND, NoModel, directory_and_mend, parse_reference
-from service.embedding.runtimes import ONNX_IMAGE, ONNX_TEXT, OPEN_CLIP, SENTENCE_TRANSFORMERS
+from service.embedding.references import (
+    COMMAND,
+    NoModel,
+    directory_and_mend,
+    export_command,
+    exported_directory,
+    parse_reference,
+)
+from service.embedding.runtimes import ONNX_CLIP, ONNX_IMAGE, ONNX_TEXT, OPEN_CLIP, SENTENCE_TRANSFORMERS
+from service.embedding.samples import AT_START, check_images, check_texts, read_samples
 from service.errors import ModelUnavailable
 
+Runtime: TypeAlias = Literal["auto", "onnx", "torch"]
 TORCH_INSTALL = "pip install -c constraints.txt '.[torch]'"
 
 
@@ -39,46 +49,69 @@ def version_of(ref: str, models_dir: Path, *, modality: Modality, dim: int) -> s
     directory, mend = directory_and_mend(ref, models_dir)
     if isinstance(reference, BuiltinModel) and not directory.exists():
         return reference.embedding_version
+    exported = exported_directory(directory)
     try:
-        return read_manifest(directory).embedding_version
+        return read_manifest(directory if directory.is_dir() else exported).embedding_version
     except BadModelDirectory as exc:
         raise ModelUnavailable(str(exc), mend) from exc
 
 
-def load_text_embedder(ref: str, *, models_dir: Path, dim: int, threads: int) -> TextEmbedder:
+def load_text_embedder(
+    ref: str, *, models_dir: Path, dim: int, threads: int, runtime: Runtime = "auto"
+) -> TextEmbedder:
     """Return the text model that `ref` names, loaded. threads: of one forward pass.
 
-    A CLIP reference gives its text tower, in the space of its pictures. Raises ModelUnavailable.
+    A CLIP reference gives its text tower, in the space of its pictures. runtime: auto takes the exported form
+    where there is one, onnx nothing else, torch the source. Raises ModelUnavailable.
     """
     reference = parse_reference(ref)
     if isinstance(reference, NoModel):
         return _text_without_model(ref, reference.name, dim)
-    directory, manifest, mend = _verified(ref, models_dir, dim)
+    directory, manifest, mend = _verified(ref, models_dir, dim, runtime)
     try:
-        return _open_text(ref, directory, manifest, threads)
+        embedder = open_text(ref, directory, manifest, threads)
+        samples = read_samples(directory)
+        if samples is not None:
+            check_texts(samples, embedder, AT_START)
+        return embedder
     except ModelUnavailable:
         raise
+    except BadModelDirectory as exc:
+        raise ModelUnavailable(str(exc), mend) from exc
     except Exception as exc:  # tokenizers, onnxruntime and torch share no error class: translated here, once
         raise _broken(ref, exc, mend) from exc
 
 
-def load_image_embedder(ref: str, *, models_dir: Path, dim: int, threads: int) -> ImageEmbedder:
-    """Return the picture model that `ref` names, loaded. Raises ModelUnavailable."""
+def load_image_embedder(
+    ref: str, *, models_dir: Path, dim: int, threads: int, runtime: Runtime = "auto"
+) -> ImageEmbedder:
+    """Return the picture model that `ref` names, loaded, as load_text_embedder does."""
     reference = parse_reference(ref)
     if isinstance(reference, NoModel):
         return _images_without_model(ref, reference.name, dim)
-    directory, manifest, mend = _verified(ref, models_dir, dim)
+    directory, manifest, mend = _verified(ref, models_dir, dim, runtime)
     try:
-        return _open_images(ref, directory, manifest, threads)
+        embedder = open_images(ref, directory, manifest, threads)
+        samples = read_samples(directory)
+        if samples is not None:
+            check_images(samples, embedder, AT_START)
+        return embedder
     except ModelUnavailable:
         raise
+    except BadModelDirectory as exc:
+        raise ModelUnavailable(str(exc), mend) from exc
     except Exception as exc:  # as above
         raise _broken(ref, exc, mend) from exc
 
 
-def _open_text(ref: str, directory: Path, manifest: Manifest, threads: int) -> TextEmbedder:
+def open_text(ref: str, directory: Path, manifest: Manifest, threads: int) -> TextEmbedder:
+    """Open a directory that is known to be whole, by the runtime that its manifest names."""
     if manifest.runtime == ONNX_TEXT:
         return OnnxTextEmbedder(directory, manifest, threads=threads)
+    if manifest.runtime == ONNX_CLIP:
+        from service.embedding.onnx_clip import OnnxClipTexts  # its text cleaning takes a moment to import
+
+        return OnnxClipTexts(directory, manifest, threads=threads)
     # torch takes seconds to import and is an extra: only those who chose it pay
     if manifest.runtime == SENTENCE_TRANSFORMERS:
         _require_torch(ref)
@@ -93,8 +126,9 @@ def _open_text(ref: str, directory: Path, manifest: Manifest, threads: int) -> T
     raise _wrong_kind(ref, "reads no text")
 
 
-def _open_images(ref: str, directory: Path, manifest: Manifest, threads: int) -> ImageEmbedder:
-    if manifest.runtime == ONNX_IMAGE:
+def open_images(ref: str, directory: Path, manifest: Manifest, threads: int) -> ImageEmbedder:
+    """As open_text."""
+    if manifest.runtime in (ONNX_IMAGE, ONNX_CLIP):
         return OnnxImageEmbedder(directory, manifest, threads=threads)
     if manifest.runtime == OPEN_CLIP:
         _require_torch(ref)
@@ -135,14 +169,29 @@ def _images_without_model(ref: str, name: str, dim: int) -> ImageEmbedder:
     raise _wrong_kind(ref, "reads no pictures")
 
 
-def _verified(ref: str, models_dir: Path, dim: int) -> tuple[Path, Manifest, str]:
-    directory, mend = directory_and_mend(ref, models_dir)
+def _verified(ref: str, models_dir: Path, dim: int, runtime: Runtime) -> tuple[Path, Manifest, str]:
+    source, mend = directory_and_mend(ref, models_dir)
+    exported = exported_directory(source)
+    directory = source
+    if exported.is_dir() and runtime != "torch":
+        directory, mend = exported, export_command(ref, models_dir)
     if not directory.is_dir():
         raise ModelUnavailable(f"The files of {ref} are not in {directory}.", mend)
     try:
         manifest = verify(directory)
+        if directory == exported and source.is_dir():
+            _require_alike(manifest, read_manifest(source), exported)
     except BadModelDirectory as exc:
         raise ModelUnavailable(str(exc), mend) from exc
+    if runtime == "onnx" and manifest.runtime in (SENTENCE_TRANSFORMERS, OPEN_CLIP):
+        raise ModelUnavailable(f"{ref} has no ONNX form yet.", export_command(ref, models_dir))
+    if runtime == "torch" and manifest.runtime not in (SENTENCE_TRANSFORMERS, OPEN_CLIP):
+        raise ModelUnavailable(f"{ref} has no form that runs by torch.", f"{COMMAND} list")
     if manifest.dim != dim:
         raise _wrong_kind(ref, f"gives {manifest.dim} values, the collection has dim {dim}")
     return directory, manifest, mend
+
+
+def _require_alike(exported: Manifest, source: Manifest, where: Path) -> None:
+    if exported.embedding_version != source.embedding_version:
+        raise BadModelDirectory(f"{where} was exported from another model than the one beside it.")

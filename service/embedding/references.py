@@ -20,6 +20,9 @@ OPEN_CLIP_REPOSITORIES: Mapping[str, str] = MappingProxyType(
 )
 """open_clip's names for a model and its weights -> where open_clip itself finds them."""
 COMMAND = "python -m service models"
+EXPORTED = "+onnx"
+INT8 = "+int8"
+"""Ends of directory names: another form of the model beside it. INT8 also ends a reference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class NamedClip:
     def directory(self, models_dir: Path) -> Path:
         """Return the fetched directory, or where it would lie. Raises ModelUnavailable for several."""
         stem = self.repository.replace("/", "--")
-        found = sorted(models_dir.glob(f"{stem}@*"))
+        found = sorted({p.with_name(p.name.partition("+")[0]) for p in models_dir.glob(f"{stem}@*")})
         if len(found) > 1:
             revisions = ", ".join(path.name.rpartition("@")[2] for path in found)
             raise ModelUnavailable(
@@ -68,11 +71,28 @@ class LocalModel:
     path: Path
 
 
-Reference: TypeAlias = NoModel | BuiltinModel | HubModel | NamedClip | LocalModel
+FileModel: TypeAlias = BuiltinModel | HubModel | NamedClip | LocalModel
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Model:
+    """Another model made out of `base`: faster, smaller, and with vectors of its own."""
+
+    base: FileModel
+
+    def directory(self, models_dir: Path) -> Path:
+        return _beside(_directory(self.base, models_dir), INT8)
+
+
+Reference: TypeAlias = NoModel | FileModel | Int8Model
 
 
 def parse_reference(ref: str) -> Reference:
     """Return what `ref` names. Raises ModelUnavailable for what can't be a reference."""
+    if ref.endswith(INT8):
+        base = parse_reference(ref.removesuffix(INT8))
+        if not isinstance(base, NoModel | Int8Model):
+            return Int8Model(base)
     if ref.startswith(_PREFIX):
         name = ref.removeprefix(_PREFIX)
         if name in BUILTIN:
@@ -86,7 +106,7 @@ def parse_reference(ref: str) -> Reference:
         return HubModel(found["id"], found["revision"])
     if ref in OPEN_CLIP_REPOSITORIES:
         return NamedClip(ref, OPEN_CLIP_REPOSITORIES[ref])
-    if ref.startswith((".", "/", "~")) or Path(ref).is_dir():
+    if ref.startswith((".", "/", "~")) or (ref and Path(ref).is_dir()):
         return LocalModel(Path(ref).expanduser())
     raise ModelUnavailable(
         f"{ref!r} names no model: expected builtin:<name>, <hub id>@<40 hex digits>, or a directory.",
@@ -98,12 +118,35 @@ def directory_and_mend(ref: str, models_dir: Path) -> tuple[Path, str]:
     """Return where the files of `ref` are and the command that brings them. Not for NoModel references."""
     reference = parse_reference(ref)
     at = f"--models-dir {models_dir} " if str(models_dir) != ".models" else ""
+    if isinstance(reference, NoModel):
+        raise AssertionError("an embedder without a model has no directory")
+    if isinstance(reference, Int8Model):
+        return reference.directory(models_dir), f"{COMMAND} {at}export {ref}"
+    directory = _directory(reference, models_dir)
     if isinstance(reference, BuiltinModel):
-        return reference.directory(models_dir), f"{COMMAND} {at}build {reference.name}"
-    if isinstance(reference, HubModel):
-        return reference.directory(models_dir), f"{COMMAND} {at}fetch {ref}"
-    if isinstance(reference, NamedClip):
-        return reference.directory(models_dir), f"{COMMAND} {at}fetch {ref}"
+        return directory, f"{COMMAND} {at}build {reference.name}"
     if isinstance(reference, LocalModel):
-        return reference.path, f"{COMMAND} {at}adopt {reference.path}"
-    raise AssertionError("an embedder without a model has no directory")
+        return directory, f"{COMMAND} {at}adopt {reference.path}"
+    return directory, f"{COMMAND} {at}fetch {ref}"
+
+
+def exported_directory(directory: Path) -> Path:
+    """Return where the serving form of a model that runs by torch lies."""
+    return _beside(directory, EXPORTED)
+
+
+def export_command(ref: str, models_dir: Path) -> str:
+    at = f"--models-dir {models_dir} " if str(models_dir) != ".models" else ""
+    return f"{COMMAND} {at}export {ref}"
+
+
+def _directory(reference: FileModel, models_dir: Path) -> Path:
+    if isinstance(reference, LocalModel):
+        return reference.path
+    return reference.directory(models_dir)
+
+
+def _beside(directory: Path, ending: str) -> Path:
+    if directory.name in ("", ".."):
+        directory = directory.resolve()
+    return directory.with_name(directory.name + ending)

@@ -24,7 +24,7 @@ class ClipImages:
     """The picture tower. Calls are safe from any thread."""
 
     def __init__(self, directory: Path, manifest: Manifest, *, threads: int) -> None:
-        self._model = _load(directory, manifest, threads)
+        self.model = _load(directory, manifest, threads)
         self._preprocess = Preprocess.from_parts(manifest.parts["preprocess"])
         self._info = _info(manifest, "image", None)
 
@@ -39,7 +39,7 @@ class ClipImages:
                 [picture_input(p, self._preprocess) for p in images[start : start + BATCH_ITEMS]]
             )
             with torch.inference_mode():
-                found = self._model.encode_image(torch.from_numpy(batch), normalize=True)
+                found = self.model.encode_image(torch.from_numpy(batch), normalize=True)
             vectors[start : start + BATCH_ITEMS] = found.numpy()
         return vectors
 
@@ -51,11 +51,11 @@ class ClipTexts:
     """The text tower: a text's vector lies in the space of the pictures, under their embedding_version."""
 
     def __init__(self, directory: Path, manifest: Manifest, *, threads: int) -> None:
-        self._model = _load(directory, manifest, threads)
+        self.model = _load(directory, manifest, threads)
         import open_clip  # importable once _load has run
 
-        self._tokenizer: Any = open_clip.get_tokenizer(f"local-dir:{directory}")
-        tokens_max: int = self._model.context_length
+        self.tokenizer: Any = open_clip.get_tokenizer(f"local-dir:{directory}")
+        tokens_max: int = self.model.context_length
         self._info = _info(manifest, "text", tokens_max)
 
     @property
@@ -68,15 +68,15 @@ class ClipTexts:
         for start in range(0, len(texts), BATCH_ITEMS):
             batch = list(texts[start : start + BATCH_ITEMS])
             with torch.inference_mode():
-                found = self._model.encode_text(self._tokenizer(batch), normalize=True)
+                found = self.model.encode_text(self.tokenizer(batch), normalize=True)
             vectors[start : start + BATCH_ITEMS] = found.numpy()
         for place, text in enumerate(texts):
-            truncated[place] = self._tokens(text) > self._model.context_length
+            truncated[place] = self._tokens(text) > self.model.context_length
         return EmbeddedTexts(vectors, truncated)
 
     def _tokens(self, text: str) -> int:
         """Count start and end too. A tokenizer without `encode` (a HuggingFace one) counts as fitting."""
-        encode = getattr(self._tokenizer, "encode", None)
+        encode = getattr(self.tokenizer, "encode", None)
         return len(encode(text)) + 2 if encode is not None else 0
 
     def close(self) -> None:

@@ -19,28 +19,32 @@ BATCH_ITEMS = 32
 class SentenceTransformerEmbedder:
     """A verified sentence-transformers directory. Calls are safe from any thread."""
 
-    def __init__(self, directory: Path, manifest: Manifest, *, threads: int) -> None:
+    def __init__(
+        self, directory: Path, manifest: Manifest, *, threads: int, device: str | None = None
+    ) -> None:
+        """device: of torch; None takes CUDA or MPS where there is one."""
         make_torchvision_importable()
         from sentence_transformers import SentenceTransformer  # only importable after the line above
 
         torch.set_num_threads(threads)
         parts = manifest.parts
         self._prefixes: dict[str, str] = parts["prefixes"]
-        self._model: Any = SentenceTransformer(
+        self.model: Any = SentenceTransformer(
             str(directory),
             local_files_only=True,
             trust_remote_code=False,
+            device=device,
             model_kwargs={"use_safetensors": True, "dtype": torch.float32},
         )
-        self._model.max_seq_length = parts["tokens_max"]
-        self._model.eval()
+        self.model.max_seq_length = parts["tokens_max"]
+        self.model.eval()
         self._info = ModelInfo(
             name=manifest.name,
             embedding_version=manifest.embedding_version,
             dim=manifest.dim,
             modality="text",
             revision=manifest.revision,
-            runtime=f"torch-{self._model.device.type}",
+            runtime=f"torch-{self.model.device.type}",
             tokens_max=parts["tokens_max"],
             is_placeholder=False,
         )
@@ -53,15 +57,15 @@ class SentenceTransformerEmbedder:
         if not texts:
             return EmbeddedTexts(np.empty((0, self._info.dim), np.float32), np.empty(0, np.bool_))
         prefixed = [self._prefixes[role] + text for text in texts]
-        vectors = self._model.encode(
+        vectors = self.model.encode(
             prefixed,
             batch_size=BATCH_ITEMS,
             normalize_embeddings=True,  # the production model has no Normalize module of its own
             convert_to_numpy=True,
             show_progress_bar=False,
         )
-        lengths = [len(ids) for ids in self._model.tokenizer(prefixed, truncation=False)["input_ids"]]
-        truncated = np.asarray(lengths) > self._model.max_seq_length
+        lengths = [len(ids) for ids in self.model.tokenizer(prefixed, truncation=False)["input_ids"]]
+        truncated = np.asarray(lengths) > self.model.max_seq_length
         return EmbeddedTexts(np.asarray(vectors, np.float32), truncated)
 
     def close(self) -> None:

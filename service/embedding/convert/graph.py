@@ -12,6 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 18  # BitwiseAnd; later ones bring nothing that is used here
 IR_VERSION = 10
+VALUES_SUFFIX = "_data"
+_INSIDE_BYTES_MAX = 4096
 _TYPES = {"int64": TensorProto.INT64, "float32": TensorProto.FLOAT}
 
 
@@ -63,4 +65,16 @@ class GraphBuilder:
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
         model.producer_name = "uhok-ml-inference"
         onnx.checker.check_model(model)
-        onnx.save(model, str(path))
+        save_model(model, path)
+
+
+def save_model(model: Any, path: Path) -> None:
+    """Write `model` to `path`, its large values to a file beside it: processes that map it share one copy."""
+    onnx.save(
+        model,
+        str(path),
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=f"{path.name}{VALUES_SUFFIX}",
+        size_threshold=_INSIDE_BYTES_MAX,
+    )
