@@ -17,15 +17,16 @@ def checked_query(query: Vector, dim: int) -> npt.NDArray[np.float32]:
 
     hnswlib reads out of bounds on a wrong dimension; FAISS answers a NaN with no rows at all.
     """
-    row = np.ascontiguousarray(query, dtype=np.float32).reshape(1, -1)
-    if row.shape[1] != dim:
-        raise InvalidVector(f"query has dimension {row.shape[1]}, the index {dim}", "vector")
+    row = np.ascontiguousarray(query, dtype=np.float32)
+    if row.size != dim:
+        raise InvalidVector(f"query has dimension {row.size}, the index {dim}", "vector")
+    row = row.reshape(dim)
     # One dot product instead of isfinite over all: NaN and infinity survive it, so does overflow.
     with np.errstate(over="ignore", invalid="ignore"):
-        squares = float(np.dot(row[0], row[0]))
+        squares = row.dot(row)
     if not math.isfinite(squares):
         raise InvalidVector("query holds NaN, infinity, or a number too large to square", "vector")
-    return row
+    return row.reshape(1, dim)
 
 
 def checked_allowed(allowed: Bitmap, rows: int) -> Bitmap:
@@ -37,7 +38,11 @@ def checked_allowed(allowed: Bitmap, rows: int) -> Bitmap:
 
 def count_allowed(allowed: Bitmap) -> int:
     """Return how many rows are set. Bits behind the last row must be 0."""
-    return int(np.bitwise_count(allowed).sum(dtype=np.int64))
+    whole = allowed.size & ~7
+    if not whole or not allowed.flags.c_contiguous:
+        return int(np.bitwise_count(allowed).sum(dtype=np.int64))
+    rest = int.from_bytes(allowed[whole:].tobytes(), "little").bit_count()
+    return int(np.bitwise_count(allowed[:whole].view(np.uint64)).sum(dtype=np.int64)) + rest
 
 
 def pack_allowed(mask: npt.NDArray[np.bool_]) -> Bitmap:
@@ -47,4 +52,6 @@ def pack_allowed(mask: npt.NDArray[np.bool_]) -> Bitmap:
 
 def rows_allowed(allowed: Bitmap, rows: int) -> npt.NDArray[np.int64]:
     """Return the row numbers that are set, ascending."""
-    return np.flatnonzero(np.unpackbits(allowed, count=rows, bitorder="little")).astype(np.int64, copy=False)
+    # As bool: finding what is not zero among bytes takes numpy ten times as long.
+    mask = np.unpackbits(allowed, count=rows, bitorder="little").view(np.bool_)
+    return mask.nonzero()[0].astype(np.int64, copy=False)

@@ -16,13 +16,16 @@ import faiss
 import numpy as np
 
 from index_store.ann.checks import checked_allowed, checked_query
-from index_store.ann.faiss_files import FaissIndex, faiss_metric, open_mapped
+from index_store.ann.faiss_files import FaissIndex, faiss_metric, open_mapped, search_one
 from index_store.ann.port import Bitmap, Neighbours
 from index_store.ann.scan import Int8Codes, ScanIndex, blocks, encode_query
 from index_store.ann.topk import Matrix, engine_vectors
 from index_store.types import Metric, Vector
 
 Storage: TypeAlias = Literal["float32", "bf16", "int8"]
+
+GRAPH_BLOCK_ROWS = 131_072
+"""Rows given to FAISS in one call, which it links in random order. Progress is told between calls."""
 
 _PARAMS_KEPT = 64
 
@@ -48,7 +51,7 @@ def grow_graph(
     """Add rows to a graph that nobody searches. progress(rows so far) is called after each block."""
     if shape.threads:
         faiss.omp_set_num_threads(shape.threads)  # binds this thread's own OpenMP regions only
-    for block in blocks(vectors, metric):
+    for block in blocks(vectors, metric, GRAPH_BLOCK_ROWS):
         graph.add(block)
         progress(int(graph.ntotal))
 
@@ -121,14 +124,10 @@ class FaissHnswIndex:
             bits = checked_allowed(allowed, self.rows)  # held until the search ends: FAISS keeps a pointer
             selector = faiss.IDSelectorBitmap(bits)
             params = faiss.SearchParametersHNSW(efSearch=max(ef, k), sel=selector)
-        scores, found = self._index.search(row, k, params=params)
-        rows, distances = found[0], scores[0]
-        if rows[-1] < 0:
-            short = int(np.count_nonzero(rows >= 0))
-            rows, distances = rows[:short], distances[:short]
+        rows, distances = search_one(self._index, row, k, params)
         if self._holds_int8:
-            distances = distances / np.float32(divisor)
-        return rows, distances if self._metric == "l2" else -distances
+            distances /= np.float32(divisor)
+        return rows, distances if self._metric == "l2" else np.negative(distances, out=distances)
 
     def int8_scan(self) -> ScanIndex | None:
         """Return a scan over the graph's own codes, so that they are mapped once; None if not int8."""

@@ -16,7 +16,7 @@ import faiss
 import numpy as np
 
 from index_store.ann.checks import checked_allowed, checked_query
-from index_store.ann.faiss_files import FaissIndex, faiss_metric, open_mapped
+from index_store.ann.faiss_files import FaissIndex, faiss_metric, open_mapped, search_one
 from index_store.ann.port import Bitmap, Neighbours
 from index_store.ann.topk import Matrix, engine_vectors
 from index_store.types import Metric, Vector
@@ -37,10 +37,10 @@ class Int8Codes:
     length: float
 
 
-def blocks(vectors: Matrix, metric: Metric, start: int = 0) -> Iterator[Matrix]:
+def blocks(vectors: Matrix, metric: Metric, block_rows: int = BLOCK_ROWS) -> Iterator[Matrix]:
     """Yield the rows as engines hold them, a few megabytes at a time."""
-    for at in range(start, len(vectors), BLOCK_ROWS):
-        yield engine_vectors(np.asarray(vectors[at : at + BLOCK_ROWS]), metric)
+    for at in range(0, len(vectors), block_rows):
+        yield engine_vectors(np.asarray(vectors[at : at + block_rows]), metric)
 
 
 def measure_codes(vectors: Matrix, metric: Metric) -> Int8Codes:
@@ -105,17 +105,13 @@ class ScanIndex:
         if k <= 0:
             return np.empty(0, np.int64), np.empty(0, np.float32)
         coded, divisor = encode_query(row, self._metric, self.codes.scale)
-        if allowed is None:
-            scores, found = self._index.search(coded, k)
-        else:
+        params = None
+        if allowed is not None:
             bits = checked_allowed(allowed, self.rows)  # held until the search ends: FAISS keeps a pointer
             params = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
-            scores, found = self._index.search(coded, k, params=params)
-        rows, distances = found[0], scores[0] / np.float32(divisor)
-        if rows[-1] < 0:
-            short = int(np.count_nonzero(rows >= 0))
-            rows, distances = rows[:short], distances[:short]
-        return rows, distances if self._metric == "l2" else -distances
+        rows, distances = search_one(self._index, coded, k, params)
+        distances /= np.float32(divisor if self._metric == "l2" else -divisor)
+        return rows, distances
 
     def error_bound(self, query: Vector, *, proven: bool) -> float:
         """Return how far a scan distance lies from the exact engine distance: for l2 in terms of the

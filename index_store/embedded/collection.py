@@ -15,6 +15,7 @@ from index_store.embedded.generation import Generation
 from index_store.embedded.pointer import POINTER_FILE, Member, Pointer, read_pointer, write_pointer
 from index_store.errors import StoreDamaged, Unavailable
 from index_store.storage.files import locked, sync_directory
+from index_store.storage.schema import Connector
 from index_store.storage.store import Store, create_store
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, WriteBatch
 
@@ -50,10 +51,19 @@ class Members:
 class Collection:
     """Opens, follows and moves the generations of one collection. Every method is safe from any thread."""
 
-    def __init__(self, directory: Path, spec: CollectionSpec, make_store: MakeStore) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        spec: CollectionSpec,
+        make_store: MakeStore,
+        connect: Connector,
+        clock: Callable[[], float],
+    ) -> None:
         self.spec = spec
         self._directory = directory
         self._make_store = make_store
+        self._connect = connect
+        self._clock = clock
         self._lock = threading.Lock()
         self._members = Members(Pointer(), (0, 0, 0), {})
         self._former: list[Members] = []
@@ -163,7 +173,9 @@ class Collection:
         if known is not None:
             return known
         store = self._make_store(self._directory / member.name, member.embedding_version)
-        generation = Generation(member.name, member.embedding_version, self.spec, store)
+        generation = Generation(
+            member.name, member.embedding_version, self.spec, store, connect=self._connect, clock=self._clock
+        )
         generation.open()
         return generation
 

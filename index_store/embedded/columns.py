@@ -5,14 +5,39 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from index_store.embedded.arrays import Column
 
 MISSING = -1
 _PLAIN = (str, int, float, bool, type(None))
+
+
+class Codes(Protocol):
+    """The place of each row's value, or MISSING."""
+
+    def upto(self, start: int, stop: int) -> npt.NDArray[np.int32]:
+        """Rows start..stop."""
+
+
+class ValueColumn(Protocol):
+    """One key of all rows."""
+
+    @property
+    def codes(self) -> Codes: ...
+
+    @property
+    def values(self) -> Sequence[Any]: ...
+
+
+class ColumnSource(Protocol):
+    """What conditions are evaluated over."""
+
+    def column(self, key: str) -> ValueColumn | None:
+        """None where no row has the key."""
 
 
 class MetadataColumn:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from index_store.ann.topk import rescore
 from index_store.embedded import distances
 from index_store.embedded.arrays import Column, Vectors
 from index_store.embedded.columns import MetadataColumns
@@ -172,9 +173,7 @@ class Delta:
         found = np.empty(len(rows), dtype=np.float64)
         for start in range(0, len(rows), 4096):
             some = rows[start : start + 4096]
-            found[start : start + len(some)] = distances.exact(
-                self._spec.metric, query, self._vectors.take(some)
-            )
+            found[start : start + len(some)] = rescore(query, self._vectors.take(some), self._spec.metric)
         if after is None:
             return _Scored(self, rows, found)
         keep = found > after.distance

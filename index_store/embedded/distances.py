@@ -1,6 +1,6 @@
-"""Distances twice: fast and bounded in float32 to choose candidates, exact in float64 to answer.
+"""Fast distances in float32 that choose candidates; `index_store.ann.topk.rescore` gives the answers.
 
-The fast form says how wrong it may be, so that choosing by it never loses a row.
+They say how wrong they may be, so that choosing by them never loses a row.
 """
 
 from __future__ import annotations
@@ -14,41 +14,6 @@ Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]
 
 _UNIT_ROUNDOFF = 2.0**-24
-_ROWS_AT_ONCE = 4096
-
-
-def exact(metric: Metric, query: Vector, vectors: Vector) -> Floats:
-    """(rows,) distances of `vectors` (rows, dim), accumulated in float64, in pgvector's meaning.
-
-    A row's distance depends on its own values only, never on its neighbours in the array: equal vectors
-    are equally far. Identical vectors are at distance 0 in l2 and cosine.
-    """
-    out = np.empty(len(vectors), dtype=np.float64)
-    for start in range(0, len(vectors), _ROWS_AT_ONCE):
-        some = vectors[start : start + _ROWS_AT_ONCE].astype(np.float64)
-        out[start : start + len(some)] = _exact(metric, query.astype(np.float64), some)
-    return out
-
-
-def _exact(metric: Metric, query: Floats, vectors: Floats) -> Floats:
-    if metric == "ip":
-        vectors *= query
-        return -_row_sums(vectors)
-    if metric == "cosine":
-        # 1 - cos = |a/|a| - b/|b||^2 / 2: exactly 0 for equal vectors, and no digits lost near 0.
-        vectors /= np.sqrt(_row_sums(vectors * vectors))[:, None]
-        vectors -= query / np.sqrt(_row_sums((query * query)[None, :]))
-        vectors *= vectors
-        return _row_sums(vectors) / 2
-    vectors -= query
-    vectors *= vectors
-    return np.sqrt(_row_sums(vectors))
-
-
-def _row_sums(values: Floats) -> Floats:
-    """Pairwise sums along each row; the order of additions is the same for every row."""
-    sums: Floats = values.sum(axis=1)
-    return sums
 
 
 def norms(vectors: Vector) -> Floats:

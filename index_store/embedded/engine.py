@@ -14,7 +14,8 @@ from pathlib import Path
 
 from index_store.embedded.collection import Collection, Members, Step, reduced
 from index_store.embedded.door import check_ids, check_spec, checked_batch, checked_request
-from index_store.embedded.generation import Generation, View
+from index_store.embedded.generation import Generation
+from index_store.embedded.view import View
 from index_store.errors import (
     GenerationConflict,
     InvalidRequest,
@@ -76,7 +77,7 @@ class EmbeddedIndex:
         for spec in specs:
             check_spec(spec)
             directory = data_dir / "collections" / spec.name
-            self._collections[spec.name] = Collection(directory, spec, self._make_store)
+            self._collections[spec.name] = Collection(directory, spec, self._make_store, connect, clock)
 
     def open(self) -> None:
         """Read every collection into memory. Raises StoreDamaged, OSError."""

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from index_store.embedded.columns import MISSING, MetadataColumns
+from index_store.embedded.columns import MISSING, ColumnSource
 from index_store.errors import InvalidFilter
 from index_store.types import Filter
 
@@ -67,7 +67,7 @@ def compile_filter(condition: Filter) -> Node:
     return _Compiler().filter(condition, "filter", 0)
 
 
-def evaluate(node: Node, columns: MetadataColumns, start: int, stop: int) -> Mask:
+def evaluate(node: Node, columns: ColumnSource, start: int, stop: int) -> Mask:
     """(stop - start,) bool: which of these rows the condition holds for."""
     match node:
         case Test():
@@ -86,7 +86,7 @@ def evaluate(node: Node, columns: MetadataColumns, start: int, stop: int) -> Mas
             return out
 
 
-def _evaluate_test(test: Test, columns: MetadataColumns, start: int, stop: int) -> Mask:
+def _evaluate_test(test: Test, columns: ColumnSource, start: int, stop: int) -> Mask:
     found = columns.column(test.key)
     if found is None:
         return np.full(stop - start, test.when_missing)

@@ -18,7 +18,9 @@ from index_store.ann.calibrate import Calibration, EfTable
 Way: TypeAlias = Literal["gather", "scan", "graph"]
 
 GATHER_ROWS = 192
-"""Up to this many allowed rows are simply scored: cheaper than walking a bitmap over all codes."""
+GATHER_SHARE = 1 / 64
+"""Up to this many allowed rows, or this share where rows can be scored in place, are simply scored: a scan
+looks at every bit of the bitmap, 1 to 2 ns each, a row far away in memory costs 100."""
 
 SCAN_SHARE = 0.2
 SCAN_ROWS = 25_000
@@ -41,11 +43,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What the planner knows of a segment. table: ef by k, for the recall wanted; empty without a graph."""
+    """What the planner knows of a segment. table: ef by k, for the recall wanted; empty without a graph.
+    gather_rows: so many allowed rows are scored one by one."""
 
     rows: int
     calibration: Calibration
     table: EfTable
+    gather_rows: int = GATHER_ROWS
 
 
 _GATHER = Plan("gather")
@@ -54,7 +58,7 @@ _SCAN = Plan("scan")
 
 def first_plan(ground: Ground, allowed: int, k: int) -> Plan:
     """Return how to look for k of the `allowed` rows. 1 <= k <= allowed."""
-    if allowed <= GATHER_ROWS:
+    if allowed <= ground.gather_rows:
         return _GATHER
     few = max(SCAN_SHARE * ground.rows, min(SCAN_ROWS, ground.rows / 2))
     if not ground.table.known or allowed <= few:

@@ -15,10 +15,19 @@ import numpy.typing as npt
 
 from index_store.ann.checks import count_allowed, rows_allowed
 from index_store.ann.faiss_hnsw import FaissHnswIndex
+from index_store.ann.gather import near_rows
 from index_store.ann.port import Bitmap
 from index_store.ann.scan import ScanIndex
 from index_store.ann.topk import Distances, Matrix, rescore, select
-from index_store.embedded.planner import GRAPH_TRIES, Ground, Plan, first_plan, next_plan
+from index_store.embedded.planner import (
+    GATHER_ROWS,
+    GATHER_SHARE,
+    GRAPH_TRIES,
+    Ground,
+    Plan,
+    first_plan,
+    next_plan,
+)
 from index_store.embedded.segment_facts import SegmentFacts, facts_from_json
 from index_store.embedded.segment_ids import IdArray, Rows, SegmentIds, open_ids
 from index_store.errors import StoreDamaged
@@ -32,6 +41,9 @@ GRAPH_FILE = "graph.faiss"
 
 Found: TypeAlias = tuple[Rows, Distances]
 """Rows and their exact distances, by (distance, id)."""
+
+_FEW = 48
+"""Rows beyond k that are scored in float64 at once, rather than sifted in float32 before."""
 
 _NOISE_MARGIN = 6.0
 """Candidates within so many standard deviations of the engine's rounding of the k-th are scored again."""
@@ -75,7 +87,9 @@ class Segment:
         self._scan = scan
         self._graph = graph
         self._metric: Metric = facts.identity.metric
-        self._ground = Ground(facts.rows, facts.calibration, facts.calibration.ef_table(facts.target))
+        gather = 0 if self._metric == "cosine" else int(facts.rows * GATHER_SHARE)
+        table = facts.calibration.ef_table(facts.target)
+        self._ground = Ground(facts.rows, facts.calibration, table, max(GATHER_ROWS, gather))
         self._slack = max(_NOISE_MARGIN * facts.calibration.noise, 1e-6)
 
     @classmethod
@@ -174,21 +188,18 @@ class Segment:
     def _near(self, want: Want, rows: Rows, engine: npt.NDArray[np.float32]) -> Found | None:
         """Score again what may belong to the nearest k; None if equal distances run past what was found."""
         kth = float(engine[want.k - 1])
-        inside = int(np.searchsorted(engine, kth + self._slack * (1.0 + abs(kth)), side="right"))
+        # A float32 limit: for a float64 one numpy would widen all of `engine` first.
+        inside = int(engine.searchsorted(np.float32(kth + self._slack * (1.0 + abs(kth))), "right"))
         is_cut = inside == len(rows) > want.k and inside < want.allowed_count
-        rows = rows[:inside]
-        distances = rescore(want.query, self.vectors[rows], self._metric)
-        best = self._order(rows, distances, want.k)
-        if is_cut and distances.max() <= distances[best[-1]] + 1e-12:
+        found = self._nearest_of(want, rows[:inside])
+        if is_cut and rescore(want.query, self.vectors[rows], self._metric).max() <= found[1][-1] + 1e-12:
             return None
-        return rows[best], distances[best]
+        return found
 
     def _by_gather(self, want: Want) -> Found:
         """Score every allowed row: for a few of them nothing is faster."""
         rows = np.arange(self.rows) if want.allowed is None else rows_allowed(want.allowed, self.rows)
-        distances = rescore(want.query, self.vectors[rows], self._metric)
-        best = self._order(rows, distances, want.k)
-        return rows[best], distances[best]
+        return self._nearest_of(want, rows)
 
     def _by_scan(self, want: Want, is_crowded: bool) -> Found:
         """Scan the codes, and score again every row whose rounding could have hidden that it belongs to
@@ -207,19 +218,21 @@ class Segment:
             reach = self._scan.reach(float(engine[want.k - 1]), 2 * error)
             inside = int(np.searchsorted(engine, reach, side="right"))
             if inside < len(rows) or len(rows) >= want.allowed_count:
-                rows = rows[:inside]
-                distances = rescore(want.query, self.vectors[rows], self._metric)
-                best = self._order(rows, distances, want.k)
-                return rows[best], distances[best]
+                return self._nearest_of(want, rows[:inside])
             fetch *= 4
 
-    def _order(self, rows: Rows, distances: Distances, k: int) -> npt.NDArray[np.int64]:
-        """The places of the k best. Ids are looked up only where distances tie: strings are slow."""
-        best = np.argsort(distances, kind="stable")[: k + 1]
+    def _nearest_of(self, want: Want, rows: Rows) -> Found:
+        """The k nearest of these rows. Ids are looked up only where distances tie: strings are slow."""
+        if len(rows) > want.k + _FEW:
+            length = self.facts.codes.length
+            rows = near_rows(want.query, self.vectors, rows, want.k, self._metric, length)
+        distances = rescore(want.query, self.vectors.take(rows, axis=0), self._metric)
+        best = distances.argsort(kind="stable")[: want.k + 1]
         chosen = distances[best]
         if np.count_nonzero(chosen[1:] == chosen[:-1]):
-            return select(distances, self._ids.ids_of(rows), k)
-        return best[:k]
+            best = select(distances, self._ids.ids_of(rows), want.k)
+            return rows[best], distances[best]
+        return rows[best[: want.k]], chosen[: want.k]
 
     def close(self) -> None:
         """Let go of the files."""

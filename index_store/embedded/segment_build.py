@@ -1,7 +1,7 @@
 """Builds a segment: writes rows, picks the engine by measurement, seals. Runs beside the workers.
 
-The rows that calibrate the graph are moved to the end and added last: measured on a graph that does not
-hold them, they are like a caller's queries.
+Rows are laid out so that near ones share pages (`ann.layout`). Those that calibrate the graph stand at the
+end and are added last: measured on a graph that does not hold them, they are like a caller's queries.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from index_store.ann.calibrate import (
 )
 from index_store.ann.faiss_files import FaissIndex, write_index
 from index_store.ann.faiss_hnsw import (
+    GRAPH_BLOCK_ROWS,
     FaissHnswIndex,
     GraphShape,
     Storage,
@@ -38,6 +39,7 @@ from index_store.ann.faiss_hnsw import (
     new_graph,
     swap_storage,
 )
+from index_store.ann.layout import local_order
 from index_store.ann.scan import ScanIndex, add_codes, measure_codes, new_codes
 from index_store.ann.topk import Matrix
 from index_store.embedded.segment import CODES_FILE, GRAPH_FILE, SEQS_FILE, VECTORS_FILE
@@ -54,6 +56,7 @@ JUDGED_K = 25
 
 _HELD_OUT_SHARE = 20
 _TIMED_QUERIES = 24
+_COPIED_ROWS = 4096
 _JUDGING_QUERIES = 96
 
 Progress: TypeAlias = Callable[[str, float], None]
@@ -166,26 +169,46 @@ def _write_rows(
     ids = np.concatenate(id_parts) if id_parts else np.empty(0, np.int64)
     seqs = np.concatenate(seq_parts) if seq_parts else np.empty(0, np.int64)
     held = 0
-    stored: Matrix = np.empty((0, identity.dim), np.float32)
-    if len(ids):
-        mapped = np.memmap(directory / VECTORS_FILE, np.float32, "r+", shape=(len(ids), identity.dim))
-        stored = mapped.view(np.ndarray)
+    stored = _mapped(directory / VECTORS_FILE, len(ids), identity.dim)
     if options.engine == "hnsw" or (options.engine == "auto" and len(ids) >= options.graph_rows_min):
         held = min(options.queries, len(ids) // _HELD_OUT_SHARE)
-        _move_sample_to_end((ids, seqs, stored), held, options.seed)
-        mapped.flush()
+        order = _order_rows(stored, held, identity.metric, options.seed)
+        ids, seqs = ids[order], seqs[order]
+        stored = _rewritten(directory / VECTORS_FILE, stored, order)
+        progress("ordered", 1.0)
     write_ids(directory, ids, identity.id_kind)
     np.save(directory / SEQS_FILE, seqs)
     return _Rows(ids, stored, held)
 
 
-def _move_sample_to_end(columns: Sequence[npt.NDArray[Any]], held: int, seed: int) -> None:
-    """Swap `held` random rows with the last ones, in every column alike."""
-    count = len(columns[0])
-    sample = np.random.default_rng(seed).choice(count - held, held, replace=False)
-    last = np.arange(count - held, count)
-    for column in columns:
-        column[sample], column[last] = column[last], column[sample]
+def _mapped(path: Path, rows: int, dim: int) -> Matrix:
+    if not rows:
+        return np.empty((0, dim), np.float32)
+    return np.memmap(path, np.float32, "r", shape=(rows, dim)).view(np.ndarray)
+
+
+def _order_rows(vectors: Matrix, held: int, metric: Metric, seed: int) -> npt.NDArray[np.int64]:
+    """Random parts of `GRAPH_BLOCK_ROWS`, near rows together in each, then `held` random rows.
+
+    Parts must be random: a graph that is given one region after the other has less recall (.991 for .994
+    of the nearest 10 at ef 64).
+    """
+    shuffled = np.random.default_rng(seed).permutation(len(vectors))
+    parts = []
+    for start in range(0, len(vectors) - held, GRAPH_BLOCK_ROWS):
+        part = np.sort(shuffled[start : min(start + GRAPH_BLOCK_ROWS, len(vectors) - held)])
+        parts.append(part[local_order(vectors[part], metric, seed)])
+    return np.concatenate([*parts, shuffled[len(vectors) - held :]])
+
+
+def _rewritten(path: Path, vectors: Matrix, order: npt.NDArray[np.int64]) -> Matrix:
+    """The same file with its rows in another order."""
+    fresh = path.with_name(path.name + ".ordered")
+    with fresh.open("wb") as file:
+        for start in range(0, len(order), _COPIED_ROWS):
+            file.write(vectors[order[start : start + _COPIED_ROWS]].data)
+    fresh.replace(path)
+    return _mapped(path, *vectors.shape)
 
 
 def _choose(

@@ -165,14 +165,21 @@ class Store:
     def load(self) -> Iterator[Tail]:
         """Every known row, page by page, all as of the `seq` that each page names. In key order, which
         reads the file once from front to end."""
+        yield from self._pages(f"SELECT {COLUMNS} FROM item WHERE deleted=0", ())
+
+    def since(self, after_seq: int) -> Iterator[Tail]:
+        """All that was committed after `after_seq`, deleted rows included, as of the `seq` that each page
+        names. Beside the tail, not in its way."""
+        yield from self._pages(f"SELECT {COLUMNS} FROM item WHERE seq>? ORDER BY seq", (after_seq,))
+
+    def _pages(self, query: str, parameters: Sequence[object]) -> Iterator[Tail]:
         with _translated():
             connection = self._connect(self.directory / STORE_FILE)
             try:
                 with _snapshot(connection):
                     (seq,) = connection.execute("SELECT value FROM meta WHERE key='seq'").fetchone()
-                    cursor = connection.execute(f"SELECT {COLUMNS} FROM item WHERE deleted=0")
                     page: list[Sequence[object]] = []
-                    for values in cursor:
+                    for values in connection.execute(query, parameters):
                         page.append(values)
                         if len(page) == _PAGE_ROWS:
                             yield Tail(*self._sorted_out(page), seq)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index_store.embedded import distances
+from index_store.ann.topk import rescore
 from index_store.embedded.check import check
 from index_store.embedded.engine import EmbeddedIndex
 from index_store.embedded.pointer import BACKUP_FILE, POINTER_FILE
@@ -62,7 +62,7 @@ def test_pruning_loses_no_row(index: EmbeddedIndex, metric: Metric, scale: float
         (rng.standard_normal(DIM) * scale).astype(np.float32),
         data[5] * np.float32(1.0001),
     ):
-        truth = distances.exact(metric, query, data)
+        truth = rescore(query, data, metric)
         order = np.lexsort((ids, truth))
         for k in (1, 10, 137, 15_000):
             hits = index.search(metric, [SearchRequest(query, k)])[0].hits
@@ -76,9 +76,9 @@ def test_distances_do_not_depend_on_neighbours() -> None:
         data = rng.standard_normal((501, dim)).astype(np.float32)
         query = rng.standard_normal(dim).astype(np.float32)
         for metric in ("l2", "cosine", "ip"):
-            together = distances.exact(metric, query, data)  # type: ignore[arg-type]
-            alone = [distances.exact(metric, query, data[i : i + 1])[0] for i in range(501)]  # type: ignore[arg-type]
-            shifted = distances.exact(metric, query, np.ascontiguousarray(data[::-1]))[::-1]  # type: ignore[arg-type]
+            together = rescore(query, data, metric)  # type: ignore[arg-type]
+            alone = [rescore(query, data[i : i + 1], metric)[0] for i in range(501)]  # type: ignore[arg-type]
+            shifted = rescore(query, np.ascontiguousarray(data[::-1]), metric)[::-1]  # type: ignore[arg-type]
             assert together.tolist() == alone == shifted.tolist()
 
 
@@ -130,10 +130,7 @@ def test_searches_go_on_while_rows_change(index: EmbeddedIndex) -> None:
             if len(set(ids)) != len(ids) or len(ids) not in (399, 400):
                 problems.append(f"{len(ids)} hits")
             for hit in result.hits:
-                if (
-                    hit.vector is None
-                    or hit.distance != distances.exact("l2", data[3], hit.vector[None, :])[0]
-                ):
+                if hit.vector is None or hit.distance != rescore(data[3], hit.vector[None, :], "l2")[0]:
                     problems.append(f"id {hit.id} is torn")
             answers[0] += 1
 

@@ -1,0 +1,203 @@
+"""The answer to one search out of one view: every part gives its nearest, the nearest of those are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from index_store.ann.port import Bitmap
+from index_store.ann.topk import Distances, select
+from index_store.embedded.bits import all_rows, with_rows, without
+from index_store.embedded.delta import Place
+from index_store.embedded.filters import Mask
+from index_store.embedded.keys import RowNumbers
+from index_store.embedded.masks import Condition, condition_of
+from index_store.embedded.segment import Found
+from index_store.embedded.view import SealedView, View, living
+from index_store.types import CollectionSpec, Id, SearchRequest, Vector
+
+_FIRST_BEYOND = 64
+_EXCLUDED_CHECKED_MAX = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Nearest first, ties by id. part: place of the segment that holds the row, -1 for the delta."""
+
+    ids: list[Id]
+    distances: Distances
+    parts: npt.NDArray[np.int64]
+    rows: RowNumbers
+    exhausted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    number: int
+    rows: RowNumbers
+    distances: Distances
+    ids: npt.NDArray[Any]
+
+
+def answer(view: View, spec: CollectionSpec, request: SearchRequest) -> Answer:
+    """view: knows the page's seq, if the request is for one. Raises InvalidFilter."""
+    condition = None if request.filter is None else condition_of(request.filter)
+    wanted = request.offset + request.k
+    parts = list(_candidates(view, spec, request, condition, wanted + 1))
+    found = parts[0] if len(parts) == 1 else _merged(parts, wanted + 1)
+    exhausted = len(found.rows) <= wanted
+    distances = found.distances
+    stop = wanted
+    if request.max_distance is not None:
+        within = int(np.searchsorted(distances, request.max_distance, side="right"))
+        exhausted = exhausted or within <= wanted
+        stop = min(wanted, within)
+    page = slice(request.offset, stop)
+    ids: list[Id] = found.ids[page].tolist()
+    _check_answer(request, ids)
+    numbers = np.full(len(ids), found.number) if isinstance(found, _Part) else found.numbers[page]
+    return Answer(ids, distances[page], numbers, found.rows[page], exhausted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Merged:
+    numbers: npt.NDArray[np.int64]
+    rows: RowNumbers
+    distances: Distances
+    ids: npt.NDArray[Any]
+
+
+def _merged(parts: Sequence[_Part], k: int) -> _Merged:
+    """The k nearest of all parts by (distance, id): each part's distances are the same float64 sums."""
+    if not parts:
+        nothing = np.empty(0, np.int64)
+        return _Merged(nothing, nothing, np.empty(0, np.float64), nothing)
+    ids = np.concatenate([part.ids for part in parts])
+    distances = np.concatenate([part.distances for part in parts])
+    order = select(distances, ids, k)
+    numbers = np.repeat([part.number for part in parts], [len(part.rows) for part in parts])
+    rows = np.concatenate([part.rows for part in parts])
+    return _Merged(numbers[order], rows[order], distances[order], ids[order])
+
+
+def _candidates(
+    view: View, spec: CollectionSpec, request: SearchRequest, condition: Condition | None, k: int
+) -> Iterator[_Part]:
+    after = None if request.after is None else Place(request.after.distance, request.after.id)
+    for number, one in enumerate(view.segments):
+        bits = _allowed_bits(view, one, request, condition)
+        rows, distances = _sealed_candidates(one, request.vector, k, bits, after, request.exact)
+        if len(rows):
+            yield _Part(number, rows, distances, one.sealed.segment.ids_of(rows))
+    if not view.count:
+        return
+    allowed = _allowed_mask(view, request, condition)
+    found = view.delta.candidates(request.vector, k, allowed, after)
+    if len(found.rows):
+        kind = np.int64 if spec.id_kind == "int64" else object
+        yield _Part(-1, found.rows, found.distances, np.array(view.delta.ids(found.rows), dtype=kind))
+
+
+def _sealed_candidates(
+    one: SealedView, query: Vector, k: int, bits: Bitmap | None, after: Place | None, exact: bool
+) -> Found:
+    """The k nearest allowed rows of a segment that come after `after`. A segment knows of no place to go
+    on from, so it is asked for more until enough of them lie beyond."""
+    segment = one.sealed.segment
+    if after is None:
+        return segment.candidates(query, k, bits, exact=exact)
+    fetch = k + _FIRST_BEYOND
+    while True:
+        rows, distances = segment.candidates(query, fetch, bits, exact=exact)
+        beyond = distances > after.distance
+        ties = np.flatnonzero(distances == after.distance)
+        if len(ties):
+            beyond[ties] = [i > after.id for i in segment.ids_of(rows[ties]).tolist()]
+        if len(rows) < fetch or np.count_nonzero(beyond) >= k:
+            return rows[beyond][:k], distances[beyond][:k]
+        fetch *= 4
+
+
+def _allowed_bits(
+    view: View, one: SealedView, request: SearchRequest, condition: Condition | None
+) -> Bitmap | None:
+    """Live rows (as of the page's seq) that pass the filter and are not excluded; None for all rows."""
+    bits = one.live if one.hidden else None
+    if request.after is not None and one.buried:
+        bits = _pinned_bits(view, one, request.after.seq)
+    if condition is not None:
+        passing = one.sealed.masks.bitmap(condition)
+        bits = passing if bits is None else bits & passing
+    if len(request.exclude_ids):
+        rows = one.rows_of(request.exclude_ids)
+        if len(rows):
+            bits = without(all_rows(one.sealed.segment.rows) if bits is None else bits, rows)
+    return bits
+
+
+def _pinned_bits(view: View, one: SealedView, seq: int) -> Bitmap:
+    """Rows live at `seq`, less those whose item is not live any more: a later page shows items where they
+    stood, but never a deleted one."""
+    rows = one.burials.after(seq, one.buried)
+    ids: list[Id] = one.sealed.segment.ids_of(rows).tolist()
+    alive = living(view, ids)
+    return with_rows(one.live, rows[np.array([i in alive for i in ids], dtype=np.bool_)])
+
+
+def _allowed_mask(view: View, request: SearchRequest, condition: Condition | None) -> Mask:
+    """The same for the delta, as a mask of the request's own."""
+    live = view.live[: view.count]
+    if request.after is None:
+        allowed = live.copy()
+    else:
+        born, dead = view.delta.born.data[: view.count], view.delta.dead.data[: view.count]
+        allowed = (born <= request.after.seq) & (dead > request.after.seq)
+        changed = np.flatnonzero(allowed & ~live)
+        if len(changed):
+            ids = view.delta.ids(changed)
+            alive = living(view, ids)
+            allowed[changed] = [item_id in alive for item_id in ids]
+    if condition is not None:
+        allowed &= view.delta.masks.mask(condition, view.count)
+    if len(request.exclude_ids):
+        allowed[view.delta.rows_of(request.exclude_ids, view.index, view.count)] = False
+    return allowed
+
+
+def _check_answer(request: SearchRequest, ids: Sequence[Id]) -> None:
+    """The last look before an answer leaves. It can only fail by our own mistake."""
+    assert len(set(ids)) == len(ids), "an id was found twice"
+    if 0 < len(request.exclude_ids) <= _EXCLUDED_CHECKED_MAX:
+        assert set(ids).isdisjoint(np.asarray(request.exclude_ids).tolist()), "an excluded id was found"
+
+
+def texts_of(view: View, found: Answer) -> list[str | None]:
+    """The metadata of the rows found, as JSON texts."""
+    texts: list[str | None] = [None] * len(found.rows)
+    for number in np.unique(found.parts).tolist():
+        places = np.flatnonzero(found.parts == number)
+        rows = found.rows[places]
+        some = (
+            view.delta.metadata_texts(rows)
+            if number < 0
+            else view.segments[number].sealed.metadata.texts(rows)
+        )
+        for place, text in zip(places.tolist(), some, strict=True):
+            texts[place] = text
+    return texts
+
+
+def vectors_of(view: View, found: Answer, dim: int) -> Vector:
+    """(found, dim) copies of the vectors of the rows found."""
+    out = np.empty((len(found.rows), dim), np.float32)
+    for number in np.unique(found.parts).tolist():
+        places = found.parts == number
+        rows = found.rows[places]
+        out[places] = (
+            view.delta.vectors(rows) if number < 0 else view.segments[number].sealed.segment.vectors[rows]
+        )
+    return out
