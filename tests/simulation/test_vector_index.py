@@ -5,6 +5,7 @@ The seed is fixed and printed, so that a failure replays.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
 from pathlib import Path
@@ -24,6 +25,7 @@ from hypothesis.stateful import (
 
 from index_store.embedded.check import check
 from index_store.embedded.engine import EmbeddedIndex
+from index_store.embedded.maintenance import Maintenance, MaintenanceLimits
 from index_store.errors import GenerationConflict, PageExpired
 from index_store.types import (
     CollectionSpec,
@@ -68,7 +70,10 @@ class IndexMachine(RuleBasedStateMachine):
     def start(self, id_kind: Any, metric: Any) -> None:
         self.spec = CollectionSpec("things", id_kind, DIM, metric)
         self.directory = Path(tempfile.mkdtemp(prefix="simulation-"))
-        self.engines = [EmbeddedIndex(self.directory, [self.spec]) for _ in range(2)]
+        ticks = itertools.count()  # every look at the clock finds a second gone: each search looks around
+        self.engines = [
+            EmbeddedIndex(self.directory, [self.spec], clock=lambda: float(next(ticks))) for _ in range(2)
+        ]
         self.reference = ReferenceIndex([self.spec])
         for engine in self.engines:
             engine.open()
@@ -152,6 +157,24 @@ class IndexMachine(RuleBasedStateMachine):
         assert np.allclose([h.distance for h in got.hits], [h.distance for h in wanted.hits], atol=1e-9)
         assert got.exhausted == wanted.exhausted and got.embedding_version == wanted.embedding_version
         return got.next_page, wanted.next_page
+
+    @rule(
+        segments_max=st.sampled_from([1, 2, 9]),
+        waste_share=st.sampled_from([0.0, 1e9]),
+        swapped=st.lists(st.integers(0, 1), max_size=2),
+    )
+    def seal(self, segments_max: int, waste_share: float, swapped: list[int]) -> None:
+        """Publish the next snapshot of every generation; some handles open it now, others some time."""
+        limits = MaintenanceLimits(
+            seal_rows=1, segments_max=segments_max, waste_share=waste_share, disk_reserve_bytes=0
+        )
+        assert Maintenance(self.directory, limits=limits).run_once()
+        for which in swapped:
+            with self.engines[which]._collection("things").members() as members:
+                for generation in members.in_order():
+                    generation.refresh()
+                    if generation._opener is not None:
+                        generation._opener.join()
 
     @rule(which=st.integers(0, 1))
     def reopen(self, which: int) -> None:
