@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ from index_store.embedded.generation import Generation
 from index_store.embedded.pointer import POINTER_FILE, Member, Pointer, read_pointer, write_pointer
 from index_store.errors import StoreDamaged, Unavailable
 from index_store.storage.files import locked, sync_directory
-from index_store.storage.schema import Connector
+from index_store.storage.schema import STORE_FILE, Connector
+from index_store.storage.snapshot import QUARANTINE_MARK, quarantine
 from index_store.storage.store import Store, create_store
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, WriteBatch
 
@@ -68,6 +70,7 @@ class Collection:
         self._members = Members(Pointer(), (0, 0, 0), {})
         self._former: list[Members] = []
         self._is_open = False
+        self._unreadable: set[str] = set()
 
     def open(self) -> None:
         """Raises StoreDamaged, OSError."""
@@ -78,6 +81,18 @@ class Collection:
         with self._lock:
             self._is_open = True
             self._follow()
+        self._set_aside()
+
+    def _set_aside(self) -> None:
+        """Take generations that can't be read, and are not current, out of the way of the collection."""
+        if not self._unreadable:
+            return
+        with locked(self._directory / ADVANCE_LOCK):
+            pointer = read_pointer(self._directory)
+            for name in self._unreadable - {pointer.current.name if pointer.current else ""}:
+                write_pointer(self._directory, pointer := pointer.without(name))
+                if (self._directory / name).is_dir():
+                    quarantine(self._directory / name)
 
     def close(self) -> None:
         with self._lock:
@@ -155,12 +170,25 @@ class Collection:
         for _ in range(_OPEN_TRIES):
             stamp = _stamp(self._directory)
             pointer = read_pointer(self._directory)
-            try:
-                generations = {member.name: self._opened(member) for member in pointer.members}
-            except StoreDamaged:
-                if _stamp(self._directory) == stamp:
-                    raise
-                continue  # it was dropped between reading its name and opening it
+            generations: dict[str, Generation] = {}
+            damaged: dict[str, StoreDamaged] = {}
+            for member in pointer.members:
+                try:
+                    generations[member.name] = self._opened(member)
+                except StoreDamaged as exc:
+                    damaged[member.name] = exc
+            if damaged and _stamp(self._directory) != stamp:
+                for generation in generations.values():
+                    if generation.name not in self._members.generations:
+                        generation.close()
+                continue  # one was dropped between reading its name and opening it
+            if pointer.current is not None and pointer.current.name in damaged:
+                raise damaged[pointer.current.name]
+            for name, problem in damaged.items():
+                log.error("generation_damaged", extra={"generation": name, "error": str(problem)})
+                pointer = pointer.without(name)
+                if _is_for_good(self._directory / name, problem):
+                    self._unreadable.add(name)
             self._former.append(self._members)
             self._members = Members(pointer, stamp, generations)
             for generation in self._unused():
@@ -216,6 +244,12 @@ def reduced(batch: WriteBatch) -> WriteBatch:
     return WriteBatch(items=items, deletes=batch.deletes)
 
 
+def _is_for_good(directory: Path, problem: StoreDamaged) -> bool:
+    """Whether trying again is in vain: a busy or failing disk may come back, rotten bytes do not."""
+    is_passing = isinstance(problem.__cause__, sqlite3.OperationalError)
+    return not is_passing or not (directory / STORE_FILE).exists()
+
+
 def _stamp(directory: Path) -> Stamp:
     """Changes with every rename of the pointer file (2 us)."""
     try:
@@ -230,7 +264,7 @@ def _sweep(directory: Path, pointer: Pointer) -> None:
     Called with the advance lock held. Who has them open keeps reading the unlinked files."""
     named = {member.name for member in pointer.members}
     for path in directory.glob("g[0-9]*"):
-        if path.is_dir() and path.name not in named:
+        if path.is_dir() and path.name not in named and QUARANTINE_MARK not in path.name:
             shutil.rmtree(path)
             log.info("generation_removed", extra={"path": str(path)})
     sync_directory(directory)

@@ -22,6 +22,7 @@ from index_store.ann.calibrate import Clock
 from index_store.ann.checks import count_allowed
 from index_store.embedded.check import collection_directories
 from index_store.embedded.pointer import Member, read_pointer
+from index_store.embedded.scrub import Scrub
 from index_store.embedded.sealed import Base, Known
 from index_store.embedded.sealing import BUILD_ERRORS, Workshop, drop_old, make_snapshot
 from index_store.embedded.segment_build import BuildOptions, Progress
@@ -46,13 +47,14 @@ Stop: TypeAlias = threading.Event
 class MaintenanceLimits:
     """seal_rows: changes since the newest snapshot that make the next one. segments_max: more are merged.
     waste_share: changes and dead rows, as a share of the first segment, that rebuild everything.
-    pause_s: between two looks."""
+    pause_s: between two looks. scrub_pause_s: between two rounds of reading everything again."""
 
     seal_rows: int = 4096
     segments_max: int = 4
     waste_share: float = 0.2
     snapshots_kept: int = 2
     pause_s: float = 1.0
+    scrub_pause_s: float = 3600.0
     disk_reserve_bytes: int = RESERVE_BYTES
     build: BuildOptions = field(default_factory=BuildOptions)
 
@@ -70,9 +72,10 @@ class Shape:
 
 def segments_kept(shape: Shape, limits: MaintenanceLimits) -> int | None:
     """How many segments the next snapshot keeps; None when none is due. Pure."""
-    if shape.is_damaged and not shape.rows:
-        return 0 if shape.changes else None
-    if shape.changes < limits.seal_rows:
+    if shape.is_damaged:
+        if not shape.rows and not shape.changes:
+            return None
+    elif shape.changes < limits.seal_rows:
         return None
     if not shape.rows:
         return 0
@@ -100,8 +103,11 @@ class Maintenance:
         self._connect = connect
         self._free = free
         self._step = step
+        self._clock = clock
         self._shop = Workshop(connect, self._limits.build, clock, progress, step)
         self._bases: dict[Path, Base] = {}
+        self._scrubs: dict[Path, Scrub] = {}
+        self._scrub_at: dict[Path, float] = {}
 
     def run_forever(self, stop: Stop, may_go_on: Callable[[], bool] = lambda: True) -> None:
         """Work whenever this process is the elected one, until `stop` is set or `may_go_on` says no."""
@@ -159,6 +165,7 @@ class Maintenance:
         directory = collection / member.name
         try:
             self._advance(directory)
+            self._scrub(directory)
         except BUILD_ERRORS as exc:
             self._bases.pop(directory, None)
             log.error("maintenance_failed", extra={"path": str(directory), "error": str(exc)}, exc_info=True)
@@ -173,9 +180,34 @@ class Maintenance:
             return
         base = self._bases.get(directory)
         self._require_room(directory, shape, keep)
+        log.info("snapshot_begun", extra={"path": str(directory), "keep": keep, "changes": shape.changes})
+        self._publish(directory, base, keep)
+
+    def _scrub(self, directory: Path) -> None:
+        """One page of the slow reading of everything."""
+        if not (directory / STORE_FILE).exists() or self._clock() < self._scrub_at.get(directory, 0.0):
+            return
+        scrub = self._scrubs.setdefault(directory, Scrub(directory))
+        connection = self._connect(directory / STORE_FILE)
+        try:
+            if scrub.step(connection):
+                self._scrub_at[directory] = self._clock() + self._limits.scrub_pause_s
+        finally:
+            connection.close()
+
+    def rebuild(self) -> bool:
+        """Make every generation's snapshot anew out of its store alone; False when another process works."""
+        with self._elected() as is_elected:
+            if not is_elected():
+                return False
+            for collection in collection_directories(self._data_dir):
+                for member in read_pointer(collection).members:
+                    self._publish(collection / member.name, None, 0)
+            return True
+
+    def _publish(self, directory: Path, base: Base | None, keep: int) -> None:
         if (directory / SEGMENTS).is_dir():
             sweep_leftovers(directory / SEGMENTS)
-        log.info("snapshot_begun", extra={"path": str(directory), "keep": keep, "changes": shape.changes})
         make_snapshot(directory, base, keep, self._shop)
         self._open_base(directory, trusts=True)
         drop_old(directory, self._connect, self._limits.snapshots_kept, self._step)

@@ -68,6 +68,12 @@ class Pointer:
         _expect(self.next, embedding_version, "abort", "next")
         return replace(self, next=None)
 
+    def without(self, name: str) -> Pointer:
+        """The pointer without a next or former generation of that name."""
+        is_next = self.next is not None and self.next.name == name
+        is_former = self.former is not None and self.former.name == name
+        return replace(self, next=None if is_next else self.next, former=None if is_former else self.former)
+
 
 def _expect(member: Member | None, embedding_version: str, step: str, role: str) -> Member:
     if member is None:

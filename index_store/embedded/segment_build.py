@@ -28,7 +28,7 @@ from index_store.ann.calibrate import (
     time_scan,
     true_distances,
 )
-from index_store.ann.faiss_files import FaissIndex, write_index
+from index_store.ann.faiss_files import FaissIndex, one_thread, write_index
 from index_store.ann.faiss_hnsw import (
     GRAPH_BLOCK_ROWS,
     FaissHnswIndex,
@@ -221,7 +221,8 @@ def _choose(
 ) -> tuple[_Chosen, FaissIndex | None]:
     """Measure the scan and, where rows are many, graphs; return the cheapest at the target recall."""
     queries = _queries(rows, options)
-    scan_us = time_scan(scan, queries[-_TIMED_QUERIES:], 2 * JUDGED_K, clock, options.seed)
+    with one_thread():
+        scan_us = time_scan(scan, queries[-_TIMED_QUERIES:], 2 * JUDGED_K, clock, options.seed)
     only_scan = _Chosen("scan", None, Calibration((), scan_us, 0.0, len(queries)))
     if not rows.held:
         return only_scan, None
@@ -231,12 +232,13 @@ def _choose(
     grow_graph(graph, head, metric, options.shape, lambda done: progress("graph", done / total))
     truth = true_distances(head, queries, metric)
     graphs = _storages(graph, head, metric, scan, options)
-    storage = _fastest(graphs, head, metric, scan, truth, options, clock)
-    if storage is None:
-        return only_scan, None
-    index = graphs[storage]
-    sweep = Sweep(FaissHnswIndex(index, metric, storage, scan.codes), head, truth, metric, clock)
-    sweep.run(KS[-1], TARGETS[-1])
+    with one_thread():
+        storage = _fastest(graphs, head, metric, scan, truth, options, clock)
+        if storage is None:
+            return only_scan, None
+        index = graphs[storage]
+        sweep = Sweep(FaissHnswIndex(index, metric, storage, scan.codes), head, truth, metric, clock)
+        sweep.run(KS[-1], TARGETS[-1])
     progress("calibrated", 1.0)
     grow_graph(graph, tail, metric, options.shape, lambda done: progress("graph", done / total))
     if storage != "float32":

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from index_store.errors import StoreDamaged
 from index_store.storage import digest
+from index_store.storage.acked import ACKED_FILE, acked_seq
 from index_store.storage.commit import Committed, read_rows
 from index_store.storage.digest import ShareHasher
 from index_store.storage.disk import DiskGuard
@@ -30,6 +31,7 @@ from index_store.storage.schema import (
     from_columns,
     prepare,
 )
+from index_store.storage.scrubbed import read_scrubbed
 from index_store.storage.writer import GroupCommitter, WriterLimits
 from index_store.types import CollectionSpec, Digest, DigestRow, Id, WriteBatch
 
@@ -104,6 +106,7 @@ class Store:
         self._tail: Connection | None = None
         self._read: Connection | None = None
         self._damaged: dict[Id, int] = {}
+        self._lost_seqs = 0
 
     def open(self, spec: CollectionSpec) -> None:
         """Raises StoreDamaged when the file is not this collection's store of this version."""
@@ -126,7 +129,21 @@ class Store:
                 raise StoreDamaged(
                     f"{self.directory}: the store says {key}={meta.get(key)!r}, expected {value!r}"
                 )
+        self._lost_seqs = max(0, acked_seq(self.directory, str(meta["store_uuid"])) - int(meta["seq"]))
+        if self._lost_seqs:
+            log.error(
+                "seq_went_backwards",
+                extra={"store": str(self.directory), "seq": meta["seq"], "lost": self._lost_seqs},
+            )
+        self.look_again()
         self._writer.start()
+
+    def look_again(self) -> None:
+        """Read the rows that the scrub found damaged: not every row is read any more when a generation opens.
+        Raises StoreDamaged."""
+        suspects = list(read_scrubbed(self.directory).damaged)
+        if suspects:
+            self.read(suspects)
 
     def close(self) -> None:
         if self._read is not None:
@@ -226,6 +243,11 @@ class Store:
 
     def problem(self) -> str | None:
         """A sentence when something is wrong that searches survive, else None."""
+        if self._lost_seqs:
+            return (
+                f"the store is {self._lost_seqs} commits behind what was acknowledged: it was put back from "
+                f"an older copy; import again from the source, then remove {ACKED_FILE} beside it"
+            )
         if self._damaged:
             return (
                 f"{len(self._damaged)} rows fail their checksum and are not served; "

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from index_store.errors import IndexStoreError, ReadOnly, Unavailable, WriteFailed
+from index_store.storage.acked import AckedSeq
 from index_store.storage.commit import Committed, commit_batches
 from index_store.storage.digest import ShareHasher
 from index_store.storage.disk import DiskGuard
@@ -59,6 +60,8 @@ class GroupCommitter:
         self._limits = limits
         self._jobs: queue.Queue[_Job | None] = queue.Queue(limits.queue_batches_max)
         self._connection: Connection | None = None
+        self._store_uuid = ""
+        self._acked = AckedSeq(directory)
         self._thread = threading.Thread(target=self._run, name=f"commit-{directory.name}", daemon=True)
         self._is_closed = False
         self._gate = threading.Lock()
@@ -107,6 +110,7 @@ class GroupCommitter:
                 for job, result in zip(jobs, results, strict=True):
                     job.done.set_result(result)
         self._forget_connection()
+        self._acked.close()
 
     def _take(self) -> tuple[list[_Job], bool]:
         """Wait for one job, then take what else has come while the last commit was running."""
@@ -135,6 +139,8 @@ class GroupCommitter:
                 connection.execute("BEGIN IMMEDIATE")
                 results = commit_batches(connection, self._hasher, batches)
                 connection.execute("COMMIT")
+                if results:
+                    self._note(results[-1].seq)
         except (sqlite3.Error, OSError) as exc:
             self._forget_connection()
             raise WriteFailed(
@@ -142,10 +148,20 @@ class GroupCommitter:
             ) from exc
         return results
 
+    def _note(self, seq: int) -> None:
+        """What is committed stays so, whatever happens to the side file."""
+        try:
+            self._acked.note(self._store_uuid, seq)
+        except OSError as exc:
+            log.warning("acked_seq_not_noted", extra={"store": str(self._directory), "error": str(exc)})
+
     def _open(self) -> Connection:
         if self._connection is None:
             connection = self._connect(self._directory / STORE_FILE)
             prepare(connection)
+            (self._store_uuid,) = connection.execute(
+                "SELECT value FROM meta WHERE key='store_uuid'"
+            ).fetchone()
             self._connection = connection
         return self._connection
 
