@@ -12,8 +12,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from service.embedding.manifest import Manifest
-from service.embedding.onnx_runtime import open_session
 from service.embedding.port import EmbeddedTexts, ModelInfo, Role
+from service.embedding.prepared import open_session
 
 BATCH_ITEMS = 16
 
@@ -26,7 +26,7 @@ class OnnxClipTexts:
         self._tokenizer: Any = Tokenizer.from_file(str(directory / "tokenizer.json"))
         self._tokenizer.enable_truncation(self._tokens_max)
         self._tokenizer.enable_padding(length=self._tokens_max, pad_id=0)
-        self._session = open_session(directory / manifest.interface["text_file"], threads)
+        self._session = open_session(directory, manifest, "text_file", threads)
         self._info = ModelInfo(
             name=manifest.name,
             embedding_version=manifest.embedding_version,

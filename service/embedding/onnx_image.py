@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from service.embedding.manifest import Manifest
-from service.embedding.onnx_runtime import open_session
 from service.embedding.port import ModelInfo, Pixels
+from service.embedding.prepared import open_session
 from service.embedding.preprocess import Preprocess, picture_input
 
 BATCH_ITEMS = 16  # beyond it a batch only costs memory
@@ -21,7 +21,7 @@ class OnnxImageEmbedder:
 
     def __init__(self, directory: Path, manifest: Manifest, *, threads: int) -> None:
         self._preprocess = Preprocess.from_parts(manifest.parts["preprocess"])
-        self._session = open_session(directory / manifest.interface["model_file"], threads)
+        self._session = open_session(directory, manifest, "model_file", threads)
         self._info = ModelInfo(
             name=manifest.name,
             embedding_version=manifest.embedding_version,

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
 from service.embedding.manifest import Manifest
-from service.embedding.onnx_runtime import open_session
 from service.embedding.port import EmbeddedTexts, ModelInfo, Role
+from service.embedding.prepared import open_session
+from service.embedding.tokens import open_tokenizer
 
 TOKENS_BUDGET = 2048  # tokens of one forward pass, padding counted: more brings no speed, only memory
 
@@ -26,10 +25,8 @@ class OnnxTextEmbedder:
         self._tokens_max: int = parts["tokens_max"]
         self._inputs: list[str] = manifest.interface["inputs"]
         self._pool_here: bool = manifest.interface["output"] == "tokens"
-        self._tokenizer: Any = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(self._tokens_max)
-        self._session = open_session(directory / manifest.interface["model_file"], threads)
+        self._tokenizer = open_tokenizer(directory / "tokenizer.json", self._tokens_max)
+        self._session = open_session(directory, manifest, "model_file", threads)
         self._pad_id: int = manifest.interface["pad_id"]
         self._info = ModelInfo(
             name=manifest.name,
@@ -49,13 +46,11 @@ class OnnxTextEmbedder:
     def embed_texts(self, texts: Sequence[str], role: Role) -> EmbeddedTexts:
         """Embed in order of length, so that little padding is computed; the answer keeps the given order."""
         prefix = self._prefixes[role]
-        encoded = self._tokenizer.encode_batch_fast([prefix + text for text in texts])
-        ids = [np.asarray(e.ids, np.int64) for e in encoded]
+        ids, truncated = self._tokenizer.encode([prefix + text for text in texts])
         vectors = np.empty((len(ids), self._info.dim), np.float32)
         for places in length_batches([len(i) for i in ids], TOKENS_BUDGET):
             vectors[places] = self._forward([ids[p] for p in places])
-        truncated = np.fromiter((bool(e.overflowing) for e in encoded), np.bool_, len(ids))
-        return EmbeddedTexts(vectors, truncated)
+        return EmbeddedTexts(vectors, np.array(truncated, np.bool_))
 
     def _forward(self, ids: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
         width = max(len(i) for i in ids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from service.embedding.convert.wheels import weights_file
 from service.embedding.models import load_image_embedder, load_text_embedder
 from service.embedding.models_cli import main as models
 from service.embedding.preprocess import picture_input
+from service.errors import ModelUnavailable
 from tests.fixtures.models import built_models, write_tiny_clip
 
 pytestmark = [
@@ -126,6 +128,36 @@ def test_text_vectors_equal_sentence_transformers(e5_directory: Path) -> None:
         found = serving.embed_texts(TEXTS, role)
         assert cosines(found.vectors, reference.vectors).min() >= COSINE_MIN
         np.testing.assert_array_equal(found.truncated, reference.truncated)
+
+
+def test_an_exported_model_is_the_model_it_came_from(e5_directory: Path) -> None:
+    """The same version and the same vectors, without torch."""
+    root = e5_directory.parent
+    assert models(["adopt", str(e5_directory)], root) == 0
+    assert models(["export", str(e5_directory)], root) == 0
+    torch_model, served = (
+        load_text_embedder(str(e5_directory), models_dir=root, dim=384, threads=2, runtime=runtime)
+        for runtime in ("torch", "onnx")
+    )
+    assert served.info.runtime == "onnxruntime" and torch_model.info.runtime.startswith("torch")
+    assert served.info.embedding_version == torch_model.info.embedding_version
+    for role in ("query", "document"):
+        reference = torch_model.embed_texts(TEXTS, role)
+        found = served.embed_texts(TEXTS, role)
+        assert cosines(found.vectors, reference.vectors).min() >= COSINE_MIN
+        np.testing.assert_array_equal(found.truncated, reference.truncated)
+    assert models(["adopt", str(e5_directory), "--query-prefix", "ask: "], root) == 0
+    with pytest.raises(ModelUnavailable, match="another model"):
+        load_text_embedder(str(e5_directory), models_dir=root, dim=384, threads=2)
+    assert models(["adopt", str(e5_directory)], root) == 0
+    assert models(["export", f"{e5_directory}+int8"], root) == 0
+    small = load_text_embedder(f"{e5_directory}+int8", models_dir=root, dim=384, threads=2)
+    assert small.info.embedding_version != served.info.embedding_version
+    assert (
+        cosines(small.embed_texts(TEXTS, "query").vectors, served.embed_texts(TEXTS, "query").vectors).min()
+        > 0.999
+    )
+    shutil.rmtree(root / f"{e5_directory.name}+onnx")
 
 
 def test_a_model_in_torch_is_cut_and_marked_where_the_other_is(e5_directory: Path) -> None:

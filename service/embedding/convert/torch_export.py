@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,9 @@ def _write(
     torch.backends.mha.set_fastpath_enabled(False)
     module.eval()
     free = {name: axes.get(name, {0: "batch"}) for name in inputs}
-    with tempfile.TemporaryDirectory(dir=path.parent) as work, torch.no_grad():
+    with tempfile.TemporaryDirectory(dir=path.parent) as work, torch.no_grad(), warnings.catch_warnings():
         whole = Path(work) / "model.onnx"
+        warnings.simplefilter("ignore")  # of the tracer: the result is proved on samples
         torch.onnx.export(
             module,
             tuple(inputs.values()),
