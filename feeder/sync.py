@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 CLOCK_CURSOR = "sync.clock"
 TIERS_CURSOR = "sync.tiers"
 IMPORT_CURSOR = "import"
+REPORT_CURSOR = "sync.report"
+"""What the service tells about us in /health: JSON with equal, as_of_ms and lag_ms."""
 
 
 class Lease(Protocol):
@@ -108,6 +110,8 @@ class Syncer:
         self._quarantined: dict[Id, str] = {}
         self._compare_at = 0.0
         self._check_at = 0.0
+        self._lag_ms: float | None = None
+        self._compared: tuple[bool, float] | None = None
 
     def run(self, stop: Stop) -> None:
         """Follow until `stop`. Raises AnotherFeeder and SettingsWrong; waits out everything else."""
@@ -175,12 +179,14 @@ class Syncer:
             report = parts.reconciler.mend(self._version, self._versions.next)
         except BrakeOn:
             parts.metrics.brake(parts.collection, True)
+            self._tell(is_equal=False, as_of_s=parts.clock())
             raise
         parts.metrics.brake(parts.collection, False)
         parts.metrics.compared(parts.collection, report.is_equal, report.as_of_s)
         self._quarantined = dict(report.rejected)
         parts.metrics.quarantined(parts.collection, len(self._quarantined))
         self._compare_at = parts.ticks() + self._pace.compare_s
+        self._tell(is_equal=report.is_equal, as_of_s=report.as_of_s)
         return report
 
     def close(self) -> None:
@@ -189,6 +195,18 @@ class Syncer:
             feed.close()
         parts.truth.close()
         parts.lease.release()
+
+    def _tell(self, *, is_equal: bool, as_of_s: float) -> None:
+        """Let the service's /health say how it stands."""
+        self._compared = (is_equal, as_of_s)
+        self._parts.store.apply(Changes(), self._report())
+
+    def _report(self) -> dict[str, str]:
+        if self._compared is None:
+            return {}
+        is_equal, as_of_s = self._compared
+        report = {"equal": is_equal, "as_of_ms": int(as_of_s * 1000), "lag_ms": self._lag_ms}
+        return {REPORT_CURSOR: json.dumps(report)}
 
     def _start_anew(self, lost: Sequence[Side], reason: str) -> None:
         """Position first, then the comparison: what is committed meanwhile is noticed afterwards."""
@@ -201,6 +219,8 @@ class Syncer:
     def _do(self, side: Side, feed: ChangeFeed, noticed: Noticed) -> None:
         if noticed.gap:
             self.compare(noticed.gap)
+        if noticed.committed_at_s is not None:
+            self._lag_ms = round(max(0.0, self._parts.clock() - noticed.committed_at_s) * 1000, 1)
         chunks = list(batches(noticed.keys, self._batch_items))
         bookmarks = {} if noticed.bookmark is None else {_cursor(side): noticed.bookmark}
         for chunk in chunks[:-1]:
@@ -232,7 +252,8 @@ class Syncer:
 
     def _cursors(self, bookmarks: Mapping[str, str]) -> dict[str, str]:
         tiers = " ".join(f"{side}={feed.tier}" for side, feed in self._parts.feeds.items())
-        return {**bookmarks, CLOCK_CURSOR: str(self._versions.next()), TIERS_CURSOR: tiers}
+        clock = str(self._versions.next())
+        return {**bookmarks, **self._report(), CLOCK_CURSOR: clock, TIERS_CURSOR: tiers}
 
     def _check(self) -> None:
         """Hold the lease, and look at what the sources keep for us."""

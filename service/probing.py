@@ -17,6 +17,7 @@ from index_store.types import CollectionStatus
 from service.collections import NO_MODEL, Catalogue, Collection
 from service.encoders import Encoders, Slot
 from service.errors import ServiceError
+from service.reports import SyncReport, sync_report
 from service.searching import Question, Searcher
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,7 @@ class Prober:
     def _described(self, collection: Collection, status: CollectionStatus | None) -> dict[str, Any]:
         slot = self._slot(collection)
         current = status.current if status else None
+        report = sync_report(current.cursors) if current else SyncReport()
         model_version = slot.info.embedding_version if slot.info else ""
         described: dict[str, Any] = {
             "model": slot.info.name if slot.info else collection.model,
@@ -125,8 +127,8 @@ class Prober:
             "count": current.live if current else 0,
             "seq": current.seq if current else 0,
             "generation": current.generation if current else None,
-            "in_sync": None,
-            "lag_ms": None,
+            "in_sync": report.in_sync,
+            "lag_ms": report.lag_ms,
             "model_available": slot.is_available and _fits(slot, status),
         }
         reason = _reason(slot, status)

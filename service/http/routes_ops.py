@@ -19,6 +19,7 @@ from service.http.security import Role
 from service.http.values import INT64_MAX, INT64_MIN, read_id
 from service.observing import METRICS_CONTENT_TYPE
 from service.probing import Prober
+from service.reports import sync_report
 
 Step = Literal["promote", "rollback", "abort"]
 
@@ -126,12 +127,12 @@ class OpsRoutes:
         described = {}
         for collection in self._desk.catalogue.collections:
             current = (await self._status(collection)).current
+            cursors = dict(current.cursors) if current else {}
             described[collection.name] = {
                 "embedding_version": current.embedding_version if current else "",
                 "seq": current.seq if current else 0,
-                "cursors": dict(current.cursors) if current else {},
-                "in_sync": None,
-                "lag_ms": None,
+                "cursors": cursors,
+                **asdict(sync_report(cursors)),
             }
         return JsonResponse({"collections": described})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,19 @@ def test_a_text_finds_pictures_where_the_model_has_both_towers(tmp_path: Path) -
         by_vector = app.post("/v1/search", {"vector": embedded["embedding"], "collection": "products"}).json()
         order = [hit["product_id"] for hit in by_vector["results"]]
         assert order == [hit["product_id"] for hit in document["results"]]
+
+
+def test_health_tells_what_the_feeder_last_found(tmp_path: Path) -> None:
+    with running_app(tmp_path, {"PROBE_S": "1"}) as app:
+        known = app.get("/health").json()["collections"]["recipes"]
+        assert (known["in_sync"], known["lag_ms"]) == (None, None)
+        report = {"equal": True, "as_of_ms": 1_700_000_000_000, "lag_ms": 31.5}
+        source = {"sync.report": json.dumps(report)}
+        written = app.post("/v1/upsert", {"collection": "recipes", "items": [], "source": source})
+        assert written.status_code == 200, written.text
+        told = app.get("/v1/sync/status").json()["collections"]["recipes"]
+        assert (told["in_sync"], told["as_of_ms"], told["lag_ms"]) == (True, 1_700_000_000_000, 31.5)
+        source = {"sync.report": "not a report"}
+        assert app.post("/v1/upsert", {"collection": "recipes", "source": source}).status_code == 200
+        told = app.get("/v1/sync/status").json()["collections"]["recipes"]
+        assert (told["in_sync"], told["as_of_ms"], told["lag_ms"]) == (None, None, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from urllib.request import urlopen
 
 import pytest
 
@@ -107,6 +109,8 @@ def test_writers_in_any_order_end_in_equality(case: tuple[Tier, ProductShop], se
         assert_equal(shop, service, environ)
         tiers = service.client.status()["products"].cursors["sync.tiers"]
         assert tiers == f"vectors={tier} items={tier}"
+        told = json.load(urlopen(f"{service.url}/v1/sync/status"))["collections"]["products"]
+        assert told["in_sync"] is not None and told["as_of_ms"] > 0
     finally:
         print(end(feeder)[-3000:])
     assert feeder.returncode == 0
