@@ -3,7 +3,7 @@
 Each change adds a row `(collection, side, gen, source_key)` in the writer's own transaction; the feeder reads
 a batch, the rows are read again as they are by then, and exactly the gens that were read are deleted. A
 change that commits late, or during the reading, has a gen of its own and stays. No order, no cursor, no lock
-that a writer could wait for (docs/decisions/0101).
+that a writer could wait for (docs/decisions/0021).
 """
 
 from __future__ import annotations
