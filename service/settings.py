@@ -150,7 +150,15 @@ class Settings:
         ("none", "placeholder"),
         "What serves a new collection whose model can't load; the placeholder has a version of its own.",
     )
+    model_runtime: str = choice(
+        "auto",
+        ("auto", "onnx", "torch"),
+        "What runs a model that has two forms: auto and onnx take the exported one, torch the source.",
+    )
     model_threads: int = number(1, 1, 64, "threads", "Threads of one forward pass.")
+    model_streams: int = number(
+        0, 0, 64, "streams", "Forward passes of one model at a time; 0: as many as cores, 2 at least."
+    )
     batch_size: int = number(
         32, 1, 1024, "items", "Most texts of one forward pass; pictures go by at most 16, new ones by 4."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,8 @@ _NEW_PICTURES_A_BATCH = 4
 """A picture's forward pass gains nothing from larger batches, and a query may have to wait for one."""
 _READERS = 4
 _FETCHERS = 8
+_STREAMS_MIN = 2
+"""With one, every query would wait for the documents that are being embedded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +71,15 @@ class ModelLoader:
         if key not in self._texts:
             settings = self._settings
             embedder = load_text_embedder(
-                reference, models_dir=settings.models_dir, dim=dim, threads=settings.model_threads
+                reference,
+                models_dir=settings.models_dir,
+                dim=dim,
+                threads=settings.model_threads,
+                runtime=settings.model_runtime,
             )
             batcher = Batcher(
                 embedder,
-                limits=LaneLimits(batch_items_max=settings.batch_size),
+                limits=LaneLimits(streams=_streams(settings), batch_items_max=settings.batch_size),
                 query_deadline_ms=settings.search_deadline_ms,
                 document_deadline_ms=settings.upsert_deadline_ms,
             )
@@ -85,11 +92,16 @@ class ModelLoader:
         if key not in self._images:
             settings = self._settings
             embedder = load_image_embedder(
-                reference, models_dir=settings.models_dir, dim=dim, threads=settings.model_threads
+                reference,
+                models_dir=settings.models_dir,
+                dim=dim,
+                threads=settings.model_threads,
+                runtime=settings.model_runtime,
             )
             batcher = ImageBatcher(
                 embedder,
                 limits=LaneLimits(
+                    streams=_streams(settings),
                     batch_items_max=min(settings.batch_size, _PICTURES_A_BATCH),
                     document_weight_max=min(settings.batch_size, _NEW_PICTURES_A_BATCH),
                 ),
@@ -110,6 +122,10 @@ class ModelLoader:
         except ModelUnavailable as exc:
             log.info("no_text_to_picture_search", extra={"model": reference, "reason": exc.reason})
             return None
+
+
+def _streams(settings: Settings) -> int:
+    return settings.model_streams or max(_STREAMS_MIN, os.cpu_count() or 1)
 
 
 def build(settings: Settings, metrics_dir: Path | None = None) -> Service:

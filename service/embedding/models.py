@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 from service.embedding.builtin import BuiltinModel
 from service.embedding.descriptor import DESCRIPTOR_DIM
@@ -34,7 +33,6 @@ from service.embedding.runtimes import ONNX_CLIP, ONNX_IMAGE, ONNX_TEXT, OPEN_CL
 from service.embedding.samples import AT_START, check_images, check_texts, read_samples
 from service.errors import ModelUnavailable
 
-Runtime: TypeAlias = Literal["auto", "onnx", "torch"]
 TORCH_INSTALL = "pip install -c constraints.txt '.[torch]'"
 
 
@@ -57,7 +55,7 @@ def version_of(ref: str, models_dir: Path, *, modality: Modality, dim: int) -> s
 
 
 def load_text_embedder(
-    ref: str, *, models_dir: Path, dim: int, threads: int, runtime: Runtime = "auto"
+    ref: str, *, models_dir: Path, dim: int, threads: int, runtime: str = "auto"
 ) -> TextEmbedder:
     """Return the text model that `ref` names, loaded. threads: of one forward pass.
 
@@ -83,7 +81,7 @@ def load_text_embedder(
 
 
 def load_image_embedder(
-    ref: str, *, models_dir: Path, dim: int, threads: int, runtime: Runtime = "auto"
+    ref: str, *, models_dir: Path, dim: int, threads: int, runtime: str = "auto"
 ) -> ImageEmbedder:
     """Return the picture model that `ref` names, loaded, as load_text_embedder does."""
     reference = parse_reference(ref)
@@ -169,7 +167,7 @@ def _images_without_model(ref: str, name: str, dim: int) -> ImageEmbedder:
     raise _wrong_kind(ref, "reads no pictures")
 
 
-def _verified(ref: str, models_dir: Path, dim: int, runtime: Runtime) -> tuple[Path, Manifest, str]:
+def _verified(ref: str, models_dir: Path, dim: int, runtime: str) -> tuple[Path, Manifest, str]:
     source, mend = directory_and_mend(ref, models_dir)
     exported = exported_directory(source)
     directory = source

@@ -77,7 +77,7 @@ def _prepare(source: Path, place: Path) -> bool:
     """Write the optimised graph and the rearranged weights of `source` to `place`, whole or not at all.
 
     Returns whether they compute what the source does. The runtime writes some operators' weights (8-bit
-    products are such) so that it reads them back wrong, and says nothing: those models are opened as they are.
+    products are such) so that it reads them back wrong, and says nothing: such models are opened as they are.
     """
     work = Path(tempfile.mkdtemp(prefix=".work.", dir=place.parent))
     try:
