@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from feeder.changes import Directory, IntDirectory, ItemRow, Key, TextDirectory, VectorPage
-from feeder.export import Cleaned, clean, pages
+from feeder.export import Cleaned, clean, pages, read_ahead
 from feeder.ledger import Ledger
 from feeder.sources.port import ItemSource, VectorSource
 from feeder.tables import IdKind
@@ -92,9 +92,10 @@ class Truth:
         the end, `about` knows every row."""
         directory = None if self._items is None else self._items.directory()
         self._ledger.begin_anew()
-        for page in pages(self._vectors, None, self._page_rows):
-            self._ledger.add(page.keys, page.ids)
-            yield clean(page, directory, is_half=self._is_half)
+        with read_ahead(pages(self._vectors, None, self._page_rows)) as ahead:
+            for page in ahead:
+                self._ledger.add(page.keys, page.ids)
+                yield clean(page, directory, is_half=self._is_half)
         self._ledger.end_anew(self._identity)
 
     def _rows(self, keys: Iterable[Key]) -> VectorPage:
