@@ -11,18 +11,20 @@ import socket
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from service.announcing import Announcer
-from service.collections import read_collections
+from service.collections import Catalogue, read_collections
 from service.demo.greeting import greeting
 from service.demo.loading import load_demo
 from service.embedding import models_cli
 from service.errors import BadConfiguration, ServiceError
 from service.http.app import Application
+from service.ingesting import Ingester
 from service.observing import configure_logging
 from service.settings import Settings
 from service.wiring import build
@@ -51,19 +53,19 @@ def main(argv: Sequence[str]) -> int:
             sys.stderr.write(f"error: {mistake}\n")
         return EXIT_BAD_START
     configure_logging(settings.log_level)
-    if arguments.demo and not any((settings.data_dir / "collections").glob("*")):
-        try:
-            asyncio.run(_load_demo(settings))
-        except ServiceError as exc:
-            sys.stderr.write(f"error: the demo could not be loaded: {exc}\n")
-            return EXIT_BAD_START
     if not arguments.demo:
         return _serve(settings, listener)
+    is_empty = not any((settings.data_dir / "collections").glob("*"))
+    if is_empty and settings.workers > 1:
+        try:
+            asyncio.run(_load_demo(settings))
+        except ServiceError:
+            return EXIT_BAD_START
     port = listener.getsockname()[1]
     announcer = Announcer(settings.host, port, greeting(port), _say)
     announcer.start()
     try:
-        return _serve(settings, listener)
+        return _serve(settings, listener, fills=is_empty and settings.workers == 1)
     finally:
         announcer.close()
 
@@ -76,9 +78,10 @@ def create_app() -> Application:
     return build(settings, Path(metrics_dir) if metrics_dir else None).application
 
 
-def _serve(settings: Settings, listener: socket.socket) -> int:
+def _serve(settings: Settings, listener: socket.socket, *, fills: bool = False) -> int:
+    """fills: put the demo into the index first, with the models that then serve."""
     config = uvicorn.Config(
-        "service.__main__:create_app",
+        partial(_create_filling_app, settings) if fills else "service.__main__:create_app",
         factory=True,
         workers=settings.workers,
         loop="uvloop",
@@ -110,11 +113,23 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
+def _create_filling_app(settings: Settings) -> Application:
+    return build(settings, before_serving=_fill).application
+
+
 async def _load_demo(settings: Settings) -> None:
     service = build(settings)
     async with service.lifecycle.opened():
         await service.lifecycle.wait()
-        await load_demo(service.ingester, service.catalogue)
+        await _fill(service.ingester, service.catalogue)
+
+
+async def _fill(ingester: Ingester, catalogue: Catalogue) -> None:
+    try:
+        await load_demo(ingester, catalogue)
+    except ServiceError as exc:
+        sys.stderr.write(f"error: the demo could not be loaded: {exc}\n")
+        raise
 
 
 def _listen(settings: Settings) -> socket.socket:

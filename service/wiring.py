@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from fastapi import FastAPI
 
@@ -43,6 +45,9 @@ _READERS = 4
 _FETCHERS = 8
 _STREAMS_MIN = 2
 """With one, every query would wait for the documents that are being embedded."""
+
+
+BeforeServing: TypeAlias = Callable[[Ingester, Catalogue], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +133,11 @@ def _streams(settings: Settings) -> int:
     return settings.model_streams or max(_STREAMS_MIN, os.cpu_count() or 1)
 
 
-def build(settings: Settings, metrics_dir: Path | None = None) -> Service:
-    """Raises BadConfiguration. metrics_dir: where several workers sum their metrics."""
+def build(
+    settings: Settings, metrics_dir: Path | None = None, before_serving: BeforeServing | None = None
+) -> Service:
+    """Raises BadConfiguration. metrics_dir: where several workers sum their metrics. before_serving: awaited
+    when everything is open and before the first connection is taken."""
     catalogue = read_collections(settings)
     specs = [each.spec for each in catalogue.collections]
     index: OpenableIndex = EmbeddedIndex(settings.data_dir, specs)
@@ -184,12 +192,18 @@ def build(settings: Settings, metrics_dir: Path | None = None) -> Service:
         metrics=metrics,
         request_log=RequestLog(sys.stdout.buffer if _logs_requests() else None),
         is_open=lifecycle.is_open,
-        lifespan=_lifespan(lifecycle, waits=settings.workers > 1),
+        lifespan=_lifespan(
+            lifecycle,
+            waits=settings.workers > 1 or before_serving is not None,
+            before=partial(before_serving, ingester, catalogue) if before_serving else None,
+        ),
     )
     return Service(Application(parts), ingester, catalogue, lifecycle)
 
 
-def _lifespan(lifecycle: Lifecycle, *, waits: bool) -> Lifespan:
+def _lifespan(
+    lifecycle: Lifecycle, *, waits: bool, before: Callable[[], Awaitable[object]] | None
+) -> Lifespan:
     """waits: take no connection before everything is open. One of several workers that comes up while the
     others serve must not answer `starting`; a lone one answers at once, so that its health can be asked."""
 
@@ -198,6 +212,8 @@ def _lifespan(lifecycle: Lifecycle, *, waits: bool) -> Lifespan:
         async with lifecycle.opened():
             if waits:
                 await lifecycle.wait()
+            if before is not None:
+                await before()
             yield
 
     return lifespan
