@@ -28,6 +28,8 @@ BEGIN IMMEDIATE;
 DROP TABLE row;
 ALTER TABLE row_next RENAME TO row;
 CREATE INDEX row_id ON row(id);
+DELETE FROM meta WHERE name = 'identity';
+COMMIT;
 """
 
 
@@ -84,11 +86,15 @@ class Ledger:
         )
         db.execute("COMMIT")
 
-    def end_anew(self, identity: str) -> None:
-        """Put the new list in the place of the old one: it holds every row of the table `identity`."""
+    def end_anew(self) -> None:
+        """Put the new list in the place of the old one, unconfirmed."""
         self._db.executescript(_SWAP)
+
+    def confirm(self, identity: str) -> None:
+        """Declare the list whole: every row of the table `identity` stands in it, and the index holds what
+        follows from it. Not before: changes not read yet are understood against the old list, and what the
+        new one leaves out has to be found by the comparison that made it."""
         self._db.execute("INSERT OR REPLACE INTO meta(name, value) VALUES('identity', ?)", (identity,))
-        self._db.execute("COMMIT")
 
     @property
     def _db(self) -> sqlite3.Connection:

@@ -187,6 +187,8 @@ class Reconciler:
             for item_id in rejected:
                 source.shares.pop(item_id, None)
             digest, left = self._differences(source)
+        if next_source_version is not None:
+            self._truth.confirm()
         report = Report(
             self._collection,
             not left.ids,

@@ -63,7 +63,7 @@ class Truth:
 
     @property
     def is_ready(self) -> bool:
-        """Whether `about` knows every row: `everything` has been read to its end once."""
+        """Whether `about` knows every row: `everything` has been read to its end, and `confirm`ed."""
         return self._ledger.is_of(self._identity)
 
     def about(self, keys: Iterable[Key] = (), ids: Iterable[Id] = ()) -> Known:
@@ -88,15 +88,19 @@ class Truth:
         self._ledger.note(known.rows)
 
     def everything(self) -> Iterator[Cleaned]:
-        """Yield the whole source in key order: of two items with one id the later one holds. Once read to
-        the end, `about` knows every row."""
+        """Yield the whole source in key order: of two items with one id the later one holds. Once it is read
+        to the end, `about` looks rows up in what was read."""
         directory = None if self._items is None else self._items.directory()
         self._ledger.begin_anew()
         with read_ahead(pages(self._vectors, None, self._page_rows)) as ahead:
             for page in ahead:
                 self._ledger.add(page.keys, page.ids)
                 yield clean(page, directory, is_half=self._is_half)
-        self._ledger.end_anew(self._identity)
+        self._ledger.end_anew()
+
+    def confirm(self) -> None:
+        """Declare `about` ready; to be called when the index holds everything that was read."""
+        self._ledger.confirm(self._identity)
 
     def _rows(self, keys: Iterable[Key]) -> VectorPage:
         wanted = sorted(keys, key=_in_order)

@@ -204,6 +204,17 @@ class TestBrake:
                 bench.mend(brake)
         assert bench.store.digest().items == 40
 
+    def test_a_comparison_that_was_stopped_is_owed(self, bench: Bench) -> None:
+        """Its list of rows is newer than what the index holds: following on with it would lose ids."""
+        bench.put(40)
+        assert not bench.truth.is_ready
+        bench.mend()
+        assert bench.truth.is_ready
+        bench.vectors.rows.clear()
+        with pytest.raises(BrakeOn):
+            bench.mend()
+        assert not bench.truth.is_ready
+
     @pytest.mark.parametrize("way", ["delete", "deactivate"])
     def test_too_much_at_once_stops_before_anything_is_written(self, bench: Bench, way: str) -> None:
         bench.put(400)
