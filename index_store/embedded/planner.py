@@ -13,6 +13,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
 from index_store.ann.calibrate import Calibration, EfTable
 
 Way: TypeAlias = Literal["gather", "scan", "graph"]
@@ -31,14 +34,19 @@ GRAPH_TRIES = 2
 _ENOUGH = 1.2
 """A search whose ef was within this factor of what it turned out to need is not repeated."""
 
+_GUESSED = 1.3
+"""What a rank guessed from too few rows is multiplied by: a third search would be a scan."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """way: gather scores all allowed rows, scan goes through the int8 codes, graph through the links.
-    breadth: ef of a graph, 0 otherwise."""
+    breadth: ef of a graph, 0 otherwise. rank: up to this rank of the k-th row the answer of a graph stands,
+    whatever else `next_plan` weighs."""
 
     way: Way
     breadth: int = 0
+    rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,23 +74,33 @@ def first_plan(ground: Ground, allowed: int, k: int) -> Plan:
     return _cheaper(ground, allowed, math.ceil(k * ground.rows / allowed))
 
 
-def next_plan(ground: Ground, done: Plan, allowed: int, k: int, found: int, rank: int) -> Plan | None:
+def next_plan(
+    ground: Ground, done: Plan, allowed: int, k: int, places: npt.NDArray[np.int64] | None
+) -> Plan | None:
     """Return how to repeat a graph search, or None when its answer stands.
 
-    found: allowed rows among the `done.breadth` nearest that the graph returned. rank: place of the k-th
-    of them among all that it returned, from 1; unused when found < k.
+    places: where, among the `done.breadth` nearest that the graph returned, allowed rows stood, from 0;
+    None: everywhere.
     """
+    if places is None:
+        return None
+    found = len(places)
     if found >= k:
+        rank = int(places[k - 1]) + 1
+        if rank <= done.rank:
+            return None
         # Neighbours far down a list are missed more often than the first, and a table of recall@k counts
         # both: what hides more rows than its share makes the wanted ones the far end of the list.
-        rank += max(0, rank - math.ceil(k * ground.rows / allowed)) // 2
+        rank += max(0, rank - math.ceil(k * ground.rows / allowed)) // 3
         needed = ground.table.ef_for(rank)
         if needed is not None and needed <= done.breadth * _ENOUGH:
             return None
         return _cheaper(ground, allowed, rank)
     if found * 4 < k:
         return _SCAN  # too few to guess from; the region is mostly hidden
-    return _cheaper(ground, allowed, math.ceil(1.5 * k * done.breadth / found))
+    # As dense as behind the first: rows hidden because they are near stand before it.
+    first = int(places[0])
+    return _cheaper(ground, allowed, math.ceil(first + _GUESSED * k * (done.breadth - first) / found))
 
 
 def _cheaper(ground: Ground, allowed: int, rank: int) -> Plan:
@@ -90,4 +108,6 @@ def _cheaper(ground: Ground, allowed: int, rank: int) -> Plan:
     if ef is None or ef >= ground.rows:
         return _SCAN
     scan_us = ground.calibration.scan_us_at(allowed / ground.rows)
-    return _SCAN if ground.calibration.graph_us(ef) >= scan_us else Plan("graph", ef)
+    if ground.calibration.graph_us(ef) >= scan_us:
+        return _SCAN
+    return Plan("graph", ef, rank + rank // 8)

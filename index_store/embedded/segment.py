@@ -6,9 +6,8 @@ Rows are numbered 0..rows-1 for good; which of them may be returned is the calle
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +41,10 @@ GRAPH_FILE = "graph.faiss"
 Found: TypeAlias = tuple[Rows, Distances]
 """Rows and their exact distances, by (distance, id)."""
 
+_PLANS_KEPT = 256
+
+_BIT = np.left_shift(1, np.arange(8)).astype(np.uint8)
+
 _FEW = 48
 """Rows beyond k that are scored in float64 at once, rather than sifted in float32 before."""
 
@@ -49,8 +52,7 @@ _NOISE_MARGIN = 6.0
 """Candidates within so many standard deviations of the engine's rounding of the k-th are scored again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Want:
+class Want(NamedTuple):
     """One question to a segment. allowed_count: bits set in `allowed`, the segment's rows if None.
     exact: no row may be missed. ef: breadth of the graph instead of the planned one, never repeated; for
     measurements."""
@@ -90,6 +92,7 @@ class Segment:
         gather = 0 if self._metric == "cosine" else int(facts.rows * GATHER_SHARE)
         table = facts.calibration.ef_table(facts.target)
         self._ground = Ground(facts.rows, facts.calibration, table, max(GATHER_ROWS, gather))
+        self._plans: dict[tuple[int, int], Plan] = {}
         self._slack = max(_NOISE_MARGIN * facts.calibration.noise, 1e-6)
 
     @classmethod
@@ -137,22 +140,27 @@ class Segment:
         k: int,
         allowed: Bitmap | None,
         *,
+        allowed_count: int | None = None,
         exact: bool = False,
         ef: int | None = None,
     ) -> Found:
         """Return the nearest min(k, allowed) rows with their exact distances, by (distance, id).
 
-        query: (dim,) float32, finite. allowed: None for all rows. exact: certainly the true answer; else
-        recall is what the calibration promises. ef: breadth of the graph for measurements.
+        query: (dim,) float32, finite. allowed: None for all rows. allowed_count: bits set in `allowed`, for
+        who knows it. exact: certainly the true answer; else recall is what the calibration promises. ef:
+        breadth of the graph for measurements.
         """
-        count = self.rows if allowed is None else count_allowed(allowed)
+        count = allowed_count
+        if count is None:
+            count = self.rows if allowed is None else count_allowed(allowed)
         k = min(k, count)
         if k <= 0:
             return np.empty(0, np.int64), np.empty(0, np.float64)
         want = Want(query, k, None if count == self.rows else allowed, count, exact, ef)
-        plan = Plan("scan") if exact else self.plan(count, k)
         if ef is not None and self._graph is not None:
             plan = Plan("graph", ef)
+        else:
+            plan = Plan("scan") if exact else self.plan(count, k)
         if plan.way == "graph":
             found = self._by_graph(want, plan)
             if found is not None:
@@ -163,23 +171,27 @@ class Segment:
 
     def plan(self, allowed_count: int, k: int) -> Plan:
         """Return how `candidates` would begin; 1 <= k <= allowed_count."""
-        return first_plan(self._ground, allowed_count, k)
+        plan = self._plans.get((allowed_count, k))
+        if plan is None:
+            if len(self._plans) >= _PLANS_KEPT:
+                self._plans = {}  # two threads that both do this lose nothing
+            plan = self._plans[allowed_count, k] = first_plan(self._ground, allowed_count, k)
+        return plan
 
     def _by_graph(self, want: Want, plan: Plan) -> Found | None:
         """The answer by links, or None when a scan must give it: too few found, or a tie at the end."""
         assert self._graph is not None
         for _ in range(GRAPH_TRIES):
             rows, engine = self._graph.knn(want.query, plan.breadth, allowed=None, ef=plan.breadth)
-            rank = want.k if len(rows) >= want.k else 0
+            places = None
             if want.allowed is not None:
                 places = _places_allowed(rows, want.allowed)
-                rank = int(places[want.k - 1]) + 1 if len(places) >= want.k else 0
                 rows, engine = rows[places], engine[places]
-            if want.ef is not None and rank:
-                return self._near(want, rows, engine)
-            again = next_plan(self._ground, plan, want.allowed_count, want.k, len(rows), rank)
+            again = None
+            if want.ef is None or len(rows) < want.k:
+                again = next_plan(self._ground, plan, want.allowed_count, want.k, places)
             if again is None:
-                return self._near(want, rows, engine)
+                return self._near(want, rows, engine) if len(rows) >= want.k else None
             if again.way != "graph":
                 return None
             plan = again
@@ -252,4 +264,6 @@ def _map_vectors(path: Path, rows: int, dim: int) -> Matrix:
 
 def _places_allowed(rows: Rows, allowed: Bitmap) -> npt.NDArray[np.int64]:
     """The places in `rows` whose row may be returned, in order."""
-    return np.flatnonzero((allowed[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1)
+    bits = allowed[rows >> 3]
+    bits &= _BIT[rows & 7]
+    return bits.nonzero()[0]

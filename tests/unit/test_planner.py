@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from index_store.ann.calibrate import Calibration, EfTable, Point
@@ -56,21 +58,38 @@ def test_the_graph_is_left_where_a_scan_costs_less() -> None:
     assert first_plan(SCAN_ONLY, ROWS, 10) == Plan("scan")
 
 
+def _places(found: int, last: int) -> npt.NDArray[np.int64]:
+    """Where `found` allowed rows stand when they come without a gap and the last of them stands at `last`."""
+    return np.arange(last - found + 1, last + 1)
+
+
 def test_an_answer_stands_when_hidden_rows_are_where_they_were_expected() -> None:
     plan = first_plan(GROUND, 70_000, 25)
-    assert next_plan(GROUND, plan, 70_000, 25, found=100, rank=36) is None
+    assert next_plan(GROUND, plan, ROWS, 25, None) is None
+    assert next_plan(GROUND, plan, 70_000, 25, np.arange(100) * 36 // 25) is None
 
 
 def test_hidden_neighbours_widen_the_search_or_turn_it_into_a_scan() -> None:
     plan = first_plan(GROUND, ROWS - 100, 25)
-    wider = next_plan(GROUND, plan, ROWS - 100, 25, found=28, rank=100)
+    wider = next_plan(GROUND, plan, ROWS - 100, 25, _places(25, 99))
     assert wider is not None and wider.way == "graph" and wider.breadth > 2 * plan.breadth
-    assert next_plan(GROUND, plan, ROWS - 1000, 25, found=26, rank=900) == Plan("scan")
+    assert next_plan(GROUND, plan, ROWS - 1000, 25, _places(25, 899)) == Plan("scan")
+
+
+def test_a_rank_is_guessed_from_where_the_few_found_stand() -> None:
+    """The same number found: hidden rows in one lump before them push the rest less far out than rows
+    hidden everywhere."""
+    plan = first_plan(GROUND, ROWS - 100, 25)
+    lump = next_plan(GROUND, plan, ROWS - 100, 25, _places(18, plan.breadth - 1))
+    spread = next_plan(GROUND, plan, ROWS - 100, 25, np.arange(18) * (plan.breadth // 18))
+    assert lump is not None and spread is not None
+    assert lump.way == spread.way == "graph" and plan.breadth < lump.breadth < spread.breadth
 
 
 def test_too_few_found_never_stands() -> None:
     plan = first_plan(GROUND, 60_000, 25)
     for found in range(25):
-        again = next_plan(GROUND, plan, 60_000, 25, found=found, rank=0)
-        assert again is not None
-        assert again.way == "scan" or again.breadth > plan.breadth
+        for places in (_places(found, plan.breadth - 1), np.arange(found) * 3):
+            again = next_plan(GROUND, plan, 60_000, 25, places)
+            assert again is not None
+            assert again.way == "scan" or again.breadth > plan.breadth
