@@ -26,7 +26,7 @@ BUILT_IN = """
 id_type = "int64"
 modality = "text"
 dim = 384
-text_template = "{title}: {description} {ingredients}"
+text_template = "{title}: {description}. 재료: {ingredients}"
 [collections.recipes.source.vectors]
 table = '"RECIPE_VECTOR_TABLE"'
 key = '"VECTOR_ID"'

@@ -118,7 +118,7 @@ def _builtin(settings: Settings) -> tuple[Collection, ...]:
         dim=384,
         metric="l2",
         model=settings.text_model or PRODUCTION_TEXT_MODEL,
-        text_template="{title}: {description} {ingredients}",
+        text_template="{title}: {description}. 재료: {ingredients}",
     )
     products = Collection(
         name="products",

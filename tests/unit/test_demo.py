@@ -119,7 +119,7 @@ class RecordingIngester:
 
 
 RECIPES = Collection(
-    "recipes", id_field="recipe_id", text_template="{title}: {description} {ingredients}", model="m"
+    "recipes", id_field="recipe_id", text_template="{title}: {description}. 재료: {ingredients}", model="m"
 )
 PRODUCTS = Collection(
     "products", id_field="product_id", id_type="string", modality="image", dim=512, model="m"
