@@ -264,6 +264,7 @@ def _map_vectors(path: Path, rows: int, dim: int) -> Matrix:
 
 def _places_allowed(rows: Rows, allowed: Bitmap) -> npt.NDArray[np.int64]:
     """The places in `rows` whose row may be returned, in order."""
-    bits = allowed[rows >> 3]
+    bits: Bitmap = allowed[rows >> 3]
     bits &= _BIT[rows & 7]
-    return bits.nonzero()[0]
+    places: npt.NDArray[np.int64] = bits.nonzero()[0]
+    return places
