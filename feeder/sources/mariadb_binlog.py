@@ -237,7 +237,7 @@ class _Reader:
         return BinLogStreamReader(
             connection_settings={
                 "host": database.host, "port": database.port, "user": database.user,
-                "passwd": database.password, "charset": "utf8mb4",
+                "password": database.password, "charset": "utf8mb4",
                 "connect_timeout": CONNECT_SECONDS, "read_timeout": self._names.silence_s,
             },
             server_id=self._names.server_id,
