@@ -1,34 +1,106 @@
-"""`python -m index_store check|stats DIR`: look at a data directory without a service."""
+"""`python -m index_store check|stats|maintain|rebuild|backup|restore`: look after a data directory.
+
+check DIR            read everything and say what is wrong; changes nothing
+stats DIR            what it holds, in numbers
+maintain DIR         seal, merge and scrub beside the workers until stopped
+rebuild DIR          make all segments again out of the stores
+backup DIR TARGET    a hot copy of all stores
+restore TARGET DIR   put a backup into an empty data directory
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from index_store.embedded.backup import backup_data, restore_data
 from index_store.embedded.check import check, collection_directories
+from index_store.embedded.maintenance import Maintenance, be_modest
 from index_store.embedded.stats import stats
+from index_store.errors import IndexStoreError
+
+_PASSIVE = "OMP_WAIT_POLICY"
 
 
 def main(arguments: Sequence[str]) -> int:
     """0 when all is well, 1 when something is wrong, 2 when there is nothing to look at."""
-    parser = argparse.ArgumentParser(prog="python -m index_store", description=__doc__)
-    parser.add_argument("command", choices=("check", "stats"))
-    parser.add_argument("data_dir", type=Path)
+    parser = argparse.ArgumentParser(
+        prog="python -m index_store",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("check", "stats", "maintain", "rebuild"):
+        command = commands.add_parser(name)
+        command.add_argument("data_dir", type=Path)
+        if name == "maintain":
+            command.add_argument(
+                "--with-parent", action="store_true", help="end when the parent process ends"
+            )
+    command = commands.add_parser("backup")
+    command.add_argument("data_dir", type=Path)
+    command.add_argument("target", type=Path)
+    command = commands.add_parser("restore")
+    command.add_argument("target", type=Path)
+    command.add_argument("data_dir", type=Path)
     asked = parser.parse_args(arguments)
+    try:
+        return _run(asked)
+    except (IndexStoreError, OSError) as exc:
+        print(exc, file=sys.stderr)
+        return 1
+
+
+def _run(asked: argparse.Namespace) -> int:
+    if asked.command == "maintain":
+        return _maintain(asked.data_dir, asked.with_parent)
+    if asked.command == "restore":
+        print("restored " + ", ".join(restore_data(asked.target, asked.data_dir)))
+        return 0
     if not collection_directories(asked.data_dir):
         print(f"{asked.data_dir} holds no collections", file=sys.stderr)
         return 2
     if asked.command == "stats":
         print(json.dumps(stats(asked.data_dir), indent=1, ensure_ascii=False))
-        return 0
-    problems = check(asked.data_dir)
-    for problem in problems:
-        print(problem)
-    print("sound" if not problems else f"{len(problems)} problems")
-    return 1 if problems else 0
+    elif asked.command == "backup":
+        print(json.dumps(dict(backup_data(asked.data_dir, asked.target).facts["seqs"]), indent=1))
+    elif asked.command == "rebuild":
+        if not Maintenance(asked.data_dir, progress=_show).rebuild():
+            print("another process is maintaining this directory; stop it first", file=sys.stderr)
+            return 1
+    else:
+        problems = check(asked.data_dir)
+        for problem in problems:
+            print(problem)
+        print("sound" if not problems else f"{len(problems)} problems")
+        return 1 if problems else 0
+    return 0
+
+
+def _show(step: str, share: float) -> None:
+    if step != "rows":
+        print(f"{step} {share:.0%}", file=sys.stderr)
+
+
+def _maintain(data_dir: Path, with_parent: bool) -> int:
+    if os.environ.get(_PASSIVE) != "passive":
+        # OpenMP reads it when it is loaded: threads that wait must not spin beside the workers.
+        os.environ[_PASSIVE] = "passive"
+        extra = ["--with-parent"] if with_parent else []
+        os.execv(sys.executable, [sys.executable, "-m", "index_store", "maintain", str(data_dir), *extra])
+    be_modest()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    parent = os.getppid()
+    Maintenance(data_dir).run_forever(stop, lambda: not with_parent or os.getppid() == parent)
+    return 0
 
 
 if __name__ == "__main__":

@@ -66,6 +66,8 @@ class Vectors:
 
     def take(self, rows: npt.NDArray[np.int64]) -> Vector:
         """A copy of these rows, in order."""
+        if len(self._blocks) == 1:
+            return self._blocks[0][rows]
         out = np.empty((len(rows), self._dim), dtype=np.float32)
         numbers = rows // BLOCK_ROWS
         for number in np.unique(numbers):

@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from index_store.embedded.bits import holds
 from index_store.embedded.pointer import BACKUP_FILE, POINTER_FILE, Pointer, decode, read_pointer
+from index_store.embedded.sealed import Base
+from index_store.embedded.snapshots import SNAPSHOTS, open_snapshot, registered_in
 from index_store.errors import StoreDamaged
 from index_store.storage import digest
 from index_store.storage.digest import ShareHasher
@@ -61,6 +64,8 @@ def _check_collection(directory: Path) -> Iterator[str]:
             yield from (f"{path}: {problem}" for problem in check_store(path, member.embedding_version))
         except sqlite3.Error as exc:
             yield f"{path}: {exc}"
+            continue
+        yield from check_snapshots(directory / member.name)
 
 
 def _check_pointer_files(directory: Path, pointer: Pointer) -> Iterator[str]:
@@ -72,6 +77,47 @@ def _check_pointer_files(directory: Path, pointer: Pointer) -> Iterator[str]:
             decode((directory / name).read_bytes())
         except (OSError, ValueError) as exc:
             yield f"{directory / name}: {exc}"
+
+
+def check_snapshots(directory: Path) -> Iterator[str]:
+    """What is wrong with the published snapshots of one generation. A registered one that is not there is
+    sound: the store is read instead."""
+    try:
+        owner, entries = registered_in(directory, connect_sqlite)
+    except StoreDamaged as exc:
+        yield str(exc)
+        return
+    for entry in entries:
+        if not (directory / SNAPSHOTS / entry.name).is_dir():
+            continue
+        try:
+            base = open_snapshot(directory, owner, entry, {}, trusts=False, sets_aside=False)
+            missing = _missing_rows(directory, base)
+        except (StoreDamaged, OSError) as exc:
+            yield str(exc)
+            continue
+        if missing:
+            yield f"{directory / SNAPSHOTS / entry.name} lacks {missing} live rows or holds them twice"
+
+
+def _missing_rows(directory: Path, base: Base) -> int:
+    """Rows of the store, unchanged since the snapshot, that are not live in exactly one of its segments."""
+    connection = connect_sqlite(directory / STORE_FILE)
+    try:
+        found = connection.execute(
+            "SELECT id, seq FROM item WHERE deleted=0 AND active=1 AND vector IS NOT NULL AND seq<=?",
+            (base.seq,),
+        ).fetchall()
+    finally:
+        connection.close()
+    ids, seqs = [row[0] for row in found], np.array([row[1] for row in found], dtype=np.int64)
+    times = np.zeros(len(ids), dtype=np.int64)
+    for one, live in zip(base.sealed, base.live, strict=True):
+        rows = one.segment.rows_of(ids)
+        known = np.flatnonzero(rows >= 0)
+        known = known[holds(live, rows[known])]
+        times[known] += one.segment.seqs[rows[known]] == seqs[known]
+    return int(np.count_nonzero(times != 1))
 
 
 def check_store(path: Path, embedding_version: str) -> Iterator[str]:

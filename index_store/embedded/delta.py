@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from index_store.ann.topk import rescore
 from index_store.embedded import distances
-from index_store.embedded.arrays import Column, Vectors
+from index_store.embedded.arrays import BLOCK_ROWS, Column, Vectors
+from index_store.embedded.coded import CodedRows, coded_rows
 from index_store.embedded.columns import MetadataColumns
 from index_store.embedded.filters import Mask
 from index_store.embedded.keys import KeyIndex, Keys, RowNumbers, keys_of
@@ -23,7 +24,10 @@ from index_store.storage.rows import Row
 from index_store.types import CollectionSpec, Id, Metric, Vector
 
 NEVER = np.iinfo(np.int64).max
-_GATHER_ROWS = 1024
+_GATHER_ROWS = 64
+_RESCORED_ROWS = 128
+_UNCODED_ROWS = 1024
+"""So many rows are scanned as they are; at 2,500 rows of 384 they outgrow the processor's own cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ class Delta:
         self.dead = Column(np.int64(NEVER))
         self._names: list[str] = []
         self._texts: list[str | None] = []
+        self._coded: tuple[CodedRows, ...] = ()
         self._columns = MetadataColumns()
         self.masks = FilterMasks(self._columns)
 
@@ -80,6 +85,18 @@ class Delta:
         self._texts.extend(texts)
         self._columns.append(start, texts)
         self._vectors.append(vectors)
+        self._encode()
+
+    def _encode(self) -> None:
+        """Make codes once enough rows wait for them. The last, unfinished block is coded again as a whole."""
+        done = self._coded[-1].stop if self._coded else 0
+        if self.rows - done <= _UNCODED_ROWS:
+            return
+        coded = [one for one in self._coded if one.stop - one.start == BLOCK_ROWS]
+        for start, block in self._vectors.blocks(self.rows):
+            if start >= len(coded) * BLOCK_ROWS:
+                coded.append(coded_rows(start, block, self._spec.metric))
+        self._coded = tuple(coded)
 
     def bury(self, rows: RowNumbers, seq: npt.NDArray[np.int64]) -> None:
         """These rows end at these seqs."""
@@ -138,24 +155,48 @@ class Delta:
 
         query: (dim,) float32. allowed: (count,) bool over the rows that the caller sees.
         """
-        rows = np.flatnonzero(allowed)
-        if len(rows) > max(_GATHER_ROWS, k):
-            rows = self._prune(query, k, allowed, rows, after)
+        coded = self._coded if after is None else ()
+        done = min(coded[-1].stop, len(allowed)) if coded else 0
+        parts = [one.near(query, k, allowed) for one in coded if one.start < len(allowed)]
+        found = [self._near(query, k, np.concatenate(parts), None)] if parts else []
+        rest = np.flatnonzero(allowed[done:]) + done
+        if len(rest) > max(_GATHER_ROWS, k):
+            rest = self._prune(query, k, rest, done, len(allowed), after)
+        rows = np.concatenate([*found, rest]) if found else rest
         return self._rescore(query, rows, after).first(k)
 
+    def _near(self, query: Vector, k: int, rows: RowNumbers, after: Place | None) -> RowNumbers:
+        """Those of a few rows that may be among the k nearest."""
+        if len(rows) <= max(_RESCORED_ROWS, k):
+            return rows
+        lengths = self._lengths.data[rows]
+        values = distances.rough(self._spec.metric, query, self._vectors.take(rows), lengths)
+        return self._within(query, k, rows, values, after)
+
     def _prune(
-        self, query: Vector, k: int, allowed: Mask, rows: RowNumbers, after: Place | None
+        self, query: Vector, k: int, rows: RowNumbers, start: int, stop: int, after: Place | None
+    ) -> RowNumbers:
+        """Those of many rows between start and stop that may be among the k nearest."""
+        values = np.empty(stop - start, dtype=np.float32)
+        lengths = self._lengths.data
+        for first, block in self._vectors.blocks(stop):
+            last = first + len(block)
+            if last <= start:
+                continue
+            begin = max(first, start)
+            some = block[begin - first :]
+            values[begin - start : last - start] = distances.rough(
+                self._spec.metric, query, some, lengths[begin:last]
+            )
+        return self._within(query, k, rows, values[rows - start], after)
+
+    def _within(
+        self, query: Vector, k: int, rows: RowNumbers, values: Vector, after: Place | None
     ) -> RowNumbers:
         """Drop the rows that are surely not among the k nearest, by float32 values of bounded error."""
         metric: Metric = self._spec.metric
-        values = np.empty(len(allowed), dtype=np.float32)
-        lengths = self._lengths.data
-        for start, block in self._vectors.blocks(len(allowed)):
-            stop = start + len(block)
-            values[start:stop] = distances.rough(metric, query, block, lengths[start:stop])
         query_length = float(distances.norms(query[None, :])[0])
         error = distances.rough_error(metric, self._spec.dim, query_length, self._length_max)
-        values = values[rows]
         if after is not None:
             edge = distances.rough_of(metric, after.distance, query_length)
             beyond = values.astype(np.float64) >= edge - 2 * error

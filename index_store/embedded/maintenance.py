@@ -43,6 +43,10 @@ _BYTES_A_NUMBER = 10
 Stop: TypeAlias = threading.Event
 
 
+class Stopped(Exception):
+    """A build was left because the process is to end."""
+
+
 @dataclass(frozen=True, slots=True)
 class MaintenanceLimits:
     """seal_rows: changes since the newest snapshot that make the next one. segments_max: more are merged.
@@ -104,18 +108,30 @@ class Maintenance:
         self._free = free
         self._step = step
         self._clock = clock
-        self._shop = Workshop(connect, self._limits.build, clock, progress, step)
+        self._progress = progress
+        self._may_go_on: Callable[[], bool] = lambda: True
+        self._shop = Workshop(connect, self._limits.build, clock, self._report, step)
         self._bases: dict[Path, Base] = {}
         self._scrubs: dict[Path, Scrub] = {}
         self._scrub_at: dict[Path, float] = {}
 
     def run_forever(self, stop: Stop, may_go_on: Callable[[], bool] = lambda: True) -> None:
         """Work whenever this process is the elected one, until `stop` is set or `may_go_on` says no."""
+        self._may_go_on = lambda: not stop.is_set() and may_go_on()
         with self._elected() as is_elected:
-            while not stop.is_set() and may_go_on():
-                if is_elected():
-                    self._look_after_all()
+            while self._may_go_on():
+                try:
+                    if is_elected():
+                        self._look_after_all()
+                except Stopped:
+                    log.info("maintenance_stopped")
                 stop.wait(self._limits.pause_s)
+
+    def _report(self, step: str, share: float) -> None:
+        """A build may take minutes: it is left, and nothing of it kept, when the process is to end."""
+        if not self._may_go_on():
+            raise Stopped
+        self._progress(step, share)
 
     def run_once(self) -> bool:
         """One look at every generation; False when another process is at it."""

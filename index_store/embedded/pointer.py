@@ -107,12 +107,12 @@ def read_pointer(directory: Path) -> Pointer:
 
 def write_pointer(directory: Path, pointer: Pointer) -> None:
     """The one rename that moves a collection. Raises OSError."""
-    content = _encoded(pointer)
+    content = encode(pointer)
     publish(directory / POINTER_FILE, content)
     publish(directory / BACKUP_FILE, content)
 
 
-def _encoded(pointer: Pointer) -> bytes:
+def encode(pointer: Pointer) -> bytes:
     roles = {"current": pointer.current, "next": pointer.next, "former": pointer.former}
     body = {
         "format_version": FORMAT_VERSION,

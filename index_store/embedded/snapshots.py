@@ -98,7 +98,14 @@ def open_newest(
     return None
 
 
-def open_snapshot(directory: Path, owner: Owner, entry: Registered, known: Known, trusts: bool) -> Base:
+def open_snapshot(
+    directory: Path,
+    owner: Owner,
+    entry: Registered,
+    known: Known,
+    trusts: bool,
+    sets_aside: bool = True,
+) -> Base:
     """Raises StoreDamaged, and sets aside the segment whose files do not match. Raises OSError."""
     path = directory / SNAPSHOTS / entry.name
     manifest = read_manifest(path)
@@ -109,12 +116,14 @@ def open_snapshot(directory: Path, owner: Owner, entry: Registered, known: Known
     stated = (facts.get("store_uuid"), facts.get("embedding_version"), facts.get("seq"))
     if stated != (owner.store_uuid, owner.embedding_version, entry.seq):
         raise StoreDamaged(f"{path} belongs to another store")
-    sealed = tuple(_open_one(directory, owner, one, known, trusts) for one in facts["segments"])
+    sealed = tuple(_open_one(directory, owner, one, known, trusts, sets_aside) for one in facts["segments"])
     live = tuple(_read_live(path, place, one.segment.rows) for place, one in enumerate(sealed))
     return Base(entry.name, entry.seq, sealed, live)
 
 
-def _open_one(directory: Path, owner: Owner, stated: Mapping[str, Any], known: Known, trusts: bool) -> Sealed:
+def _open_one(
+    directory: Path, owner: Owner, stated: Mapping[str, Any], known: Known, trusts: bool, sets_aside: bool
+) -> Sealed:
     name, sha256 = str(stated["name"]), str(stated["sha256"])
     found = known.get((name, sha256))
     if found is not None:
@@ -131,7 +140,8 @@ def _open_one(directory: Path, owner: Owner, stated: Mapping[str, Any], known: K
         if its != owner:
             raise StoreDamaged(f"{path} belongs to another store")
     except (StoreDamaged, OSError):
-        set_aside(path)
+        if sets_aside:
+            set_aside(path)
         raise
     return sealed
 

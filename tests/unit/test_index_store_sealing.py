@@ -1,27 +1,35 @@
-"""Sealed generations: what a snapshot holds, how it is swapped in, and what happens when it is damaged."""
+"""Sealed generations: what a snapshot holds, how it is swapped in, and when the next one is made."""
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from index_store.ann.topk import rescore
 from index_store.embedded.check import check
 from index_store.embedded.engine import EmbeddedIndex
 from index_store.embedded.maintenance import Maintenance, MaintenanceLimits, Shape, segments_kept
 from index_store.errors import PageExpired
-from index_store.types import CollectionSpec, Id, ItemDelete, ItemWrite, SearchRequest, Vector, WriteBatch
+from index_store.types import ItemDelete, ItemWrite, SearchRequest, WriteBatch
 from tests.reference_index import ReferenceIndex
-
-SEED = 12_007
-DIM = 16
-SPECS = [CollectionSpec("numbers", "int64", DIM, "l2"), CollectionSpec("names", "string", DIM, "cosine")]
-SMALL = MaintenanceLimits(seal_rows=1, pause_s=0.01, disk_reserve_bytes=0)
+from tests.sealing import (
+    SMALL,
+    SPECS,
+    assert_same,
+    base_of,
+    batch,
+    generation_of,
+    named,
+    opened,
+    sealed,
+    snapshots_of,
+    until,
+    vectors,
+)
 
 
 @pytest.fixture
@@ -32,73 +40,6 @@ def index(tmp_path: Path) -> Iterator[EmbeddedIndex]:
     yield found
     found.close()
     assert check(tmp_path) == []
-
-
-def opened(data_dir: Path) -> EmbeddedIndex:
-    found = EmbeddedIndex(data_dir, SPECS)
-    found.open()
-    return found
-
-
-def sealed(data_dir: Path, limits: MaintenanceLimits = SMALL, **more: Any) -> None:
-    assert Maintenance(data_dir, limits=limits, **more).run_once()
-
-
-def vectors(count: int, seed: int = SEED) -> Vector:
-    return np.random.default_rng(seed).standard_normal((count, DIM)).astype(np.float32)
-
-
-def named(collection: str, number: int) -> Id:
-    return number if collection == "numbers" else f"상품-{number}"
-
-
-def batch(collection: str, numbers: range, data: Vector) -> WriteBatch:
-    items = [
-        ItemWrite(named(collection, n), v, metadata={"shade": n % 7, "name": f"n{n}"} if n % 5 else None)
-        for n, v in zip(numbers, data, strict=True)
-    ]
-    return WriteBatch(items, (), "v1")
-
-
-def snapshots_of(index_dir: Path, collection: str = "numbers", folder: str = "snapshots") -> list[Path]:
-    return sorted((index_dir / "collections" / collection / "g000001" / folder).glob("*"))
-
-
-def until(is_so: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not come about"
-        threading.Event().wait(0.005)
-
-
-def base_of(index: EmbeddedIndex, collection: str = "numbers") -> str:
-    with index._collection(collection).members() as members:
-        assert members.current is not None
-        return members.current.refresh().base
-
-
-def assert_same(index: EmbeddedIndex, reference: ReferenceIndex, collection: str, seed: int) -> None:
-    """Plain, filtered, excluding, deep and paged searches give what a dictionary gives."""
-    random = np.random.default_rng(seed)
-    for query in vectors(4, seed):
-        excluded = [named(collection, n) for n in random.integers(0, 900, 40).tolist()]
-        for request in (
-            SearchRequest(query, 10, with_metadata=True, exact=True),
-            SearchRequest(query, 10, excluded, {"shade": {"$in": [1, 2]}}, with_vectors=True, exact=True),
-            SearchRequest(query, 2000, excluded, exact=True),
-            SearchRequest(query, 7, filter={"name": "n8"}, with_metadata=True),
-            SearchRequest(query, 5, offset=11, max_distance=4.0, exact=True),
-        ):
-            mine = index.search(collection, [request])[0]
-            theirs = reference.search(collection, [request])[0]
-            assert [hit.id for hit in mine.hits] == [hit.id for hit in theirs.hits]
-            assert [hit.metadata for hit in mine.hits] == [hit.metadata for hit in theirs.hits]
-            assert np.allclose([h.distance for h in mine.hits], [h.distance for h in theirs.hits], atol=1e-9)
-            assert mine.exhausted == theirs.exhausted
-            for mine_hit, their_hit in zip(mine.hits, theirs.hits, strict=True):
-                assert (mine_hit.vector is None) == (their_hit.vector is None)
-                if mine_hit.vector is not None:
-                    assert np.array_equal(mine_hit.vector, their_hit.vector)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("collection", ["numbers", "names"])
@@ -135,3 +76,154 @@ def test_sealed_rows_delta_and_tombstones_answer_like_a_dictionary(
     assert_same(other, reference, collection, 9)
     other.close()
     assert len(snapshots_of(tmp_path, collection)) == 2
+
+
+def test_pages_go_on_across_a_swap_and_expire_with_the_snapshot_before(tmp_path: Path) -> None:
+    now = [0.0]
+    index = EmbeddedIndex(tmp_path, SPECS, clock=lambda: now[0])
+    index.open()
+    index.advance("numbers", "begin", "v1")
+    data = vectors(400)
+    index.write("numbers", batch("numbers", range(400), data))
+    everything = [hit.id for hit in index.search("numbers", [SearchRequest(data[0], 400)])[0].hits]
+    first = index.search("numbers", [SearchRequest(data[0], 50)])[0]
+    index.write("numbers", WriteBatch(deletes=[ItemDelete(everything[60])]))
+    index.write("numbers", batch("numbers", range(1000, 1001), data[:1]))
+    sealed(tmp_path)
+    now[0] += 1
+    index.search("numbers", [SearchRequest(data[0], 1)])
+    generation_of(index)._opener.join()  # type: ignore[union-attr]
+    assert base_of(index) != ""
+    index.write("numbers", WriteBatch(deletes=[ItemDelete(everything[61])]))
+    index.write("numbers", WriteBatch([ItemWrite(everything[62], data[0])], (), "v1"))  # it stays in place
+    second = index.search("numbers", [SearchRequest(data[0], 50, after=first.next_page)])[0]
+    assert [hit.id for hit in second.hits] == [i for i in everything[50:102] if i not in everything[60:62]]
+    fresh = index.search("numbers", [SearchRequest(data[0], 50)])[0]
+    index.write("numbers", WriteBatch(deletes=[ItemDelete(everything[70])]))
+    later = index.search("numbers", [SearchRequest(data[0], 400, after=fresh.next_page)])[0]
+    shown = [hit.id for hit in (*fresh.hits, *later.hits)]
+    assert sorted(map(int, shown)) == sorted(
+        [*(int(i) for i in everything if i not in (everything[60], everything[61], everything[70])), 1000]
+    )
+    now[0] += 120
+    with pytest.raises(PageExpired):
+        index.search("numbers", [SearchRequest(data[0], 50, after=first.next_page)])
+    index.close()
+
+
+def test_searches_go_on_while_snapshots_are_swapped(index: EmbeddedIndex, tmp_path: Path) -> None:
+    """Two threads search while rows change and snapshots of every kind come: every answer is whole."""
+    data = vectors(600)
+    index.write("numbers", batch("numbers", range(500), data[:500]))
+    problems: list[str] = []
+    stop = threading.Event()
+
+    def look(seed: int) -> None:
+        random = np.random.default_rng(seed)
+        while not stop.is_set():
+            query = data[random.integers(0, 500)]
+            try:
+                hits = index.search("numbers", [SearchRequest(query, 500, with_vectors=True)])[0].hits
+            except Exception as exc:
+                problems.append(repr(exc))
+                return
+            if len({hit.id for hit in hits}) != 500:
+                problems.append(f"{len(hits)} hits")
+            for hit in hits[:5]:
+                assert hit.vector is not None
+                if hit.distance != rescore(query, hit.vector[None, :], "l2")[0]:
+                    problems.append(f"{hit.id} is torn")
+
+    threads = [threading.Thread(target=look, args=(seed,)) for seed in range(2)]
+    for thread in threads:
+        thread.start()
+    bases = set()
+    for round_ in range(8):
+        index.write("numbers", batch("numbers", range(round_ * 40, round_ * 40 + 40), data[500:540]))
+        sealed(tmp_path, MaintenanceLimits(1, 2 + round_ % 3, 1e9 * (round_ % 2), disk_reserve_bytes=0))
+        newest = snapshots_of(tmp_path)[-1].name
+        until(lambda newest=newest: base_of(index) == newest)  # type: ignore[misc]
+        bases.add(newest)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert problems == [] and len(bases) == 8
+
+
+def test_when_the_next_snapshot_is_due() -> None:
+    limits = MaintenanceLimits(seal_rows=100, segments_max=4, waste_share=0.2)
+
+    def kept(rows: tuple[int, ...], dead: int, changes: int, is_damaged: bool = False) -> int | None:
+        return segments_kept(Shape(rows, dead, changes, is_damaged), limits)
+
+    assert kept((), 0, 99) is None
+    assert kept((), 0, 100) == 0
+    assert kept((10_000,), 0, 99) is None
+    assert kept((10_000,), 0, 100) == 1
+    assert kept((10_000, 100, 100), 0, 100) == 3
+    assert kept((10_000, 100, 100, 100), 0, 100) == 1  # the small ones are merged
+    assert kept((10_000, 100), 1800, 101) == 0  # more than a fifth of the first is waste
+    assert kept((), 0, 0, is_damaged=True) is None
+    assert kept((), 0, 1, is_damaged=True) == 0
+    assert kept((10_000,), 0, 1, is_damaged=True) == 1
+
+
+def test_one_process_maintains(index: EmbeddedIndex, tmp_path: Path) -> None:
+    index.write("numbers", batch("numbers", range(10), vectors(10)))
+    first, second = Maintenance(tmp_path, limits=SMALL), Maintenance(tmp_path, limits=SMALL)
+    stop, is_idle = threading.Event(), threading.Event()
+    thread = threading.Thread(target=first.run_forever, args=(stop, lambda: is_idle.set() or True))
+    thread.start()
+    until(lambda: len(snapshots_of(tmp_path)) == 1)
+    assert not second.run_once() and not second.rebuild()
+    stop.set()
+    thread.join()
+    assert second.run_once()
+
+
+def test_a_build_is_left_when_the_process_is_to_end(index: EmbeddedIndex, tmp_path: Path) -> None:
+    index.write("numbers", batch("numbers", range(10), vectors(10)))
+    stop = threading.Event()
+    maintenance = Maintenance(
+        tmp_path, limits=SMALL, step=lambda name: stop.set() if name == "segment_begun" else None
+    )
+    maintenance.run_forever(stop)
+    assert snapshots_of(tmp_path) == [] and snapshots_of(tmp_path, folder="segments") == []
+    assert Maintenance(tmp_path, limits=SMALL).run_once() and len(snapshots_of(tmp_path)) == 1
+
+
+def test_many_keys_and_odd_metadata_filter_alike(index: EmbeddedIndex, tmp_path: Path) -> None:
+    """Sealed and not, with and without a column of its own: rare keys, mixed kinds, lists, nothing."""
+    data = vectors(700)
+    values = [1, 1.0, True, "1", None, [1, "x"], {"a": 1}, "한글", -0.5]
+    items = [
+        ItemWrite(n, data[n], metadata={f"key{n}": n, "mixed": values[n % 9], "all": n} if n % 11 else None)
+        for n in range(700)
+    ]
+    index.write("numbers", WriteBatch(items, (), "v1"))
+    filters = [
+        {"key5": 5},
+        {"key699": {"$exists": True}},
+        {"mixed": 1},
+        {"mixed": True},
+        {"mixed": "1"},
+        {"mixed": {"$ne": None}},
+        {"mixed": {"$in": ["x", "한글"]}},
+        {"all": {"$gte": 650}},
+        {"nothing": {"$exists": False}},
+        {"$or": [{"key7": 7}, {"$not": {"all": {"$lt": 690}}}]},
+    ]
+
+    def answers() -> list[list[object]]:
+        requests = [SearchRequest(data[0], 700, filter=one) for one in filters]
+        return [[hit.id for hit in result.hits] for result in index.search("numbers", requests)]
+
+    before = answers()
+    assert all(before)
+    sealed(tmp_path)
+    until(lambda: base_of(index) != "")
+    assert answers() == before
+    assert answers() == before  # from the bitmaps kept
+    metadata = generation_of(index).refresh().segments[0].sealed.metadata
+    rows = np.arange(700)
+    assert sum(text is None for text in metadata.texts(rows)) == 64
