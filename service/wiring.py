@@ -39,12 +39,11 @@ log = logging.getLogger(__name__)
 
 _MODALITIES: tuple[Modality, ...] = ("text", "image")
 _PICTURES_A_BATCH = 16
-_NEW_PICTURES_A_BATCH = 4
-"""A picture's forward pass gains nothing from larger batches, and a query may have to wait for one."""
+"""A picture's forward pass gains nothing from larger batches."""
 _READERS = 4
 _FETCHERS = 8
 _STREAMS_MIN = 2
-"""With one, every query would wait for the documents that are being embedded."""
+"""One long forward pass must not hold up every other query."""
 
 
 BeforeServing: TypeAlias = Callable[[Ingester, Catalogue], Awaitable[object]]
@@ -108,7 +107,6 @@ class ModelLoader:
                 limits=LaneLimits(
                     streams=_streams(settings),
                     batch_items_max=min(settings.batch_size, _PICTURES_A_BATCH),
-                    document_weight_max=min(settings.batch_size, _NEW_PICTURES_A_BATCH),
                 ),
                 bytes_max=settings.image_bytes_max,
                 pixels_max=settings.image_pixels_max,

@@ -164,7 +164,7 @@ class ImageBatcher:
         self._lanes: Lanes[Pixels, FloatVector] = Lanes(
             "picture-model",
             self._embed,
-            limits or LaneLimits(batch_items_max=16, document_weight_max=4),
+            limits or LaneLimits(batch_items_max=16),
             clock,
         )
         self._decoders: Lanes[bytes, Pixels | InvalidImage] = Lanes(

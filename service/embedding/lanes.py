@@ -1,13 +1,17 @@
-"""Two bounded lanes of work before a few threads: queries go first, documents fill what is left.
+"""Two bounded lanes of work, queries and documents, each with threads of its own.
 
-A thread takes whatever has queued while it was busy, up to a budget, and never waits for more to come. Work
-whose caller has gone, or whose deadline has passed, is dropped before it costs anything. One failing item
-fails alone: its batch is done again item by item.
+A thread takes its share of whatever has queued while it was busy, up to a budget, and never waits for more to
+come. Documents use every core while no query comes; their threads have a lower priority, so that a query that
+comes takes a core away from them at once and costs what it costs on an idle machine. Work whose caller has
+gone, or whose deadline has passed, is dropped before it costs anything. One failing item fails alone: its
+batch is done again item by item.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,16 +25,18 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Lane: TypeAlias = Literal["query", "document"]
+LANES: tuple[Lane, ...] = ("query", "document")
+_DOCUMENTS_NICE = 10
+"""A tenth of a query's weight: enough to give way at once, and documents never stop altogether."""
 
 
 @dataclass(frozen=True, slots=True)
 class LaneLimits:
     """How much may wait and how much goes into one batch.
 
-    streams: threads that run batches. queries_max, documents_max: items that may wait; one document request
-    larger than documents_max is taken when nothing else waits. batch_items_max, batch_weight_max: bounds of a
-    batch of queries; a batch of documents has at most document_weight_max, kept small because a query may
-    have to wait for it. quiet_s: after so long without a query, documents may use every stream.
+    streams: threads of each lane. queries_max, documents_max: items that may wait; one document request
+    larger than documents_max is taken when nothing else waits. batch_items_max, batch_weight_max: bounds of
+    a batch.
     """
 
     streams: int = 2
@@ -38,8 +44,6 @@ class LaneLimits:
     documents_max: int = 10_000
     batch_items_max: int = 32
     batch_weight_max: int = 4096
-    document_weight_max: int = 1024
-    quiet_s: float = 1.0
 
 
 @dataclass(slots=True)
@@ -79,28 +83,30 @@ class Lanes(Generic[Item, Result]):
         self._clock = clock
         self._queries: deque[_Job[Item, Result]] = deque()
         self._documents: deque[_Job[Item, Result]] = deque()
-        self._wake = threading.Condition()
+        self._lock = threading.Lock()
+        self._wake = {lane: threading.Condition(self._lock) for lane in LANES}
         self._is_open = False
-        self._document_streams = 0
-        self._query_seen_at = -limits.quiet_s
         self._threads: list[threading.Thread] = []
         self.counters = LaneCounters()
 
     def start(self) -> None:
         self._is_open = True
-        for number in range(self._limits.streams):
-            thread = threading.Thread(target=self._work, name=f"{self._name}-{number}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        for lane in LANES:
+            for number in range(self._limits.streams):
+                name = f"{self._name}-{lane}-{number}"
+                thread = threading.Thread(target=self._work, args=(lane,), name=name, daemon=True)
+                thread.start()
+                self._threads.append(thread)
 
     def close(self) -> None:
         """Finish the running batches and refuse what still waits."""
-        with self._wake:
+        with self._lock:
             self._is_open = False
             waiting = [*self._queries, *self._documents]
             self._queries.clear()
             self._documents.clear()
-            self._wake.notify_all()
+            for wake in self._wake.values():
+                wake.notify_all()
         for job in waiting:
             if job.future.set_running_or_notify_cancel():
                 job.future.set_exception(Starting("The service is shutting down."))
@@ -125,62 +131,42 @@ class Lanes(Generic[Item, Result]):
             if lane == "query"
             else (self._documents, self._limits.documents_max)
         )
-        with self._wake:
+        with self._lock:
             if not self._is_open:
                 raise Starting(f"{self._name} is not running.")
             if len(queue) + len(jobs) > most and (queue or lane == "query"):
                 self.counters.refused += len(jobs)
                 raise Overloaded(f"{len(queue)} {lane} items are waiting for {self._name}, {most} may.")
             queue.extend(jobs)
-            if lane == "query":
-                self._query_seen_at = self._clock()
-            self._wake.notify(len(jobs))
+            self._wake[lane].notify(len(jobs))
         return [job.future for job in jobs]
 
-    def _work(self) -> None:
-        while True:
-            taken = self._next_batch()
-            if taken is None:
-                return
-            lane, jobs = taken
-            try:
-                self._do(lane, jobs)
-            finally:
-                if lane == "document":
-                    with self._wake:
-                        self._document_streams -= 1
-                        self._wake.notify()
+    def _work(self, lane: Lane) -> None:
+        if lane == "document":
+            _step_back()
+        while jobs := self._next_batch(lane):
+            self._do(lane, jobs)
 
-    def _next_batch(self) -> tuple[Lane, list[_Job[Item, Result]]] | None:
-        """Wait for work and return it; None when closed."""
-        limits = self._limits
-        with self._wake:
+    def _next_batch(self, lane: Lane) -> list[_Job[Item, Result]]:
+        """Wait for work and return it; nothing when closed."""
+        queue = self._queries if lane == "query" else self._documents
+        with self._lock:
             while self._is_open:
-                if self._queries:
-                    return "query", self._take(self._queries, limits.batch_weight_max)
-                if self._documents:
-                    wait_s = self._until_documents()
-                    if wait_s <= 0:
-                        self._document_streams += 1
-                        return "document", self._take(self._documents, limits.document_weight_max)
-                    self._wake.wait(wait_s)
-                else:
-                    self._wake.wait()
-        return None
+                if queue:
+                    return self._take(queue)
+                self._wake[lane].wait()
+        return []
 
-    def _until_documents(self) -> float:
-        """Return for how long this stream must stay free for queries; 0 or less: it may take documents."""
-        if self._document_streams < max(1, self._limits.streams - 1):
-            return 0.0
-        return self._query_seen_at + self._limits.quiet_s - self._clock()
-
-    def _take(self, queue: deque[_Job[Item, Result]], weight_max: int) -> list[_Job[Item, Result]]:
-        """Take from the front while the longest times the count stays within weight_max; one at least."""
+    def _take(self, queue: deque[_Job[Item, Result]]) -> list[_Job[Item, Result]]:
+        """Take a stream's share from the front while the longest times the count stays within the budget; one
+        at least."""
+        limits = self._limits
+        most = min(limits.batch_items_max, -(-len(queue) // limits.streams))
         jobs: list[_Job[Item, Result]] = []
         longest = 0
-        while queue and len(jobs) < self._limits.batch_items_max:
+        while queue and len(jobs) < most:
             longest = max(longest, queue[0].weight)
-            if jobs and longest * (len(jobs) + 1) > weight_max:
+            if jobs and longest * (len(jobs) + 1) > limits.batch_weight_max:
                 break
             jobs.append(queue.popleft())
         return jobs
@@ -219,3 +205,12 @@ class Lanes(Generic[Item, Result]):
 
 def _late(deadline_ms: float) -> str:
     return f"The model did not get to it within {deadline_ms:.0f} ms."
+
+
+def _step_back() -> None:
+    """Lower this thread's priority. Where a thread has none of its own, it shares the cores evenly."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        lowest = 19
+        now = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, min(lowest, now + _DOCUMENTS_NICE))

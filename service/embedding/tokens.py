@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -89,7 +90,10 @@ class UnigramTokenizer:
         self._known: dict[str, tuple[int, ...]] = {}
 
     def encode(self, texts: Sequence[str]) -> tuple[list[TokenIds], list[bool]]:
-        found = [self._pieces(text) for text in texts]
+        found = []
+        for text in texts:
+            found.append(self._pieces(text))
+            time.sleep(0)  # lets a query's thread and the event loop have the interpreter
         ids = [np.array([*self._head, *each[: self._most], *self._tail], np.int64) for each in found]
         return ids, [len(each) > self._most for each in found]
 

@@ -133,18 +133,20 @@ def test_when_every_caller_leaves_the_work_is_dropped() -> None:
     async def work(batcher: Batcher) -> None:
         busy = await started(batcher.embed_query("busy"), embedder, 1)
         gone = [asyncio.ensure_future(batcher.embed_query("탕")) for _ in range(2)]
+        bulky = await started(batcher.embed_documents(["z"]), embedder, 2)
         bulk = asyncio.ensure_future(batcher.embed_documents(["x", "y"]))
         await asyncio.sleep(0.01)
         for task in [*gone, bulk]:
             task.cancel()
         await asyncio.gather(*gone, bulk, return_exceptions=True)
         embedder.gate.set()
-        await busy
+        await asyncio.gather(busy, bulky)
         await batcher.embed_query("next")
+        await batcher.embed_documents(["last"])
         assert batcher.counters.dropped == 3
 
     run(embedder, work, limits=LaneLimits(streams=1))
-    assert embedder.asked == [("query", ["busy"]), ("query", ["next"])]
+    assert [texts for _, texts in embedder.asked] == [["busy"], ["z"], ["next"], ["last"]]
 
 
 def test_documents_come_back_in_order_and_say_what_was_cut() -> None:
