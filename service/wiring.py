@@ -179,6 +179,7 @@ def build(
             Role.ADMIN: settings.admin_api_key,
         }
     )
+    before = partial(before_serving, ingester, catalogue) if before_serving else None
     parts = Parts(
         desk=Desk(settings, catalogue, keys, encoders, index, readers),
         searcher=searcher,
@@ -190,11 +191,7 @@ def build(
         metrics=metrics,
         request_log=RequestLog(sys.stdout.buffer if _logs_requests() else None),
         is_open=lifecycle.is_open,
-        lifespan=_lifespan(
-            lifecycle,
-            waits=settings.workers > 1 or before_serving is not None,
-            before=partial(before_serving, ingester, catalogue) if before_serving else None,
-        ),
+        lifespan=_lifespan(lifecycle, waits=settings.workers > 1, before=before),
     )
     return Service(Application(parts), ingester, catalogue, lifecycle)
 
@@ -208,7 +205,7 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with lifecycle.opened():
-            if waits:
+            if waits or before is not None:
                 await lifecycle.wait()
             if before is not None:
                 await before()
