@@ -81,10 +81,12 @@ def filled(data_dir: Path, rows: int = 300) -> ReferenceIndex:
     return reference
 
 
-def assert_same(index: EmbeddedIndex, reference: ReferenceIndex, collection: str, seed: int) -> None:
+def assert_same(
+    index: EmbeddedIndex, reference: ReferenceIndex, collection: str, seed: int, queries: int = 4
+) -> None:
     """Plain, filtered, excluding, deep and paged searches give what a dictionary gives."""
     random = np.random.default_rng(seed)
-    for query in vectors(4, seed):
+    for query in vectors(queries, seed):
         excluded = [named(collection, n) for n in random.integers(0, 900, 40).tolist()]
         for request in (
             SearchRequest(query, 10, with_metadata=True, exact=True),

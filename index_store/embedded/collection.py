@@ -30,6 +30,14 @@ MakeStore: TypeAlias = Callable[[Path, str], Store]
 
 ADVANCE_LOCK = "advance.lock"
 _OPEN_TRIES = 5
+_PASSING = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+)
 
 
 @dataclass(slots=True)
@@ -248,7 +256,8 @@ def reduced(batch: WriteBatch) -> WriteBatch:
 
 def _is_for_good(directory: Path, problem: StoreDamaged) -> bool:
     """Whether trying again is in vain: a busy or failing disk may come back, rotten bytes do not."""
-    is_passing = isinstance(problem.__cause__, sqlite3.OperationalError)
+    cause = problem.__cause__
+    is_passing = isinstance(cause, sqlite3.Error) and getattr(cause, "sqlite_errorcode", 0) & 0xFF in _PASSING
     return not is_passing or not (directory / STORE_FILE).exists()
 
 

@@ -205,9 +205,12 @@ class Maintenance:
             return
         scrub = self._scrubs.setdefault(directory, Scrub(directory))
         connection = self._connect(directory / STORE_FILE)
+        before = scrub.set_aside
         try:
             if scrub.step(connection):
                 self._scrub_at[directory] = self._clock() + self._limits.scrub_pause_s
+            if scrub.set_aside > before:
+                self._bases.pop(directory, None)  # what is open here may be what is rotten
         finally:
             connection.close()
 

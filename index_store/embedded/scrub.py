@@ -39,12 +39,13 @@ class Progress:
 
 
 class Scrub:
-    """One generation's scrub. `step` belongs to one thread."""
+    """One generation's scrub. `step` belongs to one thread. set_aside: directories that did not match."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         stored = read_scrubbed(directory)
         self.progress = Progress(stored.after, stored.rows, stored.rounds, tuple(stored.damaged))
+        self.set_aside = 0
         self._found: list[Id] = []
         self._pages = 0
 
@@ -68,7 +69,7 @@ class Scrub:
             if self._pages % _SAVED_PAGES == 0 or self._found:
                 self._save((*progress.damaged, *self._found))
             return False
-        scrub_files(self._directory)
+        self.set_aside += len(scrub_files(self._directory))
         progress.after, progress.rows = None, 0
         progress.rounds += 1
         self._save(tuple(self._found))
