@@ -96,9 +96,12 @@ class PageKey:
     id: Id
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SearchRequest:
     """One question. vector: (dim,) float32, finite, not zero.
+
+    Never changed once made, like Hit and SearchResult; not frozen, since a frozen one takes six times as long
+    to make and there is one for every search.
 
     k >= 1 results after `offset` (or after `after`, never both). exclude_ids: any number, exact; an
     int64 array or a sequence of ids. exact: compare with every allowed row instead of using the graph.
@@ -118,7 +121,7 @@ class SearchRequest:
     with_vectors: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Hit:
     """One answer row. distance: as the collection's metric says, accumulated in float64."""
 
@@ -128,7 +131,7 @@ class Hit:
     vector: Vector | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SearchResult:
     """Nearest first, ties by id: min(k, live items allowed) hits. `exhausted`: nothing comes after them.
 

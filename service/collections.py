@@ -80,8 +80,13 @@ class Catalogue:
 
     def default_of(self, modality: str) -> Collection | None:
         """The one a request without `collection` goes to, by what it brings."""
-        alike = [each for each in self.collections if each.modality == modality]
-        return next((each for each in alike if each.default), alike[0] if alike else None)
+        first = None
+        for each in self.collections:  # a plain loop: every search asks
+            if each.modality == modality:
+                if each.default:
+                    return each
+                first = first or each
+        return first
 
     def by_id_field(self, field: str) -> Collection | None:
         return next((each for each in self.collections if each.id_field == field), None)

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from queue import SimpleQueue
 
 from index_store.errors import IndexStoreError
 from index_store.port import VectorIndex
@@ -24,14 +24,22 @@ log = logging.getLogger(__name__)
 _BATCH_MAX = 64
 """More would let one call hold back those who come during it."""
 _SMOOTHING = 0.1
+_SWEEP_S = 0.02
+"""How late a deadline may be noticed: one look at everyone who waits costs less than a timer for each."""
 
 
-@dataclass(frozen=True, slots=True)
 class _Waiting:
-    collection: str
-    request: SearchRequest
-    deadline: float
-    answer: asyncio.Future[SearchResult]
+    """One request in line. Slots without a dataclass: there is one for every search."""
+
+    __slots__ = ("answer", "collection", "deadline", "request")
+
+    def __init__(
+        self, collection: str, request: SearchRequest, deadline: float, answer: asyncio.Future[SearchResult]
+    ) -> None:
+        self.collection = collection
+        self.request = request
+        self.deadline = deadline
+        self.answer = answer
 
 
 class SearchLane:
@@ -44,9 +52,12 @@ class SearchLane:
         self._metrics = metrics
         self._queue_requests_max = queue_requests_max
         self._queue_s_max = queue_ms_max / 1000
-        self._queue: list[_Waiting] = []
-        self._wake = threading.Condition()
-        self._is_closing = False
+        self._queue: SimpleQueue[list[_Waiting] | None] = SimpleQueue()
+        self._gathered: list[_Waiting] = []
+        self._unanswered: list[_Waiting] = []
+        self._asked = 0  # written by the event loop
+        self._taken = 0  # written by the thread
+        self._sweeper: asyncio.TimerHandle | None = None
         self._seconds_per_request = 0.001
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -58,47 +69,77 @@ class SearchLane:
 
     def close(self) -> None:
         """Answer what is queued, then stop the thread."""
-        with self._wake:
-            self._is_closing = True
-            self._wake.notify()
+        self._hand_over()
+        self._queue.put(None)
         if self._thread is not None:
             self._thread.join()
 
     async def ask(self, collection: str, request: SearchRequest, deadline: float) -> SearchResult:
         """deadline: on `time.monotonic`. Raises Overloaded, DeadlineExceeded, IndexStoreError."""
-        assert self._loop is not None
-        expected_s = len(self._queue) * self._seconds_per_request
-        if len(self._queue) >= self._queue_requests_max or expected_s > self._queue_s_max:
+        loop = self._loop
+        assert loop is not None
+        queued = self._asked - self._taken
+        expected_s = queued * self._seconds_per_request
+        if queued >= self._queue_requests_max or expected_s > self._queue_s_max:
             raise Overloaded("Too many searches are waiting.", retry_after_s=max(1.0, expected_s))
-        answer: asyncio.Future[SearchResult] = self._loop.create_future()
-        timer = self._loop.call_later(deadline - time.monotonic(), _expire, answer)
-        with self._wake:
-            self._queue.append(_Waiting(collection, request, deadline, answer))
-            self._wake.notify()
-        try:
-            return await answer
-        finally:
-            timer.cancel()
+        answer: asyncio.Future[SearchResult] = loop.create_future()
+        waiting = _Waiting(collection, request, deadline, answer)
+        self._unanswered.append(waiting)
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(_SWEEP_S, self._sweep, loop)
+        if not self._gathered:
+            loop.call_soon(self._hand_over)
+        self._gathered.append(waiting)
+        self._asked += 1
+        return await answer
+
+    def _hand_over(self) -> None:
+        """Wake the thread once for all who came in one turn of the loop."""
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            self._queue.put(gathered)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Tell those whose deadline has passed; look again while anyone waits."""
+        now = time.monotonic()
+        still = []
+        for waiting in self._unanswered:
+            if waiting.answer.done():
+                continue
+            if waiting.deadline <= now:
+                late = DeadlineExceeded("The search took longer than its deadline.")
+                waiting.answer.set_exception(late)
+            else:
+                still.append(waiting)
+        self._unanswered = still
+        self._sweeper = loop.call_later(_SWEEP_S, self._sweep, loop) if still else None
 
     def _run(self) -> None:
-        while True:
-            with self._wake:
-                while not self._queue and not self._is_closing:
-                    self._wake.wait()
-                batch, self._queue = self._queue[:_BATCH_MAX], self._queue[_BATCH_MAX:]
-            if not batch:
-                return
+        assert self._loop is not None
+        waiting: list[_Waiting] = []
+        while self._take(waiting):
+            batch, waiting = waiting[:_BATCH_MAX], waiting[_BATCH_MAX:]
+            self._taken += len(batch)
             started = time.monotonic()
             settled = self._answer(
                 [each for each in batch if each.deadline > started and not each.answer.done()]
             )
             per_request = (time.monotonic() - started) / len(batch)
             self._seconds_per_request += _SMOOTHING * (per_request - self._seconds_per_request)
-            assert self._loop is not None
             try:
                 self._loop.call_soon_threadsafe(_settle, settled)
             except RuntimeError:
                 return  # the loop closed under us: nobody waits any more
+
+    def _take(self, waiting: list[_Waiting]) -> bool:
+        """Put what has queued behind `waiting`; wait only if that is empty. False: all is answered."""
+        while not waiting or not self._queue.empty():
+            gathered = self._queue.get()
+            if gathered is None:
+                self._queue.put(None)  # for when what came before is answered
+                break
+            waiting.extend(gathered)
+        return bool(waiting)
 
     def _answer(self, batch: Sequence[_Waiting]) -> list[tuple[_Waiting, SearchResult | Exception]]:
         by_collection: dict[str, list[_Waiting]] = {}
@@ -122,11 +163,6 @@ class SearchLane:
             return [exc] * len(group)
         # One request of the batch is refused: each gets the answer it would have got alone.
         return [result for each in group for result in self._results(collection, [each])]
-
-
-def _expire(answer: asyncio.Future[SearchResult]) -> None:
-    if not answer.done():
-        answer.set_exception(DeadlineExceeded("The search took longer than its deadline."))
 
 
 def _settle(settled: Sequence[tuple[_Waiting, SearchResult | Exception]]) -> None:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.http.limits import Headers
 from service.http.problems import PROBLEM_JSON, Problem, problem_of
 from service.http.security import TrustedProxies
-from service.observing import Metrics, RequestLog
+from service.observing import Metrics, RequestLine, RequestLog
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,7 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _ALIAS = "/api/v1/"
 _UNKNOWN_ROUTE = "(unknown)"
+_STARTING = Problem(503, "starting", "The service is starting.", headers={"retry-after": "1"})
 _OPEN_WHILE_STARTING = frozenset(("/health", "/livez", "/readyz", "/metrics"))
 
 
@@ -35,18 +36,21 @@ class Exchange:
         self.headers = headers
         self.request_id = request_id
         self.traceparent = headers.get(b"traceparent", b"")
-        trace = _TRACEPARENT.fullmatch(self.traceparent)
+        trace = _TRACEPARENT.fullmatch(self.traceparent) if self.traceparent else None
         self.trace_id = trace[1].decode() if trace else ""
         self.route = ""
         self.status = 500
         self.code = ""
         self.is_started = False
 
-    def answer_headers(self) -> list[tuple[bytes, bytes]]:
-        headers = [(b"x-request-id", self.request_id)]
+    def mark(self, start: Message) -> None:
+        """Note that the answer begins, and put our headers on it."""
+        self.status = start["status"]
+        self.is_started = True
+        headers = start["headers"] = list(start.get("headers", ()))
+        headers.append((b"x-request-id", self.request_id))
         if self.trace_id:
             headers.append((b"traceparent", self.traceparent))
-        return headers
 
 
 async def send_problem(send: Send, scope: Scope, problem: Problem) -> None:
@@ -59,7 +63,7 @@ async def send_problem(send: Send, scope: Scope, problem: Problem) -> None:
         send,
         problem.status,
         problem.body(scope["path"], exchange.request_id.decode()),
-        PROBLEM_JSON,
+        PROBLEM_JSON.encode(),
         [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()],
     )
 
@@ -68,11 +72,11 @@ async def send_body(
     send: Send,
     status: int,
     body: bytes,
-    content_type: str = "application/json",
+    content_type: bytes = b"application/json",
     headers: Sequence[tuple[bytes, bytes]] = (),
 ) -> None:
-    fixed = [(b"content-type", content_type.encode()), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
+    fixed = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": fixed})
     await send({"type": "http.response.body", "body": body})
 
 
@@ -112,56 +116,53 @@ class Edge:
 
         async def send_marked(message: Message) -> None:
             if message["type"] == "http.response.start":
-                exchange.status = message["status"]
-                exchange.is_started = True
-                message["headers"] = [*message.get("headers", ()), *exchange.answer_headers()]
+                exchange.mark(message)
             await send(message)
 
         try:
-            await self._answer(scope, receive, send_marked)
+            if self._is_open() or path in _OPEN_WHILE_STARTING:
+                await self._inner(scope, receive, send_marked)
+            else:
+                await send_problem(send_marked, scope, _STARTING)
+        except Exception as exc:
+            await self._fail(exc, scope, send_marked)
         finally:
-            seconds = time.perf_counter() - started
-            self._note(scope, exchange, seconds)
+            self._note(scope, exchange, time.perf_counter() - started)
 
     def _request_id(self, headers: Headers) -> bytes:
-        offered = headers.get(b"x-request-id", b"")
-        if _REQUEST_ID.fullmatch(offered):
+        offered = headers.get(b"x-request-id")
+        if offered and _REQUEST_ID.fullmatch(offered):
             return offered
         return b"%s-%x" % (self._id_prefix, next(self._id_count))
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _fail(self, error: Exception, scope: Scope, send: Send) -> None:
         exchange: Exchange = scope[EXCHANGE]
-        if not self._is_open() and scope["path"] not in _OPEN_WHILE_STARTING:
-            problem = Problem(503, "starting", "The service is starting.", headers={"retry-after": "1"})
-            await send_problem(send, scope, problem)
-            return
-        try:
-            await self._inner(scope, receive, send)
-        except Exception as exc:
-            log.exception("request_failed", extra={"request_id": exchange.request_id.decode()})
-            self._metrics.unexpected("request")
-            exchange.code = "internal_error"
-            if not exchange.is_started:
-                await send_problem(send, scope, problem_of(exc))
+        log.error("request_failed", exc_info=error, extra={"request_id": exchange.request_id.decode()})
+        self._metrics.unexpected("request")
+        exchange.code = "internal_error"
+        if not exchange.is_started:
+            await send_problem(send, scope, problem_of(error))
 
     def _note(self, scope: Scope, exchange: Exchange, seconds: float) -> None:
         route = exchange.route or getattr(scope.get("route"), "path", _UNKNOWN_ROUTE)
         method = scope["method"]
         self._metrics.request_ended(route, method, exchange.status, seconds, exchange.code)
+        if self._request_log.is_silent:
+            return
         client = scope.get("client")
-        fields = {
-            "request_id": exchange.request_id.decode(),
-            "method": method,
-            "route": route,
-            "status": exchange.status,
-            "took_ms": round(seconds * 1000, 3),
-            "peer": self._proxies.caller(exchange.headers, client[0] if client else None),
-        }
-        if exchange.code:
-            fields["code"] = exchange.code
-        if exchange.trace_id:
-            fields["trace_id"] = exchange.trace_id
-        self._request_log.write(fields)
+        self._request_log.write(
+            RequestLine(
+                time.time(),
+                exchange.request_id,
+                method,
+                route,
+                exchange.status,
+                seconds,
+                self._proxies.caller(exchange.headers, client[0] if client else None),
+                exchange.code,
+                exchange.trace_id,
+            )
+        )
 
 
 def canonical_path(path: str, raw_path: bytes) -> str:

@@ -78,7 +78,8 @@ def limited(receive: Receive, headers: Headers, *, bytes_max: int) -> Receive:
 
 def require_json(headers: Headers) -> None:
     """A page in a browser can't send this type across origins unasked, so loopback routes stay its out."""
-    if not _JSON_TYPE.match(headers.get(b"content-type", b"")):
+    given = headers.get(b"content-type", b"")
+    if given != b"application/json" and not _JSON_TYPE.match(given):
         raise HttpRefusal(415, "unsupported_media_type", "The content type must be application/json.")
 
 

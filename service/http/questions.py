@@ -88,8 +88,13 @@ def read_question(
 
 
 def _require_one_content(body: SearchIn) -> None:
-    contents = (body.query, body.image, body.vector, body.like_ids)
-    if sum(content is not None for content in contents) != 1:
+    given = (
+        (body.query is not None)
+        + (body.image is not None)
+        + (body.vector is not None)
+        + (body.like_ids is not None)
+    )
+    if given != 1:
         raise InvalidInput("query", "or exactly one of image, vector, like_ids must be given")
     if body.like_ids is not None:
         in_range("like_ids", len(body.like_ids), 1, LIKE_IDS_MAX)

@@ -1,0 +1,177 @@
+"""Serves a text search with the index faked, by the front door or by what it replaces, for bench_http.
+
+`python -m benchmarks.http_cost front|route PORT DATA_DIR`. `route` is the same service with an ordinary
+FastAPI route (pydantic body, response_model) behind the same edge, key check, searcher, embedder and lane,
+with the same checks and the same answer.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from index_store.types import (
+    Ack,
+    CollectionSpec,
+    CollectionStatus,
+    Digest,
+    DigestRow,
+    GenerationStatus,
+    Hit,
+    Id,
+    SearchRequest,
+    SearchResult,
+    StoredItem,
+    WriteBatch,
+)
+from service.http.edge import Edge
+from service.http.questions import SearchLimits, read_question, write_answer
+from service.http.schemas import SearchIn
+from service.http.security import Role, TrustedProxies
+from service.observing import configure_logging
+from service.settings import Settings
+from service.wiring import Service, build
+
+HITS = 25
+PATH = "/v1/search"
+
+
+class ConstantIndex:
+    """Fits `VectorIndex`: one generation in which every search finds the same items at once."""
+
+    def __init__(self, _: Path, specs: Sequence[CollectionSpec]) -> None:
+        self._specs = {spec.name: spec for spec in specs}
+        self._version = ""
+        self._hits = [Hit(1000 + place, 0.1 + place / 100) for place in range(HITS)]
+
+    def open(self) -> None:
+        pass
+
+    def search(self, _: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        return [SearchResult(self._hits, "g1", self._version, 1, False, None) for _ in requests]
+
+    def write(self, collection: str, batch: WriteBatch) -> Ack:
+        raise NotImplementedError
+
+    def get(self, _: str, ids: Sequence[Id]) -> list[StoredItem | None]:
+        return [None for _ in ids]
+
+    def status(self, collection: str) -> CollectionStatus:
+        current = GenerationStatus("g1", "current", self._version, HITS, HITS, 1, {})
+        return CollectionStatus(self._specs[collection], current if self._version else None, [], None)
+
+    def digest(self, collection: str) -> Digest:
+        raise NotImplementedError
+
+    def digest_rows(self, collection: str, bucket: int) -> Iterator[DigestRow]:
+        raise NotImplementedError
+
+    def advance(self, collection: str, step: str, embedding_version: str) -> CollectionStatus:
+        assert step == "begin"
+        self._version = embedding_version
+        return self.status(collection)
+
+    def close(self) -> None:
+        pass
+
+
+Int64 = Annotated[int, Field(strict=True, ge=-(2**63), le=2**63 - 1)]
+ItemId = Int64 | Annotated[str, Field(strict=True, min_length=1, max_length=255)]
+
+
+class SearchBody(BaseModel):
+    """The search request as one would write it with pydantic; what it can't say, read_question checks."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    query: str | None = None
+    image: str | None = None
+    vector: list[float] | str | None = None
+    like_ids: list[ItemId] | None = None
+    unlike_ids: list[ItemId] | None = None
+    collection: str | None = None
+    top_k: Annotated[int, Field(strict=True)] | None = None
+    exclude_ids: list[ItemId] | None = None
+    filter: dict[str, Any] | None = None
+    offset: Annotated[int, Field(strict=True)] | None = None
+    cursor: str | None = None
+    max_distance: float | None = None
+    exact: bool | None = None
+    min_seq: int | None = None
+    embedding_version: str | None = None
+    include: list[Literal["score", "rank", "metadata", "vector"]] | None = None
+
+
+class FoundHit(BaseModel):
+    """The id stands under the collection's id field."""
+
+    model_config = ConfigDict(extra="allow")
+
+    distance: float
+    score: float | None = None
+    rank: int | None = None
+    metadata: dict[str, Any] | None = None
+    vector: list[float] | None = None
+
+
+class SearchAnswer(BaseModel):
+    results: list[FoundHit]
+    embedding_version: str
+    seq: int
+    exhausted: bool
+    next_cursor: str | None = None
+    truncated: bool | None = None
+    took_ms: float
+
+
+def ordinary(service: Service) -> ASGIApp:
+    """The same service with /v1/search as a FastAPI route: the same checks, answers and problems."""
+    parts = service.parts
+    desk = parts.desk
+    limits = SearchLimits(desk.settings.search_top_k, desk.settings.top_k_max, desk.settings.query_chars_max)
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
+
+    @app.post(
+        PATH,
+        response_model=SearchAnswer,
+        response_model_exclude_unset=True,
+        dependencies=desk.requires(Role.SEARCH),
+    )
+    async def post_search(body: SearchBody) -> Any:
+        began = time.perf_counter()
+        asked = read_question(cast("SearchIn", body), desk.catalogue, limits)
+        answer = await parts.searcher.find(asked.question)
+        return write_answer(asked, answer, (time.perf_counter() - began) * 1000)
+
+    edge = Edge(app, parts.metrics, parts.request_log, TrustedProxies(()), parts.is_open)
+
+    async def either(scope: Scope, receive: Receive, send: Send) -> None:
+        is_search = scope["type"] == "http" and scope["path"] == PATH
+        await (edge if is_search else service.application)(scope, receive, send)
+
+    return either
+
+
+def main(which: str, port: str, data_dir: str) -> None:
+    settings = Settings.from_environ(
+        {"DATA_DIR": data_dir, "TEXT_MODEL": "builtin:hashed-ngrams", "IMAGE_MODEL": "none"}
+    )
+    configure_logging(settings.log_level)
+    service = build(settings, make_index=ConstantIndex)
+    app: ASGIApp = service.application if which == "front" else ordinary(service)
+    uvicorn.run(
+        app, host="127.0.0.1", port=int(port), loop="uvloop", http="httptools", ws="none", log_config=None,
+        access_log=False, proxy_headers=False, server_header=False, timeout_keep_alive=75,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
