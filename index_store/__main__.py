@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from index_store.embedded.backup import backup_data, restore_data
@@ -40,9 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         command = commands.add_parser(name)
         command.add_argument("data_dir", type=Path)
         if name == "maintain":
-            command.add_argument(
-                "--with-parent", action="store_true", help="end when the parent process ends"
-            )
+            command.add_argument("--parent", type=int, default=0, help="end when this parent process ends")
     command = commands.add_parser("backup")
     command.add_argument("data_dir", type=Path)
     command.add_argument("target", type=Path)
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(asked: argparse.Namespace) -> int:
     if asked.command == "maintain":
-        return _maintain(asked.data_dir, asked.with_parent)
+        return _maintain(asked.data_dir, asked.parent)
     if asked.command == "restore":
         print("restored " + ", ".join(restore_data(asked.target, asked.data_dir)))
         return 0
@@ -83,23 +83,43 @@ def _run(asked: argparse.Namespace) -> int:
     return 0
 
 
+class _JsonLines(logging.Formatter):
+    """The service's form of a log line: time, level, event, fields."""
+
+    _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, tz=UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            "logger": record.name,
+            **{key: value for key, value in vars(record).items() if key not in self._OWN},
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
 def _show(step: str, share: float) -> None:
     if step != "rows":
         print(f"{step} {share:.0%}", file=sys.stderr)
 
 
-def _maintain(data_dir: Path, with_parent: bool) -> int:
+def _maintain(data_dir: Path, parent: int) -> int:
     if os.environ.get(_PASSIVE) != "passive":
         # OpenMP reads it when it is loaded: threads that wait must not spin beside the workers.
         os.environ[_PASSIVE] = "passive"
-        extra = ["--with-parent"] if with_parent else []
-        os.execv(sys.executable, [sys.executable, "-m", "index_store", "maintain", str(data_dir), *extra])
+        again = ["-m", "index_store", "maintain", str(data_dir), "--parent", str(parent)]
+        os.execv(sys.executable, [sys.executable, *again])
     be_modest()
+    lines = logging.StreamHandler()
+    lines.setFormatter(_JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[lines])
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    parent = os.getppid()
-    Maintenance(data_dir).run_forever(stop, lambda: not with_parent or os.getppid() == parent)
+    Maintenance(data_dir).run_forever(stop, lambda: not parent or os.getppid() == parent)
     return 0
 
 

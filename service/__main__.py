@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from service.embedding import models_cli
 from service.errors import BadConfiguration, ServiceError
 from service.http.app import Application
 from service.ingesting import Ingester
+from service.maintaining import Maintainer
 from service.observing import configure_logging
 from service.settings import Settings
 from service.wiring import build
@@ -99,13 +100,29 @@ def _serve(settings: Settings, listener: socket.socket, *, fills: bool = False) 
         server = uvicorn.Server(config)
         # uvicorn drains and then raises the signal again; a stop that was asked for is no failure.
         signal.signal(signal.SIGTERM, lambda *_: None)
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt), _maintained(settings):
             server.run(sockets=[listener])
         return 0 if server.started else EXIT_BAD_START
     with tempfile.TemporaryDirectory(prefix="uhok-metrics-") as metrics_dir:
         os.environ[METRICS_DIR] = metrics_dir
-        Multiprocess(config, sockets=[listener]).run()
+        with _maintained(settings):
+            Multiprocess(config, sockets=[listener]).run()
     return 0
+
+
+@contextlib.contextmanager
+def _maintained(settings: Settings) -> Iterator[None]:
+    """Segments are sealed and merged in a process of their own, never in one that answers."""
+    if settings.maintenance == "off":
+        yield
+        return
+    command = [sys.executable, "-m", "index_store", "maintain", str(settings.data_dir)]
+    maintainer = Maintainer([*command, "--parent", str(os.getpid())], settings.data_dir)
+    maintainer.start()
+    try:
+        yield
+    finally:
+        maintainer.close()
 
 
 def _say(text: str) -> None:
