@@ -221,6 +221,18 @@ class Metrics:
         self._errors = Counter(
             "uhok_unexpected_errors_total", "Errors nobody foresaw.", ("place",), registry=self._registry
         )
+        self._maintenance_up = Gauge(
+            "uhok_maintenance_up",
+            "1 while the process that seals and merges segments runs.",
+            registry=self._registry,
+            multiprocess_mode="mostrecent",
+        )
+        self._maintenance_restarts = Gauge(
+            "uhok_maintenance_restarts",
+            "How often it was started again.",
+            registry=self._registry,
+            multiprocess_mode="mostrecent",
+        )
         self._by_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def request_began(self) -> None:
@@ -249,6 +261,10 @@ class Metrics:
 
     def unexpected(self, place: str) -> None:
         self._errors.labels(place).inc()
+
+    def maintained(self, *, is_up: bool, restarts: int) -> None:
+        self._maintenance_up.set(is_up)
+        self._maintenance_restarts.set(restarts)
 
     def exposition(self) -> bytes:
         if self._shared_dir is None:

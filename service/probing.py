@@ -17,6 +17,7 @@ from index_store.types import CollectionStatus
 from service.collections import NO_MODEL, Catalogue, Collection
 from service.encoders import Encoders, Slot
 from service.errors import ServiceError
+from service.maintaining import MaintenanceStatus
 from service.reports import SyncReport, sync_report
 from service.searching import Question, Searcher
 
@@ -36,6 +37,7 @@ class Prober:
         index: VectorIndex,
         readers: Executor,
         is_open: Callable[[], bool],
+        maintenance: Callable[[], MaintenanceStatus],
         *,
         probe_s: float,
     ) -> None:
@@ -45,6 +47,7 @@ class Prober:
         self._index = index
         self._readers = readers
         self._is_open = is_open
+        self._maintenance = maintenance
         self._probe_s = probe_s
         self._probes = 0
         self._known: dict[str, Any] = {}
@@ -112,6 +115,7 @@ class Prober:
             "version": head["version"],
             "ready": status == "ok" and not self.waiting_for(),
             "model_available": head["model_available"],
+            "maintenance": self._maintenance().word,
             "collections": known,
         }
 

@@ -197,6 +197,9 @@ class Settings:
     min_seq_wait_ms: int = number(1000, 0, 60_000, "ms", "How long a search waits for its min_seq.")
     body_read_s_max: int = number(60, 1, 3600, "seconds", "Longest time a caller may take to send a body.")
     keep_alive_s: int = number(75, 1, 3600, "seconds", "How long an idle connection is kept.")
+    maintenance: str = choice(
+        "on", ("on", "off"), "Whether a process beside the workers seals, merges and checks segments."
+    )
     drain_s: int = number(20, 1, 600, "seconds", "How long a stop waits for requests in flight.")
     probe_s: int = number(5, 1, 600, "seconds", "How long /health repeats the answer of its last probe.")
     search_api_key: tuple[str, ...] = keys("Keys that open search and embed; none: they are open.")

@@ -32,6 +32,7 @@ from service.http.desk import Desk
 from service.http.security import Keys, Role
 from service.ingesting import Ingester
 from service.lifecycle import Lifecycle, OpenableIndex
+from service.maintaining import maintenance_status
 from service.observing import Metrics, RequestLog
 from service.probing import Prober
 from service.search_lane import SearchLane
@@ -183,29 +184,46 @@ def build(
         [readers, writers, fetchers],
         has_fallback=settings.model_fallback == "placeholder",
     )
-    keys = Keys(
-        {
-            Role.SEARCH: settings.search_api_key,
-            Role.WRITE: settings.write_api_key,
-            Role.ADMIN: settings.admin_api_key,
-        }
-    )
     request_log = RequestLog(sys.stdout.buffer if _logs_requests() else None)
     before = partial(before_serving, ingester, catalogue) if before_serving else None
     parts = Parts(
-        desk=Desk(settings, catalogue, keys, encoders, index, readers),
+        desk=Desk(settings, catalogue, _keys(settings), encoders, index, readers),
         searcher=searcher,
         ingester=ingester,
         pictures=pictures,
         prober=Prober(
-            catalogue, encoders, searcher, index, readers, lifecycle.is_open, probe_s=settings.probe_s
+            catalogue,
+            encoders,
+            searcher,
+            index,
+            readers,
+            lifecycle.is_open,
+            partial(maintenance_status, settings.data_dir),
+            probe_s=settings.probe_s,
         ),
+        exposition=partial(_exposition, metrics, settings.data_dir),
         metrics=metrics,
         request_log=request_log,
         is_open=lifecycle.is_open,
         lifespan=_lifespan(lifecycle, request_log, waits=settings.workers > 1, before=before),
     )
     return Service(Application(parts), parts, ingester, catalogue, lifecycle)
+
+
+def _keys(settings: Settings) -> Keys:
+    return Keys(
+        {
+            Role.SEARCH: settings.search_api_key,
+            Role.WRITE: settings.write_api_key,
+            Role.ADMIN: settings.admin_api_key,
+        }
+    )
+
+
+def _exposition(metrics: Metrics, data_dir: Path) -> bytes:
+    status = maintenance_status(data_dir)
+    metrics.maintained(is_up=status.word == "up", restarts=status.restarts)
+    return metrics.exposition()
 
 
 def _lifespan(

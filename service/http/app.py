@@ -39,6 +39,7 @@ class Parts:
     ingester: Ingester
     pictures: PictureSource
     prober: Prober
+    exposition: Callable[[], bytes]
     metrics: Metrics
     request_log: RequestLog
     is_open: Callable[[], bool]
@@ -86,7 +87,7 @@ def _routers(parts: Parts) -> list[APIRouter]:
         WriteRoutes(desk, parts.ingester, IntakeReader(desk.catalogue, desk.settings)).router(),
         ItemRoutes(desk).router(),
         LegacyRoutes(desk, parts.searcher, parts.pictures).router(),
-        OpsRoutes(desk, parts.metrics.exposition).router(),
+        OpsRoutes(desk, parts.exposition).router(),
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -132,3 +133,30 @@ def test_log_lines_are_json_and_carry_the_request_id(tmp_path: Path) -> None:
     assert (line["route"], line["status"], line["trace_id"]) == ("/v1/search", 200, "a" * 32)
     assert "비밀" not in service.log.read_text()
     assert os.environ.get("PORT") != str(service.port)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_maintenance_runs_beside_the_workers_and_ends_with_them(tmp_path: Path, workers: str) -> None:
+    service = ServiceProcess(tmp_path / "data", {"WORKERS": workers, "PROBE_S": "1"}).start()
+    try:
+        connection = Connection(service.port)
+        assert connection.ask("GET", "/health")[1]["maintenance"] == "up"
+        told = json.loads((tmp_path / "data" / "maintenance.json").read_text())
+        os.kill(told["pid"], signal.SIGKILL)
+        give_up = time.monotonic() + 60
+        while "uhok_maintenance_restarts 1.0" not in connection.ask("GET", "/metrics")[1]:
+            assert time.monotonic() < give_up
+            time.sleep(0.1)
+        child = json.loads((tmp_path / "data" / "maintenance.json").read_text())["pid"]
+    finally:
+        assert service.stop() == 0
+    assert not Path(f"/proc/{child}").exists()
+
+
+def test_without_maintenance_nothing_runs_beside_the_workers(tmp_path: Path) -> None:
+    service = ServiceProcess(tmp_path / "data", {"MAINTENANCE": "off"}).start()
+    try:
+        assert Connection(service.port).ask("GET", "/health")[1]["maintenance"] == "off"
+        assert not (tmp_path / "data" / "maintenance.json").exists()
+    finally:
+        assert service.stop() == 0
