@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -89,8 +89,8 @@ def _candidates(
 ) -> Iterator[_Part]:
     after = None if request.after is None else Place(request.after.distance, request.after.id)
     for number, one in enumerate(view.segments):
-        bits = _allowed_bits(view, one, request, condition)
-        rows, distances = _sealed_candidates(one, request.vector, k, bits, after, request.exact)
+        sealed = _allowed_bits(view, one, request, condition)
+        rows, distances = _sealed_candidates(one, request.vector, k, sealed, after, request.exact)
         if len(rows):
             yield _Part(number, rows, distances, one.sealed.segment.ids_of(rows))
     if not view.count:
@@ -103,16 +103,19 @@ def _candidates(
 
 
 def _sealed_candidates(
-    one: SealedView, query: Vector, k: int, bits: Bitmap | None, after: Place | None, exact: bool
+    one: SealedView, query: Vector, k: int, allowed: _Allowed, after: Place | None, exact: bool
 ) -> Found:
     """The k nearest allowed rows of a segment that come after `after`. A segment knows of no place to go
     on from, so it is asked for more until enough of them lie beyond."""
     segment = one.sealed.segment
+    bits, count, excluded = allowed
     if after is None:
-        return segment.candidates(query, k, bits, exact=exact)
+        return segment.candidates(query, k, bits, allowed_count=count, excluded=excluded, exact=exact)
     fetch = k + _FIRST_BEYOND
     while True:
-        rows, distances = segment.candidates(query, fetch, bits, exact=exact)
+        rows, distances = segment.candidates(
+            query, fetch, bits, allowed_count=count, excluded=excluded, exact=exact
+        )
         beyond = distances > after.distance
         ties = np.flatnonzero(distances == after.distance)
         if len(ties):
@@ -122,21 +125,31 @@ def _sealed_candidates(
         fetch *= 4
 
 
+class _Allowed(NamedTuple):
+    """bits: None for all rows. known: how many are set, where it is known. excluded: rows of exclude_ids."""
+
+    bits: Bitmap | None
+    known: int | None
+    excluded: RowNumbers | None
+
+
 def _allowed_bits(
     view: View, one: SealedView, request: SearchRequest, condition: Condition | None
-) -> Bitmap | None:
-    """Live rows (as of the page's seq) that pass the filter and are not excluded; None for all rows."""
+) -> _Allowed:
+    """Live rows (as of the page's seq) that pass the filter and are not excluded."""
     bits = one.live if one.hidden else None
+    count: int | None = one.sealed.segment.rows - one.hidden
     if request.after is not None and one.buried:
-        bits = _pinned_bits(view, one, request.after.seq)
+        bits, count = _pinned_bits(view, one, request.after.seq), None
     if condition is not None:
         passing = one.sealed.masks.bitmap(condition)
-        bits = passing if bits is None else bits & passing
-    if len(request.exclude_ids):
-        rows = one.rows_of(request.exclude_ids)
-        if len(rows):
-            bits = without(all_rows(one.sealed.segment.rows) if bits is None else bits, rows)
-    return bits
+        bits, count = passing if bits is None else bits & passing, None
+    if not len(request.exclude_ids):
+        return _Allowed(bits, count, None)
+    rows = one.rows_of(request.exclude_ids)
+    if len(rows):
+        bits, count = without(all_rows(one.sealed.segment.rows) if bits is None else bits, rows), None
+    return _Allowed(bits, count, rows)
 
 
 def _pinned_bits(view: View, one: SealedView, seq: int) -> Bitmap:

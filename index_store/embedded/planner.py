@@ -34,6 +34,10 @@ GRAPH_TRIES = 2
 _ENOUGH = 1.2
 """A search whose ef was within this factor of what it turned out to need is not repeated."""
 
+_FAR = 3
+"""Neighbours far down a list are missed more often than the first, and a table of recall@k counts both: what
+hides more rows than its share makes the wanted ones the far end of the list, and a third is added."""
+
 _GUESSED = 1.3
 """What a rank guessed from too few rows is multiplied by: a third search would be a scan."""
 
@@ -74,6 +78,11 @@ def first_plan(ground: Ground, allowed: int, k: int) -> Plan:
     return _cheaper(ground, allowed, math.ceil(k * ground.rows / allowed))
 
 
+def plan_beyond(ground: Ground, plan: Plan, allowed: int, k: int, near: int) -> Plan:
+    """Return `plan`, or the one that reaches k rows behind `near` hidden ones that stand before them all."""
+    return _cheaper(ground, allowed, k + near + near // _FAR) if plan.way == "graph" else plan
+
+
 def next_plan(
     ground: Ground, done: Plan, allowed: int, k: int, places: npt.NDArray[np.int64] | None
 ) -> Plan | None:
@@ -89,9 +98,7 @@ def next_plan(
         rank = int(places[k - 1]) + 1
         if rank <= done.rank:
             return None
-        # Neighbours far down a list are missed more often than the first, and a table of recall@k counts
-        # both: what hides more rows than its share makes the wanted ones the far end of the list.
-        rank += max(0, rank - math.ceil(k * ground.rows / allowed)) // 3
+        rank += max(0, rank - math.ceil(k * ground.rows / allowed)) // _FAR
         needed = ground.table.ef_for(rank)
         if needed is not None and needed <= done.breadth * _ENOUGH:
             return None
