@@ -24,6 +24,7 @@ from index_store.embedded.snapshots import SNAPSHOTS, open_newest, registered_in
 from index_store.embedded.view import View, based_view, empty_view, followed, forgetting, whole_view
 from index_store.errors import PageExpired, StoreDamaged
 from index_store.storage.schema import Connector, connect_sqlite
+from index_store.storage.scrubbed import SCRUB_FILE
 from index_store.storage.store import Store, Tail
 from index_store.types import CollectionSpec, Hit, PageKey, SearchRequest, SearchResult, Vector
 
@@ -57,6 +58,7 @@ class Generation:
         self._lock = threading.Lock()
         self._view = empty_view(spec)
         self._stamp = (0, 0)
+        self._scrubbed = 0
         self._look_at = 0.0
         self._swapped_at = 0.0
         self._opener: threading.Thread | None = None
@@ -67,6 +69,7 @@ class Generation:
         Raises StoreDamaged."""
         self.store.open(self._spec)
         self._stamp = _stamp(self.store.directory)
+        self._scrubbed = _modified(self.store.directory / SCRUB_FILE)
         view = self._based({}, trusts=False) or self._loaded()
         with self._lock:
             self._view = view
@@ -148,6 +151,10 @@ class Generation:
         """Notice a snapshot published since, and forget the one before the last. Lock held."""
         if self._view.former is not None and now >= self._swapped_at + _FORMER_S:
             self._view = replace(self._view, former=None)
+        scrubbed = _modified(self.store.directory / SCRUB_FILE)
+        if scrubbed != self._scrubbed:
+            self._scrubbed = scrubbed
+            self.store.look_again()
         if self._opener is not None and self._opener.is_alive():
             return
         stamp = _stamp(self.store.directory)
@@ -202,6 +209,13 @@ class Generation:
                 delta.append(live)
             seq = page.seq
         return whole_view(delta, seq)
+
+
+def _modified(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _stamp(directory: Path) -> tuple[int, int]:

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 MAINTENANCE_LOCK = "maintenance.lock"
 
 _NICE = 10
+_GROWING_SHARE = 0.005
 _BYTES_A_NUMBER = 10
 """float32 rows, a float32 graph, codes and links: 9.4 bytes a component at 384 dimensions."""
 
@@ -51,7 +52,8 @@ class Stopped(Exception):
 class MaintenanceLimits:
     """seal_rows: changes since the newest snapshot that make the next one. segments_max: more are merged.
     waste_share: changes and dead rows, as a share of the first segment, that rebuild everything.
-    pause_s: between two looks. scrub_pause_s: between two rounds of reading everything again."""
+    pause_s: between two looks. scrub_pause_s: between two rounds of reading everything again.
+    growing_looks_max: how many looks a rebuild waits for an import to come to its end."""
 
     seal_rows: int = 4096
     segments_max: int = 4
@@ -59,6 +61,7 @@ class MaintenanceLimits:
     snapshots_kept: int = 2
     pause_s: float = 1.0
     scrub_pause_s: float = 3600.0
+    growing_looks_max: int = 120
     disk_reserve_bytes: int = RESERVE_BYTES
     build: BuildOptions = field(default_factory=BuildOptions)
 
@@ -112,6 +115,7 @@ class Maintenance:
         self._may_go_on: Callable[[], bool] = lambda: True
         self._shop = Workshop(connect, self._limits.build, clock, self._report, step)
         self._bases: dict[Path, Base] = {}
+        self._growth: dict[Path, tuple[int, int]] = {}
         self._scrubs: dict[Path, Scrub] = {}
         self._scrub_at: dict[Path, float] = {}
 
@@ -194,10 +198,25 @@ class Maintenance:
         keep = segments_kept(shape, self._limits)
         if keep is None:
             return
+        if keep == 0 and self._is_growing(directory, shape):
+            return
         base = self._bases.get(directory)
         self._require_room(directory, shape, keep)
         log.info("snapshot_begun", extra={"path": str(directory), "keep": keep, "changes": shape.changes})
         self._publish(directory, base, keep)
+
+    def _is_growing(self, directory: Path, shape: Shape) -> bool:
+        """Whether to wait with a graph that takes minutes because rows are still pouring in: it would be
+        made again right after. Until then they are searched in memory. For a bounded number of looks."""
+        rows = sum(shape.rows) + shape.changes
+        before, waited = self._growth.get(directory, (0, 0))
+        grows = shape.changes - before > _GROWING_SHARE * rows
+        is_worth_it = rows >= self._limits.build.graph_rows_min and not shape.is_damaged
+        if is_worth_it and grows and waited < self._limits.growing_looks_max:
+            self._growth[directory] = (shape.changes, waited + 1)
+            return True
+        self._growth.pop(directory, None)
+        return False
 
     def _scrub(self, directory: Path) -> None:
         """One page of the slow reading of everything."""

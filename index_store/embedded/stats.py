@@ -7,7 +7,9 @@ from typing import Any
 
 from index_store.embedded.check import collection_directories
 from index_store.embedded.pointer import Member, Pointer, read_pointer
+from index_store.embedded.snapshots import SNAPSHOTS, registered_in
 from index_store.storage.schema import STORE_FILE, connect_sqlite
+from index_store.storage.snapshot import read_manifest
 
 
 def stats(data_dir: Path) -> dict[str, Any]:
@@ -36,6 +38,23 @@ def _generation(directory: Path, member: Member) -> dict[str, Any]:
             for key in ("embedding_version", "id_kind", "dim", "metric", "seq", "items", "live")
         },
         "tombstones": tombstones,
+        "snapshot": _snapshot(directory / member.name),
         "bytes": sum(files),
         "cursors": cursors,
     }
+
+
+def _snapshot(directory: Path) -> dict[str, Any] | None:
+    """The newest snapshot that is there: how far it is, and the rows of its segments."""
+    _, entries = registered_in(directory, connect_sqlite)
+    for entry in entries:
+        path = directory / SNAPSHOTS / entry.name
+        if path.is_dir():
+            segments = read_manifest(path).facts["segments"]
+            return {
+                "name": entry.name,
+                "seq": entry.seq,
+                "segments": [one["rows"] for one in segments],
+                "dead_rows": sum(one["rows"] - one["live"] for one in segments),
+            }
+    return None

@@ -31,6 +31,7 @@ from tests.sealing import (
     opened,
     sealed,
     snapshots_of,
+    until,
     vectors,
 )
 
@@ -257,6 +258,8 @@ def test_the_scrub_finds_rotten_rows_and_goes_on_where_it_was(tmp_path: Path) ->
     connection.execute("UPDATE item SET metadata='{}' WHERE id=7")
     connection.commit()
     (directory / "scrub.json").unlink(missing_ok=True)
+    watching = opened(tmp_path)
+    assert watching.status("numbers").problem is None
     first = Scrub(directory)
     assert not first.step(connect_sqlite(directory / STORE_FILE))
     assert first.progress.damaged == (7,) and first.progress.after == 2047
@@ -265,6 +268,8 @@ def test_the_scrub_finds_rotten_rows_and_goes_on_where_it_was(tmp_path: Path) ->
     assert second.step(connect_sqlite(directory / STORE_FILE))
     assert second.progress.rounds == 1 and 2500 in second.progress.damaged
     connection.close()
+    until(lambda: bool(base_of(watching)) and watching.status("numbers").problem is not None)
+    watching.close()
     index = opened(tmp_path)
     assert base_of(index) != ""
     problem = index.status("numbers").problem

@@ -13,6 +13,7 @@ from index_store.ann.topk import rescore
 from index_store.embedded.check import check
 from index_store.embedded.engine import EmbeddedIndex
 from index_store.embedded.maintenance import Maintenance, MaintenanceLimits, Shape, segments_kept
+from index_store.embedded.segment_build import BuildOptions
 from index_store.errors import PageExpired
 from index_store.types import ItemDelete, ItemWrite, SearchRequest, WriteBatch
 from tests.reference_index import ReferenceIndex
@@ -227,3 +228,25 @@ def test_many_keys_and_odd_metadata_filter_alike(index: EmbeddedIndex, tmp_path:
     metadata = generation_of(index).refresh().segments[0].sealed.metadata
     rows = np.arange(700)
     assert sum(text is None for text in metadata.texts(rows)) == 64
+
+
+def test_a_rebuild_waits_for_an_import_to_end(index: EmbeddedIndex, tmp_path: Path) -> None:
+    limits = MaintenanceLimits(
+        seal_rows=1, disk_reserve_bytes=0, growing_looks_max=3, build=BuildOptions("scan", graph_rows_min=50)
+    )
+    maintenance = Maintenance(tmp_path, limits=limits)
+    data = vectors(400)
+
+    def look(first: int, count: int) -> int:
+        index.write("numbers", batch("numbers", range(first, first + count), data[:count]))
+        assert maintenance.run_once()
+        return len(snapshots_of(tmp_path))
+
+    assert look(0, 40) == 1  # few rows are sealed at once
+    assert look(100, 60) == 1  # many are waited for
+    assert look(200, 60) == 1
+    assert look(260, 0) == 2  # no more came
+    assert [look(300 + n * 100, 100) for n in range(3)] == [2, 2, 2]
+    newest = snapshots_of(tmp_path)[-1]
+    look(600, 100)  # waited for three times, that is enough
+    assert snapshots_of(tmp_path)[-1] != newest
