@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Iterator
@@ -58,9 +59,8 @@ def configure_logging(level: str) -> None:
 
 
 class RequestLine(NamedTuple):
-    """What is logged of one answered request. at: seconds since 1970."""
+    """What is logged of one answered request."""
 
-    at: float
     request_id: bytes
     method: str
     route: str
@@ -83,7 +83,7 @@ class RequestLog:
         """stream: None keeps silent."""
         self._stream = stream
         self._lines_max = lines_max
-        self._lines: deque[RequestLine] = deque()
+        self._lines: deque[tuple[float, RequestLine]] = deque()
         self._dropped = 0
         self._has_lines = threading.Event()
         self._is_closing = threading.Event()
@@ -109,7 +109,7 @@ class RequestLog:
         if len(self._lines) >= self._lines_max:
             self._dropped += 1
             return
-        self._lines.append(line)
+        self._lines.append((time.time(), line))
         if not self._has_lines.is_set():
             self._has_lines.set()
 
@@ -120,7 +120,7 @@ class RequestLog:
             self._is_closing.wait(_LOG_GATHER_S)
             self._has_lines.clear()
             is_last = self._is_closing.is_set()
-            gathered = b"".join(_as_json(line, clock) for line in self._taken())
+            gathered = b"".join(_as_json(at, line, clock) for at, line in self._taken())
             try:
                 stream.write(gathered)
                 stream.flush()
@@ -129,7 +129,7 @@ class RequestLog:
             if is_last:
                 return
 
-    def _taken(self) -> Iterator[RequestLine]:
+    def _taken(self) -> Iterator[tuple[float, RequestLine]]:
         while self._lines:
             yield self._lines.popleft()
         if self._dropped:
@@ -152,8 +152,8 @@ class _WallClock:
         return f"{self._text}.{int((at - second) * 1000):03d}+00:00"
 
 
-def _as_json(line: RequestLine, clock: _WallClock) -> bytes:
-    at, request_id, method, route, status, seconds, peer, code, trace_id = line
+def _as_json(at: float, line: RequestLine, clock: _WallClock) -> bytes:
+    request_id, method, route, status, seconds, peer, code, trace_id = line
     fields: dict[str, Any] = {
         "time": clock.text(at),
         "level": "info",

@@ -7,16 +7,18 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 from fastapi import FastAPI
 
+from index_store.embedded.backup import backup_data
 from index_store.embedded.engine import EmbeddedIndex
 from index_store.types import CollectionSpec
 from service.collections import Catalogue, read_collections
@@ -38,6 +40,7 @@ from service.probing import Prober
 from service.search_lane import SearchLane
 from service.searching import Searcher
 from service.settings import Settings
+from service.snapshots import Snapshots
 
 log = logging.getLogger(__name__)
 
@@ -202,6 +205,7 @@ def build(
             probe_s=settings.probe_s,
         ),
         exposition=partial(_exposition, metrics, settings.data_dir),
+        snapshots=_snapshots(settings.data_dir),
         metrics=metrics,
         request_log=request_log,
         is_open=lifecycle.is_open,
@@ -218,6 +222,14 @@ def _keys(settings: Settings) -> Keys:
             Role.ADMIN: settings.admin_api_key,
         }
     )
+
+
+def _snapshots(data_dir: Path) -> Snapshots:
+    def back_up(target: Path) -> Mapping[str, int]:
+        seqs: Mapping[str, int] = backup_data(data_dir, target).facts["seqs"]
+        return seqs
+
+    return Snapshots(back_up, data_dir / "backups", partial(datetime.now, UTC))
 
 
 def _exposition(metrics: Metrics, data_dir: Path) -> bytes:

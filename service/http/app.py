@@ -26,6 +26,7 @@ from service.ingesting import Ingester, PictureSource
 from service.observing import Metrics, RequestLog
 from service.probing import Prober
 from service.searching import Searcher
+from service.snapshots import Snapshots
 
 Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -40,6 +41,7 @@ class Parts:
     pictures: PictureSource
     prober: Prober
     exposition: Callable[[], bytes]
+    snapshots: Snapshots
     metrics: Metrics
     request_log: RequestLog
     is_open: Callable[[], bool]
@@ -87,7 +89,7 @@ def _routers(parts: Parts) -> list[APIRouter]:
         WriteRoutes(desk, parts.ingester, IntakeReader(desk.catalogue, desk.settings)).router(),
         ItemRoutes(desk).router(),
         LegacyRoutes(desk, parts.searcher, parts.pictures).router(),
-        OpsRoutes(desk, parts.exposition).router(),
+        OpsRoutes(desk, parts.exposition, parts.snapshots).router(),
     ]
 
 

@@ -152,7 +152,6 @@ class Edge:
         client = scope.get("client")
         self._request_log.write(
             RequestLine(
-                time.time(),
                 exchange.request_id,
                 method,
                 route,

@@ -14,20 +14,23 @@ from index_store.types import CollectionStatus, GenerationStatus, Ids, StoredIte
 from service.collections import Collection
 from service.http.desk import Desk, JsonResponse
 from service.http.problems import HttpRefusal
-from service.http.schemas import StepIn
+from service.http.schemas import SnapshotIn, StepIn
 from service.http.security import Role
 from service.http.values import INT64_MAX, INT64_MIN, read_id
 from service.observing import METRICS_CONTENT_TYPE
 from service.probing import Prober
 from service.reports import sync_report
+from service.snapshots import Snapshots
 
 Step = Literal["promote", "rollback", "abort"]
 
 
 class OpsRoutes:
-    def __init__(self, desk: Desk, exposition: Callable[[], bytes]) -> None:
+    def __init__(self, desk: Desk, exposition: Callable[[], bytes], snapshots: Snapshots) -> None:
         self._desk = desk
         self._exposition = exposition
+        self._snapshots = snapshots
+        self._snapshot_decoder = msgspec.json.Decoder(SnapshotIn)
         self._step_decoder = msgspec.json.Decoder(StepIn)
 
     def router(self) -> APIRouter:
@@ -41,6 +44,7 @@ class OpsRoutes:
         router.add_api_route("/v1/promote", self.post_promote, methods=["POST"])
         router.add_api_route("/v1/rollback", self.post_rollback, methods=["POST"])
         router.add_api_route("/v1/abort", self.post_abort, methods=["POST"])
+        router.add_api_route("/v1/snapshot", self.post_snapshot, methods=["POST"])
         router.add_api_route("/v1/sync/status", self.get_sync_status, methods=["GET"])
         return router
 
@@ -122,6 +126,10 @@ class OpsRoutes:
         version = subject.embedding_version
         after = await self._desk.read(lambda: self._desk.index.advance(collection.name, step, version))
         return JsonResponse(_generations(collection, after))
+
+    async def post_snapshot(self, request: Request) -> JsonResponse:
+        await self._desk.json(request, self._snapshot_decoder)
+        return JsonResponse(asdict(await self._desk.read(self._snapshots.make)))
 
     async def get_sync_status(self) -> JsonResponse:
         described = {}

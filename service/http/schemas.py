@@ -119,3 +119,7 @@ class IdsIn(msgspec.Struct, forbid_unknown_fields=True):
 class StepIn(msgspec.Struct, forbid_unknown_fields=True):
     collection: str
     embedding_version: str | None = None
+
+
+class SnapshotIn(msgspec.Struct, forbid_unknown_fields=True):
+    """Nothing can be chosen: the server makes the name."""
