@@ -22,16 +22,16 @@ class Dataset:
     queries: Matrix
 
 
-def load(rows: int, queries: int, seed: int = 5) -> Dataset:
+def load(rows: int, queries: int, seed: int = 5, synthetic: bool = False) -> Dataset:
     """Return a set, and print which. Synthetic: points of a 24-dimensional mixture bent into 384."""
-    if REAL.exists():
+    if REAL.exists() and not synthetic:
         stored = np.load(REAL, mmap_mode="r")
         rows = min(rows, len(stored) - HELD_OUT)
         print(f"data: {rows} real sentence vectors (wordnet384)")
         every = np.concatenate([stored[:rows], stored[len(stored) - HELD_OUT :][:queries]])
         unit = _unit(every.astype(np.float32))
         return Dataset("wordnet384", unit[:rows], unit[rows:])
-    print(f"data: {rows} synthetic low-rank vectors (no real ones beside the project)")
+    print(f"data: {rows} synthetic low-rank vectors")
     random = np.random.default_rng(seed)
     centres = random.normal(size=(200, 24))
     latent = centres[random.integers(0, 200, rows + queries)] + random.normal(size=(rows + queries, 24))

@@ -24,7 +24,7 @@ from index_store.types import Metric, Vector
 
 Storage: TypeAlias = Literal["float32", "bf16", "int8"]
 
-GRAPH_BLOCK_ROWS = 32_768
+GRAPH_BLOCK_ROWS = 131_072
 """Rows given to FAISS in one call, which it links in random order. Progress is told between calls."""
 
 _PARAMS_KEPT = 64
