@@ -12,7 +12,7 @@ from index_store.ann.topk import rescore
 from index_store.embedded.check import check
 from index_store.embedded.engine import EmbeddedIndex
 from index_store.types import Metric, SearchRequest
-from tests.golden.make import DIRECTORY, SPECS, vector
+from tests.fixtures.golden.make import DIRECTORY, SPECS, vector
 from tests.sealing import generation_of
 
 LIVE = [n for n in range(165) if n not in (0, 140, 158)]
