@@ -41,6 +41,7 @@ _WORKER_SILENT_S_MAX = 60
 def main(argv: Sequence[str]) -> int:
     if argv[:1] == ["models"]:
         return models_cli.main(argv[1:], Path(os.environ.get("MODELS_DIR") or ".models"))
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read by the libraries of torch models; workers inherit it
     parser = argparse.ArgumentParser(prog="python -m service", description=__doc__)
     parser.add_argument("--demo", action="store_true", help="fill an empty DATA_DIR with a small catalogue")
     arguments = parser.parse_args(argv)

@@ -1,0 +1,256 @@
+"""What the service adds to its models: idle, in bursts, while writing, in memory and at the start.
+
+    python -m benchmarks.bench_embedding [--texts 600] [--pictures 150] [--seconds 4] [--models-dir .models]
+
+Both built-in models behind the HTTP service, in processes of their own; the load client shares the machine.
+Contenders take turns in one run; ratios of medians are judged. The lock is the same service with one stream
+and batches of one. The offline loop embeds the same items in one process at the priority that the service
+gives to writes, so that neighbours on the machine take as much from both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.embedding_service import (
+    Report,
+    Row,
+    Served,
+    bare_load_s,
+    offline_pictures,
+    offline_texts,
+    picture_bodies,
+    picture_files,
+    queries,
+    text_bodies,
+    texts,
+)
+from benchmarks.http_load import closed_loop, one_by_one, post
+from service.embedding.models import load_text_embedder
+
+CORES = os.cpu_count() or 1
+TEXT_MODEL = "builtin:multilingual-e5-small"
+PACE_S = 0.1
+DIM = 384
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--texts", type=int, default=600)
+    parser.add_argument("--pictures", type=int, default=150)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each load under turns")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--models-dir", type=Path, default=Path(".models"))
+    given = parser.parse_args()
+    asked = queries()
+    report = Report("embedding")
+    with tempfile.TemporaryDirectory() as work:
+        with Served(Path(work) / "one", given.models_dir) as service:
+            service.fill(text_bodies(texts(300), 300))
+            report.add(idle(service.port, given.models_dir, asked))
+            with Served(Path(work) / "lock", given.models_dir, MODEL_STREAMS="1", BATCH_SIZE="1") as lock:
+                lock.fill(text_bodies(texts(300), 300))
+                report.add(bursts(service, lock, given, asked))
+            report.add(writing(service, given, asked))
+        report.add(starting(Path(work), given.models_dir))
+    report.add([batch_independence(given.models_dir)])
+
+
+def idle(port: int, models_dir: Path, asked: Iterator[str]) -> list[Row]:
+    """One query at a time: new ones beside the bare forward pass, known ones beside a search by vector."""
+    embedder = load_text_embedder(TEXT_MODEL, models_dir=models_dir, dim=DIM, threads=1)
+    bare: list[float] = []
+    served: list[float] = []
+    cached: list[float] = []
+    by_vector: list[float] = []
+    known = search("늘 같은 질문")
+    vector = post("/v1/search", json.dumps({"vector": [0.05] * DIM, "top_k": 25}).encode())
+    new = [next(asked) for _ in range(80)]
+    answers = one_by_one(port, list(in_turns(new, known, vector)))
+    for turn, text in enumerate(new):
+        known_first = turn % 2 == 0
+        for took in (served, *((cached, by_vector) if known_first else (by_vector, cached))):
+            took.append(next(answers)[0])
+        began = time.perf_counter()
+        embedder.embed_texts([text], "query")
+        bare.append(time.perf_counter() - began)
+    one, loop, hit, raw = (float(np.median(took[10:])) * 1000 for took in (served, bare, cached, by_vector))
+    return [
+        Row("idle query p50 / bare forward pass", one / loop, 1.3, detail=f"{one:.1f} / {loop:.1f} ms"),
+        Row("cached query p50 / search by vector", hit / raw, 1.2, detail=f"{hit:.2f} / {raw:.2f} ms"),
+    ]
+
+
+def in_turns(new: Sequence[str], known: bytes, vector: bytes) -> Iterator[bytes]:
+    """Yield each new query, then the known one and the vector, the first in turns: it finds cold caches."""
+    for turn, text in enumerate(new):
+        yield search(text)
+        yield from (known, vector) if turn % 2 == 0 else (vector, known)
+
+
+def search(text: str) -> bytes:
+    return post("/v1/search", json.dumps({"query": text, "top_k": 25}).encode())
+
+
+def bursts(service: Served, lock: Served, given: argparse.Namespace, asked: Iterator[str]) -> list[Row]:
+    """Many new queries at once, against one at a time."""
+    rows = []
+    for clients in (8, 32):
+        gains, lates, details = [], [], []
+        for _ in range(given.rounds):
+            loads, cpu = {}, {}
+            for name, at in (("lock", lock), ("service", service)):
+                used = at.cpu_s()
+                requests = [search(next(asked)) for _ in range(int(400 * given.seconds))]
+                loads[name] = closed_loop(at.port, requests, connections=clients, seconds=given.seconds)
+                cpu[name] = (at.cpu_s() - used) / len(loads[name].require_ok().seconds)
+            line_ms = batches_in_line_ms(given.models_dir, clients, asked)
+            gains.append(loads["service"].per_second / loads["lock"].per_second)
+            lates.append(loads["service"].ms(99) / line_ms)
+            served, locked = loads["service"], loads["lock"]
+            details.append(
+                f"{served.per_second:.0f}/s vs {locked.per_second:.0f}/s, p50 {served.ms(50):.0f} "
+                f"p99 {served.ms(99):.0f} ms, line {line_ms:.0f} ms, "
+                f"CPU a query {cpu['service'] * 1e3:.1f} vs {cpu['lock'] * 1e3:.1f} ms"
+            )
+        rows.append(
+            Row(f"{clients} clients: queries/s / lock", float(np.median(gains)), 2.3, True, details[-1])
+        )
+        rows.append(Row(f"{clients} clients: p99 / batches in line", float(np.median(lates)), 1.5))
+    return rows
+
+
+def batches_in_line_ms(models_dir: Path, clients: int, asked: Iterator[str]) -> float:
+    """Return what a newcomer waits for: the batch under way and its own, both of a stream's share."""
+    share = -(-clients // CORES)
+    embedder = load_text_embedder(TEXT_MODEL, models_dir=models_dir, dim=DIM, threads=1)
+    took: list[float] = []
+
+    def stream() -> None:
+        for _ in range(6):
+            batch = [next(asked) for _ in range(share)]
+            began = time.perf_counter()
+            embedder.embed_texts(batch, "query")
+            took.append(time.perf_counter() - began)
+
+    run_together([stream] * CORES)
+    return 2 * float(np.median(took)) * 1000
+
+
+def run_together(works: Sequence[object]) -> None:
+    threads = [threading.Thread(target=work) for work in works]  # type: ignore[arg-type]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def writing(service: Served, given: argparse.Namespace, asked: Iterator[str]) -> list[Row]:
+    """Writes in content against the offline loop, with a query every 100 ms beside them."""
+    rows = []
+    files = picture_files(given.pictures)
+    for name, count, bodies, offline in (
+        ("texts", given.texts, text_bodies(texts(given.texts), 200), (offline_texts, texts(given.texts))),
+        ("pictures", given.pictures, picture_bodies(files, 50), (offline_pictures, files)),
+    ):
+        rates, lates, details = [], [], []
+        for _ in range(given.rounds):
+            quiet = paced(service.port, asked, lambda began: time.perf_counter() - began < given.seconds)
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                loop_s, loop_cpu_s = pool.apply(offline[0], (offline[1], given.models_dir))
+            began, used = time.perf_counter(), service.cpu_s()
+            writer = threading.Thread(target=service.fill, args=(bodies, 2))
+            writer.start()
+            beside = paced(service.port, asked, lambda _, writer=writer: writer.is_alive())
+            writer.join()
+            took_s, used = time.perf_counter() - began, service.cpu_s() - used
+            rates.append(loop_s / took_s)
+            lates.append(float(np.percentile(beside, 99) / np.percentile(quiet, 99)))
+            details.append(
+                f"{count / took_s:.0f}/s vs {count / loop_s:.0f}/s, CPU an item {used / count * 1e3:.1f} vs "
+                f"{loop_cpu_s / count * 1e3:.1f} ms; query p50 {in_ms(quiet, 50)} -> {in_ms(beside, 50)}, "
+                f"p99 {in_ms(quiet, 99)} -> {in_ms(beside, 99)} ms"
+            )
+        rows.append(Row(f"writing {name} / offline loop", float(np.median(rates)), 0.9, True, details[-1]))
+        rows.append(Row(f"query p99 beside {name} / quiet", float(np.median(lates)), 2.0))
+    return rows
+
+
+def in_ms(seconds: Sequence[float], percentile: float) -> str:
+    return f"{np.percentile(seconds, percentile) * 1000:.0f}"
+
+
+def paced(port: int, asked: Iterator[str], goes_on: object) -> list[float]:
+    """Return the seconds of one new query every PACE_S."""
+    took: list[float] = []
+    answers = one_by_one(port, [search(next(asked)) for _ in range(3000)])
+    began = time.perf_counter()
+    while goes_on(began):  # type: ignore[operator]
+        took.append(next(answers)[0])
+        time.sleep(max(0.0, PACE_S - took[-1]))
+    return took
+
+
+def starting(work: Path, models_dir: Path) -> list[Row]:
+    """Ready against the two libraries opening the same files, and what a second worker costs."""
+    bare, ready = [], []
+    for turn in range(3):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            bare.append(pool.apply(bare_load_s, (models_dir,)))
+        with Served(work / f"start{turn}", models_dir, IMAGE_MODEL="builtin:descriptor") as service:
+            ready.append(service.ready_s)
+    empty = []
+    for turn in range(3):
+        with Served(
+            work / f"none{turn}",
+            models_dir,
+            IMAGE_MODEL="builtin:descriptor",
+            TEXT_MODEL="builtin:hashed-ngrams",
+        ) as service:
+            empty.append(service.ready_s)
+    model_s = float(np.median(ready)) - float(np.median(empty))
+    loaded_s = float(np.median(bare))
+    rows = [
+        Row(
+            "ready beyond the same start without model files / bare load",
+            model_s / loaded_s, 1.5,
+            detail=f"{model_s:.2f} / {loaded_s:.2f} s; ready in {np.median(ready):.2f} s",
+        )
+    ]  # fmt: skip
+    with Served(work / "two", models_dir, WORKERS="2") as service:
+        service.fill(text_bodies(texts(64), 32))
+        resident, private, shared = service.memory_mb()
+        rows.append(
+            Row(
+                "WORKERS=2: resident set not shared",
+                private / resident, 0.75,
+                detail=f"a worker {resident:.0f} MB resident, {private:.0f} private, {shared:.0f} shared",
+            )
+        )  # fmt: skip
+    return rows
+
+
+def batch_independence(models_dir: Path) -> Row:
+    """The least cosine between a text's vectors alone and among others, long and short ones."""
+    embedder = load_text_embedder(TEXT_MODEL, models_dir=models_dir, dim=DIM, threads=1)
+    some = [*texts(24), *(text * 6 for text in texts(8))]
+    together = embedder.embed_texts(some, "document").vectors
+    alone = np.concatenate([embedder.embed_texts([text], "document").vectors for text in some])
+    least = float((together.astype(np.float64) * alone).sum(axis=1).min())
+    return Row("a text alone and in a batch: least cosine", least, 0.9999, True)
+
+
+if __name__ == "__main__":
+    main()

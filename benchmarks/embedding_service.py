@@ -1,0 +1,239 @@
+"""The service as a process, contents to embed, and rows of figures with their limits."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import count, product
+from pathlib import Path
+from types import TracebackType
+
+from benchmarks.http_load import cpu_seconds
+from service.demo.catalogue import products, recipes
+from service.embedding.builtin import BUILTIN, E5, MODEL_FILE
+from service.embedding.images import BYTES_MAX, PIXELS_MAX, decode_image
+from service.embedding.models import load_image_embedder, load_text_embedder
+
+ROOT = Path(__file__).parents[1]
+OUT = ROOT / ".out"
+CORES = os.cpu_count() or 1
+WRITES_NICE = 10
+TASTES = ("매운", "담백한", "국물이 진한", "고소한", "새콤한", "간단한", "겨울에 먹는", "아이가 좋아하는")
+PLACES = (
+    "집에서",
+    "캠핑에서",
+    "손님상에",
+    "아침에",
+    "야식으로",
+    "도시락으로",
+    "명절에",
+    "혼자",
+    "비 오는 날",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure. limit: the most, or with `at_least` the least, that passes."""
+
+    name: str
+    value: float
+    limit: float
+    at_least: bool = False
+    detail: str = ""
+
+    @property
+    def passes(self) -> bool:
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+
+class Report:
+    """Prints rows as they come, each with its limit, and keeps them in .out/NAME.json."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._found: list[dict[str, object]] = []
+        load = os.getloadavg()[0]
+        print(f"{CORES} cores, load average {load:.1f}: what else runs takes from every figure of time")
+
+    def add(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            sign = ">=" if row.at_least else "<="
+            verdict = "PASS" if row.passes else "MISS"
+            print(
+                f"{verdict}  {row.name:60} {row.value:8.4g}  {sign} {row.limit:<7} {row.detail}", flush=True
+            )
+            self._found.append({**asdict(row), "passes": row.passes})
+        OUT.mkdir(exist_ok=True)
+        text = json.dumps(self._found, indent=1, ensure_ascii=False)
+        (OUT / f"{self._name}.json").write_text(text + "\n", "utf-8")
+
+
+def queries() -> Iterator[str]:
+    """Yield short Korean queries, none twice."""
+    titles = [recipe.title for recipe in recipes()]
+    for turn in count():
+        for taste, place, title in product(TASTES, PLACES, titles):
+            yield f"{place} {taste} {title}" + (f" {turn}" if turn else "")
+
+
+def texts(number: int) -> list[str]:
+    """Return recipes as they are embedded, each with a mark so that none comes twice."""
+    rows = recipes()
+    return [
+        f"{row.title}: {row.description}. 재료: {', '.join(row.ingredients)} {place}"
+        for place, row in ((place, rows[place % len(rows)]) for place in range(number))
+    ]
+
+
+def picture_files(number: int) -> list[bytes]:
+    files = [each.jpeg for each in products()]
+    return [files[place % len(files)] for place in range(number)]
+
+
+def text_bodies(some: Sequence[str], step: int) -> list[bytes]:
+    """Return upserts of `step` texts each."""
+    items = [{"recipe_id": place, "text": text} for place, text in enumerate(some)]
+    return _bodies("recipes", items, step)
+
+
+def picture_bodies(files: Sequence[bytes], step: int) -> list[bytes]:
+    items = [
+        {"product_id": f"p{place}", "image": base64.b64encode(file).decode()}
+        for place, file in enumerate(files)
+    ]
+    return _bodies("products", items, step)
+
+
+def _bodies(collection: str, items: Sequence[object], step: int) -> list[bytes]:
+    return [
+        json.dumps({"collection": collection, "items": items[start : start + step]}).encode()
+        for start in range(0, len(items), step)
+    ]
+
+
+def offline_texts(some: Sequence[str], models_dir: Path) -> tuple[float, float]:
+    """Return the seconds, and those of CPU, of embedding all, nothing else, at the priority of writes."""
+    os.nice(WRITES_NICE)
+    ref = f"builtin:{E5}"
+    embedder = load_text_embedder(ref, models_dir=models_dir, dim=384, threads=CORES)
+    embedder.embed_texts(some[:4], "document")
+    began, used = time.perf_counter(), time.process_time()
+    for start in range(0, len(some), 200):
+        embedder.embed_texts(some[start : start + 200], "document")
+    return time.perf_counter() - began, time.process_time() - used
+
+
+def offline_pictures(files: Sequence[bytes], models_dir: Path) -> tuple[float, float]:
+    os.nice(WRITES_NICE)
+    ref = "builtin:efficientnet-lite0"
+    embedder = load_image_embedder(ref, models_dir=models_dir, dim=512, threads=CORES)
+    began, used = time.perf_counter(), time.process_time()
+    for start in range(0, len(files), 16):
+        some = files[start : start + 16]
+        embedder.embed_images(
+            [decode_image(file, bytes_max=BYTES_MAX, pixels_max=PIXELS_MAX) for file in some]
+        )
+    return time.perf_counter() - began, time.process_time() - used
+
+
+def bare_load_s(models_dir: Path) -> float:
+    """Return the seconds that the two libraries take to open the text model's files."""
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    directory = BUILTIN[E5].directory(models_dir)
+    began = time.perf_counter()
+    Tokenizer.from_file(str(directory / "tokenizer.json"))
+    onnxruntime.InferenceSession(str(directory / MODEL_FILE), providers=["CPUExecutionProvider"])
+    return time.perf_counter() - began
+
+
+class Served:
+    """`python -m service` on a free port, with both built-in models unless told otherwise."""
+
+    def __init__(self, data_dir: Path, models_dir: Path, **environ: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        self._environ = {
+            **kept, "HOST": "127.0.0.1", "PORT": str(self.port), "DATA_DIR": str(data_dir),
+            "MODELS_DIR": str(models_dir.resolve()), "TEXT_MODEL": f"builtin:{E5}",
+            "IMAGE_MODEL": "builtin:efficientnet-lite0", "LOG_LEVEL": "warning",
+            "SEARCH_DEADLINE_MS": "60000", "QUEUE_MS_MAX": "60000", **environ,
+        }  # fmt: skip
+        self.ready_s = 0.0
+
+    def __enter__(self) -> Served:
+        began = time.perf_counter()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "service"], cwd=ROOT, env=self._environ, start_new_session=True
+        )
+        while not self._is_ready():
+            if self._process.poll() is not None or time.perf_counter() - began > 120:
+                raise RuntimeError("the service did not come up")
+            time.sleep(0.02)
+        self.ready_s = time.perf_counter() - began
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def _is_ready(self) -> bool:
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+    def fill(self, bodies: Sequence[bytes], connections: int = 1) -> None:
+        """Send upserts, `connections` at a time."""
+        with ThreadPoolExecutor(connections) as senders:
+            for said in senders.map(self._upsert, bodies):
+                if said:
+                    raise RuntimeError(said)
+
+    def _upsert(self, body: bytes) -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
+        connection.request("POST", "/v1/upsert", body, {"content-type": "application/json"})
+        answer = connection.getresponse()
+        said = answer.read().decode()
+        connection.close()
+        return "" if answer.status == 200 else said
+
+    def cpu_s(self) -> float:
+        """Return the CPU seconds of the process that serves."""
+        return cpu_seconds(self._process.pid)
+
+    def memory_mb(self) -> tuple[float, float, float]:
+        """Return resident, private and shared MB of the worker that has most; Linux only."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        found = []
+        for process in children or [str(self._process.pid)]:
+            sizes = {"Rss": 0.0, "Private_Clean": 0.0, "Private_Dirty": 0.0}
+            for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+                name, _, rest = line.partition(":")
+                if name in sizes:
+                    sizes[name] = int(rest.split()[0]) / 1024
+            private = sizes["Private_Clean"] + sizes["Private_Dirty"]
+            found.append((sizes["Rss"], private, sizes["Rss"] - private))
+        return max(found)
