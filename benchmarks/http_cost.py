@@ -71,7 +71,7 @@ class ConstantIndex:
     def digest(self, collection: str) -> Digest:
         raise NotImplementedError
 
-    def digest_rows(self, collection: str, bucket: int) -> Iterator[DigestRow]:
+    def digest_rows(self, collection: str, buckets: Sequence[int]) -> Iterator[DigestRow]:
         raise NotImplementedError
 
     def advance(self, collection: str, step: str, embedding_version: str) -> CollectionStatus:
