@@ -67,7 +67,8 @@ def prepare(folder: Path, data: Dataset, model: str) -> None:
         index.write("bench", WriteBatch(items, embedding_version=version))
     index.close()
     written = time.perf_counter()
-    Maintenance(folder / "data").run_once()
+    if not Maintenance(folder / "data").rebuild():
+        raise AssertionError("nothing was sealed")
     sealed = time.perf_counter()
     print(f"{len(data.rows)} rows written in {written - began:.0f} s, sealed in {sealed - written:.0f} s")
 
