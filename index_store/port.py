@@ -41,8 +41,8 @@ class VectorIndex(Protocol):
     def digest(self, collection: str) -> Digest:
         """Return the proof of the current generation's content as of `seq`."""
 
-    def digest_rows(self, collection: str, bucket: int) -> Iterator[DigestRow]:
-        """Yield the known ids of one of the 4,096 digest buckets with their shares."""
+    def digest_rows(self, collection: str, buckets: Sequence[int]) -> Iterator[DigestRow]:
+        """Yield the known ids of some of the 4,096 digest buckets with their shares, in one pass."""
 
     def advance(
         self, collection: str, step: Literal["begin", "promote", "rollback", "abort"], embedding_version: str

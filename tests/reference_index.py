@@ -228,11 +228,11 @@ class ReferenceIndex:
         buckets = digest.buckets_from(sums.items())
         return Digest(digest.root_of(buckets), buckets, len(shelf.items), shelf.seq)
 
-    def digest_rows(self, collection: str, bucket: int) -> Iterator[DigestRow]:
-        if not 0 <= bucket < digest.BUCKETS:
+    def digest_rows(self, collection: str, buckets: Sequence[int]) -> Iterator[DigestRow]:
+        if any(not 0 <= bucket < digest.BUCKETS for bucket in buckets):
             raise InvalidRequest("bucket", "bucket")
         shelf = self._current(collection)
-        return (row for row in self._digest_rows(shelf) if digest.bucket_of(row.id) == bucket)
+        return (row for row in self._digest_rows(shelf) if digest.bucket_of(row.id) in buckets)
 
     def _digest_rows(self, shelf: Shelf) -> Iterator[DigestRow]:
         hasher = digest.ShareHasher(shelf.version)

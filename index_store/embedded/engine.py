@@ -152,12 +152,13 @@ class EmbeddedIndex:
         with self._collection(collection).members() as members:
             return _existing(members).store.digest()
 
-    def digest_rows(self, collection: str, bucket: int) -> Iterator[DigestRow]:
+    def digest_rows(self, collection: str, buckets: Sequence[int]) -> Iterator[DigestRow]:
         found = self._collection(collection)
-        if not 0 <= bucket < BUCKETS:
-            raise InvalidRequest(f"bucket must be 0..{BUCKETS - 1}, got {bucket}", "bucket")
+        for bucket in buckets:
+            if not 0 <= bucket < BUCKETS:
+                raise InvalidRequest(f"bucket must be 0..{BUCKETS - 1}, got {bucket}", "bucket")
         with found.members() as members:
-            return iter(list(_existing(members).store.digest_rows(bucket)))
+            return iter(list(_existing(members).store.digest_rows(buckets)))
 
     def advance(self, collection: str, step: Step, embedding_version: str) -> CollectionStatus:
         if not embedding_version:

@@ -231,15 +231,17 @@ class Store:
         items = meta["items"] - len(damaged)
         return Digest(root=digest.root_of(buckets), buckets=buckets, items=items, seq=meta["seq"])
 
-    def digest_rows(self, bucket: int) -> Iterator[DigestRow]:
-        """The known ids of one bucket, their shares computed from the rows."""
+    def digest_rows(self, buckets: Sequence[int]) -> Iterator[DigestRow]:
+        """The known ids of these buckets, their shares computed from the rows."""
         with self._read_lock, _translated():
             ids = _opened(self._read).execute("SELECT id FROM item WHERE deleted=0").fetchall()
-        wanted = [item_id for (item_id,) in ids if digest.bucket_of(item_id) == bucket]
+        asked = frozenset(buckets)
+        wanted = [item_id for (item_id,) in ids if digest.bucket_of(item_id) in asked]
         hasher = ShareHasher(self._embedding_version)
-        for row in self.read(wanted).values():
-            share = hasher.share(row.id, row.active, row.vector, row.content_hash)
-            yield DigestRow(row.id, share, row.active, row.vector is not None)
+        for start in range(0, len(wanted), _PAGE_ROWS):
+            for row in self.read(wanted[start : start + _PAGE_ROWS]).values():
+                share = hasher.share(row.id, row.active, row.vector, row.content_hash)
+                yield DigestRow(row.id, share, row.active, row.vector is not None)
 
     def problem(self) -> str | None:
         """A sentence when something is wrong that searches survive, else None."""

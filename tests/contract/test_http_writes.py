@@ -246,12 +246,17 @@ def test_digest_follows_content(app: HttpApp) -> None:
     filled = [place for place, each in enumerate(before["buckets"]) if each != "0" * 16]
     rows = app.get(f"/v1/collections/recipes/digest?bucket={filled[0]}").json()["rows"]
     assert rows and rows[0]["id"] in (1, 2) and rows[0]["has_vector"] is True
+    named = ",".join(map(str, filled))
+    assert {
+        row["id"] for row in app.get(f"/v1/collections/recipes/digest?bucket={named}").json()["rows"]
+    } == {1, 2}
     app.post("/v1/deactivate", {"ids": [1]})
     changed = app.get("/v1/collections/recipes/digest").json()
     assert changed["root"] != before["root"]
     app.post("/v1/activate", {"ids": [1]})
     assert app.get("/v1/collections/recipes/digest").json()["root"] == before["root"]
-    assert app.get("/v1/collections/recipes/digest?bucket=4096").status_code == 422
+    for wrong in ("4096", "1,4096", "1,", "-1", "x", ",".join(["1"] * 513)):
+        assert app.get(f"/v1/collections/recipes/digest?bucket={wrong}").status_code == 422
 
 
 def test_a_model_that_can_not_load_leaves_vectors_served(tmp_path: Path) -> None:

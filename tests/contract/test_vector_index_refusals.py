@@ -189,7 +189,7 @@ def test_unknown_collections(index: VectorIndex) -> None:
         lambda: index.get("nope", []),
         lambda: index.status("nope"),
         lambda: index.digest("nope"),
-        lambda: list(index.digest_rows("nope", 0)),
+        lambda: list(index.digest_rows("nope", [0])),
         lambda: index.advance("nope", "begin", "v"),
     ]
     for call in calls:
