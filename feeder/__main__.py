@@ -28,7 +28,7 @@ from feeder.reconcile import NAMES_SHOWN, Report
 from feeder.reporting import JsonLines, PlainLines, ProgressBar, ProgressLog, Summary, as_json, as_table
 from feeder.settings import Settings
 from feeder.sources.dirty_set import install
-from feeder.wiring import client_of, compare_once, dirty_sets_of, importer_of, syncer_of
+from feeder.wiring import client_of, compare_once, dirty_sets_of, importer_of, quarantined_of, syncer_of
 
 log = logging.getLogger("feeder")
 
@@ -68,6 +68,10 @@ def _import(settings: Settings, options: argparse.Namespace) -> int:
         for name in _names(settings, options):
             is_bar = sys.stderr.isatty() and not options.log_json
             progress = ProgressBar(sys.stderr) if is_bar else ProgressLog()
+            if settings.collections[name].vectors is None:
+                says = "nothing to import: `sync` or `reconcile` has its content embedded"
+                _print(Summary(name, says, {}), options.log_json)
+                continue
             try:
                 summary = importer_of(settings, settings.collections[name], client, progress).run(chosen)
             except FeederError as exc:
@@ -162,14 +166,19 @@ def _summary(report: Report) -> Summary:
         "changed": len(found.changed),
         "extra": len(found.extra),
         "left": len(left.ids),
+        "quarantined": len(report.quarantined),
         **report.set_aside,
         "seconds": f"{report.seconds:.1f}",
         "reading": f"{report.read_seconds:.1f}",
     }
-    names = {"missing": found.missing, "changed": found.changed, "extra": found.extra, "left": left.ids}
+    names = {
+        "missing": found.missing, "changed": found.changed, "extra": found.extra, "left": left.ids,
+        "quarantined": list(report.quarantined),
+    }  # fmt: skip
     notes = [f"root {report.root} of {report.embedding_version}"]
-    notes += [f"{item_id}: {why}" for item_id, why in list(report.rejected.items())[:NAMES_SHOWN]]
-    outcome = f"equal as of {as_of}" if report.is_equal else f"NOT equal as of {as_of}"
+    notes += [f"{item_id}: {why}" for item_id, why in list(report.quarantined.items())[:NAMES_SHOWN]]
+    but = f" except {len(report.quarantined):,} quarantined" if report.quarantined else ""
+    outcome = f"equal{but} as of {as_of}" if report.is_equal else f"NOT equal as of {as_of}"
     shown = {reason: list(ids[:NAMES_SHOWN]) for reason, ids in names.items()}
     return Summary(report.collection, outcome, counts, notes, shown)
 
@@ -198,8 +207,11 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
     finally:
         client.close()
     for state in states.values():
-        counts: dict[str, int | float | str] = {"seq": state.seq, **state.cursors}
-        _print(Summary(state.name, f"serves {state.version or 'nothing yet'}", counts), options.log_json)
+        aside = quarantined_of(settings, state.name)
+        counts: dict[str, int | float | str] = {"seq": state.seq, **state.cursors, "quarantined": len(aside)}
+        notes = [f"{item_id}: {why}" for item_id, why in aside.items()]
+        serves = f"serves {state.version or 'nothing yet'}"
+        _print(Summary(state.name, serves, counts, notes), options.log_json)
     return 0
 
 

@@ -68,10 +68,7 @@ class Applier:
 
         Raises ServiceDown (repeat later), ImportRefused (another embedding_version serves), SettingsWrong.
         """
-        items = changes.items
-        batches = [
-            items[start : start + self._batch_items] for start in range(0, len(items), self._batch_items)
-        ]
+        batches = list(_by_weight(changes.items, self._batch_items))
         last = batches.pop() if batches else ()
         written: list[Written] = []
         with service_errors():
@@ -101,15 +98,30 @@ class Applier:
         with service_errors():
             return self._client.digest(self._collection)
 
-    def digest_rows(self, bucket: int) -> Sequence[DigestRow]:
+    def digest_rows(self, buckets: Sequence[int]) -> Sequence[DigestRow]:
         with service_errors():
-            return self._client.digest_rows(self._collection, bucket)
+            return self._client.digest_rows(self._collection, buckets)
 
     def _send(self, batch: Sequence[Item], version: str | None) -> Future[Written]:
         assert self._pool is not None, "start() comes first"
         return self._pool.submit(
             self._client.upsert, self._collection, batch, embedding_version=version, partial=True
         )
+
+
+def _by_weight(items: Sequence[Item], items_max: int) -> Iterator[Sequence[Item]]:
+    """Part items so that each request stays below REQUEST_BYTES_MAX; pictures weigh what they weigh."""
+    batch: list[Item] = []
+    weight = 0
+    for item in items:
+        each = ITEM_BYTES + 4 * len(item.image or b"") // 3 + 4 * len(item.text or "")
+        if batch and (len(batch) >= items_max or weight + each > REQUEST_BYTES_MAX):
+            yield batch
+            batch, weight = [], 0
+        batch.append(item)
+        weight += each
+    if batch:
+        yield batch
 
 
 @contextmanager

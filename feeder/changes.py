@@ -80,6 +80,9 @@ class Directory(Protocol):
     @property
     def active_count(self) -> int: ...
 
+    def ids(self) -> Sequence[Id]:
+        """Return every id, once."""
+
     def states(self, ids: IdColumn) -> npt.NDArray[np.int8]:
         """Return for each id UNKNOWN, INACTIVE or ACTIVE."""
 
@@ -104,6 +107,10 @@ class IntDirectory:
     @property
     def active_count(self) -> int:
         return int(self._active.sum())
+
+    def ids(self) -> Sequence[Id]:
+        found: list[Id] = self._ids.tolist()
+        return found
 
     def states(self, ids: IdColumn) -> npt.NDArray[np.int8]:
         wanted = np.asarray(ids, dtype=np.int64)
@@ -130,6 +137,9 @@ class TextDirectory:
     @property
     def active_count(self) -> int:
         return sum(self._active.values())
+
+    def ids(self) -> Sequence[Id]:
+        return list(self._active)
 
     def states(self, ids: IdColumn) -> npt.NDArray[np.int8]:
         known = self._active

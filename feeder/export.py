@@ -82,16 +82,21 @@ def read_ahead(
         thread.join()
 
 
-def clean(
-    page: VectorPage,
-    directory: Directory | None,
-    metadata: Mapping[Id, Mapping[str, object]] | None = None,
-    is_half: bool = False,
-) -> Cleaned:
-    """Return the items of a page, in key order, and the ids that are set aside.
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The rows of a page that count, in key order. packed: (rows, dim) little-endian float32."""
+
+    ids: Sequence[Id]
+    active: npt.NDArray[np.bool_]
+    packed: npt.NDArray[np.float32]
+    set_aside: Mapping[str, Sequence[Id]]
+
+
+def choose(page: VectorPage, directory: Directory | None, is_half: bool = False) -> Chosen:
+    """Return the last row of each id that can be stored, and the ids that are set aside.
 
     directory None: every id counts as known and active. is_half: half precision leaves unit vectors up to
-    8e-5 off; they are made unit length again, once, and their metadata says so.
+    8e-5 off; they are made unit length again, once.
     """
     vectors = page.vectors
     good, set_aside = _usable(page)
@@ -103,24 +108,31 @@ def clean(
         good &= states != UNKNOWN
     rows = np.flatnonzero(good).tolist()
     last_of = {page.ids[row]: row for row in rows}
-    duplicates = [page.ids[row] for row in rows if last_of[page.ids[row]] != row]
-    if duplicates:
-        set_aside["duplicate"] = duplicates
+    if len(last_of) < len(rows):
+        set_aside["duplicate"] = [page.ids[row] for row in rows if last_of[page.ids[row]] != row]
         rows = sorted(last_of.values())
     if is_half:
         vectors = renormalised(vectors)
-    packed = np.ascontiguousarray(vectors, dtype="<f4")
-    active = (states == ACTIVE).tolist()
+    is_whole = len(rows) == len(page.ids)
+    ids = page.ids if is_whole else [page.ids[row] for row in rows]
+    packed = np.ascontiguousarray(vectors if is_whole else vectors[rows], dtype="<f4")
+    return Chosen(ids, states[rows] == ACTIVE, packed, set_aside)
+
+
+def clean(
+    page: VectorPage,
+    directory: Directory | None,
+    metadata: Mapping[Id, Mapping[str, object]] | None = None,
+    is_half: bool = False,
+) -> Cleaned:
+    """Return the items of a page, in key order, and the ids that are set aside. Where half precision was
+    made good, metadata says so."""
+    chosen = choose(page, directory, is_half)
     items = [
-        Item(
-            page.ids[row],
-            packed[row].tobytes(),
-            active=active[row],
-            metadata=_metadata(page.ids[row], metadata, is_half),
-        )
-        for row in rows
+        Item(item_id, row.tobytes(), active=active, metadata=_metadata(item_id, metadata, is_half))
+        for item_id, row, active in zip(chosen.ids, chosen.packed, chosen.active.tolist(), strict=True)
     ]
-    return Cleaned(items, set_aside, sum(not item.active for item in items))
+    return Cleaned(items, chosen.set_aside, sum(not item.active for item in items))
 
 
 def renormalised(vectors: Vectors) -> Vectors:

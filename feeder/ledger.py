@@ -39,6 +39,7 @@ class Ledger:
     def __init__(self, path: str) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None
+        self._waiting: list[tuple[Sequence[Key], Sequence[Id]]] = []
 
     def open(self) -> None:
         self._connection = sqlite3.connect(self._path, isolation_level=None, timeout=5)
@@ -73,22 +74,30 @@ class Ledger:
 
     def begin_anew(self) -> None:
         """Start a new list beside the present one."""
-        self._db.executescript(
+        self._waiting.clear()
+        self._connected.executescript(
             "DROP TABLE IF EXISTS row_next;"
             "CREATE TABLE row_next(source_key PRIMARY KEY NOT NULL, id NOT NULL) WITHOUT ROWID"
         )
 
     def add(self, keys: Sequence[Key], ids: Sequence[Id]) -> None:
-        db = self._db
+        """A list that lives in memory is only made when it is asked for: most comparisons find nothing."""
+        if self._path == IN_MEMORY:
+            self._waiting.append((keys, ids))
+        else:
+            self._insert(self._connected, "row_next", keys, ids)
+
+    @staticmethod
+    def _insert(db: sqlite3.Connection, table: str, keys: Sequence[Key], ids: Sequence[Id]) -> None:
         db.execute("BEGIN")
         db.executemany(
-            "INSERT OR REPLACE INTO row_next(source_key, id) VALUES(?, ?)", zip(keys, ids, strict=True)
+            f"INSERT OR REPLACE INTO {table}(source_key, id) VALUES(?, ?)", zip(keys, ids, strict=True)
         )
         db.execute("COMMIT")
 
     def end_anew(self) -> None:
         """Put the new list in the place of the old one, unconfirmed."""
-        self._db.executescript(_SWAP)
+        self._connected.executescript(_SWAP)
 
     def confirm(self, identity: str) -> None:
         """Declare the list whole: every row of the table `identity` stands in it, and the index holds what
@@ -98,6 +107,14 @@ class Ledger:
 
     @property
     def _db(self) -> sqlite3.Connection:
+        """The connection, with everything that was added."""
+        waiting, self._waiting = self._waiting, []
+        for keys, ids in waiting:
+            self._insert(self._connected, "row", keys, ids)
+        return self._connected
+
+    @property
+    def _connected(self) -> sqlite3.Connection:
         assert self._connection is not None, "open() comes first"
         return self._connection
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -16,8 +16,9 @@ import numpy as np
 from feeder.applying import Applied
 from feeder.changes import Changes
 from feeder.errors import BrakeOn
-from feeder.proof import Shares, bucket_of, root_of, sums_of
-from feeder.truth import Known, Truth
+from feeder.known import Facts, Known, has_content
+from feeder.proof import Shares, bucket_of, root_of
+from feeder.sourceside import Mine, SourceSide
 from vector_client.types import CollectionState, Digest, DigestRow, Id, Item
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ T = TypeVar("T")
 
 ROUNDS = 5
 NAMES_SHOWN = 20
+BUCKETS_A_CALL = 256
 
 
 class Store(Protocol):
@@ -37,7 +39,7 @@ class Store(Protocol):
 
     def digest(self) -> Digest: ...
 
-    def digest_rows(self, bucket: int) -> Sequence[DigestRow]: ...
+    def digest_rows(self, buckets: Sequence[int]) -> Sequence[DigestRow]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +69,14 @@ class Brake:
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """Ids by what is wrong with them in the index. vanishing: how many of them search would lose."""
+    """Ids by what is wrong with them in the index. vanishing: how many of them search would lose. theirs:
+    what the index holds of them."""
 
     missing: Sequence[Id]
     changed: Sequence[Id]
     extra: Sequence[Id]
     vanishing: int
+    theirs: Mapping[Id, DigestRow] = field(default_factory=dict)
 
     @property
     def ids(self) -> list[Id]:
@@ -82,7 +86,8 @@ class Differences:
 @dataclass(frozen=True, slots=True)
 class Report:
     """The outcome. is_equal: every one of the `rows` items is the same on both sides, `root` says it, as of
-    `as_of_s`. found: what differed at first; left: what still did at the end. set_aside: rows of the source
+    `as_of_s`, except for the `quarantined` ids, whose content can't be had or stored: of them only activity
+    is compared. found: what differed at first; left: what still did at the end. set_aside: rows of the source
     that cannot be stored, by reason. seconds: reading the source, everything."""
 
     collection: str
@@ -94,7 +99,7 @@ class Report:
     found: Differences
     left: Differences
     set_aside: Mapping[str, int]
-    rejected: Mapping[Id, str]
+    quarantined: Mapping[Id, str]
     read_seconds: float
     seconds: float
 
@@ -102,33 +107,13 @@ class Report:
         found = self.found
         differed = f"{len(found.missing)} missing, {len(found.changed)} changed, {len(found.extra)} extra"
         if self.is_equal:
-            return f"equal, {self.rows:,} rows, root {self.root[:16]} ({differed} before)"
+            but = f" except {len(self.quarantined):,} quarantined" if self.quarantined else ""
+            return f"equal{but}, {self.rows:,} rows, root {self.root[:16]} ({differed} before)"
         names = ", ".join(map(str, self.left.ids[:NAMES_SHOWN]))
         return f"NOT equal: {len(self.left.ids):,} of {self.rows:,} rows differ (as {names}); {differed}"
 
 
-@dataclass(slots=True)
-class _Source:
-    """The source's side: what each id adds to the sums."""
-
-    shares: dict[Id, int]
-    inactive: set[Id]
-    set_aside: dict[str, int] = field(default_factory=dict)
-
-    def take(self, items: Sequence[Item], hasher: Shares) -> None:
-        for item in items:
-            assert isinstance(item.vector, bytes)
-            self.shares[item.id] = hasher.of_vector(item.id, item.active, item.vector)
-            if item.active:
-                self.inactive.discard(item.id)
-            else:
-                self.inactive.add(item.id)
-
-    def update(self, known: Known, hasher: Shares) -> None:
-        for item_id in known.absent:
-            self.shares.pop(item_id, None)
-            self.inactive.discard(item_id)
-        self.take(known.items, hasher)
+NO_DIFFERENCES = Differences((), (), (), 0)
 
 
 class Reconciler:
@@ -138,7 +123,7 @@ class Reconciler:
         self,
         collection: str,
         store: Store,
-        truth: Truth,
+        truth: Facts,
         brake: Brake,
         *,
         batch_items: int,
@@ -163,15 +148,17 @@ class Reconciler:
 
     def _settle(self, version: str, next_source_version: Callable[[], int] | None) -> Report:
         began_at = self._clock()
-        hasher = Shares(version)
-        source = self._read_source(hasher)
+        shares = Shares(version)
+        source = SourceSide(shares)
+        for portion in self._truth.everything():
+            source.add(portion)
+        source.seal()
         read_at = self._clock()
-        rejected: dict[Id, str] = {}
+        failed: dict[Id, str] = {}
         digest, found = self._differences(source)
         left = found
         if next_source_version is not None and left.ids:
-            held = digest.items
-            self._brake.check(vanishing=left.vanishing, held=held, in_source=len(source.shares))
+            self._brake.check(vanishing=left.vanishing, held=digest.items, in_source=source.count)
         for attempt in range(ROUNDS):
             if not left.ids:
                 break
@@ -180,35 +167,58 @@ class Reconciler:
             for ids in batches(left.ids, self._batch_items):
                 # Before the reading: whoever reads later has a newer one, and wins.
                 stamp = None if next_source_version is None else next_source_version()
-                known = self._truth.about(ids=ids)
+                known = self._read_again(ids, left, shares)
+                source.update(known)
+                failed |= {item_id: failure.reason for item_id, failure in known.failed.items()}
                 if stamp is not None:
-                    rejected |= self._write(known, version, stamp)
-                source.update(known, hasher)
-            for item_id in rejected:
-                source.shares.pop(item_id, None)
+                    _, refused = store_known(self._store, self._truth, known, version, stamp, {})
+                    source.set_back(refused, known)
+                    failed |= refused
             digest, left = self._differences(source)
         if next_source_version is not None:
             self._truth.confirm()
+        past = self._truth.quarantined() if source.aside else {}
+        root = root_of(source.sums)
         report = Report(
             self._collection,
-            not left.ids,
+            not left.ids and digest.root == root,
             began_at,
-            len(source.shares),
-            root_of(sums_of(source.shares)),
+            source.count,
+            root,
             version,
             found,
             left,
             source.set_aside,
-            rejected,
+            {item_id: failed.get(item_id) or past.get(item_id, "") for item_id in source.aside},
             read_at - began_at,
             self._clock() - began_at,
         )
-        self._tell(report, digest)
+        self._tell(report)
         return report
 
-    def _tell(self, report: Report, digest: Digest) -> None:
-        if report.is_equal and digest.root != report.root:
-            raise AssertionError("equal buckets with unequal roots")
+    def _read_again(self, ids: Sequence[Id], left: Differences, shares: Shares) -> Known:
+        """Return what holds for ids that differ, with content wherever the index does not hold it already."""
+        known = self._truth.about(ids=ids)
+        doubtful: list[Id] = []
+        for item in known.items:
+            if item.vector is None and not has_content(item) and item.id not in known.failed:
+                theirs, content = left.theirs.get(item.id), known.contents[item.id]
+                is_held = theirs and theirs.sum == shares.of_content(item.id, theirs.active, content.digest)
+                if not is_held:
+                    doubtful.append(item.id)
+        if not doubtful:
+            return known
+        fresh = self._truth.about(ids=doubtful, anew=True)
+        again = set(doubtful)
+        return Known(
+            [*(item for item in known.items if item.id not in again), *fresh.items],
+            [*known.absent, *fresh.absent],
+            known.rows,
+            {**known.contents, **fresh.contents},
+            {**known.failed, **fresh.failed},
+        )
+
+    def _tell(self, report: Report) -> None:
         log.log(
             logging.INFO if report.is_equal else logging.WARNING,
             "compared",
@@ -221,51 +231,81 @@ class Reconciler:
                 "changed": len(report.found.changed),
                 "extra": len(report.found.extra),
                 "left": len(report.left.ids),
+                "quarantined": len(report.quarantined),
                 "seconds": round(report.seconds, 3),
             },
         )
 
-    def _read_source(self, hasher: Shares) -> _Source:
-        source = _Source({}, set())
-        for cleaned in self._truth.everything():
-            source.take(cleaned.items, hasher)
-            for reason, ids in cleaned.set_aside.items():
-                source.set_aside[reason] = source.set_aside.get(reason, 0) + len(ids)
-        return source
+    def _differences(self, source: SourceSide) -> tuple[Digest, Differences]:
+        """Return how the index differs. Its sums are read before its rows: when the rows show nothing, a
+        feeder may have written in between, so the sums are read again."""
+        for _ in range(ROUNDS):
+            digest = self._store.digest()
+            buckets = np.flatnonzero(source.sums != np.asarray(digest.buckets, dtype=np.uint64))
+            if not len(buckets):
+                return digest, NO_DIFFERENCES
+            theirs: dict[Id, DigestRow] = {}
+            if digest.items:
+                for some in batches(buckets.tolist(), BUCKETS_A_CALL):
+                    theirs.update((row.id, row) for row in self._store.digest_rows(some))
+            mine = source.within(buckets)
+            _without_asides(source, mine, theirs, set(buckets.tolist()))
+            found = _compared(mine, theirs)
+            if found.ids:
+                return digest, found
+        return digest, NO_DIFFERENCES
 
-    def _differences(self, source: _Source) -> tuple[Digest, Differences]:
-        digest = self._store.digest()
-        theirs_sums = np.asarray(digest.buckets, dtype=np.uint64)
-        buckets = set(np.flatnonzero(sums_of(source.shares) != theirs_sums).tolist())
-        if not buckets:
-            return digest, Differences((), (), (), 0)
-        theirs: dict[Id, DigestRow] = {}
-        if digest.items:
-            for bucket in sorted(buckets):
-                theirs.update((row.id, row) for row in self._store.digest_rows(bucket))
-        mine = [item_id for item_id in source.shares if bucket_of(item_id) in buckets]
-        missing = [item_id for item_id in mine if item_id not in theirs]
-        changed = [
-            item_id for item_id in mine if item_id in theirs and theirs[item_id].sum != source.shares[item_id]
-        ]
-        extra = [item_id for item_id in theirs if item_id not in source.shares]
-        leaving = [*extra, *(item_id for item_id in changed if item_id in source.inactive)]
-        vanishing = sum(theirs[item_id].active and theirs[item_id].has_vector for item_id in leaving)
-        return digest, Differences(missing, changed, extra, vanishing)
 
-    def _write(self, known: Known, version: str, source_version: int) -> dict[Id, str]:
-        applied = self._store.apply(changes_of(known, version, source_version), {})
-        self._truth.note(known)
-        return {row.id: f"{row.code}: {row.detail}" for row in applied.rejected if row.id is not None}
+def _without_asides(
+    source: SourceSide, mine: dict[Id, Mine], theirs: dict[Id, DigestRow], buckets: set[int]
+) -> None:
+    """Take what is in quarantine out of both sides: what the index holds of it counts as right, unless it is
+    shown and must not be, or the other way round."""
+    for item_id, is_active in source.aside.items():
+        if bucket_of(item_id) not in buckets:
+            continue
+        row = theirs.get(item_id)
+        if row is None or not row.has_vector or row.active == is_active:
+            mine.pop(item_id, None)
+            theirs.pop(item_id, None)
+            source.put(item_id, None if row is None else Mine(row.sum, row.active))
+        else:
+            mine[item_id] = Mine(-1, is_active)
+
+
+def _compared(mine: Mapping[Id, Mine], theirs: Mapping[Id, DigestRow]) -> Differences:
+    missing = [item_id for item_id in mine if item_id not in theirs]
+    known = [item_id for item_id in mine if item_id in theirs]
+    changed = [item_id for item_id in known if theirs[item_id].sum != mine[item_id].share]
+    extra = [item_id for item_id in theirs if item_id not in mine]
+    leaving = [*extra, *(item_id for item_id in changed if not mine[item_id].active)]
+    vanishing = sum(theirs[item_id].active and theirs[item_id].has_vector for item_id in leaving)
+    return Differences(missing, changed, extra, vanishing, {i: theirs[i] for i in changed})
+
+
+def store_known(
+    store: Store, truth: Facts, known: Known, version: str, source_version: int, cursors: Mapping[str, str]
+) -> tuple[Applied, Mapping[Id, str]]:
+    """Write what is known, remember it, and return what the service refused, with its reasons.
+
+    An item whose new content is refused keeps its old one, but must not be shown while it is inactive: that
+    is said on its own, and the cursors go behind it.
+    """
+    hidden = {item.id for item in known.items if not item.active and has_content(item)}
+    changes = changes_of(known, version, source_version)
+    applied = store.apply(changes, {} if hidden else cursors)
+    refused = {row.id: f"{row.code}: {row.detail}" for row in applied.rejected if row.id is not None}
+    if hidden:
+        stay = [Item(i, active=False, source_version=source_version) for i in refused if i in hidden]
+        store.apply(Changes(stay, embedding_version=version if stay else None), cursors)
+    truth.note(known, refused)
+    return applied, refused
 
 
 def changes_of(known: Known, version: str, source_version: int) -> Changes:
     """Return the writes that make the index hold what is known. source_version: newer than that of any
     write made before these facts were read."""
-    items = [
-        Item(item.id, item.vector, active=item.active, metadata=item.metadata, source_version=source_version)
-        for item in known.items
-    ]
+    items = [replace(item, source_version=source_version) for item in known.items]
     return Changes(items, known.absent, version if items else None, delete_version=source_version)
 
 

@@ -54,6 +54,11 @@ class Bounds:
         "of one picture fetched")  # fmt: skip
     image_timeout_s: float = _number("FEEDER_IMAGE_TIMEOUT_S", 10, 0.1, 120, "seconds",
         "for one picture, name to last byte")  # fmt: skip
+    image_fetches: int = _number("FEEDER_IMAGE_FETCHES", 8, 1, 64, "pictures", "fetched at a time")
+    picture_batch: int = _number("FEEDER_PICTURE_BATCH", 32, 1, 500, "pictures",
+        "fetched and sent together; all of them are in memory")  # fmt: skip
+    text_batch: int = _number("FEEDER_TEXT_BATCH", 200, 1, 5_000, "texts",
+        "sent together for the service to embed")  # fmt: skip
     log_poll_ms: int = _number("FEEDER_LOG_POLL_MS", 50, 5, 60_000, "ms",
         "between two looks into a database's log")  # fmt: skip
     trigger_poll_ms: int = _number("FEEDER_TRIGGER_POLL_MS", 200, 5, 60_000, "ms",

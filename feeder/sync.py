@@ -25,10 +25,10 @@ from feeder.errors import (
     SourceDown,
 )
 from feeder.feeds import ChangeFeed, Noticed, Side
+from feeder.known import Facts
 from feeder.metrics import Metrics
-from feeder.reconcile import Reconciler, Report, Store, batches, changes_of
-from feeder.truth import Truth
-from vector_client.types import CollectionState, Id
+from feeder.reconcile import Reconciler, Report, Store, batches, store_known
+from vector_client.types import CollectionState
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +68,12 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """One collection's sources, lease and service. clock: seconds since 1970; ticks: monotonic seconds."""
+    """One collection's sources, lease and service. clock: seconds since 1970; ticks: monotonic seconds.
+    version_of: the embedding_version to write under, or why there is none."""
 
     collection: str
     store: Store
-    truth: Truth
+    truth: Facts
     feeds: Mapping[Side, ChangeFeed]
     lease: Lease
     reconciler: Reconciler
@@ -80,6 +81,7 @@ class Parts:
     clock: Callable[[], float]
     ticks: Callable[[], float]
     jitter: Callable[[], float]
+    version_of: Callable[[CollectionState], str]
 
 
 class Versions:
@@ -107,7 +109,6 @@ class Syncer:
         self._batch_items = batch_items
         self._versions = Versions(parts.clock)
         self._version = ""
-        self._quarantined: dict[Id, str] = {}
         self._compare_at = 0.0
         self._check_at = 0.0
         self._lag_ms: float | None = None
@@ -138,7 +139,7 @@ class Syncer:
         parts.lease.hold()
         parts.truth.open()
         state = parts.store.state()
-        self._version = vector_version(state)
+        self._version = parts.version_of(state)
         self._versions.begin_after(state.cursors.get(CLOCK_CURSOR))
         reasons = [] if parts.truth.is_ready else ["the rows of the source are not known yet"]
         lost: list[Side] = []
@@ -183,8 +184,7 @@ class Syncer:
             raise
         parts.metrics.brake(parts.collection, False)
         parts.metrics.compared(parts.collection, report.is_equal, report.as_of_s)
-        self._quarantined = dict(report.rejected)
-        parts.metrics.quarantined(parts.collection, len(self._quarantined))
+        parts.metrics.quarantined(parts.collection, len(report.quarantined))
         self._compare_at = parts.ticks() + self._pace.compare_s
         self._tell(is_equal=report.is_equal, as_of_s=report.as_of_s)
         return report
@@ -238,16 +238,13 @@ class Syncer:
         parts = self._parts
         stamp = self._versions.next()  # before the reading: whoever reads later wins
         known = parts.truth.about(keys=keys) if side == "vectors" else parts.truth.about(ids=keys)
-        changes = changes_of(known, self._version, stamp)
-        applied = parts.store.apply(changes, self._cursors(bookmarks))
-        parts.truth.note(known)
-        for item in (*known.items, *known.absent):
-            self._quarantined.pop(item if isinstance(item, int | str) else item.id, None)
-        for row in applied.rejected:
-            if row.id is not None:
-                self._quarantined[row.id] = f"{row.code}: {row.detail}"
-                log.warning("item_set_aside", extra={"id": row.id, "why": f"{row.code}: {row.detail}"})
-        parts.metrics.quarantined(parts.collection, len(self._quarantined))
+        applied, refused = store_known(
+            parts.store, parts.truth, known, self._version, stamp, self._cursors(bookmarks)
+        )
+        reasons = {item_id: failure.reason for item_id, failure in known.failed.items() if failure.is_new}
+        for item_id, reason in {**reasons, **refused}.items():
+            log.warning("item_set_aside", extra={"id": item_id, "why": reason})
+        parts.metrics.quarantined(parts.collection, len(parts.truth.quarantined()))
         parts.metrics.written(parts.collection, applied.upserted, applied.deleted, applied.stale_ignored)
 
     def _cursors(self, bookmarks: Mapping[str, str]) -> dict[str, str]:
@@ -260,6 +257,8 @@ class Syncer:
         parts = self._parts
         self._check_at = parts.ticks() + self._pace.check_s
         parts.lease.hold()
+        for chunk in batches(list(parts.truth.quarantined(only_due=True)), self._batch_items):
+            self._write("items", chunk, {})
         for side, feed in parts.feeds.items():
             try:
                 parts.metrics.backlog(parts.collection, side, feed.backlog())
@@ -304,4 +303,11 @@ def vector_version(state: CollectionState) -> str:
             f"{state.name} serves {state.version}, the source's vectors are proven to be of {proven}: import"
             " vectors of the serving version, or roll back"
         )
+    return state.version
+
+
+def content_version(state: CollectionState) -> str:
+    """Return the embedding_version that the service embeds content under. Raises ServiceDown."""
+    if state.version is None:
+        raise ServiceDown(f"{state.name} serves no embedding_version yet: is its model available?")
     return state.version

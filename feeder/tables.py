@@ -86,14 +86,16 @@ class ItemTable:
 
 @dataclass(frozen=True, slots=True)
 class CollectionTables:
-    """One collection as the feeder sees it; `items` None: every vector's item counts as active."""
+    """One collection as the feeder sees it. items None: every vector's item counts as active. vectors None:
+    the service makes the vectors, out of the items' content (text_template; a picture's image_url)."""
 
     name: str
     id_kind: IdKind
     modality: Modality
     dim: int
-    vectors: VectorTable
+    vectors: VectorTable | None
     items: ItemTable | None
+    text_template: str = ""
 
 
 def parse_identifier(text: str) -> Identifier:
@@ -130,7 +132,7 @@ def parse_collections(text: str, mistakes: list[str]) -> dict[str, CollectionTab
         if not isinstance(given, dict):
             continue
         table = {**DEFAULTS, **built_in.get(name, {}), **given}  # as the service reads the same file
-        if "vectors" in table.get("source", {}):
+        if table.get("source"):
             collection = _collection(name, table, reader)
             if collection is not None:
                 found[name] = collection
@@ -194,18 +196,37 @@ class _Reader:
 
 def _collection(name: str, table: dict[str, Any], reader: _Reader) -> CollectionTables | None:
     source = table["source"]
-    if not isinstance(source["vectors"], dict) or not isinstance(source.get("items", {}), dict):
+    if not all(isinstance(source.get(part, {}), dict) for part in ("vectors", "items")):
         reader.wrong("source", "vectors and items are tables")
         return None
     items = _items(source["items"], reader.at("source.items")) if "items" in source else None
-    return CollectionTables(
+    vectors = None
+    if "vectors" in source:
+        vectors = _vectors(source["vectors"], table, items, reader.at("source.vectors"))
+    elif items is None or not items.content:
+        reader.wrong("source", "vectors or items.content is needed")
+        return None
+    found = CollectionTables(
         name=name,
         id_kind=reader.choice(table, "id_type", ("int64", "string")),
         modality=reader.choice(table, "modality", ("text", "image")),
         dim=reader.whole(table, "dim", DIM_MAX),
-        vectors=_vectors(source["vectors"], table, items, reader.at("source.vectors")),
+        vectors=vectors,
         items=items,
+        text_template=_template(table, list(items.content) if items else []),
     )
+    if vectors is None and found.modality == "image" and "image_url" not in (items.content if items else {}):
+        reader.wrong("source.items.content", 'pictures need image_url = "COLUMN"')
+    return found
+
+
+def _template(collection: Mapping[str, Any], content: list[str]) -> str:
+    """Return the collection's own template, unless the source lacks one of its fields: what is not there
+    cannot be embedded."""
+    template = str(collection.get("text_template", ""))
+    if not template or not set(template_fields(template)) <= set(content):
+        template = " ".join(f"{{{name}}}" for name in content)
+    return template
 
 
 def _items(table: Mapping[str, Any], reader: _Reader) -> ItemTable:
@@ -226,11 +247,7 @@ def _vectors(
     content = list(items.content) if items else []
     template = table.get("text_template")
     if template is None:
-        # The collection's own template, unless the source lacks one of its fields: what is not there
-        # cannot have been embedded.
-        template = str(collection.get("text_template", ""))
-        if not template or not set(template_fields(template)) <= set(content):
-            template = " ".join(f"{{{name}}}" for name in content)
+        template = _template(collection, content)
     elif not isinstance(template, str) or not set(template_fields(template)) <= set(content):
         reader.wrong("text_template", f"only the content fields {content} can stand in it, got {template!r}")
         template = ""

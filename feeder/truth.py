@@ -6,30 +6,20 @@ A stream of changes and a full comparison both end here: they name ids, and this
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from feeder.changes import Directory, IntDirectory, ItemRow, Key, TextDirectory, VectorPage
-from feeder.export import Cleaned, clean, pages, read_ahead
+from feeder.export import Cleaned, choose, clean, pages, read_ahead
+from feeder.known import Known, Portion
 from feeder.ledger import Ledger
 from feeder.sources.port import ItemSource, VectorSource
 from feeder.tables import IdKind
-from vector_client.types import Id, Item
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What holds now. items: what the index must hold. absent: what it must not. rows: the vector rows that
-    were asked for, with the id each carries, None for one that is gone."""
-
-    items: Sequence[Item]
-    absent: Sequence[Id]
-    rows: Mapping[Key, Id | None]
+from vector_client.types import Id
 
 
 class Truth:
-    """Reads one collection's sources. For one thread; `ledger` belongs to it."""
+    """Reads one collection's sources. Fits known.Facts. For one thread; `ledger` belongs to it."""
 
     def __init__(
         self,
@@ -47,6 +37,7 @@ class Truth:
         self._page_rows = page_rows
         self._is_half = False
         self._identity = ""
+        self._rejected: dict[Id, str] = {}
 
     def open(self) -> None:
         shape = self._vectors.open()
@@ -66,7 +57,7 @@ class Truth:
         """Whether `about` knows every row: `everything` has been read to its end, and `confirm`ed."""
         return self._ledger.is_of(self._identity)
 
-    def about(self, keys: Iterable[Key] = (), ids: Iterable[Id] = ()) -> Known:
+    def about(self, keys: Iterable[Key] = (), ids: Iterable[Id] = (), *, anew: bool = False) -> Known:  # noqa: ARG002  # vectors are sent whole every time
         """Return what holds for these ids, and for every id that these rows carried or carry now."""
         wanted_keys, wanted_ids = set(keys), set(ids)
         wanted_ids |= self._ledger.ids_of(wanted_keys)
@@ -83,24 +74,33 @@ class Truth:
         carried.update(zip(page.keys, page.ids, strict=True))
         return Known(cleaned.items, [each for each in wanted_ids if each not in present], carried)
 
-    def note(self, known: Known) -> None:
-        """Remember `known.rows`; to be called when the service has stored the rest."""
+    def note(self, known: Known, rejected: Mapping[Id, str]) -> None:
+        """Remember `known.rows`, and what the service refused; to be called when it has stored the rest."""
         self._ledger.note(known.rows)
+        for item_id in (*known.absent, *(item.id for item in known.items)):
+            self._rejected.pop(item_id, None)
+        self._rejected |= rejected
 
-    def everything(self) -> Iterator[Cleaned]:
-        """Yield the whole source in key order: of two items with one id the later one holds. Once it is read
-        to the end, `about` looks rows up in what was read."""
+    def everything(self) -> Iterator[Portion]:
+        """Yield the whole source in key order. Once it is read to the end, `about` looks rows up in what was
+        read."""
         directory = None if self._items is None else self._items.directory()
         self._ledger.begin_anew()
         with read_ahead(pages(self._vectors, None, self._page_rows)) as ahead:
             for page in ahead:
                 self._ledger.add(page.keys, page.ids)
-                yield clean(page, directory, is_half=self._is_half)
+                chosen = choose(page, directory, self._is_half)
+                bodies = chosen.packed.view(np.uint8)
+                yield Portion(chosen.ids, chosen.active, bodies, set_aside=chosen.set_aside)
         self._ledger.end_anew()
 
     def confirm(self) -> None:
         """Declare `about` ready; to be called when the index holds everything that was read."""
         self._ledger.confirm(self._identity)
+
+    def quarantined(self, *, only_due: bool = False) -> Mapping[Id, str]:
+        """None is ever due: a vector that was refused is refused again until its row changes."""
+        return {} if only_due else dict(self._rejected)
 
     def _rows(self, keys: Iterable[Key]) -> VectorPage:
         wanted = sorted(keys, key=_in_order)

@@ -7,16 +7,20 @@ import logging
 import random
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 from feeder.applying import Applier
 from feeder.changes import Key
+from feeder.contentstate import ContentState
+from feeder.contenttruth import ContentTruth, Recipe
 from feeder.errors import SettingsWrong
 from feeder.feeds import ChangeFeed, Side
 from feeder.images import PictureFetcher
 from feeder.importing import Importer, Parts
+from feeder.known import Facts
 from feeder.ledger import IN_MEMORY, Ledger
 from feeder.metrics import Metrics
 from feeder.probe import ProbeRules, SpaceProbe
@@ -24,7 +28,7 @@ from feeder.reconcile import Brake, Reconciler, Report
 from feeder.reporting import Progress
 from feeder.settings import Database, Settings
 from feeder.sources.dirty_set import DirtySetFeed, MariaStatements, PostgresStatements, Watched
-from feeder.sources.lease import PostgresLease
+from feeder.sources.lease import MariaLease, PostgresLease
 from feeder.sources.mariadb import MariaDBItems
 from feeder.sources.pgcatalog import INTEGERS, look_at
 from feeder.sources.pgvector import PgVectorSource
@@ -33,14 +37,17 @@ from feeder.sources.postgres import PostgresItems
 from feeder.sources.postgres_slot import PostgresSlotFeed, SlotNames
 from feeder.sources.session import Patience, maria_session, postgres_session
 from feeder.sources.timer import TimerFeed
-from feeder.sync import CLOCK_CURSOR, Lease, Pace, Syncer, Versions, vector_version
+from feeder.sync import CLOCK_CURSOR, Lease, Pace, Syncer, Versions, content_version, vector_version
 from feeder.sync import Parts as SyncParts
 from feeder.tables import CollectionTables, Identifier
 from feeder.truth import Truth
 from vector_client.http import VectorClient
 from vector_client.transport import Limits
+from vector_client.types import Id
 
 log = logging.getLogger(__name__)
+
+CONTENT_PAGE_ITEMS = 5_000
 
 Pause: TypeAlias = Callable[[float], object]
 """Waits for seconds, or until the feeder is to end; `threading.Event.wait` fits."""
@@ -53,6 +60,8 @@ def client_of(settings: Settings) -> VectorClient:
 
 
 def vectors_of(settings: Settings, tables: CollectionTables) -> VectorSource:
+    if tables.vectors is None:
+        raise SettingsWrong(f"{tables.name}: no vector table is configured; `sync` brings its content")
     session = postgres_session(_vector_database(settings), patience_of(settings))
     return PgVectorSource(session, tables.vectors, tables.id_kind, tables.dim)
 
@@ -83,12 +92,10 @@ def importer_of(
             client,
             tables.name,
             tables.modality,
-            tables.vectors.text_template,
+            tables.vectors.text_template if tables.vectors else tables.text_template,
             ProbeRules(median_min, bounds.noise_percent_max),
         ),
-        pictures=PictureFetcher(
-            settings.image_hosts, settings.image_networks, bounds.image_bytes_max, bounds.image_timeout_s
-        ),
+        pictures=pictures_of(settings),
         progress=progress,
     )
     return Importer(tables, parts, bounds)
@@ -100,7 +107,7 @@ def syncer_of(
     """Return what follows one collection, and the applier that has to be started for it."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     bounds = settings.bounds
-    truth = truth_of(settings, tables, Ledger(str(settings.state_dir / f"{tables.name}.sqlite")))
+    truth = facts_of(settings, tables, state_path(settings, tables))
     applier = applier_of(settings, tables, client)
     feeds = feeds_of(settings, tables, pause)
     fastest = bounds.log_poll_ms if any(f.tier == "log" for f in feeds.values()) else bounds.trigger_poll_ms
@@ -115,9 +122,10 @@ def syncer_of(
         clock=time.time,
         ticks=time.monotonic,
         jitter=random.random,
+        version_of=vector_version if tables.vectors else content_version,
     )
     pace = Pace(poll_s=fastest / 1000, compare_s=bounds.compare_s)
-    return Syncer(parts, pace, bounds.batch_items), applier
+    return Syncer(parts, pace, batch_of(settings, tables)), applier
 
 
 def compare_once(
@@ -127,7 +135,7 @@ def compare_once(
     mode: Literal["verify", "mend", "force"],
 ) -> Report:
     """Compare one collection beside whatever follows it; mend only under the lease."""
-    truth = truth_of(settings, tables, Ledger(IN_MEMORY))
+    truth = facts_of(settings, tables, _path_for_once(settings, tables, mode))
     applier = applier_of(settings, tables, client)
     reconciler = reconciler_of(settings, tables, applier, truth, time.sleep, is_forced=mode == "force")
     lease = lease_of(settings, tables)
@@ -137,7 +145,7 @@ def compare_once(
             lease.hold()
         truth.open()
         state = applier.state()
-        version = vector_version(state)
+        version = vector_version(state) if tables.vectors else content_version(state)
         if mode == "verify":
             return reconciler.compare(version)
         versions = Versions(time.time)
@@ -153,7 +161,7 @@ def reconciler_of(
     settings: Settings,
     tables: CollectionTables,
     applier: Applier,
-    truth: Truth,
+    truth: Facts,
     pause: Pause,
     *,
     is_forced: bool,
@@ -164,10 +172,68 @@ def reconciler_of(
         applier,
         truth,
         Brake(bounds.brake_percent, is_forced=is_forced),
-        batch_items=bounds.batch_items,
+        batch_items=batch_of(settings, tables),
         clock=time.time,
         pause=pause,
     )
+
+
+def facts_of(settings: Settings, tables: CollectionTables, path: str) -> Facts:
+    """Return what the collection's sources say. path: where it is remembered what was seen of them."""
+    if tables.vectors is not None:
+        return truth_of(settings, tables, Ledger(path))
+    items, database = items_of(settings, tables), settings.items_database(tables)
+    if items is None or database is None or tables.items is None:
+        raise SettingsWrong(f"{tables.name}: neither vectors nor items are configured")
+    return ContentTruth(
+        items,
+        ContentState(path, time.time),
+        pictures_of(settings),
+        Recipe(tables.modality, tables.text_template, CONTENT_PAGE_ITEMS, settings.bounds.image_fetches),
+        identity=f"{database} {'.'.join(tables.items.table)} {tables.text_template}",
+    )
+
+
+def state_path(settings: Settings, tables: CollectionTables) -> str:
+    suffix = "" if tables.vectors else ".content"
+    return str(settings.state_dir / f"{tables.name}{suffix}.sqlite")
+
+
+def quarantined_of(settings: Settings, name: str) -> Mapping[Id, str]:
+    """Return what the feeder of a content collection remembers in this state directory as set aside."""
+    tables = settings.collections.get(name)
+    if tables is None or tables.vectors is not None or not Path(state_path(settings, tables)).exists():
+        return {}
+    state = ContentState(state_path(settings, tables), time.time)
+    state.open()
+    try:
+        return state.quarantined()
+    finally:
+        state.close()
+
+
+def _path_for_once(settings: Settings, tables: CollectionTables, mode: str) -> str:
+    """A single comparison reads every vector, so it needs no memory; pictures are not fetched twice."""
+    path = state_path(settings, tables)
+    if tables.vectors is not None or (mode == "verify" and not Path(path).exists()):
+        return IN_MEMORY
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def pictures_of(settings: Settings) -> PictureFetcher:
+    bounds = settings.bounds
+    return PictureFetcher(
+        settings.image_hosts, settings.image_networks, bounds.image_bytes_max, bounds.image_timeout_s
+    )
+
+
+def batch_of(settings: Settings, tables: CollectionTables) -> int:
+    """Return how many items are read again and written together."""
+    bounds = settings.bounds
+    if tables.vectors is not None:
+        return bounds.batch_items
+    return min(bounds.batch_items, bounds.picture_batch if tables.modality == "image" else bounds.text_batch)
 
 
 def truth_of(settings: Settings, tables: CollectionTables, ledger: Ledger) -> Truth:
@@ -188,30 +254,38 @@ def applier_of(settings: Settings, tables: CollectionTables, client: VectorClien
 
 
 def lease_of(settings: Settings, tables: CollectionTables) -> Lease:
-    """The vector database is the one place that all feeders of a collection share."""
+    """The vector database is the one place all feeders of a collection share; without one, the items'."""
+    database = settings.items_database(tables)
+    if tables.vectors is None and database is not None:
+        if database.engine == "mariadb":
+            return MariaLease(maria_session(database, patience_of(settings)), tables.name)
+        return PostgresLease(postgres_session(database, patience_of(settings)), tables.name)
     return PostgresLease(postgres_session(_vector_database(settings), patience_of(settings)), tables.name)
 
 
 def feeds_of(settings: Settings, tables: CollectionTables, pause: Pause) -> dict[Side, ChangeFeed]:
     """Return how each side's changes are noticed: by the best that its database grants, or as configured."""
-    vectors = Watch(_vector_database(settings), "vectors", tables.vectors.table, tables.vectors.key)
-    feeds: dict[Side, ChangeFeed] = {"vectors": _feed(settings, tables, vectors, pause)}
-    database = settings.items_database(tables)
-    if database is not None and tables.items is not None:
-        items = Watch(database, "items", tables.items.table, tables.items.id)
-        feeds["items"] = _feed(settings, tables, items, pause)
-    return feeds
+    return {watch.side: _feed(settings, tables, watch, pause) for watch in watches_of(settings, tables)}
 
 
 def dirty_sets_of(settings: Settings, tables: CollectionTables, pause: Pause) -> list[DirtySet]:
     """Return where triggers can be installed: the vector table, and the items table if there is one."""
-    watches = [Watch(_vector_database(settings), "vectors", tables.vectors.table, tables.vectors.key)]
-    database = settings.items_database(tables)
-    if database is not None and tables.items is not None:
-        watches.append(Watch(database, "items", tables.items.table, tables.items.id))
     return [
-        DirtySet(_statements(settings, watch, pause), _watched(settings, tables, watch)) for watch in watches
+        DirtySet(_statements(settings, watch, pause), _watched(settings, tables, watch))
+        for watch in watches_of(settings, tables)
     ]
+
+
+def watches_of(settings: Settings, tables: CollectionTables) -> list[Watch]:
+    """Return the tables that make up a collection."""
+    watches: list[Watch] = []
+    if tables.vectors is not None:
+        database = _vector_database(settings)
+        watches.append(Watch(database, "vectors", tables.vectors.table, tables.vectors.key))
+    items = settings.items_database(tables)
+    if items is not None and tables.items is not None:
+        watches.append(Watch(items, "items", tables.items.table, tables.items.id))
+    return watches
 
 
 @dataclass(frozen=True, slots=True)

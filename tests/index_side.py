@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,7 +12,10 @@ from feeder.changes import Changes
 from feeder.errors import ServiceDown
 from index_store.embedded.engine import EmbeddedIndex
 from index_store.types import ItemDelete, ItemWrite, WriteBatch
-from vector_client.types import CollectionState, Digest, DigestRow
+from vector_client.types import CollectionState, Digest, DigestRow, Id, Item, Rejected
+
+BROKEN = b"not a picture"
+"""A content that is refused, as a service refuses what it can't decode."""
 
 
 class IndexStore:
@@ -22,6 +26,7 @@ class IndexStore:
         self._name = name
         self.writes = 0
         self.is_down = False
+        self.embedded: list[Id] = []
 
     def state(self) -> CollectionState:
         current = self.index.status(self._name).current
@@ -34,23 +39,44 @@ class IndexStore:
         items = [
             ItemWrite(
                 item.id,
-                np.frombuffer(item.vector, dtype="<f4") if isinstance(item.vector, bytes) else None,
+                self._vector(item),
                 item.active,
                 item.metadata,
                 item.source_version,
+                None if _content(item) is None else hashlib.sha256(_content(item) or b"").digest(),
             )
             for item in changes.items
+            if _content(item) != BROKEN
         ]
+        refused = [
+            Rejected(item.id, "invalid_image", "broken") for item in changes.items if _content(item) == BROKEN
+        ]
+        self.embedded += [item.id for item in changes.items if _content(item) not in (None, BROKEN)]
         deletes = [ItemDelete(item_id, changes.delete_version) for item_id in changes.delete_ids]
         self.writes += len(items) + len(deletes)
         batch = WriteBatch(items, deletes, changes.embedding_version, cursors)
         ack = self.index.write(self._name, batch)
-        return Applied(ack.upserted, ack.deleted, ack.stale_ignored, (), ack.seq)
+        return Applied(ack.upserted, ack.deleted, ack.stale_ignored, refused, ack.seq)
+
+    def _vector(self, item: Item) -> np.ndarray | None:
+        """The vector given, or one made of the content as an embedder would."""
+        if isinstance(item.vector, bytes):
+            return np.frombuffer(item.vector, dtype="<f4")
+        content = _content(item)
+        if content is None:
+            return None
+        dim = self.index.status(self._name).spec.dim
+        seed = int.from_bytes(hashlib.sha256(content).digest()[:4], "little")
+        return np.random.default_rng(seed).standard_normal(dim).astype(np.float32)
 
     def digest(self) -> Digest:
         found = self.index.digest(self._name)
         return Digest(found.root, [int(each) for each in found.buckets], found.items, found.seq)
 
-    def digest_rows(self, bucket: int) -> Sequence[DigestRow]:
-        rows = self.index.digest_rows(self._name, bucket)
+    def digest_rows(self, buckets: Sequence[int]) -> Sequence[DigestRow]:
+        rows = self.index.digest_rows(self._name, buckets)
         return [DigestRow(row.id, row.sum, row.active, row.has_vector) for row in rows]
+
+
+def _content(item: Item) -> bytes | None:
+    return item.image if item.image is not None else None if item.text is None else item.text.encode()

@@ -10,9 +10,10 @@ import hashlib
 from typing import Any
 
 import psycopg
+import pymysql
 
 from feeder.errors import AnotherFeeder
-from feeder.sources.session import PostgresSession
+from feeder.sources.session import MariaSession, PostgresSession
 
 
 class PostgresLease:
@@ -42,4 +43,35 @@ class PostgresLease:
 
     def release(self) -> None:
         self._backend = None
+        self._session.close()
+
+
+class MariaLease:
+    """Fits sync.Lease, where no PostgreSQL takes part: a named lock. Needs no right at all."""
+
+    def __init__(self, session: MariaSession, collection: str) -> None:
+        self._session = session
+        self._collection = collection
+        self._name = "vs_" + hashlib.sha256(b"vector feeder\0" + collection.encode()).hexdigest()[:40]
+        self._thread: int | None = None
+
+    def hold(self) -> None:
+        def lock(connection: pymysql.Connection[Any]) -> tuple[int, bool]:
+            thread = int(connection.thread_id())  # type: ignore[no-untyped-call]
+            with connection.cursor() as cursor:
+                if thread == self._thread:
+                    cursor.execute("SELECT 1")
+                    return thread, True
+                cursor.execute("SELECT GET_LOCK(CONCAT(%s, ':', LEFT(MD5(DATABASE()), 8)), 0)", (self._name,))
+                row = cursor.fetchone()
+            return thread, bool(row and row[0])
+
+        thread, is_held = self._session.run(lock)
+        if not is_held:
+            self.release()
+            raise AnotherFeeder(f"{self._collection}: another feeder holds the lease; this one stops")
+        self._thread = thread
+
+    def release(self) -> None:
+        self._thread = None
         self._session.close()

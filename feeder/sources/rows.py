@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,7 +85,18 @@ def item_rows(table: ItemTable, codec: IdCodec, rows: Iterable[Sequence[Any]]) -
 
 
 def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    """Return content as text; of several values (an array, or a JSON array of texts) a list with commas."""
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(part) for part in value if part is not None)
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            parts = json.loads(text)
+        except ValueError:
+            return text
+        if all(isinstance(part, str) for part in parts):
+            return ", ".join(parts)
+    return text
 
 
 def _json(value: Any) -> Any:

@@ -17,7 +17,7 @@ from feeder.metrics import Metrics
 from feeder.reconcile import Brake, Reconciler
 from feeder.settings import Settings
 from feeder.sources.dirty_set import install
-from feeder.sync import Pace, Parts, Syncer
+from feeder.sync import Pace, Parts, Syncer, vector_version
 from feeder.wiring import dirty_sets_of, feeds_of, lease_of, truth_of
 from index_store.embedded.engine import EmbeddedIndex
 from index_store.types import CollectionSpec
@@ -61,7 +61,7 @@ class Follower:
         )
         parts = Parts(
             NAME, self.store, self.truth, self.feeds, lease_of(settings, tables), reconciler,
-            Metrics(CollectorRegistry()), time.time, time.monotonic, Random(0).random,
+            Metrics(CollectorRegistry()), time.time, time.monotonic, Random(0).random, vector_version,
         )  # fmt: skip
         self.syncer = Syncer(parts, Pace(poll_s=0.02, compare_s=3600), 500)
         if start:
@@ -79,7 +79,7 @@ class Follower:
 
     def held(self) -> dict[str, tuple[bool, bytes]]:
         """Return what the index holds: by id, active and the vector's bytes."""
-        ids = [row.id for bucket in range(4096) for row in self.index.digest_rows(NAME, bucket)]
+        ids = [row.id for row in self.index.digest_rows(NAME, range(4096))]
         items = [item for item in self.index.get(NAME, ids) if item is not None and item.vector is not None]
         return {str(item.id): (item.active, np.asarray(item.vector, "<f4").tobytes()) for item in items}
 

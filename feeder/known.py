@@ -1,0 +1,99 @@
+"""What a collection's sources say, whatever they are: the words that following and comparing share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from feeder.changes import Key
+from vector_client.types import Id, Item
+
+Bodies = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What an item's vector is made of. ref: what tells that it changed (a picture's address; a text's own
+    hash). digest: sha256 of the bytes that are embedded."""
+
+    ref: str
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What holds now. items: what the index must hold; one without vector, text or image is there already and
+    only its activity and metadata are said. absent: what it must not hold. rows: the vector rows that were
+    asked for, with the id each carries, None for one that is gone.
+
+    contents: of the items whose vectors the service makes. failed: ids whose content can't be had, with what
+    was tried and why; what the index holds of them stays as it is, but for its activity.
+    """
+
+    items: Sequence[Item]
+    absent: Sequence[Id]
+    rows: Mapping[Key, Id | None] = field(default_factory=dict)
+    contents: Mapping[Id, Content] = field(default_factory=dict)
+    failed: Mapping[Id, Failure] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """is_new: an attempt was made just now, and counts towards the back-off."""
+
+    ref: str
+    reason: str
+    active: bool
+    is_new: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """A part of the source as a comparison needs it. active: (n,) bool. bodies: (n, bytes) uint8, what each
+    share is made of: the packed vector, or (is_hashed) the sha256 of what the service embeds. aside: ids that
+    are in quarantine, and whether they are active; only their activity is compared."""
+
+    ids: Sequence[Id]
+    active: npt.NDArray[np.bool_]
+    bodies: Bodies
+    is_hashed: bool = False
+    set_aside: Mapping[str, Sequence[Id]] = field(default_factory=dict)
+    aside: Mapping[Id, bool] = field(default_factory=dict)
+
+
+class Facts(Protocol):
+    """One collection's sources. For one thread."""
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `about` knows every row: `everything` has been read to its end, and `confirm`ed."""
+
+    def about(self, keys: Iterable[Key] = (), ids: Iterable[Id] = (), *, anew: bool = False) -> Known:
+        """Return what holds for these ids, and for every id that these rows carried or carry now.
+        anew: take nothing for stored; the index was found to differ."""
+
+    def note(self, known: Known, rejected: Mapping[Id, str]) -> None:
+        """Remember what was written, and what the service refused of it; to be called when it has stored
+        the rest."""
+
+    def everything(self) -> Iterator[Portion]:
+        """Yield the whole source; of two rows of one id the later one holds."""
+
+    def confirm(self) -> None:
+        """Declare `about` ready; to be called when the index holds everything that was read."""
+
+    def quarantined(self, *, only_due: bool = False) -> Mapping[Id, str]:
+        """Return the ids that could not be stored, and why. only_due: some that want another attempt now."""
+
+
+def has_content(item: Item) -> bool:
+    """Tell whether the service is to embed something of it."""
+    return item.text is not None or item.image is not None

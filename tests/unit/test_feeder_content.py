@@ -1,0 +1,260 @@
+"""Collections whose vectors the service makes: only new content is sent, and what can't be had is named."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from feeder.changes import Directory, IntDirectory, ItemRow, TextDirectory
+from feeder.contentstate import BACKOFF_S, ContentState
+from feeder.contenttruth import ContentTruth, Recipe
+from feeder.images import PictureFetcher, PictureRefused
+from feeder.proof import Shares, bucket_of, buckets_of
+from feeder.reconcile import Brake, Reconciler, Report, store_known
+from index_store.embedded.engine import EmbeddedIndex
+from index_store.types import CollectionSpec
+from tests.index_side import BROKEN, IndexStore
+from vector_client.types import Id
+
+VERSION, NAME, DIM = "model-1", "products", 4
+TEMPLATE = "{title}: {ingredients}"
+
+
+class ListItems:
+    """An items table in a dict: id -> (content, active). Fits ItemSource."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, tuple[dict[str, str], bool]] = {}
+
+    def open(self) -> None: ...
+
+    def directory(self) -> Directory:
+        return TextDirectory({item_id: active for item_id, (_, active) in self.rows.items()})
+
+    def fetch(self, ids: Sequence[Id]) -> Mapping[Id, Sequence[ItemRow]]:
+        rows = {i: self.rows[str(i)] for i in ids if str(i) in self.rows}
+        return {item_id: [ItemRow(content, {}, active)] for item_id, (content, active) in rows.items()}
+
+    def close(self) -> None: ...
+
+
+class Pictures(PictureFetcher):
+    """A web in a dict."""
+
+    def __init__(self) -> None:
+        self.web: dict[str, bytes] = {}
+        self.asked: list[str] = []
+
+    def fetch(self, url: str) -> bytes:
+        self.asked.append(url)
+        if url not in self.web:
+            raise PictureRefused("status 404")
+        return self.web[url]
+
+
+class Bench:
+    def __init__(self, index: EmbeddedIndex, folder: Path, modality: str) -> None:
+        self.items, self.pictures, self.store = ListItems(), Pictures(), IndexStore(index, NAME)
+        self.now, self.clock = 1000.0, 1
+        self.state = ContentState(str(folder / "content.sqlite"), lambda: self.now)
+        recipe = Recipe("image" if modality == "image" else "text", TEMPLATE, 7, 3)
+        self.truth = ContentTruth(self.items, self.state, self.pictures, recipe, "one", lambda: self.now)
+        self.truth.open()
+
+    def put(self, item_id: str, *, active: bool = True, **content: str) -> None:
+        self.items.rows[item_id] = (content, active)
+
+    def picture(self, item_id: str, data: bytes | None, *, url: str = "", active: bool = True) -> None:
+        address = url or f"http://127.0.0.1/{item_id}.jpg"
+        if data is not None:
+            self.pictures.web[address] = data
+        self.put(item_id, image_url=address, active=active)
+
+    def reconciler(self) -> Reconciler:
+        return Reconciler(
+            NAME, self.store, self.truth, Brake(50.0), batch_items=5, clock=lambda: 0.0, pause=lambda _: None
+        )
+
+    def mend(self) -> Report:
+        self.store.embedded.clear()
+        return self.reconciler().mend(VERSION, self.version)
+
+    def compare(self) -> Report:
+        return self.reconciler().compare(VERSION)
+
+    def noticed(self, *ids: str) -> Mapping[Id, str]:
+        """What following does with ids that changed."""
+        self.store.embedded.clear()
+        known = self.truth.about(ids=ids)
+        return store_known(self.store, self.truth, known, VERSION, self.version(), {})[1]
+
+    def version(self) -> int:
+        self.clock += 1
+        return self.clock
+
+    def stored(self, item_id: str):  # type: ignore[no-untyped-def]
+        return self.store.index.get(NAME, [item_id])[0]
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[EmbeddedIndex]:
+    index = EmbeddedIndex(tmp_path / "index", [CollectionSpec(NAME, "string", DIM, "l2")])
+    index.open()
+    index.advance(NAME, "begin", VERSION)
+    yield index
+    index.close()
+
+
+@pytest.fixture
+def texts(index: EmbeddedIndex, tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(index, tmp_path, "text")
+    for number in range(20):
+        bench.put(f"r{number}", title=f"김치찌개 {number}", ingredients="두부, 파", active=number % 4 != 0)
+    yield bench
+    bench.truth.close()
+
+
+@pytest.fixture
+def shop(index: EmbeddedIndex, tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(index, tmp_path, "image")
+    for number in range(20):
+        bench.picture(f"p{number}", b"picture %d" % number, active=number % 4 != 0)
+    yield bench
+    bench.truth.close()
+
+
+@pytest.mark.parametrize("kind", ["texts", "shop"])
+def test_everything_is_embedded_once_and_proved(kind: str, request: pytest.FixtureRequest) -> None:
+    bench: Bench = request.getfixturevalue(kind)
+    assert bench.mend().is_equal and len(bench.store.embedded) == 20
+    assert bench.mend().is_equal and bench.store.embedded == []
+    assert bench.compare().found.ids == []
+
+
+def test_the_hash_is_of_the_rendered_text_in_nfc(texts: Bench) -> None:
+    texts.put("r1", title=unicodedata.normalize("NFD", "  순두부"), ingredients="파")
+    texts.mend()
+    assert texts.stored("r1").content_hash == hashlib.sha256("순두부: 파".encode()).digest()
+
+
+def test_only_changed_content_is_embedded_again(texts: Bench) -> None:
+    texts.mend()
+    texts.put("r1", title="김치찌개 1", ingredients="두부, 파", active=False)
+    texts.put("r2", title="김치찌개 2", ingredients="두부, 파, 마늘")
+    assert texts.noticed("r1", "r2") == {}
+    assert texts.store.embedded == ["r2"] and texts.stored("r1").active is False
+    assert texts.compare().found.ids == []
+
+
+def test_a_comparison_embeds_only_what_differs_in_content(texts: Bench) -> None:
+    texts.mend()
+    texts.put("r1", title="김치찌개 1", ingredients="두부, 파", active=False)
+    texts.put("r2", title="새 이름", ingredients="")
+    del texts.items.rows["r3"]
+    report = texts.mend()
+    assert report.is_equal and sorted(report.found.ids) == ["r1", "r2", "r3"]
+    assert texts.store.embedded == ["r2"] and texts.stored("r3") is None
+
+
+def test_an_index_that_lost_rows_gets_them_again_despite_the_memory(shop: Bench) -> None:
+    shop.mend()
+    before = shop.store.digest().root
+    shop.store.index.write(NAME, _delete("p3"))
+    assert shop.mend().is_equal and shop.store.embedded == ["p3"]
+    assert shop.store.digest().root == before
+
+
+def test_a_new_address_is_fetched_and_an_old_one_is_not(shop: Bench) -> None:
+    shop.mend()
+    shop.pictures.asked.clear()
+    shop.picture("p5", b"another", url="http://127.0.0.1/new.jpg")
+    shop.noticed("p5", "p6")
+    assert shop.pictures.asked == ["http://127.0.0.1/new.jpg"] and shop.store.embedded == ["p5"]
+    assert shop.compare().is_equal
+
+
+def test_what_fails_is_named_and_tried_again_with_back_off(shop: Bench) -> None:
+    del shop.pictures.web["http://127.0.0.1/p7.jpg"]
+    report = shop.mend()
+    assert report.is_equal and report.quarantined == {"p7": "status 404"}
+    assert "except 1 quarantined" in str(report) and shop.stored("p7") is None
+    assert shop.truth.quarantined(only_due=True) == {}
+    shop.now += BACKOFF_S + 1
+    assert list(shop.truth.quarantined(only_due=True)) == ["p7"]
+    shop.noticed("p7")
+    shop.now += BACKOFF_S + 1
+    assert shop.truth.quarantined(only_due=True) == {}, "the second pause is longer"
+    shop.now += BACKOFF_S
+    shop.pictures.web["http://127.0.0.1/p7.jpg"] = b"there at last"
+    shop.noticed(*map(str, shop.truth.quarantined(only_due=True)))
+    assert shop.truth.quarantined() == {} and shop.stored("p7") is not None
+    report = shop.compare()
+    assert report.is_equal and not report.quarantined
+
+
+@pytest.mark.parametrize("way", ["gone", "broken"])
+def test_a_picture_that_became_bad_keeps_the_old_vector_but_not_its_place_on_sale(
+    shop: Bench, way: str
+) -> None:
+    shop.mend()
+    old = shop.stored("p5")
+    shop.picture("p5", None if way == "gone" else BROKEN, url="http://127.0.0.1/bad.jpg", active=False)
+    shop.noticed("p5")
+    now = shop.stored("p5")
+    assert now.active is False and now.content_hash == old.content_hash
+    assert list(shop.truth.quarantined()) == ["p5"]
+    report = shop.compare()
+    assert report.is_equal and list(report.quarantined) == ["p5"]
+
+
+def test_a_lost_memory_costs_one_comparison(shop: Bench, tmp_path: Path) -> None:
+    shop.mend()
+    (tmp_path / "fresh").mkdir()
+    fresh = Bench(shop.store.index, tmp_path / "fresh", "image")
+    fresh.items, fresh.truth._items = shop.items, shop.items
+    fresh.pictures.web.update(shop.pictures.web)
+    assert not fresh.truth.is_ready
+    assert fresh.compare().is_equal, "a proof needs no memory, only pictures"
+    assert fresh.mend().is_equal and fresh.truth.is_ready
+    fresh.truth.close()
+
+
+def test_an_item_without_content_is_not_there(texts: Bench) -> None:
+    texts.mend()
+    texts.put("r1", title=" ", ingredients="")
+    report = texts.mend()
+    assert report.is_equal and report.set_aside == {"no_content": 1} and texts.stored("r1") is None
+
+
+def test_a_page_of_shares_is_the_same_as_each_of_them() -> None:
+    import numpy as np
+
+    from feeder.known import Portion
+
+    rng, shares = np.random.default_rng(3), Shares(VERSION)
+    bodies = rng.integers(0, 256, (50, 32), dtype=np.uint8)
+    active = rng.random(50) < 0.5
+    for ids in ([f"상품-{n}" for n in range(50)], [n * 7919 - 2**40 for n in range(50)]):
+        for is_hashed in (True, False):
+            one = shares.of_content if is_hashed else shares.of_vector
+            expected = [one(i, bool(a), b.tobytes()) for i, a, b in zip(ids, active, bodies, strict=True)]
+            assert shares.of_portion(Portion(ids, active, bodies, is_hashed)).tolist() == expected
+        packed = np.array(ids) if isinstance(ids[0], int) else ids
+        assert buckets_of(packed).tolist() == [bucket_of(i) for i in ids]
+
+
+def test_a_directory_tells_its_ids() -> None:
+    import numpy as np
+
+    assert IntDirectory(np.array([3, 1, 3]), np.array([True, False, False])).ids() == [1, 3]
+    assert TextDirectory({"b": True, "a": False}).ids() == ["b", "a"]
+
+
+def _delete(item_id: str):  # type: ignore[no-untyped-def]
+    from index_store.types import ItemDelete, WriteBatch
+
+    return WriteBatch((), [ItemDelete(item_id, None)], None, {})
