@@ -276,6 +276,6 @@ def _sweep(directory: Path, pointer: Pointer) -> None:
     named = {member.name for member in pointer.members}
     for path in directory.glob("g[0-9]*"):
         if path.is_dir() and path.name not in named and QUARANTINE_MARK not in path.name:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # a build may still write there: the rest goes next time
             log.info("generation_removed", extra={"path": str(path)})
     sync_directory(directory)
