@@ -74,8 +74,8 @@ class SearchLane:
         if self._thread is not None:
             self._thread.join()
 
-    async def ask(self, collection: str, request: SearchRequest, deadline: float) -> SearchResult:
-        """deadline: on `time.monotonic`. Raises Overloaded, DeadlineExceeded, IndexStoreError."""
+    def ask(self, collection: str, request: SearchRequest, deadline: float) -> asyncio.Future[SearchResult]:
+        """deadline: on `time.monotonic`. Raises Overloaded; the future DeadlineExceeded, IndexStoreError."""
         loop = self._loop
         assert loop is not None
         queued = self._asked - self._taken
@@ -91,7 +91,7 @@ class SearchLane:
             loop.call_soon(self._hand_over)
         self._gathered.append(waiting)
         self._asked += 1
-        return await answer
+        return answer
 
     def _hand_over(self) -> None:
         """Wake the thread once for all who came in one turn of the loop."""

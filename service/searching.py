@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -142,9 +142,9 @@ class Searcher:
     async def _on_reader(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, call)
 
-    async def _search(
+    def _search(
         self, question: Question, vector: Vector, version: str | None, deadline: float
-    ) -> SearchResult:
+    ) -> Awaitable[SearchResult]:
         request = SearchRequest(
             vector=vector,
             k=question.k,
@@ -159,8 +159,8 @@ class Searcher:
             with_vectors=question.with_vectors,
         )
         if question.min_seq is None:
-            return await self._lane.ask(question.collection, request, deadline)
-        return await self._search_from(question.min_seq, question.collection, request, deadline)
+            return self._lane.ask(question.collection, request, deadline)
+        return self._search_from(question.min_seq, question.collection, request, deadline)
 
     async def _search_from(
         self, min_seq: int, collection: str, request: SearchRequest, deadline: float

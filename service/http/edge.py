@@ -111,7 +111,8 @@ class Edge:
         headers = dict(scope["headers"])
         exchange = Exchange(headers, self._request_id(headers))
         path = canonical_path(scope["path"], scope.get("raw_path") or b"")
-        scope = {**scope, "path": path, EXCHANGE: exchange}
+        scope["path"] = path
+        scope[EXCHANGE] = exchange
         self._metrics.request_began()
 
         async def send_marked(message: Message) -> None:
