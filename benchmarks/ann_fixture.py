@@ -90,7 +90,7 @@ class Stored:
     def seal(self, options: BuildOptions, seal_rows: int = 1) -> None:
         """Let maintenance work once, and open what it made."""
         self.index.close()
-        limits = MaintenanceLimits(seal_rows=seal_rows, build=options)
+        limits = MaintenanceLimits(seal_rows=seal_rows, growing_looks_max=0, build=options)
         assert Maintenance(self.data_dir, limits=limits, clock=time.thread_time).run_once()
         self.reopen()
 

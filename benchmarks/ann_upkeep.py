@@ -112,7 +112,7 @@ def while_building(bench: Bench) -> list[SeenRow]:
         "import sys, time; from pathlib import Path; from index_store.embedded.maintenance import *\n"
         "from index_store.embedded.segment_build import BuildOptions\n"
         "build = BuildOptions(engine='hnsw', storage='float32')\n"
-        "limits = MaintenanceLimits(seal_rows=1, waste_share=0.0, build=build)\n"
+        "limits = MaintenanceLimits(seal_rows=1, waste_share=0.0, growing_looks_max=0, build=build)\n"
         "Maintenance(Path(sys.argv[1]), limits=limits, clock=time.thread_time).run_once()\n"
     )
     before = stored.ask(bench.queries[0], 25)
