@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,6 +20,9 @@ from service.embedding.convert.torch_file import read_state_dict
 from service.embedding.convert.unigram_tokenizer import unigram_tokenizer
 from service.embedding.convert.wheels import weights_file
 from service.embedding.manifest import Manifest, marks_of, publish
+from service.embedding.onnx_image import OnnxImageEmbedder
+from service.embedding.onnx_text import OnnxTextEmbedder
+from service.embedding.samples import Samples, check_images, check_texts, read_samples, write_samples
 
 DOWNLOADS = ".downloads"
 
@@ -33,6 +39,7 @@ def build(model: BuiltinModel, models_dir: Path, say: Callable[[str], None]) -> 
     work = Path(tempfile.mkdtemp(prefix=f".{model.name}.", dir=models_dir))
     try:
         _CONVERTERS[model.name](weights, work)
+        write_samples(work, reference_samples(model.name))
         manifest = Manifest(
             name=model.name,
             revision=model.source.sha256,
@@ -44,11 +51,29 @@ def build(model: BuiltinModel, models_dir: Path, say: Callable[[str], None]) -> 
             interface=model.interface,
             files=marks_of(work),
         )
+        lowest = prove(work, manifest)
+        say(f"{model.name}: agrees with torch to cosine {lowest:.6f}")
         publish(work, model.directory(models_dir), manifest)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     say(f"{model.name}: {manifest.embedding_version} in {model.directory(models_dir)}")
     return manifest
+
+
+def reference_samples(name: str) -> Samples:
+    """Return what torch answered with the same weights (tests/contract/test_embedders_reference.py)."""
+    text = files("service.embedding.convert").joinpath(f"{name}.samples.json").read_text("utf-8")
+    return Samples(**json.loads(text))
+
+
+def prove(directory: Path, manifest: Manifest) -> float:
+    """Return the lowest cosine to the reference over all samples. Raises BadModelDirectory."""
+    samples = read_samples(directory)
+    assert samples is not None
+    unpublished = replace(manifest, files={})
+    if manifest.modality == "text":
+        return check_texts(samples, OnnxTextEmbedder(directory, unpublished, threads=1))
+    return check_images(samples, OnnxImageEmbedder(directory, unpublished, threads=1))
 
 
 def _convert_e5(weights: Path, work: Path) -> None:

@@ -117,10 +117,15 @@ def _is_pickle(path: Path) -> bool:
 
 
 def publish(work: Path, final: Path, manifest: Manifest) -> None:
-    """Make the directory `work` appear as `final`, whole: manifest last, fsync, rename."""
+    """Make the directory `work` appear as `final`, whole: manifest last, fsync, rename.
+
+    Everybody may read it: the service seldom runs as the user who fetched its models.
+    """
     write_manifest(work, manifest)
-    for path in [p for p in work.rglob("*") if p.is_file()]:
-        _fsync(path)
+    for path in [work, *work.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+        if path.is_file():
+            _fsync(path)
     former = work.with_name(work.name + ".former")
     if final.exists():  # the same name and revision, built again
         final.replace(former)

@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.embedding.manifest import BadModelDirectory, read_manifest, verify, version_string
+from service.embedding.manifest import (
+    BadModelDirectory,
+    publish,
+    read_manifest,
+    verify,
+    version_string,
+)
 from service.embedding.models import load_image_embedder, load_text_embedder, version_of
 from service.embedding.models_cli import main as models
 from service.embedding.no_model import HashedNgrams, PlaceholderImages, PlaceholderTexts
@@ -206,3 +212,11 @@ def test_placeholders_are_the_same_in_every_process() -> None:
 def test_one_form_of_a_text() -> None:
     assert normalise_text("  \u1100\u1161\u11a8 탕\n") == "각 탕"
     assert normalise_text("\u3000탕\u00a0") == "탕"
+
+
+def test_everybody_may_read_a_published_model(directory: Path, tmp_path: Path) -> None:
+    (directory / "config.json").chmod(0o600)
+    directory.chmod(0o700)
+    publish(directory, tmp_path / "final", read_manifest(directory))
+    for path in [tmp_path / "final", *(tmp_path / "final").rglob("*")]:
+        assert path.stat().st_mode & 0o044 == 0o044, path

@@ -46,7 +46,7 @@ def write_int8(source: Path, target: Path) -> int:
     if not any(opset.domain == _MICROSOFT for opset in model.opset_import):
         model.opset_import.append(helper.make_opsetid(_MICROSOFT, 1))
     save_model(model, target)
-    return len(made)
+    return sum(len(parts) == 2 for parts in made.values())
 
 
 def _fits(initializer: Any) -> bool:
