@@ -140,10 +140,14 @@ def _export_int8(ref: str, models_dir: Path, say: Say) -> tuple[Manifest, Path]:
     work = Path(tempfile.mkdtemp(prefix=".export.", dir=target.parent))
     try:
         interface = dict(manifest.interface)
+        total = 0
         for key in [k for k in ("model_file", "text_file") if k in interface]:
             interface[key] = Path(interface[key]).name
             count = write_int8(source / manifest.interface[key], work / interface[key])
+            total += count
             say(f"{manifest.name}: {interface[key]} has {count} matrices in 8 bits")
+        if not total:
+            raise BadModelDirectory(f"{base_ref} has no matrix that is worth 8 bits.")
         shutil.copyfile(source / TOKENIZER_FILE, work / TOKENIZER_FILE)
         parts = {**manifest.parts, "precision": "int8-blocks-32"}
         label = f"{manifest.label.removesuffix('-fp32')}-int8"

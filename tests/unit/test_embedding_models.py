@@ -214,6 +214,24 @@ def test_one_form_of_a_text() -> None:
     assert normalise_text("\u3000탕\u00a0") == "탕"
 
 
+def test_what_can_not_be_exported_is_an_error(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for ref, said in (
+        (str(directory), "serves without torch as it is"),
+        (f"{directory}+int8", "no matrix that is worth 8 bits"),
+        (str(tmp_path / "nowhere"), "manifest.json"),
+        ("nonsense", "names no model"),
+    ):
+        assert models(["export", ref], tmp_path) == 1
+        assert said in capsys.readouterr().err
+    assert not list(tmp_path.glob(".export.*")) and not list(tmp_path.glob("*+*"))
+
+
+def test_an_8_bit_form_that_is_not_there_is_said_with_the_command(directory: Path, tmp_path: Path) -> None:
+    assert refusal(f"{directory}+int8", tmp_path).mend.endswith(f"export {directory}+int8")
+
+
 def test_everybody_may_read_a_published_model(directory: Path, tmp_path: Path) -> None:
     (directory / "config.json").chmod(0o600)
     directory.chmod(0o700)
