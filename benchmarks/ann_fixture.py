@@ -91,7 +91,7 @@ class Stored:
         """Let maintenance work once, and open what it made."""
         self.index.close()
         limits = MaintenanceLimits(seal_rows=seal_rows, growing_looks_max=0, build=options)
-        assert Maintenance(self.data_dir, limits=limits, clock=time.thread_time).run_once()
+        assert Maintenance(self.data_dir, limits=limits).run_once()
         self.reopen()
 
     def reopen(self) -> None:

@@ -109,11 +109,11 @@ def while_building(bench: Bench) -> list[SeenRow]:
     stored = bench.plain
     quiet = _slowest(stored, bench, time.perf_counter() + 8.0)
     code = (
-        "import sys, time; from pathlib import Path; from index_store.embedded.maintenance import *\n"
+        "import sys; from pathlib import Path; from index_store.embedded.maintenance import *\n"
         "from index_store.embedded.segment_build import BuildOptions\n"
         "build = BuildOptions(engine='hnsw', storage='float32')\n"
         "limits = MaintenanceLimits(seal_rows=1, waste_share=0.0, growing_looks_max=0, build=build)\n"
-        "Maintenance(Path(sys.argv[1]), limits=limits, clock=time.thread_time).run_once()\n"
+        "Maintenance(Path(sys.argv[1]), limits=limits).run_once()\n"
     )
     before = stored.ask(bench.queries[0], 25)
     command = ["nice", "-n", "10", sys.executable, "-c", code, str(stored.data_dir)]
