@@ -97,6 +97,8 @@ def _names(settings: Settings, options: argparse.Namespace) -> list[str]:
 
 def _sync(settings: Settings, options: argparse.Namespace) -> int:
     """Follow every collection until SIGTERM or SIGINT, each in a thread of its own."""
+    if options.dry_run:
+        return _compare(settings, options)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -256,7 +258,10 @@ def _parser() -> argparse.ArgumentParser:
     follow = commands.add_parser("sync", help="follow the sources until stopped; the best way each grants")
     mend = commands.add_parser("reconcile", help="compare everything once, and mend what differs")
     mend.add_argument("--force", action="store_true", help="let more vanish than FEEDER_BRAKE_PERCENT allows")
-    mend.add_argument("--dry-run", action="store_true", help="the same as verify")
+    for command in (follow, mend):
+        command.add_argument(
+            "--dry-run", action="store_true", help="print what would change (the same as verify)"
+        )
     prove = commands.add_parser("verify", help="compare everything, change nothing, name what differs")
     prove.set_defaults(dry_run=True)
     add = commands.add_parser("install-triggers", help="let the source write down what changed (owner only)")

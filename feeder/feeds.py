@@ -75,3 +75,10 @@ class ChangeFeed(Protocol):
         """Return what the source keeps for this feed."""
 
     def close(self) -> None: ...
+
+
+class Lease(Protocol):
+    def hold(self) -> None:
+        """Take the lease, or make sure that it is still ours. Raises AnotherFeeder, SourceDown."""
+
+    def release(self) -> None: ...

@@ -14,6 +14,7 @@ from feeder.applying import Applier
 from feeder.changes import UNKNOWN, Changes, Directory, ItemRow, Survey, VectorPage
 from feeder.errors import ImportRefused, SettingsWrong
 from feeder.export import Cleaned, clean, pages, read_ahead
+from feeder.feeds import Lease
 from feeder.images import PictureFetcher
 from feeder.importcursor import ImportCursor
 from feeder.probe import SpaceProbe, require
@@ -51,6 +52,7 @@ class Parts:
     probe: SpaceProbe
     pictures: PictureFetcher
     progress: Progress
+    lease: Lease
 
 
 class Importer:
@@ -70,8 +72,17 @@ class Importer:
         self._names: dict[str, list[Any]] = {}
 
     def run(self, options: Options) -> Summary:
-        """Return what was taken over. Raises ImportRefused, SourceDown, ServiceDown, SettingsWrong; whatever
-        was acknowledged before stays, and the next run goes on behind it."""
+        """Return what was taken over. Raises ImportRefused, SourceDown, ServiceDown, SettingsWrong, and
+        AnotherFeeder while one follows the collection; whatever was acknowledged before stays, and the next
+        run goes on behind it."""
+        try:
+            if not options.dry_run:
+                self._parts.lease.hold()
+            return self._run(options)
+        finally:
+            self._parts.lease.release()
+
+    def _run(self, options: Options) -> Summary:
         began_at = self._clock()
         parts = self._parts
         shape = parts.vectors.open()
@@ -180,6 +191,7 @@ class Importer:
                 for page in ahead:
                     cleaned = clean(page, directory, self._metadata(page), is_half)
                     cursor = cursor.moved(page.keys[-1], len(page.keys), _page_counts(cleaned))
+                    parts.lease.hold()
                     cursor = self._apply(cursor, cleaned)
                     parts.progress.advance(len(page.keys))
             parts.applier.apply(Changes(), {CURSOR_NAME: replace(cursor, done=True).to_json()})

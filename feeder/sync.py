@@ -24,7 +24,7 @@ from feeder.errors import (
     SettingsWrong,
     SourceDown,
 )
-from feeder.feeds import ChangeFeed, Noticed, Side
+from feeder.feeds import ChangeFeed, Lease, Noticed, Side
 from feeder.known import Facts
 from feeder.metrics import Metrics
 from feeder.reconcile import Reconciler, Report, Store, batches, store_known
@@ -37,13 +37,6 @@ TIERS_CURSOR = "sync.tiers"
 IMPORT_CURSOR = "import"
 REPORT_CURSOR = "sync.report"
 """What the service tells about us in /health: JSON with equal, as_of_ms and lag_ms."""
-
-
-class Lease(Protocol):
-    def hold(self) -> None:
-        """Take the lease, or make sure that it is still ours. Raises AnotherFeeder, SourceDown."""
-
-    def release(self) -> None: ...
 
 
 class Stop(Protocol):

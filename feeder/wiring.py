@@ -17,7 +17,7 @@ from feeder.changes import Key
 from feeder.contentstate import ContentState
 from feeder.contenttruth import ContentTruth, Recipe
 from feeder.errors import SettingsWrong
-from feeder.feeds import ChangeFeed, Side
+from feeder.feeds import ChangeFeed, Lease, Side
 from feeder.images import PictureFetcher
 from feeder.importing import Importer, Parts
 from feeder.known import Facts
@@ -37,7 +37,7 @@ from feeder.sources.postgres import PostgresItems
 from feeder.sources.postgres_slot import PostgresSlotFeed, SlotNames
 from feeder.sources.session import Patience, maria_session, postgres_session
 from feeder.sources.timer import TimerFeed
-from feeder.sync import CLOCK_CURSOR, Lease, Pace, Syncer, Versions, content_version, vector_version
+from feeder.sync import CLOCK_CURSOR, Pace, Syncer, Versions, content_version, vector_version
 from feeder.sync import Parts as SyncParts
 from feeder.tables import CollectionTables, Identifier
 from feeder.truth import Truth
@@ -97,6 +97,7 @@ def importer_of(
         ),
         pictures=pictures_of(settings),
         progress=progress,
+        lease=lease_of(settings, tables),
     )
     return Importer(tables, parts, bounds)
 

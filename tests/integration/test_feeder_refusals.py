@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from feeder.settings import Settings
+from feeder.wiring import lease_of
 from tests.integration.feeding import Shop, as_text, expected_root, insert, korean_names
 
 
@@ -152,3 +154,16 @@ def test_json_lines_for_machines(shop: Shop) -> None:
     )
     stopped = [json.loads(line) for line in refused.errors.splitlines()][-1]
     assert (stopped["event"], stopped["exit_code"]) == ("feeder_stopped", 4)
+
+
+def test_an_import_beside_another_feeder_writes_nothing(shop: Shop) -> None:
+    shop.recipes(korean_names(30, 5))
+    settings = Settings.from_environ(shop.environ)
+    lease = lease_of(settings, settings.collections["recipes"])
+    lease.hold()
+    try:
+        assert shop.feed("import", "recipes").code == 5
+        assert shop.feed("import", "recipes", "--dry-run").code == 0, "looking is free"
+    finally:
+        lease.release()
+    assert shop.feed("import", "recipes").code == 0
