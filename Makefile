@@ -41,6 +41,12 @@ test: $(VENV)/.test $(MODELS_DIR)/.built ## every test, with PostgreSQL, pgvecto
 	@bash tests/setup_databases.sh $(PY)
 	$(PY) -m pytest $(ARGS)
 
+.PHONY: soak
+soak: $(VENV)/.test ## kill feeder and service 30 times each under writers, on every way of noticing changes
+	@bash tests/setup_databases.sh $(PY)
+	FEEDER_KILLS=30 SERVICE_KILLS=30 FEEDER_WRITING_SECONDS=20 $(PY) -m pytest --timeout 1800 -q \
+	  tests/integration/test_feeder_sync_tiers.py tests/integration/test_feeder_resume.py $(ARGS)
+
 .PHONY: check
 check: $(VENV)/.test ## format, lint, types, house rules, unit and contract tests: under a minute
 	$(PY) -m ruff format --check $(CHECKED)

@@ -15,7 +15,7 @@ from tests.integration.databases import PostgresServer
 from tests.integration.feeding import Shop, as_text, expected_root, feeder_process, insert
 from vector_client.types import Query
 
-KILLS = int(os.environ.get("FEEDER_KILLS", "12"))
+KILLS = int(os.environ.get("FEEDER_KILLS", "5"))
 PAGE_ROWS = 100
 WAIT_SECONDS_MAX = 60.0
 
