@@ -50,9 +50,11 @@ def same_ef(bench: Bench, seed: int) -> list[SeenRow]:
     return seen
 
 
-def _compared(bench: Bench, stored: Stored, live: int, what: str, bound: float) -> SeenRow:
+def _compared(bench: Bench, stored: Stored, live: int, what: str, bound: float | None) -> SeenRow:
     # The engine asks its segments for one row more than k, to know whether anything comes after them.
     ef = bench.plain_segment.plan(live, K + 1).breadth
+    if not ef:  # so few rows that they are scanned: nothing to compare a graph with
+        ef, bound = 64, None
     params = faiss.SearchParametersHNSW(efSearch=ef)
     us = in_turns(
         {
