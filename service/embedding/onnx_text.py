@@ -13,7 +13,7 @@ from service.embedding.port import EmbeddedTexts, ModelInfo, Role
 from service.embedding.prepared import open_session
 from service.embedding.tokens import open_tokenizer
 
-TOKENS_BUDGET = 2048  # tokens of one forward pass, padding counted: more brings no speed, only memory
+TOKENS_BUDGET = 512  # tokens of one forward pass, padding counted: more leaves the cache, and is slower
 
 
 class OnnxTextEmbedder:
