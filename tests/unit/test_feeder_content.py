@@ -15,6 +15,8 @@ from feeder.contenttruth import ContentTruth, Recipe
 from feeder.images import PictureFetcher, PictureRefused
 from feeder.proof import Shares, bucket_of, buckets_of
 from feeder.reconcile import Brake, Reconciler, Report, store_known
+from feeder.sources.rows import IdCodec, item_rows
+from feeder.tables import ItemTable, parse_collections
 from index_store.embedded.engine import EmbeddedIndex
 from index_store.types import CollectionSpec
 from tests.index_side import BROKEN, IndexStore
@@ -258,3 +260,41 @@ def _delete(item_id: str):  # type: ignore[no-untyped-def]
     from index_store.types import ItemDelete, WriteBatch
 
     return WriteBatch((), [ItemDelete(item_id, None)], None, {})
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (["두부", None, "파"], "두부, 파"),
+        ('["두부", "파"]', "두부, 파"),
+        ("[국내산] 두부", "[국내산] 두부"),
+        ("[1, 2]", "[1, 2]"),
+        (b"\xed\x8c\x8c", "파"),
+    ],
+)
+def test_several_values_are_joined_by_commas(value: object, text: str) -> None:
+    table = ItemTable(("t",), "id", "1 = 1", content={"ingredients": "I"})
+    rows = item_rows(table, IdCodec("int64", True), [(1, True, value)])
+    assert rows[1][0].content == {"ingredients": text}
+
+
+def test_content_without_vectors_is_a_collection() -> None:
+    mistakes: list[str] = []
+    found = parse_collections(CONTENT_ONLY, mistakes)
+    assert mistakes == [] and found["recipes"].vectors is None
+    assert found["recipes"].text_template == "{title}: {ingredients}"
+    broken = CONTENT_ONLY.replace("title = ", "name = ").replace('modality = "text"', 'modality = "image"')
+    parse_collections(broken, mistakes)
+    assert "image_url" in mistakes[0]
+
+
+CONTENT_ONLY = """
+[collections.recipes]
+id_type = "int64"
+modality = "text"
+text_template = "{title}: {ingredients}"
+[collections.recipes.source.items]
+table = "FCT_RECIPE"
+id = "RECIPE_ID"
+content = { title = "T", ingredients = "I" }
+"""
