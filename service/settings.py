@@ -160,7 +160,7 @@ class Settings:
         0, 0, 64, "streams", "Forward passes of one model at a time; 0: as many as cores, 2 at least."
     )
     batch_size: int = number(
-        32, 1, 1024, "items", "Most texts of one forward pass; pictures go by 4 at a time."
+        32, 1, 5_000, "items", "Most texts of one forward pass; pictures go by 4 at a time."
     )
     default_top_k: int = number(
         5, 1, 10_000, "results", "top_k of /search_similar when the caller names none."
