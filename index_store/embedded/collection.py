@@ -219,6 +219,8 @@ class Collection:
 
     def _unused(self) -> list[Generation]:
         """Take out the generations that no user and no pointer holds any more. Lock held."""
+        if not self._former:
+            return []  # at the end of almost every search
         idle = [members for members in self._former if members.users == 0]
         self._former = [members for members in self._former if members.users]
         held = {name for members in (*self._former, self._members) for name in members.generations}
