@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from _pytest.mark import ParameterSet
 
 from service.embedding.models import load_image_embedder, load_text_embedder, version_of
 from service.embedding.models_cli import main as models
@@ -65,32 +66,39 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-def resolve(ref: str, directories: dict[str, Path]) -> str:
+def quick_and_slow(names: Iterable[str]) -> list[ParameterSet]:
+    """Models that take seconds to load or need torch are left to `make test`."""
+    quick = {"hashed-ngrams", "placeholder", "descriptor", "efficientnet-lite0"}
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
+
+
+def resolve(ref: str, request: pytest.FixtureRequest) -> str:
     if ref.startswith("builtin:"):
         built_models()
         return ref if "+int8" not in ref else made_int8(ref)
+    directories = request.getfixturevalue("directories")
     if ref not in directories:
         pytest.skip("open_clip is not installed: pip install '.[torch]'")
     return str(directories[ref])
 
 
-@pytest.fixture(scope="module", params=TEXT_REFS)
+@pytest.fixture(scope="module", params=quick_and_slow(TEXT_REFS))
 def text_model(
-    request: pytest.FixtureRequest, directories: dict[str, Path]
+    request: pytest.FixtureRequest,
 ) -> Iterator[tuple[str, TextEmbedder]]:
     ref, dim = TEXT_REFS[request.param]
-    ref = resolve(ref, directories)
+    ref = resolve(ref, request)
     embedder = load_text_embedder(ref, models_dir=MODELS_DIR, dim=dim, threads=1)
     yield ref, embedder
     embedder.close()
 
 
-@pytest.fixture(scope="module", params=IMAGE_REFS)
+@pytest.fixture(scope="module", params=quick_and_slow(IMAGE_REFS))
 def image_model(
-    request: pytest.FixtureRequest, directories: dict[str, Path]
+    request: pytest.FixtureRequest,
 ) -> Iterator[tuple[str, ImageEmbedder]]:
     ref, dim = IMAGE_REFS[request.param]
-    ref = resolve(ref, directories)
+    ref = resolve(ref, request)
     embedder = load_image_embedder(ref, models_dir=MODELS_DIR, dim=dim, threads=1)
     yield ref, embedder
     embedder.close()
@@ -203,6 +211,7 @@ class TestPictures:
         assert info.is_placeholder == (ref == "builtin:placeholder")
 
 
+@pytest.mark.slow
 def test_no_two_models_share_a_version(directories: dict[str, Path]) -> None:
     versions = [
         version_of(str(directories.get(ref, ref)), MODELS_DIR, modality=modality, dim=dim)
@@ -214,7 +223,8 @@ def test_no_two_models_share_a_version(directories: dict[str, Path]) -> None:
     assert len(set(versions)) == len(versions) - ("clip" in directories)
 
 
-def test_the_text_tower_shares_the_version_of_its_pictures(directories: dict[str, Path]) -> None:
-    ref = resolve("clip", directories)
+@pytest.mark.slow
+def test_the_text_tower_shares_the_version_of_its_pictures(request: pytest.FixtureRequest) -> None:
+    ref = resolve("clip", request)
     both = {version_of(ref, MODELS_DIR, modality=modality, dim=512) for modality in ("text", "image")}
     assert len(both) == 1

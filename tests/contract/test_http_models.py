@@ -63,6 +63,7 @@ def test_a_text_to_pictures_whose_model_reads_none_says_so(tmp_path: Path) -> No
         assert answer.json()["errors"][0]["loc"] == ["body", "collection"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("open_clip") is None, reason="the torch extra is not installed")
 def test_a_text_finds_pictures_where_the_model_has_both_towers(tmp_path: Path) -> None:
     clip = write_tiny_clip(tmp_path / "clip")

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,8 @@ from service.demo.catalogue import recipes
 from service.embedding.builtin import BUILTIN, E5
 from service.embedding.tokens import LibraryTokenizer, UnigramTokenizer, open_tokenizer
 from tests.fixtures.models import built_models
+
+pytestmark = pytest.mark.slow  # `make test` runs these; a check before each commit must be quick
 
 TOKENS_MAX = 24
 WORDS = st.sampled_from(

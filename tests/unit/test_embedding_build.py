@@ -14,6 +14,8 @@ from service.embedding.manifest import BadModelDirectory, verify
 from service.embedding.samples import AT_START, SAMPLES, write_samples
 from tests.fixtures.models import built_models
 
+pytestmark = pytest.mark.slow  # `make test` runs these; a check before each commit must be quick
+
 
 @pytest.mark.parametrize("name", BUILTIN)
 def test_a_built_model_agrees_with_torch(name: str, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from index_store.__main__ import main
 from index_store.embedded.check import check
 from tests.sealing import assert_same, base_of, filled, opened, snapshots_of, until
 
+pytestmark = pytest.mark.slow  # `make test` runs these; a check before each commit must be quick
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -37,6 +37,8 @@ from tests.sealing import (
     vectors,
 )
 
+pytestmark = pytest.mark.slow  # `make test` runs these; a check before each commit must be quick
+
 SAMPLED_BYTES = 25
 
 

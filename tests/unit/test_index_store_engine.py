@@ -46,6 +46,7 @@ def found_ids(index: EmbeddedIndex, query: Vector, k: int = 10, collection: str 
     return [hit.id for hit in index.search(collection, [SearchRequest(query, k)])[0].hits]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
 @pytest.mark.parametrize("scale", [1.0, 1e-6, 1e6])
 def test_pruning_loses_no_row(index: EmbeddedIndex, metric: Metric, scale: float) -> None:
@@ -114,6 +115,7 @@ def test_another_handle_follows_the_generations(index: EmbeddedIndex, tmp_path: 
     other.close()
 
 
+@pytest.mark.slow
 def test_searches_go_on_while_rows_change(index: EmbeddedIndex) -> None:
     """Four threads search; one moves, deletes and restores. Every answer is whole and of one moment."""
     rng = np.random.default_rng(SEED)
@@ -148,6 +150,7 @@ def test_searches_go_on_while_rows_change(index: EmbeddedIndex) -> None:
     assert problems == [] and answers[0] > 20
 
 
+@pytest.mark.slow
 def test_rows_are_compacted_and_old_pages_refused(index: EmbeddedIndex) -> None:
     rng = np.random.default_rng(SEED)
     data = rng.standard_normal((6_000, DIM)).astype(np.float32)
@@ -178,6 +181,7 @@ def test_a_page_from_another_handle_is_right_or_refused(index: EmbeddedIndex, tm
     other.close()
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_of_the_pointer_is_found(index: EmbeddedIndex, tmp_path: Path) -> None:
     index.advance("l2", "begin", "v2")
     index.close()
@@ -232,6 +236,7 @@ def test_filters_are_remembered_within_a_bound(index: EmbeddedIndex) -> None:
     assert len(index.search("l2", [request])[0].hits) == 100
 
 
+@pytest.mark.slow
 def test_a_generation_begun_under_writes_misses_none(index: EmbeddedIndex, tmp_path: Path) -> None:
     """Deletes and deactivations that race with `begin`, from two handles, reach the new generation."""
     print(f"seed {SEED}")

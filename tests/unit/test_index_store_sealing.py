@@ -112,6 +112,7 @@ def test_pages_go_on_across_a_swap_and_expire_with_the_snapshot_before(tmp_path:
     index.close()
 
 
+@pytest.mark.slow
 def test_searches_go_on_while_snapshots_are_swapped(index: EmbeddedIndex, tmp_path: Path) -> None:
     """Two threads search while rows change and snapshots of every kind come: every answer is whole."""
     data = vectors(600)
