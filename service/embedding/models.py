@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from service.embedding.builtin import BuiltinModel
@@ -66,18 +68,12 @@ def load_text_embedder(
     if isinstance(reference, NoModel):
         return _text_without_model(ref, reference.name, dim)
     directory, manifest, mend = _verified(ref, models_dir, dim, runtime)
-    try:
+    with _translated(ref, mend):
         embedder = open_text(ref, directory, manifest, threads)
         samples = read_samples(directory)
         if samples is not None:
             check_texts(samples, embedder, AT_START)
         return embedder
-    except ModelUnavailable:
-        raise
-    except BadModelDirectory as exc:
-        raise ModelUnavailable(str(exc), mend) from exc
-    except Exception as exc:  # tokenizers, onnxruntime and torch share no error class: translated here, once
-        raise _broken(ref, exc, mend) from exc
 
 
 def load_image_embedder(
@@ -88,18 +84,12 @@ def load_image_embedder(
     if isinstance(reference, NoModel):
         return _images_without_model(ref, reference.name, dim)
     directory, manifest, mend = _verified(ref, models_dir, dim, runtime)
-    try:
+    with _translated(ref, mend):
         embedder = open_images(ref, directory, manifest, threads)
         samples = read_samples(directory)
         if samples is not None:
             check_images(samples, embedder, AT_START)
         return embedder
-    except ModelUnavailable:
-        raise
-    except BadModelDirectory as exc:
-        raise ModelUnavailable(str(exc), mend) from exc
-    except Exception as exc:  # as above
-        raise _broken(ref, exc, mend) from exc
 
 
 def open_text(ref: str, directory: Path, manifest: Manifest, threads: int) -> TextEmbedder:
@@ -145,8 +135,17 @@ def _wrong_kind(ref: str, what: str) -> ModelUnavailable:
     return ModelUnavailable(f"{ref} {what}.", f"{COMMAND} list")
 
 
-def _broken(ref: str, exc: Exception, mend: str) -> ModelUnavailable:
-    return ModelUnavailable(f"{ref} can't be opened: {type(exc).__name__}: {exc}.", mend)
+@contextmanager
+def _translated(ref: str, mend: str) -> Iterator[None]:
+    """Turn whatever opening a model raises into ModelUnavailable."""
+    try:
+        yield
+    except ModelUnavailable:
+        raise
+    except BadModelDirectory as exc:
+        raise ModelUnavailable(str(exc), mend) from exc
+    except Exception as exc:  # tokenizers, onnxruntime and torch share no error class: translated here, once
+        raise ModelUnavailable(f"{ref} can't be opened: {type(exc).__name__}: {exc}.", mend) from exc
 
 
 def _text_without_model(ref: str, name: str, dim: int) -> TextEmbedder:
