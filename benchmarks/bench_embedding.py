@@ -1,6 +1,6 @@
 """What the service adds to its models: idle, in bursts, while writing, in memory and at the start.
 
-    python -m benchmarks.bench_embedding [--texts 600] [--pictures 150] [--seconds 4] [--models-dir .models]
+    python -m benchmarks.bench_embedding [--only idle bursts texts pictures start batch] [--texts 600]
 
 Both built-in models behind the HTTP service, in processes of their own; the load client shares the machine.
 Contenders take turns in one run; ratios of medians are judged. The lock is the same service with one stream
@@ -42,6 +42,8 @@ CORES = os.cpu_count() or 1
 TEXT_MODEL = "builtin:multilingual-e5-small"
 PACE_S = 0.1
 DIM = 384
+SERVED = frozenset(("idle", "bursts", "texts", "pictures"))
+SECTIONS = ("idle", "bursts", "texts", "pictures", "start", "batch")
 
 
 def main() -> None:
@@ -53,19 +55,32 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load under turns")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--models-dir", type=Path, default=Path(".models"))
+    parser.add_argument("--only", nargs="*", choices=SECTIONS, default=SECTIONS)
     given = parser.parse_args()
-    asked = queries()
     report = Report("embedding")
     with tempfile.TemporaryDirectory() as work:
-        with Served(Path(work) / "one", given.models_dir) as service:
-            service.fill(text_bodies(texts(300), 300))
-            report.add(idle(service.port, given.models_dir, asked))
-            with Served(Path(work) / "lock", given.models_dir, MODEL_STREAMS="1", BATCH_SIZE="1") as lock:
-                lock.fill(text_bodies(texts(300), 300))
-                report.add(bursts(service, lock, given, asked))
-            report.add(writing(service, given, asked))
-        report.add(starting(Path(work), given.models_dir))
-    report.add([batch_independence(given.models_dir)])
+        if SERVED & set(given.only):
+            with Served(Path(work) / "one", given.models_dir) as service:
+                service.fill(text_bodies(texts(300), 300))
+                served(service, Path(work), given, report)
+        if "start" in given.only:
+            report.add(starting(Path(work), given.models_dir))
+    if "batch" in given.only:
+        report.add([batch_independence(given.models_dir)])
+
+
+def served(service: Served, work: Path, given: argparse.Namespace, report: Report) -> None:
+    """The sections that ask one running service."""
+    asked = queries()
+    if "idle" in given.only:
+        report.add(idle(service.port, given.models_dir, asked))
+    if "bursts" in given.only:
+        with Served(work / "lock", given.models_dir, MODEL_STREAMS="1", BATCH_SIZE="1") as lock:
+            lock.fill(text_bodies(texts(300), 300))
+            report.add(bursts(service, lock, given, asked))
+    for content in ("texts", "pictures"):
+        if content in given.only:
+            report.add(writing(content, service, given, asked))
 
 
 def idle(port: int, models_dir: Path, asked: Iterator[str]) -> list[Row]:
@@ -157,35 +172,37 @@ def run_together(works: Sequence[object]) -> None:
         thread.join()
 
 
-def writing(service: Served, given: argparse.Namespace, asked: Iterator[str]) -> list[Row]:
+def writing(content: str, service: Served, given: argparse.Namespace, asked: Iterator[str]) -> list[Row]:
     """Writes in content against the offline loop, with a query every 100 ms beside them."""
-    rows = []
-    files = picture_files(given.pictures)
-    for name, count, bodies, offline in (
-        ("texts", given.texts, text_bodies(texts(given.texts), 200), (offline_texts, texts(given.texts))),
-        ("pictures", given.pictures, picture_bodies(files, 50), (offline_pictures, files)),
-    ):
-        rates, lates, details = [], [], []
-        for _ in range(given.rounds):
-            quiet = paced(service.port, asked, lambda began: time.perf_counter() - began < given.seconds)
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                loop_s, loop_cpu_s = pool.apply(offline[0], (offline[1], given.models_dir))
-            began, used = time.perf_counter(), service.cpu_s()
-            writer = threading.Thread(target=service.fill, args=(bodies, 2))
-            writer.start()
-            beside = paced(service.port, asked, lambda _, writer=writer: writer.is_alive())
-            writer.join()
-            took_s, used = time.perf_counter() - began, service.cpu_s() - used
-            rates.append(loop_s / took_s)
-            lates.append(float(np.percentile(beside, 99) / np.percentile(quiet, 99)))
-            details.append(
-                f"{count / took_s:.0f}/s vs {count / loop_s:.0f}/s, CPU an item {used / count * 1e3:.1f} vs "
-                f"{loop_cpu_s / count * 1e3:.1f} ms; query p50 {in_ms(quiet, 50)} -> {in_ms(beside, 50)}, "
-                f"p99 {in_ms(quiet, 99)} -> {in_ms(beside, 99)} ms"
-            )
-        rows.append(Row(f"writing {name} / offline loop", float(np.median(rates)), 0.9, True, details[-1]))
-        rows.append(Row(f"query p99 beside {name} / quiet", float(np.median(lates)), 2.0))
-    return rows
+    if content == "texts":
+        items, loop = texts(given.texts), offline_texts
+        bodies = text_bodies(items, 200)
+    else:
+        items, loop = picture_files(given.pictures), offline_pictures
+        bodies = picture_bodies(items, 50)
+    count = len(items)
+    rates, lates, details = [], [], []
+    for _ in range(given.rounds):
+        quiet = paced(service.port, asked, lambda began: time.perf_counter() - began < given.seconds)
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            loop_s, loop_cpu_s = pool.apply(loop, (items, given.models_dir))
+        began, used = time.perf_counter(), service.cpu_s()
+        writer = threading.Thread(target=service.fill, args=(bodies, 2))
+        writer.start()
+        beside = paced(service.port, asked, lambda _, writer=writer: writer.is_alive())
+        writer.join()
+        took_s, used = time.perf_counter() - began, service.cpu_s() - used
+        rates.append(loop_s / took_s)
+        lates.append(float(np.percentile(beside, 99) / np.percentile(quiet, 99)))
+        details.append(
+            f"{count / took_s:.0f}/s vs {count / loop_s:.0f}/s, CPU an item {used / count * 1e3:.1f} vs "
+            f"{loop_cpu_s / count * 1e3:.1f} ms; query p50 {in_ms(quiet, 50)} -> {in_ms(beside, 50)}, "
+            f"p99 {in_ms(quiet, 99)} -> {in_ms(beside, 99)} ms"
+        )
+    return [
+        Row(f"writing {content} / offline loop", float(np.median(rates)), 0.9, True, details[-1]),
+        Row(f"query p99 beside {content} / quiet", float(np.median(lates)), 2.0),
+    ]
 
 
 def in_ms(seconds: Sequence[float], percentile: float) -> str:
