@@ -14,16 +14,19 @@ class _Written(msgspec.Struct):
     equal: bool
     as_of_ms: int
     lag_ms: float | None = None
+    quarantined: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SyncReport:
     """All None while no feeder has reported. in_sync: its last full comparison found source and index equal,
-    as of `as_of_ms` (milliseconds since 1970). lag_ms: of the last change, commit in the source to sent."""
+    as of `as_of_ms` (milliseconds since 1970). lag_ms: of the last change, commit in the source to sent.
+    quarantined: how many items can't be stored, because their content or vector can't be had or taken."""
 
     in_sync: bool | None = None
     as_of_ms: int | None = None
     lag_ms: float | None = None
+    quarantined: int | None = None
 
 
 def sync_report(cursors: Mapping[str, str]) -> SyncReport:
@@ -35,4 +38,4 @@ def sync_report(cursors: Mapping[str, str]) -> SyncReport:
         report = msgspec.json.decode(written, type=_Written)
     except msgspec.DecodeError:
         return SyncReport()
-    return SyncReport(report.equal, report.as_of_ms, report.lag_ms)
+    return SyncReport(report.equal, report.as_of_ms, report.lag_ms, report.quarantined)

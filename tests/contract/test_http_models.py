@@ -90,12 +90,13 @@ def test_health_tells_what_the_feeder_last_found(tmp_path: Path) -> None:
     with running_app(tmp_path, {"PROBE_S": "1"}) as app:
         known = app.get("/health").json()["collections"]["recipes"]
         assert (known["in_sync"], known["lag_ms"]) == (None, None)
-        report = {"equal": True, "as_of_ms": 1_700_000_000_000, "lag_ms": 31.5}
+        report = {"equal": True, "as_of_ms": 1_700_000_000_000, "lag_ms": 31.5, "quarantined": 2}
         source = {"sync.report": json.dumps(report)}
         written = app.post("/v1/upsert", {"collection": "recipes", "items": [], "source": source})
         assert written.status_code == 200, written.text
         told = app.get("/v1/sync/status").json()["collections"]["recipes"]
         assert (told["in_sync"], told["as_of_ms"], told["lag_ms"]) == (True, 1_700_000_000_000, 31.5)
+        assert told["quarantined"] == 2
         source = {"sync.report": "not a report"}
         assert app.post("/v1/upsert", {"collection": "recipes", "source": source}).status_code == 200
         told = app.get("/v1/sync/status").json()["collections"]["recipes"]
