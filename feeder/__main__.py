@@ -11,6 +11,7 @@ import argparse
 import datetime
 import logging
 import os
+import random
 import signal
 import sys
 import threading
@@ -22,13 +23,16 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from feeder.applying import service_errors
 from feeder.errors import FeederError, NotEqual, SettingsWrong
+from feeder.following import follow
 from feeder.importing import Options
+from feeder.interruptions import Interruptions
 from feeder.metrics import Metrics
 from feeder.reconcile import NAMES_SHOWN, Report
 from feeder.reporting import JsonLines, PlainLines, ProgressBar, ProgressLog, Summary, as_json, as_table
 from feeder.settings import Settings
 from feeder.sources.dirty_set import install
-from feeder.wiring import client_of, compare_once, dirty_sets_of, importer_of, quarantined_of, syncer_of
+from feeder.wiring import client_of, compare_once, importer_of, quarantined_of, syncer_of
+from feeder.wiring_feeds import dirty_sets_of
 
 log = logging.getLogger("feeder")
 
@@ -102,6 +106,7 @@ def _sync(settings: Settings, options: argparse.Namespace) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    os.nice(settings.bounds.nice)  # a full comparison wants a whole core, and searches want it more
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     if settings.bounds.metrics_port:
@@ -109,15 +114,11 @@ def _sync(settings: Settings, options: argparse.Namespace) -> int:
     client = client_of(settings)
     codes: list[int] = []
 
-    def follow(name: str) -> None:
+    def follow_one(name: str) -> None:
         try:
-            syncer, applier = syncer_of(settings, settings.collections[name], client, metrics, stop.wait)
-            applier.start()
-            try:
-                syncer.run(stop)
-            finally:
-                syncer.close()
-                applier.close()
+            tables = settings.collections[name]
+            interruptions = Interruptions(name, metrics, random.random)
+            follow(lambda: syncer_of(settings, tables, client, metrics, stop.wait), stop, interruptions)
         except FeederError as exc:
             _complain(exc, options.log_json, name)
             codes.append(exc.exit_code)
@@ -125,7 +126,9 @@ def _sync(settings: Settings, options: argparse.Namespace) -> int:
             log.exception("sync_failed", extra={"collection": name})
             codes.append(1)
 
-    threads = [threading.Thread(target=follow, args=(name,), name=name) for name in _names(settings, options)]
+    threads = [
+        threading.Thread(target=follow_one, args=(name,), name=name) for name in _names(settings, options)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from feeder import statefile
 from feeder.known import Content, Failure
 from vector_client.types import Id
 
@@ -18,9 +19,6 @@ VARIABLES = 500
 BACKOFF_S, BACKOFF_S_MAX = 60.0, 86_400.0
 DUE_MAX = 500
 _TABLES = """
-PRAGMA journal_mode=WAL;
-PRAGMA synchronous=FULL;
-CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS content(
   id PRIMARY KEY NOT NULL, ref TEXT, digest BLOB,
   failed_ref TEXT, reason TEXT, attempts INTEGER NOT NULL DEFAULT 0, retry_at REAL) WITHOUT ROWID;
@@ -63,8 +61,7 @@ class ContentState:
 
     def open(self) -> None:
         if self._connection is None:
-            self._connection = sqlite3.connect(self._path, isolation_level=None, timeout=5)
-            self._connection.executescript(_TABLES)
+            self._connection = statefile.opened(self._path, _TABLES)
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -72,11 +69,10 @@ class ContentState:
             connection.close()
 
     def is_of(self, identity: str) -> bool:
-        row = self._db.execute("SELECT value FROM meta WHERE name = 'identity'").fetchone()
-        return row is not None and row[0] == identity
+        return statefile.is_of(self._db, identity)
 
     def confirm(self, identity: str) -> None:
-        self._db.execute("INSERT OR REPLACE INTO meta(name, value) VALUES('identity', ?)", (identity,))
+        statefile.confirm(self._db, identity)
 
     def recall(self, ids: Sequence[Id]) -> dict[Id, Remembered]:
         found: dict[Id, Remembered] = {}

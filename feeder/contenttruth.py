@@ -19,7 +19,7 @@ import numpy as np
 from feeder.changes import ItemRow, Key
 from feeder.contentstate import ContentState, Remembered
 from feeder.images import PictureFetcher, PictureRefused
-from feeder.known import Content, Failure, Known, Portion, has_content
+from feeder.known import Content, Failure, Known, Portion
 from feeder.probe import rendered
 from feeder.sources.port import ItemSource
 from feeder.tables import Modality
@@ -110,11 +110,8 @@ class ContentTruth:
         return Known(items, absent, contents=contents, failed=failed)
 
     def note(self, known: Known, rejected: Mapping[Id, str]) -> None:
-        stored = {
-            item.id: known.contents[item.id]
-            for item in known.items
-            if has_content(item) and item.id not in rejected
-        }
+        kept_back = rejected.keys() | known.failed.keys()
+        stored = {item.id: known.contents[item.id] for item in known.items if item.id not in kept_back}
         failed = dict(known.failed)
         active = {item.id: item.active for item in known.items}
         for item_id, reason in rejected.items():

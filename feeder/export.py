@@ -18,6 +18,8 @@ from vector_client.types import Id, Item
 PAGES_AHEAD = 2
 ID_CHARACTERS_MAX = 255
 HALF_PRECISION_ERROR_MAX = 1e-3
+UNFIT = frozenset({"not_finite", "zero_vector", "bad_id"})
+"""Why a row is set aside although its item exists: nobody could store it."""
 RENORMALISED: Mapping[str, object] = {"vector_source": "halfvec", "renormalised": True}
 
 

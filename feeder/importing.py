@@ -20,7 +20,7 @@ from feeder.importcursor import ImportCursor
 from feeder.probe import SpaceProbe, require
 from feeder.reporting import Progress, Summary
 from feeder.settings import Bounds
-from feeder.sources.port import ItemSource, VectorSource
+from feeder.sources.port import ItemSource, VectorShape, VectorSource
 from feeder.tables import CollectionTables
 from vector_client.types import Id, Rejected
 
@@ -91,11 +91,13 @@ class Importer:
         state = parts.applier.state()
         survey = parts.vectors.survey()
         directory = parts.items.directory() if parts.items is not None else None
-        facts = self._facts(survey, directory)
+        facts = self._facts(survey, directory, shape)
         self._check(survey, directory, facts, options)
         cursor = ImportCursor.resumed(state.cursors.get(CURSOR_NAME), shape.identity, options.restart)
         cursor, note = self._labelled(cursor, survey, directory, options)
         notes = [note] if cursor.after is None else [note, f"resumed behind key {cursor.after}"]
+        if facts.get("shared_keys"):
+            notes.append("several rows share a key: of rows of one id the physically last one holds")
         if shape.kind == "halfvec":
             notes.append("halfvec source: unit vectors were renormalised, and their metadata says so")
         if options.dry_run:
@@ -105,7 +107,9 @@ class Importer:
         counts = {**facts, **cursor.counts, "seconds": f"{seconds:.1f}"}
         return Summary(self._tables.name, f"imported as {cursor.version}", counts, notes, self._names)
 
-    def _facts(self, survey: Survey, directory: Directory | None) -> dict[str, int | float | str]:
+    def _facts(
+        self, survey: Survey, directory: Directory | None, shape: VectorShape
+    ) -> dict[str, int | float | str]:
         """Count what is known before any vector is read."""
         ids = survey.ids
         distinct = np.unique(ids) if isinstance(ids, np.ndarray) else sorted(set(ids))
@@ -113,6 +117,9 @@ class Importer:
         self._names |= {name: list(keys) for name, keys in survey.bad_keys.items()}
         facts["duplicates"] = len(ids) - len(distinct)
         self._names["duplicates"] = _repeated(ids) if facts["duplicates"] else []
+        if not shape.key_is_unique:
+            facts["shared_keys"] = len(survey.keys) - len(set(survey.keys))
+            self._names["shared_keys"] = _repeated(survey.keys) if facts["shared_keys"] else []
         if directory is not None:
             orphans = np.flatnonzero(directory.states(distinct) == UNKNOWN)
             facts["orphans"] = len(orphans)

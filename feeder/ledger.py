@@ -11,24 +11,22 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 
+from feeder import statefile
 from feeder.changes import Key
 from vector_client.types import Id
 
 VARIABLES = 500
 IN_MEMORY = ":memory:"
 _TABLES = """
-PRAGMA journal_mode=WAL;
-PRAGMA synchronous=FULL;
-CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS row(source_key PRIMARY KEY NOT NULL, id NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS row_id ON row(id);
 """
-_SWAP = """
+_SWAP = f"""
 BEGIN IMMEDIATE;
 DROP TABLE row;
 ALTER TABLE row_next RENAME TO row;
 CREATE INDEX row_id ON row(id);
-DELETE FROM meta WHERE name = 'identity';
+{statefile.FORGET}
 COMMIT;
 """
 
@@ -42,8 +40,7 @@ class Ledger:
         self._waiting: list[tuple[Sequence[Key], Sequence[Id]]] = []
 
     def open(self) -> None:
-        self._connection = sqlite3.connect(self._path, isolation_level=None, timeout=5)
-        self._connection.executescript(_TABLES)
+        self._connection = statefile.opened(self._path, _TABLES)
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -52,8 +49,7 @@ class Ledger:
 
     def is_of(self, identity: str) -> bool:
         """Tell whether every row of the table `identity` has been written down."""
-        row = self._db.execute("SELECT value FROM meta WHERE name = 'identity'").fetchone()
-        return row is not None and row[0] == identity
+        return statefile.is_of(self._db, identity)
 
     def ids_of(self, keys: Iterable[Key]) -> set[Id]:
         """Return the ids that these rows carried; rows never seen carried none."""
@@ -103,7 +99,7 @@ class Ledger:
         """Declare the list whole: every row of the table `identity` stands in it, and the index holds what
         follows from it. Not before: changes not read yet are understood against the old list, and what the
         new one leaves out has to be found by the comparison that made it."""
-        self._db.execute("INSERT OR REPLACE INTO meta(name, value) VALUES('identity', ?)", (identity,))
+        statefile.confirm(self._db, identity)
 
     @property
     def _db(self) -> sqlite3.Connection:

@@ -33,7 +33,10 @@ class Metrics:
             registry=registry,
         )
         self._quarantined = Gauge(
-            "feeder_quarantined_items", "Items that the service would not store.", one, registry=registry
+            "feeder_quarantined_items",
+            "Items that can't be stored: broken, out of reach, refused.",
+            one,
+            registry=registry,
         )
         self._brake = Gauge("feeder_brake", "1 while the mass-delete brake holds.", one, registry=registry)
         self._equal = Gauge(
@@ -51,6 +54,14 @@ class Metrics:
             ("collection", "kind"),
             registry=registry,
         )
+        self._following = Gauge(
+            "feeder_following", "1 while changes are followed, 0 while something keeps from it.", one,
+            registry=registry,
+        )  # fmt: skip
+        self._partial = Gauge(
+            "feeder_activity_only", "1 while the served model is not the source's: vectors are not followed.",
+            one, registry=registry,
+        )  # fmt: skip
         self._tier = Info("feeder_tier", "How changes are noticed.", two, registry=registry)
 
     def tier(self, collection: str, side: Side, tier: str) -> None:
@@ -77,6 +88,12 @@ class Metrics:
     def compared(self, collection: str, is_equal: bool, at_s: float) -> None:
         self._equal.labels(collection).set(is_equal)
         self._compared_at.labels(collection).set(at_s)
+
+    def following(self, collection: str, is_so: bool) -> None:
+        self._following.labels(collection).set(is_so)
+
+    def partial(self, collection: str, is_so: bool) -> None:
+        self._partial.labels(collection).set(is_so)
 
     def failed(self, collection: str, kind: str) -> None:
         self._failures.labels(collection, kind).inc()

@@ -199,19 +199,22 @@ class Reconciler:
     def _read_again(self, ids: Sequence[Id], left: Differences, shares: Shares) -> Known:
         """Return what holds for ids that differ, with content wherever the index does not hold it already."""
         known = self._truth.about(ids=ids)
-        doubtful: list[Id] = []
-        for item in known.items:
-            if item.vector is None and not has_content(item) and item.id not in known.failed:
-                theirs, content = left.theirs.get(item.id), known.contents[item.id]
-                is_held = theirs and theirs.sum == shares.of_content(item.id, theirs.active, content.digest)
-                if not is_held:
-                    doubtful.append(item.id)
-        if not doubtful:
-            return known
-        fresh = self._truth.about(ids=doubtful, anew=True)
-        again = set(doubtful)
+        held = {
+            item_id
+            for item_id, content in known.contents.items()
+            if (theirs := left.theirs.get(item_id))
+            and theirs.sum == shares.of_content(item_id, theirs.active, content.digest)
+        }
+        # What a feeder that lost its memory fetched again need not be embedded again.
+        items = [replace(each, text=None, image=None) if each.id in held else each for each in known.items]
+        again = {
+            item.id
+            for item in items
+            if item.id in known.contents.keys() - held - known.failed.keys() and not has_content(item)
+        }
+        fresh = self._truth.about(ids=again, anew=True) if again else Known((), ())
         return Known(
-            [*(item for item in known.items if item.id not in again), *fresh.items],
+            [*(item for item in items if item.id not in again), *fresh.items],
             [*known.absent, *fresh.absent],
             known.rows,
             {**known.contents, **fresh.contents},

@@ -70,6 +70,8 @@ class Bounds:
     brake_percent: float = _number("FEEDER_BRAKE_PERCENT", 5, 0, 100, "percent",
         "of the items may vanish in one comparison before it stops and asks")  # fmt: skip
     changes_max: int = _number("FEEDER_CHANGES_MAX", 2_000, 1, 100_000, "changes", "read at a time")
+    nice: int = _number("FEEDER_NICE", 10, 0, 19, "steps",
+        "that `sync` stands back behind searches on the same machine")  # fmt: skip
     metrics_port: int = _number("FEEDER_METRICS_PORT", 0, 0, 65_535, "port",
         "where `sync` serves its metrics on 127.0.0.1; 0: nowhere")  # fmt: skip
 
@@ -133,6 +135,11 @@ class Settings:
         if mistakes:
             raise SettingsWrong("; ".join(mistakes))
         return settings
+
+    def vector_database(self) -> Database:
+        if self.vectors is None:
+            raise SettingsWrong("the pgvector database is not set: TGT_DB_* or POSTGRES_RECOMMEND_URL")
+        return self.vectors
 
     def items_database(self, tables: CollectionTables) -> Database | None:
         """Return where a collection's items table lies. Raises SettingsWrong when that is not clear."""

@@ -11,8 +11,8 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
+from feeder.activity import Activity
 from feeder.changes import Changes, Key
 from feeder.errors import (
     AnotherFeeder,
@@ -20,49 +20,42 @@ from feeder.errors import (
     FeederError,
     FeedLost,
     ImportRefused,
-    ServiceDown,
     SettingsWrong,
-    SourceDown,
 )
 from feeder.feeds import ChangeFeed, Lease, Noticed, Side
+from feeder.interruptions import Interruptions, Stop
 from feeder.known import Facts
 from feeder.metrics import Metrics
-from feeder.reconcile import Reconciler, Report, Store, batches, store_known
+from feeder.reconcile import Reconciler, Store, batches, store_known
+from feeder.versions import Versions
 from vector_client.types import CollectionState
 
 log = logging.getLogger(__name__)
 
 CLOCK_CURSOR = "sync.clock"
 TIERS_CURSOR = "sync.tiers"
-IMPORT_CURSOR = "import"
 REPORT_CURSOR = "sync.report"
-"""What the service tells about us in /health: JSON with equal, as_of_ms and lag_ms."""
-
-
-class Stop(Protocol):
-    """Says when to end; `threading.Event` fits."""
-
-    def is_set(self) -> bool: ...
-
-    def wait(self, timeout: float) -> bool: ...
+"""What the service tells about us in /health: JSON with equal, as_of_ms, lag_ms and quarantined."""
+LEASE_PATIENCE_S = 120.0
+"""How long a feeder that followed, and lost its link, waits for the lease: the database may take its old
+connection for alive for that long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
     """poll_s: pause when nothing was noticed. compare_s: a full comparison at least this often. check_s:
-    between looks at lease and backlog. backoff_s doubles up to backoff_s_max, with full jitter."""
+    between looks at lease and backlog."""
 
     poll_s: float
     compare_s: float
     check_s: float = 5.0
-    backoff_s: float = 0.5
-    backoff_s_max: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """One collection's sources, lease and service. clock: seconds since 1970; ticks: monotonic seconds.
-    version_of: the embedding_version to write under, or why there is none."""
+    version_of: the embedding_version to write under, or why there is none. activity: what can be followed
+    without one, None where that is nothing."""
 
     collection: str
     store: Store
@@ -75,22 +68,7 @@ class Parts:
     ticks: Callable[[], float]
     jitter: Callable[[], float]
     version_of: Callable[[CollectionState], str]
-
-
-class Versions:
-    """source_versions: each newer than any the service has seen from a feeder, in milliseconds since 1970
-    as far as clocks allow, so that they sort among versions that people make."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._last = 0
-
-    def begin_after(self, stored: str | None) -> None:
-        self._last = max(self._last, int(stored) if stored and stored.isdecimal() else 0)
-
-    def next(self) -> int:
-        self._last = max(self._last + 1, int(self._clock() * 1000))
-        return self._last
+    activity: Activity | None = None
 
 
 class Syncer:
@@ -101,42 +79,55 @@ class Syncer:
         self._pace = pace
         self._batch_items = batch_items
         self._versions = Versions(parts.clock)
-        self._version = ""
+        self._version: str | None = ""
+        self._is_partial = False
         self._compare_at = 0.0
         self._check_at = 0.0
         self._lag_ms: float | None = None
+        self._quarantined = 0
         self._compared: tuple[bool, float] | None = None
 
     def run(self, stop: Stop) -> None:
-        """Follow until `stop`. Raises AnotherFeeder and SettingsWrong; waits out everything else."""
-        failures = 0
+        """Follow until `stop`. Raises AnotherFeeder and SettingsWrong where it never followed: afterwards
+        they are waited out like everything else, since a table may be away for the length of a migration."""
+        parts = self._parts
+        interruptions = Interruptions(parts.collection, parts.metrics, parts.jitter)
+        followed_at: float | None = None
         while not stop.is_set():
             try:
                 self.start()
                 while not stop.is_set():
                     if not self.step():
                         self._wait()
-                    failures = 0
-            except (AnotherFeeder, SettingsWrong):
-                raise
+                    followed_at = parts.ticks()
+                    interruptions.over()
             except FeederError as exc:
-                failures += 1
-                self._note_failure(exc, failures)
+                is_final = isinstance(exc, AnotherFeeder | SettingsWrong) and followed_at is None
+                if is_final or (isinstance(exc, AnotherFeeder) and self._is_long_ago(followed_at)):
+                    raise
+                wait_s = interruptions.note(exc)
                 self.close()
-                stop.wait(self._backoff_s(failures))
+                stop.wait(wait_s)
         self.close()
 
     def start(self) -> None:
         """Take the lease, resume each feed where the service says, compare everything if one can't."""
         parts = self._parts
         parts.lease.hold()
-        parts.truth.open()
         state = parts.store.state()
-        self._version = parts.version_of(state)
+        self._version = self._version_now(state)
         self._versions.begin_after(state.cursors.get(CLOCK_CURSOR))
-        reasons = [] if parts.truth.is_ready else ["the rows of the source are not known yet"]
+        reasons: list[str] = []
+        if self._version is None:
+            assert parts.activity is not None
+            parts.activity.open()
+            reasons.append("activity may have changed")
+        else:
+            parts.truth.open()
+            if not parts.truth.is_ready:
+                reasons.append("the rows of the source are not known yet")
         lost: list[Side] = []
-        for side, feed in parts.feeds.items():
+        for side, feed in self._feeds().items():
             parts.metrics.tier(parts.collection, side, feed.tier)
             try:
                 feed.open(state.cursors.get(_cursor(side)))
@@ -149,13 +140,13 @@ class Syncer:
 
     def step(self) -> bool:
         """Do what was noticed; return whether there was anything."""
-        parts, now = self._parts, self._parts.ticks()
+        now = self._parts.ticks()
         if now >= self._check_at:
             self._check()
         if now >= self._compare_at:
             self.compare("a full comparison is due")
         is_busy = False
-        for side, feed in parts.feeds.items():
+        for side, feed in self._feeds().items():
             try:
                 noticed = feed.read()
                 self._do(side, feed, noticed)
@@ -165,40 +156,81 @@ class Syncer:
             is_busy = is_busy or bool(noticed.keys or noticed.gap)
         return is_busy
 
-    def compare(self, reason: str) -> Report:
+    def compare(self, reason: str) -> None:
         """Compare everything and mend what differs. Raises BrakeOn."""
         parts = self._parts
         log.info("comparing", extra={"collection": parts.collection, "why": reason})
+        as_of_s = parts.clock()
+        is_equal = False
         try:
-            report = parts.reconciler.mend(self._version, self._versions.next)
+            if self._version is not None:
+                report = parts.reconciler.mend(self._version, self._versions.next)
+                is_equal, as_of_s = report.is_equal, report.as_of_s
+            elif parts.activity is not None:
+                parts.activity.mend(self._versions.next)
         except BrakeOn:
             parts.metrics.brake(parts.collection, True)
             self._tell(is_equal=False, as_of_s=parts.clock())
             raise
         parts.metrics.brake(parts.collection, False)
-        parts.metrics.compared(parts.collection, report.is_equal, report.as_of_s)
-        parts.metrics.quarantined(parts.collection, len(report.quarantined))
+        parts.metrics.compared(parts.collection, is_equal, as_of_s)
         self._compare_at = parts.ticks() + self._pace.compare_s
-        self._tell(is_equal=report.is_equal, as_of_s=report.as_of_s)
-        return report
+        self._count_quarantined()
+        self._tell(is_equal=is_equal, as_of_s=as_of_s)
 
     def close(self) -> None:
         parts = self._parts
         for feed in parts.feeds.values():
             feed.close()
         parts.truth.close()
+        if parts.activity is not None:
+            parts.activity.close()
         parts.lease.release()
+
+    def _version_now(self, state: CollectionState) -> str | None:
+        """Return the embedding_version to write under; None where only activity can be followed, and the
+        log has said why. Raises ImportRefused."""
+        parts = self._parts
+        try:
+            version = parts.version_of(state)
+        except ImportRefused as exc:
+            if parts.activity is None or not (self._is_partial or parts.store.digest().items):
+                raise  # an empty index waits for its import, which needs the lease
+            if not self._is_partial:
+                what = {"collection": parts.collection, "why": str(exc)}
+                log.error("vectors_not_followed", extra={**what, "still": "activity and deletes"})
+            self._is_partial = True
+            parts.metrics.partial(parts.collection, True)
+            return None
+        self._is_partial = False
+        parts.metrics.partial(parts.collection, False)
+        return version
+
+    def _feeds(self) -> Mapping[Side, ChangeFeed]:
+        """Without a version nobody looks at vectors: their changes wait where they are."""
+        feeds = self._parts.feeds
+        return feeds if self._version is not None else {s: f for s, f in feeds.items() if s == "items"}
 
     def _tell(self, *, is_equal: bool, as_of_s: float) -> None:
         """Let the service's /health say how it stands."""
         self._compared = (is_equal, as_of_s)
         self._parts.store.apply(Changes(), self._report())
 
+    def _count_quarantined(self) -> None:
+        parts = self._parts
+        self._quarantined = len(parts.truth.quarantined()) if self._version is not None else 0
+        parts.metrics.quarantined(parts.collection, self._quarantined)
+
     def _report(self) -> dict[str, str]:
         if self._compared is None:
             return {}
         is_equal, as_of_s = self._compared
-        report = {"equal": is_equal, "as_of_ms": int(as_of_s * 1000), "lag_ms": self._lag_ms}
+        report = {
+            "equal": is_equal,
+            "as_of_ms": int(as_of_s * 1000),
+            "lag_ms": self._lag_ms,
+            "quarantined": self._quarantined,
+        }
         return {REPORT_CURSOR: json.dumps(report)}
 
     def _start_anew(self, lost: Sequence[Side], reason: str) -> None:
@@ -230,6 +262,10 @@ class Syncer:
     def _write(self, side: Side, keys: Sequence[Key], bookmarks: Mapping[str, str]) -> None:
         parts = self._parts
         stamp = self._versions.next()  # before the reading: whoever reads later wins
+        if self._version is None:
+            assert parts.activity is not None
+            parts.activity.write(keys, stamp, self._cursors(bookmarks))
+            return
         known = parts.truth.about(keys=keys) if side == "vectors" else parts.truth.about(ids=keys)
         applied, refused = store_known(
             parts.store, parts.truth, known, self._version, stamp, self._cursors(bookmarks)
@@ -237,7 +273,7 @@ class Syncer:
         reasons = {item_id: failure.reason for item_id, failure in known.failed.items() if failure.is_new}
         for item_id, reason in {**reasons, **refused}.items():
             log.warning("item_set_aside", extra={"id": item_id, "why": reason})
-        parts.metrics.quarantined(parts.collection, len(parts.truth.quarantined()))
+        self._count_quarantined()
         parts.metrics.written(parts.collection, applied.upserted, applied.deleted, applied.stale_ignored)
 
     def _cursors(self, bookmarks: Mapping[str, str]) -> dict[str, str]:
@@ -246,12 +282,16 @@ class Syncer:
         return {**bookmarks, **self._report(), CLOCK_CURSOR: clock, TIERS_CURSOR: tiers}
 
     def _check(self) -> None:
-        """Hold the lease, and look at what the sources keep for us."""
+        """Hold the lease, and look at what the service serves and what the sources keep for us."""
         parts = self._parts
         self._check_at = parts.ticks() + self._pace.check_s
         parts.lease.hold()
-        for chunk in batches(list(parts.truth.quarantined(only_due=True)), self._batch_items):
-            self._write("items", chunk, {})
+        state = parts.store.state()
+        if self._version_now(state) != self._version:
+            raise ImportRefused(f"{parts.collection} serves another embedding_version now: {state.version}")
+        if self._version is not None:
+            for chunk in batches(list(parts.truth.quarantined(only_due=True)), self._batch_items):
+                self._write("items", chunk, {})
         for side, feed in parts.feeds.items():
             try:
                 parts.metrics.backlog(parts.collection, side, feed.backlog())
@@ -264,43 +304,9 @@ class Syncer:
         if feed is not None:
             feed.wait(self._pace.poll_s)
 
-    def _note_failure(self, exc: FeederError, failures: int) -> None:
-        kind = type(exc).__name__
-        self._parts.metrics.failed(self._parts.collection, kind)
-        log.log(
-            logging.WARNING if isinstance(exc, SourceDown | ServiceDown) else logging.ERROR,
-            "sync_interrupted",
-            extra={"collection": self._parts.collection, "kind": kind, "why": str(exc), "in_a_row": failures},
-        )
-
-    def _backoff_s(self, failures: int) -> float:
-        ceiling = min(self._pace.backoff_s * 2.0 ** min(failures, 16), self._pace.backoff_s_max)
-        return ceiling * self._parts.jitter()
+    def _is_long_ago(self, followed_at: float | None) -> bool:
+        return followed_at is None or self._parts.ticks() - followed_at > LEASE_PATIENCE_S
 
 
 def _cursor(side: Side) -> str:
     return f"sync.{side}"
-
-
-def vector_version(state: CollectionState) -> str:
-    """Return the embedding_version that the source's vectors are proven to be of. Raises ImportRefused."""
-    imported = state.cursors.get(IMPORT_CURSOR)
-    proven = json.loads(imported).get("version") if imported else None
-    if state.version is None or not proven:
-        raise ImportRefused(
-            f"{state.name}: nothing says which embedding_version the source's vectors are of; run"
-            " `python -m feeder import` first, it proves that"
-        )
-    if proven != state.version:
-        raise ImportRefused(
-            f"{state.name} serves {state.version}, the source's vectors are proven to be of {proven}: import"
-            " vectors of the serving version, or roll back"
-        )
-    return state.version
-
-
-def content_version(state: CollectionState) -> str:
-    """Return the embedding_version that the service embeds content under. Raises ServiceDown."""
-    if state.version is None:
-        raise ServiceDown(f"{state.name} serves no embedding_version yet: is its model available?")
-    return state.version

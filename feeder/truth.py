@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from feeder.changes import Directory, IntDirectory, ItemRow, Key, TextDirectory, VectorPage
-from feeder.export import Cleaned, choose, clean, pages, read_ahead
+from feeder.export import UNFIT, Cleaned, choose, clean, pages, read_ahead
 from feeder.known import Known, Portion
 from feeder.ledger import Ledger
 from feeder.sources.port import ItemSource, VectorSource
@@ -38,6 +38,7 @@ class Truth:
         self._is_half = False
         self._identity = ""
         self._rejected: dict[Id, str] = {}
+        self._unfit: dict[Id, str] = {}
 
     def open(self) -> None:
         shape = self._vectors.open()
@@ -69,6 +70,9 @@ class Truth:
             if not self._ledger.keys_of(news) - wanted_keys:
                 break
         cleaned = self._cleaned(page, wanted_ids)
+        for each in wanted_ids:
+            self._unfit.pop(each, None)
+        self._note_unfit(cleaned.set_aside)
         present = {item.id for item in cleaned.items}
         carried: dict[Key, Id | None] = dict.fromkeys(wanted_keys)
         carried.update(zip(page.keys, page.ids, strict=True))
@@ -86,10 +90,12 @@ class Truth:
         read."""
         directory = None if self._items is None else self._items.directory()
         self._ledger.begin_anew()
+        self._unfit.clear()
         with read_ahead(pages(self._vectors, None, self._page_rows)) as ahead:
             for page in ahead:
                 self._ledger.add(page.keys, page.ids)
                 chosen = choose(page, directory, self._is_half)
+                self._note_unfit(chosen.set_aside)
                 bodies = chosen.packed.view(np.uint8)
                 yield Portion(chosen.ids, chosen.active, bodies, set_aside=chosen.set_aside)
         self._ledger.end_anew()
@@ -99,8 +105,12 @@ class Truth:
         self._ledger.confirm(self._identity)
 
     def quarantined(self, *, only_due: bool = False) -> Mapping[Id, str]:
-        """None is ever due: a vector that was refused is refused again until its row changes."""
-        return {} if only_due else dict(self._rejected)
+        """None is ever due: a vector that can't be stored can't be until its row changes."""
+        return {} if only_due else {**self._unfit, **self._rejected}
+
+    def _note_unfit(self, set_aside: Mapping[str, Sequence[Id]]) -> None:
+        for reason in set_aside.keys() & UNFIT:
+            self._unfit |= dict.fromkeys(set_aside[reason], reason)
 
     def _rows(self, keys: Iterable[Key]) -> VectorPage:
         wanted = sorted(keys, key=_in_order)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import random
 import time
-import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
+from feeder.activity import Activity
 from feeder.applying import Applier
-from feeder.changes import Key
 from feeder.contentstate import ContentState
 from feeder.contenttruth import ContentTruth, Recipe
 from feeder.errors import SettingsWrong
-from feeder.feeds import ChangeFeed, Lease, Side
 from feeder.images import PictureFetcher
 from feeder.importing import Importer, Parts
 from feeder.known import Facts
@@ -26,21 +22,19 @@ from feeder.metrics import Metrics
 from feeder.probe import ProbeRules, SpaceProbe
 from feeder.reconcile import Brake, Reconciler, Report
 from feeder.reporting import Progress
-from feeder.settings import Database, Settings
-from feeder.sources.dirty_set import DirtySetFeed, MariaStatements, PostgresStatements, Watched
-from feeder.sources.lease import MariaLease, PostgresLease
+from feeder.settings import Settings
 from feeder.sources.mariadb import MariaDBItems
-from feeder.sources.pgcatalog import INTEGERS, look_at
 from feeder.sources.pgvector import PgVectorSource
 from feeder.sources.port import ItemSource, VectorSource
 from feeder.sources.postgres import PostgresItems
-from feeder.sources.postgres_slot import PostgresSlotFeed, SlotNames
 from feeder.sources.session import Patience, maria_session, postgres_session
-from feeder.sources.timer import TimerFeed
-from feeder.sync import CLOCK_CURSOR, Pace, Syncer, Versions, content_version, vector_version
+from feeder.statefile import forget
+from feeder.sync import CLOCK_CURSOR, Pace, Syncer
 from feeder.sync import Parts as SyncParts
-from feeder.tables import CollectionTables, Identifier
+from feeder.tables import CollectionTables
 from feeder.truth import Truth
+from feeder.versions import Versions, content_version, vector_version
+from feeder.wiring_feeds import Pause, alert_of, feeds_of, lease_of
 from vector_client.http import VectorClient
 from vector_client.transport import Limits
 from vector_client.types import Id
@@ -48,9 +42,6 @@ from vector_client.types import Id
 log = logging.getLogger(__name__)
 
 CONTENT_PAGE_ITEMS = 5_000
-
-Pause: TypeAlias = Callable[[float], object]
-"""Waits for seconds, or until the feeder is to end; `threading.Event.wait` fits."""
 
 
 def client_of(settings: Settings) -> VectorClient:
@@ -62,7 +53,7 @@ def client_of(settings: Settings) -> VectorClient:
 def vectors_of(settings: Settings, tables: CollectionTables) -> VectorSource:
     if tables.vectors is None:
         raise SettingsWrong(f"{tables.name}: no vector table is configured; `sync` brings its content")
-    session = postgres_session(_vector_database(settings), patience_of(settings))
+    session = postgres_session(settings.vector_database(), patience_of(settings))
     return PgVectorSource(session, tables.vectors, tables.id_kind, tables.dim)
 
 
@@ -97,7 +88,7 @@ def importer_of(
         ),
         pictures=pictures_of(settings),
         progress=progress,
-        lease=lease_of(settings, tables),
+        lease=lease_of(settings, tables, patience_of(settings)),
     )
     return Importer(tables, parts, bounds)
 
@@ -117,16 +108,33 @@ def syncer_of(
         store=applier,
         truth=truth,
         feeds=feeds,
-        lease=lease_of(settings, tables),
+        lease=lease_of(settings, tables, alert_of(settings)),
         reconciler=reconciler_of(settings, tables, applier, truth, pause, is_forced=False),
         metrics=metrics,
         clock=time.time,
         ticks=time.monotonic,
         jitter=random.random,
         version_of=vector_version if tables.vectors else content_version,
+        activity=activity_of(settings, tables, applier),
     )
     pace = Pace(poll_s=fastest / 1000, compare_s=bounds.compare_s)
     return Syncer(parts, pace, batch_of(settings, tables)), applier
+
+
+def activity_of(settings: Settings, tables: CollectionTables, applier: Applier) -> Activity | None:
+    """Return what is followed while the vectors are not those of the served model."""
+    items = items_of(settings, tables)
+    if tables.vectors is None or items is None:
+        return None
+    path = state_path(settings, tables)
+    return Activity(
+        tables.name,
+        items,
+        applier,
+        Brake(settings.bounds.brake_percent),
+        batch_items=settings.bounds.batch_items,
+        forget=lambda: forget(path),
+    )
 
 
 def compare_once(
@@ -139,7 +147,7 @@ def compare_once(
     truth = facts_of(settings, tables, _path_for_once(settings, tables, mode))
     applier = applier_of(settings, tables, client)
     reconciler = reconciler_of(settings, tables, applier, truth, time.sleep, is_forced=mode == "force")
-    lease = lease_of(settings, tables)
+    lease = lease_of(settings, tables, patience_of(settings))
     applier.start()
     try:
         if mode != "verify":
@@ -252,145 +260,3 @@ def applier_of(settings: Settings, tables: CollectionTables, client: VectorClien
     return Applier(
         client, tables.name, dim=tables.dim, batch_items=bounds.batch_items, connections=bounds.connections
     )
-
-
-def lease_of(settings: Settings, tables: CollectionTables) -> Lease:
-    """The vector database is the one place all feeders of a collection share; without one, the items'."""
-    database = settings.items_database(tables)
-    if tables.vectors is None and database is not None:
-        if database.engine == "mariadb":
-            return MariaLease(maria_session(database, patience_of(settings)), tables.name)
-        return PostgresLease(postgres_session(database, patience_of(settings)), tables.name)
-    return PostgresLease(postgres_session(_vector_database(settings), patience_of(settings)), tables.name)
-
-
-def feeds_of(settings: Settings, tables: CollectionTables, pause: Pause) -> dict[Side, ChangeFeed]:
-    """Return how each side's changes are noticed: by the best that its database grants, or as configured."""
-    return {watch.side: _feed(settings, tables, watch, pause) for watch in watches_of(settings, tables)}
-
-
-def dirty_sets_of(settings: Settings, tables: CollectionTables, pause: Pause) -> list[DirtySet]:
-    """Return where triggers can be installed: the vector table, and the items table if there is one."""
-    return [
-        DirtySet(_statements(settings, watch, pause), _watched(settings, tables, watch))
-        for watch in watches_of(settings, tables)
-    ]
-
-
-def watches_of(settings: Settings, tables: CollectionTables) -> list[Watch]:
-    """Return the tables that make up a collection."""
-    watches: list[Watch] = []
-    if tables.vectors is not None:
-        database = _vector_database(settings)
-        watches.append(Watch(database, "vectors", tables.vectors.table, tables.vectors.key))
-    items = settings.items_database(tables)
-    if items is not None and tables.items is not None:
-        watches.append(Watch(items, "items", tables.items.table, tables.items.id))
-    return watches
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """One side of one collection: its database, its table, and the column that names its rows."""
-
-    database: Database
-    side: Side
-    table: Identifier
-    column: str
-
-
-@dataclass(frozen=True, slots=True)
-class DirtySet:
-    statements: PostgresStatements | MariaStatements
-    watched: Watched
-
-
-def _feed(settings: Settings, tables: CollectionTables, watch: Watch, pause: Pause) -> ChangeFeed:
-    choice, bounds = settings.tier, settings.bounds
-    if choice in ("auto", "log"):
-        feed = _log_feed(settings, tables, watch, pause)
-        if feed is not None:
-            return feed
-        if choice == "log":
-            raise SettingsWrong(
-                f"{tables.name}: {watch.database} does not grant its log for the {watch.side}: docs/FEEDER.md"
-            )
-    if choice in ("auto", "triggers"):
-        dirty = DirtySetFeed(
-            _statements(settings, watch, pause), _watched(settings, tables, watch), bounds.changes_max
-        )
-        if dirty.is_granted():
-            return dirty
-        dirty.close()
-        if choice == "triggers":
-            raise SettingsWrong(
-                f"{tables.name}: no triggers for the {watch.side} in {watch.database}:"
-                " `python -m feeder install-triggers`"
-            )
-    return TimerFeed(bounds.poll_s, time.monotonic, pause)
-
-
-def _log_feed(settings: Settings, tables: CollectionTables, watch: Watch, pause: Pause) -> ChangeFeed | None:
-    patience, changes_max = patience_of(settings), settings.bounds.changes_max
-    name = f"vs_{tables.name}_{watch.side}".replace("-", "_")
-    read_key = _read_key(tables, watch)
-    if watch.database.engine == "postgresql":
-        names = SlotNames(name, name, watch.table, watch.column, read_key)
-        session = postgres_session(watch.database, patience, writes=True)
-        slot = PostgresSlotFeed(session, names, changes_max, pause)
-        if slot.is_granted():
-            return slot
-        slot.close()
-        return None
-    if importlib.util.find_spec("pymysqlreplication") is None:
-        log.info("binlog_not_installed", extra={"collection": tables.name, "mend": "pip install '.[binlog]'"})
-        return None
-    return _binlog_feed(settings, watch, name, read_key)
-
-
-def _binlog_feed(
-    settings: Settings, watch: Watch, name: str, read_key: Callable[[Key], Key]
-) -> ChangeFeed | None:
-    # Only here: the library behind it is an extra.
-    from feeder.sources.mariadb_binlog import BinlogNames, MariaBinlogFeed
-
-    server_id = 0x40000000 | zlib.crc32(f"{name}@{watch.database.name}".encode()) & 0x3FFFFFFF
-    names = BinlogNames(watch.table, watch.column, read_key, server_id)
-    session = maria_session(watch.database, patience_of(settings))
-    feed = MariaBinlogFeed(session, watch.database, names, settings.bounds.changes_max)
-    if feed.is_granted():
-        return feed
-    feed.close()
-    return None
-
-
-def _statements(settings: Settings, watch: Watch, pause: Pause) -> PostgresStatements | MariaStatements:
-    patience = patience_of(settings)
-    if watch.database.engine == "postgresql":
-        return PostgresStatements(postgres_session(watch.database, patience, writes=True))
-    return MariaStatements(maria_session(watch.database, patience, writes=True), pause)
-
-
-def _watched(settings: Settings, tables: CollectionTables, watch: Watch) -> Watched:
-    to_key: Callable[[str], Key | None] = _read_key(tables, watch)
-    if watch.side == "vectors":
-        session = postgres_session(watch.database, patience_of(settings))
-        try:
-            relation = session.run(lambda connection: look_at(connection, watch.table, [watch.column]))
-        finally:
-            session.close()
-        to_key = int if relation.columns[watch.column].type in INTEGERS else str
-    return Watched(tables.name, watch.side, watch.table, watch.column, to_key)
-
-
-def _read_key(tables: CollectionTables, watch: Watch) -> Callable[[Key], Key]:
-    """An items table may hold a number where the collection has a text; a primary key is taken as it is."""
-    if watch.side == "vectors":
-        return lambda key: key
-    return int if tables.id_kind == "int64" else str
-
-
-def _vector_database(settings: Settings) -> Database:
-    if settings.vectors is None:
-        raise SettingsWrong("the pgvector database is not set: TGT_DB_* or POSTGRES_RECOMMEND_URL")
-    return settings.vectors

@@ -204,7 +204,10 @@ class PostgresStatements:
         return sql.Literal(text).as_string(None)
 
     def rows(self, statement: str, parameters: Sequence[Any]) -> list[Any]:
-        return self._run(lambda connection: connection.execute(statement.encode(), parameters).fetchall())
+        def read(connection: psycopg.Connection[Any]) -> list[Any]:
+            return connection.execute(statement.encode(), parameters).fetchall()
+
+        return self._run(read, is_quick=True)
 
     def change(self, statements: Sequence[str], parameters: Sequence[Any] = ()) -> None:
         def change(connection: psycopg.Connection[Any]) -> None:
@@ -240,9 +243,9 @@ class PostgresStatements:
     def close(self) -> None:
         self._session.close()
 
-    def _run(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
+    def _run(self, work: Callable[[psycopg.Connection[Any]], T], *, is_quick: bool = False) -> T:
         try:
-            return self._session.run(work)
+            return self._session.run(work, is_quick=is_quick)
         except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege) as exc:
             raise FeedLost(f"no dirty set for this user: {str(exc).strip()}") from exc
         except psycopg.Error as exc:
@@ -275,7 +278,7 @@ class MariaStatements:
                 cursor.execute(statement, parameters)
                 return list(cursor.fetchall())
 
-        return self._run(read)
+        return self._run(read, is_quick=True)
 
     def change(self, statements: Sequence[str], parameters: Sequence[Any] = ()) -> None:
         def change(connection: pymysql.Connection[Any]) -> None:
@@ -300,9 +303,9 @@ class MariaStatements:
     def close(self) -> None:
         self._session.close()
 
-    def _run(self, work: Callable[[pymysql.Connection[Any]], T]) -> T:
+    def _run(self, work: Callable[[pymysql.Connection[Any]], T], *, is_quick: bool = False) -> T:
         try:
-            return self._session.run(work)
+            return self._session.run(work, is_quick=is_quick)
         except pymysql.MySQLError as exc:
             if exc.args and exc.args[0] in _MARIADB_MISSING:
                 raise FeedLost(f"no dirty set for this user: {exc.args[-1]}") from exc

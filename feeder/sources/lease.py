@@ -15,6 +15,9 @@ import pymysql
 from feeder.errors import AnotherFeeder
 from feeder.sources.session import MariaSession, PostgresSession
 
+IDLE_SECONDS_MAX = 600
+"""Longer than a full comparison, during which nobody asks for the lease."""
+
 
 class PostgresLease:
     """Fits sync.Lease: an advisory lock. Needs no right but CONNECT."""
@@ -35,7 +38,7 @@ class PostgresLease:
             row = connection.execute("SELECT pg_try_advisory_lock(%s)", (self._key,)).fetchone()
             return backend, bool(row and row[0])
 
-        backend, is_held = self._session.run(lock)
+        backend, is_held = self._session.run(lock, is_quick=True)
         if not is_held:
             self.release()
             raise AnotherFeeder(f"{self._collection}: another feeder holds the lease; this one stops")
@@ -62,11 +65,13 @@ class MariaLease:
                 if thread == self._thread:
                     cursor.execute("SELECT 1")
                     return thread, True
+                # A server that never hears of us again must not keep the lock for hours.
+                cursor.execute("SET SESSION wait_timeout = %s", (IDLE_SECONDS_MAX,))
                 cursor.execute("SELECT GET_LOCK(CONCAT(%s, ':', LEFT(MD5(DATABASE()), 8)), 0)", (self._name,))
                 row = cursor.fetchone()
             return thread, bool(row and row[0])
 
-        thread, is_held = self._session.run(lock)
+        thread, is_held = self._session.run(lock, is_quick=True)
         if not is_held:
             self.release()
             raise AnotherFeeder(f"{self._collection}: another feeder holds the lease; this one stops")

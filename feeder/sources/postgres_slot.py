@@ -265,17 +265,17 @@ class PostgresSlotFeed:
 
     def _look_at_server(self) -> tuple[str, int]:
         """Return the server's name (system, timeline) and the place its log has reached."""
-        row = self._run(lambda connection: connection.execute(_SERVER).fetchone())
+        row = self._run(lambda connection: connection.execute(_SERVER).fetchone(), is_quick=True)
         assert row is not None
         return f"{row[0]}/{row[1]}", pgoutput.parse_lsn(row[2])
 
     def _bookmark(self, lsn: int) -> str:
         return json.dumps({"server": self._server, "lsn": pgoutput.format_lsn(lsn)})
 
-    def _run(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
+    def _run(self, work: Callable[[psycopg.Connection[Any]], T], *, is_quick: bool = False) -> T:
         slot = self._names.slot
         try:
-            return self._session.run(work)
+            return self._session.run(work, is_quick=is_quick)
         except psycopg.errors.ObjectInUse as exc:
             raise SourceDown(f"slot {slot!r} is read by another connection for now") from exc
         except (psycopg.errors.UndefinedObject, psycopg.errors.ObjectNotInPrerequisiteState) as exc:

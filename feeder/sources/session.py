@@ -26,6 +26,8 @@ from feeder.settings import Database
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5
+QUICK_SECONDS = 15.0
+"""What a question about one row, or a lock, may take before the database counts as frozen."""
 WATCHDOG_GRACE_S = 5.0
 PAUSE_S = 0.5
 PAUSE_S_MAX = 30.0
@@ -71,12 +73,14 @@ class Session(Generic[C]):
         self._patience = patience
         self._connection: C | None = None
 
-    def run(self, work: Callable[[C], T]) -> T:
+    def run(self, work: Callable[[C], T], *, is_quick: bool = False) -> T:
         """Return what `work` returns. Raises SourceDown after the last attempt, SettingsWrong when the
-        database refuses the login."""
+        database refuses the login. is_quick: give a frozen server QUICK_SECONDS, not a whole statement's."""
+        patience = self._patience.timeout_s
+        timeout_s = min(patience, QUICK_SECONDS) if is_quick else patience
         for attempt in range(self._patience.retries + 1):
             try:
-                return self._attempt(work)
+                return self._attempt(work, timeout_s)
             except self._driver.broken as exc:
                 self.close()
                 if self._driver.is_denied(exc):
@@ -94,10 +98,10 @@ class Session(Generic[C]):
             with contextlib.suppress(Exception):  # it may be the broken one
                 connection.close()
 
-    def _attempt(self, work: Callable[[C], T]) -> T:
+    def _attempt(self, work: Callable[[C], T], timeout_s: float) -> T:
         if self._connection is None:
             self._connection = self._driver.connect()
-        with _watchdog(self._driver.socket_of(self._connection), self._patience.timeout_s + WATCHDOG_GRACE_S):
+        with _watchdog(self._driver.socket_of(self._connection), timeout_s + WATCHDOG_GRACE_S):
             return work(self._connection)
 
 
@@ -140,7 +144,10 @@ def postgres_session(database: Database, patience: Patience, *, writes: bool = F
             keepalives_idle=30, keepalives_interval=10, keepalives_count=3, tcp_user_timeout=30_000,
             options=f"-c statement_timeout={milliseconds}"
             f" -c default_transaction_read_only={'off' if writes else 'on'}"
-            f" -c idle_in_transaction_session_timeout={milliseconds}",
+            f" -c idle_in_transaction_session_timeout={milliseconds}"
+            # The server, too: it must not keep a lease for a feeder whose host is gone.
+            " -c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
+            " -c tcp_user_timeout=30000",
         )  # fmt: skip
 
     def is_denied(exc: Exception) -> bool:
@@ -160,13 +167,16 @@ def maria_session(database: Database, patience: Patience, *, writes: bool = Fals
     `writes`. READ COMMITTED: each statement sees what is committed when it begins."""
 
     def connect() -> pymysql.Connection[Any]:
-        return pymysql.connect(
+        connection = pymysql.connect(
             host=database.host, port=database.port, database=database.name, user=database.user,
             password=database.password, charset="utf8mb4", autocommit=True, connect_timeout=CONNECT_SECONDS,
-            read_timeout=patience.timeout_s, write_timeout=patience.timeout_s,
+            read_timeout=CONNECT_SECONDS, write_timeout=patience.timeout_s,
             init_command="SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, "
             + ("READ WRITE" if writes else "READ ONLY"),
         )  # fmt: skip
+        # A frozen server takes connections and never greets: the driver's connect_timeout does not see that.
+        connection._read_timeout = patience.timeout_s  # type: ignore[attr-defined]
+        return connection
 
     def is_denied(exc: Exception) -> bool:
         return bool(exc.args) and exc.args[0] in MARIADB_DENIED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +18,8 @@ from tests.integration.feeder_fixtures import (  # noqa: F401  # pytest finds fi
     products,
 )  # fmt: skip
 from tests.integration.feeding import COLLECTIONS, Service, Shop
+
+OUTCOMES = pytest.StashKey[list[str]]()
 
 Started = TypeVar("Started", PostgresServer, MariaDBServer)
 
@@ -78,3 +80,14 @@ def shop(
     built = Shop(service, postgres, mariadb, (pg_database, maria_database))
     yield built
     built.close()
+
+
+@pytest.fixture
+def outcome(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Takes a line that stands at the end of the whole run: what a soak has seen."""
+    return request.config.stash.setdefault(OUTCOMES, []).append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for line in config.stash.get(OUTCOMES, []):
+        terminalreporter.write_line(line)

@@ -11,14 +11,19 @@ from random import Random
 import numpy as np
 from prometheus_client import CollectorRegistry
 
+from feeder.activity import Activity
 from feeder.changes import Changes
 from feeder.ledger import Ledger
 from feeder.metrics import Metrics
 from feeder.reconcile import Brake, Reconciler
 from feeder.settings import Settings
 from feeder.sources.dirty_set import install
-from feeder.sync import Pace, Parts, Syncer, vector_version
-from feeder.wiring import dirty_sets_of, feeds_of, lease_of, truth_of
+from feeder.statefile import forget
+from feeder.sync import Pace, Parts, Syncer
+from feeder.tables import CollectionTables
+from feeder.versions import vector_version
+from feeder.wiring import items_of, truth_of
+from feeder.wiring_feeds import alert_of, dirty_sets_of, feeds_of, lease_of
 from index_store.embedded.engine import EmbeddedIndex
 from index_store.types import CollectionSpec
 from tests.index_side import IndexStore
@@ -46,6 +51,7 @@ class Follower:
         self.store = IndexStore(self.index, NAME)
         self.store.apply(Changes(), {"import": json.dumps({"version": VERSION})})
         self.brake = Brake(5.0)
+        self.registry = CollectorRegistry()
         self.syncer: Syncer | None = None
 
     def again(self, *, start: bool = True) -> Syncer:
@@ -56,17 +62,28 @@ class Follower:
         ledger = Ledger(str(settings.state_dir / "products.sqlite"))
         self.truth = truth_of(settings, tables, ledger)
         self.feeds = feeds_of(settings, tables, time.sleep)
+        self.registry = CollectorRegistry()
         reconciler = Reconciler(
             NAME, self.store, self.truth, self.brake, batch_items=500, clock=time.time, pause=time.sleep
         )
+        lease = lease_of(settings, tables, alert_of(settings))
         parts = Parts(
-            NAME, self.store, self.truth, self.feeds, lease_of(settings, tables), reconciler,
-            Metrics(CollectorRegistry()), time.time, time.monotonic, Random(0).random, vector_version,
+            NAME, self.store, self.truth, self.feeds, lease, reconciler, Metrics(self.registry),
+            time.time, time.monotonic, Random(0).random, vector_version, self._activity(settings, tables),
         )  # fmt: skip
         self.syncer = Syncer(parts, Pace(poll_s=0.02, compare_s=3600), 500)
         if start:
             self.syncer.start()
         return self.syncer
+
+    def _activity(self, settings: Settings, tables: CollectionTables) -> Activity:
+        items = items_of(settings, tables)
+        assert items is not None
+        ledger = str(settings.state_dir / "products.sqlite")
+        return Activity(NAME, items, self.store, self.brake, batch_items=500, forget=lambda: forget(ledger))
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(name, {"collection": NAME, **labels})
 
     def stop(self) -> None:
         if self.syncer is not None:

@@ -73,6 +73,7 @@ def test_repeated_ids_without_a_key_keep_one_row_each(shop: Shop) -> None:
     done = shop.feed("import", "homeshopping", FEEDER_PAGE_ROWS="7")
     assert done.code == 0
     assert (done.count("duplicates"), done.count("ids"), done.count("inactive")) == (90, 30, 1)
+    assert done.count("shared_keys") == 90 and "several rows share a key" in done.output
     version = shop.service.version("homeshopping")
     last = dict(zip(products, vectors, strict=True))
     expected = expected_root(((i, i != 100, v) for i, v in last.items()), version)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from feeder.settings import Settings
-from feeder.wiring import lease_of
+from feeder.wiring_feeds import alert_of, lease_of
 from tests.integration.feeding import Shop, as_text, expected_root, insert, korean_names
 
 
@@ -159,7 +159,7 @@ def test_json_lines_for_machines(shop: Shop) -> None:
 def test_an_import_beside_another_feeder_writes_nothing(shop: Shop) -> None:
     shop.recipes(korean_names(30, 5))
     settings = Settings.from_environ(shop.environ)
-    lease = lease_of(settings, settings.collections["recipes"])
+    lease = lease_of(settings, settings.collections["recipes"], alert_of(settings))
     lease.hold()
     try:
         assert shop.feed("import", "recipes").code == 5

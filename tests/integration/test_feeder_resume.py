@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +46,9 @@ def pages_done(shop: Shop) -> int:
     return json.loads(cursor)["rows"] // PAGE_ROWS if cursor else 0
 
 
-def test_killed_at_random_pages_it_ends_equal_to_the_source(shop: Shop) -> None:
+def test_killed_at_random_pages_it_ends_equal_to_the_source(
+    shop: Shop, outcome: Callable[[str], None]
+) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}, {KILLS} kills")
     dice = random.Random(seed)
@@ -77,7 +80,10 @@ def test_killed_at_random_pages_it_ends_equal_to_the_source(shop: Shop) -> None:
     assert last.code == 0
     assert "resumed behind key" in last.output
     assert last.count("stored") + last.count("duplicates") >= rows
-    assert shop.root("recipes") == expected_root(((i, True, v) for i, v in expected.items()), version)
+    is_equal = shop.root("recipes") == expected_root(((i, True, v) for i, v in expected.items()), version)
+    what = f"import: {KILLS} kills at random pages, {rows} rows, {len(expected)} ids"
+    outcome(f"{what}: {'equal' if is_equal else 'UNEQUAL'}, seed {seed}")
+    assert is_equal
     again = shop.feed(*command)
     assert again.code == 0
     assert "resumed" not in again.output, "a finished import begins at the first page again"

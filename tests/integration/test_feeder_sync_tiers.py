@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from urllib.request import urlopen
@@ -121,34 +121,67 @@ def test_writers_in_any_order_end_in_equality(case: tuple[Tier, ProductShop], se
     assert feeder.returncode == 0
 
 
+def tell(
+    outcome: Callable[[str], None], shop: ProductShop, service: Service, what: str, environ: dict[str, str]
+) -> None:
+    """Wait for equality, and say at the end of the run whether it came."""
+    try:
+        assert_equal(shop, service, environ, 60)
+    except AssertionError:
+        outcome(f"{what}: UNEQUAL, SEED={shop.seed}")
+        raise
+    outcome(f"{what}: equal, {service.client.digest('products').items} rows, SEED={shop.seed}")
+
+
 @pytest.mark.parametrize("case", KILLED, ids="-".join, indirect=True)
-def test_killed_feeders_lose_nothing(case: tuple[Tier, ProductShop], service: Service) -> None:
+def test_killed_feeders_lose_nothing(
+    case: tuple[Tier, ProductShop], service: Service, outcome: Callable[[str], None]
+) -> None:
     tier, shop = case
     environ = prepare(tier, shop, service)
     rng = Random(shop.seed)
-    with Writers(shop, IDS):
-        for _ in range(int(os.environ.get("FEEDER_KILLS", "2"))):
+    kills = int(os.environ.get("FEEDER_KILLS", "2"))
+    busy = 0
+    with Writers(shop, IDS) as writers:
+        for _ in range(kills):
+            before = seq(service)
             feeder = feeder_process(environ, "sync")
-            time.sleep(1.0 + rng.random())
+            if rng.random() < 0.75:
+                eventually(lambda before=before: seq(service) > before, 30, "at work")
+            time.sleep(rng.random())
             end(feeder, signal.SIGKILL)
+            busy += seq(service) > before
     feeder = feeder_process(environ, "sync", "--log-json")
+    what = f"{tier}, items in {shop.items}: {kills} feeders killed, {busy} at work, {writers.commits} commits"
     try:
-        assert_equal(shop, service, environ)
+        tell(outcome, shop, service, what, environ)
     finally:
         print(end(feeder)[-3000:])
 
 
 @pytest.mark.parametrize("case", KILLED, ids="-".join, indirect=True)
-def test_a_killed_service_loses_nothing(case: tuple[Tier, ProductShop], service: Service) -> None:
+def test_a_killed_service_loses_nothing(
+    case: tuple[Tier, ProductShop], service: Service, outcome: Callable[[str], None]
+) -> None:
     tier, shop = case
     environ = prepare(tier, shop, service)
     feeder = feeder_process(environ, "sync", "--log-json")
+    kills = int(os.environ.get("SERVICE_KILLS", "1"))
+    busy = 0
     try:
-        with Writers(shop, IDS):
-            for _ in range(int(os.environ.get("SERVICE_KILLS", "1"))):
+        with Writers(shop, IDS) as writers:
+            for _ in range(kills):
+                before = seq(service)
                 time.sleep(1.0)
+                busy += seq(service) > before
                 service.process.kill()
                 service.process.start()
-        assert_equal(shop, service, environ)
+        what = f"{tier}, items in {shop.items}: service killed {kills} times"
+        what += f", {busy} of them while it was written to, {writers.commits} commits"
+        tell(outcome, shop, service, what, environ)
     finally:
         print(end(feeder)[-3000:])
+
+
+def seq(service: Service) -> int:
+    return service.client.status()["products"].seq

@@ -221,7 +221,11 @@ def test_a_lost_memory_costs_one_comparison(shop: Bench, tmp_path: Path) -> None
     fresh.pictures.web.update(shop.pictures.web)
     assert not fresh.truth.is_ready
     assert fresh.compare().is_equal, "a proof needs no memory, only pictures"
+    fresh.pictures.web["http://127.0.0.1/p3.jpg"] = b"another one under the same address"
     assert fresh.mend().is_equal and fresh.truth.is_ready
+    assert fresh.store.embedded == ["p3"], "what the index holds already is not embedded again"
+    fresh.pictures.asked.clear()
+    assert fresh.mend().is_equal and fresh.pictures.asked == []
     fresh.truth.close()
 
 

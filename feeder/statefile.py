@@ -1,0 +1,38 @@
+"""A file in FEEDER_STATE_DIR: SQLite, durable at each commit, and of one source alone."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+_META = """
+PRAGMA journal_mode=WAL;
+PRAGMA synchronous=FULL;
+CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+FORGET = "DELETE FROM meta WHERE name = 'identity';"
+
+
+def opened(path: str, tables: str) -> sqlite3.Connection:
+    """Return a connection for one thread; `tables` makes what is missing."""
+    connection = sqlite3.connect(path, isolation_level=None, timeout=5)
+    connection.executescript(_META + tables)
+    return connection
+
+
+def is_of(connection: sqlite3.Connection, identity: str) -> bool:
+    """Tell whether the whole source `identity` has been written down here."""
+    row = connection.execute("SELECT value FROM meta WHERE name = 'identity'").fetchone()
+    return row is not None and row[0] == identity
+
+
+def confirm(connection: sqlite3.Connection, identity: str) -> None:
+    connection.execute("INSERT OR REPLACE INTO meta(name, value) VALUES('identity', ?)", (identity,))
+
+
+def forget(path: str) -> None:
+    """Let a file that exists no longer stand for any source: the next comparison makes it anew."""
+    if Path(path).exists():
+        with contextlib.closing(opened(path, "")) as connection:
+            connection.execute(FORGET)

@@ -1,0 +1,169 @@
+"""Names the implementations of what runs all the time: leases, and the feeds by which changes are noticed."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from feeder.changes import Key
+from feeder.errors import SettingsWrong
+from feeder.feeds import ChangeFeed, Lease, Side
+from feeder.settings import Database, Settings
+from feeder.sources.dirty_set import DirtySetFeed, MariaStatements, PostgresStatements, Watched
+from feeder.sources.lease import MariaLease, PostgresLease
+from feeder.sources.pgcatalog import INTEGERS, look_at
+from feeder.sources.postgres_slot import PostgresSlotFeed, SlotNames
+from feeder.sources.session import Patience, maria_session, postgres_session
+from feeder.sources.timer import TimerFeed
+from feeder.tables import CollectionTables, Identifier
+
+log = logging.getLogger(__name__)
+
+Pause: TypeAlias = Callable[[float], object]
+"""Waits for seconds, or until the feeder is to end; `threading.Event.wait` fits."""
+
+
+def alert_of(settings: Settings) -> Patience:
+    """Of what runs all the time: after the second attempt whoever follows says so, and waits."""
+    return Patience(settings.bounds.source_timeout_s, min(settings.bounds.retries, 1))
+
+
+def lease_of(settings: Settings, tables: CollectionTables, patience: Patience) -> Lease:
+    """The vector database is the one place all feeders of a collection share; without one, the items'."""
+    database = settings.items_database(tables)
+    if tables.vectors is None and database is not None:
+        if database.engine == "mariadb":
+            return MariaLease(maria_session(database, patience), tables.name)
+        return PostgresLease(postgres_session(database, patience), tables.name)
+    return PostgresLease(postgres_session(settings.vector_database(), patience), tables.name)
+
+
+def feeds_of(settings: Settings, tables: CollectionTables, pause: Pause) -> dict[Side, ChangeFeed]:
+    """Return how each side's changes are noticed: by the best that its database grants, or as configured."""
+    return {watch.side: _feed(settings, tables, watch, pause) for watch in watches_of(settings, tables)}
+
+
+def dirty_sets_of(settings: Settings, tables: CollectionTables, pause: Pause) -> list[DirtySet]:
+    """Return where triggers can be installed: the vector table, and the items table if there is one."""
+    return [
+        DirtySet(_statements(settings, watch, pause), _watched(settings, tables, watch))
+        for watch in watches_of(settings, tables)
+    ]
+
+
+def watches_of(settings: Settings, tables: CollectionTables) -> list[Watch]:
+    """Return the tables that make up a collection."""
+    watches: list[Watch] = []
+    if tables.vectors is not None:
+        database = settings.vector_database()
+        watches.append(Watch(database, "vectors", tables.vectors.table, tables.vectors.key))
+    items = settings.items_database(tables)
+    if items is not None and tables.items is not None:
+        watches.append(Watch(items, "items", tables.items.table, tables.items.id))
+    return watches
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """One side of one collection: its database, its table, and the column that names its rows."""
+
+    database: Database
+    side: Side
+    table: Identifier
+    column: str
+
+
+@dataclass(frozen=True, slots=True)
+class DirtySet:
+    statements: PostgresStatements | MariaStatements
+    watched: Watched
+
+
+def _feed(settings: Settings, tables: CollectionTables, watch: Watch, pause: Pause) -> ChangeFeed:
+    choice, bounds = settings.tier, settings.bounds
+    if choice in ("auto", "log"):
+        feed = _log_feed(settings, tables, watch, pause)
+        if feed is not None:
+            return feed
+        if choice == "log":
+            raise SettingsWrong(
+                f"{tables.name}: {watch.database} does not grant its log for the {watch.side}: docs/FEEDER.md"
+            )
+    if choice in ("auto", "triggers"):
+        dirty = DirtySetFeed(
+            _statements(settings, watch, pause), _watched(settings, tables, watch), bounds.changes_max
+        )
+        if dirty.is_granted():
+            return dirty
+        dirty.close()
+        if choice == "triggers":
+            raise SettingsWrong(
+                f"{tables.name}: no triggers for the {watch.side} in {watch.database}:"
+                " `python -m feeder install-triggers`"
+            )
+    return TimerFeed(bounds.poll_s, time.monotonic, pause)
+
+
+def _log_feed(settings: Settings, tables: CollectionTables, watch: Watch, pause: Pause) -> ChangeFeed | None:
+    patience, changes_max = alert_of(settings), settings.bounds.changes_max
+    name = f"vs_{tables.name}_{watch.side}".replace("-", "_")
+    read_key = _read_key(tables, watch)
+    if watch.database.engine == "postgresql":
+        names = SlotNames(name, name, watch.table, watch.column, read_key)
+        session = postgres_session(watch.database, patience, writes=True)
+        slot = PostgresSlotFeed(session, names, changes_max, pause)
+        if slot.is_granted():
+            return slot
+        slot.close()
+        return None
+    if importlib.util.find_spec("pymysqlreplication") is None:
+        log.info("binlog_not_installed", extra={"collection": tables.name, "mend": "pip install '.[binlog]'"})
+        return None
+    return _binlog_feed(settings, watch, name, read_key)
+
+
+def _binlog_feed(
+    settings: Settings, watch: Watch, name: str, read_key: Callable[[Key], Key]
+) -> ChangeFeed | None:
+    # Only here: the library behind it is an extra.
+    from feeder.sources.mariadb_binlog import BinlogNames, MariaBinlogFeed
+
+    server_id = 0x40000000 | zlib.crc32(f"{name}@{watch.database.name}".encode()) & 0x3FFFFFFF
+    names = BinlogNames(watch.table, watch.column, read_key, server_id)
+    session = maria_session(watch.database, alert_of(settings))
+    feed = MariaBinlogFeed(session, watch.database, names, settings.bounds.changes_max)
+    if feed.is_granted():
+        return feed
+    feed.close()
+    return None
+
+
+def _statements(settings: Settings, watch: Watch, pause: Pause) -> PostgresStatements | MariaStatements:
+    patience = alert_of(settings)
+    if watch.database.engine == "postgresql":
+        return PostgresStatements(postgres_session(watch.database, patience, writes=True))
+    return MariaStatements(maria_session(watch.database, patience, writes=True), pause)
+
+
+def _watched(settings: Settings, tables: CollectionTables, watch: Watch) -> Watched:
+    to_key: Callable[[str], Key | None] = _read_key(tables, watch)
+    if watch.side == "vectors":
+        session = postgres_session(watch.database, alert_of(settings))
+        try:
+            relation = session.run(lambda connection: look_at(connection, watch.table, [watch.column]))
+        finally:
+            session.close()
+        to_key = int if relation.columns[watch.column].type in INTEGERS else str
+    return Watched(tables.name, watch.side, watch.table, watch.column, to_key)
+
+
+def _read_key(tables: CollectionTables, watch: Watch) -> Callable[[Key], Key]:
+    """An items table may hold a number where the collection has a text; a primary key is taken as it is."""
+    if watch.side == "vectors":
+        return lambda key: key
+    return int if tables.id_kind == "int64" else str

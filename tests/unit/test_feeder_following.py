@@ -1,0 +1,168 @@
+"""What interrupts a feeder is said, counted and waited out; only what never worked ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from feeder.errors import AnotherFeeder, FeederError, SettingsWrong, SourceDown
+from feeder.following import follow
+from feeder.interruptions import Interruptions
+from feeder.ledger import IN_MEMORY, Ledger
+from feeder.metrics import Metrics
+from feeder.reconcile import Brake, Reconciler
+from feeder.sources.timer import TimerFeed
+from feeder.sync import LEASE_PATIENCE_S, Pace, Parts, Syncer
+from feeder.truth import Truth
+from index_store.embedded.engine import EmbeddedIndex
+from index_store.types import CollectionSpec
+from tests.index_side import IndexStore
+from tests.unit.test_feeder_reconcile import DIM, NAME, VERSION, ListItems, ListVectors
+
+
+@dataclass
+class Time:
+    """A clock that only waiting moves; `stops_at` ends whoever waits."""
+
+    now: float = 0.0
+    stops_at: float = 1e9
+    waited: list[float] = field(default_factory=list)
+    planned: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
+
+    def at(self, moment: float, work: Callable[[], None]) -> None:
+        self.planned.append((moment, work))
+
+    def is_set(self) -> bool:
+        due, self.planned = (
+            [p for p in self.planned if p[0] <= self.now],
+            [p for p in self.planned if p[0] > self.now],
+        )
+        for _, work in due:
+            work()
+        return self.now >= self.stops_at
+
+    def wait(self, timeout: float) -> bool:
+        self.waited.append(timeout)
+        self.now += max(timeout, 0.001)
+        return self.is_set()
+
+
+@dataclass
+class ScriptedLease:
+    """A lease that fails as `wrong` says, by the time."""
+
+    time: Time
+    wrong: Callable[[float], FeederError | None]
+
+    def hold(self) -> None:
+        error = self.wrong(self.time.now)
+        if error is not None:
+            raise error
+
+    def release(self) -> None: ...
+
+
+class Bench:
+    def __init__(self, folder: Path, wrong: Callable[[float], FeederError | None]) -> None:
+        self.time, self.registry = Time(), CollectorRegistry()
+        self.index = EmbeddedIndex(folder, [CollectionSpec(NAME, "string", DIM, "l2")])
+        self.index.open()
+        self.index.advance(NAME, "begin", VERSION)
+        self.vectors, self.items = ListVectors(), ListItems()
+        self.put("a")
+        self.store = IndexStore(self.index, NAME)
+        self.metrics = Metrics(self.registry)
+        truth = Truth(self.vectors, self.items, Ledger(IN_MEMORY), id_kind="string", page_rows=7)
+        clock = lambda: self.time.now  # noqa: E731  # a clock
+        parts = Parts(
+            collection=NAME, store=self.store, truth=truth,
+            feeds={"vectors": TimerFeed(5, clock, self.time.wait)},
+            lease=ScriptedLease(self.time, wrong),
+            reconciler=Reconciler(
+                NAME, self.store, truth, Brake(5), batch_items=10, clock=clock, pause=self.time.wait
+            ),
+            metrics=self.metrics, clock=clock, ticks=clock, jitter=lambda: 1.0,
+            version_of=lambda _: VERSION,
+        )  # fmt: skip
+        self.syncer = Syncer(parts, Pace(poll_s=0.5, compare_s=3600, check_s=1), 10)
+
+    def put(self, item_id: str) -> None:
+        self.vectors.rows[len(self.vectors.rows)] = (item_id, np.array([1, 0, 0, 0], dtype=np.float32))
+        self.items.active[item_id] = True
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(name, {"collection": NAME, **labels})
+
+
+def between(begin: float, end: float, error: FeederError) -> Callable[[float], FeederError | None]:
+    return lambda now: error if begin <= now < end else None
+
+
+@pytest.mark.parametrize("error", [SourceDown("down"), SettingsWrong("no such table"), AnotherFeeder("x")])
+def test_what_worked_before_is_waited_for(tmp_path: Path, error: FeederError) -> None:
+    """A table that is renamed for a migration, or a lease that the database still keeps for our old link."""
+    bench = Bench(tmp_path, between(20, 60, error))
+    bench.time.stops_at = 40
+    bench.syncer.run(bench.time)
+    assert bench.value("feeder_following") == 0
+    assert (bench.value("feeder_failures_total", kind=type(error).__name__) or 0) >= 1
+    pauses = [wait for wait in bench.time.waited if wait > 0.5]
+    assert pauses == sorted(pauses) and max(pauses) <= 60, "each pause is longer, none is endless"
+    bench.index.close()
+
+
+@pytest.mark.parametrize("error", [SourceDown("down"), SettingsWrong("no such table"), AnotherFeeder("x")])
+def test_an_interruption_ends_by_itself(tmp_path: Path, error: FeederError) -> None:
+    bench = Bench(tmp_path, between(20, 60, error))
+    bench.time.at(30, lambda: bench.put("b"))
+    bench.time.stops_at = 200
+    bench.syncer.run(bench.time)
+    assert bench.value("feeder_following") == 1
+    assert bench.store.digest().items == 2, "what happened meanwhile is not lost"
+    bench.index.close()
+
+
+@pytest.mark.parametrize("error", [SettingsWrong("no such table"), AnotherFeeder("x")])
+def test_what_never_worked_ends_it(tmp_path: Path, error: FeederError) -> None:
+    bench = Bench(tmp_path, between(0, 1e9, error))
+    with pytest.raises(type(error)):
+        bench.syncer.run(bench.time)
+    bench.index.close()
+
+
+def test_a_lease_that_another_feeder_keeps_ends_it(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, between(20, 1e9, AnotherFeeder("x")))
+    with pytest.raises(AnotherFeeder):
+        bench.syncer.run(bench.time)
+    assert LEASE_PATIENCE_S < bench.time.now < 2 * LEASE_PATIENCE_S + 60
+    bench.index.close()
+
+
+def test_a_database_that_is_down_at_the_start_is_waited_for(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, lambda _: None)
+    asked: list[float] = []
+
+    def build() -> tuple[Syncer, NoApplier]:
+        asked.append(bench.time.now)
+        if bench.time.now < 30:
+            raise SourceDown("down")
+        return bench.syncer, NoApplier()
+
+    bench.time.stops_at = 100
+    interruptions = Interruptions(NAME, bench.metrics, lambda: 1.0)
+    follow(build, bench.time, interruptions)  # type: ignore[arg-type]
+    assert len(asked) > 3
+    assert bench.value("feeder_following") == 1
+    assert bench.store.digest().items == 1
+    bench.index.close()
+
+
+class NoApplier:
+    def start(self) -> None: ...
+
+    def close(self) -> None: ...
