@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from feeder.errors import FeederError, ServiceDown, SourceDown
+from feeder.errors import FeederError, ImportRefused, ServiceDown, SettingsWrong, SourceDown
 from feeder.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -30,12 +30,14 @@ class Interruptions:
         jitter: Callable[[], float],
         first_s: float = 0.5,
         highest_s: float = 60.0,
+        refused_s: float = 5.0,
     ) -> None:
         self._collection = collection
         self._metrics = metrics
         self._jitter = jitter
         self._first_s = first_s
         self._highest_s = highest_s
+        self._refused_s = refused_s
         self._in_a_row = 0
 
     def over(self) -> None:
@@ -52,6 +54,8 @@ class Interruptions:
         self._metrics.failed(self._collection, kind)
         ceiling = min(self._first_s * 2.0 ** min(self._in_a_row, 16), self._highest_s)
         wait_s = ceiling * self._jitter()
+        if isinstance(exc, ImportRefused | SettingsWrong):
+            wait_s = max(wait_s, self._refused_s)  # no link that is back at once, and looking again is dear
         log.log(
             logging.WARNING if isinstance(exc, SourceDown | ServiceDown) else logging.ERROR,
             "sync_interrupted",

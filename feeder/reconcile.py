@@ -155,6 +155,10 @@ class Reconciler:
         source.seal()
         read_at = self._clock()
         failed: dict[Id, str] = {}
+        if next_source_version is not None and not source.count:
+            # Before every row of the index is asked for: this is looked at again and again while it lasts.
+            held = self._store.digest().items
+            self._brake.check(vanishing=held, held=held, in_source=0)
         digest, found = self._differences(source)
         left = found
         if next_source_version is not None and left.ids:
@@ -164,6 +168,7 @@ class Reconciler:
                 break
             if next_source_version is None and attempt:
                 self._pause(0.5 * attempt)
+            seq = digest.seq
             for ids in batches(left.ids, self._batch_items):
                 # Before the reading: whoever reads later has a newer one, and wins.
                 stamp = None if next_source_version is None else next_source_version()
@@ -175,6 +180,8 @@ class Reconciler:
                     source.set_back(refused, known)
                     failed |= refused
             digest, left = self._differences(source)
+            if next_source_version is None and attempt and digest.seq == seq:
+                break  # nobody writes: what differs now goes on to differ
         if next_source_version is not None:
             self._truth.confirm()
         past = self._truth.quarantined() if source.aside else {}
