@@ -18,11 +18,13 @@ from index_store.storage.commit import Committed, read_rows
 from index_store.storage.digest import ShareHasher
 from index_store.storage.disk import DiskGuard
 from index_store.storage.files import locked, sync_directory
+from index_store.storage.newest import NewestSeq
 from index_store.storage.rows import Row
 from index_store.storage.schema import (
     COLUMNS,
     FORMAT_VERSION,
     LOCK_FILE,
+    SQLITE_ERRORS,
     STORE_FILE,
     Connection,
     Connector,
@@ -43,11 +45,13 @@ _PAGE_ROWS = 4096
 @dataclass(frozen=True, slots=True)
 class Tail:
     """Some rows after a place in the order of commits. seq: everything up to it is in this tail or before.
-    damaged: ids whose row failed its checksum; they are in no other list."""
+    damaged: ids whose row failed its checksum; they are in no other list. live: how many live items the store
+    counts as of `seq`; None in a part that ends before it."""
 
     rows: Sequence[Row]
     damaged: Sequence[Id]
     seq: int
+    live: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,7 @@ class Store:
         self._connect = connect
         self._disk = disk or DiskGuard(directory)
         hasher = ShareHasher(embedding_version)
+        self._newest = NewestSeq(directory)
         self._writer = GroupCommitter(directory, hasher, connect, self._disk, limits or WriterLimits())
         self._tail_lock = threading.Lock()
         self._read_lock = threading.Lock()
@@ -107,6 +112,7 @@ class Store:
         self._read: Connection | None = None
         self._damaged: dict[Id, int] = {}
         self._lost_seqs = 0
+        self._missing = 0
 
     def open(self, spec: CollectionSpec) -> None:
         """Raises StoreDamaged when the file is not this collection's store of this version."""
@@ -136,6 +142,7 @@ class Store:
                 extra={"store": str(self.directory), "seq": meta["seq"], "lost": self._lost_seqs},
             )
         self.look_again()
+        self._newest.open()
         self._writer.start()
 
     def look_again(self) -> None:
@@ -153,6 +160,7 @@ class Store:
                 if connection is not None:
                     connection.close()
             self._tail = self._read = None
+        self._newest.close()
 
     def commit(self, batch: WriteBatch) -> Committed:
         """Store the whole batch durably, or nothing. Raises WriteFailed, ReadOnly, Unavailable."""
@@ -162,8 +170,14 @@ class Store:
         """A context in which no process commits to this store. Raises OSError."""
         return locked(self.directory / LOCK_FILE)
 
+    def mark(self) -> int:
+        """A number that is another one after each commit of any process, before that is acknowledged
+        (0.1 us). Read it before the tail that it shall stand for."""
+        return self._newest.read()
+
     def tail(self, after_seq: int) -> Tail | None:
-        """What was committed after `after_seq`, at most a page of it; None when nothing was (4 us)."""
+        """What was committed after `after_seq`, at most a page of it; None when nothing was (4 us; 10 amid
+        searches)."""
         with self._tail_lock, _translated():
             connection = _opened(self._tail)
             some = connection.execute("SELECT seq FROM item WHERE seq>? LIMIT 1", (after_seq,)).fetchone()
@@ -194,14 +208,16 @@ class Store:
             connection = self._connect(self.directory / STORE_FILE)
             try:
                 with _snapshot(connection):
-                    (seq,) = connection.execute("SELECT value FROM meta WHERE key='seq'").fetchone()
+                    (live,), (seq,) = connection.execute(
+                        "SELECT value FROM meta WHERE key IN ('live', 'seq') ORDER BY key"
+                    ).fetchall()
                     page: list[Sequence[object]] = []
                     for values in connection.execute(query, parameters):
                         page.append(values)
                         if len(page) == _PAGE_ROWS:
                             yield Tail(*self._sorted_out(page), seq)
                             page = []
-                    yield Tail(*self._sorted_out(page), seq)
+                    yield Tail(*self._sorted_out(page), seq, live)
             finally:
                 connection.close()
 
@@ -243,12 +259,22 @@ class Store:
                 share = hasher.share(row.id, row.active, row.vector, row.content_hash)
                 yield DigestRow(row.id, share, row.active, row.vector is not None)
 
+    def miss(self, rows: int) -> None:
+        """So many live items are not where they should be; `problem` tells of it from now on."""
+        log.error("rows_missing", extra={"store": str(self.directory), "rows": rows})
+        self._missing = rows
+
     def problem(self) -> str | None:
         """A sentence when something is wrong that searches survive, else None."""
         if self._lost_seqs:
             return (
                 f"the store is {self._lost_seqs} commits behind what was acknowledged: it was put back from "
                 f"an older copy; import again from the source, then remove {ACKED_FILE} beside it"
+            )
+        if self._missing:
+            return (
+                f"the store counts {self._missing} live items more or less than it holds: its file is damaged; "
+                "import again from the source, or restore a backup"
             )
         if self._damaged:
             return (
@@ -295,5 +321,5 @@ def _snapshot(connection: Connection) -> Iterator[Connection]:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as exc:
+    except SQLITE_ERRORS as exc:
         raise StoreDamaged(f"the store can't be read: {exc}") from exc

@@ -16,6 +16,7 @@ from index_store.storage.commit import Committed, commit_batches
 from index_store.storage.digest import ShareHasher
 from index_store.storage.disk import DiskGuard
 from index_store.storage.files import locked
+from index_store.storage.newest import NewestSeq
 from index_store.storage.schema import LOCK_FILE, STORE_FILE, Connection, Connector, prepare
 from index_store.types import WriteBatch
 
@@ -61,12 +62,15 @@ class GroupCommitter:
         self._jobs: queue.Queue[_Job | None] = queue.Queue(limits.queue_batches_max)
         self._connection: Connection | None = None
         self._store_uuid = ""
+        self._newest = NewestSeq(directory)
         self._acked = AckedSeq(directory)
         self._thread = threading.Thread(target=self._run, name=f"commit-{directory.name}", daemon=True)
         self._is_closed = False
         self._gate = threading.Lock()
 
     def start(self) -> None:
+        """Raises OSError."""
+        self._newest.open()
         self._thread.start()
 
     def close(self) -> None:
@@ -110,6 +114,7 @@ class GroupCommitter:
                 for job, result in zip(jobs, results, strict=True):
                     job.done.set_result(result)
         self._forget_connection()
+        self._newest.close()
         self._acked.close()
 
     def _take(self) -> tuple[list[_Job], bool]:
@@ -140,6 +145,7 @@ class GroupCommitter:
                 results = commit_batches(connection, self._hasher, batches)
                 connection.execute("COMMIT")
                 if results:
+                    self._newest.note(results[-1].seq)
                     self._note(results[-1].seq)
         except (sqlite3.Error, OSError) as exc:
             self._forget_connection()

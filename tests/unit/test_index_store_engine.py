@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +17,8 @@ from index_store.ann.topk import rescore
 from index_store.embedded.check import check
 from index_store.embedded.engine import EmbeddedIndex
 from index_store.embedded.pointer import BACKUP_FILE, POINTER_FILE
-from index_store.errors import PageExpired, StoreDamaged
+from index_store.errors import PageExpired, StoreDamaged, WriteFailed
+from index_store.storage.newest import NewestSeq
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, Metric, SearchRequest, Vector, WriteBatch
 
 DIM = 24
@@ -96,6 +100,52 @@ def test_another_handle_sees_each_write_in_its_next_search(index: EmbeddedIndex,
             writer.write("l2", WriteBatch(deletes=[ItemDelete(step)]))
             assert step not in found_ids(reader, vector, 1000)
     other.close()
+
+
+def test_another_process_sees_each_write_in_its_next_search(tmp_path: Path) -> None:
+    """With a clock that stands still: nothing is found by looking now and then."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from tests.unit.test_index_store_engine import *\n"
+        "index = opened(Path(sys.argv[1]))\n"
+        "print('open', flush=True)\n"
+        "for line in sys.stdin:\n"
+        "    index.write('l2', upsert([int(line)], np.full((1, DIM), 1 + int(line), np.float32)))\n"
+        "    print('written', flush=True)\n"
+    )
+    index = EmbeddedIndex(tmp_path, SPECS, clock=lambda: 1.0)
+    index.open()
+    for spec in SPECS:
+        index.advance(spec.name, "begin", "v1")
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin is not None and other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+        for step in range(100):
+            other.stdin.write(f"{step}\n")
+            other.stdin.flush()
+            assert other.stdout.readline() == "written\n"
+            assert found_ids(index, np.full(DIM, 1 + step, np.float32), 1) == [step]
+        other.stdin.close()
+    index.close()
+    assert check(tmp_path) == []
+
+
+def test_what_others_would_not_be_told_of_is_not_acknowledged(
+    index: EmbeddedIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vector = np.ones((1, DIM), np.float32)
+    index.write("l2", upsert([1], vector))
+    with monkeypatch.context() as patched:
+        patched.setattr(NewestSeq, "note", _no_room)
+        with pytest.raises(WriteFailed, match="repeating it is safe"):
+            index.write("l2", upsert([2], vector))
+    index.write("l2", upsert([2], vector))
+    assert found_ids(index, vector[0]) == [1, 2]
+
+
+def _no_room(_self: NewestSeq, _seq: int) -> None:
+    raise OSError(errno.ENOSPC, "no space left on device")
 
 
 def test_another_handle_follows_the_generations(index: EmbeddedIndex, tmp_path: Path) -> None:
