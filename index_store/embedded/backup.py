@@ -6,25 +6,28 @@ A backup is one flat directory under a manifest of checksums: `<collection>.json
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
+import re
 import shutil
-import sqlite3
-import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from index_store.embedded.check import check, collection_directories
 from index_store.embedded.pointer import Pointer, decode, encode, read_pointer, write_pointer
 from index_store.errors import StoreDamaged, Unavailable, WriteFailed
 from index_store.storage.files import sync_directory
-from index_store.storage.schema import STORE_FILE, Connector, connect_sqlite
+from index_store.storage.schema import SQLITE_ERRORS, STORE_FILE, Connector, connect_sqlite
 from index_store.storage.snapshot import Manifest, new_directory, publish, read_manifest, seal, verify
 
 log = logging.getLogger(__name__)
 
 _TRIES = 3
 _KIND = "backup"
+_LEFT = re.compile(r".+\.tmp-[0-9a-f]{12}")
 
 
 def backup_data(data_dir: Path, target: Path, connect: Connector = connect_sqlite) -> Manifest:
@@ -32,22 +35,57 @@ def backup_data(data_dir: Path, target: Path, connect: Connector = connect_sqlit
     at all, and must not exist. Raises WriteFailed, StoreDamaged, Unavailable."""
     if target.exists():
         raise WriteFailed(f"{target} exists already")
-    temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = new_directory(target.parent, target.name)
-        seqs: dict[str, int] = {}
-        for collection in collection_directories(data_dir):
-            seqs.update(_copy_collection(collection, temporary, connect))
-        manifest = seal(temporary, {"kind": _KIND, "seqs": seqs})
-        publish(temporary, target)
-    except (OSError, sqlite3.Error) as exc:
+        with _workplace(target.parent, target.name) as temporary:
+            seqs: dict[str, int] = {}
+            for collection in collection_directories(data_dir):
+                seqs.update(_copy_collection(collection, temporary, connect))
+            manifest = seal(temporary, {"kind": _KIND, "seqs": seqs})
+            _publish(temporary, target)
+    except (OSError, *SQLITE_ERRORS) as exc:
         raise WriteFailed(f"the backup to {target} failed and nothing was kept: {exc}") from exc
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
     log.info("backup_made", extra={"target": str(target), "stores": len(seqs)})
     return manifest
+
+
+def _publish(sealed: Path, target: Path) -> None:
+    try:
+        publish(sealed, target)
+    except OSError:
+        if not sealed.exists():  # renamed, and then the name could not be made durable
+            shutil.rmtree(target, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _workplace(parent: Path, name: str) -> Iterator[Path]:
+    """A new directory to fill, gone afterwards if it was not published; removes what others left who were
+    killed before that. One that is being filled is locked, and the kernel lets go of a dead one's lock."""
+    for path in parent.iterdir():
+        if _LEFT.fullmatch(path.name) and path.is_dir() and (holder := _claim(path)) is not None:
+            log.warning("leftover_removed", extra={"path": str(path)})
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(holder)
+    temporary = new_directory(parent, name)
+    holder = _claim(temporary)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if holder is not None:
+            os.close(holder)
+
+
+def _claim(directory: Path) -> int | None:
+    """A descriptor that locks the directory; None when somebody else does, or the disk knows no locks."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _copy_collection(collection: Path, into: Path, connect: Connector) -> dict[str, int]:
@@ -60,7 +98,7 @@ def _copy_collection(collection: Path, into: Path, connect: Connector) -> dict[s
                 path.name: _copy_store(collection / name / STORE_FILE, path, connect)
                 for name, path in copies.items()
             }
-        except sqlite3.Error:
+        except SQLITE_ERRORS:
             if read_pointer(collection) == pointer:
                 raise
             seqs = {}
@@ -97,21 +135,20 @@ def restore_data(backup: Path, data_dir: Path) -> list[str]:
         raise StoreDamaged(f"{backup} is not a backup")
     verify(backup, manifest)
     names = sorted(name.removesuffix(".json") for name in manifest.files if name.endswith(".json"))
-    staging = data_dir / f"restore.tmp-{uuid.uuid4().hex[:12]}"
     try:
-        for name in names:
-            _restore_collection(backup, staging / "collections" / name)
-        problems = check(staging)
-        if problems:
-            raise StoreDamaged(f"{backup}: {problems[0]}")
-        if final.exists():
-            final.rmdir()
-        (staging / "collections").rename(final)
-        sync_directory(data_dir)
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with _workplace(data_dir, "restore") as staging:
+            for name in names:
+                _restore_collection(backup, staging / "collections" / name)
+            problems = check(staging)
+            if problems:
+                raise StoreDamaged(f"{backup}: {problems[0]}")
+            if final.exists():
+                final.rmdir()
+            (staging / "collections").rename(final)
+            sync_directory(data_dir)
     except OSError as exc:
         raise WriteFailed(f"the restore into {data_dir} failed: {exc}") from exc
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return names
 
 

@@ -22,6 +22,7 @@ from index_store.storage.rows import Row
 from index_store.storage.schema import (
     COLUMNS,
     FORMAT_VERSION,
+    SQLITE_ERRORS,
     STORE_FILE,
     Connection,
     connect_sqlite,
@@ -62,7 +63,7 @@ def _check_collection(directory: Path) -> Iterator[str]:
         path = directory / member.name / STORE_FILE
         try:
             yield from (f"{path}: {problem}" for problem in check_store(path, member.embedding_version))
-        except sqlite3.Error as exc:
+        except SQLITE_ERRORS as exc:
             yield f"{path}: {exc}"
             continue
         yield from check_snapshots(directory / member.name)

@@ -10,7 +10,6 @@ names is checked by checksums from there on.
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from index_store.ann.port import Bitmap
 from index_store.embedded.sealed import Base, Known, Sealed, open_sealed
 from index_store.errors import StoreDamaged
 from index_store.storage.registry import Registered, read_registered
-from index_store.storage.schema import STORE_FILE, Connection, Connector
+from index_store.storage.schema import SQLITE_ERRORS, STORE_FILE, Connection, Connector
 from index_store.storage.snapshot import Manifest, quarantine, read_manifest, verify
 
 log = logging.getLogger(__name__)
@@ -76,7 +75,7 @@ def registered_in(directory: Path, connect: Connector) -> tuple[Owner, list[Regi
             return read_owner(connection), read_registered(connection)
         finally:
             connection.close()
-    except (sqlite3.Error, KeyError) as exc:
+    except (*SQLITE_ERRORS, KeyError) as exc:
         raise StoreDamaged(f"{directory}: the store can't be read: {exc}") from exc
 
 

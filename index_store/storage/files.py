@@ -10,14 +10,19 @@ from pathlib import Path
 
 
 def publish(path: Path, content: bytes) -> None:
-    """Replace a file whole: after a crash it holds the old bytes or the new ones.
+    """Replace a file whole: after a crash it holds the old bytes or the new ones. One writer at a time.
     Raises OSError."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    # Always the same name: what a crash leaves is overwritten by the next writer, and does not pile up.
+    temporary = path.with_name(f"{path.name}.tmp-")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_directory(path.parent)
 
 

@@ -63,6 +63,9 @@ class Connection(Protocol):
 
 Connector: TypeAlias = Callable[[Path], Connection]
 
+SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""What a store that can't be used raises: SQLite's message may quote rotten bytes, which are no text."""
+
 
 def connect_sqlite(path: Path) -> Connection:
     """Open an existing file. Usable from any thread, one at a time."""
