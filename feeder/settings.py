@@ -161,7 +161,8 @@ class Settings:
                 + (
                     "set SRC_DB_* or MARIADB_SERVICE_URL"
                     if not given
-                    else 'say database = "src" or "mariadb"'
+                    else "SRC_DB_* and MARIADB_SERVICE_URL are both set: unset one, or say"
+                    ' database = "src" or "mariadb" there, in COLLECTIONS_FILE'
                 )
             )
         return given[0]

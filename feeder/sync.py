@@ -170,11 +170,15 @@ class Syncer:
                 parts.activity.mend(self._versions.next)
         except BrakeOn:
             parts.metrics.brake(parts.collection, True)
+            parts.metrics.compared(parts.collection, False, as_of_s)
             self._tell(is_equal=False, as_of_s=parts.clock())
             raise
         parts.metrics.brake(parts.collection, False)
         parts.metrics.compared(parts.collection, is_equal, as_of_s)
         self._compare_at = parts.ticks() + self._pace.compare_s
+        for feed in self._feeds().values():
+            if feed.tier == "poll":
+                feed.begin()  # one comparison an interval, whatever asked for it
         self._count_quarantined()
         self._tell(is_equal=is_equal, as_of_s=as_of_s)
 

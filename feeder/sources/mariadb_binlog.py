@@ -11,6 +11,7 @@ import contextlib
 import logging
 import queue
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -184,6 +185,7 @@ class _Reader:
         self._has_news = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="binlog", daemon=True)
         self._stream: Any = None
+        self._connector = _Connector(CONNECTIONS)
 
     def start(self) -> None:
         self._thread.start()
@@ -208,11 +210,11 @@ class _Reader:
 
     def stop(self) -> None:
         self._is_over.set()
+        self._connector.shut()  # else closing waits until the thread hears the next heartbeat
         stream = self._stream
         if stream is not None:
             with contextlib.suppress(Exception):  # it may be the broken one
                 stream.close()
-        # The thread wakes at the next heartbeat; what it reads after this is thrown away.
 
     def _follow(self) -> None:
         try:
@@ -241,7 +243,7 @@ class _Reader:
                 "connect_timeout": CONNECT_SECONDS, "read_timeout": self._names.silence_s,
             },
             server_id=self._names.server_id,
-            pymysql_wrapper=_Connector(CONNECTIONS),
+            pymysql_wrapper=self._connector,
             is_mariadb=True,
             auto_position=self._position,
             blocking=True,
@@ -259,12 +261,21 @@ class _Connector:
 
     def __init__(self, connections_max: int) -> None:
         self._left = connections_max
+        self._made: list[pymysql.Connection[Any]] = []
 
     def __call__(self, **settings: Any) -> pymysql.Connection[Any]:
         if not self._left:
             raise pymysql.err.InterfaceError("the link to the binary log broke")
         self._left -= 1
-        return pymysql.connect(**settings)
+        connection: pymysql.Connection[Any] = pymysql.connect(**settings)
+        self._made.append(connection)
+        return connection
+
+    def shut(self) -> None:
+        """Wake whoever reads from one of them."""
+        for connection in self._made:
+            with contextlib.suppress(OSError, AttributeError):  # it may be closed already
+                connection._sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]
 
 
 def _transactions(stream: Any, names: BinlogNames, schema: str) -> Iterator[_Transaction]:

@@ -31,8 +31,15 @@ QUICK_SECONDS = 15.0
 WATCHDOG_GRACE_S = 5.0
 PAUSE_S = 0.5
 PAUSE_S_MAX = 30.0
-MARIADB_DENIED = frozenset({1044, 1045, 1049, 1142, 1143, 1698})
-"""Wrong user, password, database or grant: waiting mends none of them."""
+MARIADB_PASSING = frozenset(
+    {1040, 1053, 1129, 1158, 1159, 1160, 1161, 1203, 1205, 1213, 1226, 1317, 1412, 1927, 1969}
+)
+"""What a server says while it is full, ends, or somebody is in the way. Whatever else it says (user,
+password, database, grant, column, syntax) no waiting mends."""
+MARIADB_SAYS = range(1000, 2000)
+
+
+NO_POSTGRES = "invalid response to SSL negotiation"
 
 
 class Closable(Protocol):
@@ -125,7 +132,8 @@ def _watchdog(descriptor: int, seconds: float) -> Iterator[None]:
 
 
 def _first_line(exc: Exception) -> str:
-    return (str(exc).strip() or type(exc).__name__).splitlines()[0]
+    text = (str(exc).strip() or type(exc).__name__).splitlines()[0]
+    return f"{text} (is it MariaDB? Then say so: SRC_DB_ENGINE=mariadb)" if NO_POSTGRES in text else text
 
 
 PostgresSession: TypeAlias = "Session[psycopg.Connection[Any]]"
@@ -154,7 +162,7 @@ def postgres_session(database: Database, patience: Patience, *, writes: bool = F
         if isinstance(exc, psycopg.OperationalError) and exc.sqlstate:
             return exc.sqlstate[:2] in ("28", "3D")
         # A refused login carries no SQLSTATE; its words are the server's own, never translated here.
-        return any(words in str(exc) for words in ("authentication failed", "does not exist"))
+        return any(words in str(exc) for words in ("authentication failed", "does not exist", NO_POSTGRES))
 
     driver = Driver(
         connect, lambda c: c.fileno(), (psycopg.OperationalError, psycopg.InterfaceError), is_denied
@@ -179,7 +187,7 @@ def maria_session(database: Database, patience: Patience, *, writes: bool = Fals
         return connection
 
     def is_denied(exc: Exception) -> bool:
-        return bool(exc.args) and exc.args[0] in MARIADB_DENIED
+        return bool(exc.args) and exc.args[0] in MARIADB_SAYS and exc.args[0] not in MARIADB_PASSING
 
     broken = (pymysql.err.OperationalError, pymysql.err.InterfaceError, OSError)
     driver = Driver(connect, _maria_socket, broken, is_denied)

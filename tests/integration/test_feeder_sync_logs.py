@@ -153,3 +153,12 @@ class TestMariaDB:
             with pytest.raises(BrakeOn):
                 follower.follow()
             assert len(follower.held()) == COUNT
+
+
+def test_a_quiet_binary_log_is_left_at_once(maria_products: ProductShop, tmp_path: Path) -> None:
+    """The lease is free as soon as a feeder stops, not when the server's next heartbeat wakes its reader."""
+    with closing(following(maria_products, "log", tmp_path)) as follower:
+        time.sleep(0.3)
+        began = time.monotonic()
+        follower.stop()
+        assert time.monotonic() - began < 1

@@ -81,7 +81,10 @@ class Bench:
         clock = lambda: self.time.now  # noqa: E731  # a clock
         parts = Parts(
             collection=NAME, store=self.store, truth=truth,
-            feeds={"vectors": TimerFeed(5, clock, self.time.wait)},
+            feeds={
+                "vectors": TimerFeed(5, clock, self.time.wait),
+                "items": TimerFeed(5, clock, self.time.wait),
+            },
             lease=ScriptedLease(self.time, wrong),
             reconciler=Reconciler(
                 NAME, self.store, truth, Brake(5), batch_items=10, clock=clock, pause=self.time.wait
@@ -94,6 +97,9 @@ class Bench:
     def put(self, item_id: str) -> None:
         self.vectors.rows[len(self.vectors.rows)] = (item_id, np.array([1, 0, 0, 0], dtype=np.float32))
         self.items.active[item_id] = True
+
+    def reads(self) -> int:
+        return self.items.directories
 
     def value(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(name, {"collection": NAME, **labels})
@@ -166,3 +172,11 @@ class NoApplier:
     def start(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+def test_two_polls_ask_for_one_comparison_an_interval(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, lambda _: None)
+    bench.time.stops_at = 23
+    bench.syncer.run(bench.time)
+    assert bench.reads() == 5, "at the start, and after each 5 s"
+    bench.index.close()

@@ -55,10 +55,12 @@ class ListItems:
 
     def __init__(self) -> None:
         self.active: dict[str, bool] = {}
+        self.directories = 0
 
     def open(self) -> None: ...
 
     def directory(self) -> Directory:
+        self.directories += 1
         return TextDirectory(dict(self.active))
 
     def fetch(self, ids: Sequence[Id]) -> Mapping[Id, Sequence[ItemRow]]:
