@@ -143,6 +143,7 @@ def restore_data(backup: Path, data_dir: Path) -> list[str]:
             problems = check(staging)
             if problems:
                 raise StoreDamaged(f"{backup}: {problems[0]}")
+            sync_directory(staging / "collections")
             if final.exists():
                 final.rmdir()
             (staging / "collections").rename(final)

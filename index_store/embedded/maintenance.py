@@ -26,7 +26,7 @@ from index_store.embedded.scrub import Scrub
 from index_store.embedded.sealed import Base, Known
 from index_store.embedded.sealing import BUILD_ERRORS, Workshop, drop_old, make_snapshot
 from index_store.embedded.segment_build import BuildOptions, Progress
-from index_store.embedded.snapshots import SEGMENTS, open_newest, registered_in
+from index_store.embedded.snapshots import SEGMENTS, SNAPSHOTS, open_newest, registered_in
 from index_store.errors import StoreDamaged
 from index_store.storage.disk import RESERVE_BYTES, FreeBytes, free_bytes
 from index_store.storage.schema import STORE_FILE, Connector, connect_sqlite
@@ -246,8 +246,9 @@ class Maintenance:
             return True
 
     def _publish(self, directory: Path, base: Base | None, keep: int) -> None:
-        if (directory / SEGMENTS).is_dir():
-            sweep_leftovers(directory / SEGMENTS)
+        for folder in (directory / SEGMENTS, directory / SNAPSHOTS):
+            if folder.is_dir():
+                sweep_leftovers(folder)
         make_snapshot(directory, base, keep, self._shop)
         self._open_base(directory, trusts=True)
         drop_old(directory, self._connect, self._limits.snapshots_kept, self._step)

@@ -42,7 +42,7 @@ from index_store.errors import StoreDamaged, WriteFailed
 from index_store.storage.registry import Registered, read_registered, register
 from index_store.storage.rows import Row
 from index_store.storage.schema import COLUMNS, STORE_FILE, Connection, Connector, from_columns
-from index_store.storage.snapshot import MANIFEST, QUARANTINE_MARK, new_directory, publish, seal
+from index_store.storage.snapshot import MANIFEST, QUARANTINE_MARK, new_directory, publish, remove, seal
 from index_store.types import Id
 
 log = logging.getLogger(__name__)
@@ -245,7 +245,7 @@ def drop_old(directory: Path, connect: Connector, kept_max: int, step: Step) -> 
     for folder, names in ((SNAPSHOTS, {entry.name for entry in kept}), (SEGMENTS, named)):
         for path in sorted((directory / folder).glob("*")):
             if path.name not in names and not _is_evidence(path, directory / folder):
-                shutil.rmtree(path, ignore_errors=True)
+                remove(path)
                 step("old_removed")
 
 

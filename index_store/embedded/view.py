@@ -185,3 +185,10 @@ def living(view: View, ids: Sequence[Id]) -> set[Id]:
         rows = one.rows_of(ids)
         found.update(one.sealed.segment.ids_of(rows[holds(one.live, rows)]).tolist())
     return found
+
+
+def living_count(view: View) -> int:
+    """How many items are live."""
+    return int(np.count_nonzero(view.live)) + sum(
+        one.sealed.segment.rows - one.hidden for one in view.segments
+    )

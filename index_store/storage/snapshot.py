@@ -133,6 +133,14 @@ def quarantine(directory: Path) -> Path:
     return aside
 
 
+def remove(directory: Path) -> None:
+    """Remove a published directory. It loses its name first: what a crash or an error leaves of it is swept,
+    and not taken for a damaged directory. Raises OSError: it is still there, whole."""
+    nameless = directory.with_name(f"{directory.name}{TEMPORARY_MARK}{uuid.uuid4().hex[:12]}")
+    directory.rename(nameless)
+    shutil.rmtree(nameless, ignore_errors=True)
+
+
 def sweep_leftovers(parent: Path) -> list[str]:
     """Remove directories that were never published; return their names. Only while nobody else builds."""
     left = [p for p in parent.iterdir() if TEMPORARY_MARK in p.name and p.is_dir()]

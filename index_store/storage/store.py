@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -259,6 +258,11 @@ class Store:
                 share = hasher.share(row.id, row.active, row.vector, row.content_hash)
                 yield DigestRow(row.id, share, row.active, row.vector is not None)
 
+    @property
+    def damaged_rows(self) -> int:
+        """How many rows are known to fail their checksum. `problem` tells of them."""
+        return len(self._damaged)
+
     def miss(self, rows: int) -> None:
         """So many live items are not where they should be; `problem` tells of it from now on."""
         log.error("rows_missing", extra={"store": str(self.directory), "rows": rows})
@@ -273,8 +277,8 @@ class Store:
             )
         if self._missing:
             return (
-                f"the store counts {self._missing} live items more or less than it holds: its file is damaged; "
-                "import again from the source, or restore a backup"
+                f"the store's file is damaged: {self._missing} live items more or less are in it than it "
+                "counts; import again from the source, or restore a backup"
             )
         if self._damaged:
             return (
