@@ -5,3 +5,4 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--power-states", type=int, default=1200, help="simulated power losses to try")
+    parser.addoption("--every-fault", action="store_true", help="let every single call of upkeep fail")
