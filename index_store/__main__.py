@@ -14,6 +14,7 @@ import argparse
 import json
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -27,7 +28,11 @@ from index_store.embedded.maintenance import Maintenance, be_modest
 from index_store.embedded.stats import stats
 from index_store.errors import IndexStoreError
 
+log = logging.getLogger(__name__)
+
 _PASSIVE = "OMP_WAIT_POLICY"
+_WATCH_S = 0.5
+_GRACE_S = 1.0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -117,10 +122,26 @@ def _maintain(data_dir: Path, parent: int) -> int:
     lines.setFormatter(_JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[lines])
     stop = threading.Event()
+    told, teller = os.pipe()
+    os.set_blocking(teller, False)
+    signal.set_wakeup_fd(teller)  # written at once; a handler in Python waits until a call of FAISS returns
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    Maintenance(data_dir).run_forever(stop, lambda: not parent or os.getppid() == parent)
+        signal.signal(number, lambda *_: None)
+    threading.Thread(target=_leave_in_time, args=(stop, told, parent), name="leave", daemon=True).start()
+    Maintenance(data_dir).run_forever(stop)
     return 0
+
+
+def _leave_in_time(stop: threading.Event, told: int, parent: int) -> None:
+    """End this process soon after a signal, or after its parent, whatever it is doing: minutes may pass
+    between two looks of a build at `stop`, and who may be killed at any moment need not wait for them."""
+    while not parent or os.getppid() == parent:
+        if select.select([told], (), (), _WATCH_S)[0]:
+            break
+    stop.set()
+    threading.Event().wait(_GRACE_S)
+    log.info("maintenance_left")
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -120,6 +120,7 @@ class Maintenance:
         self._growth: dict[Path, tuple[int, int]] = {}
         self._scrubs: dict[Path, Scrub] = {}
         self._scrub_at: dict[Path, float] = {}
+        self._swept: set[Path] = set()
 
     def run_forever(self, stop: Stop, may_go_on: Callable[[], bool] = lambda: True) -> None:
         """Work whenever this process is the elected one, until `stop` is set or `may_go_on` says no."""
@@ -182,10 +183,14 @@ class Maintenance:
                 found.add(collection / member.name)
                 self._look_after(collection, member)
         self._bases = {path: base for path, base in self._bases.items() if path in found}
+        self._swept &= found
 
     def _look_after(self, collection: Path, member: Member) -> None:
         directory = collection / member.name
         try:
+            if directory not in self._swept:
+                _sweep(directory)
+                self._swept.add(directory)
             self._advance(directory)
             self._scrub(directory)
         except BUILD_ERRORS as exc:
@@ -246,9 +251,7 @@ class Maintenance:
             return True
 
     def _publish(self, directory: Path, base: Base | None, keep: int) -> None:
-        for folder in (directory / SEGMENTS, directory / SNAPSHOTS):
-            if folder.is_dir():
-                sweep_leftovers(folder)
+        _sweep(directory)
         make_snapshot(directory, base, keep, self._shop)
         self._open_base(directory, trusts=True)
         drop_old(directory, self._connect, self._limits.snapshots_kept, self._step)
@@ -297,6 +300,13 @@ class Maintenance:
         free = self._free(directory)
         if free < needed + self._limits.disk_reserve_bytes:
             raise OSError(f"{directory}: a snapshot may need {needed >> 20} MiB, {free >> 20} MiB are free")
+
+
+def _sweep(directory: Path) -> None:
+    """Remove what was never published, gigabytes maybe, of a build that was killed."""
+    for folder in (directory / SEGMENTS, directory / SNAPSHOTS):
+        if folder.is_dir():
+            sweep_leftovers(folder)
 
 
 def be_modest() -> None:
