@@ -1,4 +1,5 @@
-"""Any order of writes, reopenings, other processes' handles and generation changes equals the reference.
+"""Any order of writes, reopenings, other processes' handles, generation changes, seals, merges, rebuilds,
+scrubs, backups and restores equals the reference.
 
 The seed is fixed and printed, so that a failure replays.
 """
@@ -23,10 +24,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from index_store.embedded.backup import restore_data
 from index_store.embedded.check import check
 from index_store.embedded.engine import EmbeddedIndex
 from index_store.embedded.maintenance import Maintenance, MaintenanceLimits
+from index_store.embedded.scrub import Scrub
 from index_store.errors import GenerationConflict, PageExpired
+from index_store.storage.schema import STORE_FILE, connect_sqlite
 from index_store.types import (
     CollectionSpec,
     ItemDelete,
@@ -169,12 +173,57 @@ class IndexMachine(RuleBasedStateMachine):
             seal_rows=1, segments_max=segments_max, waste_share=waste_share, disk_reserve_bytes=0
         )
         assert Maintenance(self.directory, limits=limits).run_once()
+        self.open_snapshots(swapped)
+
+    @rule(swapped=st.lists(st.integers(0, 1), max_size=2))
+    def rebuild(self, swapped: list[int]) -> None:
+        """All segments again out of the stores alone."""
+        assert Maintenance(self.directory, limits=MaintenanceLimits(disk_reserve_bytes=0)).rebuild()
+        self.open_snapshots(swapped)
+
+    def open_snapshots(self, swapped: list[int]) -> None:
         for which in swapped:
             with self.engines[which]._collection("things").members() as members:
                 for generation in members.in_order():
                     generation.refresh()
                     if generation._opener is not None:
                         generation._opener.join()
+
+    @rule()
+    def scrub(self) -> None:
+        """Reading everything again finds nothing."""
+        for path in self.directory.glob(f"collections/*/*/{STORE_FILE}"):
+            scrub, connection = Scrub(path.parent), connect_sqlite(path)
+            while not scrub.step(connection):
+                pass
+            connection.close()
+            assert scrub.set_aside == 0 and scrub.progress.damaged == ()
+
+    @rule(which=st.integers(0, 1), query=st.integers(0, 12), goes_on=st.booleans())
+    def back_up_and_restore(self, which: int, query: int, goes_on: bool) -> None:
+        """The copy answers alike; with `goes_on` it takes the place of what it was made of."""
+        copy, restored = (
+            self.directory.with_name(f"{self.directory.name}-{name}") for name in ("copy", "new")
+        )
+        self.engines[which].backup(copy)
+        restore_data(copy, restored)
+        shutil.rmtree(copy)
+        if goes_on:
+            for engine in self.engines:
+                engine.close()
+            shutil.rmtree(self.directory / "collections")
+            (restored / "collections").rename(self.directory / "collections")
+            for engine in self.engines:
+                engine.open()
+        else:
+            other = EmbeddedIndex(restored, [self.spec])
+            other.open()
+            request = SearchRequest(vector_of(query), 30)
+            got, wanted = (one.search("things", [request])[0] for one in (other, self.reference))
+            assert [hit.id for hit in got.hits] == [hit.id for hit in wanted.hits]
+            assert other.digest("things").root == self.reference.digest("things").root
+            other.close()
+        shutil.rmtree(restored)
 
     @rule(which=st.integers(0, 1))
     def reopen(self, which: int) -> None:
