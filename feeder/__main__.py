@@ -64,6 +64,7 @@ def _import(settings: Settings, options: argparse.Namespace) -> int:
         trust_vectors=options.trust_vectors,
         accept_orphans=options.accept_orphans,
         restart=options.restart,
+        once=options.once,
         dry_run=options.dry_run,
     )
     client = client_of(settings)
@@ -252,6 +253,7 @@ def _parser() -> argparse.ArgumentParser:
         "--accept-orphans", action="store_true", help="leave out ids without an item, however many"
     )
     take.add_argument("--restart", action="store_true", help="begin at the first page again")
+    take.add_argument("--once", action="store_true", help="do nothing where an import is finished already")
     take.add_argument("--embedding-version", help="refuse unless the vectors are of this version")
     take.add_argument(
         "--trust-vectors", action="store_true",

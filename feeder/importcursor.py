@@ -31,8 +31,12 @@ class ImportCursor:
         """Return where the last run of the same table stopped; the beginning when there is none, it was
         finished, or it was another table."""
         fresh = cls(table)
-        if text is None or restart:
-            return fresh
+        found = None if text is None or restart else cls.parsed(text)
+        return fresh if found is None or found.done or found.table != table else found
+
+    @classmethod
+    def parsed(cls, text: str) -> ImportCursor | None:
+        """Return what the service stored; None, and a line in the log, for what another program wrote."""
         try:
             body = json.loads(text)
             found = cls(
@@ -43,9 +47,7 @@ class ImportCursor:
             is_ours = False
         if not is_ours:
             log.warning("cursor_not_understood", extra={"cursor": text[:200]})
-            return fresh
-        if found.done or found.table != table:
-            return fresh
+            return None
         return found
 
     def to_json(self) -> str:
@@ -74,3 +76,9 @@ class ImportCursor:
         for name, count in counts.items():
             total[name] = total.get(name, 0) + count
         return replace(self, counts=total)
+
+
+def is_finished(text: str | None, table: str, version: str | None) -> bool:
+    """Tell whether an import of this very table is done under this embedding_version."""
+    found = None if text is None else ImportCursor.parsed(text)
+    return found is not None and found.done and (found.table, found.version) == (table, version)

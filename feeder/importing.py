@@ -16,7 +16,7 @@ from feeder.errors import ImportRefused, SettingsWrong
 from feeder.export import Cleaned, clean, pages, read_ahead
 from feeder.feeds import Lease
 from feeder.images import PictureFetcher
-from feeder.importcursor import ImportCursor
+from feeder.importcursor import ImportCursor, is_finished
 from feeder.probe import SpaceProbe, require
 from feeder.reporting import Progress, Summary
 from feeder.settings import Bounds
@@ -33,12 +33,14 @@ NAMES_KEPT = 5
 @dataclass(frozen=True, slots=True)
 class Options:
     """trust_vectors: write under embedding_version without the probe. accept_orphans: leave out ids that the
-    items table lacks, however many. restart: forget where an earlier run stopped."""
+    items table lacks, however many. restart: forget where an earlier run stopped. once: leave it at a
+    finished import of this table under the serving version."""
 
     embedding_version: str | None = None
     trust_vectors: bool = False
     accept_orphans: bool = False
     restart: bool = False
+    once: bool = False
     dry_run: bool = False
 
 
@@ -89,6 +91,8 @@ class Importer:
         if parts.items is not None:
             parts.items.open()
         state = parts.applier.state()
+        if options.once and is_finished(state.cursors.get(CURSOR_NAME), shape.identity, state.version):
+            return Summary(self._tables.name, f"was imported as {state.version} before", {})
         survey = parts.vectors.survey()
         directory = parts.items.directory() if parts.items is not None else None
         facts = self._facts(survey, directory, shape)

@@ -84,6 +84,8 @@ def test_killed_at_random_pages_it_ends_equal_to_the_source(
     what = f"import: {KILLS} kills at random pages, {rows} rows, {len(expected)} ids"
     outcome(f"{what}: {'equal' if is_equal else 'UNEQUAL'}, seed {seed}")
     assert is_equal
+    once = shop.feed(*command, "--once")
+    assert once.code == 0 and "before" in once.output and "stored" not in once.output
     again = shop.feed(*command)
     assert again.code == 0
     assert "resumed" not in again.output, "a finished import begins at the first page again"
