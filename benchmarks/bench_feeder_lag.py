@@ -57,7 +57,6 @@ def measure(shop: BenchShop, client: VectorClient, changes: int) -> dict[str, li
     rng, chance = np.random.default_rng(shop.seed + 1), random.Random(shop.seed)
     found: dict[str, list[float]] = {"new vector": [], f"deactivated in {shop.items}": []}
     with closing(shop.pg()) as db, closing(shop.items_connection()) as items:
-        db.execute("SET synchronous_commit = on")  # as shops run it; a log is read up to what is flushed
         for number in chance.sample(range(1, shop.rows + 1), changes):
             name, vector = name_of(number), unit(rng)
             packed = vector.astype("<f4").tobytes()

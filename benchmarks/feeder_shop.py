@@ -129,6 +129,9 @@ class BenchShop:
 
     def fill(self) -> None:
         with closing(self.pg()) as db:
+            # As shops run it; a log is read up to what is flushed.
+            name = self.databases["postgres"]["TGT_DB_NAME"]
+            db.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = on'.encode())
             db.execute(b"DROP PUBLICATION IF EXISTS vs_bench_vectors, vs_bench_items")
             db.execute(b"DROP TABLE IF EXISTS bench_vectors, bench_items, vs_dirty, vs_dirty_install CASCADE")
             db.execute(b"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
