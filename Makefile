@@ -12,6 +12,7 @@ MODELS_DIR ?= .models
 WORKERS ?= 1
 TEXT_MODEL ?= builtin:multilingual-e5-small
 IMAGE_MODEL ?= builtin:efficientnet-lite0
+POWER_STATES ?= 50000
 ARGS ?=
 export PORT DATA_DIR MODELS_DIR WORKERS
 
@@ -46,6 +47,11 @@ soak: $(VENV)/.test ## kill feeder and service 30 times each under writers, on e
 	@bash tests/setup_databases.sh $(PY)
 	FEEDER_KILLS=30 SERVICE_KILLS=30 FEEDER_WRITING_SECONDS=20 $(PY) -m pytest --timeout 1800 -q \
 	  tests/integration/test_feeder_sync_tiers.py tests/integration/test_feeder_resume.py $(ARGS)
+
+.PHONY: crash
+crash: $(VENV)/.test ## 50,000 power losses, a fault at every call on files, 600 random histories: half an hour
+	$(PY) -m pytest --timeout 7200 -q -s --power-states $(POWER_STATES) --every-fault --histories 600 \
+	  tests/simulation $(ARGS)
 
 .PHONY: check
 check: $(VENV)/.test ## format, lint, types, house rules, unit and contract tests: under a minute

@@ -3,7 +3,7 @@ rebuild, publish, backup, restore, and the steps of generations.
 
 What is left opens, answers like a dictionary and is sound; an index that is open goes on; what failed is
 reported; the next try succeeds and leaves nothing of the failed one behind. A longer form is part of
-`make soak` (`--every-fault`).
+`make crash` (`--every-fault`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.simulation.failing_calls import build_library, run_under, unsynced_re
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1600)]
 
 OFTEN = {"seal kill", "merge kill", "rebuild kill", "rebuild errors", "backup kill", "backup errors"}
-"""Every call is tried. Of the others, which write by the same functions, every third, `make soak` all."""
+"""Every call is tried. Of the others, which write by the same functions, every third, `make crash` all."""
 
 
 @pytest.fixture(scope="module")

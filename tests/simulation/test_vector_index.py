@@ -1,7 +1,7 @@
 """Any order of writes, reopenings, other processes' handles, generation changes, seals, merges, rebuilds,
 scrubs, backups and restores equals the reference.
 
-The seed is fixed and printed, so that a failure replays.
+The seed is printed, and `--seed` replays it; `--histories N` tries more (default 60; `make crash` 600).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, note, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -299,13 +300,17 @@ def _after(request: SearchRequest, page: PageKey) -> SearchRequest:
     return SearchRequest(request.vector, request.k, request.exclude_ids, after=page)
 
 
-def test_any_order_equals_the_reference() -> None:
-    print(f"seed {SEED}")
-    machine = seed(SEED)(IndexMachine)
+def test_any_order_equals_the_reference(pytestconfig: pytest.Config) -> None:
+    chosen = pytestconfig.getoption("--seed", default=None) or SEED
+    print(f"seed {chosen}")
+    machine = seed(chosen)(IndexMachine)
 
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=pytestconfig.getoption("--histories", default=60),
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )
