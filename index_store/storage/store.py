@@ -236,6 +236,7 @@ class Store:
     def digest(self) -> Digest:
         """The sums as committed, less the shares of rows that are known to be damaged: what can't be
         served must not count as proof."""
+        self._look_at_damaged()
         with self._read_lock, _translated(), _snapshot(_opened(self._read)) as connection:
             meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
             sums = dict(connection.execute("SELECT bucket, sum FROM digest").fetchall())
@@ -270,6 +271,7 @@ class Store:
 
     def problem(self) -> str | None:
         """A sentence when something is wrong that searches survive, else None."""
+        self._look_at_damaged()
         if self._lost_seqs:
             return (
                 f"the store is {self._lost_seqs} commits behind what was acknowledged: it was put back from "
@@ -286,6 +288,11 @@ class Store:
                 "writing these items again mends them"
             )
         return self._disk.problem()
+
+    def _look_at_damaged(self) -> None:
+        """Some may have been written again since, by any process. Beyond a page the next search finds out."""
+        if self._damaged and self._read is not None:
+            self.read(list(self._damaged)[:_PAGE_ROWS])
 
     def _sorted_out(self, page: Sequence[Sequence[object]]) -> tuple[list[Row], list[Id]]:
         rows: list[Row] = []
