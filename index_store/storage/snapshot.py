@@ -10,11 +10,12 @@ instructions (1.8 GB/s a thread measured here; blake2b 1.2), and hashing release
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,14 +31,23 @@ QUARANTINE_MARK = ".bad-"
 MARKS = (TEMPORARY_MARK, QUARANTINE_MARK)
 
 _MANIFEST_BYTES_MAX = 1 << 20
+PART_BYTES = 1 << 24
 _HASH_THREADS = 4
 _LARGE_BYTES = 1 << 20
+_READ_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
 class FileFact:
+    """parts: the sha256 of each `PART_BYTES` of a larger file, so that several threads can check it."""
+
     size: int
     sha256: str
+    parts: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        body: dict[str, object] = {"size": self.size, "sha256": self.sha256}
+        return body | ({"parts": list(self.parts)} if self.parts else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +72,11 @@ def seal(directory: Path, facts: Mapping[str, Any]) -> Manifest:
     for name in names:
         with (directory / name).open("rb") as file:
             os.fsync(file.fileno())
-    files = dict(zip(names, _measure_all(directory, names), strict=True))
+    files = _measured(directory, names)
     body = {
         "format_version": FORMAT_VERSION,
         "facts": dict(facts),
-        "files": {name: {"size": f.size, "sha256": f.sha256} for name, f in files.items()},
+        "files": {name: fact.to_json() for name, fact in files.items()},
     }
     content = _encode(body | {"checksum": hashlib.sha256(_encode(body)).hexdigest()})
     with (directory / MANIFEST).open("wb") as file:
@@ -96,7 +106,10 @@ def read_manifest(directory: Path) -> Manifest:
         stated = body.pop("checksum")
         version = body["format_version"]
         canonical = _encode(body | {"checksum": stated})
-        files = {str(n): FileFact(int(f["size"]), str(f["sha256"])) for n, f in body["files"].items()}
+        files = {
+            str(name): FileFact(int(f["size"]), str(f["sha256"]), tuple(map(str, f.get("parts", ()))))
+            for name, f in body["files"].items()
+        }
         facts = dict(body["facts"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise StoreDamaged(f"{path} cannot be read: {exc!r}") from exc
@@ -120,9 +133,14 @@ def verify(directory: Path, manifest: Manifest) -> None:
     for name, fact in manifest.files.items():
         if (size := (directory / name).stat().st_size) != fact.size:
             raise StoreDamaged(f"{directory / name} has {size} bytes, its manifest says {fact.size}")
-    for name, found in zip(manifest.files, _measure_all(directory, list(manifest.files)), strict=True):
-        if found != manifest.files[name]:
-            raise StoreDamaged(f"{directory / name} does not match its checksum")
+    wanted = {
+        part: sha256
+        for name, fact in manifest.files.items()
+        for part, sha256 in _stated(directory / name, fact)
+    }
+    for part, found in zip(wanted, _hashed(list(wanted)), strict=True):
+        if found != wanted[part]:
+            raise StoreDamaged(f"{part.path} does not match its checksum")
 
 
 def quarantine(directory: Path) -> Path:
@@ -153,28 +171,69 @@ def _encode(body: Mapping[str, Any]) -> bytes:
     return json.dumps(body, sort_keys=True, indent=1, ensure_ascii=True, allow_nan=False).encode() + b"\n"
 
 
-def _measure_all(directory: Path, names: list[str]) -> list[FileFact]:
-    """Large files beside each other; small ones take less time than handing them to another thread."""
-    paths = [directory / name for name in names]
-    large = [path for path in paths if _size(path) >= _LARGE_BYTES]
-    if not large:
-        return [_measure(path) for path in paths]
-    with ThreadPoolExecutor(_HASH_THREADS, "sha256") as pool:
-        measured = dict(zip(large, pool.map(_measure, large), strict=True))
-    return [measured[path] if path in measured else _measure(path) for path in paths]
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Some bytes of a file."""
+
+    path: Path
+    start: int
+    size: int
+
+
+def _parts_of(path: Path, size: int) -> list[_Part]:
+    """What a file is hashed by besides the whole; nothing for one that is no larger than a part."""
+    if size <= PART_BYTES:
+        return []
+    return [_Part(path, start, min(PART_BYTES, size - start)) for start in range(0, size, PART_BYTES)]
+
+
+def _stated(path: Path, fact: FileFact) -> list[tuple[_Part, str]]:
+    """What a manifest says of a file; of one made before there were parts, the whole."""
+    parts = _parts_of(path, fact.size)
+    if len(parts) != len(fact.parts):
+        return [(_Part(path, 0, fact.size), fact.sha256)]
+    return list(zip(parts, fact.parts, strict=True)) or [(_Part(path, 0, fact.size), fact.sha256)]
+
+
+def _measured(directory: Path, names: Sequence[str]) -> dict[str, FileFact]:
+    sizes = {name: _size(directory / name) for name in names}
+    parts = {name: _parts_of(directory / name, size) for name, size in sizes.items()}
+    whole = [_Part(directory / name, 0, size) for name, size in sizes.items()]
+    found = iter(_hashed([*whole, *itertools.chain.from_iterable(parts.values())]))
+    hashes = dict(zip(names, found, strict=False))
+    return {
+        name: FileFact(sizes[name], hashes[name], tuple(itertools.islice(found, len(parts[name]))))
+        for name in names
+    }
+
+
+def _hashed(parts: Sequence[_Part]) -> list[str]:
+    """The sha256 of each. Large ones beside each other; a small one takes less time than handing it on."""
+    large = [part for part in parts if part.size >= _LARGE_BYTES]
+    hashed: dict[_Part, str] = {}
+    if large:
+        with ThreadPoolExecutor(_HASH_THREADS, "sha256") as pool:
+            hashed = dict(zip(large, pool.map(_hash, large), strict=True))
+    return [hashed[part] if part in hashed else _hash(part) for part in parts]
+
+
+def _hash(part: _Part) -> str:
+    """Hashing and reading let other threads run."""
+    digest, left = hashlib.sha256(), part.size
+    buffer = memoryview(bytearray(min(_READ_BYTES, left)))
+    try:
+        with part.path.open("rb", buffering=0) as file:
+            file.seek(part.start)
+            while left and (count := file.readinto(buffer[:left]) or 0):
+                digest.update(buffer[:count])
+                left -= count
+    except OSError as exc:
+        raise StoreDamaged(f"{part.path} cannot be read: {exc}") from exc
+    return digest.hexdigest()
 
 
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError as exc:
-        raise StoreDamaged(f"{path} cannot be read: {exc}") from exc
-
-
-def _measure(path: Path) -> FileFact:
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-            return FileFact(file.tell(), digest.hexdigest())
     except OSError as exc:
         raise StoreDamaged(f"{path} cannot be read: {exc}") from exc

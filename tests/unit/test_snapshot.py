@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from index_store.errors import StoreDamaged
 from index_store.storage.snapshot import (
     MANIFEST,
+    PART_BYTES,
     new_directory,
     publish,
     quarantine,
@@ -71,6 +73,35 @@ def test_every_flipped_byte_of_a_file_is_noticed(published: Path) -> None:
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         with pytest.raises(StoreDamaged, match="vectors"):
             verify(published, manifest)
+
+
+@pytest.mark.parametrize("has_parts", [True, False])
+def test_a_large_file_is_checked_in_parts(tmp_path: Path, has_parts: bool) -> None:
+    """And as a whole, where its manifest was made before there were parts."""
+    directory = new_directory(tmp_path, "segment-1")
+    path = directory / "vectors"
+    size = 2 * PART_BYTES + 5
+    with path.open("wb") as file:
+        file.truncate(size)
+    (directory / "just").write_bytes(bytes(PART_BYTES))
+    manifest = seal(directory, FACTS)
+    assert read_manifest(directory).files == manifest.files
+    fact = manifest.files["vectors"]
+    assert fact.sha256 == hashlib.sha256(bytes(size)).hexdigest()
+    assert fact.parts[2] == hashlib.sha256(bytes(5)).hexdigest() and len(fact.parts) == 3
+    assert manifest.files["just"].parts == ()
+    if not has_parts:
+        manifest = replace(manifest, files={name: replace(f, parts=()) for name, f in manifest.files.items()})
+    verify(directory, manifest)
+    for place in (0, PART_BYTES - 1, PART_BYTES, 2 * PART_BYTES, size - 1):
+        for content in (b"x", b"\0"):
+            with path.open("r+b") as file:
+                file.seek(place)
+                file.write(content)
+            if content == b"x":
+                with pytest.raises(StoreDamaged, match="vectors"):
+                    verify(directory, manifest)
+    verify(directory, manifest)
 
 
 @pytest.mark.parametrize("change", ["cut", "grown", "missing", "extra"])
