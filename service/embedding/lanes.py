@@ -1,10 +1,10 @@
 """Two bounded lanes of work, queries and documents, each with threads of its own.
 
-A thread takes its share of whatever has queued while it was busy, up to a budget, and never waits for more to
-come. Documents use every core while no query comes; their threads have a lower priority, so that a query that
-comes takes a core away from them at once and costs what it costs on an idle machine. Work whose caller has
-gone, or whose deadline has passed, is dropped before it costs anything. One failing item fails alone: its
-batch is done again item by item.
+A thread takes its share of whatever has queued while it was busy, up to a budget. A lone query never waits
+for more to come; after a pass of several, the next waits a moment for as many. Documents use every core while
+no query comes; their threads have a lower priority, so that a query that comes takes a core away from them at
+once and costs what it costs on an idle machine. Work whose caller has gone, or whose deadline has passed, is
+dropped before it costs anything. One failing item fails alone: its batch is done again item by item.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ Lane: TypeAlias = Literal["query", "document"]
 LANES: tuple[Lane, ...] = ("query", "document")
 _DOCUMENTS_NICE = 10
 """A tenth of a query's weight: enough to give way at once, and documents never stop altogether."""
+_GATHER = 0.2
+"""Of the time that the last pass took: what a stream may wait for the callers that it has just answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,9 @@ class Lanes(Generic[Item, Result]):
         self._documents: deque[_Job[Item, Result]] = deque()
         self._lock = threading.Lock()
         self._wake = {lane: threading.Condition(self._lock) for lane in LANES}
+        self._running = dict.fromkeys(LANES, 0)  # items under way
+        self._expected = 0  # queries that may follow those just answered
+        self._expected_until = 0.0
         self._is_open = False
         self._threads: list[threading.Thread] = []
         self.counters = LaneCounters()
@@ -137,31 +142,54 @@ class Lanes(Generic[Item, Result]):
             if len(queue) + len(jobs) > most and (queue or lane == "query"):
                 self.counters.refused += len(jobs)
                 raise Overloaded(f"{len(queue)} {lane} items are waiting for {self._name}, {most} may.")
+            was_empty = not queue
             queue.extend(jobs)
-            self._wake[lane].notify(len(jobs))
+            if was_empty or len(queue) >= self._expected:
+                self._wake[lane].notify(len(jobs))
         return [job.future for job in jobs]
 
     def _work(self, lane: Lane) -> None:
         if lane == "document":
             _step_back()
         while jobs := self._next_batch(lane):
+            began = self._clock()
             self._do(lane, jobs)
+            self._note_done(lane, len(jobs), self._clock() - began)
 
     def _next_batch(self, lane: Lane) -> list[_Job[Item, Result]]:
         """Wait for work and return it; nothing when closed."""
         queue = self._queries if lane == "query" else self._documents
         with self._lock:
             while self._is_open:
-                if queue:
-                    return self._take(queue)
-                self._wake[lane].wait()
+                pause_s = self._pause_s(lane)
+                if queue and pause_s <= 0:
+                    jobs = self._take(queue, self._running[lane])
+                    self._running[lane] += len(jobs)
+                    if queue:
+                        self._wake[lane].notify()
+                    return jobs
+                self._wake[lane].wait(pause_s if queue else None)
         return []
 
-    def _take(self, queue: deque[_Job[Item, Result]]) -> list[_Job[Item, Result]]:
+    def _note_done(self, lane: Lane, count: int, took_s: float) -> None:
+        with self._lock:
+            self._running[lane] -= count
+            if lane == "query":
+                self._expected = count
+                self._expected_until = self._clock() + (_GATHER * took_s if count > 1 else 0.0)
+
+    def _pause_s(self, lane: Lane) -> float:
+        """How long it is worth to wait for more than has queued. Callers that were answered together mostly
+        ask again together, a moment later: without it the first of them goes alone."""
+        if lane == "document" or len(self._queries) >= self._expected:
+            return 0.0
+        return self._expected_until - self._clock()
+
+    def _take(self, queue: deque[_Job[Item, Result]], running: int) -> list[_Job[Item, Result]]:
         """Take a stream's share from the front while the longest times the count stays within the budget; one
-        at least."""
+        at least. running: items that other streams have."""
         limits = self._limits
-        most = min(limits.batch_items_max, -(-len(queue) // limits.streams))
+        most = min(limits.batch_items_max, -(-(len(queue) + running) // limits.streams))
         jobs: list[_Job[Item, Result]] = []
         longest = 0
         while queue and len(jobs) < most:

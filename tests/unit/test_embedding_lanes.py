@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 
 import pytest
@@ -21,11 +21,13 @@ class Model:
         self.gate = threading.Event()
         self.entered = threading.Semaphore(0)
         self.batches: list[tuple[str, list[int]]] = []
+        self.before_answering: Callable[[], None] = lambda: None
 
     def run(self, items: Sequence[int], lane: str) -> list[int]:
         self.batches.append((lane, list(items)))
         self.entered.release()
         assert self.gate.wait(10)
+        self.before_answering()
         if -1 in items:
             raise ValueError("not a number I know")
         return [2 * item for item in items]
@@ -109,6 +111,51 @@ def test_streams_share_what_has_queued(model: Model, clock: Clock) -> None:
     finally:
         model.gate.set()
         lanes.close()
+
+
+def three_answered(lanes: Lanes[int, int], model: Model, clock: Clock, took_s: float) -> None:
+    """Answer three queries by one pass that takes `took_s`."""
+
+    def later() -> None:
+        clock.now += took_s
+
+    hold(lanes, model)
+    found = submit(lanes, "query", 1, 2, 3)
+    model.before_answering = later
+    model.gate.set()
+    assert [f.result(10) for f in found] == [2, 4, 6]
+    assert model.entered.acquire(timeout=10)
+
+
+def test_callers_that_come_back_together_go_together(
+    lanes: Lanes[int, int], model: Model, clock: Clock
+) -> None:
+    three_answered(lanes, model, clock, took_s=20.0)
+    again = submit(lanes, "query", 4)
+    assert not model.entered.acquire(timeout=0.2), "the first of them went alone"
+    again += [*submit(lanes, "query", 5), *submit(lanes, "query", 6)]
+    assert [f.result(10) for f in again] == [8, 10, 12]
+    assert model.batches[-1] == ("query", [4, 5, 6])
+
+
+def test_nobody_waits_long_for_callers_that_stay_away(
+    lanes: Lanes[int, int], model: Model, clock: Clock
+) -> None:
+    three_answered(lanes, model, clock, took_s=0.5)
+    (alone,) = submit(lanes, "query", 4)
+    clock.now += 1.0
+    assert alone.result(10) == 8
+
+
+def test_a_lone_query_never_waits_for_more(lanes: Lanes[int, int], model: Model, clock: Clock) -> None:
+    def later() -> None:
+        clock.now += 1000.0
+
+    model.before_answering = later
+    model.gate.set()
+    for item in (1, 2):
+        (found,) = lanes.submit("query", [item], [1], 5_000_000)
+        assert found.result(10) == 2 * item
 
 
 def test_what_queued_meanwhile_is_one_batch_up_to_the_bound(lanes: Lanes[int, int], model: Model) -> None:
