@@ -19,6 +19,7 @@ from service.observing import Metrics, RequestLine, RequestLog
 log = logging.getLogger(__name__)
 
 EXCHANGE = "uhok.exchange"
+JSON = b"application/json"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _ALIAS = "/api/v1/"
@@ -30,10 +31,14 @@ _OPEN_WHILE_STARTING = frozenset(("/health", "/livez", "/readyz", "/metrics"))
 class Exchange:
     """One request and what is known of its answer so far; lives in the ASGI scope."""
 
-    __slots__ = ("code", "headers", "is_started", "request_id", "route", "status", "trace_id", "traceparent")
+    __slots__ = (
+        "code", "headers", "is_started", "request_id", "route", "send", "status", "trace_id", "traceparent",
+    )  # fmt: skip
 
-    def __init__(self, headers: Headers, request_id: bytes) -> None:
+    def __init__(self, headers: Headers, request_id: bytes, send: Send) -> None:
+        """send: the server's own."""
         self.headers = headers
+        self.send = send
         self.request_id = request_id
         self.traceparent = headers.get(b"traceparent", b"")
         trace = _TRACEPARENT.fullmatch(self.traceparent) if self.traceparent else None
@@ -43,41 +48,47 @@ class Exchange:
         self.code = ""
         self.is_started = False
 
-    def mark(self, start: Message) -> None:
-        """Note that the answer begins, and put our headers on it."""
-        self.status = start["status"]
+    async def marked(self, message: Message) -> None:
+        """Send `message`; a start is noted and gets our headers."""
+        if message["type"] == "http.response.start":
+            self._start(message["status"])
+            message["headers"] = [*message.get("headers", ()), *self._own_headers()]
+        await self.send(message)
+
+    async def answer(
+        self, status: int, body: bytes, content_type: bytes, headers: Sequence[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """Send a whole answer."""
+        self._start(status)
+        fixed = [
+            (b"content-type", content_type),
+            (b"content-length", b"%d" % len(body)),
+            *headers,
+            *self._own_headers(),
+        ]
+        await self.send({"type": "http.response.start", "status": status, "headers": fixed})
+        await self.send({"type": "http.response.body", "body": body})
+
+    def _start(self, status: int) -> None:
+        self.status = status
         self.is_started = True
-        headers = start["headers"] = list(start.get("headers", ()))
-        headers.append((b"x-request-id", self.request_id))
-        if self.trace_id:
-            headers.append((b"traceparent", self.traceparent))
 
+    def _own_headers(self) -> Sequence[tuple[bytes, bytes]]:
+        own = (b"x-request-id", self.request_id)
+        return (own, (b"traceparent", self.traceparent)) if self.trace_id else (own,)
 
-async def send_problem(send: Send, scope: Scope, problem: Problem) -> None:
-    exchange: Exchange = scope[EXCHANGE]
-    exchange.code = problem.code
-    headers = {name.lower(): value for name, value in problem.headers.items()}
-    if problem.status in (408, 413):
-        headers["connection"] = "close"  # the rest of the body is not wanted
-    await send_body(
-        send,
-        problem.status,
-        problem.body(scope["path"], exchange.request_id.decode()),
-        PROBLEM_JSON.encode(),
-        [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()],
-    )
-
-
-async def send_body(
-    send: Send,
-    status: int,
-    body: bytes,
-    content_type: bytes = b"application/json",
-    headers: Sequence[tuple[bytes, bytes]] = (),
-) -> None:
-    fixed = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *headers]
-    await send({"type": "http.response.start", "status": status, "headers": fixed})
-    await send({"type": "http.response.body", "body": body})
+    async def refuse(self, path: str, problem: Problem) -> None:
+        """Send `problem` as the answer."""
+        self.code = problem.code
+        headers = {name.lower(): value for name, value in problem.headers.items()}
+        if problem.status in (408, 413):
+            headers["connection"] = "close"  # the rest of the body is not wanted
+        await self.answer(
+            problem.status,
+            problem.body(path, self.request_id.decode()),
+            PROBLEM_JSON.encode(),
+            [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()],
+        )
 
 
 class Edge:
@@ -101,32 +112,24 @@ class Edge:
         self._id_count = itertools.count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._inner(scope, receive, send)
-        elif scope["type"] == "http":
-            await self._exchange(scope, receive, send)
-
-    async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._inner(scope, receive, send)
+            return
         started = time.perf_counter()
         headers = dict(scope["headers"])
-        exchange = Exchange(headers, self._request_id(headers))
+        exchange = Exchange(headers, self._request_id(headers), send)
         path = canonical_path(scope["path"], scope.get("raw_path") or b"")
         scope["path"] = path
         scope[EXCHANGE] = exchange
         self._metrics.request_began()
-
-        async def send_marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                exchange.mark(message)
-            await send(message)
-
         try:
             if self._is_open() or path in _OPEN_WHILE_STARTING:
-                await self._inner(scope, receive, send_marked)
+                await self._inner(scope, receive, exchange.marked)
             else:
-                await send_problem(send_marked, scope, _STARTING)
+                await exchange.refuse(path, _STARTING)
         except Exception as exc:
-            await self._fail(exc, scope, send_marked)
+            await self._fail(exc, path, exchange)
         finally:
             self._note(scope, exchange, time.perf_counter() - started)
 
@@ -136,13 +139,12 @@ class Edge:
             return offered
         return b"%s-%x" % (self._id_prefix, next(self._id_count))
 
-    async def _fail(self, error: Exception, scope: Scope, send: Send) -> None:
-        exchange: Exchange = scope[EXCHANGE]
+    async def _fail(self, error: Exception, path: str, exchange: Exchange) -> None:
         log.error("request_failed", exc_info=error, extra={"request_id": exchange.request_id.decode()})
         self._metrics.unexpected("request")
         exchange.code = "internal_error"
         if not exchange.is_started:
-            await send_problem(send, scope, problem_of(error))
+            await exchange.refuse(path, problem_of(error))
 
     def _note(self, scope: Scope, exchange: Exchange, seconds: float) -> None:
         route = exchange.route or getattr(scope.get("route"), "path", _UNKNOWN_ROUTE)

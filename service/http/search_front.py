@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.collections import Catalogue
 from service.errors import FieldError, InvalidInput
-from service.http.edge import EXCHANGE, Exchange, send_body, send_problem
+from service.http.edge import EXCHANGE, JSON, Exchange
 from service.http.limits import Headers, decode_json, field_error_of, read_body, require_json
 from service.http.problems import HANDLED, HttpRefusal, problem_of
 from service.http.questions import Asked, SearchLimits, read_question, write_answer
@@ -33,7 +33,7 @@ _VECTOR_TYPE = b"application/octet-stream"
 _PARAMETERS_MAX = 16
 _ENCODING = orjson.OPT_SERIALIZE_NUMPY
 
-_Handler: TypeAlias = Callable[[Scope, bytes], Awaitable[dict[str, Any]]]
+_Handler: TypeAlias = Callable[[Scope, Headers, bytes], Awaitable[dict[str, Any]]]
 
 
 class SearchFront:
@@ -91,22 +91,21 @@ class SearchFront:
                 bytes_max=self._body_bytes_max,
                 seconds_max=self._body_read_s_max,
             )
-            document = await handler(scope, body)
+            document = await handler(scope, exchange.headers, body)
         except HANDLED as exc:
-            await send_problem(send, scope, problem_of(exc))
+            await exchange.refuse(scope["path"], problem_of(exc))
             return
-        await send_body(send, 200, orjson.dumps(document, option=_ENCODING))
+        await exchange.answer(200, orjson.dumps(document, option=_ENCODING), JSON)
 
-    async def post_search(self, scope: Scope, body: bytes) -> dict[str, Any]:
-        exchange: Exchange = scope[EXCHANGE]
-        if exchange.headers.get(b"content-type", b"").startswith(_VECTOR_TYPE):
+    async def post_search(self, scope: Scope, headers: Headers, body: bytes) -> dict[str, Any]:
+        if headers.get(b"content-type", b"").startswith(_VECTOR_TYPE):
             return await self._answer(self._read_vector_body(scope["query_string"], body))
-        require_json(exchange.headers)
+        require_json(headers)
         asked = read_question(decode_json(self._search_decoder, body), self._catalogue, self._limits)
         return await self._answer(asked)
 
-    async def post_search_batch(self, scope: Scope, body: bytes) -> dict[str, Any]:
-        require_json(_headers(scope))
+    async def post_search_batch(self, _: Scope, headers: Headers, body: bytes) -> dict[str, Any]:
+        require_json(headers)
         searches = decode_json(self._batch_decoder, body).searches
         in_range("searches", len(searches), 1, self._searches_max)
         asked = [self._read_nth(place, search) for place, search in enumerate(searches)]
@@ -151,8 +150,3 @@ def _vector_parameters(query_string: bytes) -> VectorParametersIn:
         raise HttpRefusal(
             422, "invalid_request", f"{name}: {what}.", errors=[FieldError(("query", *loc), what)]
         ) from exc
-
-
-def _headers(scope: Scope) -> Headers:
-    exchange: Exchange = scope[EXCHANGE]
-    return exchange.headers
