@@ -16,13 +16,14 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.http_items import items_us
 from benchmarks.http_load import Outcome, closed_loop, cpu_seconds, one_by_one, post
 from benchmarks.http_server import Server, free_port, serving
 from benchmarks.http_wire import (
@@ -96,9 +97,17 @@ def cost(folder: Path, seconds: float, rounds: int) -> list[Row]:
         for _ in range(rounds):
             for name, server in servers.items():
                 spent[name].append(_cpu_us(server, requests, seconds))
+    _print_items(statistics.median(spent["front"]), items_us(folder / "items", requests))
     ratios = [front / route for front, route in zip(spent["front"], spent["route"], strict=True)]
     facts = {f"{name} us": statistics.median(values) for name, values in spent.items()}
     return [Row("CPU a request, front door / FastAPI route", statistics.median(ratios), 0.25, True, facts)]
+
+
+def _print_items(whole: float, items: Mapping[str, float]) -> None:
+    """What the front door spends a request on; the pieces were timed alone, warm."""
+    rest = whole - sum(items.values())
+    for name, value in (*items.items(), ("sockets, HTTP, tasks, log, cold caches", rest), ("whole", whole)):
+        print(f"    {name:40} {value:6.1f} us  {value / whole:4.0%}")
 
 
 @contextmanager

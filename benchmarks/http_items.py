@@ -1,0 +1,188 @@
+"""What the front door spends a request's CPU on, piece by piece, for bench_http.
+
+Each piece is run alone in this process, so its code and data are warm; in the running server the same pieces
+cost more. What is left of the server's own figure is sockets, HTTP parsing, tasks, threads and cold caches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import orjson
+import uvloop
+from starlette.types import Message, Scope
+
+from benchmarks.http_cost import PATH, ConstantIndex
+from index_store.types import SearchRequest
+from service.http.edge import JSON, Exchange, canonical_path
+from service.http.limits import decode_json, read_body, require_json
+from service.http.questions import Asked, SearchLimits, read_question, write_answer
+from service.http.schemas import SearchIn
+from service.search_lane import SearchLane
+from service.settings import Settings
+from service.wiring import Service, build
+
+CALLS = 4000
+ROUNDS = 5
+IN_FLIGHT = 32
+
+
+def items_us(folder: Path, requests: Sequence[bytes]) -> Mapping[str, float]:
+    """Return microseconds of CPU of each piece of `requests`, in the order in which a request meets them."""
+    settings = Settings.from_environ(
+        {"DATA_DIR": str(folder), "TEXT_MODEL": "builtin:hashed-ngrams", "IMAGE_MODEL": "none"}
+    )
+    service = build(settings, make_index=ConstantIndex)
+    return uvloop.run(_measured(service, [request.partition(b"\r\n\r\n")[2] for request in requests]))
+
+
+async def _measured(service: Service, bodies: Sequence[bytes]) -> Mapping[str, float]:
+    async with service.lifecycle.opened():
+        await service.lifecycle.wait()
+        return {
+            **await _around(service, bodies),
+            **_reading(service, bodies),
+            **await _finding(service, bodies),
+            **await _writing(service, bodies),
+        }
+
+
+async def _around(service: Service, bodies: Sequence[bytes]) -> Mapping[str, float]:
+    metrics = service.parts.metrics
+    scope = _scope(bodies[0])
+
+    def enter(_: int) -> None:
+        Exchange(dict(scope["headers"]), b"0123456789ab-1", _nowhere)
+        canonical_path(scope["path"], scope["raw_path"])
+
+    def count(_: int) -> None:
+        metrics.request_began()
+        metrics.request_ended(PATH, "POST", 200, 0.001, "")
+
+    async def body(place: int) -> None:
+        async def receive() -> Message:
+            return {"type": "http.request", "body": bodies[place % len(bodies)], "more_body": False}
+
+        headers = dict(scope["headers"])
+        require_json(headers)
+        await read_body(receive, headers, bytes_max=1 << 24, seconds_max=60)
+
+    return {
+        "headers, request id, path": _us(enter),
+        "metrics": _us(count),
+        "reading the body": await _awaited_us(body),
+    }
+
+
+def _reading(service: Service, bodies: Sequence[bytes]) -> Mapping[str, float]:
+    decoder = msgspec.json.Decoder(SearchIn)
+    read = [decode_json(decoder, body) for body in bodies]
+    catalogue, limits = service.catalogue, _limits(service)
+    return {
+        "decoding JSON": _us(lambda place: decode_json(decoder, bodies[place % len(bodies)])),
+        "checks": _us(lambda place: read_question(read[place % len(read)], catalogue, limits)),
+    }
+
+
+async def _finding(service: Service, bodies: Sequence[bytes]) -> Mapping[str, float]:
+    searcher, asked = service.parts.searcher, _asked(service, bodies)
+    text = service.parts.desk.encoders.text(asked.collection.name)
+    question = asked.question
+    request = SearchRequest(vector=np.ones(asked.collection.dim, np.float32), k=question.k)
+    lane = SearchLane(
+        service.parts.desk.index, service.parts.metrics, queue_requests_max=1000, queue_ms_max=1000
+    )
+    lane.start()
+
+    async def embed(_: int) -> None:
+        await text.embed_query(str(question.text))
+
+    async def hop(_: int) -> None:
+        await lane.ask(question.collection, request, time.monotonic() + 3)
+
+    async def find(_: int) -> None:
+        await searcher.find(question)
+
+    await find(0)
+    cached, hopped, found = [await _awaited_us(call) for call in (embed, hop, find)]
+    lane.close()
+    return {
+        "query vector from the cache": cached,
+        "to the search thread and back": hopped,
+        "the rest of find": max(0.0, found - cached - hopped),
+    }
+
+
+async def _writing(service: Service, bodies: Sequence[bytes]) -> Mapping[str, float]:
+    asked = _asked(service, bodies)
+    answer = await service.parts.searcher.find(asked.question)
+    document = write_answer(asked, answer, 1.0)
+    encoded = orjson.dumps(document)
+    exchange = Exchange({}, b"0123456789ab-1", _nowhere)
+
+    async def send(_: int) -> None:
+        await exchange.answer(200, encoded, JSON)
+
+    return {
+        "answer as a document": _us(lambda _: write_answer(asked, answer, 1.0)),
+        "encoding JSON": _us(lambda _: orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)),
+        "headers of the answer": await _awaited_us(send),
+    }
+
+
+async def _nowhere(_: Message) -> None:
+    pass
+
+
+def _asked(service: Service, bodies: Sequence[bytes]) -> Asked:
+    body = decode_json(msgspec.json.Decoder(SearchIn), bodies[0])
+    return read_question(body, service.catalogue, _limits(service))
+
+
+def _limits(service: Service) -> SearchLimits:
+    settings = service.parts.desk.settings
+    return SearchLimits(settings.search_top_k, settings.top_k_max, settings.query_chars_max)
+
+
+def _scope(body: bytes) -> Scope:
+    return {
+        "type": "http",
+        "path": PATH,
+        "raw_path": PATH.encode(),
+        "headers": [
+            (b"host", b"localhost"),
+            (b"content-type", JSON),
+            (b"content-length", b"%d" % len(body)),
+        ],
+    }
+
+
+def _us(call: Callable[[int], object]) -> float:
+    took = []
+    for _ in range(ROUNDS):
+        began = time.process_time()
+        for place in range(CALLS):
+            call(place)
+        took.append((time.process_time() - began) / CALLS)
+    return statistics.median(took) * 1e6
+
+
+async def _awaited_us(call: Callable[[int], Awaitable[None]]) -> float:
+    """As _us, with IN_FLIGHT at a time."""
+
+    async def caller() -> None:
+        for place in range(CALLS // IN_FLIGHT):
+            await call(place)
+
+    took = []
+    for _ in range(ROUNDS):
+        began = time.process_time()
+        await asyncio.gather(*(caller() for _ in range(IN_FLIGHT)))
+        took.append((time.process_time() - began) / CALLS)
+    return statistics.median(took) * 1e6
