@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from service.embedding.port import Modality, ModelInfo
+
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
@@ -55,6 +57,20 @@ class Manifest:
     @property
     def embedding_version(self) -> str:
         return version_string(self.label, self.parts)
+
+
+def info_of(manifest: Manifest, modality: Modality, runtime: str, tokens_max: int | None = None) -> ModelInfo:
+    """Return what the model of `manifest` is, run by `runtime`. modality: a CLIP has a tower for each."""
+    return ModelInfo(
+        name=manifest.name,
+        embedding_version=manifest.embedding_version,
+        dim=manifest.dim,
+        modality=modality,
+        revision=manifest.revision,
+        runtime=runtime,
+        tokens_max=tokens_max,
+        is_placeholder=False,
+    )
 
 
 def version_string(label: str, parts: Parts) -> str:

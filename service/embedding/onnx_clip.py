@@ -11,7 +11,7 @@ import ftfy
 import numpy as np
 from tokenizers import Tokenizer
 
-from service.embedding.manifest import Manifest
+from service.embedding.manifest import Manifest, info_of
 from service.embedding.port import EmbeddedTexts, ModelInfo, Role
 from service.embedding.prepared import open_session
 
@@ -27,16 +27,7 @@ class OnnxClipTexts:
         self._tokenizer.enable_truncation(self._tokens_max)
         self._tokenizer.enable_padding(length=self._tokens_max, pad_id=0)
         self._session = open_session(directory, manifest, "text_file", threads)
-        self._info = ModelInfo(
-            name=manifest.name,
-            embedding_version=manifest.embedding_version,
-            dim=manifest.dim,
-            modality="text",
-            revision=manifest.revision,
-            runtime="onnxruntime",
-            tokens_max=self._tokens_max,
-            is_placeholder=False,
-        )
+        self._info = info_of(manifest, "text", "onnxruntime", self._tokens_max)
 
     @property
     def info(self) -> ModelInfo:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from service.embedding.manifest import Manifest
+from service.embedding.manifest import Manifest, info_of
 from service.embedding.port import ModelInfo, Pixels
 from service.embedding.prepared import open_session
 from service.embedding.preprocess import Preprocess, picture_input
@@ -22,16 +22,7 @@ class OnnxImageEmbedder:
     def __init__(self, directory: Path, manifest: Manifest, *, threads: int) -> None:
         self._preprocess = Preprocess.from_parts(manifest.parts["preprocess"])
         self._session = open_session(directory, manifest, "model_file", threads)
-        self._info = ModelInfo(
-            name=manifest.name,
-            embedding_version=manifest.embedding_version,
-            dim=manifest.dim,
-            modality="image",
-            revision=manifest.revision,
-            runtime="onnxruntime",
-            tokens_max=None,
-            is_placeholder=False,
-        )
+        self._info = info_of(manifest, "image", "onnxruntime")
 
     @property
     def info(self) -> ModelInfo:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from service.embedding.manifest import Manifest
+from service.embedding.manifest import Manifest, info_of
 from service.embedding.port import EmbeddedTexts, ModelInfo, Role
 from service.embedding.prepared import open_session
 from service.embedding.tokens import open_tokenizer
@@ -28,16 +28,7 @@ class OnnxTextEmbedder:
         self._tokenizer = open_tokenizer(directory / "tokenizer.json", self._tokens_max)
         self._session = open_session(directory, manifest, "model_file", threads)
         self._pad_id: int = manifest.interface["pad_id"]
-        self._info = ModelInfo(
-            name=manifest.name,
-            embedding_version=manifest.embedding_version,
-            dim=manifest.dim,
-            modality="text",
-            revision=manifest.revision,
-            runtime="onnxruntime",
-            tokens_max=self._tokens_max,
-            is_placeholder=False,
-        )
+        self._info = info_of(manifest, "text", "onnxruntime", self._tokens_max)
 
     @property
     def info(self) -> ModelInfo:

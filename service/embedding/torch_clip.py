@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from service.embedding.manifest import BadModelDirectory, Manifest
-from service.embedding.port import EmbeddedTexts, Modality, ModelInfo, Pixels, Role
+from service.embedding.manifest import BadModelDirectory, Manifest, info_of
+from service.embedding.port import EmbeddedTexts, ModelInfo, Pixels, Role
 from service.embedding.preprocess import Preprocess, picture_input
 from service.embedding.torch_compat import make_torchvision_importable
 
 log = logging.getLogger(__name__)
 BATCH_ITEMS = 16
+_RUNTIME = "torch-cpu"
 
 
 class ClipImages:
@@ -26,7 +27,7 @@ class ClipImages:
     def __init__(self, directory: Path, manifest: Manifest, *, threads: int) -> None:
         self.model = _load(directory, manifest, threads)
         self._preprocess = Preprocess.from_parts(manifest.parts["preprocess"])
-        self._info = _info(manifest, "image", None)
+        self._info = info_of(manifest, "image", _RUNTIME)
 
     @property
     def info(self) -> ModelInfo:
@@ -56,7 +57,7 @@ class ClipTexts:
 
         self.tokenizer: Any = open_clip.get_tokenizer(f"local-dir:{directory}")
         tokens_max: int = self.model.context_length
-        self._info = _info(manifest, "text", tokens_max)
+        self._info = info_of(manifest, "text", _RUNTIME, tokens_max)
 
     @property
     def info(self) -> ModelInfo:
@@ -102,16 +103,3 @@ def _load(directory: Path, manifest: Manifest, threads: int) -> Any:
         built = "QuickGELU" if is_quick else "GELU"
         raise BadModelDirectory(f"{directory} was built with {built}, which its manifest does not say.")
     return model
-
-
-def _info(manifest: Manifest, modality: Modality, tokens_max: int | None) -> ModelInfo:
-    return ModelInfo(
-        name=manifest.name,
-        embedding_version=manifest.embedding_version,
-        dim=manifest.dim,
-        modality=modality,
-        revision=manifest.revision,
-        runtime="torch-cpu",
-        tokens_max=tokens_max,
-        is_placeholder=False,
-    )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from service.embedding.manifest import Manifest
+from service.embedding.manifest import Manifest, info_of
 from service.embedding.port import EmbeddedTexts, ModelInfo, Role
 from service.embedding.torch_compat import make_torchvision_importable
 
@@ -38,16 +38,7 @@ class SentenceTransformerEmbedder:
         )
         self.model.max_seq_length = parts["tokens_max"]
         self.model.eval()
-        self._info = ModelInfo(
-            name=manifest.name,
-            embedding_version=manifest.embedding_version,
-            dim=manifest.dim,
-            modality="text",
-            revision=manifest.revision,
-            runtime=f"torch-{self.model.device.type}",
-            tokens_max=parts["tokens_max"],
-            is_placeholder=False,
-        )
+        self._info = info_of(manifest, "text", f"torch-{self.model.device.type}", parts["tokens_max"])
 
     @property
     def info(self) -> ModelInfo:
