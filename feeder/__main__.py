@@ -118,7 +118,7 @@ def _sync(settings: Settings, options: argparse.Namespace) -> int:
     def follow_one(name: str) -> None:
         try:
             tables = settings.collections[name]
-            interruptions = Interruptions(name, metrics, random.random)
+            interruptions = Interruptions(name, metrics, random.random, time.monotonic)
             follow(lambda: syncer_of(settings, tables, client, metrics, stop.wait), stop, interruptions)
         except FeederError as exc:
             _complain(exc, options.log_json, name)
@@ -237,6 +237,8 @@ def _start_logging(is_json: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if is_json else PlainLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    # It tells of connections that it makes again, from which it is kept.
+    logging.getLogger("pymysqlreplication").setLevel(logging.ERROR)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -49,7 +49,10 @@ def read_ahead(
     source_pages: Iterator[VectorPage], depth: int = PAGES_AHEAD
 ) -> Iterator[Iterator[VectorPage]]:
     """Read pages in a thread of their own, at most `depth` before they are asked for; an error of the source
-    comes out where its page would have. Leaving the block ends the thread."""
+    comes out where its page would have. Leaving the block ends the thread. depth 0: no thread, one by one."""
+    if not depth:
+        yield source_pages
+        return
     waiting: queue.Queue[VectorPage | BaseException | None] = queue.Queue(maxsize=depth)
     is_over = threading.Event()
 

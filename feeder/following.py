@@ -1,4 +1,4 @@
-"""One collection followed from start to end: a database that is down when the feeder starts is waited for."""
+"""One collection followed from start to end, over every interruption."""
 
 from __future__ import annotations
 
@@ -6,25 +6,30 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from feeder.applying import Applier
-from feeder.errors import ServiceDown, SourceDown
+from feeder.errors import FeederError
 from feeder.interruptions import Interruptions, Stop
 from feeder.sync import Syncer
 
 Build: TypeAlias = Callable[[], tuple[Syncer, Applier]]
-"""Returns what follows a collection; asks its databases what they grant, so it may raise SourceDown."""
+"""Returns what follows a collection, by what its databases grant now. Raises FeederError."""
 
 
 def follow(build: Build, stop: Stop, interruptions: Interruptions) -> None:
-    """Follow until `stop`. Raises AnotherFeeder and SettingsWrong."""
+    """Follow until `stop`; after each interruption everything is built anew, since a database may grant
+    something else by then. Raises AnotherFeeder and SettingsWrong where waiting is in vain."""
     while not stop.is_set():
         try:
-            syncer, applier = build()
-        except (SourceDown, ServiceDown) as exc:
+            _run(*build(), stop, interruptions)
+        except FeederError as exc:
+            if interruptions.is_final(exc):
+                raise
             stop.wait(interruptions.note(exc))
-            continue
-        applier.start()
-        try:
-            syncer.run(stop)
-        finally:
-            syncer.close()
-            applier.close()
+
+
+def _run(syncer: Syncer, applier: Applier, stop: Stop, interruptions: Interruptions) -> None:
+    applier.start()
+    try:
+        syncer.run(stop, interruptions.over)
+    finally:
+        syncer.close()
+        applier.close()

@@ -15,15 +15,12 @@ from dataclasses import dataclass
 from feeder.activity import Activity
 from feeder.changes import Changes, Key
 from feeder.errors import (
-    AnotherFeeder,
     BrakeOn,
-    FeederError,
     FeedLost,
     ImportRefused,
-    SettingsWrong,
 )
 from feeder.feeds import ChangeFeed, Lease, Noticed, Side
-from feeder.interruptions import Interruptions, Stop
+from feeder.interruptions import Stop
 from feeder.known import Facts
 from feeder.metrics import Metrics
 from feeder.reconcile import Reconciler, Store, batches, store_known
@@ -36,9 +33,8 @@ CLOCK_CURSOR = "sync.clock"
 TIERS_CURSOR = "sync.tiers"
 REPORT_CURSOR = "sync.report"
 """What the service tells about us in /health: JSON with equal, as_of_ms, lag_ms and quarantined."""
-LEASE_PATIENCE_S = 120.0
-"""How long a feeder that followed, and lost its link, waits for the lease: the database may take its old
-connection for alive for that long."""
+ANEW_APART_S = 30.0
+"""Two new starts of a feed are at least so far apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,32 +79,18 @@ class Syncer:
         self._is_partial = False
         self._compare_at = 0.0
         self._check_at = 0.0
+        self._anew_at = -ANEW_APART_S
         self._lag_ms: float | None = None
         self._quarantined = 0
         self._compared: tuple[bool, float] | None = None
 
-    def run(self, stop: Stop) -> None:
-        """Follow until `stop`. Raises AnotherFeeder and SettingsWrong where it never followed: afterwards
-        they are waited out like everything else, since a table may be away for the length of a migration."""
-        parts = self._parts
-        interruptions = Interruptions(parts.collection, parts.metrics, parts.jitter)
-        followed_at: float | None = None
+    def run(self, stop: Stop, on_step: Callable[[], object]) -> None:
+        """Follow until `stop`. Raises FeederError; a new syncer goes on where this one was."""
+        self.start()
         while not stop.is_set():
-            try:
-                self.start()
-                while not stop.is_set():
-                    if not self.step():
-                        self._wait()
-                    followed_at = parts.ticks()
-                    interruptions.over()
-            except FeederError as exc:
-                is_final = isinstance(exc, AnotherFeeder | SettingsWrong) and followed_at is None
-                if is_final or (isinstance(exc, AnotherFeeder) and self._is_long_ago(followed_at)):
-                    raise
-                wait_s = interruptions.note(exc)
-                self.close()
-                stop.wait(wait_s)
-        self.close()
+            if not self.step():
+                self._wait()
+            on_step()
 
     def start(self) -> None:
         """Take the lease, resume each feed where the service says, compare everything if one can't."""
@@ -151,7 +133,7 @@ class Syncer:
                 noticed = feed.read()
                 self._do(side, feed, noticed)
             except FeedLost as exc:
-                self._start_anew([side], str(exc))
+                self._lose(side, exc)
                 return True
             is_busy = is_busy or bool(noticed.keys or noticed.gap)
         return is_busy
@@ -237,6 +219,15 @@ class Syncer:
         }
         return {REPORT_CURSOR: json.dumps(report)}
 
+    def _lose(self, side: Side, exc: FeedLost) -> None:
+        """Start anew, unless that was just done: a feed that is lost again and again must not make
+        comparison follow comparison, and is chosen again."""
+        now = self._parts.ticks()
+        if now < self._anew_at + ANEW_APART_S:
+            raise exc
+        self._anew_at = now
+        self._start_anew([side], str(exc))
+
     def _start_anew(self, lost: Sequence[Side], reason: str) -> None:
         """Position first, then the comparison: what is committed meanwhile is noticed afterwards."""
         log.warning("starting_anew", extra={"collection": self._parts.collection, "why": reason})
@@ -300,16 +291,14 @@ class Syncer:
             try:
                 parts.metrics.backlog(parts.collection, side, feed.backlog())
             except FeedLost as exc:
-                self._start_anew([side], str(exc))
+                if side in self._feeds():
+                    self._lose(side, exc)
 
     def _wait(self) -> None:
         """Wait where a change of the vectors, or else of the items, would wake us."""
         feed = min(self._parts.feeds.values(), key=lambda each: each.tier == "poll", default=None)
         if feed is not None:
             feed.wait(self._pace.poll_s)
-
-    def _is_long_ago(self, followed_at: float | None) -> bool:
-        return followed_at is None or self._parts.ticks() - followed_at > LEASE_PATIENCE_S
 
 
 def _cursor(side: Side) -> str:

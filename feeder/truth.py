@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from feeder.changes import Directory, IntDirectory, ItemRow, Key, TextDirectory, VectorPage
-from feeder.export import UNFIT, Cleaned, choose, clean, pages, read_ahead
+from feeder.export import PAGES_AHEAD, UNFIT, Cleaned, choose, clean, pages, read_ahead
 from feeder.known import Known, Portion
 from feeder.ledger import Ledger
 from feeder.sources.port import ItemSource, VectorSource
@@ -19,7 +19,10 @@ from vector_client.types import Id
 
 
 class Truth:
-    """Reads one collection's sources. Fits known.Facts. For one thread; `ledger` belongs to it."""
+    """Reads one collection's sources. Fits known.Facts. For one thread; `ledger` belongs to it.
+
+    pages_ahead: 0 keeps one processor busy instead of two while everything is read.
+    """
 
     def __init__(
         self,
@@ -29,12 +32,14 @@ class Truth:
         *,
         id_kind: IdKind,
         page_rows: int,
+        pages_ahead: int = PAGES_AHEAD,
     ) -> None:
         self._vectors = vectors
         self._items = items
         self._ledger = ledger
         self._id_kind = id_kind
         self._page_rows = page_rows
+        self._pages_ahead = pages_ahead
         self._is_half = False
         self._identity = ""
         self._rejected: dict[Id, str] = {}
@@ -91,7 +96,7 @@ class Truth:
         directory = None if self._items is None else self._items.directory()
         self._ledger.begin_anew()
         self._unfit.clear()
-        with read_ahead(pages(self._vectors, None, self._page_rows)) as ahead:
+        with read_ahead(pages(self._vectors, None, self._page_rows), self._pages_ahead) as ahead:
             for page in ahead:
                 self._ledger.add(page.keys, page.ids)
                 chosen = choose(page, directory, self._is_half)

@@ -14,6 +14,7 @@ from feeder.applying import Applier
 from feeder.contentstate import ContentState
 from feeder.contenttruth import ContentTruth, Recipe
 from feeder.errors import SettingsWrong
+from feeder.export import PAGES_AHEAD
 from feeder.images import PictureFetcher
 from feeder.importing import Importer, Parts
 from feeder.known import Facts
@@ -42,6 +43,7 @@ from vector_client.types import Id
 log = logging.getLogger(__name__)
 
 CONTENT_PAGE_ITEMS = 5_000
+GENTLE_PAGE_ROWS = 2_000
 
 
 def client_of(settings: Settings) -> VectorClient:
@@ -99,7 +101,7 @@ def syncer_of(
     """Return what follows one collection, and the applier that has to be started for it."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     bounds = settings.bounds
-    truth = facts_of(settings, tables, state_path(settings, tables))
+    truth = facts_of(settings, tables, state_path(settings, tables), is_gentle=True)
     applier = applier_of(settings, tables, client)
     feeds = feeds_of(settings, tables, pause)
     fastest = bounds.log_poll_ms if any(f.tier == "log" for f in feeds.values()) else bounds.trigger_poll_ms
@@ -144,7 +146,7 @@ def compare_once(
     mode: Literal["verify", "mend", "force"],
 ) -> Report:
     """Compare one collection beside whatever follows it; mend only under the lease."""
-    truth = facts_of(settings, tables, _path_for_once(settings, tables, mode))
+    truth = facts_of(settings, tables, _path_for_once(settings, tables, mode), is_gentle=False)
     applier = applier_of(settings, tables, client)
     reconciler = reconciler_of(settings, tables, applier, truth, time.sleep, is_forced=mode == "force")
     lease = lease_of(settings, tables, patience_of(settings))
@@ -187,10 +189,11 @@ def reconciler_of(
     )
 
 
-def facts_of(settings: Settings, tables: CollectionTables, path: str) -> Facts:
-    """Return what the collection's sources say. path: where it is remembered what was seen of them."""
+def facts_of(settings: Settings, tables: CollectionTables, path: str, *, is_gentle: bool) -> Facts:
+    """Return what the collection's sources say. path: where it is remembered what was seen of them.
+    is_gentle: nobody waits for a comparison, so it takes small pages one by one: searches come first."""
     if tables.vectors is not None:
-        return truth_of(settings, tables, Ledger(path))
+        return truth_of(settings, tables, Ledger(path), is_gentle=is_gentle)
     items, database = items_of(settings, tables), settings.items_database(tables)
     if items is None or database is None or tables.items is None:
         raise SettingsWrong(f"{tables.name}: neither vectors nor items are configured")
@@ -245,13 +248,17 @@ def batch_of(settings: Settings, tables: CollectionTables) -> int:
     return min(bounds.batch_items, bounds.picture_batch if tables.modality == "image" else bounds.text_batch)
 
 
-def truth_of(settings: Settings, tables: CollectionTables, ledger: Ledger) -> Truth:
+def truth_of(
+    settings: Settings, tables: CollectionTables, ledger: Ledger, *, is_gentle: bool = True
+) -> Truth:
+    rows = settings.bounds.page_rows
     return Truth(
         vectors_of(settings, tables),
         items_of(settings, tables),
         ledger,
         id_kind=tables.id_kind,
-        page_rows=settings.bounds.page_rows,
+        page_rows=min(rows, GENTLE_PAGE_ROWS) if is_gentle else rows,
+        pages_ahead=0 if is_gentle else PAGES_AHEAD,
     )
 
 

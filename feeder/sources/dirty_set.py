@@ -62,6 +62,8 @@ class Statements(Protocol):
     moment: str
     age: str
     any_gen: str
+    enabled: str | None
+    """Counts a table's triggers of these names that fire; None where this user can't see that."""
 
     def quoted(self, names: Identifier) -> str: ...
 
@@ -92,6 +94,7 @@ class DirtySetFeed:
         self._watched = watched
         self._rows_max = rows_max
         self._names = names_of(statements, watched)
+        self._followed: str | None = None
 
     def is_granted(self) -> bool:
         """Tell whether triggers are installed and this role may read what they write."""
@@ -106,11 +109,13 @@ class DirtySetFeed:
             raise FeedLost(f"the triggers of {self._watched.trigger} are not installed")
         if bookmark != installed:
             raise FeedLost(f"the triggers of {self._watched.trigger} were installed anew, or never followed")
+        self._followed = installed
 
     def begin(self) -> str:
         installed = self._install_id()
         if installed is None:
             raise FeedLost(f"the triggers of {self._watched.trigger} are not installed")
+        self._followed = installed
         return installed
 
     def read(self) -> Noticed:
@@ -136,6 +141,8 @@ class DirtySetFeed:
     def backlog(self) -> Backlog:
         statement = _BACKLOG.format(age=self._statements.age, **self._names)
         ((rows, oldest_s),) = self._statements.rows(statement, self._side)
+        if self._followed is not None and self._install_id() != self._followed:
+            raise FeedLost(f"the triggers of {self._watched.trigger} were removed, or installed anew")
         return Backlog(rows=int(rows), oldest_s=max(0.0, float(oldest_s)))
 
     def close(self) -> None:
@@ -146,7 +153,13 @@ class DirtySetFeed:
         return [self._watched.collection, self._watched.side]
 
     def _install_id(self) -> str | None:
+        """Return which installation it is; None where it is not, or its triggers do not fire (a table made
+        anew has none, a bulk load may switch them off)."""
         rows = self._statements.rows(_INSTALLED.format(**self._names), self._side)
+        if rows and self._statements.enabled is not None:
+            triggers = [f"{self._watched.trigger}_{event}" for event in EVENTS]
+            ((count,),) = self._statements.rows(self._statements.enabled, [self._names["table"], triggers])
+            rows = rows if count == len(EVENTS) else []
         return str(rows[0][0]) if rows else None
 
 
@@ -183,6 +196,10 @@ class PostgresStatements:
     moment = "extract(epoch FROM noticed_at)::float8"
     age = "extract(epoch FROM clock_timestamp() - min(noticed_at))::float8"
     any_gen = "gen = ANY (%s)"
+    enabled: str | None = (
+        "SELECT count(*) FROM pg_trigger WHERE tgrelid = to_regclass(%s) AND tgname = ANY (%s)"
+        " AND tgenabled IN ('O', 'A')"
+    )
 
     def __init__(self, session: PostgresSession) -> None:
         self._session = session
@@ -258,6 +275,7 @@ class MariaStatements:
     moment = "UNIX_TIMESTAMP(noticed_at)"
     age = "TIMESTAMPDIFF(MICROSECOND, MIN(noticed_at), NOW(6)) / 1e6"
     any_gen = "gen IN %s"
+    enabled: str | None = None
 
     def __init__(self, session: MariaSession, pause: Callable[[float], object]) -> None:
         self._session = session

@@ -43,7 +43,12 @@ FROM pg_replication_slots WHERE slot_name = %s
 """
 _SERVER = """
 SELECT (SELECT system_identifier FROM pg_control_system())::text,
-       substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8), pg_current_wal_flush_lsn()::text
+       substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8),
+       (SELECT r.oid FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid
+        WHERE p.pubname = %(publication)s AND r.prrelid = to_regclass(%(table)s)
+        UNION ALL SELECT p.oid FROM pg_publication AS p
+        WHERE p.pubname = %(publication)s AND p.puballtables LIMIT 1)::text,
+       to_regclass(%(table)s)::oid::text, pg_current_wal_flush_lsn()::text
 """
 _PEEK = """
 SELECT data FROM pg_logical_slot_peek_binary_changes(
@@ -205,7 +210,9 @@ class PostgresSlotFeed:
         return self._bookmark(self._confirmed)
 
     def read(self) -> Noticed:
-        before = self._look_at_server()[1]
+        server, before = self._look_at_server()
+        if server != self._server:
+            raise FeedLost(f"slot {self._names.slot!r} was on {self._server}, it is on {server} now")
         found = self._run(self._peek)
         if found.end_lsn is not None:
             return Noticed(
@@ -264,10 +271,20 @@ class PostgresSlotFeed:
         self._oid = int(row[0])
 
     def _look_at_server(self) -> tuple[str, int]:
-        """Return the server's name (system, timeline) and the place its log has reached."""
-        row = self._run(lambda connection: connection.execute(_SERVER).fetchone(), is_quick=True)
+        """Return the name of the log we read, and the place it has reached. Other names are another server,
+        another timeline, and a table or publication made anew: a server leaves changes out of the log in
+        silence while a table is not published. Raises FeedLost while it is not."""
+
+        def ask(connection: psycopg.Connection[Any]) -> Sequence[Any] | None:
+            table = sql.Identifier(*self._names.table).as_string(connection)
+            parameters = {"publication": self._names.publication, "table": table}
+            return connection.execute(_SERVER, parameters).fetchone()
+
+        row = self._run(ask, is_quick=True)
         assert row is not None
-        return f"{row[0]}/{row[1]}", pgoutput.parse_lsn(row[2])
+        if row[2] is None:
+            raise FeedLost(f"the publication {self._names.publication!r} does not hold our table")
+        return "/".join(row[:4]), pgoutput.parse_lsn(row[4])
 
     def _bookmark(self, lsn: int) -> str:
         return json.dumps({"server": self._server, "lsn": pgoutput.format_lsn(lsn)})

@@ -161,3 +161,41 @@ def test_triggers_installed_anew_ask_for_a_comparison(products: ProductShop, tmp
         )
         follower.again()
         assert "p1" not in follower.held()
+
+
+@pytest.mark.parametrize(
+    "statement", ["DELETE FROM vs_dirty_install", "ALTER TABLE product_vectors DISABLE TRIGGER USER"]
+)
+def test_triggers_that_are_gone_are_missed_within_seconds(
+    products: ProductShop, tmp_path: Path, statement: str
+) -> None:
+    with closing(following(products, "triggers", tmp_path)) as follower:
+        on_pg(follower, statement)
+        assert follower.syncer is not None
+        follower.syncer._check_at = 0.0
+        with pytest.raises(FeedLost, match="not installed"):
+            follower.syncer.step()
+        follower.environ["FEEDER_TIER"] = "auto"
+        on_pg(follower, "DELETE FROM product_vectors WHERE product_id = 'p1'")
+        follower.again()
+        follower.follow()
+        assert follower.feeds["vectors"].tier == "poll"
+        assert "p1" not in follower.held()
+
+
+def test_a_log_that_is_lost_again_and_again_is_given_up(products: ProductShop, tmp_path: Path) -> None:
+    """A slot can be made anew, a publication can't: comparison after comparison would mend nothing."""
+    with closing(following(products, "log", tmp_path)) as follower:
+        on_pg(follower, "DROP PUBLICATION vs_products_vectors")
+        on_pg(follower, "DELETE FROM product_vectors WHERE product_id = 'p1'")
+        assert follower.syncer is not None
+        with pytest.raises(FeedLost, match="publication"):
+            for _ in range(3):
+                follower.syncer.step()
+        follower.environ["FEEDER_TIER"] = "auto"
+        follower.again()
+        follower.follow()
+        assert {side: feed.tier for side, feed in follower.feeds.items()} == {
+            "vectors": "poll",
+            "items": "log",
+        }

@@ -166,13 +166,16 @@ def test_a_killed_service_loses_nothing(
     tier, shop = case
     environ = prepare(tier, shop, service)
     feeder = feeder_process(environ, "sync", "--log-json")
+    rng = Random(shop.seed)
     kills = int(os.environ.get("SERVICE_KILLS", "1"))
     busy = 0
     try:
         with Writers(shop, IDS) as writers:
             for _ in range(kills):
                 before = seq(service)
-                time.sleep(1.0)
+                if rng.random() < 0.75:
+                    eventually(lambda before=before: seq(service) > before, 60, "written to")
+                time.sleep(rng.random())
                 busy += seq(service) > before
                 service.process.kill()
                 service.process.start()
