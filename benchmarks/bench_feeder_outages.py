@@ -100,14 +100,19 @@ class Stage:
         self.shop.on_items("UPDATE bench_items SET is_active = false WHERE id = %s", name_of(2))
         self.shop.on_items("UPDATE bench_items SET is_active = true WHERE id = %s", name_of(2))
         with closing(self.shop.maria()) as maria, maria.cursor() as cursor:
-            # A server keeps the files that somebody reads, even over a link that is gone.
-            cursor.execute("SELECT ID FROM information_schema.PROCESSLIST WHERE COMMAND = 'Binlog Dump'")
-            for (number,) in cursor.fetchall():
-                cursor.execute(f"KILL {int(number)}")
             cursor.execute("FLUSH BINARY LOGS")
-            cursor.execute("SHOW MASTER STATUS")
-            (file, *_) = cursor.fetchone() or ("",)
-            cursor.execute("PURGE BINARY LOGS TO %s", (file,))
+            while True:
+                # A server keeps the files that somebody reads, even over a link that is gone.
+                cursor.execute("SELECT ID FROM information_schema.PROCESSLIST WHERE COMMAND = 'Binlog Dump'")
+                for (number,) in cursor.fetchall():
+                    cursor.execute(f"KILL {int(number)}")
+                cursor.execute("SHOW MASTER STATUS")
+                (file, *_) = cursor.fetchone() or ("",)
+                cursor.execute("PURGE BINARY LOGS TO %s", (file,))
+                cursor.execute("SHOW BINARY LOGS")
+                if len(cursor.fetchall()) == 1:
+                    break
+                time.sleep(0.02)
         self.maria.up()
 
     def swap_database(self) -> None:
