@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
@@ -21,9 +20,9 @@ def checked_query(query: Vector, dim: int) -> npt.NDArray[np.float32]:
     row = np.ascontiguousarray(query, dtype=np.float32)
     if row.size != dim:
         raise InvalidVector(f"query has dimension {row.size}, the index {dim}", "vector")
-    # One sum of squares instead of isfinite over all: NaN and infinity survive it, so does overflow. Not by
-    # numpy, which would warn of the overflow, and silencing it costs more than the sum.
-    if not math.isfinite(faiss.fvec_norm_L2sqr(faiss.swig_ptr(row), dim)):
+    # One sum of squares instead of isfinite over all: NaN and infinity survive it, so does overflow. By vdot,
+    # which unlike dot does not warn of that; FAISS would let go of the GIL and queue up for it again.
+    if not math.isfinite(np.vdot(row, row)):
         raise InvalidVector("query holds NaN, infinity, or a number too large to square", "vector")
     return row.reshape(1, dim)
 

@@ -7,8 +7,7 @@ import os
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -57,6 +56,22 @@ class Members:
     def in_order(self) -> list[Generation]:
         """Current first."""
         return [self.generations[member.name] for member in self.pointer.members]
+
+
+class MembersInUse:
+    """The context of `Collection.members`; by hand, for a generator's takes twice as long."""
+
+    __slots__ = ("_collection", "_members")
+
+    def __init__(self, collection: Collection) -> None:
+        self._collection = collection
+
+    def __enter__(self) -> Members:
+        self._members = self._collection.take()
+        return self._members
+
+    def __exit__(self, *_raised: object) -> None:
+        self._collection.give_back(self._members)
 
 
 class Collection:
@@ -113,24 +128,27 @@ class Collection:
         for generation in everyone.values():
             generation.close()
 
-    @contextmanager
-    def members(self) -> Iterator[Members]:
+    def members(self) -> MembersInUse:
         """The generations as of now; none of them is closed while the context lasts."""
+        return MembersInUse(self)
+
+    def take(self) -> Members:
+        """For `MembersInUse`. Raises Unavailable, StoreDamaged, OSError."""
+        stamp = _stamp(self._pointer_path)  # before the lock: the system may take its time
         with self._lock:
             if not self._is_open:
                 raise Unavailable(f"collection {self.spec.name!r} is closed")
-            if _stamp(self._pointer_path) != self._members.stamp:
+            if stamp != self._members.stamp:
                 self._follow()
-            members = self._members
-            members.users += 1
-        try:
-            yield members
-        finally:
-            with self._lock:
-                members.users -= 1
-                unused = self._unused()
-            for generation in unused:
-                generation.close()
+            self._members.users += 1
+            return self._members
+
+    def give_back(self, members: Members) -> None:
+        with self._lock:
+            members.users -= 1
+            unused = self._unused()
+        for generation in unused:
+            generation.close()
 
     def advance(self, step: Step, embedding_version: str) -> None:
         """One step, by one rename. Raises GenerationConflict, OSError, WriteFailed."""

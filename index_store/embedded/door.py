@@ -53,8 +53,7 @@ def check_id(item_id: object, spec: CollectionSpec, field: str) -> None:
 def check_vector(vector: object, spec: CollectionSpec, field: str) -> Vector:
     """The vector as contiguous float32. Raises InvalidVector."""
     out: Vector = np.ascontiguousarray(_shaped(vector, spec, field), dtype=np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        square = float(np.dot(out, out))
+    square = float(np.vdot(out, out))  # dot would warn of overflow, and silencing it costs 4 us amid searches
     if _SQUARE_MIN <= square <= _SQUARE_MAX:
         return out
     length = float(norms(out[None, :])[0])

@@ -110,7 +110,7 @@ class EmbeddedIndex:
                 _check_version(found.spec, generation, request)
             if generation is None:
                 return [_NOTHING for _ in checked]
-            view = self._view(generation, max((r.min_seq or 0 for r in checked), default=0))
+            view = self._view(generation, max([r.min_seq or 0 for r in checked], default=0))
             return [generation.nearest(view, request) for request in checked]
 
     def write(self, collection: str, batch: WriteBatch) -> Ack:

@@ -143,7 +143,7 @@ class Generation:
     def _hits(self, view: View, request: SearchRequest, found: Answer) -> list[Hit]:
         distances = found.distances.tolist()
         if not request.with_metadata and not request.with_vectors:
-            return [Hit(item_id, d) for item_id, d in zip(found.ids, distances, strict=True)]
+            return list(map(Hit, found.ids, distances))
         nothing: Sequence[None] = [None] * len(found.ids)
         texts = texts_of(view, found) if request.with_metadata else nothing
         vectors: Sequence[Vector | None] = nothing
