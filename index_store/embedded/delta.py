@@ -6,6 +6,7 @@ that changed, deactivated or deleted it. It is never altered, so a mask once mad
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -150,53 +151,63 @@ class Delta:
         wanted = set(ids)  # two strings may share a hash
         return rows[[self._names[row] in wanted for row in rows.tolist()]]
 
-    def candidates(self, query: Vector, k: int, allowed: Mask, after: Place | None) -> Candidates:
+    def candidates(
+        self, query: Vector, k: int, allowed: Mask, after: Place | None, limit: float = math.inf
+    ) -> Candidates:
         """The k nearest allowed rows that come after `after`, exact, all ties at the end weighed by id.
 
-        query: (dim,) float32. allowed: (count,) bool over the rows that the caller sees.
+        query: (dim,) float32. allowed: (count,) bool over the rows that the caller sees. limit: rows farther
+        than this may be left out: the caller has k that are as near.
         """
         coded = self._coded if after is None else ()
         done = min(coded[-1].stop, len(allowed)) if coded else 0
-        parts = [one.near(query, k, allowed) for one in coded if one.start < len(allowed)]
-        found = [self._near(query, k, np.concatenate(parts), None)] if parts else []
-        rest = np.flatnonzero(allowed[done:]) + done
-        if len(rest) > max(_GATHER_ROWS, k):
-            rest = self._prune(query, k, rest, done, len(allowed), after)
+        parts = [one.near(query, k, allowed, limit) for one in coded if one.start < len(allowed)]
+        found = [self._near(query, k, np.concatenate(parts), limit)] if parts else []
+        rest = self._pruned(query, k, allowed, done, after, limit)
         rows = np.concatenate([*found, rest]) if found else rest
         return self._rescore(query, rows, after).first(k)
 
-    def _near(self, query: Vector, k: int, rows: RowNumbers, after: Place | None) -> RowNumbers:
+    def _near(self, query: Vector, k: int, rows: RowNumbers, limit: float) -> RowNumbers:
         """Those of a few rows that may be among the k nearest."""
         if len(rows) <= max(_RESCORED_ROWS, k):
             return rows
         lengths = self._lengths.data[rows]
         values = distances.rough(self._spec.metric, query, self._vectors.take(rows), lengths)
-        return self._within(query, k, rows, values, after)
+        return self._within(query, k, rows, values, None, limit)
 
-    def _prune(
-        self, query: Vector, k: int, rows: RowNumbers, start: int, stop: int, after: Place | None
+    def _pruned(
+        self, query: Vector, k: int, allowed: Mask, start: int, after: Place | None, limit: float
     ) -> RowNumbers:
-        """Those of many rows between start and stop that may be among the k nearest."""
-        values = np.empty(stop - start, dtype=np.float32)
-        lengths = self._lengths.data
+        """Those of the allowed rows from `start` on that may be among the k nearest."""
+        rows = allowed[start:].nonzero()[0]
+        rows += start
+        if len(rows) <= max(_GATHER_ROWS, k):
+            return rows
+        values = self._rough(query, start, len(allowed))
+        if len(rows) < len(values):
+            values = values[rows - start]
+        return self._within(query, k, rows, values, after, limit)
+
+    def _rough(self, query: Vector, start: int, stop: int) -> Vector:
+        values = []
         for first, block in self._vectors.blocks(stop):
-            last = first + len(block)
-            if last <= start:
-                continue
-            begin = max(first, start)
-            some = block[begin - first :]
-            values[begin - start : last - start] = distances.rough(
-                self._spec.metric, query, some, lengths[begin:last]
-            )
-        return self._within(query, k, rows, values[rows - start], after)
+            skipped = max(0, start - first)
+            if skipped < len(block):
+                lengths = self._lengths.data[first + skipped : first + len(block)]
+                values.append(distances.rough(self._spec.metric, query, block[skipped:], lengths))
+        return values[0] if len(values) == 1 else np.concatenate(values)
 
     def _within(
-        self, query: Vector, k: int, rows: RowNumbers, values: Vector, after: Place | None
+        self, query: Vector, k: int, rows: RowNumbers, values: Vector, after: Place | None, limit: float
     ) -> RowNumbers:
         """Drop the rows that are surely not among the k nearest, by float32 values of bounded error."""
         metric: Metric = self._spec.metric
         query_length = float(distances.norms(query[None, :])[0])
         error = distances.rough_error(metric, self._spec.dim, query_length, self._length_max)
+        if limit < math.inf:
+            edge = distances.rough_of(metric, limit, query_length) + 2 * error
+            near = (values <= np.nextafter(np.float32(edge), np.float32(np.inf))).nonzero()[0]
+            rows, values = rows[near], values[near]
         if after is not None:
             edge = distances.rough_of(metric, after.distance, query_length)
             beyond = values.astype(np.float64) >= edge - 2 * error
@@ -211,6 +222,8 @@ class Delta:
         return kept
 
     def _rescore(self, query: Vector, rows: RowNumbers, after: Place | None) -> _Scored:
+        if not len(rows):
+            return _Scored(self, rows, np.empty(0, np.float64))
         found = np.empty(len(rows), dtype=np.float64)
         for start in range(0, len(rows), 4096):
             some = rows[start : start + 4096]
@@ -232,6 +245,8 @@ class _Scored:
 
     def first(self, k: int) -> Candidates:
         """Sort by (distance, id); ids are looked at only where they decide."""
+        if not len(self.rows):
+            return Candidates(self.rows, self.distances)
         if len(self.rows) > k:
             kth = np.partition(self.distances, k - 1)[k - 1]
             within = self.distances <= kth

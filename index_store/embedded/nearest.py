@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -35,9 +36,10 @@ class Answer:
     exhausted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    number: int
+class _Part(NamedTuple):
+    """Some of the answer, nearest first, ties by id. numbers: as `Answer.parts`."""
+
+    numbers: npt.NDArray[np.int64]
     rows: RowNumbers
     distances: Distances
     ids: npt.NDArray[Any]
@@ -47,8 +49,7 @@ def answer(view: View, spec: CollectionSpec, request: SearchRequest) -> Answer:
     """view: knows the page's seq, if the request is for one. Raises InvalidFilter."""
     condition = None if request.filter is None else condition_of(request.filter)
     wanted = request.offset + request.k
-    parts = list(_candidates(view, spec, request, condition, wanted + 1))
-    found = parts[0] if len(parts) == 1 else _merged(parts, wanted + 1)
+    found = _nearest(view, spec, request, condition, wanted + 1)
     exhausted = len(found.rows) <= wanted
     distances = found.distances
     stop = wanted
@@ -59,47 +60,43 @@ def answer(view: View, spec: CollectionSpec, request: SearchRequest) -> Answer:
     page = slice(request.offset, stop)
     ids: list[Id] = found.ids[page].tolist()
     _check_answer(request, ids)
-    numbers = np.full(len(ids), found.number) if isinstance(found, _Part) else found.numbers[page]
-    return Answer(ids, distances[page], numbers, found.rows[page], exhausted)
+    return Answer(ids, distances[page], found.numbers[page], found.rows[page], exhausted)
 
 
-@dataclass(frozen=True, slots=True)
-class _Merged:
-    numbers: npt.NDArray[np.int64]
-    rows: RowNumbers
-    distances: Distances
-    ids: npt.NDArray[Any]
-
-
-def _merged(parts: Sequence[_Part], k: int) -> _Merged:
-    """The k nearest of all parts by (distance, id): each part's distances are the same float64 sums."""
-    if not parts:
-        nothing = np.empty(0, np.int64)
-        return _Merged(nothing, nothing, np.empty(0, np.float64), nothing)
-    ids = np.concatenate([part.ids for part in parts])
-    distances = np.concatenate([part.distances for part in parts])
-    order = select(distances, ids, k)
-    numbers = np.repeat([part.number for part in parts], [len(part.rows) for part in parts])
-    rows = np.concatenate([part.rows for part in parts])
-    return _Merged(numbers[order], rows[order], distances[order], ids[order])
-
-
-def _candidates(
+def _nearest(
     view: View, spec: CollectionSpec, request: SearchRequest, condition: Condition | None, k: int
-) -> Iterator[_Part]:
+) -> _Part:
+    """The k nearest of all parts by (distance, id): each part's distances are the same float64 sums."""
     after = None if request.after is None else Place(request.after.distance, request.after.id)
+    nearest: _Part | None = None
     for number, one in enumerate(view.segments):
         sealed = _allowed_bits(view, one, request, condition)
         rows, distances = _sealed_candidates(one, request.vector, k, sealed, after, request.exact)
-        if len(rows):
-            yield _Part(number, rows, distances, one.sealed.segment.ids_of(rows))
-    if not view.count:
-        return
-    allowed = _allowed_mask(view, request, condition)
-    found = view.delta.candidates(request.vector, k, allowed, after)
-    if len(found.rows):
-        kind = np.int64 if spec.id_kind == "int64" else object
-        yield _Part(-1, found.rows, found.distances, np.array(view.delta.ids(found.rows), dtype=kind))
+        part = _part(number, rows, distances, one.sealed.segment.ids_of(rows))
+        nearest = part if nearest is None else _merged(nearest, part, k)
+    if view.count:
+        # Last, and told how near its rows must be: mostly none of so few rows is.
+        limit = float(nearest.distances[k - 1]) if nearest and len(nearest.rows) >= k else math.inf
+        allowed = _allowed_mask(view, request, condition)
+        found = view.delta.candidates(request.vector, k, allowed, after, limit)
+        if nearest is None or len(found.rows):
+            kind = np.int64 if spec.id_kind == "int64" else object
+            ids = np.array(view.delta.ids(found.rows), dtype=kind)
+            part = _part(-1, found.rows, found.distances, ids)
+            nearest = part if nearest is None else _merged(nearest, part, k)
+    return nearest or _part(-1, np.empty(0, np.int64), np.empty(0, np.float64), np.empty(0, np.int64))
+
+
+def _part(number: int, rows: RowNumbers, distances: Distances, ids: npt.NDArray[Any]) -> _Part:
+    numbers = np.empty(len(rows), np.int64)
+    numbers.fill(number)
+    return _Part(numbers, rows, distances, ids)
+
+
+def _merged(one: _Part, other: _Part, k: int) -> _Part:
+    numbers, rows, distances, ids = map(np.concatenate, zip(one, other, strict=True))
+    order = select(distances, ids, k)
+    return _Part(numbers[order], rows[order], distances[order], ids[order])
 
 
 def _sealed_candidates(
@@ -162,10 +159,10 @@ def _pinned_bits(view: View, one: SealedView, seq: int) -> Bitmap:
 
 
 def _allowed_mask(view: View, request: SearchRequest, condition: Condition | None) -> Mask:
-    """The same for the delta, as a mask of the request's own."""
+    """The same for the delta, less the excluded; nobody may change it, since it can be the view's own."""
     live = view.live[: view.count]
     if request.after is None:
-        allowed = live.copy()
+        allowed = live
     else:
         born, dead = view.delta.born.data[: view.count], view.delta.dead.data[: view.count]
         allowed = (born <= request.after.seq) & (dead > request.after.seq)
@@ -175,8 +172,9 @@ def _allowed_mask(view: View, request: SearchRequest, condition: Condition | Non
             alive = living(view, ids)
             allowed[changed] = [item_id in alive for item_id in ids]
     if condition is not None:
-        allowed &= view.delta.masks.mask(condition, view.count)
+        allowed = allowed & view.delta.masks.mask(condition, view.count)
     if len(request.exclude_ids):
+        allowed = allowed.copy()
         allowed[view.delta.rows_of(request.exclude_ids, view.index, view.count)] = False
     return allowed
 

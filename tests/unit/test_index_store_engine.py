@@ -15,10 +15,12 @@ import pytest
 
 from index_store.ann.topk import rescore
 from index_store.embedded.check import check
+from index_store.embedded.delta import Delta
 from index_store.embedded.engine import EmbeddedIndex
 from index_store.embedded.pointer import BACKUP_FILE, POINTER_FILE
 from index_store.errors import PageExpired, StoreDamaged, WriteFailed
 from index_store.storage.newest import NewestSeq
+from index_store.storage.rows import Row
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, Metric, SearchRequest, Vector, WriteBatch
 
 DIM = 24
@@ -73,6 +75,27 @@ def test_pruning_loses_no_row(index: EmbeddedIndex, metric: Metric, scale: float
             hits = index.search(metric, [SearchRequest(query, k)])[0].hits
             assert [hit.id for hit in hits] == [ids[row] for row in order[:k]]
             assert [hit.distance for hit in hits] == truth[order[:k]].tolist()
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e6])
+def test_a_limit_takes_away_what_lies_beyond_it_alone(metric: Metric, scale: float) -> None:
+    """Of rows in codes and of rows not yet, with equal and nearly equal ones about the limit."""
+    rng = np.random.default_rng(SEED)
+    data = np.repeat(rng.standard_normal((450, DIM)) * scale, 4, axis=0)
+    data = (data * (1 + rng.integers(-1, 2, (len(data), 1)) * 2.0**-22)).astype(np.float32)
+    delta = Delta(CollectionSpec("c", "int64", DIM, metric))
+    for start, stop in ((0, 1300), (1300, len(data))):
+        rows = enumerate(data[start:stop].tolist(), start)
+        delta.append([Row(i, i, False, True, None, None, None, 0, np.float32(v).tobytes()) for i, v in rows])
+    for query in (data[9], (rng.standard_normal(DIM) * scale).astype(np.float32)):
+        for allowed in (np.ones(len(data), np.bool_), rng.random(len(data)) < 0.7):
+            whole = delta.candidates(query, 60, allowed, None)
+            for limit in whole.distances[::7].tolist():
+                found = delta.candidates(query, 60, allowed, None, limit)
+                count = int(np.searchsorted(whole.distances, limit, side="right"))
+                assert found.rows[:count].tolist() == whole.rows[:count].tolist()
+                assert (found.distances[count:] > limit).all()
 
 
 def test_distances_do_not_depend_on_neighbours() -> None:
