@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from index_store.ann.port import Bitmap
 from index_store.ann.topk import Distances, select
-from index_store.embedded.bits import all_rows, with_rows, without
+from index_store.embedded.bits import with_rows
 from index_store.embedded.delta import Place
 from index_store.embedded.filters import Mask
 from index_store.embedded.keys import RowNumbers
@@ -70,15 +70,15 @@ def _nearest(
     after = None if request.after is None else Place(request.after.distance, request.after.id)
     nearest: _Part | None = None
     for number, one in enumerate(view.segments):
-        sealed = _allowed_bits(view, one, request, condition)
-        rows, distances = _sealed_candidates(one, request.vector, k, sealed, after, request.exact)
+        allowed = _allowed_bits(view, one, request, condition)
+        rows, distances = _sealed_candidates(one, request, k, allowed, after)
         part = _part(number, rows, distances, one.sealed.segment.ids_of(rows))
         nearest = part if nearest is None else _merged(nearest, part, k)
     if view.count:
         # Last, and told how near its rows must be: mostly none of so few rows is.
         limit = float(nearest.distances[k - 1]) if nearest and len(nearest.rows) >= k else math.inf
-        allowed = _allowed_mask(view, request, condition)
-        found = view.delta.candidates(request.vector, k, allowed, after, limit)
+        mask = _allowed_mask(view, request, condition)
+        found = view.delta.candidates(request.vector, k, mask, after, limit)
         if nearest is None or len(found.rows):
             kind = np.int64 if spec.id_kind == "int64" else object
             ids = np.array(view.delta.ids(found.rows), dtype=kind)
@@ -100,12 +100,13 @@ def _merged(one: _Part, other: _Part, k: int) -> _Part:
 
 
 def _sealed_candidates(
-    one: SealedView, query: Vector, k: int, allowed: _Allowed, after: Place | None, exact: bool
+    one: SealedView, request: SearchRequest, k: int, allowed: _Allowed, after: Place | None
 ) -> Found:
     """The k nearest allowed rows of a segment that come after `after`. A segment knows of no place to go
     on from, so it is asked for more until enough of them lie beyond."""
     segment = one.sealed.segment
-    bits, count, excluded = allowed
+    query, excluded, exact = request.vector, request.exclude_ids, request.exact
+    bits, count = allowed
     if after is None:
         return segment.candidates(query, k, bits, allowed_count=count, excluded=excluded, exact=exact)
     fetch = k + _FIRST_BEYOND
@@ -123,17 +124,16 @@ def _sealed_candidates(
 
 
 class _Allowed(NamedTuple):
-    """bits: None for all rows. known: how many are set, where it is known. excluded: rows of exclude_ids."""
+    """bits: None for all rows. known: how many are set, where it is known."""
 
     bits: Bitmap | None
     known: int | None
-    excluded: RowNumbers | None
 
 
 def _allowed_bits(
     view: View, one: SealedView, request: SearchRequest, condition: Condition | None
 ) -> _Allowed:
-    """Live rows (as of the page's seq) that pass the filter and are not excluded."""
+    """Live rows (as of the page's seq) that pass the filter, excluded ones among them."""
     bits = one.live if one.hidden else None
     count: int | None = one.sealed.segment.rows - one.hidden
     if request.after is not None and one.buried:
@@ -141,12 +141,7 @@ def _allowed_bits(
     if condition is not None:
         passing = one.sealed.masks.bitmap(condition)
         bits, count = passing if bits is None else bits & passing, None
-    if not len(request.exclude_ids):
-        return _Allowed(bits, count, None)
-    rows = one.rows_of(request.exclude_ids)
-    if len(rows):
-        bits, count = without(all_rows(one.sealed.segment.rows) if bits is None else bits, rows), None
-    return _Allowed(bits, count, rows)
+    return _Allowed(bits, count)
 
 
 def _pinned_bits(view: View, one: SealedView, seq: int) -> Bitmap:

@@ -58,10 +58,8 @@ class SealedView:
     burials: Burials
     buried: int
 
-    def rows_of(self, ids: Sequence[Id] | npt.NDArray[np.int64]) -> RowNumbers:
+    def rows_of(self, ids: Sequence[Id]) -> RowNumbers:
         """The rows of those ids that the segment holds, live or not, in any order."""
-        if isinstance(ids, np.ndarray):
-            ids = np.sort(ids)  # neighbours are then looked up in the same memory: a fifth of the time
         rows = self.sealed.segment.rows_of(ids)
         return rows[rows >= 0]
 

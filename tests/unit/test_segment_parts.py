@@ -70,8 +70,8 @@ def test_bitmaps_are_counted_and_read(rows: int) -> None:
 
 
 @pytest.mark.parametrize("engine", ["scan", "hnsw"])
-def test_naming_the_excluded_rows_changes_no_promise(tmp_path: Path, engine: str) -> None:
-    """However many, near or not, true or not: k rows, none hidden, as near as without the hint or nearer."""
+def test_excluded_ids_change_no_promise(tmp_path: Path, engine: str) -> None:
+    """However many, near or not, known or not, live or not: k rows, none hidden, the nearest of the rest."""
     vectors = _vectors(6000)
     options = BuildOptions(engine=engine, queries=128, seed=SEED)  # type: ignore[arg-type]
     directory = new_directory(tmp_path, "s")
@@ -86,11 +86,13 @@ def test_naming_the_excluded_rows_changes_no_promise(tmp_path: Path, engine: str
         exact = rescore(query, segment.vectors, "l2")
         order = np.argsort(exact) if n % 2 else random.permutation(6000)
         hidden = order[: random.choice([3, 70, 500, 5900])]
-        mask = np.ones(6000, bool)
+        live = random.random(6000) < (1.0, 0.9)[n // 2 % 2]
+        mask = live.copy()
         mask[hidden] = False
-        rows, distances = segment.candidates(
-            query, 20, pack_allowed(mask), allowed_count=int(mask.sum()), excluded=np.sort(hidden)
-        )
+        known = segment.ids_of(hidden)
+        excluded = random.permutation(np.concatenate([known, known[:5], np.arange(6000, 6050)]))
+        ids = excluded if n % 3 else excluded.tolist()
+        rows, distances = segment.candidates(query, 20, pack_allowed(live), excluded=ids)
         assert len(rows) == len(set(rows.tolist())) == 20 and mask[rows].all()
         assert distances.tolist() == exact[rows].tolist()
         kth = np.partition(exact[mask], 19)[19]
