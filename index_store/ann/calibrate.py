@@ -7,6 +7,7 @@ a graph looks better than it is (recall@10 at ef 64 measured .998 on rows of the
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -155,9 +156,21 @@ def true_distances(vectors: Matrix, queries: Matrix, metric: Metric) -> Truth:
 
 
 class Sweep:
-    """Measures one graph over the grid of ef. Points stay, so that a longer sweep goes on from there."""
+    """Measures one graph over the grid of ef. Points stay, so that a longer sweep goes on from there.
 
-    def __init__(self, index: AnnIndex, vectors: Matrix, truth: Truth, metric: Metric, clock: Clock) -> None:
+    like: an ef at which a graph of the same links got there: the grid is begun one step before it.
+    """
+
+    def __init__(
+        self,
+        index: AnnIndex,
+        vectors: Matrix,
+        truth: Truth,
+        metric: Metric,
+        clock: Clock,
+        like: int | None = None,
+    ) -> None:
+        self._grid = EF_GRID if like is None else EF_GRID[max(0, bisect.bisect_left(EF_GRID, like) - 1) :]
         self._index = index
         self._vectors = vectors
         self._truth = truth
@@ -169,7 +182,7 @@ class Sweep:
     def run(self, k: int, target: float) -> Sweep:
         """Measure until recall@k reaches the target or the grid ends."""
         column = KS.index(k)
-        for ef in EF_GRID[len(self.points) :]:
+        for ef in self._grid[len(self.points) :]:
             if self.points and self.points[-1].recall[column] >= target:
                 break
             self.points.append(self._measure(ef))

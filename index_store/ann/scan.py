@@ -23,6 +23,7 @@ from index_store.ann.topk import Matrix, engine_vectors
 from index_store.types import Metric, Vector
 
 BLOCK_ROWS = 16_384
+CODE_MAX = 127.0
 
 _LIKELY = 4.0
 """Standard deviations: a row beyond them is one in 30,000, and matters only next to the k-th."""
@@ -47,7 +48,7 @@ def blocks(vectors: Matrix, metric: Metric, block_rows: int = BLOCK_ROWS) -> Ite
 def measure_codes(vectors: Matrix, metric: Metric) -> Int8Codes:
     """Return the scale that clips nothing and the error bounds under it. Two passes over the rows."""
     largest = max((float(np.abs(b).max()) for b in blocks(vectors, metric)), default=0.0)
-    scale = 127.0 / largest if largest > 0 else 1.0
+    scale = CODE_MAX / largest if largest > 0 else 1.0
     residual = length = 0.0
     for block in blocks(vectors, metric):
         lost = block - np.rint(block * np.float32(scale)) / np.float32(scale)

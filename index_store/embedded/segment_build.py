@@ -229,7 +229,7 @@ def _choose(
     total = len(rows.vectors)
     head, tail = rows.vectors[: total - rows.held], rows.vectors[total - rows.held :]
     graph = new_graph(head.shape[1], metric, options.shape)
-    grow_graph(graph, head, metric, options.shape, lambda done: progress("graph", done / total))
+    grow_graph(graph, head, metric, options.shape, scan.codes, lambda done: progress("graph", done / total))
     truth = true_distances(head, queries, metric)
     graphs = _storages(graph, head, metric, scan, options)
     with one_thread():
@@ -240,10 +240,8 @@ def _choose(
         sweep = Sweep(FaissHnswIndex(index, metric, storage, scan.codes), head, truth, metric, clock)
         sweep.run(KS[-1], TARGETS[-1])
     progress("calibrated", 1.0)
-    grow_graph(graph, tail, metric, options.shape, lambda done: progress("graph", done / total))
-    if storage != "float32":
-        scale = scan.codes.scale if storage == "int8" else None
-        extend_swapped(index, graph, tail, metric, scale)
+    grow_graph(graph, tail, metric, options.shape, scan.codes, lambda done: progress("graph", done / total))
+    extend_swapped(index, graph, tail, metric, scan.codes.scale if storage == "int8" else None)
     table = Calibration(tuple(sweep.points), scan_us, sweep.noise, len(queries))
     return _Chosen("hnsw", storage, table), index
 
@@ -268,15 +266,14 @@ def _fastest(
     or no graph gets there."""
     few = truth.some(_JUDGING_QUERIES)
     racers: dict[Storage, Contender] = {}
+    like: int | None = None
     for storage, graph in graphs.items():
         index = FaissHnswIndex(graph, metric, storage, scan.codes)
-        ef = (
-            Sweep(index, head, few, metric, clock)
-            .run(JUDGED_K, options.target)
-            .ef_reaching(JUDGED_K, options.target)
-        )
+        sweep = Sweep(index, head, few, metric, clock, like).run(JUDGED_K, options.target)
+        ef = sweep.ef_reaching(JUDGED_K, options.target)
         if ef is not None:
             racers[storage] = Contender(index, ef, ef)
+            like = like or ef
     took = race([*racers.values(), Contender(scan, 2 * JUDGED_K, 0)], few.queries, clock)
     best = min(racers, key=lambda s: took[list(racers).index(s)], default=None)
     log.info(

@@ -50,7 +50,7 @@ def _hnsw(storage: Storage) -> Open:
         codes = measure_codes(vectors, metric)
         shape = GraphShape(m=8, ef_construction=80)
         graph = new_graph(DIM, metric, shape)
-        grow_graph(graph, vectors, metric, shape, lambda _done: None)
+        grow_graph(graph, vectors, metric, shape, codes, lambda _done: None)
         write_index(swap_storage(graph, vectors, metric, storage, codes), path)
         return FaissHnswIndex.open(path, metric, storage, codes)
 

@@ -1,4 +1,4 @@
-"""Damage and failures around snapshots, and what comes of them. tests/simulation tries every byte and call."""
+"""Damage, failures around snapshots, and what comes of them; tests/simulation tries every byte and call."""
 
 from __future__ import annotations
 
