@@ -27,6 +27,7 @@ class IndexStore:
         self.writes = 0
         self.is_down = False
         self.embedded: list[Id] = []
+        self.listings = 0
 
     def state(self) -> CollectionState:
         current = self.index.status(self._name).current
@@ -74,6 +75,7 @@ class IndexStore:
         return Digest(found.root, [int(each) for each in found.buckets], found.items, found.seq)
 
     def digest_rows(self, buckets: Sequence[int]) -> Sequence[DigestRow]:
+        self.listings += 1
         rows = self.index.digest_rows(self._name, buckets)
         return [DigestRow(row.id, row.sum, row.active, row.has_vector) for row in rows]
 

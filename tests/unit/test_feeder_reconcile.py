@@ -261,3 +261,15 @@ def test_a_late_write_of_an_older_reading_is_ignored(bench: Bench) -> None:
     applied = bench.store.apply(changes_of(old, VERSION, stale), {})
     assert applied.stale_ignored == 1
     assert bench.compare().is_equal
+
+
+def test_an_index_that_nobody_writes_is_listed_once(bench: Bench) -> None:
+    bench.put(60)
+    bench.mend()
+    for number in range(40):
+        bench.vectors.rows[number] = (f"상품-{number}", np.array([0, 0, 1, 0], dtype=np.float32))
+    bench.store.listings = 0
+    report = bench.compare()
+    assert len(report.left.changed) == 40 and bench.store.listings == 1
+    bench.store.listings = 0
+    assert bench.mend().is_equal and bench.store.listings == 1
