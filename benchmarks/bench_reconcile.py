@@ -22,6 +22,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from benchmarks.feeder_shop import BenchShop, name_of, private_databases, unit
 from benchmarks.http_load import cpu_seconds
@@ -29,6 +30,8 @@ from vector_client.http import VectorClient
 from vector_client.types import Query
 
 SEARCH_PAUSE_S = 0.01
+QUIET_S_MAX = 60
+IDLE_PERCENT = 10.0
 
 
 def change(shop: BenchShop, count: int) -> None:
@@ -39,6 +42,13 @@ def change(shop: BenchShop, count: int) -> None:
         db.execute("UPDATE bench_vectors SET v = v * array_fill(-1, ARRAY[512])::vector"
                    " WHERE product_id = ANY(%s)", (names[:half],))  # fmt: skip
         db.execute("UPDATE bench_items SET is_active = false WHERE id = ANY(%s)", (names[half:],))
+
+
+def until_quiet() -> None:
+    """Wait until what was imported has been sealed: until the machine idles."""
+    for _ in range(QUIET_S_MAX // 2):
+        if psutil.cpu_percent(interval=2.0) < IDLE_PERCENT:
+            return
 
 
 @contextmanager
@@ -74,6 +84,7 @@ def main() -> int:
         shop.fill()
         environ = shop.environ("poll", FEEDER_BRAKE_PERCENT="100", LOG_LEVEL="info")
         with shop.serving(environ) as client:
+            until_quiet()
             with searching(client) as quiet:
                 time.sleep(5)
             print(
