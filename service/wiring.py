@@ -48,6 +48,7 @@ _MODALITIES: tuple[Modality, ...] = ("text", "image")
 _PICTURES_A_BATCH = 16
 """A picture's forward pass gains nothing from larger batches."""
 _YOUNG_OBJECTS = 20_000
+_CONTRACT = Path(__file__).parents[1] / "openapi.yaml"
 _READERS = 4
 _FETCHERS = 8
 _STREAMS_MIN = 2
@@ -209,6 +210,7 @@ def build(
         metrics=metrics,
         request_log=request_log,
         is_open=lifecycle.is_open,
+        contract=_CONTRACT.read_bytes(),
         lifespan=_lifespan(lifecycle, request_log, waits=settings.workers > 1, before=before),
     )
     return Service(Application(parts), parts, ingester, catalogue, lifecycle)

@@ -33,7 +33,8 @@ Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the application is made of. lifespan: opens everything, and closes it after the last request."""
+    """What the application is made of. lifespan: opens everything, and closes it after the last request.
+    contract: openapi.yaml, which is served as it is."""
 
     desk: Desk
     searcher: Searcher
@@ -46,6 +47,7 @@ class Parts:
     request_log: RequestLog
     is_open: Callable[[], bool]
     lifespan: Lifespan
+    contract: bytes
 
 
 class Application:
@@ -84,7 +86,7 @@ class Application:
 def _routers(parts: Parts) -> list[APIRouter]:
     desk = parts.desk
     return [
-        HealthRoutes(parts.prober).router(),
+        HealthRoutes(parts.prober, parts.contract).router(),
         EmbedRoutes(desk).router(),
         WriteRoutes(desk, parts.ingester, IntakeReader(desk.catalogue, desk.settings)).router(),
         ItemRoutes(desk).router(),
@@ -94,7 +96,7 @@ def _routers(parts: Parts) -> list[APIRouter]:
 
 
 def _fastapi(routers: Sequence[APIRouter], lifespan: Lifespan) -> FastAPI:
-    """No documents, no redirects: openapi.yaml is the document, and callers don't follow redirects."""
+    """No generated document, no redirects: openapi.yaml is the document, callers don't follow redirects."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     for router in routers:
         app.include_router(router)

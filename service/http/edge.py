@@ -25,7 +25,7 @@ _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}
 _ALIAS = "/api/v1/"
 _UNKNOWN_ROUTE = "(unknown)"
 _STARTING = Problem(503, "starting", "The service is starting.", headers={"retry-after": "1"})
-_OPEN_WHILE_STARTING = frozenset(("/health", "/livez", "/readyz", "/metrics"))
+_OPEN_WHILE_STARTING = frozenset(("/health", "/livez", "/readyz", "/metrics", "/openapi.yaml"))
 
 
 class Exchange:

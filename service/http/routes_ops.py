@@ -155,14 +155,17 @@ class OpsRoutes:
 class HealthRoutes:
     """Open to everyone, and true while the rest still starts."""
 
-    def __init__(self, prober: Prober) -> None:
+    def __init__(self, prober: Prober, contract: bytes) -> None:
+        """contract: openapi.yaml."""
         self._prober = prober
+        self._contract = contract
 
     def router(self) -> APIRouter:
         router = APIRouter()
         router.add_api_route("/health", self.get_health, methods=["GET"])
         router.add_api_route("/livez", self.get_livez, methods=["GET"])
         router.add_api_route("/readyz", self.get_readyz, methods=["GET"])
+        router.add_api_route("/openapi.yaml", self.get_openapi, methods=["GET"])
         return router
 
     async def get_health(self) -> JsonResponse:
@@ -171,6 +174,9 @@ class HealthRoutes:
 
     async def get_livez(self) -> JsonResponse:
         return JsonResponse({"status": "ok"})
+
+    async def get_openapi(self) -> Response:
+        return Response(self._contract, media_type="application/yaml")
 
     async def get_readyz(self) -> JsonResponse:
         waiting = self._prober.waiting_for()

@@ -96,6 +96,10 @@ def test_example_does_what_it_says(
         _check(answer.json(), next(iter(described["content"].values()))["schema"])
 
 
+def test_the_document_itself_is_served(app: HttpApp) -> None:
+    assert app.request("get", "/openapi.yaml").content == (ROOT / "openapi.yaml").read_bytes()
+
+
 def test_every_documented_answer_example_fits_its_schema() -> None:
     checked = 0
     for _, _, operation in OPERATIONS:
