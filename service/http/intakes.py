@@ -18,6 +18,7 @@ from service.http.values import (
     INT64_MIN,
     find_collection,
     in_range,
+    not_one_of,
     read_base64,
     read_id,
     read_text,
@@ -98,14 +99,14 @@ class IntakeReader:
             return Reject(place, given, exc.code, str(exc))
 
     def _new_item(self, place: int, item: ItemIn, id: Id, collection: Collection) -> NewItem:
-        contents = (item.vector, item.text, item.image, item.image_url)
-        given = sum(content is not None for content in contents[:3])
+        named = {"vector": item.vector, "text": item.text, "image": item.image, "image_url": item.image_url}
+        given = sum(content is not None for content in (item.vector, item.text, item.image))
         # An address beside a vector or a text is a fact about the item; alone it is the content.
         if given > 1 or (item.image is not None and item.image_url is not None):
-            raise InvalidInput("vector", "or exactly one of text, image, image_url must be given")
-        has_content = any(content is not None for content in contents)
+            raise not_one_of(named)
+        has_content = any(content is not None for content in named.values())
         if not has_content and item.active is None and item.metadata is None:
-            raise InvalidInput("vector", "or one of text, image, image_url must be given")
+            raise not_one_of(named)
         if collection.modality == "text" and (item.image is not None or (item.image_url and not given)):
             raise InvalidInput("image", f"is no content of the text collection {collection.name!r}")
         if collection.modality == "image" and item.text is not None:

@@ -21,6 +21,7 @@ from service.http.values import (
     checked_vector,
     find_collection,
     in_range,
+    not_one_of,
     read_base64,
     read_exclude_ids,
     read_ids,
@@ -95,7 +96,9 @@ def _require_one_content(body: SearchIn) -> None:
         + (body.like_ids is not None)
     )
     if given != 1:
-        raise InvalidInput("query", "or exactly one of image, vector, like_ids must be given")
+        raise not_one_of(
+            {"query": body.query, "image": body.image, "vector": body.vector, "like_ids": body.like_ids}
+        )
     if body.like_ids is not None:
         in_range("like_ids", len(body.like_ids), 1, LIKE_IDS_MAX)
     if body.unlike_ids:

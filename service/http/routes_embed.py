@@ -16,7 +16,7 @@ from service.http.desk import Desk, JsonResponse
 from service.http.problems import HttpRefusal
 from service.http.schemas import EmbedBatchIn, EmbedIn
 from service.http.security import Role
-from service.http.values import in_range, read_base64, read_text
+from service.http.values import in_range, not_one_of, read_base64, read_text
 
 
 class EmbedRoutes:
@@ -36,7 +36,7 @@ class EmbedRoutes:
         body = await self._desk.json(request, self._embed_decoder)
         _require_unit(body.normalize)
         if (body.text is None) == (body.image is None):
-            raise InvalidInput("text", "or image must be given, and not both")
+            raise not_one_of({"text": body.text, "image": body.image})
         collection = self._collection(body, "text" if body.text is not None else "image")
         info = self._desk.encoders.info(collection.name)
         answer: dict[str, Any] = {"dim": info.dim, "version": info.embedding_version}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import binascii
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -26,6 +26,15 @@ def find_collection(catalogue: Catalogue, name: str) -> Collection:
     if collection is None:
         raise HttpRefusal(404, "unknown_collection", f"There is no collection {name[:64]!r}.")
     return collection
+
+
+def not_one_of(contents: Mapping[str, object]) -> InvalidInput:
+    """Say what is wrong where not exactly one of `contents` (None: absent) was given."""
+    names = ", ".join(contents)
+    given = [name for name, value in contents.items() if value is not None]
+    if not given:
+        return InvalidInput(next(iter(contents)), f"is missing: give one of {names}")
+    return InvalidInput(given[0], f"can't stand beside {given[1]}: give only one of {names}")
 
 
 def in_range(field: str, value: int, low: int, high: int) -> int:

@@ -200,6 +200,20 @@ def _answers(document: dict[str, Any]) -> list[dict[str, Any]]:
     return list(document.get("responses", [document]))
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({}, "query is missing: give one of query, image, vector, like_ids."),
+        (
+            {"query": "미역국", "like_ids": [3]},
+            "query can't stand beside like_ids: give only one of query, image, vector, like_ids.",
+        ),
+    ],
+)
+def test_one_thing_to_search_by_is_asked_for_plainly(app: HttpApp, body: Any, said: str) -> None:
+    assert app.post("/v1/search", body).json()["detail"] == said
+
+
 OCTETS = {"content-type": "application/octet-stream"}
 
 
