@@ -33,6 +33,8 @@ from service.wiring import build
 EXIT_BAD_START = 2
 METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 """prometheus_client reads it when it is first imported, so it is set before workers are started."""
+_DEMO_UNFINISHED = "demo.unfinished"
+"""In DATA_DIR while the demo is being loaded; loading it again changes nothing that is there."""
 _SOCKET_BACKLOG = 2048
 _WORKER_SILENT_S_MAX = 60
 """A worker that decodes a large upsert on a busy machine is slow, not dead."""
@@ -57,8 +59,8 @@ def main(argv: Sequence[str]) -> int:
     configure_logging(settings.log_level)
     if not arguments.demo:
         return _serve(settings, listener)
-    is_empty = not any((settings.data_dir / "collections").glob("*"))
-    if is_empty and settings.workers > 1:
+    fills = _begin_demo(settings.data_dir)
+    if fills and settings.workers > 1:
         try:
             asyncio.run(_load_demo(settings))
         except ServiceError:
@@ -67,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     announcer = Announcer(settings.host, port, greeting(port), _say)
     announcer.start()
     try:
-        return _serve(settings, listener, fills=is_empty and settings.workers == 1)
+        return _serve(settings, listener, fills=fills and settings.workers == 1)
     finally:
         announcer.close()
 
@@ -132,19 +134,29 @@ def _say(text: str) -> None:
 
 
 def _create_filling_app(settings: Settings) -> Application:
-    return build(settings, before_serving=_fill).application
+    return build(settings, before_serving=partial(_fill, settings.data_dir)).application
 
 
 async def _load_demo(settings: Settings) -> None:
     service = build(settings)
     async with service.lifecycle.opened():
         await service.lifecycle.wait()
-        await _fill(service.ingester, service.catalogue)
+        await _fill(settings.data_dir, service.ingester, service.catalogue)
 
 
-async def _fill(ingester: Ingester, catalogue: Catalogue) -> None:
+def _begin_demo(data_dir: Path) -> bool:
+    """Return whether the demo is to be loaded: into an empty directory, or to finish what was interrupted."""
+    mark = data_dir / _DEMO_UNFINISHED
+    if not mark.exists() and any((data_dir / "collections").glob("*")):
+        return False
+    mark.touch()
+    return True
+
+
+async def _fill(data_dir: Path, ingester: Ingester, catalogue: Catalogue) -> None:
     try:
         await load_demo(ingester, catalogue)
+        (data_dir / _DEMO_UNFINISHED).unlink(missing_ok=True)
     except ServiceError as exc:
         sys.stderr.write(f"error: the demo could not be loaded: {exc}\n")
         raise

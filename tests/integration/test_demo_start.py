@@ -50,8 +50,7 @@ class Program:
         pytest.fail(f"not ready after {START_S_MAX} s:\n{self.output()}")
 
 
-@contextmanager
-def demo(data_dir: Path, output: Path) -> Iterator[Program]:
+def started(data_dir: Path, output: Path) -> Program:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -71,13 +70,18 @@ def demo(data_dir: Path, output: Path) -> Iterator[Program]:
             stdout=stream,
             stderr=subprocess.STDOUT,
         )
-        program = Program(process, port, output)
-        try:
-            program.wait_until_ready()
-            yield program
-        finally:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0, program.output()
+    return Program(process, port, output)
+
+
+@contextmanager
+def demo(data_dir: Path, output: Path) -> Iterator[Program]:
+    program = started(data_dir, output)
+    try:
+        program.wait_until_ready()
+        yield program
+    finally:
+        program.process.send_signal(signal.SIGTERM)
+        assert program.process.wait(30) == 0, program.output()
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +131,19 @@ def test_a_second_start_finds_the_data_and_loads_nothing(tmp_path: Path) -> None
     with demo(tmp_path / "data", tmp_path / "second.txt") as second:
         assert "demo_loaded" not in second.output()
         assert second.get("/health")["collections"]["recipes"]["count"] == 161
+
+
+def test_a_start_that_was_killed_while_loading_is_finished_by_the_next(tmp_path: Path) -> None:
+    killed = started(tmp_path / "data", tmp_path / "first.txt")
+    deadline = time.monotonic() + START_S_MAX
+    while '"event":"demo_loaded"' not in killed.output():  # the recipes are in, the pictures are not
+        assert killed.process.poll() is None and time.monotonic() < deadline, killed.output()
+        time.sleep(0.005)
+    killed.process.kill()
+    killed.process.wait(30)
+    assert killed.output().count('"event":"demo_loaded"') == 1, "it was too late to interrupt it"
+    with demo(tmp_path / "data", tmp_path / "second.txt") as second:
+        counts = {name: each["count"] for name, each in second.get("/health")["collections"].items()}
+    assert counts == {"recipes": 161, "products": 150}
+    with demo(tmp_path / "data", tmp_path / "third.txt") as third:
+        assert "demo_loaded" not in third.output()
