@@ -82,7 +82,7 @@ def _sentences(source: Path, manifest: Manifest, work: Path, say: Say) -> Manife
 
 
 def _clip(source: Path, manifest: Manifest, work: Path, say: Say) -> Manifest:
-    from service.embedding.convert.torch_export import clip_tokenizer, write_towers
+    from service.embedding.convert.torch_export import clip_tokenizer, write_image_tower, write_text_tower
     from service.embedding.torch_clip import ClipImages, ClipTexts
 
     say(f"{manifest.name}: loading the reference")
@@ -90,7 +90,8 @@ def _clip(source: Path, manifest: Manifest, work: Path, say: Say) -> Manifest:
     texts = ClipTexts(source, manifest, threads=1)
     say(f"{manifest.name}: writing {IMAGE_FILE} and {TEXT_FILE}")
     side = Preprocess.from_parts(manifest.parts["preprocess"]).side
-    write_towers(images.model, side, work / IMAGE_FILE, work / TEXT_FILE)
+    write_image_tower(images.model, side, work / IMAGE_FILE)
+    write_text_tower(texts.model, work / TEXT_FILE)
     clip_tokenizer(texts.tokenizer).save(str(work / TOKENIZER_FILE), pretty=False)
     exported = replace(
         manifest,
@@ -98,7 +99,7 @@ def _clip(source: Path, manifest: Manifest, work: Path, say: Say) -> Manifest:
         interface={
             "model_file": IMAGE_FILE,
             "text_file": TEXT_FILE,
-            "tokens_max": int(images.model.context_length),
+            "tokens_max": int(texts.model.context_length),
         },
     )
     _prove(work, exported, texts, images, say)

@@ -19,13 +19,18 @@ from service.embedding.torch_compat import make_torchvision_importable
 log = logging.getLogger(__name__)
 BATCH_ITEMS = 16
 _RUNTIME = "torch-cpu"
+_IMAGE_PARTS = ("visual",)
+_TEXT_PARTS = (
+    "text", "transformer", "token_embedding", "positional_embedding", "ln_final", "text_projection",
+    "attn_mask",
+)  # fmt: skip
 
 
 class ClipImages:
     """The picture tower. Calls are safe from any thread."""
 
     def __init__(self, directory: Path, manifest: Manifest, *, threads: int) -> None:
-        self.model = _load(directory, manifest, threads)
+        self.model = _without(_load(directory, manifest, threads), _TEXT_PARTS)
         self._preprocess = Preprocess.from_parts(manifest.parts["preprocess"])
         self._info = info_of(manifest, "image", _RUNTIME)
 
@@ -52,7 +57,7 @@ class ClipTexts:
     """The text tower: a text's vector lies in the space of the pictures, under their embedding_version."""
 
     def __init__(self, directory: Path, manifest: Manifest, *, threads: int) -> None:
-        self.model = _load(directory, manifest, threads)
+        self.model = _without(_load(directory, manifest, threads), _IMAGE_PARTS)
         import open_clip  # importable once _load has run
 
         self.tokenizer: Any = open_clip.get_tokenizer(f"local-dir:{directory}")
@@ -102,4 +107,12 @@ def _load(directory: Path, manifest: Manifest, threads: int) -> Any:
     if is_quick != manifest.parts["quick_gelu"]:
         built = "QuickGELU" if is_quick else "GELU"
         raise BadModelDirectory(f"{directory} was built with {built}, which its manifest does not say.")
+    return model
+
+
+def _without(model: Any, parts: Sequence[str]) -> Any:
+    """Let go of the other tower: half the weights, and each tower is opened on its own."""
+    for name in parts:
+        if hasattr(model, name):
+            delattr(model, name)
     return model

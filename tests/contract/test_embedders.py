@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -221,6 +222,18 @@ def test_no_two_models_share_a_version(directories: dict[str, Path]) -> None:
     ]
     # an exported model is the model it came from, and so are the two directories of the same weights
     assert len(set(versions)) == len(versions) - ("clip" in directories)
+
+
+@pytest.mark.slow
+def test_a_clip_tower_that_runs_by_torch_holds_its_own_weights_only(request: pytest.FixtureRequest) -> None:
+    ref = resolve("clip", request)
+    held: list[set[str]] = []
+    for load in (load_image_embedder, load_text_embedder):
+        embedder: Any = load(ref, models_dir=MODELS_DIR, dim=512, threads=1, runtime="torch")
+        held.append({name.partition(".")[0] for name, _ in embedder.model.named_parameters()})
+    images, texts = held
+    assert images & texts <= {"logit_scale"}
+    assert "visual" in images and "transformer" in texts
 
 
 @pytest.mark.slow

@@ -55,12 +55,16 @@ def write_sentences(model: Any, path: Path) -> None:
     )  # fmt: skip
 
 
-def write_towers(model: Any, side: int, images: Path, texts: Path) -> None:
-    """Write an open_clip model: pixels (n, 3, side, side), and input_ids (n, context) to vectors (n, dim)."""
-    _write(_Tower(model, "encode_image"), {"pixels": torch.rand(2, 3, side, side)}, images, {})
+def write_image_tower(model: Any, side: int, path: Path) -> None:
+    """Write an open_clip model's pictures: pixels (n, 3, side, side) to vectors (n, dim)."""
+    _write(_Tower(model, "encode_image"), {"pixels": torch.rand(2, 3, side, side)}, path, {})
+
+
+def write_text_tower(model: Any, path: Path) -> None:
+    """Write an open_clip model's texts: input_ids (n, context) to vectors (n, dim)."""
     ids = torch.zeros(2, int(model.context_length), dtype=torch.int64)
     ids[:, 1] = 1  # the end of a text is found by the largest id
-    _write(_Tower(model, "encode_text"), {"input_ids": ids}, texts, {})
+    _write(_Tower(model, "encode_text"), {"input_ids": ids}, path, {})
 
 
 def _write(
