@@ -1,7 +1,7 @@
 """HNSW graph by FAISS: built in float16, searched over float32, bf16 or int8 codes, opened by memory map.
 
 Bytes per row are what building and searching cost. Links of float16 are as good as float32 ones, for about
-three quarters of the processor time (docs/decisions/0033). What is searched over is swapped underneath later,
+four fifths of the processor time (docs/decisions/0033). What is searched over is swapped underneath later,
 and the smaller codes are often faster at equal recall (not on all data: the calibration decides). Swapping
 keeps the links, so one build serves all three.
 """
