@@ -58,11 +58,15 @@ class Slot:
     mend: str = ""
 
     def fill(self, *, text: TextEncoder | None = None, image: ImageEncoder | None = None) -> None:
-        """Serve from now on. image: decides what the model is, where both are given."""
+        """Serve from now on."""
+        self.info = self.info_with(text=text, image=image)
+        self.text, self.image = text, image
+
+    def info_with(self, *, text: TextEncoder | None = None, image: ImageEncoder | None = None) -> ModelInfo:
+        """Return what the model is. image: decides, where both are given."""
         encoder = image or text
         assert encoder is not None
-        self.text, self.image = text, image
-        self.info = encoder.info if image else with_template(encoder.info, self.text_template)
+        return encoder.info if image else with_template(encoder.info, self.text_template)
 
     @property
     def is_loading(self) -> bool:

@@ -114,35 +114,33 @@ class Lifecycle:
                 )
                 if self._has_fallback:
                     await self._fill(slot, collection, PLACEHOLDER_MODEL, opener)
-            if slot.info is not None:
-                await self._on(opener, lambda: self._begin(collection, slot.info))
         except (ServiceError, IndexStoreError) as exc:
             log.exception("model_not_served", extra={"collection": collection.name})
             slot.fail(ModelUnavailable(str(exc)))
 
     async def _fill(self, slot: Slot, collection: Collection, reference: str, opener: Executor) -> None:
-        """Load, embed once so that the first caller does not pay for it, and only then be seen."""
+        """Load, embed once so that the first caller does not pay for it, see to it that the collection has a
+        generation, and only then be seen: ready means that a search is answered."""
         if reference == NO_MODEL:
             raise ModelUnavailable("The collection is configured without a model: it takes vectors only.")
         dim = collection.dim
+        image: ImageEncoder | None = None
+        text: TextEncoder | None
         if collection.modality == "text":
             text = await self._on(opener, lambda: self._loader.load_text(reference, dim))
             await text.embed_query(_WARM_UP_TEXT)
-            slot.fill(text=text)
         else:
             image = await self._on(opener, lambda: self._loader.load_image(reference, dim))
-            tower = await self._on(opener, lambda: self._loader.load_text_tower(reference, dim))
-            if tower is not None:
-                await tower.embed_query(_WARM_UP_TEXT)
-            slot.fill(image=image, text=tower)
-        info = slot.info
-        if info is not None:
-            log.info("model_loaded", extra={"collection": collection.name, "version": info.embedding_version})
+            text = await self._on(opener, lambda: self._loader.load_text_tower(reference, dim))
+            if text is not None:
+                await text.embed_query(_WARM_UP_TEXT)
+        info = slot.info_with(text=text, image=image)
+        await self._on(opener, lambda: self._begin(collection, info))
+        slot.fill(text=text, image=image)
+        log.info("model_loaded", extra={"collection": collection.name, "version": info.embedding_version})
 
-    def _begin(self, collection: Collection, info: ModelInfo | None) -> None:
+    def _begin(self, collection: Collection, info: ModelInfo) -> None:
         """A collection without a generation gets its first one, under the model's version."""
-        if info is None:
-            return
         if self._index.status(collection.name).current is None:
             # Another worker may do the same at this moment.
             with contextlib.suppress(GenerationConflict):

@@ -69,7 +69,7 @@ class ServiceProcess:
         }
         self.log = data_dir.parent / f"service-{self.port}.log"
 
-    def start(self, *, until_ready: bool = True) -> ServiceProcess:
+    def start(self, *, until_ready: bool = True, ready_s_max: float = START_S_MAX) -> ServiceProcess:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "service"],
@@ -80,11 +80,11 @@ class ServiceProcess:
                 start_new_session=True,
             )
         if until_ready:
-            self.wait_until_ready()
+            self.wait_until_ready(ready_s_max)
         return self
 
-    def wait_until_ready(self) -> None:
-        give_up = time.monotonic() + START_S_MAX
+    def wait_until_ready(self, ready_s_max: float = START_S_MAX) -> None:
+        give_up = time.monotonic() + ready_s_max
         while time.monotonic() < give_up:
             assert self.process.poll() is None, self.log.read_text()
             try:
@@ -96,7 +96,7 @@ class ServiceProcess:
             except OSError:
                 pass
             time.sleep(0.02)
-        raise AssertionError(f"not ready within {START_S_MAX} s: {self.log.read_text()}")
+        raise AssertionError(f"not ready within {ready_s_max} s: {self.log.read_text()}")
 
     def worker_ids(self) -> list[int]:
         """Process ids of the serving workers; the parent's own when it serves by itself."""
