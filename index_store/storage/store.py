@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from index_store.errors import StoreDamaged
+from index_store.errors import StoreDamaged, WriteFailed
 from index_store.storage import digest
 from index_store.storage.acked import ACKED_FILE, acked_seq
 from index_store.storage.commit import Committed, read_rows
@@ -64,11 +64,9 @@ class Counters:
 def create_store(
     directory: Path, spec: CollectionSpec, embedding_version: str, connect: Connector = connect_sqlite
 ) -> None:
-    """Make an empty store in an empty directory, durable on return. Raises OSError, sqlite3.Error."""
+    """Make an empty store in an empty directory, durable on return. Raises OSError, WriteFailed."""
     path = directory / STORE_FILE
     path.touch(exist_ok=False)
-    connection = connect(path)
-    prepare(connection)
     meta: dict[str, object] = {
         "store_uuid": uuid.uuid4().hex,
         "format_version": FORMAT_VERSION,
@@ -81,8 +79,15 @@ def create_store(
         "items": 0,
         "live": 0,
     }
-    create_tables(connection, spec.id_kind, meta)
-    connection.close()
+    try:
+        connection = connect(path)
+        try:
+            prepare(connection)
+            create_tables(connection, spec.id_kind, meta)
+        finally:
+            connection.close()
+    except SQLITE_ERRORS as exc:
+        raise WriteFailed(f"no store can be made in {directory}: {exc}") from exc
     sync_directory(directory)
 
 

@@ -11,7 +11,6 @@ import errno
 import logging
 import shutil
 import signal
-import sqlite3
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -194,7 +193,7 @@ def _advance(bench: Bench) -> None:
         index.advance(NAME, "rollback", "v1")
         index.advance(NAME, "begin", "v3")
         index.advance(NAME, "abort", "v3")
-    except (OSError, sqlite3.Error) as exc:
+    except OSError as exc:
         raise IndexStoreError(str(exc)) from exc
     finally:
         index.close()
