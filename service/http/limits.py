@@ -22,6 +22,8 @@ DEPTH_MAX = 16
 _JSON_TYPE = re.compile(rb"application/(?:[a-z0-9.+-]+\+)?json\s*(?:;|$)", re.IGNORECASE)
 _VALIDATION = re.compile(r"(?P<what>.*?)(?: - at `(?P<where>[^`]*)`)?$", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
+_JSON_WORDS = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", " | ": " or "}
+_TYPES = re.compile(r"\b(?:str|int|float|bool)\b| \| ")
 _MALFORMED = "The body is not well-formed JSON."
 
 
@@ -111,7 +113,7 @@ def field_error_of(error: msgspec.ValidationError) -> tuple[str, tuple[str | int
     """Return what is wrong and where, as ("body", field, place)."""
     match = _VALIDATION.match(str(error))
     assert match is not None
-    what = match["what"].replace("`", "")
+    what = _TYPES.sub(lambda found: _JSON_WORDS[found[0]], match["what"].replace("`", ""))
     loc: list[str | int] = ["body"]
     for name, place in _STEP.findall(match["where"] or ""):
         loc.append(name if name else int(place) if place.isdigit() else place)

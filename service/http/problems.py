@@ -98,7 +98,10 @@ HANDLED: tuple[type[Exception], ...] = (
 """What a route may raise; anything else is a 500 and a traceback in the log."""
 
 _FIELD_OF_CODE = {"invalid_vector": "vector", "invalid_filter": "filter", "cursor_expired": "cursor"}
-_HTTP_CODES = {404: "unknown_route", 405: "method_not_allowed"}
+_OF_ROUTING = {
+    404: ("unknown_route", "There is no such route."),
+    405: ("method_not_allowed", "The route does not answer this method."),
+}
 
 
 def problem_of(error: Exception) -> Problem:
@@ -108,8 +111,8 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, InvalidInput):
         return Problem(422, error.code, str(error), [FieldError(("body", *error.loc), error.msg)])
     if isinstance(error, HTTPException):
-        code = _HTTP_CODES.get(error.status_code, "http_error")
-        return Problem(error.status_code, code, str(error.detail), headers=dict(error.headers or {}))
+        code, detail = _OF_ROUTING.get(error.status_code, ("http_error", str(error.detail)))
+        return Problem(error.status_code, code, detail, headers=dict(error.headers or {}))
     if isinstance(error, RequestValidationError):
         return _of_parameters(error)
     if isinstance(error, service.InvalidImage):

@@ -203,6 +203,8 @@ def _answers(document: dict[str, Any]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
+        ({"query": 5}, "query: Expected string or null, got integer."),
+        ({"top_k": 2.5, "query": "a"}, "top_k: Expected integer or null, got number."),
         ({}, "query is missing: give one of query, image, vector, like_ids."),
         (
             {"query": "미역국", "like_ids": [3]},
@@ -210,7 +212,7 @@ def _answers(document: dict[str, Any]) -> list[dict[str, Any]]:
         ),
     ],
 )
-def test_one_thing_to_search_by_is_asked_for_plainly(app: HttpApp, body: Any, said: str) -> None:
+def test_what_is_wrong_is_said_plainly(app: HttpApp, body: Any, said: str) -> None:
     assert app.post("/v1/search", body).json()["detail"] == said
 
 
