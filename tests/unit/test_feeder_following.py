@@ -12,12 +12,12 @@ from prometheus_client import CollectorRegistry
 
 from feeder.errors import AnotherFeeder, FeederError, SettingsWrong, SourceDown
 from feeder.following import follow
-from feeder.interruptions import Interruptions
+from feeder.interruptions import LEASE_PATIENCE_S, Interruptions
 from feeder.ledger import IN_MEMORY, Ledger
 from feeder.metrics import Metrics
 from feeder.reconcile import Brake, Reconciler
 from feeder.sources.timer import TimerFeed
-from feeder.sync import LEASE_PATIENCE_S, Pace, Parts, Syncer
+from feeder.sync import Pace, Parts, Syncer
 from feeder.truth import Truth
 from index_store.embedded.engine import EmbeddedIndex
 from index_store.types import CollectionSpec
@@ -92,7 +92,14 @@ class Bench:
             metrics=self.metrics, clock=clock, ticks=clock, jitter=lambda: 1.0,
             version_of=lambda _: VERSION,
         )  # fmt: skip
-        self.syncer = Syncer(parts, Pace(poll_s=0.5, compare_s=3600, check_s=1), 10)
+        self.parts = parts
+        self.interruptions = Interruptions(NAME, self.metrics, lambda: 1.0, clock)
+
+    def follow(self) -> None:
+        follow(self.build, self.time, self.interruptions)  # type: ignore[arg-type]
+
+    def build(self) -> tuple[Syncer, NoApplier]:
+        return Syncer(self.parts, Pace(poll_s=0.5, compare_s=3600, check_s=1), 10), NoApplier()
 
     def put(self, item_id: str) -> None:
         self.vectors.rows[len(self.vectors.rows)] = (item_id, np.array([1, 0, 0, 0], dtype=np.float32))
@@ -114,7 +121,7 @@ def test_what_worked_before_is_waited_for(tmp_path: Path, error: FeederError) ->
     """A table that is renamed for a migration, or a lease that the database still keeps for our old link."""
     bench = Bench(tmp_path, between(20, 60, error))
     bench.time.stops_at = 40
-    bench.syncer.run(bench.time)
+    bench.follow()
     assert bench.value("feeder_following") == 0
     assert (bench.value("feeder_failures_total", kind=type(error).__name__) or 0) >= 1
     pauses = [wait for wait in bench.time.waited if wait > 0.5]
@@ -127,7 +134,7 @@ def test_an_interruption_ends_by_itself(tmp_path: Path, error: FeederError) -> N
     bench = Bench(tmp_path, between(20, 60, error))
     bench.time.at(30, lambda: bench.put("b"))
     bench.time.stops_at = 200
-    bench.syncer.run(bench.time)
+    bench.follow()
     assert bench.value("feeder_following") == 1
     assert bench.store.digest().items == 2, "what happened meanwhile is not lost"
     bench.index.close()
@@ -137,14 +144,14 @@ def test_an_interruption_ends_by_itself(tmp_path: Path, error: FeederError) -> N
 def test_what_never_worked_ends_it(tmp_path: Path, error: FeederError) -> None:
     bench = Bench(tmp_path, between(0, 1e9, error))
     with pytest.raises(type(error)):
-        bench.syncer.run(bench.time)
+        bench.follow()
     bench.index.close()
 
 
 def test_a_lease_that_another_feeder_keeps_ends_it(tmp_path: Path) -> None:
     bench = Bench(tmp_path, between(20, 1e9, AnotherFeeder("x")))
     with pytest.raises(AnotherFeeder):
-        bench.syncer.run(bench.time)
+        bench.follow()
     assert LEASE_PATIENCE_S < bench.time.now < 2 * LEASE_PATIENCE_S + 60
     bench.index.close()
 
@@ -157,11 +164,10 @@ def test_a_database_that_is_down_at_the_start_is_waited_for(tmp_path: Path) -> N
         asked.append(bench.time.now)
         if bench.time.now < 30:
             raise SourceDown("down")
-        return bench.syncer, NoApplier()
+        return bench.build()
 
     bench.time.stops_at = 100
-    interruptions = Interruptions(NAME, bench.metrics, lambda: 1.0)
-    follow(build, bench.time, interruptions)  # type: ignore[arg-type]
+    follow(build, bench.time, bench.interruptions)  # type: ignore[arg-type]
     assert len(asked) > 3
     assert bench.value("feeder_following") == 1
     assert bench.store.digest().items == 1
@@ -177,6 +183,6 @@ class NoApplier:
 def test_two_polls_ask_for_one_comparison_an_interval(tmp_path: Path) -> None:
     bench = Bench(tmp_path, lambda _: None)
     bench.time.stops_at = 23
-    bench.syncer.run(bench.time)
+    bench.follow()
     assert bench.reads() == 5, "at the start, and after each 5 s"
     bench.index.close()
