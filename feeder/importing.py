@@ -21,6 +21,7 @@ from feeder.probe import SpaceProbe, require
 from feeder.reporting import Progress, Summary
 from feeder.settings import Bounds
 from feeder.sources.port import ItemSource, VectorShape, VectorSource
+from feeder.statefile import FOLLOWER_CURSOR
 from feeder.tables import CollectionTables
 from vector_client.types import Id, Rejected
 
@@ -205,7 +206,7 @@ class Importer:
                     parts.lease.hold()
                     cursor = self._apply(cursor, cleaned)
                     parts.progress.advance(len(page.keys))
-            parts.applier.apply(Changes(), {CURSOR_NAME: replace(cursor, done=True).to_json()})
+            parts.applier.apply(Changes(), _cursors(replace(cursor, done=True)))
         finally:
             parts.progress.end()
             parts.applier.close()
@@ -213,7 +214,7 @@ class Importer:
 
     def _apply(self, cursor: ImportCursor, cleaned: Cleaned) -> ImportCursor:
         changes = Changes(cleaned.items, embedding_version=cursor.version)
-        applied = self._parts.applier.apply(changes, {CURSOR_NAME: cursor.to_json()})
+        applied = self._parts.applier.apply(changes, _cursors(cursor))
         for reason, ids in cleaned.set_aside.items():
             self._remember(reason, ids)
         if applied.rejected:
@@ -245,6 +246,10 @@ def _page_counts(cleaned: Cleaned) -> dict[str, int]:
         reason: len(ids) for reason, ids in cleaned.set_aside.items() if reason not in ("duplicate", "orphan")
     }
     return {**aside, "stored": len(cleaned.items), "inactive": cleaned.inactive}
+
+
+def _cursors(cursor: ImportCursor) -> dict[str, str]:
+    return {CURSOR_NAME: cursor.to_json(), FOLLOWER_CURSOR: ""}
 
 
 def _rejection(row: Rejected) -> str:

@@ -1,8 +1,9 @@
-"""Which id each row of the vector table carried when it was last read.
+"""Which ids of the index each row of the vector table may stand behind.
 
 A database's log and its triggers name a changed row by its primary key; a deleted row's id can't be read any
-more. This file remembers it. It is written after the service has stored what came of a change and before the
-source forgets the change, so that a crash in between repeats work and loses none. Without the file, or with
+more. This file remembers it. An id is added before the service stores what came of a change, and the row's
+former ids go after that, before the source forgets the change: a crash in between leaves an id too many,
+which costs one look, and never one too few, which would stay in the index for good. Without the file, or with
 one of another table, a full comparison makes it anew.
 """
 
@@ -17,15 +18,18 @@ from vector_client.types import Id
 
 VARIABLES = 500
 IN_MEMORY = ":memory:"
+_FORMAT = 2
 _TABLES = """
-CREATE TABLE IF NOT EXISTS row(source_key PRIMARY KEY NOT NULL, id NOT NULL) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS row_id ON row(id);
+DROP TABLE IF EXISTS row;
+CREATE TABLE IF NOT EXISTS carried(
+  source_key NOT NULL, id NOT NULL, PRIMARY KEY(source_key, id)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS carried_id ON carried(id);
 """
 _SWAP = f"""
 BEGIN IMMEDIATE;
-DROP TABLE row;
-ALTER TABLE row_next RENAME TO row;
-CREATE INDEX row_id ON row(id);
+DROP TABLE carried;
+ALTER TABLE carried_next RENAME TO carried;
+CREATE INDEX carried_id ON carried(id);
 {statefile.FORGET}
 COMMIT;
 """
@@ -49,31 +53,40 @@ class Ledger:
 
     def is_of(self, identity: str) -> bool:
         """Tell whether every row of the table `identity` has been written down."""
-        return statefile.is_of(self._db, identity)
+        return statefile.is_of(self._db, f"{_FORMAT} {identity}")
 
     def ids_of(self, keys: Iterable[Key]) -> set[Id]:
-        """Return the ids that these rows carried; rows never seen carried none."""
-        return set(self._looked_up("SELECT DISTINCT id FROM row WHERE source_key IN ({})", keys))
+        """Return the ids that these rows may have brought into the index; rows never seen, none."""
+        return set(self._looked_up("SELECT DISTINCT id FROM carried WHERE source_key IN ({})", keys))
 
     def keys_of(self, ids: Iterable[Id]) -> set[Key]:
-        return set(self._looked_up("SELECT source_key FROM row WHERE id IN ({})", ids))
+        return set(self._looked_up("SELECT source_key FROM carried WHERE id IN ({})", ids))
+
+    def expect(self, rows: Mapping[Key, Id | None]) -> None:
+        """Add, durably, what the rows carry now to what they carried, before the service is told. Costs
+        nothing where nothing is new."""
+        self._change("INSERT OR IGNORE INTO carried(source_key, id) VALUES(?, ?)", _present(rows))
 
     def note(self, rows: Mapping[Key, Id | None]) -> None:
-        """Write down, durably, what the rows carry now; None: the row is gone or has nothing to store."""
-        there = [(key, item_id) for key, item_id in rows.items() if item_id is not None]
+        """Forget what the rows carried before, now that the service has stored what they carry; None: the row
+        is gone or has nothing to store."""
         gone = [(key,) for key, item_id in rows.items() if item_id is None]
+        self._change("DELETE FROM carried WHERE source_key = ? AND id <> ?", _present(rows))
+        self._change("DELETE FROM carried WHERE source_key = ?", gone)
+
+    def _change(self, statement: str, values: Sequence[tuple[Key | Id, ...]]) -> None:
         db = self._db
         db.execute("BEGIN IMMEDIATE")
-        db.executemany("INSERT OR REPLACE INTO row(source_key, id) VALUES(?, ?)", there)
-        db.executemany("DELETE FROM row WHERE source_key = ?", gone)
+        db.executemany(statement, values)
         db.execute("COMMIT")
 
     def begin_anew(self) -> None:
         """Start a new list beside the present one."""
         self._waiting.clear()
         self._connected.executescript(
-            "DROP TABLE IF EXISTS row_next;"
-            "CREATE TABLE row_next(source_key PRIMARY KEY NOT NULL, id NOT NULL) WITHOUT ROWID"
+            "DROP TABLE IF EXISTS carried_next;"
+            "CREATE TABLE carried_next("
+            "source_key NOT NULL, id NOT NULL, PRIMARY KEY(source_key, id)) WITHOUT ROWID"
         )
 
     def add(self, keys: Sequence[Key], ids: Sequence[Id]) -> None:
@@ -81,7 +94,7 @@ class Ledger:
         if self._path == IN_MEMORY:
             self._waiting.append((keys, ids))
         else:
-            self._insert(self._connected, "row_next", keys, ids)
+            self._insert(self._connected, "carried_next", keys, ids)
 
     @staticmethod
     def _insert(db: sqlite3.Connection, table: str, keys: Sequence[Key], ids: Sequence[Id]) -> None:
@@ -99,14 +112,14 @@ class Ledger:
         """Declare the list whole: every row of the table `identity` stands in it, and the index holds what
         follows from it. Not before: changes not read yet are understood against the old list, and what the
         new one leaves out has to be found by the comparison that made it."""
-        statefile.confirm(self._db, identity)
+        statefile.confirm(self._db, f"{_FORMAT} {identity}")
 
     @property
     def _db(self) -> sqlite3.Connection:
         """The connection, with everything that was added."""
         waiting, self._waiting = self._waiting, []
         for keys, ids in waiting:
-            self._insert(self._connected, "row", keys, ids)
+            self._insert(self._connected, "carried", keys, ids)
         return self._connected
 
     @property
@@ -120,3 +133,7 @@ class Ledger:
             some = wanted[start : start + VARIABLES]
             for (found,) in self._db.execute(statement.format(",".join("?" * len(some))), some):
                 yield found
+
+
+def _present(rows: Mapping[Key, Id | None]) -> list[tuple[Key, Id]]:
+    return [(key, item_id) for key, item_id in rows.items() if item_id is not None]

@@ -1,9 +1,11 @@
-"""A file in FEEDER_STATE_DIR: SQLite, durable at each commit, and of one source alone."""
+"""Files in FEEDER_STATE_DIR: SQLite, durable at each commit, of one source alone; and what names them all."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
+import uuid
 from pathlib import Path
 
 _META = """
@@ -11,6 +13,9 @@ PRAGMA journal_mode=WAL;
 PRAGMA synchronous=FULL;
 CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
+FOLLOWER_CURSOR = "sync.follower"
+"""By the state directory named here the index was last kept up. What another one remembers may be out of
+date: it owes a comparison. Empty after an import or a reconcile, which remember nothing."""
 FORGET = "DELETE FROM meta WHERE name = 'identity';"
 
 
@@ -36,3 +41,13 @@ def forget(path: str) -> None:
     if Path(path).exists():
         with contextlib.closing(opened(path, "")) as connection:
             connection.execute(FORGET)
+
+
+def follower_of(directory: Path) -> str:
+    """Return the name that a state directory was given when it was first used."""
+    path = directory / "follower"
+    if not path.exists():
+        temporary = directory / f"follower.{os.getpid()}"
+        temporary.write_text(uuid.uuid4().hex, encoding="ascii")
+        temporary.rename(path)
+    return path.read_text(encoding="ascii")

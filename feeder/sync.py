@@ -24,6 +24,7 @@ from feeder.interruptions import Stop
 from feeder.known import Facts
 from feeder.metrics import Metrics
 from feeder.reconcile import Reconciler, Store, batches, store_known
+from feeder.statefile import FOLLOWER_CURSOR
 from feeder.versions import Versions
 from vector_client.types import CollectionState
 
@@ -50,8 +51,8 @@ class Pace:
 @dataclass(frozen=True, slots=True)
 class Parts:
     """One collection's sources, lease and service. clock: seconds since 1970; ticks: monotonic seconds.
-    version_of: the embedding_version to write under, or why there is none. activity: what can be followed
-    without one, None where that is nothing."""
+    version_of: the embedding_version to write under, or why there is none. follower: names the memory behind
+    `truth`. activity: what can be followed without a version, None where that is nothing."""
 
     collection: str
     store: Store
@@ -64,6 +65,7 @@ class Parts:
     ticks: Callable[[], float]
     jitter: Callable[[], float]
     version_of: Callable[[CollectionState], str]
+    follower: str
     activity: Activity | None = None
 
 
@@ -108,6 +110,8 @@ class Syncer:
             parts.truth.open()
             if not parts.truth.is_ready:
                 reasons.append("the rows of the source are not known yet")
+            elif state.cursors.get(FOLLOWER_CURSOR) != parts.follower:
+                reasons.append("others have written since this feeder followed")
         lost: list[Side] = []
         for side, feed in self._feeds().items():
             parts.metrics.tier(parts.collection, side, feed.tier)
@@ -273,8 +277,10 @@ class Syncer:
 
     def _cursors(self, bookmarks: Mapping[str, str]) -> dict[str, str]:
         tiers = " ".join(f"{side}={feed.tier}" for side, feed in self._parts.feeds.items())
-        clock = str(self._versions.next())
-        return {**bookmarks, **self._report(), CLOCK_CURSOR: clock, TIERS_CURSOR: tiers}
+        cursors = {CLOCK_CURSOR: str(self._versions.next()), TIERS_CURSOR: tiers}
+        if self._version is not None:
+            cursors[FOLLOWER_CURSOR] = self._parts.follower
+        return {**bookmarks, **self._report(), **cursors}
 
     def _check(self) -> None:
         """Hold the lease, and look at what the service serves and what the sources keep for us."""

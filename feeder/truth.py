@@ -81,6 +81,7 @@ class Truth:
         present = {item.id for item in cleaned.items}
         carried: dict[Key, Id | None] = dict.fromkeys(wanted_keys)
         carried.update(zip(page.keys, page.ids, strict=True))
+        self._ledger.expect(carried)
         return Known(cleaned.items, [each for each in wanted_ids if each not in present], carried)
 
     def note(self, known: Known, rejected: Mapping[Id, str]) -> None:

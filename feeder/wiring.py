@@ -11,6 +11,7 @@ from typing import Literal
 
 from feeder.activity import Activity
 from feeder.applying import Applier
+from feeder.changes import Changes
 from feeder.contentstate import ContentState
 from feeder.contenttruth import ContentTruth, Recipe
 from feeder.errors import SettingsWrong
@@ -29,7 +30,7 @@ from feeder.sources.pgvector import PgVectorSource
 from feeder.sources.port import ItemSource, VectorSource
 from feeder.sources.postgres import PostgresItems
 from feeder.sources.session import Patience, maria_session, postgres_session
-from feeder.statefile import forget
+from feeder.statefile import FOLLOWER_CURSOR, follower_of, forget
 from feeder.sync import CLOCK_CURSOR, Pace, Syncer
 from feeder.sync import Parts as SyncParts
 from feeder.tables import CollectionTables
@@ -117,6 +118,7 @@ def syncer_of(
         ticks=time.monotonic,
         jitter=random.random,
         version_of=vector_version if tables.vectors else content_version,
+        follower=follower_of(settings.state_dir),
         activity=activity_of(settings, tables, applier),
     )
     pace = Pace(poll_s=fastest / 1000, compare_s=bounds.compare_s)
@@ -161,6 +163,7 @@ def compare_once(
             return reconciler.compare(version)
         versions = Versions(time.time)
         versions.begin_after(state.cursors.get(CLOCK_CURSOR))
+        applier.apply(Changes(), {FOLLOWER_CURSOR: ""})
         return reconciler.mend(version, versions.next)
     finally:
         lease.release()

@@ -69,7 +69,8 @@ class Follower:
         lease = lease_of(settings, tables, alert_of(settings))
         parts = Parts(
             NAME, self.store, self.truth, self.feeds, lease, reconciler, Metrics(self.registry),
-            time.time, time.monotonic, Random(0).random, vector_version, self._activity(settings, tables),
+            time.time, time.monotonic, Random(0).random, vector_version, "here",
+            self._activity(settings, tables),
         )  # fmt: skip
         self.syncer = Syncer(parts, Pace(poll_s=0.02, compare_s=3600), 500)
         if start:

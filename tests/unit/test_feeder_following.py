@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from feeder.changes import Changes
 from feeder.errors import AnotherFeeder, FeederError, SettingsWrong, SourceDown
 from feeder.following import follow
 from feeder.interruptions import LEASE_PATIENCE_S, Interruptions
@@ -17,6 +18,7 @@ from feeder.ledger import IN_MEMORY, Ledger
 from feeder.metrics import Metrics
 from feeder.reconcile import Brake, Reconciler
 from feeder.sources.timer import TimerFeed
+from feeder.statefile import FOLLOWER_CURSOR
 from feeder.sync import Pace, Parts, Syncer
 from feeder.truth import Truth
 from index_store.embedded.engine import EmbeddedIndex
@@ -90,7 +92,7 @@ class Bench:
                 NAME, self.store, truth, Brake(5), batch_items=10, clock=clock, pause=self.time.wait
             ),
             metrics=self.metrics, clock=clock, ticks=clock, jitter=lambda: 1.0,
-            version_of=lambda _: VERSION,
+            version_of=lambda _: VERSION, follower="here",
         )  # fmt: skip
         self.parts = parts
         self.interruptions = Interruptions(NAME, self.metrics, lambda: 1.0, clock)
@@ -185,4 +187,25 @@ def test_two_polls_ask_for_one_comparison_an_interval(tmp_path: Path) -> None:
     bench.time.stops_at = 23
     bench.follow()
     assert bench.reads() == 5, "at the start, and after each 5 s"
+    bench.index.close()
+
+
+def test_what_others_wrote_meanwhile_is_compared_at_the_next_start(tmp_path: Path) -> None:
+    """An import, a reconcile, a feeder on another machine: what is remembered here may be older than that."""
+    bench = Bench(tmp_path, lambda _: None)
+    ledger = Ledger(str(tmp_path / "products.sqlite"))
+    truth = Truth(bench.vectors, bench.items, ledger, id_kind="string", page_rows=7)
+    reconciler = Reconciler(
+        NAME, bench.store, truth, Brake(5), batch_items=10, clock=bench.parts.clock, pause=bench.time.wait
+    )
+    parts = replace(bench.parts, truth=truth, reconciler=reconciler, feeds={})
+    compared = []
+    for others in ({}, {}, {FOLLOWER_CURSOR: ""}, {}, {FOLLOWER_CURSOR: "another machine"}):
+        bench.store.apply(Changes(), others)
+        before = bench.reads()
+        syncer = Syncer(parts, Pace(poll_s=0.5, compare_s=3600, check_s=1), 10)
+        syncer.start()
+        syncer.close()
+        compared.append(bench.reads() > before)
+    assert compared == [True, False, True, False, True]
     bench.index.close()

@@ -1,0 +1,82 @@
+"""What a feeder remembers of the vector table's rows outlives a kill at any moment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from feeder.ledger import Ledger
+from feeder.truth import Truth
+from tests.unit.test_feeder_reconcile import ListItems, ListVectors
+
+
+class Source:
+    """A vector table, an items table, and the file of who follows them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.vectors, self.items = ListVectors(), ListItems()
+        self._path = str(folder / "products.sqlite")
+
+    def put(self, key: int, item_id: str) -> None:
+        self.vectors.rows[key] = (item_id, np.array([1, 0, 0, key], dtype=np.float32))
+        self.items.active[item_id] = True
+
+    def begun(self) -> Truth:
+        truth = Truth(self.vectors, self.items, Ledger(self._path), id_kind="string", page_rows=7)
+        truth.open()
+        return truth
+
+    def followed(self) -> Truth:
+        """One that has read everything, and whose index holds it."""
+        truth = self.begun()
+        list(truth.everything())
+        truth.confirm()
+        return truth
+
+
+def test_a_row_that_is_gone_again_after_a_kill_takes_its_id_along(tmp_path: Path) -> None:
+    """The service may have stored the item; the row can't be asked for its id any more."""
+    source = Source(tmp_path)
+    source.put(1, "a")
+    truth = source.followed()
+    source.put(2, "b")
+    assert [item.id for item in truth.about(keys=[2]).items] == ["b"]
+    truth.close()  # killed: the service stored b, nothing was noted
+    del source.vectors.rows[2]
+    again = source.begun()
+    assert again.is_ready
+    assert list(again.about(keys=[2]).absent) == ["b"]
+    again.close()
+
+
+def test_a_row_that_moved_twice_around_a_kill_leaves_no_id_behind(tmp_path: Path) -> None:
+    source = Source(tmp_path)
+    source.put(1, "a")
+    truth = source.followed()
+    source.put(1, "b")
+    truth.about(keys=[1])
+    truth.close()  # killed: the service holds b and not a
+    source.put(1, "c")
+    again = source.begun()
+    known = again.about(keys=[1])
+    assert [item.id for item in known.items] == ["c"]
+    assert set(known.absent) == {"a", "b"}
+    again.note(known, {})
+    assert set(again.about(keys=[1]).absent) == set(), "forgotten once the service has stored it"
+    again.close()
+
+
+def test_a_file_of_the_former_form_is_made_anew(tmp_path: Path) -> None:
+    source = Source(tmp_path)
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / "products.sqlite") as db:
+        db.executescript(
+            "CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
+            "CREATE TABLE row(source_key PRIMARY KEY NOT NULL, id NOT NULL) WITHOUT ROWID;"
+            "INSERT INTO meta VALUES('identity', 'list')"
+        )
+    truth = source.begun()
+    assert not truth.is_ready
+    truth.close()
