@@ -83,13 +83,24 @@ def processes(bench: Bench) -> list[SeenRow]:
     size = sum(p.stat().st_size for p in directory.iterdir()) / 2**20
     total = sum(r["shared_mb"] for r in reports)
     most = max(r["private_mb"] for r in reports)
-    threads = max(run_processes(directory, path, 1, 2, 1500)[0]["per_second"] for _ in range(3))
-    alone = max(sum(r["per_second"] for r in run_processes(directory, path, 2, 1, 1500)) for _ in range(3))
+    shares = []
+    for _ in range(
+        5
+    ):  # in turns: this machine's own speed changes more from minute to minute than they differ
+        threads = run_processes(directory, path, 1, 2, 3000)[0]["per_second"]
+        alone = sum(r["per_second"] for r in run_processes(directory, path, 2, 1, 3000))
+        shares.append(threads / alone)
     bound = (1.05 * size + 4 * 5) / size
     note = f"{total:.0f} of {size:.0f} MB; private heap at most {most:.1f} MB a process, queries included"
     return [
         SeenRow("PSS of the index in 4 processes / file size", total / size, bound, note=note),
-        SeenRow("two threads / two processes, searches a second", threads / alone, 0.9, at_least=True),
+        SeenRow(
+            "two threads / two processes, searches a second",
+            float(np.median(shares)),
+            0.9,
+            at_least=True,
+            note=f"median of five, {min(shares):.2f} to {max(shares):.2f}",
+        ),
     ]
 
 
