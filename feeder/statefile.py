@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import uuid
 from pathlib import Path
@@ -44,10 +43,14 @@ def forget(path: str) -> None:
 
 
 def follower_of(directory: Path) -> str:
-    """Return the name that a state directory was given when it was first used."""
+    """Return the name that a state directory was given when it was first used. Safe from any thread and
+    process: the first name stays."""
     path = directory / "follower"
     if not path.exists():
-        temporary = directory / f"follower.{os.getpid()}"
-        temporary.write_text(uuid.uuid4().hex, encoding="ascii")
-        temporary.rename(path)
+        name = uuid.uuid4().hex
+        ours = directory / f"follower.{name}"
+        ours.write_text(name, encoding="ascii")
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(ours)
+        ours.unlink()
     return path.read_text(encoding="ascii")

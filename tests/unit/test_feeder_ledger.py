@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from feeder.ledger import Ledger
+from feeder.statefile import follower_of
 from feeder.truth import Truth
 from tests.unit.test_feeder_reconcile import ListItems, ListVectors
 
@@ -80,3 +82,13 @@ def test_a_file_of_the_former_form_is_made_anew(tmp_path: Path) -> None:
     truth = source.begun()
     assert not truth.is_ready
     truth.close()
+
+
+def test_a_state_directory_has_one_name_whoever_asks_first(tmp_path: Path) -> None:
+    """Each collection is followed by a thread of its own, and all begin at once."""
+    for turn in range(50):
+        directory = tmp_path / str(turn)
+        directory.mkdir()
+        with ThreadPoolExecutor(8) as pool:
+            names = set(pool.map(lambda _, where=directory: follower_of(where), range(8)))
+        assert len(names) == 1 and [path.name for path in directory.iterdir()] == ["follower"]
