@@ -126,6 +126,7 @@ def _sync(settings: Settings, options: argparse.Namespace) -> int:
         except Exception:
             log.exception("sync_failed", extra={"collection": name})
             codes.append(1)
+            stop.set()  # a mistake of ours: whoever supervises starts all anew, rather than miss one unseen
 
     threads = [
         threading.Thread(target=follow_one, args=(name,), name=name) for name in _names(settings, options)

@@ -72,8 +72,8 @@ class Outcome:
 def feeder_process(environ: Mapping[str, str], *arguments: str) -> subprocess.Popen[str]:
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
     return subprocess.Popen(
-        [sys.executable, "-m", "feeder", *arguments], cwd=ROOT, env=kept | dict(environ), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [sys.executable, "-X", "faulthandler", "-m", "feeder", *arguments], cwd=ROOT,
+        env=kept | dict(environ), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 

@@ -97,7 +97,12 @@ def as_array(data: bytes):  # type: ignore[no-untyped-def]
 
 def end(process: subprocess.Popen[str], number: signal.Signals = signal.SIGTERM) -> str:
     process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+    try:
+        _, errors = process.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # faulthandler writes where each thread stands
+        print(process.communicate(timeout=30)[1][-8000:])
+        raise
     return errors
 
 
