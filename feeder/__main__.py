@@ -36,6 +36,8 @@ from feeder.wiring_feeds import dirty_sets_of
 
 log = logging.getLogger("feeder")
 
+WAKE_S = 0.5
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
@@ -134,7 +136,9 @@ def _sync(settings: Settings, options: argparse.Namespace) -> int:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        while thread.is_alive():
+            # Not for ever: a signal that another thread takes is only seen when this one wakes.
+            thread.join(WAKE_S)
     client.close()
     return max(codes, default=0)
 
