@@ -194,8 +194,9 @@ def by_service(
 
 
 def compare(shop: Shop, name: str, excluded: Sequence[int]) -> None:
-    """Hold every query's answer against pgvector's: ids, order, distances."""
-    farthest = 0.0
+    """Hold every query's answer against pgvector's: ids, order, distances. Generated names repeat, and
+    pgvector's float32 sums can't tell their vectors apart: such rows may stand in any order."""
+    farthest, in_order = 0.0, 0
     hidden = set(excluded)
     with shop.postgres.connect(shop.database) as db:
         db.execute("CREATE TEMP TABLE excluded (id bigint)")
@@ -204,11 +205,26 @@ def compare(shop: Shop, name: str, excluded: Sequence[int]) -> None:
             expected = by_pgvector(db, name, query, bool(excluded))
             got = by_service(shop, name, query, excluded)
             assert len(expected) == TOP
-            assert [item_id for item_id, _ in expected] == [item_id for item_id, _ in got]
+            in_order += [item_id for item_id, _ in expected] == [item_id for item_id, _ in got]
+            assert_same_but_for_ties(dict(expected), dict(got))
             assert hidden.isdisjoint(item_id for item_id, _ in got)
             farthest = max([farthest, *(abs(a[1] - b[1]) for a, b in zip(expected, got, strict=True))])
-    print(f"{name}, {len(excluded):,} excluded: ids and order equal, distances within {farthest:.1e}")
+    print(
+        f"{name}, {len(excluded):,} excluded: {in_order} of {QUERIES} in order, distances within {farthest:.1e}"
+    )
+    assert in_order == QUERIES or not DATA.exists()
     assert farthest <= DISTANCE_ERROR_MAX
+
+
+def assert_same_but_for_ties(expected: dict[int, float], got: dict[int, float]) -> None:
+    """Ids that only one side has are as far as the other's last, and so left out by a tie."""
+    last = min(max(expected.values()), max(got.values()))
+    for item_id in expected.keys() | got.keys():
+        distances = [side[item_id] for side in (expected, got) if item_id in side]
+        if len(distances) == 1:
+            assert distances[0] >= last - DISTANCE_ERROR_MAX, item_id
+        else:
+            assert abs(distances[0] - distances[1]) <= DISTANCE_ERROR_MAX, item_id
 
 
 @pytest.mark.parametrize("name", TABLES)
