@@ -76,7 +76,9 @@ def first_plan(ground: Ground, allowed: int, k: int) -> Plan:
     few = max(SCAN_SHARE * ground.rows, min(SCAN_ROWS, ground.rows / 2))
     if not ground.table.known or allowed <= few:
         return _SCAN
-    return _cheaper(ground, allowed, math.ceil(k * ground.rows / allowed))
+    # Where the k-th allowed row stands varies from query to query: one standard deviation more is looked at.
+    spread = math.sqrt(k * (1 - allowed / ground.rows))
+    return _cheaper(ground, allowed, math.ceil((k + spread) * ground.rows / allowed))
 
 
 def plan_beyond(ground: Ground, plan: Plan, allowed: int, k: int, near: int) -> Plan:
