@@ -209,9 +209,8 @@ def compare(shop: Shop, name: str, excluded: Sequence[int]) -> None:
             assert_same_but_for_ties(dict(expected), dict(got))
             assert hidden.isdisjoint(item_id for item_id, _ in got)
             farthest = max([farthest, *(abs(a[1] - b[1]) for a, b in zip(expected, got, strict=True))])
-    print(
-        f"{name}, {len(excluded):,} excluded: {in_order} of {QUERIES} in order, distances within {farthest:.1e}"
-    )
+    seen = f"{in_order} of {QUERIES} in pgvector's order, distances within {farthest:.1e}"
+    print(f"{name}, {len(excluded):,} excluded: {seen}")
     assert in_order == QUERIES or not DATA.exists()
     assert farthest <= DISTANCE_ERROR_MAX
 
