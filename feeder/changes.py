@@ -56,6 +56,11 @@ class ItemRow:
     active: bool = True
 
 
+def last_shown(rows: Sequence[ItemRow]) -> ItemRow:
+    """Return which of the rows of one id tells its metadata: the last active one, or else the last."""
+    return ([row for row in rows if row.active] or list(rows))[-1]
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
     """Writes of one collection that belong together. An id stands in items or in delete_ids, once.

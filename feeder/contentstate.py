@@ -7,12 +7,11 @@ one full comparison, which for pictures means fetching each of them once.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from feeder import statefile
 from feeder.known import Content, Failure
+from feeder.statefile import StateFile
 from vector_client.types import Id
 
 VARIABLES = 500
@@ -51,35 +50,19 @@ class Remembered:
         return self.reason is not None and self.failed_ref == ref and now < self.retry_at
 
 
-class ContentState:
+class ContentState(StateFile):
     """For one thread. path: a file, or ":memory:". clock: seconds since 1970."""
 
     def __init__(self, path: str, clock: Callable[[], float]) -> None:
-        self._path = path
+        super().__init__(path, _TABLES)
         self._clock = clock
-        self._connection: sqlite3.Connection | None = None
-
-    def open(self) -> None:
-        if self._connection is None:
-            self._connection = statefile.opened(self._path, _TABLES)
-
-    def close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-
-    def is_of(self, identity: str) -> bool:
-        return statefile.is_of(self._db, identity)
-
-    def confirm(self, identity: str) -> None:
-        statefile.confirm(self._db, identity)
 
     def recall(self, ids: Sequence[Id]) -> dict[Id, Remembered]:
         found: dict[Id, Remembered] = {}
         for start in range(0, len(ids), VARIABLES):
             some = ids[start : start + VARIABLES]
             marks = ",".join("?" * len(some))
-            for item_id, ref, digest, failed, reason, attempts, at in self._db.execute(
+            for item_id, ref, digest, failed, reason, attempts, at in self.db.execute(
                 "SELECT id, ref, digest, failed_ref, reason, attempts, retry_at FROM content"
                 f" WHERE id IN ({marks})",
                 some,
@@ -100,7 +83,7 @@ class ContentState:
             attempts = 1 + (known.attempts if known and known.failed_ref == failure.ref else 0)
             pause = min(BACKOFF_S * 2.0 ** min(attempts - 1, 16), BACKOFF_S_MAX)
             rows.append((item_id, failure.ref, failure.reason, attempts, now + pause))
-        db = self._db
+        db = self.db
         db.execute("BEGIN IMMEDIATE")
         db.executemany(_STORED, [(item_id, each.ref, each.digest) for item_id, each in stored.items()])
         db.executemany(_FAILED, rows)
@@ -109,16 +92,11 @@ class ContentState:
 
     def quarantined(self, *, only_due: bool = False) -> dict[Id, str]:
         if only_due:
-            rows = self._db.execute(
+            rows = self.db.execute(
                 "SELECT id, reason FROM content WHERE reason IS NOT NULL AND retry_at <= ?"
                 " ORDER BY retry_at LIMIT ?",
                 (self._clock(), DUE_MAX),
             )
         else:
-            rows = self._db.execute("SELECT id, reason FROM content WHERE reason IS NOT NULL ORDER BY id")
+            rows = self.db.execute("SELECT id, reason FROM content WHERE reason IS NOT NULL ORDER BY id")
         return dict(rows.fetchall())
-
-    @property
-    def _db(self) -> sqlite3.Connection:
-        assert self._connection is not None, "open() comes first"
-        return self._connection

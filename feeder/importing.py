@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from feeder.applying import Applier
-from feeder.changes import UNKNOWN, Changes, Directory, ItemRow, Survey, VectorPage
+from feeder.changes import UNKNOWN, Changes, Directory, ItemRow, Survey, VectorPage, last_shown
 from feeder.errors import ImportRefused, SettingsWrong
 from feeder.export import Cleaned, clean, pages, read_ahead
 from feeder.feeds import Lease
@@ -230,14 +230,11 @@ class Importer:
         kept += names[: NAMES_KEPT - len(kept)]
 
     def _metadata(self, page: VectorPage) -> Mapping[Id, Mapping[str, object]] | None:
-        """Return what the items table says beside activity; of several rows of an id the last active one."""
+        """Return what the items table says beside activity."""
         if self._parts.items is None or self._tables.items is None or not self._tables.items.metadata:
             return None
         rows = self._parts.items.fetch(list(dict.fromkeys(page.ids)))
-        return {
-            item_id: ([row for row in found if row.active] or list(found))[-1].metadata
-            for item_id, found in rows.items()
-        }
+        return {item_id: last_shown(found).metadata for item_id, found in rows.items()}
 
 
 def _page_counts(cleaned: Cleaned) -> dict[str, int]:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 
-from feeder import statefile
 from feeder.changes import Key
+from feeder.statefile import FORGET, StateFile
 from vector_client.types import Id
 
 VARIABLES = 500
@@ -30,30 +30,21 @@ BEGIN IMMEDIATE;
 DROP TABLE carried;
 ALTER TABLE carried_next RENAME TO carried;
 CREATE INDEX carried_id ON carried(id);
-{statefile.FORGET}
+{FORGET}
 COMMIT;
 """
 
 
-class Ledger:
+class Ledger(StateFile):
     """For one thread. path: a file, or IN_MEMORY for one use."""
 
     def __init__(self, path: str) -> None:
-        self._path = path
-        self._connection: sqlite3.Connection | None = None
+        super().__init__(path, _TABLES)
         self._waiting: list[tuple[Sequence[Key], Sequence[Id]]] = []
-
-    def open(self) -> None:
-        self._connection = statefile.opened(self._path, _TABLES)
-
-    def close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
 
     def is_of(self, identity: str) -> bool:
         """Tell whether every row of the table `identity` has been written down."""
-        return statefile.is_of(self._db, f"{_FORMAT} {identity}")
+        return super().is_of(f"{_FORMAT} {identity}")
 
     def ids_of(self, keys: Iterable[Key]) -> set[Id]:
         """Return the ids that these rows may have brought into the index; rows never seen, none."""
@@ -83,7 +74,7 @@ class Ledger:
     def begin_anew(self) -> None:
         """Start a new list beside the present one."""
         self._waiting.clear()
-        self._connected.executescript(
+        self.db.executescript(
             "DROP TABLE IF EXISTS carried_next;"
             "CREATE TABLE carried_next("
             "source_key NOT NULL, id NOT NULL, PRIMARY KEY(source_key, id)) WITHOUT ROWID"
@@ -94,7 +85,7 @@ class Ledger:
         if self._path == IN_MEMORY:
             self._waiting.append((keys, ids))
         else:
-            self._insert(self._connected, "carried_next", keys, ids)
+            self._insert(self.db, "carried_next", keys, ids)
 
     @staticmethod
     def _insert(db: sqlite3.Connection, table: str, keys: Sequence[Key], ids: Sequence[Id]) -> None:
@@ -106,26 +97,21 @@ class Ledger:
 
     def end_anew(self) -> None:
         """Put the new list in the place of the old one, unconfirmed."""
-        self._connected.executescript(_SWAP)
+        self.db.executescript(_SWAP)
 
     def confirm(self, identity: str) -> None:
         """Declare the list whole: every row of the table `identity` stands in it, and the index holds what
         follows from it. Not before: changes not read yet are understood against the old list, and what the
         new one leaves out has to be found by the comparison that made it."""
-        statefile.confirm(self._db, f"{_FORMAT} {identity}")
+        super().confirm(f"{_FORMAT} {identity}")
 
     @property
     def _db(self) -> sqlite3.Connection:
         """The connection, with everything that was added."""
         waiting, self._waiting = self._waiting, []
         for keys, ids in waiting:
-            self._insert(self._connected, "carried", keys, ids)
-        return self._connected
-
-    @property
-    def _connected(self) -> sqlite3.Connection:
-        assert self._connection is not None, "open() comes first"
-        return self._connection
+            self._insert(self.db, "carried", keys, ids)
+        return self.db
 
     def _looked_up(self, statement: str, values: Iterable[Key]) -> Iterable[Id]:
         wanted = list(values)

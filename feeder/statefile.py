@@ -18,27 +18,48 @@ date: it owes a comparison. Empty after an import or a reconcile, which remember
 FORGET = "DELETE FROM meta WHERE name = 'identity';"
 
 
-def opened(path: str, tables: str) -> sqlite3.Connection:
-    """Return a connection for one thread; `tables` makes what is missing."""
+class StateFile:
+    """One such file. For one thread. path: a file, or ":memory:". tables: the statements that make what is
+    missing."""
+
+    def __init__(self, path: str, tables: str) -> None:
+        self._path = path
+        self._tables = tables
+        self._connection: sqlite3.Connection | None = None
+
+    def open(self) -> None:
+        if self._connection is None:
+            self._connection = _opened(self._path, self._tables)
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    @property
+    def db(self) -> sqlite3.Connection:
+        assert self._connection is not None, "open() comes first"
+        return self._connection
+
+    def is_of(self, identity: str) -> bool:
+        """Tell whether the whole source `identity` has been written down here."""
+        row = self.db.execute("SELECT value FROM meta WHERE name = 'identity'").fetchone()
+        return row is not None and row[0] == identity
+
+    def confirm(self, identity: str) -> None:
+        self.db.execute("INSERT OR REPLACE INTO meta(name, value) VALUES('identity', ?)", (identity,))
+
+
+def _opened(path: str, tables: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, timeout=5)
     connection.executescript(_META + tables)
     return connection
 
 
-def is_of(connection: sqlite3.Connection, identity: str) -> bool:
-    """Tell whether the whole source `identity` has been written down here."""
-    row = connection.execute("SELECT value FROM meta WHERE name = 'identity'").fetchone()
-    return row is not None and row[0] == identity
-
-
-def confirm(connection: sqlite3.Connection, identity: str) -> None:
-    connection.execute("INSERT OR REPLACE INTO meta(name, value) VALUES('identity', ?)", (identity,))
-
-
 def forget(path: str) -> None:
     """Let a file that exists no longer stand for any source: the next comparison makes it anew."""
     if Path(path).exists():
-        with contextlib.closing(opened(path, "")) as connection:
+        with contextlib.closing(_opened(path, "")) as connection:
             connection.execute(FORGET)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from feeder.changes import Directory, IntDirectory, ItemRow, Key, TextDirectory, VectorPage
+from feeder.changes import Directory, IntDirectory, ItemRow, Key, TextDirectory, VectorPage, last_shown
 from feeder.export import PAGES_AHEAD, UNFIT, Cleaned, choose, clean, pages, read_ahead
 from feeder.known import Known, Portion
 from feeder.ledger import Ledger
@@ -126,7 +126,7 @@ class Truth:
         if self._items is None:
             return clean(page, None, is_half=self._is_half)
         found = self._items.fetch(list(ids))
-        metadata = {item_id: _shown(rows).metadata for item_id, rows in found.items()}
+        metadata = {item_id: last_shown(rows).metadata for item_id, rows in found.items()}
         return clean(page, self._directory(found), metadata, self._is_half)
 
     def _directory(self, found: Mapping[Id, Sequence[ItemRow]]) -> Directory:
@@ -138,11 +138,6 @@ class Truth:
             return texts
         ids = np.array([int(item_id) for item_id in active], dtype=np.int64)
         return IntDirectory(ids, np.array(list(active.values()), dtype=np.bool_))
-
-
-def _shown(rows: Sequence[ItemRow]) -> ItemRow:
-    """Of several rows of one id, the last active one tells its metadata, as in an import."""
-    return ([row for row in rows if row.active] or list(rows))[-1]
 
 
 def _in_order(key: Key) -> tuple[bool, Key]:
