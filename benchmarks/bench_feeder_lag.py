@@ -23,16 +23,16 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.bench_import import private_databases
 from benchmarks.feeder_shop import (
     BenchShop,
     Items,
     as_text,
-    free_port,
     is_following,
     name_of,
-    private_databases,
     unit,
 )  # fmt: skip
+from benchmarks.http_server import free_port
 from vector_client.http import VectorClient
 from vector_client.types import Query
 

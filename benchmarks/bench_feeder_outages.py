@@ -29,17 +29,17 @@ import numpy as np
 import orjson
 import psycopg
 
+from benchmarks.bench_import import private_databases
 from benchmarks.feeder_shop import (
     VECTORS,
     BenchShop,
     as_text,
-    free_port,
     metric,
     name_of,
-    private_databases,
     unit,
 )
 from benchmarks.http_load import cpu_seconds, one_by_one, post
+from benchmarks.http_server import free_port
 from benchmarks.tcp_relay import Relay
 from vector_client.http import VectorClient
 from vector_client.types import Query

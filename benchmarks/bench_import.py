@@ -55,13 +55,14 @@ vector = "v"
 
 
 @contextmanager
-def private_postgres() -> Iterator[dict[str, str]]:
-    command = [sys.executable, "-m", "tests.integration.databases", "postgres"]
+def private_databases(*kinds: str) -> Iterator[dict[str, dict[str, str]]]:
+    """Start servers of these kinds (postgres, mariadb), and yield how to reach each of them."""
+    command = [sys.executable, "-m", "tests.integration.databases", *kinds]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        yield json.loads(process.stdout.readline())["postgres"]
+        yield json.loads(process.stdout.readline())
     finally:
         process.stdin.close()
         process.wait(60)
@@ -194,7 +195,8 @@ def main() -> int:
     parser.add_argument("--page-rows", type=int, default=20_000)
     parser.add_argument("--end-to-end", action="store_true", help="into a service process, too")
     options = parser.parse_args()
-    with private_postgres() as environ:
+    with private_databases("postgres") as databases:
+        environ = databases["postgres"]
         fill(environ, options.rows, options.dim)
         settings = Settings.from_environ(environ)
         works: dict[str, Callable[[], int]] = {

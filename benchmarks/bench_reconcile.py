@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from benchmarks.feeder_shop import BenchShop, name_of, private_databases, unit
+from benchmarks.bench_import import private_databases
+from benchmarks.feeder_shop import BenchShop, name_of, unit
 from benchmarks.http_load import cpu_seconds
 from vector_client.http import VectorClient
 from vector_client.types import Query

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from benchmarks.bench_import import connect, exported, fill, private_postgres, source_of
+from benchmarks.bench_import import connect, exported, fill, private_databases, source_of
 from feeder.applying import Applied
 from feeder.changes import Changes
 from feeder.ledger import IN_MEMORY, Ledger
@@ -79,7 +79,8 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--page-rows", type=int, default=20_000)
     options = parser.parse_args()
-    with private_postgres() as environ:
+    with private_databases("postgres") as databases:
+        environ = databases["postgres"]
         fill(environ, options.rows, options.dim)
         settings = Settings.from_environ(environ)
         truth = truth_of(settings, options)

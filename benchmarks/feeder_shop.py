@@ -3,10 +3,8 @@ process and a real feeder process."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +20,7 @@ import psycopg
 import pymysql
 
 from benchmarks.bench_import import wait_for
+from benchmarks.http_server import free_port
 from vector_client.http import VectorClient
 
 Items: TypeAlias = Literal["postgresql", "mariadb"]
@@ -56,26 +55,6 @@ PUBLICATIONS = """
 CREATE PUBLICATION vs_bench_vectors FOR TABLE bench_vectors (pk);
 CREATE PUBLICATION vs_bench_items FOR TABLE bench_items (id);
 """
-
-
-@contextmanager
-def private_databases(*kinds: str) -> Iterator[dict[str, dict[str, str]]]:
-    """Start servers of these kinds (postgres, mariadb), and yield how to reach each of them."""
-    command = [sys.executable, "-m", "tests.integration.databases", *kinds]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        yield json.loads(process.stdout.readline())
-    finally:
-        process.stdin.close()
-        process.wait(60)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def unit(rng: np.random.Generator) -> npt.NDArray[np.float32]:
