@@ -1,0 +1,59 @@
+"""The exact answer, a sealed index's answer, and tables, for bench_quality."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from index_store.embedded.engine import EmbeddedIndex
+from index_store.embedded.maintenance import Maintenance
+from index_store.types import CollectionSpec, ItemWrite, SearchRequest, WriteBatch
+
+K = 10
+OFF_MAX = 0.005
+"""How far a figure of the index's answers may be from that of the exact ones."""
+Rows: TypeAlias = list[dict[str, Any]]
+Vectors: TypeAlias = npt.NDArray[np.float32]
+Places: TypeAlias = npt.NDArray[np.int64]
+
+
+def nearest(queries: Vectors, base: Vectors) -> Places:
+    """Return the K nearest of `base`, as places in it."""
+    return np.argsort(-(queries @ base.T), axis=1, kind="stable")[:, :K]
+
+
+def by_index(queries: Vectors, base: Vectors) -> Places:
+    """Return what a sealed index over `base` answers, as places in it."""
+    version = "quality"
+    with tempfile.TemporaryDirectory() as folder:
+        specs = [CollectionSpec("bench", "int64", base.shape[1], "cosine")]
+        index = EmbeddedIndex(Path(folder), specs)
+        index.open()
+        index.advance("bench", "begin", version)
+        items = [ItemWrite(place, row) for place, row in enumerate(base)]
+        index.write("bench", WriteBatch(items, embedding_version=version))
+        index.close()
+        if not Maintenance(Path(folder)).rebuild():
+            raise AssertionError("nothing was sealed")
+        index = EmbeddedIndex(Path(folder), specs)
+        index.open()
+        try:
+            found = index.search("bench", [SearchRequest(vector=query, k=K) for query in queries])
+        finally:
+            index.close()
+    return np.array([[hit.id for hit in each.hits] for each in found])
+
+
+def worst_off(differences: Iterable[float]) -> float:
+    return float(np.abs(np.fromiter(differences, np.float64)).max())
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
