@@ -3,12 +3,12 @@
     python -m benchmarks.bench_quality [DATA_DIR] [--only texts pictures] [--models-dir .models]
 
 DATA_DIR holds recipes.jsonl, recipe_queries.jsonl, images.jsonl and images/. Without labelled data the demo's
-pictures are changed and found again, without a limit. Texts go through normalise_text and the collection's template,
-pictures as JPEG bytes through decode_image, both through the batchers, as in the service. The answers are
-exact; those of a sealed index stand beside them, and for pictures those of a running service that got them by
-upload; they may be .005 off. Near-duplicate: a picture cropped, turned, relit and compressed finds its
-original among all. Cross-rendering: a flat drawing finds the 3D rendering of the same thing. The tables go to
-.out/quality.md.
+pictures are changed and found again, without a limit. Texts go through normalise_text and the collection's
+template, pictures as JPEG bytes through decode_image, both through the batchers, as in the service. The
+answers are exact; those of a sealed index stand beside them, and for pictures those of a running service that
+got them by upload; they may be .005 off. Near-duplicate: a picture cropped, turned, relit and compressed
+finds its original among all. Cross-rendering: a flat drawing finds the 3D rendering of the same thing. The
+tables go to .out/quality.md.
 """
 
 from __future__ import annotations
