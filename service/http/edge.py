@@ -132,6 +132,9 @@ class Edge:
             await self._fail(exc, path, exchange)
         finally:
             self._note(scope, exchange, time.perf_counter() - started)
+            # The server's `send` holds the scope: left in there, every request would leave a ring of objects
+            # for the collector to find.
+            del scope[EXCHANGE]
 
     def _request_id(self, headers: Headers) -> bytes:
         offered = headers.get(b"x-request-id")
