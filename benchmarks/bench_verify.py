@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -21,12 +21,12 @@ from benchmarks.bench_import import connect, exported, fill, private_databases, 
 from feeder.applying import Applied
 from feeder.changes import Changes
 from feeder.ledger import IN_MEMORY, Ledger
-from feeder.proof import Shares, bucket_of, root_of
+from feeder.proof import Shares, Sums, bucket_of, root_of
 from feeder.reconcile import Brake, Reconciler, Report
 from feeder.settings import Settings
 from feeder.sourceside import SourceSide
 from feeder.truth import Truth
-from vector_client.types import CollectionState, Digest, DigestRow, Id
+from vector_client.types import CollectionState, Differing, Digest, DigestRow, Id
 
 VERSION = "bench-space"
 
@@ -50,9 +50,11 @@ class EqualIndex:
     def digest(self) -> Digest:
         return Digest(root_of(self._sums), self._sums.tolist(), self._side.count, 1)
 
-    def digest_rows(self, buckets: Sequence[int]) -> Sequence[DigestRow]:
-        held = self._side.within(np.array(buckets))
-        return [DigestRow(item_id, mine.share, mine.active, True) for item_id, mine in held.items()]
+    def differing(self, sums: Sums) -> Differing:
+        parts = np.flatnonzero(self._side.sums_of(len(sums)) != sums).tolist()
+        held = self._side.within(parts, len(sums))
+        rows = [DigestRow(item_id, mine.share, mine.active, True) for item_id, mine in held.items()]
+        return Differing(parts, rows)
 
 
 def truth_of(settings: Settings, options: argparse.Namespace) -> Truth:

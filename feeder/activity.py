@@ -10,10 +10,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from feeder.changes import ACTIVE, UNKNOWN, Changes
 from feeder.contenttruth import shown
 from feeder.proof import BUCKETS
-from feeder.reconcile import BUCKETS_A_CALL, Brake, Store, batches
+from feeder.reconcile import Brake, Store, batches
 from feeder.sources.port import ItemSource
 from vector_client.types import DigestRow, Id, Item
 
@@ -69,11 +71,9 @@ class Activity:
         log.info("activity_compared", extra={"collection": self._collection, "mended": len(wrong)})
         return len(wrong)
 
-    def _held(self) -> list[DigestRow]:
-        held: list[DigestRow] = []
-        for some in batches(range(BUCKETS), BUCKETS_A_CALL):
-            held += self._store.digest_rows(some)
-        return held
+    def _held(self) -> Sequence[DigestRow]:
+        """Everything: where we hold nothing, all that the index holds differs."""
+        return self._store.differing(np.zeros(BUCKETS, dtype=np.uint64)).rows
 
 
 def _differs(row: DigestRow, state: int) -> bool:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from feeder.changes import Changes
 from feeder.errors import ImportRefused, ServiceDown, SettingsWrong
+from feeder.proof import Sums
 from vector_client.errors import BadAnswer, BadRequest, Conflict, KeyRefused, NoAnswer, NotFound, Unavailable
 from vector_client.http import VectorClient
-from vector_client.types import CollectionState, Digest, DigestRow, Item, Rejected, Written
+from vector_client.types import CollectionState, Differing, Digest, Item, Rejected, Written
 
 REQUEST_BYTES_MAX = 48 * 1024 * 1024
 ITEM_BYTES = 600
@@ -98,9 +99,10 @@ class Applier:
         with service_errors():
             return self._client.digest(self._collection)
 
-    def digest_rows(self, buckets: Sequence[int]) -> Sequence[DigestRow]:
+    def differing(self, sums: Sums) -> Differing:
+        """Return what the service holds where its sums are not these."""
         with service_errors():
-            return self._client.digest_rows(self._collection, buckets)
+            return self._client.differing(self._collection, sums.astype("<u8").tobytes())
 
     def _send(self, batch: Sequence[Item], version: str | None) -> Future[Written]:
         assert self._pool is not None, "start() comes first"

@@ -38,18 +38,23 @@ def id_bytes(item_id: Id) -> bytes:
     return item_id.encode() + b"\0"
 
 
+def crc_of(item_id: Id) -> int:
+    """Its low 12 bits are the number of the id's bucket, more of them that of a finer part."""
+    return zlib.crc32(id_bytes(item_id))
+
+
 def bucket_of(item_id: Id) -> int:
-    return zlib.crc32(id_bytes(item_id)) & (BUCKETS - 1)
+    return crc_of(item_id) & (BUCKETS - 1)
 
 
-def buckets_of(ids: Sequence[Id] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """(n,) int64: the same as `bucket_of`, for all numbers of a page at once."""
+def crcs_of(ids: Sequence[Id] | npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+    """(n,) uint32: the same as `crc_of`, for all ids at once."""
     if isinstance(ids, np.ndarray):
         crc = np.full(len(ids), 0xFFFFFFFF, dtype=np.uint32)
         for column in ids.astype("<i8").view(np.uint8).reshape(-1, 8).T:
             crc = CRC_TABLE[(crc ^ column) & 0xFF] ^ (crc >> 8)
-        return ((crc ^ np.uint32(0xFFFFFFFF)) & (BUCKETS - 1)).astype(np.int64)
-    return np.fromiter(map(bucket_of, ids), dtype=np.int64, count=len(ids))
+        return crc ^ np.uint32(0xFFFFFFFF)
+    return np.fromiter(map(crc_of, ids), dtype=np.uint32, count=len(ids))
 
 
 class Shares:

@@ -17,9 +17,9 @@ from feeder.applying import Applied
 from feeder.changes import Changes
 from feeder.errors import BrakeOn
 from feeder.known import Facts, Known, has_content
-from feeder.proof import Shares, bucket_of, root_of
+from feeder.proof import BUCKETS, Shares, Sums, crc_of, root_of
 from feeder.sourceside import Mine, SourceSide
-from vector_client.types import CollectionState, Digest, DigestRow, Id, Item
+from vector_client.types import CollectionState, Differing, Digest, DigestRow, Id, Item
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,10 @@ T = TypeVar("T")
 
 ROUNDS = 5
 NAMES_SHOWN = 20
-BUCKETS_A_CALL = 256
+FEW_BUCKETS = 64
+"""So many that differ are listed whole: their sums are at hand. Finer sums tell which rows of more differ."""
+ROWS_A_PART = 4
+PARTS_MAX = 1 << 20
 
 
 class Store(Protocol):
@@ -39,7 +42,8 @@ class Store(Protocol):
 
     def digest(self) -> Digest: ...
 
-    def digest_rows(self, buckets: Sequence[int]) -> Sequence[DigestRow]: ...
+    def differing(self, sums: Sums) -> Differing:
+        """Return what it holds where its sums are not these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +119,14 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """Rows of the index, asked for when its sums were of `seq`."""
+    """Rows of the index, asked for with these sums when its own were of `seq`."""
 
     seq: int
-    buckets: set[int]
-    rows: Sequence[DigestRow]
+    sums: Sums
+    found: Differing
+
+
+NOT_LISTED = _Listing(-1, np.zeros(0, dtype=np.uint64), Differing((), ()))
 
 
 NO_DIFFERENCES = Differences((), (), (), 0)
@@ -146,7 +153,7 @@ class Reconciler:
         self._batch_items = batch_items
         self._clock = clock
         self._pause = pause
-        self._listing = _Listing(-1, set(), ())
+        self._listing = NOT_LISTED
 
     def compare(self, version: str) -> Report:
         """Change nothing. Rows that differ are looked at again a few times: a feeder may be writing them."""
@@ -196,7 +203,7 @@ class Reconciler:
             self._truth.confirm()
         past = self._truth.quarantined() if source.aside else {}
         root = root_of(source.sums)
-        self._listing = _Listing(-1, set(), ())
+        self._listing = NOT_LISTED
         report = Report(
             self._collection,
             not left.ids and digest.root == root,
@@ -265,35 +272,47 @@ class Reconciler:
             buckets = np.flatnonzero(source.sums != np.asarray(digest.buckets, dtype=np.uint64))
             if not len(buckets):
                 return digest, NO_DIFFERENCES
-            theirs = self._listed(digest, buckets.tolist())
-            mine = source.within(buckets)
-            _without_asides(source, mine, theirs, set(buckets.tolist()))
+            is_few = len(buckets) <= FEW_BUCKETS
+            parts = BUCKETS if is_few else _parts_for(max(source.count, digest.items))
+            differing = self._listed(digest, source.sums_of(parts))
+            theirs = {row.id: row for row in differing.rows}
+            mine = source.within(differing.parts, parts)
+            _without_asides(source, mine, theirs, differing.parts, parts)
             found = _compared(mine, theirs)
             if found.ids:
                 return digest, found
         return digest, NO_DIFFERENCES
 
-    def _listed(self, digest: Digest, buckets: Sequence[int]) -> dict[Id, DigestRow]:
-        """Return what the index holds in these buckets. While nobody writes, what was listed is not asked for
-        again: it is all that the service has to read for a comparison, and of 10,000 changes most buckets."""
-        asked = set(buckets)
-        if digest.seq != self._listing.seq or not asked <= self._listing.buckets:
-            rows: list[DigestRow] = []
+    def _listed(self, digest: Digest, sums: Sums) -> Differing:
+        """Return what the index holds where it differs. Asked once while neither side changes: it is all that
+        the service has to read for a comparison."""
+        kept = self._listing
+        if digest.seq != kept.seq or not np.array_equal(sums, kept.sums):
             if digest.items:
-                for some in batches(buckets, BUCKETS_A_CALL):
-                    rows += self._store.digest_rows(some)
-            self._listing = _Listing(digest.seq, asked, rows)
-            return {row.id: row for row in rows}
-        return {row.id: row for row in self._listing.rows if bucket_of(row.id) in asked}
+                found = self._store.differing(sums)
+            else:
+                found = Differing(np.flatnonzero(sums).tolist(), ())
+            self._listing = _Listing(digest.seq, sums.copy(), found)
+        return self._listing.found
+
+
+def _parts_for(rows: int) -> int:
+    """How many sums name the rows that differ without many others."""
+    return min(PARTS_MAX, max(BUCKETS, 1 << (rows // ROWS_A_PART).bit_length()))
 
 
 def _without_asides(
-    source: SourceSide, mine: dict[Id, Mine], theirs: dict[Id, DigestRow], buckets: set[int]
+    source: SourceSide,
+    mine: dict[Id, Mine],
+    theirs: dict[Id, DigestRow],
+    numbers: Sequence[int],
+    parts: int,
 ) -> None:
     """Take what is in quarantine out of both sides: what the index holds of it counts as right, unless it is
     shown and must not be, or the other way round."""
+    listed = set(numbers)
     for item_id, is_active in source.aside.items():
-        if bucket_of(item_id) not in buckets:
+        if crc_of(item_id) & (parts - 1) not in listed:
             continue
         row = theirs.get(item_id)
         if row is None or not row.has_vector or row.active == is_active:

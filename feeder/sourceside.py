@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from feeder.known import Known, Portion
-from feeder.proof import BUCKETS, Shares, Sums, bucket_of, buckets_of
+from feeder.proof import BUCKETS, Shares, Sums, crc_of, crcs_of
 from vector_client.types import Id
+
+_SIDES: Final[tuple[Literal["left"], Literal["right"]]] = ("left", "right")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +33,9 @@ class SourceSide:
         self._ids: list[Id] | npt.NDArray[np.int64] = []
         self._values: Sums = np.zeros(0, dtype=np.uint64)
         self._active: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
-        self._buckets: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        self._read: dict[Id, Mine] = {}
+        self._crcs: npt.NDArray[np.uint32] = np.zeros(0, dtype=np.uint32)
+        self._by_crc: npt.NDArray[np.int64] | None = None
         self._changed: dict[Id, Mine | None] = {}
-        self._is_looked_at: npt.NDArray[np.bool_] = np.zeros(BUCKETS, dtype=np.bool_)
         self.aside: dict[Id, bool] = {}
         self.set_aside: dict[str, int] = {}
         self.sums: Sums = np.zeros(BUCKETS, dtype=np.uint64)
@@ -66,23 +68,29 @@ class SourceSide:
             last = np.sort(np.fromiter(place_of.values(), dtype=np.int64, count=len(place_of)))
             self._ids = names if len(last) == len(names) else [names[place] for place in last]
         self._values, self._active = values[last], active[last]
-        self._buckets = buckets_of(self._ids)
-        np.add.at(self.sums, self._buckets, self._values)
+        self._crcs = crcs_of(self._ids)
+        self.sums = self._sums_as_read(BUCKETS)
         self.count = len(self._ids)
 
-    def within(self, buckets: npt.NDArray[np.int64]) -> dict[Id, Mine]:
-        """Return the source's ids of these buckets."""
-        is_asked = np.zeros(BUCKETS, dtype=np.bool_)
-        is_asked[buckets] = True
-        found: dict[Id, Mine] = {}
-        for place in np.flatnonzero(is_asked[self._buckets]).tolist():
-            item_id = self._ids[place]
-            mine = Mine(int(self._values[place]), bool(self._active[place]))
-            found[int(item_id) if isinstance(item_id, np.integer) else item_id] = mine
-        self._read |= found
-        self._is_looked_at |= is_asked
+    def sums_of(self, parts: int) -> Sums:
+        """(parts,) as `sums`, by more bits of the ids' CRC-32. parts: a power of two from 4,096."""
+        if parts == BUCKETS:
+            return self.sums
+        sums = self._sums_as_read(parts)
+        for item_id, mine in self._changed.items():
+            before = self._as_read(item_id)
+            difference = (mine.share if mine else 0) - (before.share if before else 0)
+            np.add.at(sums, [crc_of(item_id) & (parts - 1)], np.uint64(difference % 2**64))
+        return sums
+
+    def within(self, numbers: Sequence[int], parts: int) -> dict[Id, Mine]:
+        """Return the source's ids of some of so many parts."""
+        is_asked = np.zeros(parts, dtype=np.bool_)
+        is_asked[list(numbers)] = True
+        places = np.flatnonzero(is_asked[self._crcs & np.uint32(parts - 1)])
+        found = {_plain(self._ids[place]): self._at(place) for place in places.tolist()}
         for item_id, mine_now in self._changed.items():
-            if is_asked[bucket_of(item_id)]:
+            if is_asked[crc_of(item_id) & (parts - 1)]:
                 found.pop(item_id, None)
                 if mine_now is not None:
                     found[item_id] = mine_now
@@ -105,10 +113,8 @@ class SourceSide:
             self.aside[item_id] = failure.active
 
     def put(self, item_id: Id, mine: Mine | None) -> None:
-        bucket = bucket_of(item_id)
-        if not self._is_looked_at[bucket]:
-            self.within(np.array([bucket]))
-        before = self._changed[item_id] if item_id in self._changed else self._read.get(item_id)
+        bucket = crc_of(item_id) & (BUCKETS - 1)
+        before = self._changed[item_id] if item_id in self._changed else self._as_read(item_id)
         difference = (mine.share if mine else 0) - (before.share if before else 0)
         self.sums[bucket] = np.uint64((int(self.sums[bucket]) + difference) % 2**64)
         self.count += (mine is not None) - (before is not None)
@@ -120,3 +126,25 @@ class SourceSide:
         for item_id in refused:
             if item_id in active:
                 self.aside[item_id] = active[item_id]
+
+    def _sums_as_read(self, parts: int) -> Sums:
+        sums: Sums = np.zeros(parts, dtype=np.uint64)
+        np.add.at(sums, self._crcs & np.uint32(parts - 1), self._values)
+        return sums
+
+    def _at(self, place: int) -> Mine:
+        return Mine(int(self._values[place]), bool(self._active[place]))
+
+    def _as_read(self, item_id: Id) -> Mine | None:
+        if self._by_crc is None:
+            self._by_crc = np.argsort(self._crcs, kind="stable")
+        crc = np.uint32(crc_of(item_id))
+        low, high = (np.searchsorted(self._crcs, crc, side, sorter=self._by_crc) for side in _SIDES)
+        for place in self._by_crc[low:high].tolist():
+            if self._ids[place] == item_id:
+                return self._at(place)
+        return None
+
+
+def _plain(item_id: Id | np.int64) -> Id:
+    return int(item_id) if isinstance(item_id, np.int64) else item_id

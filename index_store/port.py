@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, Protocol
 
 from index_store.types import (
+    DIGEST_BUCKETS,
     Ack,
     CollectionStatus,
     Digest,
@@ -38,11 +39,14 @@ class VectorIndex(Protocol):
     def status(self, collection: str) -> CollectionStatus:
         """Return counts, seq and cursors of every generation, from the store (not a cache)."""
 
-    def digest(self, collection: str) -> Digest:
-        """Return the proof of the current generation's content as of `seq`."""
+    def digest(self, collection: str, parts: int = DIGEST_BUCKETS) -> Digest:
+        """Return the proof of the current generation's content as of `seq`. parts: how many sums, a power of
+        two; up to 4,096 are at hand, more take a pass over all rows."""
 
-    def digest_rows(self, collection: str, buckets: Sequence[int]) -> Iterator[DigestRow]:
-        """Yield the known ids of some of the 4,096 digest buckets with their shares, in one pass."""
+    def digest_rows(
+        self, collection: str, numbers: Sequence[int], parts: int = DIGEST_BUCKETS
+    ) -> Iterator[DigestRow]:
+        """Yield the known ids of some of so many parts with their shares, in one pass over all rows."""
 
     def advance(
         self, collection: str, step: Literal["begin", "promote", "rollback", "abort"], embedding_version: str

@@ -24,6 +24,10 @@ Filter: TypeAlias = Mapping[str, Any]
 $and $or $not`), as parsed JSON. `index_store.embedded.filters.compile_filter` refuses anything else."""
 
 
+DIGEST_BUCKETS = 4096
+"""How many sums a digest has, unless more are asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class CollectionSpec:
     """What never changes about a collection. `metric` has pgvector's meaning: l2 `<->` (with the square
@@ -192,7 +196,7 @@ class CollectionStatus:
 class Digest:
     """Proof of content: 4,096 order-free sums by hash(id). Equal roots mean equal sets.
 
-    buckets: (4096,) uint64. method and inputs: docs/FORMAT.md.
+    buckets: (4096,) uint64, or as many parts as were asked for. method and inputs: docs/FORMAT.md.
     """
 
     root: str

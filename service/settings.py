@@ -176,6 +176,9 @@ class Settings:
     )
     upsert_bytes_max: int = number(64 << 20, 1024, 1 << 30, "bytes", "Largest upsert body.")
     upsert_items_max: int = number(5000, 1, 100_000, "items", "Most items, and most deletes, of one write.")
+    digest_rows_max: int = number(
+        50_000, 1, 10_000_000, "rows", "About how many rows one answer to a compared digest lists."
+    )
     metadata_bytes_max: int = number(65_536, 64, 1 << 20, "bytes", "Largest metadata of one item, as JSON.")
     image_bytes_max: int = number(20_000_000, 1024, 1 << 28, "bytes", "Largest picture file.")
     image_pixels_max: int = number(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from feeder.applying import Applied
 from feeder.changes import Changes
 from feeder.errors import ServiceDown
+from feeder.proof import Sums
 from index_store.embedded.engine import EmbeddedIndex
 from index_store.types import ItemDelete, ItemWrite, WriteBatch
-from vector_client.types import CollectionState, Digest, DigestRow, Id, Item, Rejected
+from vector_client.types import CollectionState, Differing, Digest, DigestRow, Id, Item, Rejected
 
 BROKEN = b"not a picture"
 """A content that is refused, as a service refuses what it can't decode."""
@@ -28,6 +29,7 @@ class IndexStore:
         self.is_down = False
         self.embedded: list[Id] = []
         self.listings = 0
+        self.listed = 0
 
     def state(self) -> CollectionState:
         current = self.index.status(self._name).current
@@ -74,10 +76,13 @@ class IndexStore:
         found = self.index.digest(self._name)
         return Digest(found.root, [int(each) for each in found.buckets], found.items, found.seq)
 
-    def digest_rows(self, buckets: Sequence[int]) -> Sequence[DigestRow]:
+    def differing(self, sums: Sums) -> Differing:
         self.listings += 1
-        rows = self.index.digest_rows(self._name, buckets)
-        return [DigestRow(row.id, row.sum, row.active, row.has_vector) for row in rows]
+        parts = np.flatnonzero(self.index.digest(self._name, len(sums)).buckets != sums).tolist()
+        rows = self.index.digest_rows(self._name, parts, len(sums))
+        listed = [DigestRow(row.id, row.sum, row.active, row.has_vector) for row in rows]
+        self.listed += len(listed)
+        return Differing(parts, listed)
 
 
 def _content(item: Item) -> bytes | None:

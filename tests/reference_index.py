@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import threading
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,6 +23,7 @@ from index_store.errors import (
 )
 from index_store.storage import digest
 from index_store.types import (
+    DIGEST_BUCKETS,
     Ack,
     CollectionSpec,
     CollectionStatus,
@@ -220,19 +222,27 @@ class ReferenceIndex:
         others = [status for role, status in found.items() if role != "current"]
         return CollectionStatus(spec, found.get("current"), others, None)
 
-    def digest(self, collection: str) -> Digest:
+    def digest(self, collection: str, parts: int = DIGEST_BUCKETS) -> Digest:
         shelf = self._current(collection)
+        if parts not in [2**n for n in range(21)]:
+            raise InvalidRequest("parts", "parts")
         sums: dict[int, int] = {}
         for row in self._digest_rows(shelf):
             digest.add(sums, digest.bucket_of(row.id), row.sum)
-        buckets = digest.buckets_from(sums.items())
-        return Digest(digest.root_of(buckets), buckets, len(shelf.items), shelf.seq)
+        root = digest.root_of(digest.buckets_from(sums.items()))
+        fine = [0] * parts
+        for row in self._digest_rows(shelf):
+            fine[zlib.crc32(digest.id_bytes(row.id)) % parts] += row.sum
+        return Digest(root, np.array([each % 2**64 for each in fine], np.uint64), len(shelf.items), shelf.seq)
 
-    def digest_rows(self, collection: str, buckets: Sequence[int]) -> Iterator[DigestRow]:
-        if any(not 0 <= bucket < digest.BUCKETS for bucket in buckets):
-            raise InvalidRequest("bucket", "bucket")
+    def digest_rows(
+        self, collection: str, numbers: Sequence[int], parts: int = DIGEST_BUCKETS
+    ) -> Iterator[DigestRow]:
         shelf = self._current(collection)
-        return (row for row in self._digest_rows(shelf) if digest.bucket_of(row.id) in buckets)
+        if any(not 0 <= number < parts for number in numbers):
+            raise InvalidRequest("bucket", "bucket")
+        rows = self._digest_rows(shelf)
+        return (row for row in rows if zlib.crc32(digest.id_bytes(row.id)) % parts in numbers)
 
     def _digest_rows(self, shelf: Shelf) -> Iterator[DigestRow]:
         hasher = digest.ShareHasher(shelf.version)

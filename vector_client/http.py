@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import binascii
+import struct
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -13,6 +15,7 @@ from vector_client.errors import BadAnswer
 from vector_client.transport import Call, Limits, Transport
 from vector_client.types import (
     CollectionState,
+    Differing,
     Digest,
     DigestRow,
     Embedded,
@@ -138,6 +141,28 @@ class VectorClient:
             ]
         )
 
+    def differing(self, collection: str, sums: bytes) -> Differing:
+        """Return what the current generation holds where its sums are not these. sums: 1, 2, 4 ... 2**20
+        unsigned 64-bit integers, little end first; an id counts in the sum that its CRC-32 ends in."""
+        path = f"/v1/collections/{quote(collection, safe='')}/digest"
+        body: dict[str, Any] = {"sums": binascii.b2a_base64(sums, newline=False).decode()}
+        parts: list[int] = []
+        rows: list[DigestRow] = []
+        following: int | None = 0
+
+        def read(answer: Mapping[str, Any], first: int) -> int | None:
+            parts.extend(answer["parts"])
+            rows.extend(_columns(answer))
+            after: int | None = answer["next"]
+            if after is not None and after <= first:
+                raise ValueError(f"goes on at {after} after {first}")
+            return after
+
+        while following is not None:
+            answer = self._post(path, {**body, "first": following}, self._keys.admin)
+            following = _read(partial(read, answer, following))
+        return Differing(parts, rows)
+
     def close(self) -> None:
         self._transport.close()
 
@@ -220,6 +245,16 @@ def _vector_body(vector: Vector) -> str | list[float]:
 
 def _base64(data: bytes) -> str:
     return binascii.b2a_base64(data, newline=False).decode("ascii")
+
+
+def _columns(answer: Mapping[str, Any]) -> list[DigestRow]:
+    ids, flags = answer["ids"], binascii.a2b_base64(answer["flags"])
+    packed = binascii.a2b_base64(answer["sums"])
+    sums = [share for (share,) in struct.iter_unpack("<Q", packed[: len(packed) // 8 * 8])]
+    return [
+        DigestRow(item_id, share, bool(flag & 1), bool(flag & 2))
+        for item_id, share, flag in zip(ids, sums, flags, strict=True)
+    ]
 
 
 def _without_none(body: dict[str, Any]) -> dict[str, Any]:

@@ -139,3 +139,11 @@ class DigestRow:
     sum: int
     active: bool
     has_vector: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Differing:
+    """Where the service's sums are not the caller's: the numbers of those sums, and what it holds there."""
+
+    parts: Sequence[int]
+    rows: Sequence[DigestRow]

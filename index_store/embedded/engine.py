@@ -27,7 +27,7 @@ from index_store.errors import (
     UnknownCollection,
     VersionMismatch,
 )
-from index_store.storage.digest import BUCKETS
+from index_store.storage.digest import BUCKETS, PARTS_MAX
 from index_store.storage.disk import RESERVE_BYTES, DiskGuard, FreeBytes, free_bytes
 from index_store.storage.schema import Connector, connect_sqlite
 from index_store.storage.store import Store
@@ -148,17 +148,19 @@ class EmbeddedIndex:
             found.spec, current[0] if current else None, others, "; ".join(dict.fromkeys(problems)) or None
         )
 
-    def digest(self, collection: str) -> Digest:
-        with self._collection(collection).members() as members:
-            return _existing(members).store.digest()
-
-    def digest_rows(self, collection: str, buckets: Sequence[int]) -> Iterator[DigestRow]:
+    def digest(self, collection: str, parts: int = BUCKETS) -> Digest:
         found = self._collection(collection)
-        for bucket in buckets:
-            if not 0 <= bucket < BUCKETS:
-                raise InvalidRequest(f"bucket must be 0..{BUCKETS - 1}, got {bucket}", "bucket")
+        _check_parts(parts, ())
         with found.members() as members:
-            return iter(list(_existing(members).store.digest_rows(buckets)))
+            return _existing(members).store.digest(parts)
+
+    def digest_rows(
+        self, collection: str, numbers: Sequence[int], parts: int = BUCKETS
+    ) -> Iterator[DigestRow]:
+        found = self._collection(collection)
+        _check_parts(parts, numbers)
+        with found.members() as members:
+            return iter(list(_existing(members).store.digest_rows(numbers, parts)))
 
     def advance(self, collection: str, step: Step, embedding_version: str) -> CollectionStatus:
         if not embedding_version:
@@ -210,6 +212,14 @@ class EmbeddedIndex:
 
 
 _NOTHING = SearchResult(hits=(), generation="", embedding_version="", seq=0, exhausted=True, next_page=None)
+
+
+def _check_parts(parts: int, numbers: Sequence[int]) -> None:
+    if not 1 <= parts <= PARTS_MAX or parts & (parts - 1):
+        raise InvalidRequest(f"parts must be a power of two, {PARTS_MAX} at most, got {parts}", "parts")
+    for number in numbers:
+        if not 0 <= number < parts:
+            raise InvalidRequest(f"bucket must be 0..{parts - 1}, got {number}", "bucket")
 
 
 def _check_version(spec: CollectionSpec, generation: Generation | None, request: SearchRequest) -> None:

@@ -15,9 +15,11 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from index_store.types import Id
+from index_store.types import DIGEST_BUCKETS, Id
 
-BUCKETS = 4096
+BUCKETS = DIGEST_BUCKETS
+PARTS_MAX = 1 << 20
+"""The finest sums that are ever asked for: 8 MiB of them."""
 _MASK = (1 << 64) - 1
 
 
@@ -28,8 +30,13 @@ def id_bytes(item_id: Id) -> bytes:
     return item_id.encode() + b"\0"
 
 
+def crc_of(item_id: Id) -> int:
+    """Its low 12 bits are the number of the id's bucket, more of them that of a finer part."""
+    return zlib.crc32(id_bytes(item_id))
+
+
 def bucket_of(item_id: Id) -> int:
-    return zlib.crc32(id_bytes(item_id)) & (BUCKETS - 1)
+    return crc_of(item_id) & (BUCKETS - 1)
 
 
 class ShareHasher:
@@ -67,6 +74,12 @@ def buckets_from(sums: Iterable[tuple[int, int]]) -> npt.NDArray[np.uint64]:
     out = np.zeros(BUCKETS, dtype=np.uint64)
     for bucket, value in sums:
         out[bucket] = to_unsigned(value)
+    return out
+
+
+def folded(sums: npt.NDArray[np.uint64], parts: int) -> npt.NDArray[np.uint64]:
+    """(parts,) out of more sums: part p of many belongs to part p modulo `parts` of few."""
+    out: npt.NDArray[np.uint64] = sums.reshape(-1, parts).sum(axis=0, dtype=np.uint64)
     return out
 
 

@@ -10,14 +10,17 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from index_store.errors import StoreDamaged, WriteFailed
 from index_store.storage import digest
 from index_store.storage.acked import ACKED_FILE, acked_seq
 from index_store.storage.commit import Committed, read_rows
-from index_store.storage.digest import ShareHasher
+from index_store.storage.digest import BUCKETS, ShareHasher
 from index_store.storage.disk import DiskGuard
 from index_store.storage.files import locked, sync_directory
 from index_store.storage.newest import NewestSeq
+from index_store.storage.parts import small_columns, sums_of
 from index_store.storage.rows import Row
 from index_store.storage.schema import (
     COLUMNS,
@@ -208,20 +211,26 @@ class Store:
         yield from self._pages(f"SELECT {COLUMNS} FROM item WHERE seq>? ORDER BY seq", (after_seq,))
 
     def _pages(self, query: str, parameters: Sequence[object]) -> Iterator[Tail]:
+        with self._aside() as connection:
+            (live,), (seq,) = connection.execute(
+                "SELECT value FROM meta WHERE key IN ('live', 'seq') ORDER BY key"
+            ).fetchall()
+            page: list[Sequence[object]] = []
+            for values in connection.execute(query, parameters):
+                page.append(values)
+                if len(page) == _PAGE_ROWS:
+                    yield Tail(*self._sorted_out(page), seq)
+                    page = []
+            yield Tail(*self._sorted_out(page), seq, live)
+
+    @contextmanager
+    def _aside(self) -> Iterator[Connection]:
+        """A connection of its own that sees one moment: what takes long is in nobody's way."""
         with _translated():
             connection = self._connect(self.directory / STORE_FILE)
             try:
                 with _snapshot(connection):
-                    (live,), (seq,) = connection.execute(
-                        "SELECT value FROM meta WHERE key IN ('live', 'seq') ORDER BY key"
-                    ).fetchall()
-                    page: list[Sequence[object]] = []
-                    for values in connection.execute(query, parameters):
-                        page.append(values)
-                        if len(page) == _PAGE_ROWS:
-                            yield Tail(*self._sorted_out(page), seq)
-                            page = []
-                    yield Tail(*self._sorted_out(page), seq, live)
+                    yield connection
             finally:
                 connection.close()
 
@@ -238,26 +247,27 @@ class Store:
             cursors = dict(connection.execute("SELECT source, value FROM cursor").fetchall())
         return Counters(meta["items"], meta["live"], meta["seq"], cursors)
 
-    def digest(self) -> Digest:
+    def digest(self, parts: int = BUCKETS) -> Digest:
         """The sums as committed, less the shares of rows that are known to be damaged: what can't be
-        served must not count as proof."""
+        served must not count as proof. More parts than are kept are added up from the rows' shares."""
         self._look_at_damaged()
-        with self._read_lock, _translated(), _snapshot(_opened(self._read)) as connection:
+        with self._aside() as connection:
             meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
-            sums = dict(connection.execute("SELECT bucket, sum FROM digest").fetchall())
+            kept = connection.execute("SELECT bucket, sum FROM digest").fetchall()
+            sums = digest.buckets_from(kept) if parts <= BUCKETS else sums_of(connection, parts)
         damaged = dict(self._damaged)
         for item_id, share in damaged.items():
-            digest.add(sums, digest.bucket_of(item_id), -share)
-        buckets = digest.buckets_from(sums.items())
-        items = meta["items"] - len(damaged)
-        return Digest(root=digest.root_of(buckets), buckets=buckets, items=items, seq=meta["seq"])
+            np.subtract.at(sums, [digest.crc_of(item_id) & (len(sums) - 1)], np.uint64(share))
+        root = digest.root_of(digest.folded(sums, BUCKETS))
+        sums = digest.folded(sums, parts)
+        return Digest(root=root, buckets=sums, items=meta["items"] - len(damaged), seq=meta["seq"])
 
-    def digest_rows(self, buckets: Sequence[int]) -> Iterator[DigestRow]:
-        """The known ids of these buckets, their shares computed from the rows."""
-        with self._read_lock, _translated():
-            ids = _opened(self._read).execute("SELECT id FROM item WHERE deleted=0").fetchall()
-        asked = frozenset(buckets)
-        wanted = [item_id for (item_id,) in ids if digest.bucket_of(item_id) in asked]
+    def digest_rows(self, numbers: Sequence[int], parts: int = BUCKETS) -> Iterator[DigestRow]:
+        """The known ids of these parts, their shares computed from the rows."""
+        is_wanted = np.zeros(parts, dtype=np.bool_)
+        is_wanted[list(numbers)] = True
+        with self._aside() as connection:
+            wanted = [item_id for page in small_columns(connection) for item_id in page.within(is_wanted)]
         hasher = ShareHasher(self._embedding_version)
         for start in range(0, len(wanted), _PAGE_ROWS):
             for row in self.read(wanted[start : start + _PAGE_ROWS]).values():

@@ -16,6 +16,7 @@ from service.http.edge import Edge
 from service.http.intakes import IntakeReader
 from service.http.problems import HANDLED, PROBLEM_JSON, problem_of
 from service.http.questions import SearchLimits
+from service.http.routes_digest import DigestRoutes
 from service.http.routes_embed import EmbedRoutes
 from service.http.routes_legacy import LegacyRoutes
 from service.http.routes_ops import HealthRoutes, ItemRoutes, OpsRoutes
@@ -92,6 +93,7 @@ def _routers(parts: Parts) -> list[APIRouter]:
         ItemRoutes(desk).router(),
         LegacyRoutes(desk, parts.searcher, parts.pictures).router(),
         OpsRoutes(desk, parts.exposition, parts.snapshots).router(),
+        DigestRoutes(desk).router(),
     ]
 
 

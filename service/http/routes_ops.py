@@ -23,9 +23,6 @@ from service.reports import sync_report
 from service.snapshots import Snapshots
 
 Step = Literal["promote", "rollback", "abort"]
-_BUCKET = "(?:[0-9]|[1-9][0-9]{1,2}|[1-3][0-9]{3}|40[0-8][0-9]|409[0-5])"
-_BUCKETS = f"^{_BUCKET}(?:,{_BUCKET}){{0,511}}$"
-"""As openapi.yaml has it: each bucket costs a look at its rows, all of them one pass over the ids."""
 
 
 class OpsRoutes:
@@ -43,7 +40,6 @@ class OpsRoutes:
         router.add_api_route(
             "/v1/collections/{collection}/generations", self.get_generations, methods=["GET"]
         )
-        router.add_api_route("/v1/collections/{collection}/digest", self.get_digest, methods=["GET"])
         router.add_api_route("/v1/promote", self.post_promote, methods=["POST"])
         router.add_api_route("/v1/rollback", self.post_rollback, methods=["POST"])
         router.add_api_route("/v1/abort", self.post_abort, methods=["POST"])
@@ -76,35 +72,6 @@ class OpsRoutes:
     async def get_generations(self, collection: str) -> JsonResponse:
         found = self._desk.collection(collection)
         return JsonResponse(_generations(found, await self._status(found)))
-
-    async def get_digest(
-        self, collection: str, bucket: Annotated[str | None, Query(pattern=_BUCKETS)] = None
-    ) -> JsonResponse:
-        found = self._desk.collection(collection)
-        try:
-            if bucket is not None:
-                return JsonResponse(await self._buckets(found, [int(each) for each in bucket.split(",")]))
-            digest = await self._desk.read(lambda: self._desk.index.digest(found.name))
-        except GenerationConflict as exc:
-            raise HttpRefusal(404, "unknown_item", f"The collection {found.name!r} is empty.") from exc
-        return JsonResponse(
-            {
-                "collection": found.name,
-                "root": digest.root,
-                "items": digest.items,
-                "seq": digest.seq,
-                "buckets": [f"{int(each):016x}" for each in digest.buckets],
-            }
-        )
-
-    async def _buckets(self, collection: Collection, buckets: list[int]) -> dict[str, Any]:
-        rows = await self._desk.read(lambda: list(self._desk.index.digest_rows(collection.name, buckets)))
-        described = [
-            {"id": row.id, "sum": f"{row.sum:016x}", "active": row.active, "has_vector": row.has_vector}
-            for row in rows
-        ]
-        asked = {"bucket": buckets[0]} if len(buckets) == 1 else {}
-        return {"collection": collection.name, **asked, "rows": described}
 
     async def post_promote(self, request: Request) -> JsonResponse:
         return await self._take("promote", "next", request)

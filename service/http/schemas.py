@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, cast
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 import msgspec
 
@@ -119,6 +119,13 @@ class IdsIn(msgspec.Struct, forbid_unknown_fields=True):
 class StepIn(msgspec.Struct, forbid_unknown_fields=True):
     collection: str
     embedding_version: str | None = None
+
+
+class DigestIn(msgspec.Struct, forbid_unknown_fields=True):
+    """sums: base64 of little-endian uint64, a power of two of them. first: the part to begin with."""
+
+    sums: str
+    first: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class SnapshotIn(msgspec.Struct, forbid_unknown_fields=True):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from index_store.storage import digest
 from tests.http_app import HttpApp, as_base64, picture, picture_bytes, running_app, unit
 
 RNG = np.random.default_rng(5)
@@ -257,6 +258,49 @@ def test_digest_follows_content(app: HttpApp) -> None:
     assert app.get("/v1/collections/recipes/digest").json()["root"] == before["root"]
     for wrong in ("4096", "1,4096", "1,", "-1", "x", ",".join(["1"] * 513)):
         assert app.get(f"/v1/collections/recipes/digest?bucket={wrong}").status_code == 422
+
+
+def test_rows_are_listed_where_sums_differ(app: HttpApp) -> None:
+    upsert(app, *(vector_item(number) for number in range(1, 7)))
+    app.post("/v1/deactivate", {"ids": [4]})
+    route = "/v1/collections/recipes/digest"
+    buckets = app.get(f"{route}?bucket={','.join(str(digest.bucket_of(n)) for n in range(1, 7))}").json()
+    held = {row["id"]: row for row in buckets["rows"]}
+    for parts in (1, 64, 4096, 2**18):
+        sums = np.zeros(parts, dtype="<u8")
+        for number in (1, 3, 4, 5, 6):
+            np.add.at(sums, [digest.crc_of(number) & (parts - 1)], np.uint64(int(held[number]["sum"], 16)))
+        answer = app.post(route, {"sums": base64.b64encode(sums.tobytes()).decode()}).json()
+        shares = np.frombuffer(base64.b64decode(answer["sums"]), dtype="<u8")
+        flags = base64.b64decode(answer["flags"])
+        assert answer["next"] is None and len(shares) == len(flags) == len(answer["ids"])
+        assert 2 in answer["ids"] and len(answer["ids"]) == (6 if parts == 1 else 1)
+        for item_id, share, flag in zip(answer["ids"], shares.tolist(), flags, strict=True):
+            row = held[item_id]
+            assert f"{share:016x}" == row["sum"]
+            assert (bool(flag & 1), bool(flag & 2)) == (row["active"], row["has_vector"])
+    nothing = {"sums": base64.b64encode(bytes(8 * 8)).decode()}
+    wrong = ["", "AAAA", "x", base64.b64encode(bytes(24)).decode(), base64.b64encode(bytes(2**24)).decode()]
+    for sums_text in wrong:
+        assert app.post(route, {"sums": sums_text}).status_code in (413, 422)
+    assert app.post(route, {**nothing, "first": -1}).status_code == 422
+    assert app.post(route, {**nothing, "last": 1}).status_code == 422
+
+
+def test_many_rows_that_differ_are_listed_in_turns(tmp_path: Path) -> None:
+    with running_app(tmp_path, {"DIGEST_ROWS_MAX": "2"}) as app:
+        upsert(app, *(vector_item(number) for number in range(1, 41)))
+        sums = base64.b64encode(bytes(8 * 64)).decode()
+        seen: list[int] = []
+        following: int | None = 0
+        while following is not None:
+            before = following
+            answer = app.post("/v1/collections/recipes/digest", {"sums": sums, "first": following}).json()
+            assert {digest.crc_of(n) & 63 >= before for n in answer["ids"]} <= {True}
+            assert len(answer["ids"]) < 20
+            seen += answer["ids"]
+            following = answer["next"]
+        assert sorted(seen) == list(range(1, 41))
 
 
 def test_a_model_that_can_not_load_leaves_vectors_served(tmp_path: Path) -> None:

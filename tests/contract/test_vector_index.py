@@ -261,6 +261,19 @@ def test_digests_are_equal_for_equal_content_only(index: VectorIndex) -> None:
         assert sum(row.sum for row in rows) % 2**64 == int(mine.buckets[bucket])
     together = list(index.digest_rows("numbers", range(len(mine.buckets))))
     assert len(together) == mine.items and len({row.id for row in together}) == mine.items
+    fine = index.digest("numbers", 2**16)
+    assert (fine.root, fine.items, fine.seq) == (mine.root, mine.items, mine.seq)
+    assert np.array_equal(fine.buckets, other.digest("numbers", 2**16).buckets)
+    assert np.array_equal(fine.buckets.reshape(-1, 4096).sum(axis=0), mine.buckets)
+    coarse = index.digest("numbers", 2)
+    assert coarse.root == mine.root and np.array_equal(coarse.buckets, other.digest("numbers", 2).buckets)
+    for part in np.flatnonzero(fine.buckets).tolist():
+        rows = list(index.digest_rows("numbers", [part], 2**16))
+        assert rows == list(other.digest_rows("numbers", [part], 2**16))
+        assert sum(row.sum for row in rows) % 2**64 == int(fine.buckets[part])
+    some = np.flatnonzero(fine.buckets)[5:25].tolist()
+    listed = {row.id for row in index.digest_rows("numbers", some, 2**16)}
+    assert listed == {row.id for row in other.digest_rows("numbers", some, 2**16)}
 
 
 def test_a_model_change_from_begin_to_rollback(index: VectorIndex) -> None:

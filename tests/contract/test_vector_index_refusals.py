@@ -197,6 +197,20 @@ def test_unknown_collections(index: VectorIndex) -> None:
             call()
 
 
+@pytest.mark.parametrize("parts", [0, -4096, 3, 4095, 5000, 2**21])
+def test_sums_come_in_powers_of_two(index: VectorIndex, parts: int) -> None:
+    fill(index, 2)
+    with pytest.raises(InvalidRequest):
+        index.digest("numbers", parts)
+
+
+@pytest.mark.parametrize(("number", "parts"), [(4096, 4096), (-1, 4096), (8192, 8192), (-1, 8192)])
+def test_buckets_that_are_none(index: VectorIndex, number: int, parts: int) -> None:
+    fill(index, 2)
+    with pytest.raises(InvalidRequest):
+        list(index.digest_rows("numbers", [number], parts))
+
+
 def test_versions_never_meet(index: VectorIndex) -> None:
     data = fill(index, 2)
     with pytest.raises(VersionMismatch):

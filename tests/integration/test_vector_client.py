@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import http.server
 import json
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,7 +25,7 @@ from vector_client.errors import (
 )
 from vector_client.http import VectorClient
 from vector_client.transport import Limits, Transport
-from vector_client.types import Item, Keys, Query
+from vector_client.types import DigestRow, Item, Keys, Query
 
 FOUND = {
     "results": [{"recipe_id": 7, "distance": 0.5}],
@@ -160,6 +162,35 @@ def test_refusals_are_typed_and_final(server: Scripted, status: int, error: type
     with pytest.raises(error, match="some_code"):
         client_for(server).delete("recipes", [1])
     assert len(server.seen) == 1
+
+
+def _rows(first: int, following: int | None, **wrong: object) -> tuple[int, dict[str, object]]:
+    sums = base64.b64encode(struct.pack("<2Q", 2**64 - 1, first)).decode()
+    flags = base64.b64encode(bytes((3, 2))).decode()
+    row = {"parts": [first], "ids": [first, first + 1], "sums": sums, "flags": flags, "next": following}
+    return 200, {**row, **wrong}
+
+
+def test_rows_that_differ_come_in_turns(server: Scripted) -> None:
+    server.answers = [_rows(3, 9), _rows(9, None)]
+    found = client_for(server).differing("recipes", bytes(16 * 8))
+    assert found.parts == [3, 9]
+    assert found.rows == [
+        DigestRow(3, 2**64 - 1, True, True), DigestRow(4, 3, False, True),
+        DigestRow(9, 2**64 - 1, True, True), DigestRow(10, 9, False, True),
+    ]  # fmt: skip
+    asked = [body for _, path, _, body in server.seen if path == "/v1/collections/recipes/digest"]
+    assert [body["first"] for body in asked] == [0, 9]  # type: ignore[index]
+    assert {len(base64.b64decode(body["sums"])) for body in asked} == {16 * 8}  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"next": 0}, {"sums": "AAAA"}, {"flags": "AA=="}, {"ids": None}, {"parts": 3}, {"sums": "?"}]
+)
+def test_rows_that_do_not_fit_together_are_no_answer(server: Scripted, wrong: dict[str, object]) -> None:
+    server.answers = [_rows(3, None, **wrong)] * 3
+    with pytest.raises(BadAnswer):
+        client_for(server).differing("recipes", bytes(8))
 
 
 def test_a_slow_read_is_repeated_and_a_slow_write_is_not(server: Scripted) -> None:

@@ -13,7 +13,7 @@ from feeder.changes import Directory, IntDirectory, ItemRow, TextDirectory
 from feeder.contentstate import BACKOFF_S, ContentState
 from feeder.contenttruth import ContentTruth, Recipe
 from feeder.images import PictureFetcher, PictureRefused
-from feeder.proof import Shares, bucket_of, buckets_of
+from feeder.proof import Shares, crc_of, crcs_of
 from feeder.reconcile import Brake, Reconciler, Report, store_known
 from feeder.sources.rows import IdCodec, item_rows
 from feeder.tables import ItemTable, parse_collections
@@ -250,7 +250,7 @@ def test_a_page_of_shares_is_the_same_as_each_of_them() -> None:
             expected = [one(i, bool(a), b.tobytes()) for i, a, b in zip(ids, active, bodies, strict=True)]
             assert shares.of_portion(Portion(ids, active, bodies, is_hashed)).tolist() == expected
         packed = np.array(ids) if isinstance(ids[0], int) else ids
-        assert buckets_of(packed).tolist() == [bucket_of(i) for i in ids]
+        assert crcs_of(packed).tolist() == [crc_of(i) for i in ids]
 
 
 def test_a_directory_tells_its_ids() -> None:
