@@ -14,6 +14,8 @@ TEXT_MODEL ?= builtin:multilingual-e5-small
 IMAGE_MODEL ?= builtin:efficientnet-lite0
 POWER_STATES ?= 50000
 ARGS ?=
+# Every test process has databases of its own: more than four ask for much memory and win little.
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist worksteal
 export PORT DATA_DIR MODELS_DIR WORKERS
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -40,7 +42,7 @@ models: $(MODELS_DIR)/.built ## build the two models that need no hub
 .PHONY: test
 test: $(VENV)/.test $(MODELS_DIR)/.built ## every test, with PostgreSQL, pgvector and MariaDB set up for it
 	@bash tests/setup_databases.sh $(PY)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 .PHONY: soak
 soak: $(VENV)/.test ## kill feeder and service 30 times each under writers, on every way of noticing changes

@@ -19,7 +19,7 @@ from tests.integration.feeder_fixtures import (  # noqa: F401  # pytest finds fi
 )  # fmt: skip
 from tests.integration.feeding import COLLECTIONS, Service, Shop
 
-OUTCOMES = pytest.StashKey[list[str]]()
+OUTCOME = "outcome"
 
 Started = TypeVar("Started", PostgresServer, MariaDBServer)
 
@@ -85,9 +85,11 @@ def shop(
 @pytest.fixture
 def outcome(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Takes a line that stands at the end of the whole run: what a soak has seen."""
-    return request.config.stash.setdefault(OUTCOMES, []).append
+    return lambda line: request.node.user_properties.append((OUTCOME, line))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for line in config.stash.get(OUTCOMES, []):
-        terminalreporter.write_line(line)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, line in report.user_properties:
+            if name == OUTCOME:
+                terminalreporter.write_line(line)

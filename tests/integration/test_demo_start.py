@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from tests.integration.ports import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 START_S_MAX = 60
 WITHOUT_MODEL_FILES = {"TEXT_MODEL": "builtin:hashed-ngrams", "IMAGE_MODEL": "builtin:descriptor"}
@@ -51,9 +53,7 @@ class Program:
 
 
 def started(data_dir: Path, output: Path) -> Program:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     environ = {
         **kept,

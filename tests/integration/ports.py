@@ -1,0 +1,23 @@
+"""Ports for servers that a test starts."""
+
+from __future__ import annotations
+
+import random
+import socket
+
+LOWEST, HIGHEST = 15_000, 31_999
+"""Below the ports that the system hands to outgoing connections and to whoever asks for any: between the
+choice and the server's start nobody else takes one, however many tests run side by side."""
+
+
+def free_port() -> int:
+    chance = random.SystemRandom()
+    for _ in range(1000):
+        port = chance.randint(LOWEST, HIGHEST)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError(f"1000 ports from {LOWEST} to {HIGHEST} are taken")
