@@ -55,7 +55,8 @@ class Failure:
 class Portion:
     """A part of the source as a comparison needs it. active: (n,) bool. bodies: (n, bytes) uint8, what each
     share is made of: the packed vector, or (is_hashed) the sha256 of what the service embeds. aside: ids that
-    are in quarantine, and whether they are active; only their activity is compared."""
+    are in quarantine, and whether they are active; only their activity is compared. is_all_orphans: said
+    first, with no row, where the source knows no item, so that nothing that follows will count."""
 
     ids: Sequence[Id]
     active: npt.NDArray[np.bool_]
@@ -63,6 +64,7 @@ class Portion:
     is_hashed: bool = False
     set_aside: Mapping[str, Sequence[Id]] = field(default_factory=dict)
     aside: Mapping[Id, bool] = field(default_factory=dict)
+    is_all_orphans: bool = False
 
 
 class Facts(Protocol):
@@ -85,7 +87,8 @@ class Facts(Protocol):
         the rest."""
 
     def everything(self) -> Iterator[Portion]:
-        """Yield the whole source; of two rows of one id the later one holds."""
+        """Yield the whole source; of two rows of one id the later one holds. May be left at any time: then
+        the comparison is owed."""
 
     def confirm(self) -> None:
         """Declare `about` ready; to be called when the index holds everything that was read."""

@@ -49,6 +49,10 @@ class StateFile:
     def confirm(self, identity: str) -> None:
         self.db.execute("INSERT OR REPLACE INTO meta(name, value) VALUES('identity', ?)", (identity,))
 
+    def doubt(self) -> None:
+        """Stand for no source until it is confirmed again."""
+        self.db.execute(FORGET)
+
 
 def _opened(path: str, tables: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, timeout=5)

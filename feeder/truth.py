@@ -95,6 +95,9 @@ class Truth:
         """Yield the whole source in key order. Once it is read to the end, `about` looks rows up in what was
         read."""
         directory = None if self._items is None else self._items.directory()
+        if directory is not None and not directory.count:
+            self._ledger.doubt()
+            yield Portion((), np.zeros(0, np.bool_), np.zeros((0, 4), np.uint8), is_all_orphans=True)
         self._ledger.begin_anew()
         self._unfit.clear()
         with read_ahead(pages(self._vectors, None, self._page_rows), self._pages_ahead) as ahead:

@@ -31,6 +31,7 @@ class ListVectors:
 
     def __init__(self) -> None:
         self.rows: dict[int, tuple[str, np.ndarray]] = {}
+        self.pages = 0
 
     def open(self) -> VectorShape:
         return VectorShape("list", "vector", True)
@@ -39,6 +40,7 @@ class ListVectors:
         raise NotImplementedError
 
     def page(self, after: Key | None, rows: int) -> VectorPage:
+        self.pages += 1
         keys = [key for key in sorted(self.rows) if after is None or key > int(after)]
         return self.rows_at(keys[:rows])
 
@@ -76,7 +78,7 @@ class Bench:
         self.vectors, self.items, self.store = ListVectors(), ListItems(), IndexStore(index, NAME)
         self.truth = Truth(self.vectors, self.items, Ledger(IN_MEMORY), id_kind="string", page_rows=7)
         self.truth.open()
-        self.clock = 1_000_000
+        self.clock, self.batch_items = 1_000_000, 10
 
     def put(self, count: int, first: int = 0) -> None:
         for number in range(first, first + count):
@@ -87,7 +89,7 @@ class Bench:
     def reconciler(self, brake: Brake | None = None) -> Reconciler:
         return Reconciler(
             NAME, self.store, self.truth, brake or Brake(5.0),
-            batch_items=10, clock=lambda: 0.0, pause=lambda _: None,
+            batch_items=self.batch_items, clock=lambda: 0.0, pause=lambda _: None,
         )  # fmt: skip
 
     def version(self) -> int:
@@ -217,6 +219,28 @@ class TestBrake:
             bench.mend()
         assert not bench.truth.is_ready
 
+    def test_an_empty_items_table_is_told_before_any_vector_is_read(self, bench: Bench) -> None:
+        bench.put(40)
+        bench.mend()
+        active, bench.items.active = bench.items.active, {}
+        bench.vectors.pages = 0
+        for _ in range(3):
+            with pytest.raises(BrakeOn, match="no item at all"):
+                bench.mend()
+        assert not bench.vectors.pages and not bench.truth.is_ready, "the comparison is owed"
+        seen = bench.compare()
+        assert len(seen.left.extra) == 40 and seen.set_aside == {"orphan": 40}
+        bench.items.active = active
+        assert bench.mend().is_equal and bench.truth.is_ready
+
+    def test_without_items_an_empty_index_still_learns_its_rows(self, bench: Bench) -> None:
+        bench.put(40)
+        active, bench.items.active = bench.items.active, {}
+        assert bench.mend().is_equal and bench.truth.is_ready
+        bench.items.active = active
+        known = bench.truth.about(ids=["상품-7"])
+        assert [item.id for item in known.items] == ["상품-7"]
+
     @pytest.mark.parametrize("way", ["delete", "deactivate"])
     def test_too_much_at_once_stops_before_anything_is_written(self, bench: Bench, way: str) -> None:
         bench.put(400)
@@ -278,6 +302,10 @@ def test_an_index_that_nobody_writes_is_listed_once(bench: Bench) -> None:
 @pytest.mark.parametrize("differing", [3, 400])
 def test_few_others_are_listed_with_the_rows_that_differ(bench: Bench, differing: int) -> None:
     """Seen at 1,000,000 rows: of 10,000 that differ nearly every bucket does."""
+    bench.truth.close()
+    bench.batch_items = 2_000
+    bench.truth = Truth(bench.vectors, bench.items, Ledger(IN_MEMORY), id_kind="string", page_rows=20_000)
+    bench.truth.open()
     bench.put(20_000)
     bench.mend(Brake(100.0))
     bench.store.listed = bench.store.listings = 0
