@@ -21,6 +21,9 @@ class TextEncoder(Protocol):
     async def embed_query(self, text: str) -> tuple[Vector, bool]:
         """Return the vector and whether the text was longer than the model reads."""
 
+    def known_query(self, text: str) -> tuple[Vector, bool] | None:
+        """Return the same without waiting, if it is remembered."""
+
     async def embed_documents(self, texts: Sequence[str]) -> EmbeddedTexts: ...
 
     def close(self) -> None: ...

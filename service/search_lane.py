@@ -10,8 +10,10 @@ import asyncio
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from queue import SimpleQueue
+from typing import Protocol
 
 from index_store.errors import IndexStoreError
 from index_store.port import VectorIndex
@@ -28,18 +30,27 @@ _SWEEP_S = 0.02
 """How late a deadline may be noticed: one look at everyone who waits costs less than a timer for each."""
 
 
+class Asker(Protocol):
+    """Who is told how a search ended, on the event loop and once. A future of asyncio is one."""
+
+    def done(self) -> bool:
+        """Return whether nobody waits any more."""
+
+    def set_result(self, result: SearchResult, /) -> None: ...
+
+    def set_exception(self, exception: Exception, /) -> None: ...
+
+
 class _Waiting:
     """One request in line. Slots without a dataclass: there is one for every search."""
 
-    __slots__ = ("answer", "collection", "deadline", "request")
+    __slots__ = ("asker", "collection", "deadline", "request")
 
-    def __init__(
-        self, collection: str, request: SearchRequest, deadline: float, answer: asyncio.Future[SearchResult]
-    ) -> None:
+    def __init__(self, collection: str, request: SearchRequest, deadline: float, asker: Asker) -> None:
         self.collection = collection
         self.request = request
         self.deadline = deadline
-        self.answer = answer
+        self.asker = asker
 
 
 class SearchLane:
@@ -54,7 +65,7 @@ class SearchLane:
         self._queue_s_max = queue_ms_max / 1000
         self._queue: SimpleQueue[list[_Waiting] | None] = SimpleQueue()
         self._gathered: list[_Waiting] = []
-        self._unanswered: list[_Waiting] = []
+        self._unanswered: deque[_Waiting] = deque()
         self._asked = 0  # written by the event loop
         self._taken = 0  # written by the thread
         self._sweeper: asyncio.TimerHandle | None = None
@@ -76,14 +87,20 @@ class SearchLane:
 
     def ask(self, collection: str, request: SearchRequest, deadline: float) -> asyncio.Future[SearchResult]:
         """deadline: on `time.monotonic`. Raises Overloaded; the future DeadlineExceeded, IndexStoreError."""
+        assert self._loop is not None
+        answer: asyncio.Future[SearchResult] = self._loop.create_future()
+        self.put(collection, request, deadline, answer)
+        return answer
+
+    def put(self, collection: str, request: SearchRequest, deadline: float, asker: Asker) -> None:
+        """As `ask`, for an asker of the caller's own."""
         loop = self._loop
         assert loop is not None
         queued = self._asked - self._taken
         expected_s = queued * self._seconds_per_request
         if queued >= self._queue_requests_max or expected_s > self._queue_s_max:
             raise Overloaded("Too many searches are waiting.", retry_after_s=max(1.0, expected_s))
-        answer: asyncio.Future[SearchResult] = loop.create_future()
-        waiting = _Waiting(collection, request, deadline, answer)
+        waiting = _Waiting(collection, request, deadline, asker)
         self._unanswered.append(waiting)
         if self._sweeper is None:
             self._sweeper = loop.call_later(_SWEEP_S, self._sweep, loop)
@@ -91,7 +108,6 @@ class SearchLane:
             loop.call_soon(self._hand_over)
         self._gathered.append(waiting)
         self._asked += 1
-        return answer
 
     def _hand_over(self) -> None:
         """Wake the thread once for all who came in one turn of the loop."""
@@ -102,13 +118,13 @@ class SearchLane:
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Tell those whose deadline has passed; look again while anyone waits."""
         now = time.monotonic()
-        still = []
+        still: deque[_Waiting] = deque()
         for waiting in self._unanswered:
-            if waiting.answer.done():
+            if waiting.asker.done():
                 continue
             if waiting.deadline <= now:
                 late = DeadlineExceeded("The search took longer than its deadline.")
-                waiting.answer.set_exception(late)
+                waiting.asker.set_exception(late)
             else:
                 still.append(waiting)
         self._unanswered = still
@@ -122,12 +138,12 @@ class SearchLane:
             self._taken += len(batch)
             started = time.monotonic()
             settled = self._answer(
-                [each for each in batch if each.deadline > started and not each.answer.done()]
+                [each for each in batch if each.deadline > started and not each.asker.done()]
             )
             per_request = (time.monotonic() - started) / len(batch)
             self._seconds_per_request += _SMOOTHING * (per_request - self._seconds_per_request)
             try:
-                self._loop.call_soon_threadsafe(_settle, settled)
+                self._loop.call_soon_threadsafe(self._settle, settled)
             except RuntimeError:
                 return  # the loop closed under us: nobody waits any more
 
@@ -164,12 +180,14 @@ class SearchLane:
         # One request of the batch is refused: each gets the answer it would have got alone.
         return [result for each in group for result in self._results(collection, [each])]
 
-
-def _settle(settled: Sequence[tuple[_Waiting, SearchResult | Exception]]) -> None:
-    for waiting, result in settled:
-        if waiting.answer.done():
-            continue
-        if isinstance(result, Exception):
-            waiting.answer.set_exception(result)
-        else:
-            waiting.answer.set_result(result)
+    def _settle(self, settled: Sequence[tuple[_Waiting, SearchResult | Exception]]) -> None:
+        for waiting, result in settled:
+            if waiting.asker.done():
+                continue
+            if isinstance(result, Exception):
+                waiting.asker.set_exception(result)
+            else:
+                waiting.asker.set_result(result)
+        # They are answered in the order in which they came: nothing of them need be kept until the sweep.
+        while self._unanswered and self._unanswered[0].asker.done():
+            self._unanswered.popleft()

@@ -19,7 +19,7 @@ from index_store.port import VectorIndex
 from index_store.types import Filter, Id, Ids, PageKey, SearchRequest, SearchResult, StoredItem, Vector
 from service.encoders import Encoders
 from service.errors import InvalidInput, ModelUnavailable, Starting, UnknownItem
-from service.search_lane import SearchLane
+from service.search_lane import Asker, SearchLane
 
 T = TypeVar("T")
 
@@ -98,8 +98,37 @@ class Searcher:
         try:
             result = await self._search(question, vector, version, deadline)
         except VersionMismatch as exc:
-            raise ModelUnavailable(f"embedding_version_mismatch: {exc}") from exc
+            raise self.told(question, exc) from exc
         return Answer(result, vector, truncated)
+
+    def find_for(self, question: Question, asker: Asker) -> tuple[Vector, bool | None] | None:
+        """Put the search in line if nothing has to be awaited before it; return what it searches by and
+        whether its text was truncated, or None. `asker` gets the result, or an error for `told`.
+
+        Raises as `find`.
+        """
+        if question.min_seq is not None:
+            return None
+        if question.vector is not None:
+            vector, truncated, version = question.vector, None, question.embedding_version
+        elif question.text is not None:
+            known = self._encoders.text(question.collection).known_query(question.text)
+            if known is None:
+                return None
+            vector, truncated = known
+            version = self._version_of_model(question)
+        else:
+            return None
+        deadline = time.monotonic() + self._deadline_s
+        self._lane.put(question.collection, _request(question, vector, version), deadline, asker)
+        return vector, truncated
+
+    @staticmethod
+    def told(question: Question, error: Exception) -> Exception:
+        """Return what the index's `error` means to who asked: the caller named no version but the model's."""
+        if isinstance(error, VersionMismatch) and question.vector is None and not question.like_ids:
+            return ModelUnavailable(f"embedding_version_mismatch: {error}")
+        return error
 
     def _version_of_model(self, question: Question) -> str:
         version = self._encoders.info(question.collection).embedding_version
@@ -145,19 +174,7 @@ class Searcher:
     def _search(
         self, question: Question, vector: Vector, version: str | None, deadline: float
     ) -> Awaitable[SearchResult]:
-        request = SearchRequest(
-            vector=vector,
-            k=question.k,
-            exclude_ids=question.exclude_ids,
-            filter=question.filter,
-            offset=question.offset,
-            after=question.after,
-            max_distance=question.max_distance,
-            exact=question.exact,
-            embedding_version=version,
-            with_metadata=question.with_metadata,
-            with_vectors=question.with_vectors,
-        )
+        request = _request(question, vector, version)
         if question.min_seq is None:
             return self._lane.ask(question.collection, request, deadline)
         return self._search_from(question.min_seq, question.collection, request, deadline)
@@ -174,6 +191,22 @@ class Searcher:
             if time.monotonic() >= give_up:
                 raise SeqNotReached(f"The collection is at seq {result.seq}, not yet at {min_seq}.")
             await asyncio.sleep(_SEQ_POLL_S)
+
+
+def _request(question: Question, vector: Vector, version: str | None) -> SearchRequest:
+    return SearchRequest(
+        vector=vector,
+        k=question.k,
+        exclude_ids=question.exclude_ids,
+        filter=question.filter,
+        offset=question.offset,
+        after=question.after,
+        max_distance=question.max_distance,
+        exact=question.exact,
+        embedding_version=version,
+        with_metadata=question.with_metadata,
+        with_vectors=question.with_vectors,
+    )
 
 
 def _direction(question: Question, inputs: Sequence[Id], stored: Sequence[StoredItem | None]) -> Vector:

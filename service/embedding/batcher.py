@@ -88,12 +88,18 @@ class Batcher:
         self._lanes.close()
         self._embedder.close()
 
-    async def embed_query(self, text: str, deadline_ms: float | None = None) -> QueryVector:
-        """Return (vector (dim,), truncated). Raises Overloaded, DeadlineExceeded, Starting."""
+    def known_query(self, text: str) -> QueryVector | None:
+        """Return what the cache holds of `text`."""
         known = self._cache.get(text)
         if known is not None:
             self._cache.move_to_end(text)
             self.cache_counters.hits += 1
+        return known
+
+    async def embed_query(self, text: str, deadline_ms: float | None = None) -> QueryVector:
+        """Return (vector (dim,), truncated). Raises Overloaded, DeadlineExceeded, Starting."""
+        known = self.known_query(text)
+        if known is not None:
             return known
         deadline_ms = self._query_deadline_ms if deadline_ms is None else deadline_ms
         flight = self._flights.get(text)
