@@ -33,6 +33,7 @@ from index_store.types import (
     WriteBatch,
 )
 from service.http.edge import Edge
+from service.http.protocol import SearchProtocol
 from service.http.questions import SearchLimits, read_question, write_answer
 from service.http.schemas import SearchIn
 from service.http.security import Role, TrustedProxies
@@ -168,7 +169,7 @@ def main(which: str, port: str, data_dir: str) -> None:
     service = build(settings, make_index=ConstantIndex)
     app: ASGIApp = service.application if which == "front" else ordinary(service)
     uvicorn.run(
-        app, host="127.0.0.1", port=int(port), loop="uvloop", http="httptools", ws="none", log_config=None,
+        app, host="127.0.0.1", port=int(port), loop="uvloop", http=SearchProtocol, ws="none", log_config=None,
         access_log=False, proxy_headers=False, server_header=False, timeout_keep_alive=75,
     )  # fmt: skip
 

@@ -24,6 +24,7 @@ from service.demo.loading import load_demo
 from service.embedding import models_cli
 from service.errors import BadConfiguration, ServiceError
 from service.http.app import Application
+from service.http.protocol import SearchProtocol
 from service.ingesting import Ingester
 from service.maintaining import Maintainer
 from service.observing import configure_logging
@@ -89,7 +90,7 @@ def _serve(settings: Settings, listener: socket.socket, *, fills: bool = False) 
         factory=True,
         workers=settings.workers,
         loop="uvloop",
-        http="httptools",
+        http=SearchProtocol,
         ws="none",
         log_config=None,
         access_log=False,

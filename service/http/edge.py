@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 EXCHANGE = "uhok.exchange"
 JSON = b"application/json"
+PROBLEM = PROBLEM_JSON.encode()
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _ALIAS = "/api/v1/"
@@ -79,16 +81,27 @@ class Exchange:
 
     async def refuse(self, path: str, problem: Problem) -> None:
         """Send `problem` as the answer."""
+        body = self.refusal(path, problem)
+        await self.answer(problem.status, body, PROBLEM, fields_of(problem))
+
+    def refusal(self, path: str, problem: Problem) -> bytes:
+        """Note `problem`; return the body that tells it."""
         self.code = problem.code
-        headers = {name.lower(): value for name, value in problem.headers.items()}
-        if problem.status in (408, 413):
-            headers["connection"] = "close"  # the rest of the body is not wanted
-        await self.answer(
-            problem.status,
-            problem.body(path, self.request_id.decode()),
-            PROBLEM_JSON.encode(),
-            [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()],
-        )
+        return problem.body(path, self.request_id.decode())
+
+    def fields(self, status: int) -> bytes:
+        """Note that an answer starts; return our headers as they go over the wire."""
+        self._start(status)
+        if self.trace_id:
+            return b"x-request-id: %s\r\ntraceparent: %s\r\n" % (self.request_id, self.traceparent)
+        return b"x-request-id: %s\r\n" % self.request_id
+
+
+def fields_of(problem: Problem) -> list[tuple[bytes, bytes]]:
+    headers = {name.lower(): value for name, value in problem.headers.items()}
+    if problem.status in (408, 413):
+        headers["connection"] = "close"  # the rest of the body is not wanted
+    return [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
 
 
 class Edge:
@@ -106,7 +119,7 @@ class Edge:
         self._metrics = metrics
         self._request_log = request_log
         self._proxies = proxies
-        self._is_open = is_open
+        self.is_open = is_open
         # Random once a process and counted on: asking the system for randomness costs more than a search.
         self._id_prefix = os.urandom(6).hex().encode()
         self._id_count = itertools.count()
@@ -117,24 +130,28 @@ class Edge:
                 await self._inner(scope, receive, send)
             return
         started = time.perf_counter()
-        headers = dict(scope["headers"])
-        exchange = Exchange(headers, self._request_id(headers), send)
+        exchange = self.begin(dict(scope["headers"]), send)
         path = canonical_path(scope["path"], scope.get("raw_path") or b"")
         scope["path"] = path
         scope[EXCHANGE] = exchange
-        self._metrics.request_began()
         try:
-            if self._is_open() or path in _OPEN_WHILE_STARTING:
+            if self.is_open() or path in _OPEN_WHILE_STARTING:
                 await self._inner(scope, receive, exchange.marked)
             else:
                 await exchange.refuse(path, _STARTING)
         except Exception as exc:
             await self._fail(exc, path, exchange)
         finally:
-            self._note(scope, exchange, time.perf_counter() - started)
+            route = exchange.route or getattr(scope.get("route"), "path", _UNKNOWN_ROUTE)
+            self.end(exchange, scope["method"], route, scope.get("client"), started)
             # The server's `send` holds the scope: left in there, every request would leave a ring of objects
             # for the collector to find.
             del scope[EXCHANGE]
+
+    def begin(self, headers: Headers, send: Send) -> Exchange:
+        """Count a request in; each is to `end`."""
+        self._metrics.request_began()
+        return Exchange(headers, self._request_id(headers), send)
 
     def _request_id(self, headers: Headers) -> bytes:
         offered = headers.get(b"x-request-id")
@@ -142,20 +159,25 @@ class Edge:
             return offered
         return b"%s-%x" % (self._id_prefix, next(self._id_count))
 
-    async def _fail(self, error: Exception, path: str, exchange: Exchange) -> None:
+    def unforeseen(self, error: Exception, exchange: Exchange) -> None:
+        """Log and count what is no refusal."""
         log.error("request_failed", exc_info=error, extra={"request_id": exchange.request_id.decode()})
         self._metrics.unexpected("request")
         exchange.code = "internal_error"
+
+    async def _fail(self, error: Exception, path: str, exchange: Exchange) -> None:
+        self.unforeseen(error, exchange)
         if not exchange.is_started:
             await exchange.refuse(path, problem_of(error))
 
-    def _note(self, scope: Scope, exchange: Exchange, seconds: float) -> None:
-        route = exchange.route or getattr(scope.get("route"), "path", _UNKNOWN_ROUTE)
-        method = scope["method"]
+    def end(
+        self, exchange: Exchange, method: str, route: str, client: Sequence[Any] | None, started: float
+    ) -> None:
+        """Count and log. client: (address, port). started: on `time.perf_counter`."""
+        seconds = time.perf_counter() - started
         self._metrics.request_ended(route, method, exchange.status, seconds, exchange.code)
         if self._request_log.is_silent:
             return
-        client = scope.get("client")
         self._request_log.write(
             RequestLine(
                 exchange.request_id,

@@ -57,7 +57,7 @@ class SearchFront:
         self._keys = keys
         self._limits = limits
         self._searches_max = searches_max
-        self._body_bytes_max = body_bytes_max
+        self.body_bytes_max = body_bytes_max
         self._body_read_s_max = body_read_s_max
         self._search_decoder = msgspec.json.Decoder(SearchIn)
         self._batch_decoder = msgspec.json.Decoder(SearchBatchIn)
@@ -83,26 +83,32 @@ class SearchFront:
                 raise HttpRefusal(
                     405, "method_not_allowed", "Only POST is served here.", headers={"allow": "POST"}
                 )
-            client = scope.get("client")
-            self._keys.check(Role.SEARCH, exchange.headers, client[0] if client else None)
+            self.check_key(exchange.headers, scope.get("client"))
             body = await read_body(
                 receive,
                 exchange.headers,
-                bytes_max=self._body_bytes_max,
+                bytes_max=self.body_bytes_max,
                 seconds_max=self._body_read_s_max,
             )
             document = await handler(scope, exchange.headers, body)
         except HANDLED as exc:
             await exchange.refuse(scope["path"], problem_of(exc))
             return
-        await exchange.answer(200, orjson.dumps(document, option=_ENCODING), JSON)
+        await exchange.answer(200, encoded(document), JSON)
+
+    def check_key(self, headers: Headers, client: Sequence[Any] | None) -> None:
+        """client: (address, port) of the connection. Raises HttpRefusal."""
+        self._keys.check(Role.SEARCH, headers, client[0] if client else None)
 
     async def post_search(self, scope: Scope, headers: Headers, body: bytes) -> dict[str, Any]:
+        return await self._answer(self.read_search(scope["query_string"], headers, body))
+
+    def read_search(self, query_string: bytes, headers: Headers, body: bytes) -> Asked:
+        """Raises as HANDLED says."""
         if headers.get(b"content-type", b"").startswith(_VECTOR_TYPE):
-            return await self._answer(self._read_vector_body(scope["query_string"], body))
+            return self._read_vector_body(query_string, body)
         require_json(headers)
-        asked = read_question(decode_json(self._search_decoder, body), self._catalogue, self._limits)
-        return await self._answer(asked)
+        return read_question(decode_json(self._search_decoder, body), self._catalogue, self._limits)
 
     async def post_search_batch(self, _: Scope, headers: Headers, body: bytes) -> dict[str, Any]:
         require_json(headers)
@@ -135,6 +141,10 @@ class SearchFront:
             embedding_version=parameters.embedding_version,
         )
         return read_question(search, self._catalogue, self._limits, np.frombuffer(body, dtype="<f4"))
+
+
+def encoded(document: dict[str, Any]) -> bytes:
+    return orjson.dumps(document, option=_ENCODING)
 
 
 def _vector_parameters(query_string: bytes) -> VectorParametersIn:
