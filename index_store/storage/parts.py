@@ -39,12 +39,27 @@ def small_columns(connection: Connection) -> Iterator[Page]:
     """Every known row, as of the transaction that the caller opened."""
     rows = iter(connection.execute("SELECT id, share FROM item WHERE deleted=0"))
     while found := list(islice(rows, _PAGE_ROWS)):
-        # Rot may have made another type of either; its checksum tells whoever reads the whole row.
-        sound = [row for row in found if isinstance(row[0], int | str) and isinstance(row[1], int)]
-        ids = [row[0] for row in sound]
-        crcs = np.fromiter(map(crc_of, ids), dtype=np.uint32, count=len(ids))
-        shares = np.fromiter((row[1] for row in sound), dtype=np.int64, count=len(ids))
-        yield Page(ids, crcs, shares.view(np.uint64))
+        try:
+            yield _page(found)
+        except (TypeError, ValueError, AttributeError, ArithmeticError):
+            yield _page([row for row in found if _is_readable(*row)])
+
+
+def _page(rows: list[tuple[Id, int]]) -> Page:
+    ids = [item_id for item_id, _ in rows]
+    crcs = np.fromiter(map(crc_of, ids), dtype=np.uint32, count=len(ids))
+    shares = np.fromiter((share for _, share in rows), dtype=np.int64, count=len(ids))
+    return Page(ids, crcs, shares.view(np.uint64))
+
+
+def _is_readable(item_id: Id, share: object) -> bool:
+    """Rot may have made another type of either, or text that is none; whoever reads the whole row sees its
+    checksum fail."""
+    try:
+        crc_of(item_id)
+    except (TypeError, ValueError, AttributeError, ArithmeticError):
+        return False
+    return isinstance(share, int)
 
 
 def sums_of(connection: Connection, parts: int) -> npt.NDArray[np.uint64]:

@@ -42,6 +42,8 @@ from index_store.types import CollectionSpec, Digest, DigestRow, Id, WriteBatch
 log = logging.getLogger(__name__)
 
 _PAGE_ROWS = 4096
+_LISTED_ROWS = 256
+"""Of a digest, at once: who asks for counters or one item meanwhile waits so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,8 +271,8 @@ class Store:
         with self._aside() as connection:
             wanted = [item_id for page in small_columns(connection) for item_id in page.within(is_wanted)]
         hasher = ShareHasher(self._embedding_version)
-        for start in range(0, len(wanted), _PAGE_ROWS):
-            for row in self.read(wanted[start : start + _PAGE_ROWS]).values():
+        for start in range(0, len(wanted), _LISTED_ROWS):
+            for row in self.read(wanted[start : start + _LISTED_ROWS]).values():
                 share = hasher.share(row.id, row.active, row.vector, row.content_hash)
                 yield DigestRow(row.id, share, row.active, row.vector is not None)
 

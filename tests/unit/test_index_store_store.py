@@ -17,6 +17,7 @@ from index_store.__main__ import main
 from index_store.embedded.check import check
 from index_store.embedded.engine import EmbeddedIndex, EngineLimits
 from index_store.errors import ReadOnly, StoreDamaged, Unavailable
+from index_store.storage import digest
 from index_store.storage.digest import BUCKETS, ShareHasher, bucket_of, root_of
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, SearchRequest, Vector, WriteBatch
 
@@ -162,6 +163,31 @@ def test_a_rotten_row_is_never_served_and_a_new_write_mends_it(tmp_path: Path) -
     assert index.digest("things").root == root
     index.close()
     assert check(tmp_path) == []
+
+
+@pytest.mark.parametrize("rot", ["id = CAST(x'ff70' AS TEXT)", "id = x'ff'", "share = 'x'", "share = NULL"])
+def test_rotten_small_columns_do_not_stop_a_comparison(tmp_path: Path, rot: str) -> None:
+    index = opened(tmp_path)
+    index.advance("named", "begin", "v1")
+    data = vectors(30)
+    items = [ItemWrite(f"p{number}", data[number], True) for number in range(30)]
+    index.write("named", WriteBatch(items, (), "v1"))
+    sound = index.digest("named", 2**16).buckets
+    connection = sqlite3.connect(tmp_path / "collections" / "named" / "g000001" / "store.sqlite")
+    if "NULL" in rot:
+        connection.execute("PRAGMA writable_schema=ON")
+        connection.execute("UPDATE sqlite_master SET sql=replace(sql, 'share INTEGER NOT NULL', 'share')")
+        connection.commit()
+        connection.close()
+        connection = sqlite3.connect(tmp_path / "collections" / "named" / "g000001" / "store.sqlite")
+    connection.execute(f"UPDATE item SET {rot} WHERE id = 'p7'")
+    connection.commit()
+    connection.close()
+    wrong = np.flatnonzero(index.digest("named", 2**16).buckets != sound).tolist()
+    assert digest.crc_of("p7") % 2**16 in wrong
+    listed = {row.id for row in index.digest_rows("named", range(4096))}
+    assert {f"p{number}" for number in range(30) if number != 7} <= listed <= {item.id for item in items}
+    index.close()
 
 
 def test_a_rotten_inactive_row_does_not_come_back_active(tmp_path: Path) -> None:
