@@ -106,7 +106,7 @@ def cost(folder: Path, seconds: float, rounds: int) -> list[Row]:
 def _print_items(whole: float, items: Mapping[str, float]) -> None:
     """What the front door spends a request on; the pieces were timed alone, warm."""
     rest = whole - sum(items.values())
-    for name, value in (*items.items(), ("sockets, HTTP, tasks, log, cold caches", rest), ("whole", whole)):
+    for name, value in (*items.items(), ("sockets, HTTP, log, cold caches", rest), ("whole", whole)):
         print(f"    {name:40} {value:6.1f} us  {value / whole:4.0%}")
 
 

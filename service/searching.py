@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -55,8 +54,7 @@ class Question(msgspec.Struct, frozen=True, gc=False):
     with_vectors: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """truncated: None unless a text was embedded. vector: what was searched by."""
 
     result: SearchResult
