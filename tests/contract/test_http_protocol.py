@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import re
 import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +203,31 @@ def test_pipelined_requests_are_answered_in_order(wire: Wire) -> None:
             assert [each.headers["x-request-id"] for each in answers] == [f"r-{n}" for n in range(6)]
             counts = [len(json.loads(answers[place].body)["results"]) for place in (0, 1, 3, 5)]
             assert counts == [1, 2, 3, 4]
+
+
+def test_any_line_of_requests_cut_anywhere(wire: Wire) -> None:
+    seed_number = random.randrange(2**32)
+    print(f"seed {seed_number}")
+    chance = random.Random(seed_number)
+    bodies = [SEARCH, '{"query": "국", "top_k": 1}'.encode(), b"no", b'{"top_k": 1}', SEARCH + b" " * 70_000]
+    statuses = [200, 200, 400, 422, 200]
+    for _ in range(40):
+        kinds = chance.choices(range(len(bodies) + 1), [6, 2, 1, 1, 1, 2], k=chance.randint(1, 6))
+        sent = b"".join(
+            post(bodies[kind], x_request_id=f"r-{place}")
+            if kind < len(bodies)
+            else b"GET /livez HTTP/1.1\r\nhost: localhost\r\nx-request-id: r-%d\r\n\r\n" % place
+            for place, kind in enumerate(kinds)
+        )
+        cuts = sorted(chance.choices(range(len(sent)), k=chance.randint(0, 5)))
+        with wire.connected() as sock, sock.makefile("rb") as stream:
+            for start, end in pairwise([0, *cuts, len(sent)]):
+                sock.sendall(sent[start:end])
+                time.sleep(chance.choice([0, 0.001]))  # apart or together
+            answers = [read_answer(stream) for _ in kinds]
+        assert [each.status for each in answers] == [[*statuses, 200][kind] for kind in kinds]
+        assert [each.headers["x-request-id"] for each in answers] == [f"r-{n}" for n in range(len(kinds))]
+    assert wire.in_flight() == 0
 
 
 def test_what_is_no_http_is_refused(wire: Wire) -> None:
