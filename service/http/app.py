@@ -12,7 +12,6 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from service.http.desk import Desk, exchange_of
-from service.http.door import Door
 from service.http.edge import Edge
 from service.http.intakes import IntakeReader
 from service.http.problems import HANDLED, PROBLEM_JSON, problem_of
@@ -24,6 +23,7 @@ from service.http.routes_ops import HealthRoutes, ItemRoutes, OpsRoutes
 from service.http.routes_write import WriteRoutes
 from service.http.search_front import SearchFront
 from service.http.security import TrustedProxies
+from service.http.shortcut import Shortcut
 from service.ingesting import Ingester, PictureSource
 from service.observing import Metrics, RequestLog
 from service.probing import Prober
@@ -71,7 +71,7 @@ class Application:
         )
         proxies = TrustedProxies(settings.trusted_proxies)
         self._edge = Edge(self._front, parts.metrics, parts.request_log, proxies, parts.is_open)
-        self.door = Door(self._edge, self._front, parts.searcher)
+        self.shortcut = Shortcut(self._edge, self._front, parts.searcher)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._edge(scope, receive, send)

@@ -1,6 +1,6 @@
-"""uvicorn's HTTP protocol with a shorter way for searches (see `service.http.door`).
+"""uvicorn's HTTP protocol with a shorter way for searches (see `service.http.shortcut`).
 
-A request that arrived whole, on a connection that owes no other answer, is offered to the door: no scope,
+A request that arrived whole, on a connection that owes no other answer, is offered to the shortcut: no scope,
 no task, no channel of messages, and head and body leave in one packet. All else is uvicorn's, untouched.
 """
 
@@ -13,7 +13,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from service.http.door import Door
+from service.http.shortcut import Shortcut
 
 
 class _Event:
@@ -38,7 +38,7 @@ class _Turn:
 
 
 class SearchProtocol(HttpToolsProtocol):
-    """`uvicorn.Config(http=SearchProtocol)`. The application's `door` is used where it has one."""
+    """`uvicorn.Config(http=SearchProtocol)`. The application's `shortcut` is used where it has one."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class SearchProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._door: Door | None = getattr(self.app, "door", None)
+        self._shortcut: Shortcut | None = getattr(self.app, "shortcut", None)
         self._turn = _Turn()
         self._parts: list[bytes] | None = None
         self._heads: dict[tuple[int, bytes], bytes] = {}
@@ -89,9 +89,9 @@ class SearchProtocol(HttpToolsProtocol):
         if parts is None:
             super().on_message_complete()
             return
-        assert self._door is not None
+        assert self._shortcut is not None
         turn = self._turn
-        if self._door.take(self.url, dict(self.headers), b"".join(parts), self.client, self._reply):
+        if self._shortcut.take(self.url, dict(self.headers), b"".join(parts), self.client, self._reply):
             self._parts = None
             turn.response_complete = False
             self.cycle = turn  # type: ignore[assignment]
@@ -102,9 +102,9 @@ class SearchProtocol(HttpToolsProtocol):
     def _may_be_direct(self) -> bool:
         """Whether nothing about the connection or the head asks for more than an answer."""
         return (
-            self._door is not None
+            self._shortcut is not None
             and (self.cycle is None or self.cycle.response_complete)
-            and self._door.leads_on(self.parser.get_method(), self.url)
+            and self._shortcut.leads_on(self.parser.get_method(), self.url)
             and self.parser.should_keep_alive()
             and self.parser.get_http_version() == "1.1"
             and not self.parser.should_upgrade()
@@ -121,7 +121,7 @@ class SearchProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _go_on_ordinarily(self) -> None:
-        """The body is not here yet, or the door did not take the request."""
+        """The body is not here yet, or the shortcut did not take the request."""
         parts, self._parts = self._parts, None
         if self.transport.is_closing():
             return

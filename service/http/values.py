@@ -57,6 +57,11 @@ def read_vector(value: VectorIn, dim: int, field: str = "vector") -> Vector:
 def checked_vector(vector: npt.NDArray[np.float32], dim: int, field: str = "vector") -> Vector:
     if vector.shape[0] != dim:
         raise InvalidInput(field, f"must have {dim} values, got {vector.shape[0]}", "invalid_dimension")
+    # One number tells in almost every case that all is well, at a third of the time of two looks.
+    with np.errstate(over="ignore", invalid="ignore"):
+        square = vector.dot(vector)
+    if 0 < square < np.inf:
+        return vector
     if not np.isfinite(vector).all():
         raise InvalidInput(field, "must hold finite float32 values only", "invalid_vector")
     if not vector.any():

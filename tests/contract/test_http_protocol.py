@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from service.http.door import Door
 from service.http.protocol import SearchProtocol
+from service.http.shortcut import Shortcut
 from tests.contract.test_http_search_cases import CASES, Case
 from tests.http_app import HttpApp, application_of, running_app, seed
 
@@ -28,16 +28,16 @@ SEARCH = json.dumps({"query": "갈비탕", "top_k": 3}, ensure_ascii=False).enco
 VARYING = re.compile(rb'"(?:took_ms|request_id)":[^,}]+')
 
 
-class CountingDoor:
-    """A door that counts what it takes: a test of the short way must have gone it."""
+class CountingShortcut:
+    """A shortcut that counts what it takes: a test of the short way must have gone it."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
-        self.leads_on = door.leads_on
+    def __init__(self, shortcut: Shortcut) -> None:
+        self._shortcut = shortcut
+        self.leads_on = shortcut.leads_on
         self.taken = 0
 
     def take(self, *arguments: Any) -> bool:
-        is_taken = self._door.take(*arguments)
+        is_taken = self._shortcut.take(*arguments)
         self.taken += is_taken
         return is_taken
 
@@ -54,9 +54,9 @@ class Answer:
 class Wire:
     """A service on a socket."""
 
-    def __init__(self, app: HttpApp, door: CountingDoor, port: int, server: uvicorn.Server) -> None:
+    def __init__(self, app: HttpApp, shortcut: CountingShortcut, port: int, server: uvicorn.Server) -> None:
         self.app = app
-        self.door = door
+        self.shortcut = shortcut
         self.port = port
         self.server = server
 
@@ -85,7 +85,7 @@ class Wire:
 def served(data_dir: Path, environ: dict[str, str] | None = None) -> Iterator[Wire]:
     with running_app(data_dir, environ) as app:
         application = application_of(app)
-        application.door = door = CountingDoor(application.door)
+        application.shortcut = shortcut = CountingShortcut(application.shortcut)
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -96,7 +96,7 @@ def served(data_dir: Path, environ: dict[str, str] | None = None) -> Iterator[Wi
         server = uvicorn.Server(config)
         serving = asyncio.run_coroutine_threadsafe(server.serve([listener]), app.loop._loop)
         try:
-            yield Wire(app, door, listener.getsockname()[1], server)
+            yield Wire(app, shortcut, listener.getsockname()[1], server)
         finally:
             server.should_exit = True
             serving.result(TIMEOUT_S)
@@ -142,8 +142,8 @@ def test_every_search_case_is_answered_as_without_sockets(wire: Wire, case: Case
         assert answer.headers.get("retry-after") == expected.headers.get("retry-after")
 
 
-def test_a_whole_search_is_answered_in_one_packet_and_by_the_door(wire: Wire) -> None:
-    taken = wire.door.taken
+def test_a_whole_search_is_answered_in_one_packet_and_by_the_shortcut(wire: Wire) -> None:
+    taken = wire.shortcut.taken
     with wire.connected() as sock:
         for _ in range(3):
             sock.sendall(post())
@@ -152,7 +152,7 @@ def test_a_whole_search_is_answered_in_one_packet_and_by_the_door(wire: Wire) ->
             assert head.startswith(b"HTTP/1.1 200 OK\r\n")
             assert b"\r\ndate: " in head
             assert len(json.loads(body)["results"]) == 3
-    assert wire.door.taken == taken + 3
+    assert wire.shortcut.taken == taken + 3
 
 
 @pytest.mark.parametrize(
@@ -240,24 +240,24 @@ def test_what_is_no_http_is_refused(wire: Wire) -> None:
 
 def test_request_id_and_trace_are_returned(wire: Wire) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    taken = wire.door.taken
+    taken = wire.shortcut.taken
     answer = wire.ask(post(x_request_id="mine-1", traceparent=trace))
     assert answer.headers["x-request-id"] == "mine-1"
     assert answer.headers["traceparent"] == trace
     assert "x-request-id" in wire.ask(post(x_request_id="not mine")).headers
-    assert wire.door.taken == taken + 2
+    assert wire.shortcut.taken == taken + 2
 
 
-def test_an_error_of_the_index_is_told_by_the_door(wire: Wire) -> None:
+def test_an_error_of_the_index_is_told_by_the_shortcut(wire: Wire) -> None:
     body = json.dumps({"vector": [1.0] * 384, "embedding_version": "another"}).encode()
-    taken = wire.door.taken
+    taken = wire.shortcut.taken
     answer = wire.ask(post(body, x_request_id="mine-2"))
     assert answer.status == 409
     assert answer.headers["content-type"] == "application/problem+json"
     problem = json.loads(answer.body)
     assert (problem["code"], problem["request_id"]) == ("embedding_version_mismatch", "mine-2")
     assert (problem["instance"], answer.headers["x-request-id"]) == ("/v1/search", "mine-2")
-    assert wire.door.taken == taken + 1
+    assert wire.shortcut.taken == taken + 1
 
 
 def test_requests_are_counted_once(wire: Wire) -> None:
@@ -314,7 +314,7 @@ def test_without_a_key_nothing_is_taken(tmp_path: Path) -> None:
     with served(tmp_path, {"SEARCH_API_KEY": "secret-search-key-1"}) as wire:
         assert wire.ask(post()).status == 401
         assert wire.ask(post(x_api_key="wrong")).status == 403
-        assert wire.door.taken == 0
+        assert wire.shortcut.taken == 0
         vector = json.dumps({"vector": [1.0] * 384}).encode()
         assert wire.ask(post(vector, x_api_key="secret-search-key-1")).status == 200
-        assert wire.door.taken == 1
+        assert wire.shortcut.taken == 1

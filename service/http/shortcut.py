@@ -1,6 +1,6 @@
 """A search without a task of its own: what came whole and can go straight into line for the index.
 
-The server's protocol offers each such request here first. What this door does not take (another route, a
+The server's protocol offers each such request here first. What this shortcut does not take (another route, a
 refusal, a text that a model must embed first) goes the ordinary way through `Edge` and `SearchFront`, whose
 checks and counts are used here too: there is one of each.
 """
@@ -31,7 +31,7 @@ Reply: TypeAlias = Callable[[int, bytes, bytes, bytes], None]
 """Takes status, content type, further header lines and body; sends them unless the caller has gone."""
 
 
-class Door:
+class Shortcut:
     """`take` from the event loop."""
 
     def __init__(self, edge: Edge, front: SearchFront, searcher: Searcher) -> None:
