@@ -17,6 +17,7 @@ from feeder.statefile import FORGET, StateFile
 from vector_client.types import Id
 
 VARIABLES = 500
+_WRITTEN_ROWS = 10_000
 IN_MEMORY = ":memory:"
 _FORMAT = 2
 _TABLES = """
@@ -41,6 +42,7 @@ class Ledger(StateFile):
     def __init__(self, path: str) -> None:
         super().__init__(path, _TABLES)
         self._waiting: list[tuple[Sequence[Key], Sequence[Id]]] = []
+        self._next: list[tuple[Sequence[Key], Sequence[Id]]] = []
 
     def is_of(self, identity: str) -> bool:
         """Tell whether every row of the table `identity` has been written down."""
@@ -74,6 +76,7 @@ class Ledger(StateFile):
     def begin_anew(self) -> None:
         """Start a new list beside the present one."""
         self._waiting.clear()
+        self._next.clear()
         self.db.executescript(
             "DROP TABLE IF EXISTS carried_next;"
             "CREATE TABLE carried_next("
@@ -85,7 +88,15 @@ class Ledger(StateFile):
         if self._path == IN_MEMORY:
             self._waiting.append((keys, ids))
         else:
-            self._insert(self.db, "carried_next", keys, ids)
+            self._next.append((keys, ids))
+            if sum(len(some) for some, _ in self._next) >= _WRITTEN_ROWS:
+                self._write_next()
+
+    def _write_next(self) -> None:
+        """In few transactions: each waits for the disk."""
+        waiting, self._next = self._next, []
+        keys = [key for some, _ in waiting for key in some]
+        self._insert(self.db, "carried_next", keys, [item_id for _, some in waiting for item_id in some])
 
     @staticmethod
     def _insert(db: sqlite3.Connection, table: str, keys: Sequence[Key], ids: Sequence[Id]) -> None:
@@ -97,6 +108,7 @@ class Ledger(StateFile):
 
     def end_anew(self) -> None:
         """Put the new list in the place of the old one, unconfirmed."""
+        self._write_next()
         self.db.executescript(_SWAP)
 
     def confirm(self, identity: str) -> None:

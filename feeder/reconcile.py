@@ -17,6 +17,7 @@ from feeder.applying import Applied
 from feeder.changes import Changes
 from feeder.errors import BrakeOn
 from feeder.known import Facts, Known, has_content
+from feeder.pacing import Aside, at_once
 from feeder.proof import BUCKETS, Shares, Sums, crc_of, root_of
 from feeder.sourceside import Mine, SourceSide
 from vector_client.types import CollectionState, Differing, Digest, DigestRow, Id, Item
@@ -133,7 +134,8 @@ NO_DIFFERENCES = Differences((), (), (), 0)
 
 
 class Reconciler:
-    """Compares, and mends if asked. For one thread. clock: seconds since 1970; pause: waits for seconds."""
+    """Compares, and mends if asked. For one thread. clock: seconds since 1970; pause: waits for seconds.
+    aside: where the source is read."""
 
     def __init__(
         self,
@@ -145,6 +147,7 @@ class Reconciler:
         batch_items: int,
         clock: Callable[[], float],
         pause: Callable[[float], object],
+        aside: Aside = at_once,
     ) -> None:
         self._collection = collection
         self._store = store
@@ -153,6 +156,7 @@ class Reconciler:
         self._batch_items = batch_items
         self._clock = clock
         self._pause = pause
+        self._aside = aside
         self._listing = NOT_LISTED
 
     def compare(self, version: str) -> Report:
@@ -166,12 +170,7 @@ class Reconciler:
     def _settle(self, version: str, next_source_version: Callable[[], int] | None) -> Report:
         began_at = self._clock()
         shares = Shares(version)
-        source = SourceSide(shares)
-        for portion in self._truth.everything():
-            if portion.is_all_orphans and next_source_version is not None:
-                self._check_nothing()  # before every vector is read: an empty table is looked at for hours
-            source.add(portion)
-        source.seal()
+        source = self._aside(lambda: self._read(shares, mends=next_source_version is not None))
         read_at = self._clock()
         failed: dict[Id, str] = {}
         if next_source_version is not None and not source.count:
@@ -220,6 +219,15 @@ class Reconciler:
         )
         self._tell(report)
         return report
+
+    def _read(self, shares: Shares, *, mends: bool) -> SourceSide:
+        source = SourceSide(shares)
+        for portion in self._truth.everything():
+            if portion.is_all_orphans and mends:
+                self._check_nothing()  # before every vector is read: an empty table is looked at for hours
+            source.add(portion)
+        source.seal()
+        return source
 
     def _check_nothing(self) -> None:
         """Raises BrakeOn unless the index holds as little as the source: nothing."""

@@ -19,8 +19,8 @@ FORGET = "DELETE FROM meta WHERE name = 'identity';"
 
 
 class StateFile:
-    """One such file. For one thread. path: a file, or ":memory:". tables: the statements that make what is
-    missing."""
+    """One such file. For one thread at a time. path: a file, or ":memory:". tables: the statements that make
+    what is missing."""
 
     def __init__(self, path: str, tables: str) -> None:
         self._path = path
@@ -55,7 +55,7 @@ class StateFile:
 
 
 def _opened(path: str, tables: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, timeout=5)
+    connection = sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
     connection.executescript(_META + tables)
     return connection
 

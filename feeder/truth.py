@@ -13,6 +13,7 @@ from feeder.changes import Directory, IntDirectory, ItemRow, Key, TextDirectory,
 from feeder.export import PAGES_AHEAD, UNFIT, Cleaned, choose, clean, pages, read_ahead
 from feeder.known import Known, Portion
 from feeder.ledger import Ledger
+from feeder.pacing import Pacer
 from feeder.sources.port import ItemSource, VectorSource
 from feeder.tables import IdKind
 from vector_client.types import Id
@@ -21,7 +22,8 @@ from vector_client.types import Id
 class Truth:
     """Reads one collection's sources. Fits known.Facts. For one thread; `ledger` belongs to it.
 
-    pages_ahead: 0 keeps one processor busy instead of two while everything is read.
+    pages_ahead: 0 keeps one processor busy instead of two while everything is read. pacer: rests after each
+    of these pages.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class Truth:
         id_kind: IdKind,
         page_rows: int,
         pages_ahead: int = PAGES_AHEAD,
+        pacer: Pacer | None = None,
     ) -> None:
         self._vectors = vectors
         self._items = items
@@ -40,6 +43,7 @@ class Truth:
         self._id_kind = id_kind
         self._page_rows = page_rows
         self._pages_ahead = pages_ahead
+        self._pacer = pacer
         self._is_half = False
         self._identity = ""
         self._rejected: dict[Id, str] = {}
@@ -100,6 +104,8 @@ class Truth:
             yield Portion((), np.zeros(0, np.bool_), np.zeros((0, 4), np.uint8), is_all_orphans=True)
         self._ledger.begin_anew()
         self._unfit.clear()
+        if self._pacer is not None:
+            self._pacer.begin()
         with read_ahead(pages(self._vectors, None, self._page_rows), self._pages_ahead) as ahead:
             for page in ahead:
                 self._ledger.add(page.keys, page.ids)
@@ -107,6 +113,8 @@ class Truth:
                 self._note_unfit(chosen.set_aside)
                 bodies = chosen.packed.view(np.uint8)
                 yield Portion(chosen.ids, chosen.active, bodies, set_aside=chosen.set_aside)
+                if self._pacer is not None:
+                    self._pacer.rest()
         self._ledger.end_anew()
 
     def confirm(self) -> None:

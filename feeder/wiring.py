@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from feeder.importing import Importer, Parts
 from feeder.known import Facts
 from feeder.ledger import IN_MEMORY, Ledger
 from feeder.metrics import Metrics
+from feeder.pacing import Aside, Pacer, at_once, when_idle
 from feeder.probe import ProbeRules, SpaceProbe
 from feeder.reconcile import Brake, Reconciler, Report
 from feeder.reporting import Progress
@@ -44,7 +46,7 @@ from vector_client.types import Id
 log = logging.getLogger(__name__)
 
 CONTENT_PAGE_ITEMS = 5_000
-GENTLE_PAGE_ROWS = 2_000
+GENTLE_PAGE_ROWS = 200
 
 
 def client_of(settings: Settings) -> VectorClient:
@@ -102,9 +104,11 @@ def syncer_of(
     """Return what follows one collection, and the applier that has to be started for it."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     bounds = settings.bounds
-    truth = facts_of(settings, tables, state_path(settings, tables), is_gentle=True)
     applier = applier_of(settings, tables, client)
     feeds = feeds_of(settings, tables, pause)
+    polls = any(feed.tier == "poll" for feed in feeds.values())
+    pacer = Pacer(bounds.compare_percent / 100, time.monotonic, pause, bounds.poll_s if polls else math.inf)
+    truth = facts_of(settings, tables, state_path(settings, tables), pacer)
     fastest = bounds.log_poll_ms if any(f.tier == "log" for f in feeds.values()) else bounds.trigger_poll_ms
     parts = SyncParts(
         collection=tables.name,
@@ -112,7 +116,7 @@ def syncer_of(
         truth=truth,
         feeds=feeds,
         lease=lease_of(settings, tables, alert_of(settings)),
-        reconciler=reconciler_of(settings, tables, applier, truth, pause, is_forced=False),
+        reconciler=reconciler_of(settings, tables, applier, truth, pause, aside=when_idle),
         metrics=metrics,
         clock=time.time,
         ticks=time.monotonic,
@@ -148,7 +152,7 @@ def compare_once(
     mode: Literal["verify", "mend", "force"],
 ) -> Report:
     """Compare one collection beside whatever follows it; mend only under the lease."""
-    truth = facts_of(settings, tables, _path_for_once(settings, tables, mode), is_gentle=False)
+    truth = facts_of(settings, tables, _path_for_once(settings, tables, mode), None)
     applier = applier_of(settings, tables, client)
     reconciler = reconciler_of(settings, tables, applier, truth, time.sleep, is_forced=mode == "force")
     lease = lease_of(settings, tables, patience_of(settings))
@@ -178,7 +182,8 @@ def reconciler_of(
     truth: Facts,
     pause: Pause,
     *,
-    is_forced: bool,
+    is_forced: bool = False,
+    aside: Aside = at_once,
 ) -> Reconciler:
     bounds = settings.bounds
     return Reconciler(
@@ -189,14 +194,15 @@ def reconciler_of(
         batch_items=batch_of(settings, tables),
         clock=time.time,
         pause=pause,
+        aside=aside,
     )
 
 
-def facts_of(settings: Settings, tables: CollectionTables, path: str, *, is_gentle: bool) -> Facts:
+def facts_of(settings: Settings, tables: CollectionTables, path: str, pacer: Pacer | None) -> Facts:
     """Return what the collection's sources say. path: where it is remembered what was seen of them.
-    is_gentle: nobody waits for a comparison, so it takes small pages one by one: searches come first."""
+    pacer: nobody waits for a comparison, so it takes small pages one by one: searches come first."""
     if tables.vectors is not None:
-        return truth_of(settings, tables, Ledger(path), is_gentle=is_gentle)
+        return truth_of(settings, tables, Ledger(path), pacer)
     items, database = items_of(settings, tables), settings.items_database(tables)
     if items is None or database is None or tables.items is None:
         raise SettingsWrong(f"{tables.name}: neither vectors nor items are configured")
@@ -252,7 +258,7 @@ def batch_of(settings: Settings, tables: CollectionTables) -> int:
 
 
 def truth_of(
-    settings: Settings, tables: CollectionTables, ledger: Ledger, *, is_gentle: bool = True
+    settings: Settings, tables: CollectionTables, ledger: Ledger, pacer: Pacer | None = None
 ) -> Truth:
     rows = settings.bounds.page_rows
     return Truth(
@@ -260,8 +266,9 @@ def truth_of(
         items_of(settings, tables),
         ledger,
         id_kind=tables.id_kind,
-        page_rows=min(rows, GENTLE_PAGE_ROWS) if is_gentle else rows,
-        pages_ahead=0 if is_gentle else PAGES_AHEAD,
+        page_rows=rows if pacer is None else min(rows, GENTLE_PAGE_ROWS),
+        pages_ahead=PAGES_AHEAD if pacer is None else 0,
+        pacer=pacer,
     )
 
 

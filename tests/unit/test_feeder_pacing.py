@@ -1,0 +1,59 @@
+"""How a comparison stands back."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from feeder.pacing import Pacer, at_once, when_idle
+
+
+class Watch:
+    """A clock that pauses move on, and that work moves on."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.pauses: list[float] = []
+
+    def pause(self, seconds: float) -> None:
+        self.pauses.append(round(seconds, 6))
+        self.now_s += seconds
+
+
+@pytest.mark.parametrize(("share", "pause"), [(0.1, 0.45), (0.5, 0.05), (1.0, None)])
+def test_a_share_of_the_time_is_worked(share: float, pause: float | None) -> None:
+    watch = Watch()
+    pacer = Pacer(share, lambda: watch.now_s, watch.pause)
+    watch.now_s += 1000  # what was done before does not count
+    pacer.begin()
+    for _ in range(3):
+        watch.now_s += 0.05
+        pacer.rest()
+    assert watch.pauses == ([] if pause is None else [pause] * 3)
+
+
+def test_pauses_have_a_limit_in_each_piece_of_work() -> None:
+    watch = Watch()
+    pacer = Pacer(0.1, lambda: watch.now_s, watch.pause, pauses_s_max=1.0)
+    for _ in range(2):
+        pacer.begin()
+        for _ in range(5):
+            watch.now_s += 0.05
+            pacer.rest()
+    assert watch.pauses == [0.45, 0.45, 0.1] * 2
+
+
+def test_idle_work_is_done_elsewhere_and_its_errors_come_back() -> None:
+    here = threading.get_ident()
+    assert at_once(threading.get_ident) == here
+    assert when_idle(threading.get_ident) != here
+    with pytest.raises(ZeroDivisionError):
+        when_idle(lambda: 1 // 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="this system knows no idle threads")
+def test_idle_work_gives_way_and_nobody_else_does() -> None:
+    assert when_idle(lambda: os.sched_getscheduler(0)) == os.SCHED_IDLE
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
