@@ -34,14 +34,17 @@ CLOCK_CURSOR = "sync.clock"
 TIERS_CURSOR = "sync.tiers"
 REPORT_CURSOR = "sync.report"
 """What the service tells about us in /health: JSON with equal, as_of_ms, lag_ms and quarantined."""
+COMPARED_SHARE_MAX = 0.01
+"""Of the time, beside a log or triggers: changes wait while everything is compared, and no more than one in a
+hundred is to be late for it."""
 ANEW_APART_S = 30.0
 """Two new starts of a feed are at least so far apart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """poll_s: pause when nothing was noticed. compare_s: a full comparison at least this often. check_s:
-    between looks at lease and backlog."""
+    """poll_s: pause when nothing was noticed. compare_s: a full comparison this often, more seldom where it
+    takes long. check_s: between looks at lease and backlog."""
 
     poll_s: float
     compare_s: float
@@ -146,7 +149,7 @@ class Syncer:
         """Compare everything and mend what differs. Raises BrakeOn."""
         parts = self._parts
         log.info("comparing", extra={"collection": parts.collection, "why": reason})
-        as_of_s = parts.clock()
+        as_of_s, began = parts.clock(), parts.ticks()
         is_equal = False
         try:
             if self._version is not None:
@@ -161,7 +164,8 @@ class Syncer:
             raise
         parts.metrics.brake(parts.collection, False)
         parts.metrics.compared(parts.collection, is_equal, as_of_s)
-        self._compare_at = parts.ticks() + self._pace.compare_s
+        now = parts.ticks()
+        self._compare_at = now + max(self._pace.compare_s, (now - began) * (1 / COMPARED_SHARE_MAX - 1))
         for feed in self._feeds().values():
             if feed.tier == "poll":
                 feed.begin()  # one comparison an interval, whatever asked for it

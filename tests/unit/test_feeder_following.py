@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from feeder.changes import Changes
+from feeder.changes import Changes, Key, VectorPage
 from feeder.errors import AnotherFeeder, FeederError, SettingsWrong, SourceDown
 from feeder.following import follow
 from feeder.interruptions import LEASE_PATIENCE_S, Interruptions
@@ -208,4 +208,32 @@ def test_what_others_wrote_meanwhile_is_compared_at_the_next_start(tmp_path: Pat
         syncer.close()
         compared.append(bench.reads() > before)
     assert compared == [True, False, True, False, True]
+    bench.index.close()
+
+
+@pytest.mark.parametrize(("took_s", "next_s"), [(20, 3600), (100, 9900)])
+def test_comparing_takes_a_hundredth_of_the_time_at_most(tmp_path: Path, took_s: int, next_s: int) -> None:
+    bench = Bench(tmp_path, lambda _: None)
+
+    class SlowVectors(ListVectors):
+        def page(self, after: Key | None, rows: int) -> VectorPage:
+            bench.time.now += took_s
+            return super().page(after, rows)
+
+    slow = SlowVectors()
+    slow.rows = bench.vectors.rows
+    truth = Truth(slow, bench.items, Ledger(IN_MEMORY), id_kind="string", page_rows=7)
+    reconciler = Reconciler(
+        NAME, bench.store, truth, Brake(5), batch_items=10, clock=bench.parts.clock, pause=bench.time.wait
+    )
+    syncer = Syncer(replace(bench.parts, truth=truth, reconciler=reconciler, feeds={}), Pace(0.5, 3600), 10)
+    syncer.start()
+    began = bench.time.now
+    bench.time.now = began + next_s - 1
+    syncer.step()
+    assert bench.reads() == 1
+    bench.time.now = began + next_s
+    syncer.step()
+    assert bench.reads() == 2
+    syncer.close()
     bench.index.close()
