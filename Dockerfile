@@ -6,7 +6,7 @@ FROM python:3.11-slim
 RUN apt-get update && apt-get install -y --no-install-recommends curl && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /app
-ENV PYTHONUNBUFFERED=1 PORT=8080 DATA_DIR=/data MODELS_DIR=/models
+ENV PYTHONUNBUFFERED=1 PORT=8080 DATA_DIR=/data MODELS_DIR=/models NUMBA_CACHE_DIR=/kernels
 
 # Dependencies first: this layer stays cached while the code changes.
 COPY pyproject.toml constraints.txt README.md ./
@@ -20,8 +20,10 @@ COPY service service
 
 # The two models that need no hub. For others mount a directory at /models (docs/OPERATIONS.md).
 RUN python -m service models build builtin:multilingual-e5-small builtin:efficientnet-lite0 \
-    && mkdir -p /data && chown -R 10001 /data /models
+    && mkdir -p /data /kernels && chown -R 10001 /data /models /kernels
 USER 10001
+# The inner loops of search for this processor; a host with another one makes its own in some seconds.
+RUN python -m index_store compile
 VOLUME /data
 
 EXPOSE 8080

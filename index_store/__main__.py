@@ -1,4 +1,4 @@
-"""`python -m index_store check|stats|maintain|rebuild|backup|restore`: look after a data directory.
+"""`python -m index_store check|stats|maintain|rebuild|backup|restore|compile`: look after a data directory.
 
 check DIR            read everything and say what is wrong; changes nothing
 stats DIR            what it holds, in numbers
@@ -6,6 +6,7 @@ maintain DIR         seal, merge and scrub beside the workers until stopped
 rebuild DIR          make all segments again out of the stores
 backup DIR TARGET    a hot copy of all stores
 restore TARGET DIR   put a backup into an empty data directory
+compile              make the inner loops of search for this processor, which the first start does otherwise
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from index_store.ann import topk, walk
 from index_store.embedded.backup import backup_data, restore_data
 from index_store.embedded.check import check, collection_directories
 from index_store.embedded.maintenance import Maintenance, be_modest
@@ -54,6 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     command = commands.add_parser("restore")
     command.add_argument("target", type=Path)
     command.add_argument("data_dir", type=Path)
+    commands.add_parser("compile")
     asked = parser.parse_args(arguments)
     try:
         return _run(asked)
@@ -63,6 +66,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(asked: argparse.Namespace) -> int:
+    if asked.command == "compile":
+        topk.warm()
+        walk.warm()
+        return 0
     if asked.command == "maintain":
         return _maintain(asked.data_dir, asked.parent)
     if asked.command == "restore":

@@ -151,7 +151,7 @@ def true_distances(vectors: Matrix, queries: Matrix, metric: Metric) -> Truth:
         near = np.argpartition(best, min(keep, best.shape[1]) - 1, axis=1)[:, :keep]
         best, rows = np.take_along_axis(best, near, 1), np.take_along_axis(rows, near, 1)
         start += len(block)
-    exact = [np.sort(rescore(q, vectors[r], metric))[: KS[-1]] for q, r in zip(queries, rows, strict=True)]
+    exact = [np.sort(rescore(q, vectors, metric, r))[: KS[-1]] for q, r in zip(queries, rows, strict=True)]
     return Truth(queries, np.array(exact))
 
 
@@ -205,7 +205,7 @@ class Sweep:
             began = self._clock()
             rows, engine = self._index.knn(query, ef, allowed=None, ef=ef)
             took.append(self._clock() - began)
-            exact = rescore(query, self._vectors[rows], self._metric)
+            exact = rescore(query, self._vectors, self._metric, rows)
             self._errors.append(engine - to_engine(exact, self._metric))
             exact.sort()
             for column, k in enumerate(KS):

@@ -21,14 +21,13 @@ from index_store.ann.faiss_files import FaissIndex, faiss_metric, open_mapped, s
 from index_store.ann.port import Bitmap, Neighbours
 from index_store.ann.scan import CODE_MAX, Int8Codes, ScanIndex, blocks, encode_query
 from index_store.ann.topk import Matrix, engine_vectors
+from index_store.ann.walk import graph_of
 from index_store.types import Metric, Vector
 
 Storage: TypeAlias = Literal["float32", "bf16", "int8"]
 
 GRAPH_BLOCK_ROWS = 131_072
 """Rows given to FAISS in one call, which it links in random order. Progress is told between calls."""
-
-_PARAMS_KEPT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ class FaissHnswIndex:
         self._metric: Metric = metric
         self._codes = codes
         self._holds_int8 = storage == "int8"
-        self._params: dict[int, FaissIndex] = {}
+        self._graph = graph_of(index) if index.ntotal else None
 
     @classmethod
     def open(cls, path: Path, metric: Metric, storage: Storage, codes: Int8Codes) -> FaissHnswIndex:
@@ -131,15 +130,24 @@ class FaissHnswIndex:
         if self._holds_int8:
             row, divisor = encode_query(row, self._metric, self._codes.scale)
         if allowed is None:
-            params = self._params_of(max(ef, k))
+            rows, distances = self._walked(row[0], max(ef, k))
         else:
             bits = checked_allowed(allowed, self.rows)  # held until the search ends: FAISS keeps a pointer
             selector = faiss.IDSelectorBitmap(bits)
             params = faiss.SearchParametersHNSW(efSearch=max(ef, k), sel=selector)
-        rows, distances = search_one(self._index, row, k, params)
+            rows, distances = search_one(self._index, row, k, params)
+            if self._metric != "l2":
+                np.negative(distances, out=distances)
         if self._holds_int8:
             distances /= np.float32(divisor)
-        return rows, distances if self._metric == "l2" else np.negative(distances, out=distances)
+        return rows[:k], distances[:k]
+
+    def _walked(self, row: Matrix, ef: int) -> Neighbours:
+        assert self._graph is not None, "the index is closed"
+        if not self._holds_int8:
+            return self._graph.nearest(row, self._metric == "l2", ef)
+        row += np.float32(128)
+        return self._graph.nearest(row.astype(np.uint8), self._metric == "l2", ef)
 
     def int8_scan(self) -> ScanIndex | None:
         """Return a scan over the graph's own codes, so that they are mapped once; None if not int8."""
@@ -148,16 +156,6 @@ class FaissHnswIndex:
         # The storage dies with the graph that owns it: the scan keeps both.
         return ScanIndex(self._index.storage, self._metric, self._codes, owner=self._index)
 
-    def _params_of(self, ef: int) -> FaissIndex:
-        """Making a parameter object costs more than the rest of a call. FAISS only reads it, so threads
-        may share one; two threads that both make it lose nothing."""
-        params = self._params.get(ef)
-        if params is None:
-            if len(self._params) >= _PARAMS_KEPT:
-                self._params = {}
-            params = self._params[ef] = faiss.SearchParametersHNSW(efSearch=ef)
-        return params
-
     def close(self) -> None:
         self._index = faiss.IndexHNSWFlat(self._index.d, 2)
-        self._params = {}
+        self._graph = None

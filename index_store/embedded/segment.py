@@ -18,7 +18,7 @@ from index_store.ann.faiss_hnsw import FaissHnswIndex
 from index_store.ann.gather import near_rows, rough_distances
 from index_store.ann.port import Bitmap
 from index_store.ann.scan import ScanIndex
-from index_store.ann.topk import Distances, Matrix, rescore, select
+from index_store.ann.topk import Distances, Matrix, nearest_rows, rescore, select
 from index_store.embedded.bits import all_rows, without
 from index_store.embedded.planner import (
     GATHER_ROWS,
@@ -272,7 +272,7 @@ class Segment:
         inside = int(engine.searchsorted(np.float32(kth + self._slack * (1.0 + abs(kth))), "right"))
         is_cut = inside == len(rows) > want.k and inside < want.allowed_count
         found = self._nearest_of(want, rows[:inside])
-        if is_cut and rescore(want.query, self.vectors[rows], self._metric).max() <= found[1][-1] + 1e-12:
+        if is_cut and rescore(want.query, self.vectors, self._metric, rows).max() <= found[1][-1] + 1e-12:
             return None
         return found
 
@@ -307,13 +307,12 @@ class Segment:
         if len(rows) > want.k + _FEW:
             length = self.facts.codes.length
             rows = near_rows(want.query, self.vectors, rows, want.k, self._metric, length)
-        distances = rescore(want.query, self.vectors.take(rows, axis=0), self._metric)
-        best = distances.argsort(kind="stable")[: want.k + 1]
-        chosen = distances[best]
-        if np.count_nonzero(chosen[1:] == chosen[:-1]):
+        found, distances, is_tied = nearest_rows(want.query, self.vectors, self._metric, rows, want.k)
+        if is_tied:
+            distances = rescore(want.query, self.vectors, self._metric, rows)
             best = select(distances, self._ids.ids_of(rows), want.k)
             return rows[best], distances[best]
-        return rows[best[: want.k]], chosen[: want.k]
+        return found, distances
 
     def close(self) -> None:
         """Let go of the files."""

@@ -1,0 +1,91 @@
+"""Our walk of a FAISS graph finds what FAISS's own finds: same links, same breadth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+from index_store.ann.faiss_files import FaissIndex, open_mapped, search_one, write_index
+from index_store.ann.faiss_hnsw import GraphShape, Storage, grow_graph, new_graph, swap_storage
+from index_store.ann.scan import encode_query, measure_codes
+from index_store.ann.topk import engine_vectors
+from index_store.ann.walk import graph_of
+from index_store.types import Metric
+
+SEED = 3_141
+DIM = 40
+EF = 48
+
+
+def build(count: int, metric: Metric, storage: Storage, path: Path) -> tuple[FaissIndex, float]:
+    """A mapped graph over clustered rows, some of them twice, and the scale of its codes."""
+    random = np.random.default_rng(SEED)
+    centres = random.standard_normal((max(1, count // 20), DIM))
+    rows = centres[random.integers(len(centres), size=count)] + 0.3 * random.standard_normal((count, DIM))
+    rows[count // 2 : count // 2 + count // 50] = rows[: count // 50]
+    vectors = rows.astype(np.float32)
+    codes = measure_codes(vectors, metric)
+    shape = GraphShape(m=8, ef_construction=60)
+    graph = new_graph(DIM, metric, shape)
+    grow_graph(graph, vectors, metric, shape, codes, lambda _done: None)
+    write_index(swap_storage(graph, vectors, metric, storage, codes), path)
+    return open_mapped(path), codes.scale
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
+@pytest.mark.parametrize("storage", ["float32", "bf16", "int8"])
+def test_finds_the_rows_that_faiss_finds(tmp_path: Path, metric: Metric, storage: Storage) -> None:
+    print(f"seed {SEED}")
+    index, scale = build(3_000, metric, storage, tmp_path / "graph")
+    graph, params = graph_of(index), faiss.SearchParametersHNSW(efSearch=EF)
+    same = 0
+    for query in np.random.default_rng(SEED + 1).standard_normal((100, DIM)).astype(np.float32):
+        row = engine_vectors(query[None, :], metric)
+        if storage == "int8":
+            row, _ = encode_query(row, metric, scale)
+        theirs, scores = search_one(index, row, 10, params)
+        asked = (row[0] + 128).astype(np.uint8) if storage == "int8" else row[0]
+        rows, distances = graph.nearest(asked, metric == "l2", EF)
+        assert len(rows) == len(set(rows.tolist())) == EF
+        assert (np.diff(distances) >= 0).all()
+        ours = dict(zip(rows.tolist(), distances.tolist(), strict=True))
+        both = [row for row in theirs.tolist() if row in ours]
+        np.testing.assert_allclose(
+            [ours[row] for row in both],
+            [
+                score if metric == "l2" else -score
+                for row, score in zip(theirs, scores, strict=True)
+                if row in ours
+            ],
+            rtol=1e-4,
+            atol=1e-4,
+        )
+        same += len(set(theirs.tolist()) & set(rows[:10].tolist()))
+    # Where distances tie at the end of the pool, the two go on from different rows.
+    assert same >= 980, f"{same} of 1,000"
+
+
+def test_equal_distances_come_in_the_order_of_rows(tmp_path: Path) -> None:
+    index, _ = build(1_000, "l2", "float32", tmp_path / "graph")
+    rows, distances = graph_of(index).nearest(graph_of(index).codes[3].copy(), True, EF)
+    assert rows[:2].tolist() == [3, 503]
+    assert distances[:2].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_a_graph_of_fewer_rows_than_asked_for_gives_them_all(tmp_path: Path, count: int) -> None:
+    index, _ = build(count, "l2", "float32", tmp_path / "graph")
+    rows, _ = graph_of(index).nearest(np.zeros(DIM, np.float32), True, EF)
+    assert sorted(rows.tolist()) == list(range(count))
+
+
+def test_negative_and_positive_products_sort_together(tmp_path: Path) -> None:
+    index, _ = build(2_000, "ip", "float32", tmp_path / "graph")
+    graph = graph_of(index)
+    query = graph.codes[7].copy()
+    rows, distances = graph.nearest(query, False, 2_000)
+    assert distances[0] < 0 < distances[-1]
+    np.testing.assert_allclose(distances, -(graph.codes[rows] @ query), rtol=1e-4, atol=1e-3)
