@@ -64,7 +64,7 @@ class SearchProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._idle_since = None
         super().data_received(data)
-        if self._parts is not None:
+        if self._parts is not None and not self.transport.is_closing():
             self._go_on_ordinarily()
 
     def on_message_begin(self) -> None:
@@ -123,8 +123,6 @@ class SearchProtocol(HttpToolsProtocol):
     def _go_on_ordinarily(self) -> None:
         """The body is not here yet, or the shortcut did not take the request."""
         parts, self._parts = self._parts, None
-        if self.transport.is_closing():
-            return
         self._begin_ordinarily()
         for part in parts or ():
             super().on_body(part)
