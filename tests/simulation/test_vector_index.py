@@ -71,10 +71,12 @@ deletes = st.builds(ItemDelete, id=IDS, source_version=VERSIONS)
 class IndexMachine(RuleBasedStateMachine):
     """Two engines on one directory stand for two processes: they share nothing but the files."""
 
+    folder: Path
+
     @initialize(id_kind=st.sampled_from(["int64", "string"]), metric=st.sampled_from(["l2", "cosine", "ip"]))
     def start(self, id_kind: Any, metric: Any) -> None:
         self.spec = CollectionSpec("things", id_kind, DIM, metric)
-        self.directory = Path(tempfile.mkdtemp(prefix="simulation-"))
+        self.directory = Path(tempfile.mkdtemp(dir=self.folder))
         ticks = itertools.count()  # every look at the clock finds a second gone: each search looks around
         self.engines = [
             EmbeddedIndex(self.directory, [self.spec], clock=lambda: float(next(ticks))) for _ in range(2)
@@ -300,10 +302,11 @@ def _after(request: SearchRequest, page: PageKey) -> SearchRequest:
     return SearchRequest(request.vector, request.k, request.exclude_ids, after=page)
 
 
-def test_any_order_equals_the_reference(pytestconfig: pytest.Config) -> None:
+def test_any_order_equals_the_reference(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     chosen = pytestconfig.getoption("--seed", default=None) or SEED
     print(f"seed {chosen}")
     machine = seed(chosen)(IndexMachine)
+    machine.folder = tmp_path
 
     run_state_machine_as_test(
         machine,
