@@ -28,6 +28,8 @@ ROOT = Path(__file__).parents[1]
 OUT = ROOT / ".out"
 CORES = os.cpu_count() or 1
 WRITES_NICE = 10
+WEIGHTS_FILE = "model.onnx_data"
+"""As the service keeps them for mapping (docs/decisions/0017)."""
 TASTES = ("매운", "담백한", "국물이 진한", "고소한", "새콤한", "간단한", "겨울에 먹는", "아이가 좋아하는")
 PLACES = (
     "집에서",
@@ -159,6 +161,24 @@ def bare_load_s(models_dir: Path) -> float:
     return time.perf_counter() - began
 
 
+_BARE = """
+import sys
+import onnxruntime
+from tokenizers import Tokenizer
+Tokenizer.from_file(sys.argv[1])
+onnxruntime.InferenceSession(sys.argv[2], providers=["CPUExecutionProvider"])
+"""
+
+
+def bare_start_s(models_dir: Path) -> float:
+    """Return the seconds of a process that opens the text model's files by the two libraries, and ends."""
+    directory = BUILTIN[E5].directory(models_dir)
+    files = (str(directory / "tokenizer.json"), str(directory / MODEL_FILE))
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", _BARE, *files], check=True)
+    return time.perf_counter() - began
+
+
 class Served:
     """`python -m service` on a free port, with both built-in models unless told otherwise."""
 
@@ -224,11 +244,28 @@ class Served:
         """Return the CPU seconds of the process that serves."""
         return cpu_seconds(self._process.pid)
 
+    def weights_mb(self) -> tuple[float, float]:
+        """Return (mapped by all workers together, private to one) MB of model weights; Linux only."""
+        mapped = private = 0.0
+        for process in self._workers():
+            is_weights = False
+            for line in Path(f"/proc/{process}/smaps").read_text().splitlines():
+                name, _, rest = line.partition(":")
+                if " " in name:  # the head of the next mapping
+                    is_weights = rest.endswith(WEIGHTS_FILE) or name.endswith(WEIGHTS_FILE)
+                elif is_weights and name in ("Rss", "Private_Clean", "Private_Dirty"):
+                    mapped += int(rest.split()[0]) / 1024 if name == "Rss" else 0.0
+                    private += int(rest.split()[0]) / 1024 if name != "Rss" else 0.0
+        return mapped, private
+
+    def _workers(self) -> list[str]:
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        return children or [str(self._process.pid)]
+
     def memory_mb(self) -> tuple[float, float, float]:
         """Return resident, private and shared MB of the worker that has most; Linux only."""
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         found = []
-        for process in children or [str(self._process.pid)]:
+        for process in self._workers():
             sizes = {"Rss": 0.0, "Private_Clean": 0.0, "Private_Dirty": 0.0}
             for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
                 name, _, rest = line.partition(":")
