@@ -145,7 +145,7 @@ class FaissHnswIndex:
     def _walked(self, row: Matrix, ef: int) -> Neighbours:
         assert self._graph is not None, "the index is closed"
         if not self._holds_int8:
-            return self._graph.nearest(row, self._metric == "l2", ef)
+            return self._graph.nearest(row.astype(np.float32), self._metric == "l2", ef)
         row += np.float32(128)
         return self._graph.nearest(row.astype(np.uint8), self._metric == "l2", ef)
 

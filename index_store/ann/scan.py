@@ -8,7 +8,6 @@ error of a row is bounded by its rounding alone. That bound (`ScanIndex.error_bo
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,16 @@ import faiss
 import numpy as np
 
 from index_store.ann.checks import checked_allowed, checked_query
-from index_store.ann.faiss_files import FaissIndex, faiss_metric, open_mapped, search_one
+from index_store.ann.faiss_files import FaissIndex, faiss_metric, open_mapped
+from index_store.ann.kernels import Codes, scan
 from index_store.ann.port import Bitmap, Neighbours
 from index_store.ann.topk import Matrix, engine_vectors
 from index_store.types import Metric, Vector
 
 BLOCK_ROWS = 16_384
 CODE_MAX = 127.0
+
+_EVERY_ROW = np.empty(0, np.uint8)
 
 _LIKELY = 4.0
 """Standard deviations: a row beyond them is one in 30,000, and matters only next to the k-th."""
@@ -80,6 +82,13 @@ def add_codes(index: FaissIndex, vectors: Matrix, metric: Metric, scale: float) 
         index.add(np.rint(block * np.float32(scale)))
 
 
+def int8_codes_of(index: FaissIndex) -> Codes:
+    """(rows, dim) codes of an index of int8 codes, where they lie."""
+    flat = faiss.rev_swig_ptr(faiss.downcast_index(index).codes.data(), index.ntotal * index.d)
+    codes: Codes = flat.reshape(index.ntotal, index.d)
+    return codes
+
+
 class ScanIndex:
     """An AnnIndex over int8 codes. Compares every allowed row; distances carry the rounding of the codes."""
 
@@ -90,7 +99,7 @@ class ScanIndex:
         self._index = index
         self._owner = owner
         self._metric: Metric = metric
-        self._mine = threading.local()
+        self._rows = int8_codes_of(index)
         self.codes = codes
 
     @classmethod
@@ -108,21 +117,11 @@ class ScanIndex:
         if k <= 0:
             return np.empty(0, np.int64), np.empty(0, np.float32)
         coded, divisor = encode_query(row, self._metric, self.codes.scale)
-        bits = None if allowed is None else checked_allowed(allowed, self.rows)  # held until the search ends
-        rows, distances = search_one(self._index, coded, k, None if bits is None else self._only(bits))
-        distances /= np.float32(divisor if self._metric == "l2" else -divisor)
+        bits = _EVERY_ROW if allowed is None else checked_allowed(allowed, self.rows)
+        coded += np.float32(128)
+        rows, distances = scan(self._rows, coded[0].astype(np.uint8), self._metric == "l2", bits, k)
+        distances /= np.float32(divisor)
         return rows, distances
-
-    def _only(self, bits: Bitmap) -> FaissIndex:
-        """Parameters that admit these rows. A thread makes its own once and points them to each bitmap:
-        eight times cheaper than making them. FAISS keeps the pointer, so `bits` must outlive the search."""
-        mine = self._mine
-        if not hasattr(mine, "params"):
-            mine.selector = faiss.IDSelectorBitmap(bits)
-            mine.params = faiss.SearchParameters(sel=mine.selector)
-        mine.selector.n = bits.size
-        mine.selector.bitmap = faiss.swig_ptr(bits)
-        return mine.params
 
     def error_bound(self, query: Vector, *, proven: bool) -> float:
         """Return how far a scan distance lies from the exact engine distance: for l2 in terms of the
@@ -154,4 +153,5 @@ class ScanIndex:
 
     def close(self) -> None:
         self._index = new_codes(self._index.d, self._metric)
+        self._rows = int8_codes_of(self._index)
         self._owner = None

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from index_store.ann.compiled import compiled
+from index_store.ann.kernels import COSINE, IP, L2, scores, scores_sorted
 from index_store.types import Metric, Vector
 
 Distances: TypeAlias = npt.NDArray[np.float64]
@@ -31,7 +31,7 @@ def rescore(
     """
     if rows is None:
         rows = np.arange(len(vectors))
-    found: Distances = _scores(query, vectors, rows, _KINDS[metric])
+    found: Distances = scores(_own(query), vectors, rows, _KINDS[metric])
     return found
 
 
@@ -44,7 +44,7 @@ def nearest_rows(
     and who comes in.
     """
     if len(rows) <= _SORTED_IN_PLACE:
-        nearest, distances, is_tied = _nearest(query, vectors, rows, _KINDS[metric])
+        nearest, distances, is_tied = scores_sorted(_own(query), vectors, rows, _KINDS[metric])
         return nearest[:k], distances[:k], is_tied
     distances = rescore(query, vectors, metric, rows)
     order = distances.argsort(kind="stable")[: k + 1]
@@ -52,84 +52,13 @@ def nearest_rows(
     return rows[order[:k]], found[:k], bool(np.count_nonzero(found[1:] == found[:-1]))
 
 
-_L2, _COSINE, _IP = 0, 1, 2
-_KINDS: dict[Metric, int] = {"l2": _L2, "cosine": _COSINE, "ip": _IP}
+def _own(query: Vector) -> Vector:
+    """A copy (.4 µs): compiled code is made for arrays that can be written to and again for those that can't,
+    and a caller's may be either."""
+    return query.astype(np.float32)
 
 
-@compiled
-def _scores(query: Any, vectors: Any, rows: Any, kind: Any) -> Any:
-    wide = query.astype(np.float64)
-    if kind == _COSINE:
-        wide *= 1.0 / np.sqrt(_squares(wide))
-    out = np.empty(len(rows), np.float64)
-    for n in range(len(rows)):
-        out[n] = _score(wide, vectors, np.uint64(rows[n]), kind)
-    return out
-
-
-@compiled
-def _squares(vector: Any) -> Any:
-    total = 0.0
-    for i in range(len(vector)):
-        total += np.float64(vector[i]) * np.float64(vector[i])
-    return total
-
-
-@compiled
-def _score(wide: Any, vectors: Any, row: Any, kind: Any) -> Any:
-    total = 0.0
-    if kind == _IP:
-        for i in range(len(wide)):
-            total -= np.float64(vectors[row, i]) * wide[i]
-        return total
-    if kind == _L2:
-        for i in range(len(wide)):
-            apart = np.float64(vectors[row, i]) - wide[i]
-            total += apart * apart
-        return np.sqrt(total)
-    # Half the squared distance of unit vectors: 1 - cos without the cancellation near 0. Scaled as the query
-    # is, by the reciprocal, so that an identical row ends up with identical bits.
-    for i in range(len(wide)):
-        total += np.float64(vectors[row, i]) * np.float64(vectors[row, i])
-    scale = 1.0 / np.sqrt(total)
-    total = 0.0
-    for i in range(len(wide)):
-        apart = np.float64(vectors[row, i]) * scale - wide[i]
-        total += apart * apart
-    return total / 2
-
-
-@compiled
-def _sort(rows: Any, distances: Any) -> Any:
-    """Sort both by distance, in place, by moving single rows: engines found them nearly in order. Return
-    whether two are equal."""
-    is_tied = False
-    for n in range(1, len(rows)):
-        row, distance, place = rows[n], distances[n], n
-        while place and distances[place - 1] > distance:
-            rows[place], distances[place] = rows[place - 1], distances[place - 1]
-            place -= 1
-        rows[place], distances[place] = row, distance
-        is_tied |= place > 0 and distances[place - 1] == distance
-    return is_tied
-
-
-@compiled
-def _nearest(query: Any, vectors: Any, rows: Any, kind: Any) -> Any:
-    rows = rows.copy()
-    distances = _scores(query, vectors, rows, kind)
-    is_tied = _sort(rows, distances)
-    return rows, distances, is_tied
-
-
-def warm() -> None:
-    """Compile, or read from disk, what scores rows: of memory and of mapped files."""
-    vectors = np.ones((2, 4), np.float32)
-    query = vectors[0].copy()
-    for is_writable in (True, False):
-        vectors.setflags(write=is_writable)
-        nearest_rows(query, vectors, "l2", np.arange(2), 1)
-        rescore(query, vectors, "l2")
+_KINDS: dict[Metric, int] = {"l2": L2, "cosine": COSINE, "ip": IP}
 
 
 def select(distances: Distances, ids: npt.NDArray[Any], k: int) -> npt.NDArray[np.int64]:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from index_store.ann.kernels import find
 from index_store.types import Id, IdKind
 
 Rows: TypeAlias = npt.NDArray[np.int64]
@@ -72,11 +73,8 @@ class Int64Ids:
         return self._ids[rows]
 
     def rows_of(self, ids: Sequence[Id] | IdArray) -> Rows:
-        wanted = np.asarray(ids, dtype=np.int64)
-        if not len(self._keys):
-            return np.full(len(wanted), -1, np.int64)
-        place = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
-        return np.where(self._keys[place] == wanted, self._order[place], -1)
+        rows: Rows = find(self._keys, self._order, np.array(ids, dtype=np.int64))
+        return rows
 
 
 class StringIds:

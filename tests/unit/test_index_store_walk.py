@@ -8,12 +8,15 @@ import faiss
 import numpy as np
 import pytest
 
+from index_store.ann import kernels
 from index_store.ann.faiss_files import FaissIndex, open_mapped, search_one, write_index
 from index_store.ann.faiss_hnsw import GraphShape, Storage, grow_graph, new_graph, swap_storage
 from index_store.ann.scan import encode_query, measure_codes
 from index_store.ann.topk import engine_vectors
 from index_store.ann.walk import graph_of
-from index_store.types import Metric
+from index_store.embedded.engine import EmbeddedIndex
+from index_store.embedded.maintenance import Maintenance
+from index_store.types import CollectionSpec, ItemWrite, Metric, SearchRequest, WriteBatch
 
 SEED = 3_141
 DIM = 40
@@ -89,3 +92,34 @@ def test_negative_and_positive_products_sort_together(tmp_path: Path) -> None:
     rows, distances = graph.nearest(query, False, 2_000)
     assert distances[0] < 0 < distances[-1]
     np.testing.assert_allclose(distances, -(graph.codes[rows] @ query), rtol=1e-4, atol=1e-3)
+
+
+def test_no_search_waits_for_a_compiler(tmp_path: Path) -> None:
+    """Arrays that can't be written to, such as a request's bytes, find their machine code made."""
+    kernels.warm()
+    known = [len(kernel.signatures) for kernel in (kernels.walk, kernels.scan, kernels.find, kernels.scores)]
+    spec = CollectionSpec("items", "int64", DIM, "l2")
+    rows = np.random.default_rng(SEED).standard_normal((4_000, DIM)).astype(np.float32)
+    index = EmbeddedIndex(tmp_path, [spec])
+    index.open()
+    index.advance("items", "begin", "v1")
+    items = [ItemWrite(n, row, active=True) for n, row in enumerate(rows)]
+    index.write("items", WriteBatch(items=items, embedding_version="v1"))
+    Maintenance(tmp_path).rebuild()
+    index.close()
+    index.open()
+    index.write("items", WriteBatch(items=[ItemWrite(7, rows[8], active=True)], embedding_version="v1"))
+    query = np.frombuffer(rows[5].tobytes(), np.float32)
+    excluded = np.frombuffer(np.arange(300).tobytes(), np.int64)
+    for asked in (
+        SearchRequest(query, 10),
+        SearchRequest(query, 10, exclude_ids=excluded),
+        SearchRequest(query, 10, exclude_ids=excluded, exact=True),
+        SearchRequest(query, 300, exact=True),
+        SearchRequest(query, 10, filter={"colour": {"$exists": False}}),
+    ):
+        assert len(index.search("items", [asked])[0].hits) == asked.k
+    index.close()
+    assert known == [
+        len(kernel.signatures) for kernel in (kernels.walk, kernels.scan, kernels.find, kernels.scores)
+    ]
