@@ -47,6 +47,8 @@ log = logging.getLogger(__name__)
 
 CONTENT_PAGE_ITEMS = 5_000
 GENTLE_PAGE_ROWS = 200
+POLL_REST_SHARE = 0.1
+"""Of the time between two polls: where comparing is following, resting makes changes late."""
 
 
 def client_of(settings: Settings) -> VectorClient:
@@ -107,7 +109,8 @@ def syncer_of(
     applier = applier_of(settings, tables, client)
     feeds = feeds_of(settings, tables, pause)
     polls = any(feed.tier == "poll" for feed in feeds.values())
-    pacer = Pacer(bounds.compare_percent / 100, time.monotonic, pause, bounds.poll_s if polls else math.inf)
+    rests_s_max = POLL_REST_SHARE * bounds.poll_s if polls else math.inf
+    pacer = Pacer(bounds.compare_percent / 100, time.monotonic, pause, rests_s_max)
     truth = facts_of(settings, tables, state_path(settings, tables), pacer)
     fastest = bounds.log_poll_ms if any(f.tier == "log" for f in feeds.values()) else bounds.trigger_poll_ms
     parts = SyncParts(
