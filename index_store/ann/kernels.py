@@ -23,19 +23,23 @@ Codes: TypeAlias = npt.NDArray[Any]
 """(rows, dim): float32, bf16 in uint16, or int8 + 128 in uint8."""
 
 Compiled = TypeVar("Compiled", bound=Callable[..., Any])
-Untyped: TypeAlias = Any
-"""What only numba's own compiler reads."""
 
 _LINE_BYTES = 64
-"""Of a cache line."""
 
 
 def compiled(function: Compiled) -> Compiled:
     """Compile at the first call with each kind of arguments; kept beside this file, or in NUMBA_CACHE_DIR.
+    float32 sums may be added up in any order."""
+    return _compiled(function, {"reassoc", "nsz", "contract"})
 
-    Sums may be added up in any order, but the same one for the same length; products are rounded before
-    they are added, so that equal things differ by 0."""
-    options = {"nogil": True, "fastmath": {"reassoc", "nsz"}, "error_model": "numpy"}
+
+def exactly_compiled(function: Compiled) -> Compiled:
+    """The same, but floating point as written: the same bits wherever it runs."""
+    return _compiled(function, set())
+
+
+def _compiled(function: Compiled, liberties: set[str]) -> Compiled:
+    options = {"nogil": True, "fastmath": liberties, "error_model": "numpy"}
     try:
         made: Compiled = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder to keep it in: compiled anew by each process
@@ -44,18 +48,18 @@ def compiled(function: Compiled) -> Compiled:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def fetch(_context: Untyped, array: Untyped, place: Untyped) -> Untyped:  # noqa: ARG001
+def fetch(_context: Any, array: Any, place: Any) -> Any:  # noqa: ARG001
     """Ask for the cache line of element `place` of a contiguous array of any shape, without waiting for it.
     Any place: nothing is read."""
 
-    def emit(context: Untyped, builder: Untyped, signature: Untyped, arguments: Untyped) -> Untyped:
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         made = context.make_array(signature.args[0])(context, builder, arguments[0])
         byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
         at = builder.bitcast(builder.gep(made.data, [arguments[1]]), byte)
         kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
-        call = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
         to_read, into_first_cache, data = word(0), word(3), word(1)
-        builder.call(call, [at, to_read, into_first_cache, data])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        builder.call(prefetch, [at, to_read, into_first_cache, data])
         return context.get_dummy_value()
 
     return types.void(array, types.int64), emit
@@ -184,10 +188,11 @@ def _descend(
 
 
 @compiled
-def _fetch_row(flat: Any, row: Any, row_bytes: Any) -> None:
-    start = np.int64(row) * row_bytes
-    for at in range(start, start + row_bytes, _LINE_BYTES):
-        fetch(flat, at)
+def _fetch_row(array: Any, row: Any, width: Any, a_line: Any) -> None:
+    """Ask for the `width` elements of a row, of which `a_line` share a cache line."""
+    start = np.int64(row) * width
+    for at in range(start, start + width, a_line):
+        fetch(array, at)
 
 
 @compiled
@@ -234,12 +239,12 @@ def walk(
                 waiting[count] = np.uint64(link)
                 count += 1
         for n in range(min(count, ahead)):
-            _fetch_row(flat, waiting[n], row_bytes)
+            _fetch_row(flat, waiting[n], row_bytes, _LINE_BYTES)
         _fetch_links(pool, at + 1, size, starts, links, degree)
         lowest = size
         for n in range(count):
             if n + ahead < count:
-                _fetch_row(flat, waiting[n + ahead], row_bytes)
+                _fetch_row(flat, waiting[n + ahead], row_bytes, _LINE_BYTES)
             key = _key(_distance(codes, waiting[n], query, is_l2), waiting[n])
             if key < worst:
                 lowest = min(lowest, _insert(pool, size, ef, key))
@@ -301,49 +306,56 @@ def find(keys: Any, order: Any, wanted: Any) -> Any:
     return out
 
 
-@compiled
+@exactly_compiled
 def scores(query: Any, vectors: Any, rows: Any, kind: Any) -> Any:
+    """The exact distance of each of these rows, in float64."""
     wide = query.astype(np.float64)
+    nothing, lanes = np.zeros(len(wide)), np.empty(8)
     if kind == COSINE:
-        wide *= _to_unit(query.reshape(1, len(query)), np.uint64(0))
+        wide *= 1.0 / np.sqrt(_squares(query.reshape(1, len(query)), np.uint64(0), 1.0, nothing, lanes))
     out = np.empty(len(rows), np.float64)
     for n in range(len(rows)):
         if n + _ROWS_AHEAD < len(rows):
-            start = np.int64(rows[n + _ROWS_AHEAD]) * len(wide)
-            for at in range(start, start + len(wide), _LINE_BYTES // 4):
-                fetch(vectors, at)
-        out[n] = _score(wide, vectors, np.uint64(rows[n]), kind)
+            _fetch_row(vectors, rows[n + _ROWS_AHEAD], len(wide), _LINE_BYTES // 4)
+        row = np.uint64(rows[n])
+        if kind == IP:
+            out[n] = -_product(vectors, row, wide, lanes)
+        elif kind == L2:
+            out[n] = np.sqrt(_squares(vectors, row, 1.0, wide, lanes))
+        else:
+            # Half the squared distance of unit vectors: 1 - cos without the cancellation near 0. Scaled as
+            # the query is, by the reciprocal, so that an identical row ends up with identical bits.
+            scale = 1.0 / np.sqrt(_squares(vectors, row, 1.0, nothing, lanes))
+            out[n] = _squares(vectors, row, scale, wide, lanes) / 2
     return out
 
 
-@compiled
-def _to_unit(vectors: Any, row: Any) -> Any:
-    """What to multiply a row by to give it length 1."""
-    total = 0.0
-    for i in range(vectors.shape[1]):
-        total += np.float64(vectors[row, i]) * np.float64(vectors[row, i])
-    return 1.0 / np.sqrt(total)
-
-
-@compiled
-def _score(wide: Any, vectors: Any, row: Any, kind: Any) -> Any:
-    total = 0.0
-    if kind == IP:
-        for i in range(len(wide)):
-            total -= np.float64(vectors[row, i]) * wide[i]
-        return total
-    if kind == L2:
-        for i in range(len(wide)):
-            apart = np.float64(vectors[row, i]) - wide[i]
-            total += apart * apart
-        return np.sqrt(total)
-    # Half the squared distance of unit vectors: 1 - cos without the cancellation near 0. Scaled as the query
-    # is, by the reciprocal, so that an identical row ends up with identical bits.
-    scale = _to_unit(vectors, row)
-    for i in range(len(wide)):
+@exactly_compiled
+def _squares(vectors: Any, row: Any, scale: Any, wide: Any, lanes: Any) -> Any:
+    """The sum of (row * scale - wide) ** 2, as eight sums side by side: fast, and in a fixed order."""
+    lanes[:] = 0.0
+    whole = len(wide) & ~7
+    for i in range(0, whole, 8):
+        for lane in range(8):
+            apart = np.float64(vectors[row, i + lane]) * scale - wide[i + lane]
+            lanes[lane] += apart * apart
+    for i in range(whole, len(wide)):
         apart = np.float64(vectors[row, i]) * scale - wide[i]
-        total += apart * apart
-    return total / 2
+        lanes[0] += apart * apart
+    return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]))
+
+
+@exactly_compiled
+def _product(vectors: Any, row: Any, wide: Any, lanes: Any) -> Any:
+    """The sum of row * wide, likewise."""
+    lanes[:] = 0.0
+    whole = len(wide) & ~7
+    for i in range(0, whole, 8):
+        for lane in range(8):
+            lanes[lane] += np.float64(vectors[row, i + lane]) * wide[i + lane]
+    for i in range(whole, len(wide)):
+        lanes[0] += np.float64(vectors[row, i]) * wide[i]
+    return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]))
 
 
 @compiled
@@ -361,7 +373,7 @@ def _sort(rows: Any, distances: Any) -> Any:
     return is_tied
 
 
-@compiled
+@exactly_compiled
 def scores_sorted(query: Any, vectors: Any, rows: Any, kind: Any) -> Any:
     rows = rows.copy()
     distances = scores(query, vectors, rows, kind)
