@@ -1,78 +1,28 @@
-"""Inner loops over rows, compiled by numba to machine code that runs without the interpreter's lock.
+"""Compiled searches of codes: along a graph's links, or row by row.
 
-A graph walk through FAISS waits for each vector, and a dozen numpy calls then sift what it found. These ask
-for rows ahead and come back once (docs/decisions/0035). Nothing is checked here: the modules beside this one
-do that, and nobody else calls it.
-
-All of it in one file: the machine code is kept on disk, and made anew only when its own file has changed.
+A graph walk through FAISS waits for each vector. These ask for rows ahead (docs/decisions/0035). Nothing is
+checked here: the modules beside this one do that, and nobody else calls it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
-import numba
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.extending import overload
+
+from index_store.ann.compiled import LINE_BYTES, compiled, fetch
 
 Codes: TypeAlias = npt.NDArray[Any]
 """(rows, dim): float32, bf16 in uint16, or int8 + 128 in uint8."""
-
-Compiled = TypeVar("Compiled", bound=Callable[..., Any])
-
-_LINE_BYTES = 64
-
-
-def compiled(function: Compiled) -> Compiled:
-    """Compile at the first call with each kind of arguments; kept beside this file, or in NUMBA_CACHE_DIR.
-    float32 sums may be added up in any order."""
-    return _compiled(function, {"reassoc", "nsz", "contract"})
-
-
-def exactly_compiled(function: Compiled) -> Compiled:
-    """The same, but floating point as written: the same bits wherever it runs."""
-    return _compiled(function, set())
-
-
-def _compiled(function: Compiled, liberties: set[str]) -> Compiled:
-    options = {"nogil": True, "fastmath": liberties, "error_model": "numpy"}
-    try:
-        made: Compiled = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder to keep it in: compiled anew by each process
-        made = numba.njit(**options)(function)
-    return made
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def fetch(_context: Any, array: Any, place: Any) -> Any:  # noqa: ARG001
-    """Ask for the cache line of element `place` of a contiguous array of any shape, without waiting for it.
-    Any place: nothing is read."""
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        made = context.make_array(signature.args[0])(context, builder, arguments[0])
-        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
-        at = builder.bitcast(builder.gep(made.data, [arguments[1]]), byte)
-        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
-        to_read, into_first_cache, data = word(0), word(3), word(1)
-        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-        builder.call(prefetch, [at, to_read, into_first_cache, data])
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64), emit
-
 
 LINKS_MAX = 256
 
 _ROWS_AHEAD = 8
 _BYTES_AHEAD = 6144
 """How many vectors are asked for ahead: the best of 2, 4 and 8, for 384 bytes a row and for 1,536."""
-
-L2, COSINE, IP = 0, 1, 2
-"""Metrics of `scores`."""
 
 # A place in the pool is one number, so that one comparison sorts: distance in 32 bits, row in 31, and whether
 # its links were followed in the last.
@@ -188,11 +138,10 @@ def _descend(
 
 
 @compiled
-def _fetch_row(array: Any, row: Any, width: Any, a_line: Any) -> None:
-    """Ask for the `width` elements of a row, of which `a_line` share a cache line."""
-    start = np.int64(row) * width
-    for at in range(start, start + width, a_line):
-        fetch(array, at)
+def _fetch_row(flat: Any, row: Any, row_bytes: Any) -> None:
+    start = np.int64(row) * row_bytes
+    for at in range(start, start + row_bytes, LINE_BYTES):
+        fetch(flat, at)
 
 
 @compiled
@@ -202,7 +151,7 @@ def _fetch_links(pool: Any, at: Any, size: Any, starts: Any, links: Any, degree:
         at += 1
     if at < size:
         start = np.int64(starts[_row_of(pool[at])])
-        for place in range(start, start + degree, _LINE_BYTES // 4):
+        for place in range(start, start + degree, LINE_BYTES // 4):
             fetch(links, place)
 
 
@@ -239,12 +188,12 @@ def walk(
                 waiting[count] = np.uint64(link)
                 count += 1
         for n in range(min(count, ahead)):
-            _fetch_row(flat, waiting[n], row_bytes, _LINE_BYTES)
+            _fetch_row(flat, waiting[n], row_bytes)
         _fetch_links(pool, at + 1, size, starts, links, degree)
         lowest = size
         for n in range(count):
             if n + ahead < count:
-                _fetch_row(flat, waiting[n + ahead], row_bytes, _LINE_BYTES)
+                _fetch_row(flat, waiting[n + ahead], row_bytes)
             key = _key(_distance(codes, waiting[n], query, is_l2), waiting[n])
             if key < worst:
                 lowest = min(lowest, _insert(pool, size, ef, key))
@@ -264,121 +213,64 @@ def _unpacked(pool: Any, size: Any) -> Any:
 
 
 @compiled
-def scan(codes: Any, query: Any, is_l2: Any, allowed: Any, k: Any) -> Any:
+def scan(codes: Any, flat: Any, query: Any, is_l2: Any, allowed: Any, k: Any) -> Any:
     """The k nearest of all rows, or of those whose bit is set; allowed: a bitmap, empty for all."""
-    pool = np.empty(k, np.uint64)
-    size, worst, admits_all = 0, _FARTHEST, len(allowed) == 0
-    for n in range(len(codes)):
+    count, row_bytes = codes.shape
+    heap = np.empty(k, np.uint64)
+    size, admits_all = 0, len(allowed) == 0
+    for n in range(count):
         if not admits_all and (allowed[n >> 3] >> np.uint8(n & 7)) & 1 == 0:
             continue
+        if n + _ROWS_AHEAD < count:
+            _fetch_row(flat, n + _ROWS_AHEAD, row_bytes)
         row = np.uint64(n)
         key = _key(_distance(codes, row, query, is_l2), row)
-        if key < worst:
-            _insert(pool, size, k, key)
-            size = min(size + 1, k)
-            if size == k:
-                worst = pool[k - 1]
-    return _unpacked(pool, size)
+        if size < k:
+            size += 1
+            _rise(heap, size - 1, key)
+        elif key < heap[0]:
+            _sink(heap, size, key)
+    for left in range(size - 1, 0, -1):
+        farthest = heap[0]
+        _sink(heap, left, heap[left])
+        heap[left] = farthest
+    return _unpacked(heap, size)
 
 
 @compiled
-def find(keys: Any, order: Any, wanted: Any) -> Any:
-    """order[place] of each wanted number in `keys`, which are sorted; -1 for those not there. Fastest when
-    they are wanted in order."""
-    out = np.empty(len(wanted), np.int64)
-    count, at = len(keys), 0
-    for n in range(len(wanted)):
-        number = wanted[n]
-        if n and number < wanted[n - 1]:
-            at = 0
-        low, high, step = at, at, 1
-        while high < count and keys[high] < number:
-            low, high, step = high + 1, high + step, step * 2
-        high = min(high, count)
-        while low < high:
-            middle = (low + high) >> 1
-            if keys[middle] < number:
-                low = middle + 1
-            else:
-                high = middle
-        at = low
-        out[n] = order[at] if at < count and keys[at] == number else -1
-    return out
-
-
-@exactly_compiled
-def scores(query: Any, vectors: Any, rows: Any, kind: Any) -> Any:
-    """The exact distance of each of these rows, in float64."""
-    wide = query.astype(np.float64)
-    nothing, lanes = np.zeros(len(wide)), np.empty(8)
-    if kind == COSINE:
-        wide *= 1.0 / np.sqrt(_squares(query.reshape(1, len(query)), np.uint64(0), 1.0, nothing, lanes))
-    out = np.empty(len(rows), np.float64)
+def distances_of(codes: Any, flat: Any, query: Any, is_l2: Any, rows: Any) -> Any:
+    """The distance of each of these rows."""
+    row_bytes = codes.shape[1]
+    out = np.empty(len(rows), np.float32)
     for n in range(len(rows)):
         if n + _ROWS_AHEAD < len(rows):
-            _fetch_row(vectors, rows[n + _ROWS_AHEAD], len(wide), _LINE_BYTES // 4)
-        row = np.uint64(rows[n])
-        if kind == IP:
-            out[n] = -_product(vectors, row, wide, lanes)
-        elif kind == L2:
-            out[n] = np.sqrt(_squares(vectors, row, 1.0, wide, lanes))
-        else:
-            # Half the squared distance of unit vectors: 1 - cos without the cancellation near 0. Scaled as
-            # the query is, by the reciprocal, so that an identical row ends up with identical bits.
-            scale = 1.0 / np.sqrt(_squares(vectors, row, 1.0, nothing, lanes))
-            out[n] = _squares(vectors, row, scale, wide, lanes) / 2
+            _fetch_row(flat, rows[n + _ROWS_AHEAD], row_bytes)
+        out[n] = _distance(codes, np.uint64(rows[n]), query, is_l2)
     return out
 
 
-@exactly_compiled
-def _squares(vectors: Any, row: Any, scale: Any, wide: Any, lanes: Any) -> Any:
-    """The sum of (row * scale - wide) ** 2, as eight sums side by side: fast, and in a fixed order."""
-    lanes[:] = 0.0
-    whole = len(wide) & ~7
-    for i in range(0, whole, 8):
-        for lane in range(8):
-            apart = np.float64(vectors[row, i + lane]) * scale - wide[i + lane]
-            lanes[lane] += apart * apart
-    for i in range(whole, len(wide)):
-        apart = np.float64(vectors[row, i]) * scale - wide[i]
-        lanes[0] += apart * apart
-    return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]))
-
-
-@exactly_compiled
-def _product(vectors: Any, row: Any, wide: Any, lanes: Any) -> Any:
-    """The sum of row * wide, likewise."""
-    lanes[:] = 0.0
-    whole = len(wide) & ~7
-    for i in range(0, whole, 8):
-        for lane in range(8):
-            lanes[lane] += np.float64(vectors[row, i + lane]) * wide[i + lane]
-    for i in range(whole, len(wide)):
-        lanes[0] += np.float64(vectors[row, i]) * wide[i]
-    return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]))
+@compiled
+def _rise(heap: Any, place: Any, key: Any) -> None:
+    """Put a key into a heap whose largest is first; `place` is its free end."""
+    while place and heap[(place - 1) >> 1] < key:
+        heap[place] = heap[(place - 1) >> 1]
+        place = (place - 1) >> 1
+    heap[place] = key
 
 
 @compiled
-def _sort(rows: Any, distances: Any) -> Any:
-    """Sort both by distance, in place, by moving single rows: engines found them nearly in order. Return
-    whether two are equal."""
-    is_tied = False
-    for n in range(1, len(rows)):
-        row, distance, place = rows[n], distances[n], n
-        while place and distances[place - 1] > distance:
-            rows[place], distances[place] = rows[place - 1], distances[place - 1]
-            place -= 1
-        rows[place], distances[place] = row, distance
-        is_tied |= place > 0 and distances[place - 1] == distance
-    return is_tied
-
-
-@exactly_compiled
-def scores_sorted(query: Any, vectors: Any, rows: Any, kind: Any) -> Any:
-    rows = rows.copy()
-    distances = scores(query, vectors, rows, kind)
-    is_tied = _sort(rows, distances)
-    return rows, distances, is_tied
+def _sink(heap: Any, size: Any, key: Any) -> None:
+    """Put a key into a heap of `size` in place of its largest."""
+    place = 0
+    while 2 * place + 1 < size:
+        larger = 2 * place + 1
+        if larger + 1 < size and heap[larger + 1] > heap[larger]:
+            larger += 1
+        if heap[larger] <= key:
+            break
+        heap[place] = heap[larger]
+        place = larger
+    heap[place] = key
 
 
 def warm() -> None:
@@ -390,10 +282,7 @@ def warm() -> None:
         query = codes[0].astype(np.uint8 if codes.dtype == np.uint8 else np.float32)
         walk(codes, codes.reshape(-1).view(np.uint8), *links, query, True, 1)
     for is_writable in (True, False):
-        vectors, bits, numbers = np.ones((1, 4), np.float32), np.ones(1, np.uint8), np.zeros(1, np.int64)
-        for array in (vectors, bits, numbers):
-            array.setflags(write=is_writable)
-        scan(np.ones((1, 4), np.uint8), np.ones(4, np.uint8), True, bits, 1)
-        find(numbers, numbers, np.zeros(1, np.int64))
-        scores_sorted(np.ones(4, np.float32), vectors, np.zeros(1, np.int64), L2)
-        scores(np.ones(4, np.float32), vectors, np.zeros(1, np.int64), L2)
+        bits, codes = np.ones(1, np.uint8), np.ones((1, 4), np.uint8)
+        bits.setflags(write=is_writable)
+        scan(codes, codes[0], codes[0], True, bits, 1)
+        distances_of(codes, codes[0], codes[0], True, np.zeros(1, np.int64))

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 
 from index_store.ann.checks import checked_allowed, checked_query
 from index_store.ann.faiss_files import FaissIndex, faiss_metric, open_mapped
-from index_store.ann.kernels import Codes, scan
+from index_store.ann.kernels import Codes, distances_of, scan
 from index_store.ann.port import Bitmap, Neighbours
 from index_store.ann.topk import Matrix, engine_vectors
 from index_store.types import Metric, Vector
@@ -100,6 +101,7 @@ class ScanIndex:
         self._owner = owner
         self._metric: Metric = metric
         self._rows = int8_codes_of(index)
+        self._flat = self._rows.reshape(-1)
         self.codes = codes
 
     @classmethod
@@ -116,12 +118,24 @@ class ScanIndex:
         k = min(k, self.rows)
         if k <= 0:
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        coded, divisor = encode_query(row, self._metric, self.codes.scale)
+        coded, divisor = self._coded(row)
         bits = _EVERY_ROW if allowed is None else checked_allowed(allowed, self.rows)
-        coded += np.float32(128)
-        rows, distances = scan(self._rows, coded[0].astype(np.uint8), self._metric == "l2", bits, k)
+        rows, distances = scan(self._rows, self._flat, coded, self._metric == "l2", bits, k)
         distances /= np.float32(divisor)
         return rows, distances
+
+    def rough_distances(self, query: Vector, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Return numbers that order these rows as their distances do, up to the rounding of the codes."""
+        coded, _ = self._coded(engine_vectors(checked_query(query, self._index.d), self._metric))
+        found: npt.NDArray[np.float32] = distances_of(
+            self._rows, self._flat, coded, self._metric == "l2", rows
+        )
+        return found
+
+    def _coded(self, row: Matrix) -> tuple[Codes, float]:
+        coded, divisor = encode_query(row, self._metric, self.codes.scale)
+        coded += np.float32(128)
+        return coded[0].astype(np.uint8), divisor
 
     def error_bound(self, query: Vector, *, proven: bool) -> float:
         """Return how far a scan distance lies from the exact engine distance: for l2 in terms of the
@@ -154,4 +168,5 @@ class ScanIndex:
     def close(self) -> None:
         self._index = new_codes(self._index.d, self._metric)
         self._rows = int8_codes_of(self._index)
+        self._flat = self._rows.reshape(-1)
         self._owner = None

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from index_store.ann.checks import count_allowed, rows_allowed
 from index_store.ann.faiss_hnsw import FaissHnswIndex
-from index_store.ann.gather import near_rows, rough_distances
+from index_store.ann.gather import near_rows
 from index_store.ann.port import Bitmap
 from index_store.ann.scan import ScanIndex
 from index_store.ann.topk import Distances, Matrix, nearest_rows, rescore, select
@@ -167,6 +167,8 @@ class Segment:
         want = Want(query, k, None if count == self.rows else allowed, count, _NO_IDS, exact, ef)
         near = 0
         if len(excluded):
+            if isinstance(excluded, np.ndarray):
+                excluded = np.sort(excluded)  # looked up in order: neighbours lie in the same memory
             want = self._excluding(want, excluded)
             near = 0 if exact else self._count_near(query, excluded)
         want = want._replace(k=min(k, want.allowed_count)) if k > want.allowed_count else want
@@ -194,7 +196,7 @@ class Segment:
         of looking up a thousand rows to make a bitmap: that is left to who needs one."""
         if not isinstance(ids, np.ndarray):
             return self._without(want, self.rows_of(ids))
-        later = want._replace(excluded=np.sort(ids), allowed_count=want.allowed_count - len(ids))
+        later = want._replace(excluded=ids, allowed_count=want.allowed_count - len(ids))
         if want.k <= later.allowed_count and self._first_plan(later).way == "graph":
             return later
         return self._resolved(later)
@@ -203,7 +205,6 @@ class Segment:
         """The same question with all that it hides in `allowed`, and counted."""
         if not len(want.excluded):
             return want
-        # In order: neighbours are looked up in the same memory, in a fifth of the time.
         return self._without(want, self.rows_of(want.excluded))
 
     def _without(self, want: Want, rows: Rows) -> Want:
@@ -229,10 +230,10 @@ class Segment:
         some = asked[asked >= 0]
         if not len(some):
             return 0
-        others = np.arange(0, self.rows, max(1, self.rows // (4 * _COMPARED)))
-        theirs = rough_distances(query, self.vectors, some, self._metric)
-        middle = np.partition(theirs, len(theirs) // 2)[len(theirs) // 2]
-        nearer = np.count_nonzero(rough_distances(query, self.vectors, others, self._metric) < middle)
+        others = np.arange(0, self.rows, max(1, self.rows // (2 * _COMPARED)))
+        found = self._scan.rough_distances(query, np.concatenate([some, others]))
+        middle = np.partition(found[: len(some)], len(some) // 2)[len(some) // 2]
+        nearer = np.count_nonzero(found[len(some) :] < middle)
         if nearer > len(others) * _NEAR_SHARE:
             return 0
         return len(excluded) * len(some) // len(asked)

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from index_store.ann.kernels import find
+from index_store.ann.scores import find
 from index_store.types import Id, IdKind
 
 Rows: TypeAlias = npt.NDArray[np.int64]

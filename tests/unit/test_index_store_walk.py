@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 import pytest
 
-from index_store.ann import kernels
+from index_store.ann import kernels, scores
 from index_store.ann.faiss_files import FaissIndex, open_mapped, search_one, write_index
 from index_store.ann.faiss_hnsw import GraphShape, Storage, grow_graph, new_graph, swap_storage
 from index_store.ann.scan import encode_query, measure_codes
@@ -97,7 +97,8 @@ def test_negative_and_positive_products_sort_together(tmp_path: Path) -> None:
 def test_no_search_waits_for_a_compiler(tmp_path: Path) -> None:
     """Arrays that can't be written to, such as a request's bytes, find their machine code made."""
     kernels.warm()
-    known = [len(kernel.signatures) for kernel in (kernels.walk, kernels.scan, kernels.find, kernels.scores)]
+    scores.warm()
+    known = [len(kernel.signatures) for kernel in (kernels.walk, kernels.scan, scores.find, scores.scores)]
     spec = CollectionSpec("items", "int64", DIM, "l2")
     rows = np.random.default_rng(SEED).standard_normal((4_000, DIM)).astype(np.float32)
     index = EmbeddedIndex(tmp_path, [spec])
@@ -121,5 +122,5 @@ def test_no_search_waits_for_a_compiler(tmp_path: Path) -> None:
         assert len(index.search("items", [asked])[0].hits) == asked.k
     index.close()
     assert known == [
-        len(kernel.signatures) for kernel in (kernels.walk, kernels.scan, kernels.find, kernels.scores)
+        len(kernel.signatures) for kernel in (kernels.walk, kernels.scan, scores.find, scores.scores)
     ]

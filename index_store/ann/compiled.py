@@ -1,0 +1,57 @@
+"""How inner loops over rows become machine code, which runs without the interpreter's lock: numba.
+
+The code is kept on disk, and made anew only when the file of its own function has changed: whatever a loop
+calls must stand in the same file, but for `fetch`, which never changes (docs/decisions/0035).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+Compiled = TypeVar("Compiled", bound=Callable[..., Any])
+
+LINE_BYTES = 64
+
+
+def compiled(function: Compiled) -> Compiled:
+    """Compile at the first call with each kind of arguments; kept beside this file, or in NUMBA_CACHE_DIR.
+    float32 sums may be added up in any order."""
+    return _compiled(function, {"reassoc", "nsz", "contract"})
+
+
+def exactly_compiled(function: Compiled) -> Compiled:
+    """The same, but floating point as written: the same bits wherever it runs."""
+    return _compiled(function, set())
+
+
+def _compiled(function: Compiled, liberties: set[str]) -> Compiled:
+    options = {"nogil": True, "fastmath": liberties, "error_model": "numpy"}
+    try:
+        made: Compiled = numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder to keep it in: compiled anew by each process
+        made = numba.njit(**options)(function)
+    return made
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def fetch(_context: Any, array: Any, place: Any) -> Any:  # noqa: ARG001
+    """Ask for the cache line of element `place` of a contiguous array of any shape, without waiting for it.
+    Any place: nothing is read."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        made = context.make_array(signature.args[0])(context, builder, arguments[0])
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        at = builder.bitcast(builder.gep(made.data, [arguments[1]]), byte)
+        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        to_read, into_first_cache, data = word(0), word(3), word(1)
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        builder.call(prefetch, [at, to_read, into_first_cache, data])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), emit
