@@ -1,4 +1,4 @@
-"""Start and stop: the port answers at once, then collections open, then models load and warm up."""
+"""Start and stop: the port answers at once, then collections open while models load and warm up."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _WARM_UP_TEXT = "갈비탕"
+_OPENERS = 3
+"""Threads: one for the collections, two for models."""
 
 
 class OpenableIndex(VectorIndex, Protocol):
@@ -85,27 +87,43 @@ class Lifecycle:
         await asyncio.shield(self._opening)
 
     async def _open(self) -> None:
+        """Models are read while the collections open, and beside each other: both mostly wait for the disk or
+        compute outside of Python."""
         started = time.monotonic()
-        with ThreadPoolExecutor(1, thread_name_prefix="opening") as opener:
-            loop = asyncio.get_running_loop()
-            try:
-                await loop.run_in_executor(opener, self._index.open)
-            except (IndexStoreError, OSError) as exc:
-                log.exception("open_failed")
-                for slot in self._slots.values():
-                    slot.fail(ModelUnavailable(f"The collections can't be opened: {exc}"))
-                return
-            self._is_open = True
-            log.info("collections_opened", extra={"took_ms": _ms_since(started)})
+        with ThreadPoolExecutor(_OPENERS, thread_name_prefix="opening") as opener:
+            index_open = asyncio.create_task(self._open_index(opener))
+            alike: dict[str, list[Collection]] = {}
             for collection in self._collections:
-                await self._load(collection, opener)
+                alike.setdefault(collection.model, []).append(collection)
+            loading = [self._load_all(each, opener, index_open) for each in alike.values()]
+            await asyncio.gather(index_open, *loading)
             log.info("models_loaded", extra={"took_ms": _ms_since(started)})
 
-    async def _load(self, collection: Collection, opener: Executor) -> None:
+    async def _open_index(self, opener: Executor) -> bool:
+        started = time.monotonic()
+        try:
+            await self._on(opener, self._index.open)
+        except (IndexStoreError, OSError) as exc:
+            log.exception("open_failed")
+            for slot in self._slots.values():
+                slot.fail(ModelUnavailable(f"The collections can't be opened: {exc}"))
+            return False
+        self._is_open = True
+        log.info("collections_opened", extra={"took_ms": _ms_since(started)})
+        return True
+
+    async def _load_all(
+        self, collections: Sequence[Collection], opener: Executor, index_open: Awaitable[bool]
+    ) -> None:
+        """One after the other: collections with the same model share it."""
+        for collection in collections:
+            await self._load(collection, opener, index_open)
+
+    async def _load(self, collection: Collection, opener: Executor, index_open: Awaitable[bool]) -> None:
         slot = self._slots[collection.name]
         try:
             try:
-                await self._fill(slot, collection, collection.model, opener)
+                await self._fill(slot, collection, collection.model, opener, index_open)
             except ModelUnavailable as exc:
                 slot.fail(exc)
                 log.warning(
@@ -113,12 +131,19 @@ class Lifecycle:
                     extra={"collection": collection.name, "reason": exc.reason, "mend": exc.mend},
                 )
                 if self._has_fallback:
-                    await self._fill(slot, collection, PLACEHOLDER_MODEL, opener)
+                    await self._fill(slot, collection, PLACEHOLDER_MODEL, opener, index_open)
         except (ServiceError, IndexStoreError) as exc:
             log.exception("model_not_served", extra={"collection": collection.name})
             slot.fail(ModelUnavailable(str(exc)))
 
-    async def _fill(self, slot: Slot, collection: Collection, reference: str, opener: Executor) -> None:
+    async def _fill(
+        self,
+        slot: Slot,
+        collection: Collection,
+        reference: str,
+        opener: Executor,
+        index_open: Awaitable[bool],
+    ) -> None:
         """Load, embed once so that the first caller does not pay for it, see to it that the collection has a
         generation, and only then be seen: ready means that a search is answered."""
         if reference == NO_MODEL:
@@ -135,6 +160,11 @@ class Lifecycle:
             if text is not None:
                 await text.embed_query(_WARM_UP_TEXT)
         info = slot.info_with(text=text, image=image)
+        if not await index_open:
+            for encoder in (text, image):
+                if encoder is not None:
+                    encoder.close()
+            return
         await self._on(opener, lambda: self._begin(collection, info))
         slot.fill(text=text, image=image)
         log.info("model_loaded", extra={"collection": collection.name, "version": info.embedding_version})
