@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import random
 import time
 from collections.abc import Mapping
@@ -49,6 +48,8 @@ CONTENT_PAGE_ITEMS = 5_000
 GENTLE_PAGE_ROWS = 200
 POLL_REST_SHARE = 0.1
 """Of the time between two polls: where comparing is following, resting makes changes late."""
+RESTS_S_MAX = 30.0
+"""In one comparison beside a log or triggers: changes wait meanwhile, a deactivated product among them."""
 
 
 def client_of(settings: Settings) -> VectorClient:
@@ -109,7 +110,7 @@ def syncer_of(
     applier = applier_of(settings, tables, client)
     feeds = feeds_of(settings, tables, pause)
     polls = any(feed.tier == "poll" for feed in feeds.values())
-    rests_s_max = POLL_REST_SHARE * bounds.poll_s if polls else math.inf
+    rests_s_max = POLL_REST_SHARE * bounds.poll_s if polls else RESTS_S_MAX
     pacer = Pacer(bounds.compare_percent / 100, time.monotonic, pause, rests_s_max)
     truth = facts_of(settings, tables, state_path(settings, tables), pacer)
     fastest = bounds.log_poll_ms if any(f.tier == "log" for f in feeds.values()) else bounds.trigger_poll_ms
