@@ -30,8 +30,14 @@ def exactly_compiled(function: Compiled) -> Compiled:
     return _compiled(function, set())
 
 
-def _compiled(function: Compiled, liberties: set[str]) -> Compiled:
-    options = {"nogil": True, "fastmath": liberties, "error_model": "numpy"}
+def briefly_compiled(function: Compiled) -> Compiled:
+    """As `exactly_compiled`, keeping the interpreter's lock: for what takes some µs. Who gives it away amid
+    other threads' Python may wait milliseconds to have it back."""
+    return _compiled(function, set(), lets_others_in=False)
+
+
+def _compiled(function: Compiled, liberties: set[str], *, lets_others_in: bool = True) -> Compiled:
+    options = {"nogil": lets_others_in, "fastmath": liberties, "error_model": "numpy"}
     try:
         made: Compiled = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder to keep it in: compiled anew by each process

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from index_store.ann.compiled import LINE_BYTES, compiled, exactly_compiled, fetch
+from index_store.ann.compiled import LINE_BYTES, briefly_compiled, compiled, exactly_compiled, fetch
 
 L2, COSINE, IP = 0, 1, 2
 """Metrics of `scores`."""
@@ -83,7 +83,7 @@ def _sort(rows: Any, distances: Any) -> Any:
     return is_tied
 
 
-@exactly_compiled
+@briefly_compiled
 def scores_sorted(query: Any, vectors: Any, rows: Any, kind: Any) -> Any:
     rows = rows.copy()
     distances = scores(query, vectors, rows, kind)
