@@ -213,28 +213,58 @@ def _unpacked(pool: Any, size: Any) -> Any:
 
 
 @compiled
-def scan(codes: Any, flat: Any, query: Any, is_l2: Any, allowed: Any, k: Any) -> Any:
-    """The k nearest of all rows, or of those whose bit is set; allowed: a bitmap, empty for all."""
-    count, row_bytes = codes.shape
+def scan(codes: Any, squares: Any, query: Any, allowed: Any, k: Any) -> Any:
+    """The k nearest rows of int8 codes among those whose bit is set; allowed: a bitmap, empty for all.
+
+    query: int8 codes. squares: `squares_of` the rows for l2, empty for products: one product a row
+    takes 8.6 ns, the squares of differences 11, and memory gives a row in 11 (384 dimensions)."""
     heap = np.empty(k, np.uint64)
-    size, admits_all = 0, len(allowed) == 0
-    for n in range(count):
+    size, worst, admits_all, is_l2 = 0, _FARTHEST, len(allowed) == 0, len(squares) > 0
+    total, own = np.int32(0), np.int32(0)
+    for i in range(len(query)):
+        total = np.int32(total + np.int32(query[i]))
+        own = np.int32(own + np.int32(query[i]) * np.int32(query[i]))
+    for n in range(len(codes)):
         if not admits_all and (allowed[n >> 3] >> np.uint8(n & 7)) & 1 == 0:
             continue
-        if n + _ROWS_AHEAD < count:
-            _fetch_row(flat, n + _ROWS_AHEAD, row_bytes)
         row = np.uint64(n)
-        key = _key(_distance(codes, row, query, is_l2), row)
-        if size < k:
-            size += 1
-            _rise(heap, size - 1, key)
-        elif key < heap[0]:
-            _sink(heap, size, key)
+        product = np.int32(_product(codes, row, query) - 128 * total)
+        apart = np.int32(squares[n] + own - 2 * product) if is_l2 else np.int32(-product)
+        key = _key(np.float32(apart), row)
+        if key < worst:
+            if size < k:
+                size += 1
+                _rise(heap, size - 1, key)
+            else:
+                _sink(heap, size, key)
+            if size == k:
+                worst = heap[0]
     for left in range(size - 1, 0, -1):
         farthest = heap[0]
         _sink(heap, left, heap[left])
         heap[left] = farthest
     return _unpacked(heap, size)
+
+
+@compiled
+def _product(codes: Any, row: Any, query: Any) -> Any:
+    total = np.int32(0)
+    for i in range(len(query)):
+        total = np.int32(total + np.int32(np.int32(codes[row, i]) * np.int32(query[i])))
+    return total
+
+
+@compiled
+def squares_of(codes: Any) -> Any:
+    """The square of each row's length, in int8 codes."""
+    out = np.empty(len(codes), np.int32)
+    for n in range(len(codes)):
+        total = np.int32(0)
+        for i in range(codes.shape[1]):
+            code = np.int16(np.int16(codes[np.uint64(n), i]) - np.int16(128))
+            total = np.int32(total + np.int32(np.int32(code) * np.int32(code)))
+        out[n] = total
+    return out
 
 
 @compiled
@@ -284,5 +314,5 @@ def warm() -> None:
     for is_writable in (True, False):
         bits, codes = np.ones(1, np.uint8), np.ones((1, 4), np.uint8)
         bits.setflags(write=is_writable)
-        scan(codes, codes[0], codes[0], True, bits, 1)
+        scan(codes, squares_of(codes), np.ones(4, np.int8), bits, 1)
         distances_of(codes, codes[0], codes[0], True, np.zeros(1, np.int64))

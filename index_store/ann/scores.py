@@ -93,18 +93,22 @@ def scores_sorted(query: Any, vectors: Any, rows: Any, kind: Any) -> Any:
 
 @compiled
 def find(keys: Any, order: Any, wanted: Any) -> Any:
-    """order[place] of each wanted number in `keys`, which are sorted; -1 for those not there. Fastest when
-    they are wanted in order."""
+    """order[place] of each wanted number in `keys`, which are sorted; -1 for those not there.
+
+    Looked for around where it would lie if numbers were evenly spread, as those that a database counts are;
+    fastest when they are wanted in order, since neighbours share cache lines."""
     out = np.empty(len(wanted), np.int64)
-    count, at = len(keys), 0
+    count = len(keys)
+    first = np.float64(keys[0]) if count else 0.0
+    a_place = (count - 1) / max(np.float64(keys[count - 1]) - first, 1.0) if count else 0.0
     for n in range(len(wanted)):
         number = wanted[n]
-        if n and number < wanted[n - 1]:
-            at = 0
-        # As far on as numbers evenly spread would lie, then twice as far.
-        low, high, step = at, at, max(1, (count - at) // (len(wanted) - n))
+        guess = int(min(max((np.float64(number) - first) * a_place, 0.0), max(count - 1.0, 0.0)))
+        low, high, step = guess, guess, 4
         while high < count and keys[high] < number:
             low, high, step = high + 1, high + step, step * 2
+        while low > 0 and keys[low - 1] >= number:
+            high, low, step = low - 1, max(low - step, 0), step * 2
         high = min(high, count)
         while low < high:
             middle = (low + high) >> 1
@@ -112,17 +116,27 @@ def find(keys: Any, order: Any, wanted: Any) -> Any:
                 low = middle + 1
             else:
                 high = middle
-        at = low
-        out[n] = order[at] if at < count and keys[at] == number else -1
+        out[n] = order[low] if low < count and keys[low] == number else -1
+    return out
+
+
+@compiled
+def cleared(bits: Any, rows: Any) -> Any:
+    """A copy of a bitmap in which these rows are not set; negative ones are none."""
+    out = bits.copy()
+    for row in rows:
+        if row >= 0:
+            out[row >> 3] &= ~(np.uint8(1) << np.uint8(row & 7))
     return out
 
 
 def warm() -> None:
     """As `kernels.warm`."""
     for is_writable in (True, False):
-        vectors, numbers = np.ones((1, 4), np.float32), np.zeros(1, np.int64)
-        for array in (vectors, numbers):
+        vectors, numbers, bits = np.ones((1, 4), np.float32), np.zeros(1, np.int64), np.ones(1, np.uint8)
+        for array in (vectors, numbers, bits):
             array.setflags(write=is_writable)
         find(numbers, numbers, np.zeros(1, np.int64))
+        cleared(bits, np.zeros(1, np.int64))
         scores_sorted(np.ones(4, np.float32), vectors, np.zeros(1, np.int64), L2)
         scores(np.ones(4, np.float32), vectors, np.zeros(1, np.int64), L2)

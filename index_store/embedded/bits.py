@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store.ann.port import Bitmap
-
-_FEW = 512
+from index_store.ann.scores import cleared
 
 
 def all_rows(rows: int) -> Bitmap:
@@ -25,21 +24,14 @@ def holds(bits: Bitmap, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
 
 
 def without(bits: Bitmap, rows: npt.NDArray[np.int64]) -> Bitmap:
-    """A copy in which these rows are not set."""
-    if len(rows) <= _FEW:
-        out = bits.copy()
-        np.bitwise_and.at(out, rows >> 3, ~_masks(rows))
-        return out
-    return bits & ~_spread(rows, len(bits))
+    """A copy in which these rows are not set; negative ones are none."""
+    out: Bitmap = cleared(np.ascontiguousarray(bits), np.ascontiguousarray(rows))
+    return out
 
 
 def with_rows(bits: Bitmap, rows: npt.NDArray[np.int64]) -> Bitmap:
     """A copy in which these rows are set."""
     return bits | _spread(rows, len(bits))
-
-
-def _masks(rows: npt.NDArray[np.int64]) -> Bitmap:
-    return np.left_shift(np.uint8(1), (rows & 7).astype(np.uint8), dtype=np.uint8)
 
 
 def _spread(rows: npt.NDArray[np.int64], size: int) -> Bitmap:
