@@ -81,6 +81,8 @@ $(PY):
 $(VENV)/.serve: constraints.txt pyproject.toml | $(PY)
 	@echo "Installing the serving dependencies into $(VENV) (once)"
 	@$(PIP) --editable .
+	@echo "Compiling the inner loops of search for this processor (once)"
+	@$(PY) -m index_store compile
 	@touch $@
 
 # torch stands first and alone: resolved together with open_clip it is upgraded, CUDA and all.
