@@ -140,6 +140,12 @@ class State:
     is_told: bool = True
 
 
+STATES = (
+    "nothing", "pg-down", "pg-slow", "pg-half-open", "maria-down", "maria-slow", "maria-half-open",
+    "slot-lost", "binlog-lost", "pg-wrong-database", "maria-wrong-table",
+)  # fmt: skip
+
+
 def states_of(stage: Stage) -> dict[str, State]:
     nothing = stage.no_outage
     return {
@@ -320,6 +326,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3600, help="begin no other round after so many")
     parser.add_argument("--states", nargs="+", help="all of them, when left out")
     options = parser.parse_args()
+    if unknown := set(options.states or ()) - set(STATES):
+        parser.error(f"no such state: {', '.join(sorted(unknown))}; there are {', '.join(STATES)}")
     with ExitStack() as stack:
         databases = stack.enter_context(private_databases("postgres", "mariadb"))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
