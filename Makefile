@@ -60,7 +60,7 @@ check: $(VENV)/.test ## format, lint, types, house rules, unit and contract test
 	$(PY) -m ruff format --check $(CHECKED)
 	$(PY) -m ruff check $(CHECKED)
 	$(PY) -m mypy
-	$(PY) -m pytest -q -n auto --dist loadscope -m "not slow" tests/tidy tests/unit tests/contract $(ARGS)
+	$(PY) -m pytest -q $(SIDE_BY_SIDE) -m "not slow" tests/tidy tests/unit tests/contract $(ARGS)
 
 .PHONY: bench
 bench: $(VENV)/.test $(MODELS_DIR)/.built ## every benchmark; pictures and tables go to .out/

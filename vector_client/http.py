@@ -145,7 +145,7 @@ class VectorClient:
         """Return what the current generation holds where its sums are not these. sums: 1, 2, 4 ... 2**20
         unsigned 64-bit integers, little end first; an id counts in the sum that its CRC-32 ends in."""
         path = f"/v1/collections/{quote(collection, safe='')}/digest"
-        body: dict[str, Any] = {"sums": binascii.b2a_base64(sums, newline=False).decode()}
+        body: dict[str, Any] = {"sums": _base64(sums)}
         parts: list[int] = []
         rows: list[DigestRow] = []
         following: int | None = 0

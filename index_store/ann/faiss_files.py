@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 
 from index_store.ann.port import Neighbours
 from index_store.ann.topk import Matrix
@@ -43,6 +44,13 @@ def write_index(index: FaissIndex, path: Path) -> None:
         faiss.write_index(index, str(path))
     except RuntimeError as exc:
         raise WriteFailed(f"cannot write {path}: {exc}") from exc
+
+
+def code_bytes(index: FaissIndex) -> npt.NDArray[np.uint8]:
+    """Return the codes of a flat index, row after row, where they lie; the caller holds their owner."""
+    flat = faiss.downcast_index(index)
+    found: npt.NDArray[np.uint8] = faiss.rev_swig_ptr(flat.codes.data(), flat.ntotal * flat.code_size)
+    return found
 
 
 def search_one(index: FaissIndex, row: Matrix, k: int, params: FaissIndex | None) -> Neighbours:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store.ann.checks import checked_allowed, checked_query
-from index_store.ann.faiss_files import FaissIndex, faiss_metric, open_mapped
+from index_store.ann.faiss_files import FaissIndex, code_bytes, faiss_metric, open_mapped
 from index_store.ann.kernels import Codes, distances_of, scan, squares_of
 from index_store.ann.port import Bitmap, Neighbours
 from index_store.ann.topk import Matrix, engine_vectors
@@ -86,13 +86,6 @@ def add_codes(index: FaissIndex, vectors: Matrix, metric: Metric, scale: float) 
         index.add(np.rint(block * np.float32(scale)))
 
 
-def int8_codes_of(index: FaissIndex) -> Codes:
-    """(rows, dim) codes of an index of int8 codes, where they lie."""
-    flat = faiss.rev_swig_ptr(faiss.downcast_index(index).codes.data(), index.ntotal * index.d)
-    codes: Codes = flat.reshape(index.ntotal, index.d)
-    return codes
-
-
 class ScanIndex:
     """An AnnIndex over int8 codes. Compares every allowed row; distances carry the rounding of the codes."""
 
@@ -103,8 +96,8 @@ class ScanIndex:
         self._index = index
         self._owner = owner
         self._metric: Metric = metric
-        self._rows = int8_codes_of(index)
-        self._flat = self._rows.reshape(-1)
+        self._flat = code_bytes(index)
+        self._rows: Codes = self._flat.reshape(index.ntotal, index.d)
         self._sample: Codes | None = None
         self._squares: npt.NDArray[np.int32] | None = None
         self.codes = codes
@@ -176,7 +169,7 @@ class ScanIndex:
 
     def close(self) -> None:
         self._index = new_codes(self._index.d, self._metric)
-        self._rows = int8_codes_of(self._index)
-        self._flat = self._rows.reshape(-1)
+        self._flat = code_bytes(self._index)
+        self._rows = self._flat.reshape(0, self._index.d)
         self._sample = self._squares = None
         self._owner = None

@@ -13,7 +13,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from index_store.ann.faiss_files import FaissIndex
+from index_store.ann.faiss_files import FaissIndex, code_bytes
 from index_store.ann.kernels import LINKS_MAX, Codes, walk
 from index_store.ann.port import Neighbours
 
@@ -50,15 +50,14 @@ class Graph:
 
 def graph_of(index: FaissIndex) -> Graph:
     """index: an IndexHNSW that does not grow any more."""
-    hnsw, storage = index.hnsw, faiss.downcast_index(index.storage)
-    rows, dim, size = int(index.ntotal), int(index.d), int(storage.code_size)
-    flat = faiss.rev_swig_ptr(storage.codes.data(), rows * size)
+    hnsw, flat = index.hnsw, code_bytes(index.storage)
+    rows, dim = int(index.ntotal), int(index.d)
     starts = faiss.rev_swig_ptr(hnsw.offsets.data(), rows + 1)
     levels = faiss.vector_to_array(hnsw.cum_nneighbor_per_level).astype(np.int64)
     assert levels[1] <= LINKS_MAX, f"{levels[1]} links a row"
     return Graph(
         index=index,
-        codes=flat.view(_TYPES[size // dim]).reshape(rows, dim),
+        codes=flat.view(_TYPES[len(flat) // (rows * dim)]).reshape(rows, dim),
         flat=flat,
         starts=starts,
         links=faiss.rev_swig_ptr(hnsw.neighbors.data(), int(starts[-1])),

@@ -180,7 +180,7 @@ def _chunk(page: Sequence[Row], dim: int) -> RowChunk:
 def _still_live(one: Sealed, live: Bitmap, read: _Read) -> Bitmap:
     """What is left of a kept segment: every change that was read came after it."""
     rows = one.segment.rows_of(read.changed)
-    return without(live, rows[rows >= 0])
+    return without(live, rows)
 
 
 def check_recall(segment: Segment, target: float) -> None:
