@@ -235,14 +235,14 @@ def paced(port: int, asked: Iterator[str], goes_on: object) -> list[float]:
 def starting(work: Path, models_dir: Path) -> list[Row]:
     """Ready against the two libraries opening the same files, and what a second worker costs."""
     bare, process, ready = [], [], []
-    for turn in range(3):
+    for turn in range(5):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             bare.append(pool.apply(bare_load_s, (models_dir,)))
         process.append(bare_start_s(models_dir))
         with Served(work / f"start{turn}", models_dir, IMAGE_MODEL="builtin:descriptor") as service:
             ready.append(service.ready_s)
     empty = []
-    for turn in range(3):
+    for turn in range(5):
         with Served(
             work / f"none{turn}",
             models_dir,

@@ -23,8 +23,9 @@ from index_store.embedded.engine import EmbeddedIndex
 from index_store.types import CollectionSpec
 from service.collections import Catalogue, read_collections
 from service.embedding.batcher import Batcher, ImageBatcher
+from service.embedding.early import EarlyModels
 from service.embedding.lanes import LaneLimits
-from service.embedding.models import load_image_embedder, load_text_embedder, version_of
+from service.embedding.models import version_of
 from service.embedding.port import Modality
 from service.encoders import Encoders, ImageEncoder, Slot, TextEncoder
 from service.errors import ModelUnavailable
@@ -78,8 +79,11 @@ class ModelLoader:
     Collections with the same model share it.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, models: EarlyModels | None) -> None:
         self._settings = settings
+        self._models = models or EarlyModels(
+            settings.models_dir, threads=settings.model_threads, runtime=settings.model_runtime
+        )
         self._texts: dict[tuple[str, int], Batcher] = {}
         self._images: dict[tuple[str, int], ImageBatcher] = {}
 
@@ -87,15 +91,8 @@ class ModelLoader:
         key = (reference, dim)
         if key not in self._texts:
             settings = self._settings
-            embedder = load_text_embedder(
-                reference,
-                models_dir=settings.models_dir,
-                dim=dim,
-                threads=settings.model_threads,
-                runtime=settings.model_runtime,
-            )
             batcher = Batcher(
-                embedder,
+                self._models.text(reference, dim),
                 limits=LaneLimits(streams=_streams(settings), batch_items_max=settings.batch_size),
                 query_deadline_ms=settings.search_deadline_ms,
                 document_deadline_ms=settings.upsert_deadline_ms,
@@ -108,15 +105,8 @@ class ModelLoader:
         key = (reference, dim)
         if key not in self._images:
             settings = self._settings
-            embedder = load_image_embedder(
-                reference,
-                models_dir=settings.models_dir,
-                dim=dim,
-                threads=settings.model_threads,
-                runtime=settings.model_runtime,
-            )
             batcher = ImageBatcher(
-                embedder,
+                self._models.image(reference, dim),
                 limits=LaneLimits(
                     streams=_streams(settings),
                     batch_items_max=min(settings.batch_size, _PICTURES_A_BATCH),
@@ -149,12 +139,12 @@ def build(
     metrics_dir: Path | None = None,
     before_serving: BeforeServing | None = None,
     make_index: MakeIndex = EmbeddedIndex,
+    models: EarlyModels | None = None,
 ) -> Service:
     """Raises BadConfiguration. metrics_dir: where several workers sum their metrics. before_serving: awaited
-    when everything is open and before the first connection is taken."""
+    when everything is open and before the first connection is taken. models: being opened already."""
     catalogue = read_collections(settings)
-    specs = [each.spec for each in catalogue.collections]
-    index = make_index(settings.data_dir, specs)
+    index = make_index(settings.data_dir, [each.spec for each in catalogue.collections])
     readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
     writers = ThreadPoolExecutor(settings.write_threads, thread_name_prefix="writer")
     fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetcher")
@@ -183,7 +173,7 @@ def build(
         index,
         catalogue.collections,
         slots,
-        ModelLoader(settings),
+        ModelLoader(settings, models),
         lane,
         [readers, writers, fetchers],
         has_fallback=settings.model_fallback == "placeholder",
@@ -271,7 +261,10 @@ def _lifespan(
 async def _rest_collector(lifecycle: Lifecycle) -> None:
     """What was made at the start stays: the collector need not look at it again, nor run every few requests.
     Requests leave no cycles; a tenth of a search's CPU went into looking for some."""
-    await lifecycle.wait()
+    try:
+        await lifecycle.wait()
+    finally:
+        gc.enable()  # __main__ let it rest while everything was being opened
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG_OBJECTS, 20, 50)

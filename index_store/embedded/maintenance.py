@@ -310,5 +310,5 @@ def _sweep(directory: Path) -> None:
 
 
 def be_modest() -> None:
-    """Let everything else on the machine go first."""
-    os.nice(_NICE)
+    """Let everything else on the machine go first; once is enough."""
+    os.nice(max(0, _NICE - os.nice(0)))

@@ -71,12 +71,13 @@ class UnigramTokenizer:
     """The most likely pieces of each word under a unigram vocabulary."""
 
     def __init__(self, content: dict[str, Any], tokens_max: int) -> None:
-        pieces: list[tuple[str, float]] = content["model"]["vocab"]
+        pieces: tuple[str, ...]
+        self._scores: tuple[float, ...]
+        pieces, self._scores = zip(*content["model"]["vocab"], strict=True)
         self._unknown: int = content["model"]["unk_id"]
-        self._ids = {piece: place for place, (piece, _) in enumerate(pieces)}
-        self._scores = [score for _, score in pieces]
+        self._ids = dict(zip(pieces, range(len(pieces)), strict=True))
         self._unknown_score = min(self._scores) - _UNKNOWN_PENALTY
-        self._piece_chars_max = max(len(piece) for piece, _ in pieces)
+        self._piece_chars_max = max(map(len, pieces))
         self._special = {each["content"]: int(each["id"]) for each in content["added_tokens"]}
         self._special_at = re.compile("|".join(_pattern(each) for each in content["added_tokens"]) or "(?!)")
         self._head, self._tail = _template(content["post_processor"])
