@@ -26,7 +26,7 @@ from feeder.changes import Key
 from feeder.errors import FeedLost, SettingsWrong, SourceDown
 from feeder.feeds import Backlog, Noticed, Tier
 from feeder.settings import Database
-from feeder.sources.session import CONNECT_SECONDS, MariaSession
+from feeder.sources.session import CONNECT_SECONDS, MariaConnection, MariaSession
 from feeder.tables import Identifier
 
 log = logging.getLogger(__name__)
@@ -230,7 +230,8 @@ class _Reader:
             raise SourceDown("the binary log's stream ended")
         except Exception as exc:
             if not self._is_over.is_set():
-                log.warning("binlog_reader_ended", exc_info=exc)
+                is_ours = not isinstance(exc, SourceDown | OSError | pymysql.MySQLError)
+                log.warning("binlog_reader_ended", extra={"why": str(exc)}, exc_info=exc if is_ours else None)
             self._error = exc
             self._has_news.set()
 
@@ -267,7 +268,7 @@ class _Connector:
         if not self._left:
             raise pymysql.err.InterfaceError("the link to the binary log broke")
         self._left -= 1
-        connection: pymysql.Connection[Any] = pymysql.connect(**settings)
+        connection = MariaConnection(**settings)
         self._made.append(connection)
         return connection
 

@@ -11,6 +11,7 @@ import logging
 import os
 import random
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -170,12 +171,24 @@ def postgres_session(database: Database, patience: Patience, *, writes: bool = F
     return Session(str(database), driver, patience)
 
 
+class MariaConnection(pymysql.connections.Connection):
+    """As the driver connects when nothing is said about TLS: with it where the server has it, and without
+    looking at its certificate. The driver loads every authority of this machine first, to ask none of them:
+    20 ms of a processor for each connection, and a feeder that comes back makes six at once."""
+
+    def _create_ssl_ctx(self, _sslp: object) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+
+
 def maria_session(database: Database, patience: Patience, *, writes: bool = False) -> MariaSession:
     """A session with time limits on every read (the driver has none of its own), read-only unless it
     `writes`. READ COMMITTED: each statement sees what is committed when it begins."""
 
     def connect() -> pymysql.Connection[Any]:
-        connection = pymysql.connect(
+        connection = MariaConnection(
             host=database.host, port=database.port, database=database.name, user=database.user,
             password=database.password, charset="utf8mb4", autocommit=True, connect_timeout=CONNECT_SECONDS,
             read_timeout=CONNECT_SECONDS, write_timeout=patience.timeout_s,
