@@ -70,10 +70,11 @@ class MetadataColumns:
     def append(self, start: int, texts: Sequence[str | None]) -> None:
         """Rows start.. have these metadata (JSON objects)."""
         found: dict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
-        for place, text in enumerate(texts):
-            if text is None:
-                continue
-            for key, value in json.loads(text).items():
+        places_known = [place for place, text in enumerate(texts) if text is not None]
+        # All at once: one call a text takes four times as long.
+        objects = json.loads("[" + ",".join(text for text in texts if text is not None) + "]")
+        for place, metadata in zip(places_known, objects, strict=True):
+            for key, value in metadata.items():
                 column = self._columns.get(key)
                 if column is None:
                     column = self._columns[key] = MetadataColumn()
