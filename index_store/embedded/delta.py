@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from index_store.ann.topk import rescore
 from index_store.embedded import distances
-from index_store.embedded.arrays import BLOCK_ROWS, Column, Vectors
+from index_store.embedded.arrays import Column, Vectors
 from index_store.embedded.coded import CodedRows, coded_rows
 from index_store.embedded.columns import MetadataColumns
 from index_store.embedded.filters import Mask
@@ -71,32 +71,44 @@ class Delta:
 
     def append(self, rows: Sequence[Row]) -> None:
         """Take live rows in."""
-        start = self.rows
         vectors = np.frombuffer(b"".join(row.vector or b"" for row in rows), dtype="<f4")
-        vectors = vectors.reshape(len(rows), self._spec.dim)
+        self._put(
+            vectors.reshape(len(rows), self._spec.dim),
+            [row.id for row in rows],
+            np.array([row.seq for row in rows], dtype=np.int64),
+            [row.metadata for row in rows],
+        )
+
+    def _put(
+        self, vectors: Vector, ids: Sequence[Id], born: npt.NDArray[np.int64], texts: Sequence[str | None]
+    ) -> None:
+        start = self.rows
         lengths = distances.norms(vectors)
-        self.keys.put(start, keys_of([row.id for row in rows], self._spec.id_kind))
-        self.born.put(start, np.array([row.seq for row in rows], dtype=np.int64))
-        self.dead.put(start, np.full(len(rows), NEVER, dtype=np.int64))
+        self.keys.put(start, keys_of(ids, self._spec.id_kind))
+        self.born.put(start, born)
+        self.dead.put(start, np.full(len(ids), NEVER, dtype=np.int64))
         self._lengths.put(start, lengths.astype(np.float32))
         self._length_max = max(self._length_max, float(lengths.max(initial=0.0)))
         if self._spec.id_kind == "string":
-            self._names.extend(str(row.id) for row in rows)
-        texts = [row.metadata for row in rows]
+            self._names.extend(map(str, ids))
         self._texts.extend(texts)
         self._columns.append(start, texts)
         self._vectors.append(vectors)
         self._encode()
 
     def _encode(self) -> None:
-        """Make codes once enough rows wait for them. The last, unfinished block is coded again as a whole."""
+        """Code the rows that wait, once they are enough; none is ever coded again."""
         done = self._coded[-1].stop if self._coded else 0
         if self.rows - done <= _UNCODED_ROWS:
             return
-        coded = [one for one in self._coded if one.stop - one.start == BLOCK_ROWS]
+        coded = list(self._coded)
         for start, block in self._vectors.blocks(self.rows):
-            if start >= len(coded) * BLOCK_ROWS:
-                coded.append(coded_rows(start, block, self._spec.metric))
+            first = max(start, done)
+            fresh = block[first - start :]
+            if len(fresh) and first > start and (grown := coded[-1].followed_by(fresh)) is not None:
+                coded[-1] = grown
+            elif len(fresh):
+                coded.append(coded_rows(first, fresh, self._spec.metric))
         self._coded = tuple(coded)
 
     def bury(self, rows: RowNumbers, seq: npt.NDArray[np.int64]) -> None:
@@ -109,24 +121,8 @@ class Delta:
         rows = np.flatnonzero(live)
         for start in range(0, len(rows), 4096):
             some = rows[start : start + 4096]
-            vectors = self._vectors.take(some)
-            fresh.append(
-                [
-                    Row(
-                        id=item_id,
-                        seq=int(seq),
-                        deleted=False,
-                        active=True,
-                        source_version=None,
-                        content_hash=None,
-                        metadata=self._texts[row],
-                        share=0,
-                        vector=vector.tobytes(),
-                    )
-                    for item_id, seq, row, vector in zip(
-                        self.ids(some), self.born.data[some], some.tolist(), vectors, strict=True
-                    )
-                ]
+            fresh._put(
+                self._vectors.take(some), self.ids(some), self.born.data[some], self.metadata_texts(some)
             )
         return fresh
 
