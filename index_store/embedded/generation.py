@@ -3,8 +3,9 @@
     Generation = sealed segments (mapped, shared by all processes) + delta + bitmaps of live rows
 
 The store is the truth. Before each search the tail of its commits is read and applied, so a write that any
-process acknowledged before the search began is in the answer. When another process publishes a snapshot, a
-thread opens it beside the searches, and one assignment swaps it in.
+process acknowledged before the search began is in the answer. What takes longer (a delta without dead rows, a
+snapshot that another process published) a thread makes ready beside the searches, and one assignment swaps it
+in.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ from index_store.embedded.snapshots import SNAPSHOTS, open_newest, registered_in
 from index_store.embedded.view import (
     View,
     based_view,
+    compacted,
     empty_view,
     followed,
     forgetting,
+    is_wasteful,
     living_count,
+    sorted_anew,
     whole_view,
 )
 from index_store.errors import PageExpired, StoreDamaged
@@ -38,7 +42,9 @@ from index_store.types import CollectionSpec, Hit, PageKey, SearchRequest, Searc
 
 log = logging.getLogger(__name__)
 
-_CATCH_UP_ROWS = 32_768
+_CATCH_UP_ROWS = 128
+"""A search applies a row in 12 us."""
+_CHASES_MAX = 8
 _LOOK_S = 0.05
 _FORMER_S = 60.0
 """How long pages of the snapshot before go on after a swap."""
@@ -70,7 +76,7 @@ class Generation:
         self._scrubbed = 0
         self._look_at = 0.0
         self._swapped_at = 0.0
-        self._opener: threading.Thread | None = None
+        self._upkeep: threading.Thread | None = None
         self._is_closing = False
 
     def open(self) -> None:
@@ -86,9 +92,9 @@ class Generation:
     def close(self) -> None:
         with self._lock:
             self._is_closing = True
-            opener = self._opener
-        if opener is not None:
-            opener.join()
+            upkeep = self._upkeep
+        if upkeep is not None:
+            upkeep.join()
         self.store.close()
         with self._lock:
             self._view = empty_view(self._spec)
@@ -99,19 +105,19 @@ class Generation:
             return self._view  # so ends almost every call, without a lock
         with self._lock:
             now = self._clock()
-            if now >= self._look_at:
+            is_to_look = now >= self._look_at
+            if is_to_look:
                 self._look_at = now + _LOOK_S
                 self._look(now)
             mark = self.store.mark()
-            tail = self.store.tail(self._view.seq)
-            if tail is not None:
-                self._view = followed(self._view, self._tails(tail))
+            if mark != self._mark or is_to_look:  # else who held the lock has just applied it
+                self._follow()
+                self._keep_up()
             self._mark = mark  # last: who finds it takes the view without a lock
             return self._view
 
     def catch_up(self, seq: int) -> None:
-        """Keep up with writes that no search has asked for yet, some pages at a time: whoever searches next,
-        after a promote say, must not pay for all of them."""
+        """Called by who has written: more than a few rows are not left to the next search."""
         if seq - self._view.seq >= _CATCH_UP_ROWS:
             self.refresh()
 
@@ -154,6 +160,12 @@ class Generation:
             for item_id, distance, text, vector in zip(found.ids, distances, texts, vectors, strict=True)
         ]
 
+    def _follow(self) -> None:
+        """Apply what was committed since. Lock held."""
+        tail = self.store.tail(self._view.seq)
+        if tail is not None:
+            self._view = followed(self._view, self._tails(tail))
+
     def _tails(self, tail: Tail) -> list[Tail]:
         tails = [tail]
         while (more := self.store.tail(tails[-1].seq)) is not None and more.seq > tails[-1].seq:
@@ -161,43 +173,83 @@ class Generation:
         return tails
 
     def _look(self, now: float) -> None:
-        """Notice a snapshot published since, and forget the one before the last. Lock held."""
+        """Look whether rows were scrubbed, and forget the snapshot before the last. Lock held."""
         if self._view.former is not None and now >= self._swapped_at + _FORMER_S:
             self._view = replace(self._view, former=None)
         scrubbed = _modified(self.store.directory / SCRUB_FILE)
         if scrubbed != self._scrubbed:
             self._scrubbed = scrubbed
             self.store.look_again()
-        if self._opener is not None and self._opener.is_alive():
+
+    def _keep_up(self) -> None:
+        """Start the thread that does what searches shall not wait for, if any of it is due. Lock held."""
+        if self._is_closing or (self._upkeep is not None and self._upkeep.is_alive()):
             return
-        stamp = _stamp(self.store.directory)
-        if stamp != self._stamp and not self._is_closing:
-            self._stamp = stamp
-            self._opener = threading.Thread(target=self._swap, name=f"open-{self.name}", daemon=True)
-            self._opener.start()
+        view, stamp = self._view, _stamp(self.store.directory)
+        if stamp != self._stamp:
+            self._stamp, work = stamp, self._swap
+        elif is_wasteful(view):
+            work = self._compact
+        elif view.index.is_behind(view.count):
+            work = self._sort
+        else:
+            return
+        self._upkeep = threading.Thread(
+            target=self._run, args=(work,), name=f"upkeep-{self.name}", daemon=True
+        )
+        self._upkeep.start()
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except StoreDamaged as exc:
+            log.error("upkeep_failed", extra={"generation": self.name, "error": str(exc)})
+
+    def _sort(self) -> None:
+        """Make the newest ids quick to find."""
+        index = sorted_anew(self._view).index
+        with self._lock:
+            self._view = replace(self._view, index=index)  # of the same delta: this is the only upkeep
+
+    def _compact(self) -> None:
+        """Make a delta without dead rows the view's."""
+        rows = self._view.count
+        self._serve(compacted(self._view), keeps_old=False)
+        log.info("delta_compacted", extra={"generation": self.name, "rows": rows, "live": self._view.count})
 
     def _swap(self) -> None:
-        """Open the newest snapshot beside the searches and make it the view."""
+        """Make the newest snapshot the view's."""
         old = self._view
         known = {(one.sealed.name, one.sealed.segment.sha256): one.sealed for one in old.segments}
-        try:
-            fresh = self._based(known, trusts=True, unless=old.base)
-            if fresh is None:
-                return
-            with self._lock:
-                if self._is_closing:
-                    return
-                tail = self.store.tail(fresh.seq)
-                if tail is not None:
-                    fresh = followed(fresh, self._tails(tail))
-                if self._view.seq < fresh.seq and (tail := self.store.tail(self._view.seq)) is not None:
-                    self._view = followed(self._view, self._tails(tail))
-                former = replace(self._view, former=None) if self._view.seq == fresh.seq else None
-                self._view = replace(fresh, former=former)
-                self._swapped_at = self._clock()
+        fresh = self._based(known, trusts=True, unless=old.base)
+        if fresh is not None:
+            self._serve(fresh, keeps_old=True)
             log.info("snapshot_opened", extra={"generation": self.name, "snapshot": fresh.base})
-        except StoreDamaged as exc:
-            log.error("snapshot_not_opened", extra={"generation": self.name, "error": str(exc)})
+
+    def _serve(self, fresh: View, *, keeps_old: bool) -> None:
+        """Let searches have a view that was made beside them. keeps_old: for pages of the one before."""
+        for _ in range(_CHASES_MAX):  # without the lock, until little is left to do under it
+            before = fresh.seq
+            fresh, _ = self._replayed(fresh)
+            if fresh.seq - before < _CATCH_UP_ROWS:
+                break
+        with self._lock:
+            tail = self.store.tail(fresh.seq)
+            if tail is not None:
+                fresh = followed(fresh, self._tails(tail))
+            if self._view.seq < fresh.seq:
+                self._follow()
+            former = replace(self._view, former=None) if keeps_old else self._view.former
+            self._view = replace(fresh, former=former if self._view.seq == fresh.seq else None)
+            if keeps_old:
+                self._swapped_at = self._clock()
+
+    def _replayed(self, view: View) -> tuple[View, int]:
+        """The view after all that was committed since it, and how many live items the store counts then."""
+        counted = 0
+        for tail in self.store.since(view.seq):
+            view, counted = sorted_anew(followed(view, [tail])), tail.live or 0
+        return forgetting(view), counted
 
     def _based(self, known: Known, *, trusts: bool, unless: str = "") -> View | None:
         """A view of the newest sound snapshot and all commits after it; None: there is none, or it is
@@ -209,14 +261,12 @@ class Generation:
         base = open_newest(directory, owner, entries, known, trusts)
         if base is None or base.name == unless:
             return None
-        view, counted = based_view(base, self._spec), 0
-        for tail in self.store.since(base.seq):
-            view, counted = followed(view, [tail]), tail.live or 0
+        view, counted = self._replayed(based_view(base, self._spec))
         if living_count(view) != counted and not self.store.damaged_rows:
             # Changes are found by an index of the store; a rotten page of it hides some.
             log.error("tail_incomplete", extra={"generation": self.name, "snapshot": base.name})
             return None
-        return forgetting(view)
+        return view
 
     def _loaded(self) -> View:
         delta, seq, counted = Delta(self._spec), 0, 0

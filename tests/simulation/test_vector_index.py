@@ -189,8 +189,8 @@ class IndexMachine(RuleBasedStateMachine):
             with self.engines[which]._collection("things").members() as members:
                 for generation in members.in_order():
                     generation.refresh()
-                    if generation._opener is not None:
-                        generation._opener.join()
+                    if generation._upkeep is not None:
+                        generation._upkeep.join()
 
     @rule()
     def scrub(self) -> None:
