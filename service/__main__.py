@@ -21,6 +21,7 @@ from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.http.app import Application
+    from service.http.sharing import SharingLoop
 
 EXIT_BAD_START = 2
 METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
@@ -49,9 +50,8 @@ def main(argv: Sequence[str]) -> int:
     models = _begun(settings, catalogue) if settings.workers == 1 else None
     from service.serving import serve  # half a second of imports, beside the models
 
-    with _metrics_summed(settings.workers):
-        worker = "service.__main__:create_app"
-        is_served = serve(settings, listener, models, worker, is_demo=arguments.demo)
+    with _shared_by(settings.workers):
+        is_served = serve(settings, listener, models, "service.__main__", is_demo=arguments.demo)
     return 0 if is_served else EXIT_BAD_START
 
 
@@ -66,9 +66,16 @@ def create_app() -> Application:
     return build(settings, Path(metrics_dir) if metrics_dir else None, models=models).application
 
 
+def create_loop() -> SharingLoop:
+    """The event loop of each of several workers."""
+    from service.http.sharing import Share, SharingLoop
+
+    return SharingLoop(Share(Path(os.environ[METRICS_DIR]) / "connections"))
+
+
 @contextlib.contextmanager
-def _metrics_summed(workers: int) -> Iterator[None]:
-    """Let several workers have a place for theirs; prometheus_client looks when a worker imports it."""
+def _shared_by(workers: int) -> Iterator[None]:
+    """Several workers sum up their metrics in a folder; prometheus_client looks when a worker imports it."""
     if workers == 1:
         yield
         return

@@ -39,12 +39,12 @@ _WORKER_SILENT_S_MAX = 60
 
 
 def serve(
-    settings: Settings, listener: socket.socket, models: EarlyModels | None, worker: str, *, is_demo: bool
+    settings: Settings, listener: socket.socket, models: EarlyModels | None, program: str, *, is_demo: bool
 ) -> bool:
     """Serve until a signal; return whether it ever did. models: of this process, if it is to serve itself.
-    worker: names what makes the application in each of several processes."""
+    program: the module whose `create_app` and `create_loop` make a worker, where there are several."""
     if not is_demo:
-        return _serve(settings, listener, models, worker)
+        return _serve(settings, listener, models, program)
     fills = _begin_demo(settings.data_dir)
     if fills and settings.workers > 1:
         try:
@@ -55,7 +55,7 @@ def serve(
     announcer = Announcer(settings.host, port, greeting(port), _say)
     announcer.start()
     try:
-        return _serve(settings, listener, models, worker, fills=fills)
+        return _serve(settings, listener, models, program, fills=fills)
     finally:
         announcer.close()
 
@@ -64,7 +64,7 @@ def _serve(
     settings: Settings,
     listener: socket.socket,
     models: EarlyModels | None,
-    worker: str,
+    program: str,
     *,
     fills: bool = False,
 ) -> bool:
@@ -72,10 +72,12 @@ def _serve(
     is_alone = settings.workers == 1
     before = partial(_fill, settings.data_dir) if fills else None
     config = uvicorn.Config(
-        (lambda: build(settings, before_serving=before, models=models).application) if is_alone else worker,
+        (lambda: build(settings, before_serving=before, models=models).application)
+        if is_alone
+        else f"{program}:create_app",
         factory=True,
         workers=settings.workers,
-        loop="uvloop",
+        loop="uvloop" if is_alone else f"{program}:create_loop",
         http=SearchProtocol,
         ws="none",
         log_config=None,

@@ -13,6 +13,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from service.http.sharing import SharingLoop
 from service.http.shortcut import Shortcut
 
 
@@ -59,6 +60,8 @@ class SearchProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._idle_timer is not None:
             self._idle_timer.cancel()
+        if isinstance(self.loop, SharingLoop):
+            self.loop.share.give_back()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

@@ -1,0 +1,178 @@
+"""Connections shared out evenly among workers that listen on one socket.
+
+An event loop takes every connection that waits, in one go: the eight that a backend's pool opens at once may
+all be one worker's, for as long as they are kept alive, while another idles. Here a worker takes one at a
+time, and as long as it has more than another one, it lets that one go first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import mmap
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+log = logging.getLogger(__name__)
+
+_WORKERS_MAX = 256
+_LOOK_AGAIN_S = 0.002
+_LET_OTHERS_S = 0.02
+"""An idle worker takes a connection within this even on a busy machine; one that decodes a large upsert takes
+longer than a caller should wait."""
+_IN_VAIN_S = 0.2
+"""Whoever waited in vain takes what comes for so long: it is not to be late again and again."""
+_NO_ROOM_S = 0.5
+
+
+class Share:
+    """How many connections this worker has, where the others see it, and they theirs. For one thread.
+
+    A file of one number a worker, mapped by all: 0 is nobody, else connections + 1. A worker's place is its
+    own by a lock on one byte, which ends with the process: who comes after a crash takes the place over.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """path: the same for all workers of one service. Raises OSError."""
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        os.ftruncate(self._file, 4 * _WORKERS_MAX)
+        self._counts = memoryview(mmap.mmap(self._file, 4 * _WORKERS_MAX)).cast("i")
+        self._place = self._claimed()
+        self._counts[self._place] = 0
+
+    def begin(self) -> None:
+        """Let the others see that this worker takes connections."""
+        self._counts[self._place] = 1
+
+    def end(self) -> None:
+        self._counts[self._place] = 0
+
+    def take(self) -> None:
+        self._counts[self._place] += 1
+
+    def give_back(self) -> None:
+        self._counts[self._place] -= 1
+
+    def is_larger(self) -> bool:
+        """Whether another worker has fewer connections."""
+        mine = self._counts[self._place]
+        return any(0 < other < mine for other in self._counts)
+
+    def forget_the_dead(self) -> None:
+        """Clear the places of workers that have ended."""
+        for place, count in enumerate(self._counts):
+            if count and place != self._place and self._lock(place):
+                self._counts[place] = 0
+                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, place)
+
+    def _claimed(self) -> int:
+        for place in range(_WORKERS_MAX):
+            if self._lock(place):
+                return place
+        raise OSError(f"more than {_WORKERS_MAX} workers")
+
+    def _lock(self, place: int) -> bool:
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+        except OSError:
+            return False
+        return True
+
+
+class SharingLoop(uvloop.Loop):  # type: ignore[misc]  # it has no types
+    """A loop whose servers take connections by `share`. Their protocols call `share.give_back` when a
+    connection ends."""
+
+    def __init__(self, share: Share) -> None:
+        super().__init__()
+        self.share = share
+
+    async def create_server(
+        self, protocol_factory: Callable[[], asyncio.Protocol], *, sock: socket.socket, **_: Any
+    ) -> _Server:
+        return _Server(self, protocol_factory, sock)
+
+
+class _Server:
+    """What uvicorn asks of an `asyncio.Server`."""
+
+    def __init__(
+        self, loop: SharingLoop, protocol_factory: Callable[[], asyncio.Protocol], sock: socket.socket
+    ) -> None:
+        sock.setblocking(False)
+        self._loop = loop
+        self._protocol_factory = protocol_factory
+        self._sock = sock
+        self._timer: asyncio.TimerHandle | None = None
+        self._in_vain_until = 0.0
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._listen()
+        loop.share.begin()
+
+    def close(self) -> None:
+        self._loop.share.end()
+        self._rest()
+
+    async def wait_closed(self) -> None:
+        """Nothing is taken from `close` on; open connections are the protocols' own."""
+
+    def _listen(self) -> None:
+        self._loop.add_reader(self._sock, self._on_waiting)
+
+    def _rest(self) -> None:
+        self._loop.remove_reader(self._sock)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _on_waiting(self) -> None:
+        now = self._loop.time()
+        if now >= self._in_vain_until and self._loop.share.is_larger():
+            self._rest()
+            self._look_again_until(now + _LET_OTHERS_S)
+        else:
+            self._accept()
+
+    def _look_again_until(self, deadline: float) -> None:
+        self._timer = self._loop.call_later(_LOOK_AGAIN_S, self._on_left_over, deadline)
+
+    def _on_left_over(self, deadline: float) -> None:
+        now, is_larger = self._loop.time(), self._loop.share.is_larger()
+        if is_larger and now < deadline:
+            self._look_again_until(deadline)
+            return
+        self._listen()
+        if self._accept() and is_larger:
+            self._in_vain_until = now + _IN_VAIN_S
+            self._loop.share.forget_the_dead()
+
+    def _accept(self) -> bool:
+        """Take one connection; return whether one was there."""
+        try:
+            sock, _ = self._sock.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return False  # another worker took it, or its caller left
+        except OSError as exc:
+            log.error("connection_not_taken", extra={"error": str(exc)})
+            self._rest()  # no file descriptors: it stays in line, and asking at once again would spin
+            self._timer = self._loop.call_later(_NO_ROOM_S, self._listen)
+            return False
+        sock.setblocking(False)
+        self._loop.share.take()
+        task = self._loop.create_task(self._connect(sock))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+        return True
+
+    async def _connect(self, sock: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._protocol_factory, sock)
+        except OSError as exc:  # reset before it began
+            self._loop.share.give_back()
+            sock.close()
+            log.info("connection_lost_at_once", extra={"error": str(exc)})

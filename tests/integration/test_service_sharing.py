@@ -1,0 +1,123 @@
+"""Connections that a pool opens at once are shared out among workers, and so are those after a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from service.http.sharing import Share, SharingLoop
+
+SPAWN = multiprocessing.get_context("spawn")
+WORKERS = 3
+SETTLED_S = 0.3
+"""Workers have noticed by then which connections have ended."""
+
+
+class SayWho(asyncio.Protocol):
+    """Says its process on connecting."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.write(b"%d\n" % os.getpid())  # type: ignore[attr-defined]
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SharingLoop)
+        loop.share.give_back()
+
+
+def work(path: Path, listener: socket.socket) -> None:
+    loop = SharingLoop(Share(path))
+    loop.run_until_complete(loop.create_server(SayWho, sock=listener))
+    loop.run_forever()
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as sock:
+        yield sock
+
+
+@pytest.fixture
+def workers(tmp_path: Path, listener: socket.socket) -> Iterator[list[BaseProcess]]:
+    started = [begin(tmp_path, listener) for _ in range(WORKERS)]
+    until_they_answer(listener, started)
+    yield started
+    for worker in started:
+        worker.kill()
+        worker.join()
+
+
+def begin(folder: Path, listener: socket.socket) -> BaseProcess:
+    worker = SPAWN.Process(target=work, args=(folder / "connections", listener), daemon=True)
+    worker.start()
+    return worker
+
+
+def until_they_answer(listener: socket.socket, workers: Sequence[BaseProcess]) -> None:
+    missing = {worker.pid for worker in workers}
+    give_up = time.monotonic() + 30
+    while missing and time.monotonic() < give_up:
+        with ExitStack() as stack:
+            missing -= set(opened(listener, 4 * WORKERS, stack))
+    assert not missing, "a worker did not come up"
+    time.sleep(SETTLED_S)
+
+
+def opened(listener: socket.socket, count: int, stack: ExitStack) -> Sequence[int]:
+    """Open connections, all before the first is looked at; return who took each."""
+    address = listener.getsockname()
+    found = [stack.enter_context(closing(socket.create_connection(address, 10))) for _ in range(count)]
+    return [int(sock.makefile("rb").readline()) for sock in found]
+
+
+@pytest.mark.usefixtures("workers")
+def test_connections_opened_at_once_are_shared_out_evenly(listener: socket.socket) -> None:
+    for _ in range(10):
+        with ExitStack() as stack:
+            shares = Counter(opened(listener, 4 * WORKERS, stack))
+        assert len(shares) == WORKERS, shares
+        time.sleep(SETTLED_S)
+        assert max(shares.values()) - min(shares.values()) <= 2, shares
+
+
+@pytest.mark.usefixtures("workers")
+def test_who_lost_its_connections_gets_the_next(listener: socket.socket) -> None:
+    with ExitStack() as kept:
+        owned: dict[int, list[ExitStack]] = {}
+        for _ in range(8 * WORKERS):
+            stack = kept.enter_context(ExitStack())
+            owned.setdefault(opened(listener, 1, stack)[0], []).append(stack)
+        poor = next(iter(owned))
+        for stack in owned[poor]:
+            stack.close()
+        time.sleep(SETTLED_S)
+        shares = Counter(opened(listener, 6, kept))
+    assert shares[poor] >= 5, (poor, shares)
+
+
+def test_a_killed_worker_holds_nobody_up_and_its_place_is_taken_over(
+    tmp_path: Path, listener: socket.socket, workers: list[BaseProcess]
+) -> None:
+    with ExitStack() as stack:
+        opened(listener, 4 * WORKERS, stack)
+        killed = workers.pop()
+        assert killed.pid is not None
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.join()
+        taken = Counter(opened(listener, 12, stack))
+        assert set(taken) == {worker.pid for worker in workers}
+        workers.append(begin(tmp_path, listener))
+        until_they_answer(listener, workers[-1:])
+        shares = Counter(opened(listener, 6, stack))
+    assert shares[workers[-1].pid or 0] >= 5, shares
