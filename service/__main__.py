@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import os
 import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from service.collections import NO_MODEL, Catalogue, read_collections
-from service.embedding.early import EarlyModels
+from service.collections import read_collections
 from service.errors import BadConfiguration
 from service.observing import configure_logging
+from service.serving import made_application, serve
 from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.http.app import Application
+    from service.http.protocol import SearchProtocol
     from service.http.sharing import SharingLoop
 
 EXIT_BAD_START = 2
@@ -47,11 +47,8 @@ def main(argv: Sequence[str]) -> int:
             sys.stderr.write(f"error: {mistake}\n")
         return EXIT_BAD_START
     configure_logging(settings.log_level)
-    models = _begun(settings, catalogue) if settings.workers == 1 else None
-    from service.serving import serve  # half a second of imports, beside the models
-
     with _shared_by(settings.workers):
-        is_served = serve(settings, listener, models, "service.__main__", is_demo=arguments.demo)
+        is_served = serve(settings, catalogue, listener, "service.__main__", is_demo=arguments.demo)
     return 0 if is_served else EXIT_BAD_START
 
 
@@ -59,11 +56,8 @@ def create_app() -> Application:
     """Built once in each of several workers, from the environment that the parent has checked."""
     settings = Settings.from_environ(os.environ)
     configure_logging(settings.log_level)
-    models = _begun(settings, read_collections(settings))
-    from service.wiring import build  # as above
-
-    metrics_dir = os.environ.get(METRICS_DIR)
-    return build(settings, Path(metrics_dir) if metrics_dir else None, models=models).application
+    metrics_dir = Path(os.environ[METRICS_DIR])
+    return made_application(settings, read_collections(settings), metrics_dir=metrics_dir)
 
 
 def create_loop() -> SharingLoop:
@@ -71,6 +65,13 @@ def create_loop() -> SharingLoop:
     from service.http.sharing import Share, SharingLoop
 
     return SharingLoop(Share(Path(os.environ[METRICS_DIR]) / "connections"))
+
+
+def create_protocol(**given: Any) -> SearchProtocol:
+    """What uvicorn makes for each connection. By then it is imported; at the start models come first."""
+    from service.http.protocol import SearchProtocol
+
+    return SearchProtocol(**given)
 
 
 @contextlib.contextmanager
@@ -82,14 +83,6 @@ def _shared_by(workers: int) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="uhok-metrics-") as metrics_dir:
         os.environ[METRICS_DIR] = metrics_dir
         yield
-
-
-def _begun(settings: Settings, catalogue: Catalogue) -> EarlyModels:
-    """Let the models open from now on, and the collector rest until they are: a start makes no garbage."""
-    gc.disable()
-    models = EarlyModels(settings.models_dir, threads=settings.model_threads, runtime=settings.model_runtime)
-    models.begin((c.modality, c.model, c.dim) for c in catalogue.collections if c.model != NO_MODEL)
-    return models
 
 
 def _listen(settings: Settings) -> socket.socket:

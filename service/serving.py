@@ -1,35 +1,38 @@
 """Serves: in this process or in several that share a port, with maintenance beside them.
 
-`service.__main__` imports this when models are being opened already.
+What answers takes half a second to import and is imported late: by who serves, once the models are being
+opened. A parent of several workers never needs it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import shutil
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from service.announcing import Announcer
-from service.collections import Catalogue
+from service.collections import NO_MODEL, Catalogue
 from service.demo.greeting import greeting
-from service.demo.loading import load_demo
 from service.embedding.early import EarlyModels
 from service.errors import ServiceError
-from service.http.protocol import SearchProtocol
-from service.ingesting import Ingester
 from service.maintaining import Maintainer
 from service.settings import Settings
-from service.wiring import build
+
+if TYPE_CHECKING:
+    from service.http.app import Application
+    from service.ingesting import Ingester
 
 _DEMO_UNFINISHED = "demo.unfinished"
 """In DATA_DIR while the demo is being loaded; loading it again changes nothing that is there."""
@@ -39,12 +42,12 @@ _WORKER_SILENT_S_MAX = 60
 
 
 def serve(
-    settings: Settings, listener: socket.socket, models: EarlyModels | None, program: str, *, is_demo: bool
+    settings: Settings, catalogue: Catalogue, listener: socket.socket, program: str, *, is_demo: bool
 ) -> bool:
-    """Serve until a signal; return whether it ever did. models: of this process, if it is to serve itself.
-    program: the module whose `create_app` and `create_loop` make a worker, where there are several."""
+    """Serve until a signal; return whether it ever did. program: the module with `create_app`, `create_loop`
+    and `create_protocol`, of which each of several workers is made."""
     if not is_demo:
-        return _serve(settings, listener, models, program)
+        return _serve(settings, catalogue, listener, program)
     fills = _begin_demo(settings.data_dir)
     if fills and settings.workers > 1:
         try:
@@ -55,30 +58,41 @@ def serve(
     announcer = Announcer(settings.host, port, greeting(port), _say)
     announcer.start()
     try:
-        return _serve(settings, listener, models, program, fills=fills)
+        return _serve(settings, catalogue, listener, program, fills=fills)
     finally:
         announcer.close()
 
 
-def _serve(
+def made_application(
     settings: Settings,
-    listener: socket.socket,
-    models: EarlyModels | None,
-    program: str,
+    catalogue: Catalogue,
     *,
-    fills: bool = False,
+    metrics_dir: Path | None = None,
+    before: Callable[[Ingester, Catalogue], Awaitable[object]] | None = None,
+) -> Application:
+    """Return what answers, its models being opened already. The collector rests until they are: a start makes
+    no garbage."""
+    gc.disable()
+    models = EarlyModels(settings.models_dir, threads=settings.model_threads, runtime=settings.model_runtime)
+    models.begin((c.modality, c.model, c.dim) for c in catalogue.collections if c.model != NO_MODEL)
+    from service.wiring import build
+
+    return build(settings, metrics_dir, before_serving=before, models=models).application
+
+
+def _serve(
+    settings: Settings, catalogue: Catalogue, listener: socket.socket, program: str, *, fills: bool = False
 ) -> bool:
     """fills: one process puts the demo into the index first, with the models that then serve."""
     is_alone = settings.workers == 1
     before = partial(_fill, settings.data_dir) if fills else None
+    alone = partial(made_application, settings, catalogue, before=before)
     config = uvicorn.Config(
-        (lambda: build(settings, before_serving=before, models=models).application)
-        if is_alone
-        else f"{program}:create_app",
+        alone if is_alone else f"{program}:create_app",
         factory=True,
         workers=settings.workers,
         loop="uvloop" if is_alone else f"{program}:create_loop",
-        http=SearchProtocol,
+        http=f"{program}:create_protocol",
         ws="none",
         log_config=None,
         access_log=False,
@@ -88,16 +102,16 @@ def _serve(
         timeout_graceful_shutdown=settings.drain_s,
         timeout_worker_healthcheck=_WORKER_SILENT_S_MAX,
     )
-    if not is_alone:
-        with _maintained(settings):
+    with _maintained(settings):
+        if not is_alone:
             Multiprocess(config, sockets=[listener]).run()
-        return True
-    server = uvicorn.Server(config)
-    # uvicorn drains and then raises the signal again; a stop that was asked for is no failure.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    with contextlib.suppress(KeyboardInterrupt), _maintained(settings):
-        server.run(sockets=[listener])
-    return server.started
+            return True
+        server = uvicorn.Server(config)
+        # uvicorn drains and then raises the signal again; a stop that was asked for is no failure.
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[listener])
+        return server.started
 
 
 @contextlib.contextmanager
@@ -123,6 +137,8 @@ def _say(text: str) -> None:
 
 
 async def _load_demo(settings: Settings) -> None:
+    from service.wiring import build
+
     service = build(settings)
     async with service.lifecycle.opened():
         await service.lifecycle.wait()
@@ -139,6 +155,8 @@ def _begin_demo(data_dir: Path) -> bool:
 
 
 async def _fill(data_dir: Path, ingester: Ingester, catalogue: Catalogue) -> None:
+    from service.demo.loading import load_demo
+
     try:
         await load_demo(ingester, catalogue)
         (data_dir / _DEMO_UNFINISHED).unlink(missing_ok=True)

@@ -39,7 +39,7 @@ class _Turn:
 
 
 class SearchProtocol(HttpToolsProtocol):
-    """`uvicorn.Config(http=SearchProtocol)`. The application's `shortcut` is used where it has one."""
+    """What uvicorn makes for each connection. The application's `shortcut` is used where it has one."""
 
     def __init__(
         self,
