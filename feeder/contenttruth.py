@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from feeder.changes import ItemRow, Key
 from feeder.contentstate import ContentState, Remembered
 from feeder.images import PictureFetcher, PictureRefused
 from feeder.known import Content, Failure, Known, Portion
+from feeder.pacing import Pacer
 from feeder.probe import rendered
 from feeder.sources.port import ItemSource
 from feeder.tables import Modality
@@ -39,6 +41,16 @@ class Recipe:
     fetches: int
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Connections of their own, for whoever reads everything while `about` is asked; closed while nobody
+    does. pacer: rests after each page."""
+
+    items: ItemSource
+    state: ContentState
+    pacer: Pacer
+
+
 class ContentTruth:
     """Fits known.Facts. For one thread; `state` belongs to it."""
 
@@ -50,7 +62,9 @@ class ContentTruth:
         recipe: Recipe,
         identity: str,
         clock: Callable[[], float] = time.time,
+        beside: Beside | None = None,
     ) -> None:
+        self._beside = beside
         self._items = items
         self._state = state
         self._pictures = pictures
@@ -119,12 +133,30 @@ class ContentTruth:
                 failed[item_id] = Failure(known.contents[item_id].ref, reason, active[item_id])
         self._state.note(stored, failed, known.absent)
 
-    def everything(self) -> Iterator[Portion]:
-        """Yield what should be embedded; a picture whose address is new counts as not seen yet."""
-        ids = self._items.directory().ids()
+    def everything(self) -> Generator[Portion, None, None]:
+        """Return what should be embedded; a picture whose address is new counts as not seen yet."""
+        if self._beside is None:
+            return self._portions(self._items, self._state, None)
+        return self._read_beside(self._beside)
+
+    def _read_beside(self, beside: Beside) -> Generator[Portion, None, None]:
+        with closing(beside.items), closing(beside.state):
+            beside.items.open()
+            beside.state.open()
+            yield from self._portions(beside.items, beside.state, beside.pacer)
+
+    def _portions(
+        self, items: ItemSource, state: ContentState, pacer: Pacer | None
+    ) -> Generator[Portion, None, None]:
+        ids = items.directory().ids()
         size = self._recipe.page_items
+        if pacer is not None:
+            pacer.begin()
         for start in range(0, len(ids), size):
-            yield self._portion(ids[start : start + size])
+            some = ids[start : start + size]
+            yield self._portion(items.fetch(some), state.recall(some))
+            if pacer is not None:
+                pacer.rest()
 
     def confirm(self) -> None:
         self._state.confirm(self._identity)
@@ -132,9 +164,8 @@ class ContentTruth:
     def quarantined(self, *, only_due: bool = False) -> Mapping[Id, str]:
         return self._state.quarantined(only_due=only_due)
 
-    def _portion(self, ids: Sequence[Id]) -> Portion:
-        found = self._items.fetch(ids)
-        past, now = self._state.recall(ids), self._clock()
+    def _portion(self, found: Mapping[Id, Sequence[ItemRow]], past: Mapping[Id, Remembered]) -> Portion:
+        now = self._clock()
         kept: list[Id] = []
         active: list[bool] = []
         digests: list[bytes] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -86,9 +86,10 @@ class Facts(Protocol):
         """Remember what was written, and what the service refused of it; to be called when it has stored
         the rest."""
 
-    def everything(self) -> Iterator[Portion]:
-        """Yield the whole source; of two rows of one id the later one holds. May be left at any time: then
-        the comparison is owed."""
+    def everything(self) -> Generator[Portion, None, None]:
+        """Return the whole source in portions; of two rows of one id the later one holds. May be left at any
+        time: then the comparison is owed. Another thread may take the portions, and if it was ready when this
+        was called, everything else here may be called beside it."""
 
     def confirm(self) -> None:
         """Declare `about` ready; to be called when the index holds everything that was read."""

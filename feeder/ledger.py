@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from feeder.changes import Key
 from feeder.statefile import FORGET, StateFile
@@ -59,6 +60,16 @@ class Ledger(StateFile):
         """Add, durably, what the rows carry now to what they carried, before the service is told. Costs
         nothing where nothing is new."""
         self._change("INSERT OR IGNORE INTO carried(source_key, id) VALUES(?, ?)", _present(rows))
+
+    def complete(self, pairs: Sequence[tuple[Key, Id]]) -> None:
+        """Add what a comparison found lacking. It may be out of date by now: an id too many."""
+        if pairs:
+            self._change("INSERT OR IGNORE INTO carried(source_key, id) VALUES(?, ?)", pairs)
+
+    def beside(self) -> Glance:
+        """Return a look at a list that was confirmed, for another thread, while this one goes on."""
+        assert self._path != IN_MEMORY, "nobody else sees what is in memory"
+        return Glance(self._path)
 
     def note(self, rows: Mapping[Key, Id | None]) -> None:
         """Forget what the rows carried before, now that the service has stored what they carry; None: the row
@@ -131,6 +142,32 @@ class Ledger(StateFile):
             some = wanted[start : start + VARIABLES]
             for (found,) in self._db.execute(statement.format(",".join("?" * len(some))), some):
                 yield found
+
+
+class Glance:
+    """Looks at a ledger that somebody else writes. For one thread, which opens it."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+
+    def lacking(self, keys: Sequence[Key], ids: Sequence[Id]) -> list[tuple[Key, Id]]:
+        """Return which of these rows do not stand there with their ids."""
+        if self._connection is None:
+            self._connection = sqlite3.connect(f"{Path(self._path).absolute().as_uri()}?mode=ro", uri=True)
+        pairs = list(zip(keys, ids, strict=True))
+        held: set[tuple[Key, Id]] = set()
+        for start in range(0, len(keys), VARIABLES):
+            some = keys[start : start + VARIABLES]
+            marks = ",".join("?" * len(some))
+            statement = f"SELECT source_key, id FROM carried WHERE source_key IN ({marks})"
+            held.update(self._connection.execute(statement, some))
+        return [pair for pair in pairs if pair not in held]
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
 
 def _present(rows: Mapping[Key, Id | None]) -> list[tuple[Key, Id]]:

@@ -9,28 +9,55 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYet
+from typing import Protocol, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
+Wanted: TypeAlias = Callable[[], bool]
+"""Tells work whether anybody still waits for what comes of it."""
+Meanwhile: TypeAlias = Callable[[], bool]
+"""Does a little of something else, and returns whether there was anything to do."""
+LOOK_S = 0.05
+
 
 class Aside(Protocol):
-    """Does some work, wherever, and returns what came of it."""
+    """Does some work, wherever, and returns what came of it. meanwhile: what can be done beside it, here;
+    what it raises leaves the work alone."""
 
-    def __call__(self, work: Callable[[], T], /) -> T: ...
-
-
-def at_once(work: Callable[[], T], /) -> T:
-    return work()
+    def __call__(self, work: Callable[[Wanted], T], meanwhile: Meanwhile | None, /) -> T: ...
 
 
-def when_idle(work: Callable[[], T], /) -> T:
+def at_once(work: Callable[[Wanted], T], _meanwhile: Meanwhile | None, /) -> T:
+    return work(lambda: True)
+
+
+def when_idle(work: Callable[[Wanted], T], meanwhile: Meanwhile | None, /) -> T:
     """Do it in a thread of its own that any other on this machine goes before. A thread can't come back from
     there without rights that a feeder does not have, so it ends with the work."""
-    with ThreadPoolExecutor(1, thread_name_prefix="idle", initializer=_stand_back) as thread:
-        return thread.submit(work).result()
+    done: Future[T] = Future()
+    given_up = threading.Event()
+
+    def run() -> None:
+        try:
+            _stand_back()
+            done.set_result(work(lambda: not given_up.is_set()))
+        except BaseException as exc:  # it is raised where it is waited for
+            done.set_exception(exc)
+
+    # A daemon: nobody waits for what is given up, and it may hang in a statement.
+    threading.Thread(target=run, name="idle", daemon=True).start()
+    try:
+        while meanwhile is not None and not done.done():
+            if not meanwhile():
+                with contextlib.suppress(NotYet):
+                    done.exception(LOOK_S)
+        return done.result()
+    finally:
+        given_up.set()
 
 
 def _stand_back() -> None:

@@ -7,20 +7,22 @@ written. What is reported as equal has been compared bit for bit: ids, activity,
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import numpy as np
 
 from feeder.applying import Applied
 from feeder.changes import Changes
+from feeder.differences import NO_DIFFERENCES, Differences, compared, parts_for, without_asides
 from feeder.errors import BrakeOn
-from feeder.known import Facts, Known, has_content
-from feeder.pacing import Aside, at_once
-from feeder.proof import BUCKETS, Shares, Sums, crc_of, root_of
-from feeder.sourceside import Mine, SourceSide
-from vector_client.types import CollectionState, Differing, Digest, DigestRow, Id, Item
+from feeder.known import Facts, Known, Portion, has_content
+from feeder.pacing import Aside, Meanwhile, Wanted, at_once
+from feeder.proof import BUCKETS, Shares, Sums, root_of
+from feeder.sourceside import SourceSide, news_of
+from vector_client.types import CollectionState, Differing, Digest, Id, Item
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +32,6 @@ ROUNDS = 5
 NAMES_SHOWN = 20
 FEW_BUCKETS = 64
 """So many that differ are listed whole: their sums are at hand. Finer sums tell which rows of more differ."""
-ROWS_A_PART = 4
-PARTS_MAX = 1 << 20
 
 
 class Store(Protocol):
@@ -70,22 +70,6 @@ class Brake:
                 f" {self.percent:g} % may; nothing was changed. If the source is right, run"
                 " `python -m feeder reconcile --force`"
             )
-
-
-@dataclass(frozen=True, slots=True)
-class Differences:
-    """Ids by what is wrong with them in the index. vanishing: how many of them search would lose. theirs:
-    what the index holds of them."""
-
-    missing: Sequence[Id]
-    changed: Sequence[Id]
-    extra: Sequence[Id]
-    vanishing: int
-    theirs: Mapping[Id, DigestRow] = field(default_factory=dict)
-
-    @property
-    def ids(self) -> list[Id]:
-        return [*self.missing, *self.changed, *self.extra]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +114,6 @@ class _Listing:
 NOT_LISTED = _Listing(-1, np.zeros(0, dtype=np.uint64), Differing((), ()))
 
 
-NO_DIFFERENCES = Differences((), (), (), 0)
-
-
 class Reconciler:
     """Compares, and mends if asked. For one thread. clock: seconds since 1970; pause: waits for seconds.
     aside: where the source is read."""
@@ -158,19 +139,38 @@ class Reconciler:
         self._pause = pause
         self._aside = aside
         self._listing = NOT_LISTED
+        self._heard: set[Id] | None = None
 
     def compare(self, version: str) -> Report:
         """Change nothing. Rows that differ are looked at again a few times: a feeder may be writing them."""
-        return self._settle(version, None)
+        return self._settle(version, None, None)
 
-    def mend(self, version: str, next_source_version: Callable[[], int]) -> Report:
-        """Make the index equal. Raises BrakeOn before anything is written."""
-        return self._settle(version, next_source_version)
+    def mend(
+        self, version: str, next_source_version: Callable[[], int], meanwhile: Meanwhile | None = None
+    ) -> Report:
+        """Make the index equal. Raises BrakeOn before anything is written. meanwhile: follows changes, and
+        lets us hear of each one that it wrote."""
+        try:
+            return self._settle(version, next_source_version, meanwhile)
+        finally:
+            self._heard = None
 
-    def _settle(self, version: str, next_source_version: Callable[[], int] | None) -> Report:
+    def hear(self, known: Known) -> None:
+        """Take notice of what has just been written: these ids are read again before the two sides are
+        compared, since the comparison may have read them before they changed."""
+        if self._heard is not None:
+            self._heard |= {*known.absent, *known.failed, *(item.id for item in known.items)}
+
+    def _settle(
+        self, version: str, next_source_version: Callable[[], int] | None, meanwhile: Meanwhile | None
+    ) -> Report:
         began_at = self._clock()
         shares = Shares(version)
-        source = self._aside(lambda: self._read(shares, mends=next_source_version is not None))
+        self._heard = None if meanwhile is None else set()
+        portions = self._truth.everything()
+        mends = next_source_version is not None
+        source = self._aside(lambda wanted: self._read(portions, shares, wanted, mends=mends), meanwhile)
+        self._catch_up(source, shares)
         read_at = self._clock()
         failed: dict[Id, str] = {}
         if next_source_version is not None and not source.count:
@@ -189,12 +189,15 @@ class Reconciler:
                 # Before the reading: whoever reads later has a newer one, and wins.
                 stamp = None if next_source_version is None else next_source_version()
                 known = self._read_again(ids, left, shares)
-                source.update(known)
                 failed |= {item_id: failure.reason for item_id, failure in known.failed.items()}
+                refused: Mapping[Id, str] = {}
                 if stamp is not None:
                     _, refused = store_known(self._store, self._truth, known, version, stamp, {})
-                    source.set_back(refused, known)
                     failed |= refused
+                source.take(news_of(known, shares, refused))
+                if meanwhile is not None:
+                    meanwhile()
+                    self._catch_up(source, shares)
             digest, left = self._differences(source)
             if next_source_version is None and attempt and digest.seq == seq:
                 break  # nobody writes: what differs now goes on to differ
@@ -220,12 +223,23 @@ class Reconciler:
         self._tell(report)
         return report
 
-    def _read(self, shares: Shares, *, mends: bool) -> SourceSide:
+    def _catch_up(self, source: SourceSide, shares: Shares) -> None:
+        """Not what was written counts: rows that came while nobody followed were not known then."""
+        heard, self._heard = self._heard, None if self._heard is None else set()
+        for ids in batches(list(heard or ()), self._batch_items):
+            source.take(news_of(self._truth.about(ids=ids), shares))
+
+    def _read(
+        self, portions: Generator[Portion, None, None], shares: Shares, wanted: Wanted, *, mends: bool
+    ) -> SourceSide:
         source = SourceSide(shares)
-        for portion in self._truth.everything():
-            if portion.is_all_orphans and mends:
-                self._check_nothing()  # before every vector is read: an empty table is looked at for hours
-            source.add(portion)
+        with closing(portions):  # here: its connections belong to this thread
+            for portion in portions:
+                if not wanted():
+                    return source
+                if portion.is_all_orphans and mends:
+                    self._check_nothing()  # before every vector of an empty table is looked at
+                source.add(portion)
         source.seal()
         return source
 
@@ -286,12 +300,12 @@ class Reconciler:
             if not len(buckets):
                 return digest, NO_DIFFERENCES
             is_few = len(buckets) <= FEW_BUCKETS
-            parts = BUCKETS if is_few else _parts_for(max(source.count, digest.items))
+            parts = BUCKETS if is_few else parts_for(max(source.count, digest.items))
             differing = self._listed(digest, source.sums_of(parts))
             theirs = {row.id: row for row in differing.rows}
             mine = source.within(differing.parts, parts)
-            _without_asides(source, mine, theirs, differing.parts, parts)
-            found = _compared(mine, theirs)
+            without_asides(source, mine, theirs, differing.parts, parts)
+            found = compared(mine, theirs)
             if found.ids:
                 return digest, found
         return digest, NO_DIFFERENCES
@@ -307,43 +321,6 @@ class Reconciler:
                 found = Differing(np.flatnonzero(sums).tolist(), ())
             self._listing = _Listing(digest.seq, sums.copy(), found)
         return self._listing.found
-
-
-def _parts_for(rows: int) -> int:
-    """How many sums name the rows that differ without many others."""
-    return min(PARTS_MAX, max(BUCKETS, 1 << (rows // ROWS_A_PART).bit_length()))
-
-
-def _without_asides(
-    source: SourceSide,
-    mine: dict[Id, Mine],
-    theirs: dict[Id, DigestRow],
-    numbers: Sequence[int],
-    parts: int,
-) -> None:
-    """Take what is in quarantine out of both sides: what the index holds of it counts as right, unless it is
-    shown and must not be, or the other way round."""
-    listed = set(numbers)
-    for item_id, is_active in source.aside.items():
-        if crc_of(item_id) & (parts - 1) not in listed:
-            continue
-        row = theirs.get(item_id)
-        if row is None or not row.has_vector or row.active == is_active:
-            mine.pop(item_id, None)
-            theirs.pop(item_id, None)
-            source.put(item_id, None if row is None else Mine(row.sum, row.active))
-        else:
-            mine[item_id] = Mine(-1, is_active)
-
-
-def _compared(mine: Mapping[Id, Mine], theirs: Mapping[Id, DigestRow]) -> Differences:
-    missing = [item_id for item_id in mine if item_id not in theirs]
-    known = [item_id for item_id in mine if item_id in theirs]
-    changed = [item_id for item_id in known if theirs[item_id].sum != mine[item_id].share]
-    extra = [item_id for item_id in theirs if item_id not in mine]
-    leaving = [*extra, *(item_id for item_id in changed if not mine[item_id].active)]
-    vanishing = sum(theirs[item_id].active and theirs[item_id].has_vector for item_id in leaving)
-    return Differences(missing, changed, extra, vanishing, {i: theirs[i] for i in changed})
 
 
 def store_known(

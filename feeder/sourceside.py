@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -22,6 +22,32 @@ class Mine:
 
     share: int
     active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What was read again of some ids. mine: None for what is not there. aside: what is in quarantine, and
+    whether it is active."""
+
+    mine: Mapping[Id, Mine | None]
+    aside: Mapping[Id, bool]
+
+
+def news_of(known: Known, shares: Shares, refused: Iterable[Id] = ()) -> News:
+    """refused: what the service would not store of it."""
+    mine: dict[Id, Mine | None] = dict.fromkeys(known.absent)
+    active: dict[Id, bool] = {}
+    for item in known.items:
+        content = known.contents.get(item.id)
+        if content is not None:
+            share = shares.of_content(item.id, item.active, content.digest)
+        else:
+            assert isinstance(item.vector, bytes)
+            share = shares.of_vector(item.id, item.active, item.vector)
+        mine[item.id] = Mine(share, item.active)
+        active[item.id] = item.active
+    aside = {item_id: failure.active for item_id, failure in known.failed.items()}
+    return News(mine, aside | {item_id: active[item_id] for item_id in refused if item_id in active})
 
 
 class SourceSide:
@@ -96,21 +122,13 @@ class SourceSide:
                     found[item_id] = mine_now
         return found
 
-    def update(self, known: Known) -> None:
+    def take(self, news: News) -> None:
         """Take over what was read again."""
-        for item_id in known.absent:
-            self.put(item_id, None)
-        for item in known.items:
-            self.aside.pop(item.id, None)
-            content = known.contents.get(item.id)
-            if content is not None:
-                share = self._shares.of_content(item.id, item.active, content.digest)
-            else:
-                assert isinstance(item.vector, bytes)
-                share = self._shares.of_vector(item.id, item.active, item.vector)
-            self.put(item.id, Mine(share, item.active))
-        for item_id, failure in known.failed.items():
-            self.aside[item_id] = failure.active
+        for item_id, mine in news.mine.items():
+            if mine is not None:
+                self.aside.pop(item_id, None)
+            self.put(item_id, mine)
+        self.aside |= news.aside
 
     def put(self, item_id: Id, mine: Mine | None) -> None:
         bucket = crc_of(item_id) & (BUCKETS - 1)
@@ -119,13 +137,6 @@ class SourceSide:
         self.sums[bucket] = np.uint64((int(self.sums[bucket]) + difference) % 2**64)
         self.count += (mine is not None) - (before is not None)
         self._changed[item_id] = mine
-
-    def set_back(self, refused: Mapping[Id, str], known: Known) -> None:
-        """Set ids aside that the service would not store."""
-        active = {item.id: item.active for item in known.items}
-        for item_id in refused:
-            if item_id in active:
-                self.aside[item_id] = active[item_id]
 
     def _sums_as_read(self, parts: int) -> Sums:
         sums: Sums = np.zeros(parts, dtype=np.uint64)

@@ -2,11 +2,13 @@
 
 What is noticed names rows, never values, so everything here may happen twice and in any order. The bookmark
 of a log is stored by the service in the same commit as the rows; what the service says it stored is where
-this resumes. When changes may have been missed, everything is compared, and only then followed again.
+this resumes. When changes may have been missed, everything is compared. Changes are followed beside that, as
+long as what is remembered of the rows holds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -35,8 +37,9 @@ TIERS_CURSOR = "sync.tiers"
 REPORT_CURSOR = "sync.report"
 """What the service tells about us in /health: JSON with equal, as_of_ms, lag_ms and quarantined."""
 COMPARED_SHARE_MAX = 0.01
-"""Of the time, beside a log or triggers: changes wait while everything is compared, and no more than one in a
-hundred is to be late for it."""
+"""Of the time, beside a log or triggers: it finds what they missed, which is next to nothing."""
+OWES = " owes a comparison"
+"""Behind our name in FOLLOWER_CURSOR, while what is followed may not be all that changed."""
 ANEW_APART_S = 30.0
 """Two new starts of a feed are at least so far apart."""
 
@@ -72,6 +75,10 @@ class Parts:
     activity: Activity | None = None
 
 
+class _Ended(Exception):
+    """It was told to end while it compared."""
+
+
 class Syncer:
     """For one thread. `run` goes on until stopped; `start` and `step` are its parts."""
 
@@ -88,14 +95,20 @@ class Syncer:
         self._lag_ms: float | None = None
         self._quarantined = 0
         self._compared: tuple[bool, float] | None = None
+        self._is_trusted = False
+        self._is_owed = False
+        self._deaf: set[Side] | None = None
+        self._stop: Stop | None = None
 
     def run(self, stop: Stop, on_step: Callable[[], object]) -> None:
         """Follow until `stop`. Raises FeederError; a new syncer goes on where this one was."""
-        self.start()
-        while not stop.is_set():
-            if not self.step():
-                self._wait()
-            on_step()
+        self._stop = stop
+        with contextlib.suppress(_Ended):
+            self.start()
+            while not stop.is_set():
+                if not self.step():
+                    self._wait()
+                on_step()
 
     def start(self) -> None:
         """Take the lease, resume each feed where the service says, compare everything if one can't."""
@@ -111,10 +124,14 @@ class Syncer:
             reasons.append("activity may have changed")
         else:
             parts.truth.open()
+            follower = state.cursors.get(FOLLOWER_CURSOR)
+            self._is_trusted = parts.truth.is_ready and follower in (parts.follower, parts.follower + OWES)
             if not parts.truth.is_ready:
                 reasons.append("the rows of the source are not known yet")
-            elif state.cursors.get(FOLLOWER_CURSOR) != parts.follower:
+            elif not self._is_trusted:
                 reasons.append("others have written since this feeder followed")
+            elif follower != parts.follower:
+                reasons.append("the last comparison did not come to its end")
         lost: list[Side] = []
         for side, feed in self._feeds().items():
             parts.metrics.tier(parts.collection, side, feed.tier)
@@ -134,8 +151,13 @@ class Syncer:
             self._check()
         if now >= self._compare_at:
             self.compare("a full comparison is due")
+        return self._read_feeds()
+
+    def _read_feeds(self) -> bool:
         is_busy = False
         for side, feed in self._feeds().items():
+            if self._deaf and side in self._deaf:
+                continue
             try:
                 noticed = feed.read()
                 self._do(side, feed, noticed)
@@ -145,23 +167,35 @@ class Syncer:
             is_busy = is_busy or bool(noticed.keys or noticed.gap)
         return is_busy
 
-    def compare(self, reason: str) -> None:
-        """Compare everything and mend what differs. Raises BrakeOn."""
+    def compare(
+        self, reason: str, *, is_alone: bool = False, bookmarks: Mapping[str, str] | None = None
+    ) -> None:
+        """Compare everything and mend what differs. is_alone: follow nothing meanwhile. bookmarks: where lost
+        feeds have started anew. Raises BrakeOn."""
         parts = self._parts
         log.info("comparing", extra={"collection": parts.collection, "why": reason})
         as_of_s, began = parts.clock(), parts.ticks()
         is_equal = False
+        # Until it has come to its end, whoever resumes owes it, wherever the feeds stand by then.
+        self._is_owed = True
+        parts.store.apply(Changes(), self._cursors(bookmarks or {}))
+        self._deaf = set()
         try:
             if self._version is not None:
-                report = parts.reconciler.mend(self._version, self._versions.next)
+                meanwhile = self._follow_on if self._is_trusted and not is_alone else None
+                report = parts.reconciler.mend(self._version, self._versions.next, meanwhile)
                 is_equal, as_of_s = report.is_equal, report.as_of_s
             elif parts.activity is not None:
                 parts.activity.mend(self._versions.next)
         except BrakeOn:
+            self._is_trusted = False  # a wrong database, perhaps: its changes are not to be followed
             parts.metrics.brake(parts.collection, True)
             parts.metrics.compared(parts.collection, False, as_of_s)
             self._tell(is_equal=False, as_of_s=parts.clock())
             raise
+        finally:
+            self._deaf = None
+        self._is_owed, self._is_trusted = False, True
         parts.metrics.brake(parts.collection, False)
         parts.metrics.compared(parts.collection, is_equal, as_of_s)
         now = parts.ticks()
@@ -180,6 +214,15 @@ class Syncer:
         if parts.activity is not None:
             parts.activity.close()
         parts.lease.release()
+
+    def _follow_on(self) -> bool:
+        """Follow beside a comparison; return whether there was anything. What can't be followed before it is
+        over waits where it is: a gap, and a feed that is lost."""
+        if self._stop is not None and self._stop.is_set():
+            raise _Ended
+        if self._parts.ticks() >= self._check_at:
+            self._check()
+        return self._read_feeds()
 
     def _version_now(self, state: CollectionState) -> str | None:
         """Return the embedding_version to write under; None where only activity can be followed, and the
@@ -208,7 +251,7 @@ class Syncer:
     def _tell(self, *, is_equal: bool, as_of_s: float) -> None:
         """Let the service's /health say how it stands."""
         self._compared = (is_equal, as_of_s)
-        self._parts.store.apply(Changes(), self._report())
+        self._parts.store.apply(Changes(), self._cursors({}))
 
     def _count_quarantined(self) -> None:
         parts = self._parts
@@ -230,6 +273,9 @@ class Syncer:
     def _lose(self, side: Side, exc: FeedLost) -> None:
         """Start anew, unless that was just done: a feed that is lost again and again must not make
         comparison follow comparison, and is chosen again."""
+        if self._deaf is not None:
+            self._deaf.add(side)
+            return
         now = self._parts.ticks()
         if now < self._anew_at + ANEW_APART_S:
             raise exc
@@ -241,12 +287,14 @@ class Syncer:
         log.warning("starting_anew", extra={"collection": self._parts.collection, "why": reason})
         feeds = self._parts.feeds
         bookmarks = {_cursor(side): feeds[side].begin() for side in lost}
-        self.compare(reason)
-        self._parts.store.apply(Changes(), self._cursors(bookmarks))
+        self.compare(reason, bookmarks=bookmarks)
 
     def _do(self, side: Side, feed: ChangeFeed, noticed: Noticed) -> None:
+        if noticed.gap and self._deaf is not None:
+            self._deaf.add(side)
+            return
         if noticed.gap:
-            self.compare(noticed.gap)
+            self.compare(noticed.gap, is_alone=feed.tier != "poll")
         if noticed.committed_at_s is not None:
             self._lag_ms = round(max(0.0, self._parts.clock() - noticed.committed_at_s) * 1000, 1)
         chunks = list(batches(noticed.keys, self._batch_items))
@@ -273,6 +321,7 @@ class Syncer:
         applied, refused = store_known(
             parts.store, parts.truth, known, self._version, stamp, self._cursors(bookmarks)
         )
+        parts.reconciler.hear(known)
         reasons = {item_id: failure.reason for item_id, failure in known.failed.items() if failure.is_new}
         for item_id, reason in {**reasons, **refused}.items():
             log.warning("item_set_aside", extra={"id": item_id, "why": reason})
@@ -280,10 +329,14 @@ class Syncer:
         parts.metrics.written(parts.collection, applied.upserted, applied.deleted, applied.stale_ignored)
 
     def _cursors(self, bookmarks: Mapping[str, str]) -> dict[str, str]:
-        tiers = " ".join(f"{side}={feed.tier}" for side, feed in self._parts.feeds.items())
-        cursors = {CLOCK_CURSOR: str(self._versions.next()), TIERS_CURSOR: tiers}
+        cursors = {CLOCK_CURSOR: str(self._versions.next())}
+        if not self._is_owed:
+            tiers = (f"{side}={feed.tier}" for side, feed in self._parts.feeds.items())
+            cursors[TIERS_CURSOR] = " ".join(tiers)
         if self._version is not None:
-            cursors[FOLLOWER_CURSOR] = self._parts.follower
+            follower = self._parts.follower
+            owing = follower + OWES if self._is_trusted else ""
+            cursors[FOLLOWER_CURSOR] = owing if self._is_owed else follower
         return {**bookmarks, **self._report(), **cursors}
 
     def _check(self) -> None:

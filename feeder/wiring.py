@@ -13,7 +13,7 @@ from feeder.activity import Activity
 from feeder.applying import Applier
 from feeder.changes import Changes
 from feeder.contentstate import ContentState
-from feeder.contenttruth import ContentTruth, Recipe
+from feeder.contenttruth import Beside, ContentTruth, Recipe
 from feeder.errors import SettingsWrong
 from feeder.export import PAGES_AHEAD
 from feeder.images import PictureFetcher
@@ -35,7 +35,7 @@ from feeder.statefile import FOLLOWER_CURSOR, follower_of, forget
 from feeder.sync import CLOCK_CURSOR, Pace, Syncer
 from feeder.sync import Parts as SyncParts
 from feeder.tables import CollectionTables
-from feeder.truth import Truth
+from feeder.truth import Sources, Truth
 from feeder.versions import Versions, content_version, vector_version
 from feeder.wiring_feeds import Pause, alert_of, feeds_of, lease_of
 from vector_client.http import VectorClient
@@ -44,7 +44,7 @@ from vector_client.types import Id
 
 log = logging.getLogger(__name__)
 
-CONTENT_PAGE_ITEMS = 5_000
+CONTENT_PAGE_ITEMS, GENTLE_PAGE_ITEMS = 5_000, 200
 GENTLE_PAGE_ROWS = 200
 POLL_REST_SHARE = 0.1
 """Of the time between two polls: where comparing is following, resting makes changes late."""
@@ -204,18 +204,22 @@ def reconciler_of(
 
 def facts_of(settings: Settings, tables: CollectionTables, path: str, pacer: Pacer | None) -> Facts:
     """Return what the collection's sources say. path: where it is remembered what was seen of them.
-    pacer: nobody waits for a comparison, so it takes small pages one by one: searches come first."""
+    pacer: nobody waits for a comparison, so it takes small pages one by one, over connections of its own, and
+    changes are followed meanwhile."""
     if tables.vectors is not None:
         return truth_of(settings, tables, Ledger(path), pacer)
     items, database = items_of(settings, tables), settings.items_database(tables)
     if items is None or database is None or tables.items is None:
         raise SettingsWrong(f"{tables.name}: neither vectors nor items are configured")
+    others = None if pacer is None else items_of(settings, tables)
+    page_items = CONTENT_PAGE_ITEMS if pacer is None else GENTLE_PAGE_ITEMS
     return ContentTruth(
         items,
         ContentState(path, time.time),
         pictures_of(settings),
-        Recipe(tables.modality, tables.text_template, CONTENT_PAGE_ITEMS, settings.bounds.image_fetches),
+        Recipe(tables.modality, tables.text_template, page_items, settings.bounds.image_fetches),
         identity=f"{database} {'.'.join(tables.items.table)} {tables.text_template}",
+        beside=Beside(others, ContentState(path, time.time), pacer) if others and pacer else None,
     )
 
 
@@ -273,6 +277,7 @@ def truth_of(
         page_rows=rows if pacer is None else min(rows, GENTLE_PAGE_ROWS),
         pages_ahead=PAGES_AHEAD if pacer is None else 0,
         pacer=pacer,
+        beside=None if pacer is None else Sources(vectors_of(settings, tables), items_of(settings, tables)),
     )
 
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from feeder.pacing import Pacer, at_once, when_idle
+from feeder.pacing import Pacer, Wanted, at_once, when_idle
 
 
 class Watch:
@@ -47,13 +47,45 @@ def test_pauses_have_a_limit_in_each_piece_of_work() -> None:
 
 def test_idle_work_is_done_elsewhere_and_its_errors_come_back() -> None:
     here = threading.get_ident()
-    assert at_once(threading.get_ident) == here
-    assert when_idle(threading.get_ident) != here
+    assert at_once(lambda _: threading.get_ident(), None) == here
+    assert when_idle(lambda _: threading.get_ident(), None) != here
+    for meanwhile in (None, lambda: False):
+        with pytest.raises(ZeroDivisionError):
+            when_idle(lambda _: 1 // 0, meanwhile)
+
+
+def test_something_else_is_done_beside_idle_work() -> None:
+    enough, done = threading.Event(), []
+
+    def meanwhile() -> bool:
+        done.append(threading.get_ident())
+        if len(done) == 3:
+            enough.set()
+        return True
+
+    assert when_idle(lambda _: enough.wait(20), meanwhile)
+    assert set(done) == {threading.get_ident()}
+
+
+def test_idle_work_that_nobody_waits_for_is_told() -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def work(is_wanted: Wanted) -> None:
+        begun.set()
+        while is_wanted():
+            threading.Event().wait(0.001)
+        ended.set()
+
+    def meanwhile() -> bool:
+        assert begun.wait(20)
+        raise ZeroDivisionError
+
     with pytest.raises(ZeroDivisionError):
-        when_idle(lambda: 1 // 0)
+        when_idle(work, meanwhile)
+    assert ended.wait(20)
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="this system knows no idle threads")
 def test_idle_work_gives_way_and_nobody_else_does() -> None:
-    assert when_idle(lambda: os.sched_getscheduler(0)) == os.SCHED_IDLE
+    assert when_idle(lambda _: os.sched_getscheduler(0), None) == os.SCHED_IDLE
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
