@@ -22,6 +22,7 @@ from index_store.errors import PageExpired, StoreDamaged, WriteFailed
 from index_store.storage.newest import NewestSeq
 from index_store.storage.rows import Row
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, Metric, SearchRequest, Vector, WriteBatch
+from tests.sealing import generation_of, until
 
 DIM = 24
 SEED = 8_101
@@ -235,6 +236,8 @@ def test_rows_are_compacted_and_old_pages_refused(index: EmbeddedIndex) -> None:
         assert found_ids(index, moved[17], 1) == [17]
         result = index.search("l2", [SearchRequest(data[0], 7_000)])[0]
         assert sorted(int(hit.id) for hit in result.hits) == list(range(6_000))
+    generation = generation_of(index, "l2")
+    until(lambda: generation.refresh().count < 4 * 6_000)
     with pytest.raises(PageExpired):
         index.search("l2", [SearchRequest(data[0], 10, after=page)])
 
