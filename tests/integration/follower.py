@@ -15,6 +15,7 @@ from feeder.activity import Activity
 from feeder.changes import Changes
 from feeder.ledger import Ledger
 from feeder.metrics import Metrics
+from feeder.pacing import Pacer, at_once, when_idle
 from feeder.reconcile import Brake, Reconciler
 from feeder.settings import Settings
 from feeder.sources.dirty_set import install
@@ -35,7 +36,7 @@ STATEMENT_SECONDS = "2"
 
 class Follower:
     """A feeder in this process, one step at a time. `again()` is a restart: everything is built anew from
-    what the databases, the index and the state directory hold."""
+    what the databases, the index and the state directory hold. pacer: compare aside, in its pace."""
 
     def __init__(self, shop: ProductShop, tier: str, folder: Path) -> None:
         self.shop = shop
@@ -51,6 +52,7 @@ class Follower:
         self.store = IndexStore(self.index, NAME)
         self.store.apply(Changes(), {"import": json.dumps({"version": VERSION})})
         self.brake = Brake(5.0)
+        self.pacer: Pacer | None = None
         self.registry = CollectorRegistry()
         self.syncer: Syncer | None = None
 
@@ -60,12 +62,13 @@ class Follower:
         tables = settings.collections[NAME]
         settings.state_dir.mkdir(exist_ok=True)
         ledger = Ledger(str(settings.state_dir / "products.sqlite"))
-        self.truth = truth_of(settings, tables, ledger)
+        self.truth = truth_of(settings, tables, ledger, self.pacer)
         self.feeds = feeds_of(settings, tables, time.sleep)
         self.registry = CollectorRegistry()
         reconciler = Reconciler(
-            NAME, self.store, self.truth, self.brake, batch_items=500, clock=time.time, pause=time.sleep
-        )
+            NAME, self.store, self.truth, self.brake, batch_items=500, clock=time.time, pause=time.sleep,
+            aside=at_once if self.pacer is None else when_idle,
+        )  # fmt: skip
         lease = lease_of(settings, tables, alert_of(settings))
         parts = Parts(
             NAME, self.store, self.truth, self.feeds, lease, reconciler, Metrics(self.registry),
