@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from index_store.ann import kernels, scores
+from index_store.ann.warming import warm
 from index_store.embedded.backup import backup_data, restore_data
 from index_store.embedded.check import check, collection_directories
 from index_store.embedded.maintenance import Maintenance, be_modest
@@ -67,8 +67,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(asked: argparse.Namespace) -> int:
     if asked.command == "compile":
-        kernels.warm()
-        scores.warm()
+        warm()
         return 0
     if asked.command == "maintain":
         return _maintain(asked.data_dir, asked.parent)

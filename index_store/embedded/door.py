@@ -18,6 +18,8 @@ from index_store.types import CollectionSpec, Id, Ids, ItemWrite, SearchRequest,
 
 K_MAX = 100_000
 METADATA_BYTES_MAX = 65_536
+METADATA_DEPTH_MAX = 64
+"""What is stored must be readable: parsers of JSON give up near a thousand levels."""
 CONTENT_HASH_BYTES_MAX = 64
 ID_CHARACTERS_MAX = 255
 LENGTH_MIN, LENGTH_MAX = 1e-12, 1e12  # beyond these, squares leave the range of float32
@@ -135,11 +137,24 @@ def _check_metadata(metadata: object, field: str) -> None:
     if not isinstance(metadata, Mapping) or not all(isinstance(key, str) for key in metadata):
         raise InvalidRequest(f"{field} must be an object", field)
     try:
-        size = len(metadata_text(metadata).encode())
+        text = metadata_text(metadata)
+        size = len(text.encode())
     except (TypeError, ValueError, RecursionError) as exc:
         raise InvalidRequest(f"{field} is not JSON: {exc}", field) from exc
     if size > METADATA_BYTES_MAX:
         raise InvalidRequest(f"{field} has {size} bytes, {METADATA_BYTES_MAX} at most", field)
+    # Counting is for almost all of them: only what has so many brackets can be so deep.
+    if text.count("[") + text.count("{") > METADATA_DEPTH_MAX and _depth(metadata) > METADATA_DEPTH_MAX:
+        raise InvalidRequest(f"{field} has more than {METADATA_DEPTH_MAX} levels", field)
+
+
+def _depth(value: object) -> int:
+    """How many levels of objects and arrays there are; of JSON values only."""
+    depth, level = 0, [value]
+    while level := [each for each in level if isinstance(each, (Mapping, list, tuple))]:
+        depth += 1
+        level = [child for each in level for child in (each.values() if isinstance(each, Mapping) else each)]
+    return depth
 
 
 def _with_sound_vectors(items: Sequence[ItemWrite], spec: CollectionSpec) -> list[ItemWrite]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import faiss
 
-from index_store.ann import kernels, scores
+from index_store.ann.warming import warm
 from index_store.embedded.backup import backup_data
 from index_store.embedded.collection import Collection, Members, Step, reduced
 from index_store.embedded.door import check_ids, check_spec, checked_batch, checked_request
@@ -87,8 +87,7 @@ class EmbeddedIndex:
 
     def open(self) -> None:
         """Read every collection into memory. Raises StoreDamaged, OSError."""
-        kernels.warm()
-        scores.warm()
+        warm()
         try:
             for collection in self._collections.values():
                 collection.open()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -172,6 +173,7 @@ def test_bad_numbers_are_refused(index: VectorIndex, more: dict[str, Any], culpr
         (ItemWrite(1, metadata={"x": float("nan")}), "items[0].metadata"),
         (ItemWrite(1, metadata=[1]), "items[0].metadata"),  # type: ignore[arg-type]
         (ItemWrite(1, metadata={"x": "y" * 70_000}), "items[0].metadata"),
+        (ItemWrite(1, metadata={"x": json.loads("[" * 100 + "]" * 100)}), "items[0].metadata"),
         (ItemWrite(1, source_version=2**63), "items[0].source_version"),
         (ItemWrite(1, active=1), "items[0].active"),
     ],  # type: ignore[arg-type]
