@@ -51,7 +51,7 @@ soak: $(VENV)/.test ## kill feeder and service 30 times each under writers, on e
 	  tests/integration/test_feeder_sync_tiers.py tests/integration/test_feeder_resume.py $(ARGS)
 
 .PHONY: crash
-crash: $(VENV)/.test ## 50,000 power losses, a fault at every call on files, 600 random histories: half an hour
+crash: $(VENV)/.test ## 50,000 power losses, a fault at every call on files, 600 random histories: a quarter of an hour
 	$(PY) -m pytest --timeout 7200 -q -s --power-states $(POWER_STATES) --every-fault --histories 600 \
 	  tests/simulation $(ARGS)
 
