@@ -148,10 +148,10 @@ class ContentTruth:
     def _portions(
         self, items: ItemSource, state: ContentState, pacer: Pacer | None
     ) -> Generator[Portion, None, None]:
-        ids = items.directory().ids()
-        size = self._recipe.page_items
         if pacer is not None:
             pacer.begin()
+        ids = items.directory(None if pacer is None else pacer.rest).ids()
+        size = self._recipe.page_items
         for start in range(0, len(ids), size):
             some = ids[start : start + size]
             yield self._portion(items.fetch(some), state.recall(some))

@@ -17,7 +17,7 @@ from feeder.export import PAGES_AHEAD, UNFIT, Cleaned, choose, clean, pages, rea
 from feeder.known import Known, Portion
 from feeder.ledger import Ledger
 from feeder.pacing import Pacer
-from feeder.sources.port import ItemSource, VectorSource
+from feeder.sources.port import ItemSource, Rest, VectorSource
 from feeder.tables import IdKind
 from vector_client.types import Id
 
@@ -138,13 +138,13 @@ class Truth:
 
     def _anew(self) -> Generator[Portion, None, None]:
         """Make the ledger's list anew: nothing can be followed by what it holds."""
-        read = _Read()
-        directory = None if self._items is None else self._items.directory()
+        read, rest = _Read(), self._resting()
+        directory = None if self._items is None else self._items.directory(rest)
         if directory is not None and not directory.count:
             self._ledger.doubt()
             yield _all_orphans()
         self._ledger.begin_anew()
-        for page in self._pages(self._vectors):
+        for page in self._pages(self._vectors, rest):
             self._ledger.add(page.keys, page.ids)
             yield self._portion(page, directory, read)
         self._ledger.end_anew()
@@ -153,7 +153,7 @@ class Truth:
     def _beside_following(self, sources: Sources) -> Generator[Portion, None, None]:
         """The list holds every row that the index may know of, and goes on being kept: what it lacks, rows
         that came while nobody followed, is added. Rows that went stay in it until they are asked for."""
-        read = _Read()
+        read, rest = _Read(), self._resting()
         with closing(sources.vectors), closing(self._ledger.beside()) as glance:
             if sources.vectors.open().identity != self._identity:
                 raise SettingsWrong("the vector table is another one by now")
@@ -161,23 +161,28 @@ class Truth:
             if sources.items is not None:
                 with closing(sources.items):
                     sources.items.open()
-                    directory = sources.items.directory()
+                    directory = sources.items.directory(rest)
             if directory is not None and not directory.count:
                 yield _all_orphans()
-            for page in self._pages(sources.vectors):
+            for page in self._pages(sources.vectors, rest):
                 read.lacking += glance.lacking(page.keys, page.ids)
                 yield self._portion(page, directory, read)
         self._read = read
 
-    def _pages(self, vectors: VectorSource) -> Iterator[VectorPage]:
+    def _resting(self) -> Rest | None:
+        """What paces one reading of everything, from now on."""
+        if self._pacer is None:
+            return None
+        self._pacer.begin()
+        return self._pacer.rest
+
+    def _pages(self, vectors: VectorSource, rest: Rest | None) -> Iterator[VectorPage]:
         """Rest after each page, once it has been made use of."""
-        if self._pacer is not None:
-            self._pacer.begin()
         with read_ahead(pages(vectors, None, self._page_rows), self._pages_ahead) as ahead:
             for page in ahead:
                 yield page
-                if self._pacer is not None:
-                    self._pacer.rest()
+                if rest is not None:
+                    rest()
 
     def _portion(self, page: VectorPage, directory: Directory | None, read: _Read) -> Portion:
         chosen = choose(page, directory, self._is_half)

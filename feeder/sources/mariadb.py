@@ -10,6 +10,7 @@ import pymysql.cursors
 
 from feeder.changes import Directory, ItemRow
 from feeder.errors import SettingsWrong
+from feeder.sources.port import Rest
 from feeder.sources.rows import IdCodec, columns_of, directory_of, item_rows
 from feeder.sources.session import MariaSession
 from feeder.tables import IdKind, ItemTable
@@ -46,7 +47,7 @@ class MariaDBItems:
             )
         self._codec = IdCodec(self._codec.kind, types[self._table.id] in INTEGERS)
 
-    def directory(self) -> Directory:
+    def directory(self, rest: Rest | None = None) -> Directory:
         """One unbuffered pass: a consistent picture, and exact text ids where a GROUP BY or a key page would
         follow the column's collation (which may hold "a" and "A" for one)."""
         statement = (
@@ -56,7 +57,7 @@ class MariaDBItems:
         def read(connection: pymysql.Connection[Any]) -> Directory:
             with connection.cursor(pymysql.cursors.SSCursor) as cursor:
                 cursor.execute(statement)
-                return directory_of(self._codec, cursor)
+                return directory_of(self._codec, cursor, rest)
 
         return self._translated(read)
 

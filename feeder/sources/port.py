@@ -6,12 +6,15 @@ A later source of changes (poll, dirty set, log) reads its rows through the same
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from feeder.changes import Directory, ItemRow, Key, Survey, VectorPage
 from vector_client.types import Id
+
+Rest: TypeAlias = Callable[[], object]
+"""Called after each little piece of work; takes its time where the work is to stand back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class ItemSource(Protocol):
     def open(self) -> None:
         """Connect and look at the table. Raises SettingsWrong where it does not fit the configuration."""
 
-    def directory(self) -> Directory:
+    def directory(self, rest: Rest | None = None) -> Directory:
         """Return every id with its activity, read in one pass."""
 
     def fetch(self, ids: Sequence[Id]) -> Mapping[Id, Sequence[ItemRow]]:

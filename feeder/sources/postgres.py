@@ -11,6 +11,7 @@ from psycopg import sql
 from feeder.changes import Directory, ItemRow
 from feeder.errors import SettingsWrong
 from feeder.sources.pgcatalog import INTEGERS, look_at
+from feeder.sources.port import Rest
 from feeder.sources.rows import IdCodec, columns_of, directory_of, item_rows
 from feeder.sources.session import PostgresSession
 from feeder.tables import IdKind, ItemTable
@@ -32,11 +33,11 @@ class PostgresItems:
         is_int = relation.columns[table.id].type in INTEGERS
         self._codec = IdCodec(self._codec.kind, is_int)
 
-    def directory(self) -> Directory:
+    def directory(self, rest: Rest | None = None) -> Directory:
         statement = sql.SQL("SELECT {}, {} FROM {}").format(
             self._id(), self._active(self._table.active), sql.Identifier(*self._table.table)
         )
-        return directory_of(self._codec, self._rows(statement))
+        return directory_of(self._codec, self._rows(statement), rest)
 
     def fetch(self, ids: Sequence[Id]) -> Mapping[Id, Sequence[ItemRow]]:
         table = self._table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -13,8 +13,12 @@ from typing import Any
 import numpy as np
 
 from feeder.changes import Directory, IntDirectory, ItemRow, TextDirectory
+from feeder.sources.port import Rest
 from feeder.tables import IdKind, ItemTable
 from vector_client.types import Id
+
+_ROWS_BETWEEN_RESTS = 500
+"""A driver in Python takes 1 ms for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +51,10 @@ def _canonical_int(text: str) -> int | None:
     return number if str(number) == text and -(2**63) <= number < 2**63 else None
 
 
-def directory_of(codec: IdCodec, rows: Iterable[Sequence[Any]]) -> Directory:
+def directory_of(codec: IdCodec, rows: Iterable[Sequence[Any]], rest: Rest | None = None) -> Directory:
     """Build a directory from (id, active) rows; rows without an id do not count."""
-    pairs = ((codec.from_column(item_id), bool(active)) for item_id, active in rows)
+    some = rows if rest is None else _with_rests(rows, rest)
+    pairs = ((codec.from_column(item_id), bool(active)) for item_id, active in some)
     if codec.kind == "string":
         texts = TextDirectory()
         for item_id, active in pairs:
@@ -59,6 +64,13 @@ def directory_of(codec: IdCodec, rows: Iterable[Sequence[Any]]) -> Directory:
     dtype = np.dtype([("id", np.int64), ("active", np.bool_)])
     table = np.fromiter((pair for pair in pairs if pair[0] is not None), dtype=dtype)
     return IntDirectory(table["id"], table["active"])
+
+
+def _with_rests(rows: Iterable[Sequence[Any]], rest: Rest) -> Iterator[Sequence[Any]]:
+    for number, row in enumerate(rows, 1):
+        yield row
+        if not number % _ROWS_BETWEEN_RESTS:
+            rest()
 
 
 def columns_of(table: ItemTable) -> list[str]:

@@ -15,6 +15,7 @@ from feeder.contenttruth import ContentTruth, Recipe
 from feeder.images import PictureFetcher, PictureRefused
 from feeder.proof import Shares, crc_of, crcs_of
 from feeder.reconcile import Brake, Reconciler, Report, store_known
+from feeder.sources.port import Rest
 from feeder.sources.rows import IdCodec, item_rows
 from feeder.tables import ItemTable, parse_collections
 from index_store.embedded.engine import EmbeddedIndex
@@ -34,7 +35,7 @@ class ListItems:
 
     def open(self) -> None: ...
 
-    def directory(self) -> Directory:
+    def directory(self, rest: Rest | None = None) -> Directory:  # noqa: ARG002
         return TextDirectory({item_id: active for item_id, (_, active) in self.rows.items()})
 
     def fetch(self, ids: Sequence[Id]) -> Mapping[Id, Sequence[ItemRow]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from feeder.pacing import Pacer, Wanted, at_once, when_idle
+from feeder.sources.rows import IdCodec, directory_of
 
 
 class Watch:
@@ -43,6 +45,21 @@ def test_pauses_have_a_limit_in_each_piece_of_work() -> None:
             watch.now_s += 0.05
             pacer.rest()
     assert watch.pauses == [0.45, 0.45, 0.1] * 2
+
+
+def test_a_list_of_ids_is_read_with_rests() -> None:
+    """A million of them, read in one go by a driver in Python, would take seconds."""
+    rests: list[int] = []
+    read = 0
+
+    def rows() -> Iterator[tuple[int, bool]]:
+        nonlocal read
+        for read in range(1, 2_001):
+            yield read, True
+
+    directory = directory_of(IdCodec("int64", column_is_int=True), rows(), lambda: rests.append(read))
+    assert directory.count == 2_000
+    assert rests == [500, 1_000, 1_500, 2_000]
 
 
 def test_idle_work_is_done_elsewhere_and_its_errors_come_back() -> None:

@@ -15,7 +15,7 @@ from feeder.errors import BrakeOn
 from feeder.ledger import IN_MEMORY, Ledger
 from feeder.proof import BUCKETS, Shares, bucket_of, root_of, sums_of
 from feeder.reconcile import Brake, Reconciler, Report, changes_of
-from feeder.sources.port import VectorShape
+from feeder.sources.port import Rest, VectorShape
 from feeder.truth import Truth
 from index_store.embedded.engine import EmbeddedIndex
 from index_store.storage import digest as theirs
@@ -61,7 +61,7 @@ class ListItems:
 
     def open(self) -> None: ...
 
-    def directory(self) -> Directory:
+    def directory(self, rest: Rest | None = None) -> Directory:  # noqa: ARG002
         self.directories += 1
         return TextDirectory(dict(self.active))
 
