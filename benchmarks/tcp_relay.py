@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import sys
 import threading
 import time
 
@@ -76,6 +78,7 @@ class Relay:
     def _pump(
         self, source: socket.socket, sink: socket.socket, is_answer: bool, asked: threading.Event
     ) -> None:
+        _stand_back()
         with contextlib.suppress(OSError):
             while data := source.recv(ANSWER_BYTES):
                 self._passes.wait()
@@ -91,3 +94,9 @@ class Relay:
             each.close()
         with self._lock:
             self._sockets -= {source, sink}
+
+
+def _stand_back() -> None:
+    """A network takes nobody's processor, so neither does this thread where others want it."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

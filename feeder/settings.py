@@ -67,7 +67,7 @@ class Bounds:
         "between two full comparisons where the database grants neither log nor triggers")  # fmt: skip
     compare_s: int = _number("FEEDER_COMPARE_S", 3_600, 1, 604_800, "seconds",
         "between two full comparisons beside a log or triggers, or 99 times what one takes")  # fmt: skip
-    compare_percent: int = _number("FEEDER_COMPARE_PERCENT", 10, 1, 100, "percent",
+    compare_percent: int = _number("FEEDER_COMPARE_PERCENT", 5, 1, 100, "percent",
         "of the time `sync` is at work while it compares everything; it rests in between")  # fmt: skip
     brake_percent: float = _number("FEEDER_BRAKE_PERCENT", 5, 0, 100, "percent",
         "of the items may vanish in one comparison before it stops and asks")  # fmt: skip
