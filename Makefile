@@ -17,6 +17,8 @@ ARGS ?=
 # Every test process has databases of its own: more than four ask for much memory and win little.
 SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist worksteal
 export PORT DATA_DIR MODELS_DIR WORKERS
+# Compiled files are kept, whatever the shell says: pip makes none here, and tests are rewritten to explain failures.
+export PYTHONDONTWRITEBYTECODE :=
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -60,7 +62,8 @@ check: $(VENV)/.test ## format, lint, types, house rules, unit and contract test
 	$(PY) -m ruff format --check $(CHECKED)
 	$(PY) -m ruff check $(CHECKED)
 	$(PY) -m mypy
-	$(PY) -m pytest -q $(SIDE_BY_SIDE) -m "not slow" tests/tidy tests/unit tests/contract $(ARGS)
+	$(PY) -m pytest -q $(SIDE_BY_SIDE) -m "not slow" --ignore tests/contract/test_http_fuzz.py \
+	  tests/tidy tests/unit tests/contract $(ARGS)
 
 .PHONY: bench
 bench: $(VENV)/.test $(MODELS_DIR)/.built ## every benchmark; pictures and tables go to .out/

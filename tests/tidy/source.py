@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ast
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,10 +96,11 @@ def tracked_paths() -> list[str]:
     return sorted(path for path in paths if path and (ROOT / path).is_file())
 
 
-def python_files() -> Iterator[SourceFile]:
-    for path in tracked_paths():
-        if path.endswith(".py") and path.split("/", 1)[0] in ROOMS:
-            yield SourceFile(path, (ROOT / path).read_text("utf-8"))
+@cache
+def python_files() -> tuple[SourceFile, ...]:
+    """The same objects for every caller: each file is parsed once."""
+    paths = (path for path in tracked_paths() if path.endswith(".py") and path.split("/", 1)[0] in ROOMS)
+    return tuple(SourceFile(path, read(path)) for path in paths)
 
 
 def read(path: str) -> str:

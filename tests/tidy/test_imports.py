@@ -7,7 +7,7 @@ import pytest
 from tests.tidy import imports
 from tests.tidy.source import ROOMS, SourceFile, python_files, read
 
-FILES = list(python_files())
+FILES = python_files()
 IMPORTS = imports.imports_of(FILES)
 PLAN = imports.read_plan(read("docs/ARCHITECTURE.md"))
 

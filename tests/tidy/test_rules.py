@@ -7,7 +7,7 @@ import pytest
 from tests.tidy import rules
 from tests.tidy.source import SourceFile, python_files
 
-FILES = list(python_files())
+FILES = python_files()
 
 BAD: dict[rules.Rule, tuple[str, str]] = {
     rules.functions_are_short: ("service/a.py", "def long():\n" + "    x = 1\n" * 70),
