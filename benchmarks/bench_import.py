@@ -27,11 +27,11 @@ import numpy as np
 import psycopg
 
 from feeder.changes import IntDirectory
-from feeder.export import clean, pages, read_ahead
+from feeder.read.pages import clean, pages, read_ahead
 from feeder.settings import Settings
-from feeder.sources.pgvector import PgVectorSource
+from feeder.sources.postgres.vectors import PgVectorSource
 from feeder.sources.session import Patience, postgres_session
-from feeder.tables import VectorTable
+from feeder.table_mapping import VectorTable
 from vector_client.errors import VectorClientError
 from vector_client.http import VectorClient
 

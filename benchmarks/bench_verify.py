@@ -3,8 +3,8 @@
     python -m benchmarks.bench_verify [--rows 1000000] [--dim 512] [--repeats 3]
 
 In turns over one table of a private PostgreSQL: the feeder's pages read and dropped ("reading"), and a whole
-comparison by `feeder.reconcile` with its list of rows in memory, as `verify` runs it. The other side answers
-with the sums of an index that is equal, as a service does from its stored 4,096 sums (some milliseconds over
+comparison by `feeder.compare.reconciler` with its list of rows in memory, as `verify` runs it. The other side
+answers with the sums of an index that is equal, as a service does from its stored 4,096 sums (some ms over
 HTTP, not counted). Then one row is changed, and the comparison has to name it.
 """
 
@@ -18,14 +18,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from benchmarks.bench_import import connect, exported, fill, private_databases, source_of
-from feeder.applying import Applied
 from feeder.changes import Changes
-from feeder.ledger import IN_MEMORY, Ledger
-from feeder.proof import Shares, Sums, bucket_of, root_of
-from feeder.reconcile import Brake, Reconciler, Report
+from feeder.compare.reconciler import Brake, Reconciler, Report
+from feeder.compare.source_side import SourceSide
+from feeder.digest import Shares, Sums, bucket_of, root_of
+from feeder.read.vector_reader import Truth
 from feeder.settings import Settings
-from feeder.sourceside import SourceSide
-from feeder.truth import Truth
+from feeder.sink.writer import Applied
+from feeder.state.key_map import IN_MEMORY, Ledger
 from vector_client.types import CollectionState, Differing, Digest, DigestRow, Id
 
 VERSION = "bench-space"

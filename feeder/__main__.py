@@ -21,16 +21,24 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, start_http_server
 
-from feeder.applying import service_errors
+from feeder.compare.reconciler import NAMES_SHOWN, Report
 from feeder.errors import FeederError, NotEqual, SettingsWrong
-from feeder.following import follow
-from feeder.importing import Options
-from feeder.interruptions import Interruptions
-from feeder.metrics import Metrics
-from feeder.reconcile import NAMES_SHOWN, Report
-from feeder.reporting import JsonLines, PlainLines, ProgressBar, ProgressLog, Summary, as_json, as_table
+from feeder.follow.backoff import Interruptions
+from feeder.follow.supervisor import follow
+from feeder.load.importer import Options
 from feeder.settings import Settings
-from feeder.sources.dirty_set import install
+from feeder.sink.writer import service_errors
+from feeder.sources.triggers.feed import install
+from feeder.telemetry.metrics import Metrics
+from feeder.telemetry.reporting import (
+    JsonLines,
+    PlainLines,
+    ProgressBar,
+    ProgressLog,
+    Summary,
+    as_json,
+    as_table,
+)
 from feeder.wiring import client_of, compare_once, importer_of, quarantined_of, syncer_of
 from feeder.wiring_feeds import dirty_sets_of
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from feeder.errors import SettingsWrong
-from feeder.tables import BUILT_IN, CollectionTables, parse_collections
+from feeder.table_mapping import BUILT_IN, CollectionTables, parse_collections
 from vector_client.types import Keys
 
 Network: TypeAlias = IPv4Network | IPv6Network

@@ -9,34 +9,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from feeder.activity import Activity
-from feeder.applying import Applier
 from feeder.changes import Changes
-from feeder.contentstate import ContentState
-from feeder.contenttruth import Beside, ContentTruth, Recipe
+from feeder.compare.reconciler import Brake, Reconciler, Report
 from feeder.errors import SettingsWrong
-from feeder.export import PAGES_AHEAD
-from feeder.images import PictureFetcher
-from feeder.importing import Importer, Parts
-from feeder.known import Facts
-from feeder.ledger import IN_MEMORY, Ledger
-from feeder.metrics import Metrics
-from feeder.pacing import Aside, Pacer, at_once, when_idle
-from feeder.probe import ProbeRules, SpaceProbe
-from feeder.reconcile import Brake, Reconciler, Report
-from feeder.reporting import Progress
+from feeder.facts import Facts
+from feeder.follow.activity_only import Activity
+from feeder.follow.follower import CLOCK_CURSOR, Pace, Syncer
+from feeder.follow.follower import Parts as SyncParts
+from feeder.follow.versions import Versions, content_version, vector_version
+from feeder.load.importer import Importer, Parts
+from feeder.load.space_probe import ProbeRules, SpaceProbe
+from feeder.read.content_reader import Beside, ContentTruth, Recipe
+from feeder.read.image_fetch import PictureFetcher
+from feeder.read.pages import PAGES_AHEAD
+from feeder.read.vector_reader import Sources, Truth
 from feeder.settings import Settings
-from feeder.sources.mariadb import MariaDBItems
-from feeder.sources.pgvector import PgVectorSource
+from feeder.sink.writer import Applier
+from feeder.sources.mariadb.items import MariaDBItems
 from feeder.sources.port import ItemSource, VectorSource
-from feeder.sources.postgres import PostgresItems
+from feeder.sources.postgres.items import PostgresItems
+from feeder.sources.postgres.vectors import PgVectorSource
 from feeder.sources.session import Patience, maria_session, postgres_session
-from feeder.statefile import FOLLOWER_CURSOR, follower_of, forget
-from feeder.sync import CLOCK_CURSOR, Pace, Syncer
-from feeder.sync import Parts as SyncParts
-from feeder.tables import CollectionTables
-from feeder.truth import Sources, Truth
-from feeder.versions import Versions, content_version, vector_version
+from feeder.state.content_cache import ContentState
+from feeder.state.key_map import IN_MEMORY, Ledger
+from feeder.state.state_file import FOLLOWER_CURSOR, follower_of, forget
+from feeder.table_mapping import CollectionTables
+from feeder.telemetry.metrics import Metrics
+from feeder.telemetry.reporting import Progress
+from feeder.throttle import Aside, Pacer, at_once, when_idle
 from feeder.wiring_feeds import Pause, alert_of, feeds_of, lease_of
 from vector_client.http import VectorClient
 from vector_client.transport import Limits

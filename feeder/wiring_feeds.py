@@ -12,15 +12,15 @@ from typing import TypeAlias
 
 from feeder.changes import Key
 from feeder.errors import SettingsWrong
-from feeder.feeds import ChangeFeed, Lease, Side
 from feeder.settings import Database, Settings
-from feeder.sources.dirty_set import DirtySetFeed, MariaStatements, PostgresStatements, Watched
+from feeder.sources.change_feed import ChangeFeed, Lease, Side
 from feeder.sources.lease import MariaLease, PostgresLease
-from feeder.sources.pgcatalog import INTEGERS, look_at
-from feeder.sources.postgres_slot import PostgresSlotFeed, SlotNames
+from feeder.sources.polling import TimerFeed
+from feeder.sources.postgres.catalog import INTEGERS, look_at
+from feeder.sources.postgres.logical_slot import PostgresSlotFeed, SlotNames
 from feeder.sources.session import Patience, maria_session, postgres_session
-from feeder.sources.timer import TimerFeed
-from feeder.tables import CollectionTables, Identifier
+from feeder.sources.triggers.feed import DirtySetFeed, MariaStatements, PostgresStatements, Watched
+from feeder.table_mapping import CollectionTables, Identifier
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def _binlog_feed(
     settings: Settings, watch: Watch, name: str, read_key: Callable[[Key], Key]
 ) -> ChangeFeed | None:
     # Only here: the library behind it is an extra.
-    from feeder.sources.mariadb_binlog import BinlogNames, MariaBinlogFeed
+    from feeder.sources.mariadb.binlog import BinlogNames, MariaBinlogFeed
 
     server_id = 0x40000000 | zlib.crc32(f"{name}@{watch.database.name}".encode()) & 0x3FFFFFFF
     names = BinlogNames(watch.table, watch.column, read_key, server_id)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from feeder.applying import Applied
 from feeder.changes import Changes
+from feeder.digest import Sums
 from feeder.errors import ServiceDown
-from feeder.proof import Sums
+from feeder.sink.writer import Applied
 from index_store.embedded.engine import EmbeddedIndex
 from index_store.types import ItemDelete, ItemWrite, WriteBatch
 from vector_client.types import CollectionState, Differing, Digest, DigestRow, Id, Item, Rejected

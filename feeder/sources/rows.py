@@ -14,7 +14,7 @@ import numpy as np
 
 from feeder.changes import Directory, IntDirectory, ItemRow, TextDirectory
 from feeder.sources.port import Rest
-from feeder.tables import IdKind, ItemTable
+from feeder.table_mapping import IdKind, ItemTable
 from vector_client.types import Id
 
 _ROWS_BETWEEN_RESTS = 500

@@ -11,18 +11,18 @@ from random import Random
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from feeder.activity import Activity
 from feeder.changes import Changes
-from feeder.ledger import Ledger
-from feeder.metrics import Metrics
-from feeder.pacing import Pacer, at_once, when_idle
-from feeder.reconcile import Brake, Reconciler
+from feeder.compare.reconciler import Brake, Reconciler
+from feeder.follow.activity_only import Activity
+from feeder.follow.follower import Pace, Parts, Syncer
+from feeder.follow.versions import vector_version
 from feeder.settings import Settings
-from feeder.sources.dirty_set import install
-from feeder.statefile import forget
-from feeder.sync import Pace, Parts, Syncer
-from feeder.tables import CollectionTables
-from feeder.versions import vector_version
+from feeder.sources.triggers.feed import install
+from feeder.state.key_map import Ledger
+from feeder.state.state_file import forget
+from feeder.table_mapping import CollectionTables
+from feeder.telemetry.metrics import Metrics
+from feeder.throttle import Pacer, at_once, when_idle
 from feeder.wiring import items_of, truth_of
 from feeder.wiring_feeds import alert_of, dirty_sets_of, feeds_of, lease_of
 from index_store.embedded.engine import EmbeddedIndex

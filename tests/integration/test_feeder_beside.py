@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from feeder.pacing import Pacer
+from feeder.throttle import Pacer
 from tests.integration.follower import Follower, following, on_pg
 from tests.integration.product_shop import ProductShop, Tier
 

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from feeder.errors import BrakeOn
-from feeder.metrics import Metrics
+from feeder.telemetry.metrics import Metrics
 from tests.integration.follower import Follower, on_pg
 from tests.integration.product_shop import DIM
 from tests.integration.service_process import ROOT

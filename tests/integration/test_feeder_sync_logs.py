@@ -11,7 +11,7 @@ import pytest
 
 from feeder.changes import Changes
 from feeder.errors import BrakeOn, ServiceDown
-from feeder.sources.pgoutput import parse_lsn
+from feeder.sources.postgres.pgoutput import parse_lsn
 from tests.integration.follower import COUNT, Follower, following, on_pg
 from tests.integration.product_shop import ProductShop
 

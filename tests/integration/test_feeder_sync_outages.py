@@ -14,7 +14,7 @@ import pytest
 
 from feeder.errors import BrakeOn, FeedLost, SettingsWrong, SourceDown
 from feeder.settings import Settings
-from feeder.sources.dirty_set import DirtySetFeed
+from feeder.sources.triggers.feed import DirtySetFeed
 from feeder.wiring_feeds import dirty_sets_of
 from tests.integration.databases import PostgresServer
 from tests.integration.follower import COUNT, NAME, following, on_pg

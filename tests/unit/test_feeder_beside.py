@@ -13,15 +13,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from feeder.changes import Key, VectorPage
+from feeder.compare.reconciler import Brake, Reconciler
 from feeder.errors import BrakeOn, FeedLost, SourceDown
-from feeder.feeds import Backlog, Noticed, Tier
-from feeder.ledger import Ledger
-from feeder.metrics import Metrics
-from feeder.pacing import Aside, Meanwhile, Wanted, when_idle
-from feeder.reconcile import Brake, Reconciler
-from feeder.statefile import FOLLOWER_CURSOR
-from feeder.sync import OWES, Pace, Parts, Syncer
-from feeder.truth import Sources, Truth
+from feeder.follow.follower import OWES, Pace, Parts, Syncer
+from feeder.read.vector_reader import Sources, Truth
+from feeder.sources.change_feed import Backlog, Noticed, Tier
+from feeder.state.key_map import Ledger
+from feeder.state.state_file import FOLLOWER_CURSOR
+from feeder.telemetry.metrics import Metrics
+from feeder.throttle import Aside, Meanwhile, Wanted, when_idle
 from index_store.embedded.engine import EmbeddedIndex
 from index_store.types import CollectionSpec
 from tests.index_side import IndexStore

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from feeder.changes import Directory, IntDirectory, ItemRow, TextDirectory
-from feeder.contentstate import BACKOFF_S, ContentState
-from feeder.contenttruth import ContentTruth, Recipe
-from feeder.images import PictureFetcher, PictureRefused
-from feeder.proof import Shares, crc_of, crcs_of
-from feeder.reconcile import Brake, Reconciler, Report, store_known
+from feeder.compare.reconciler import Brake, Reconciler, Report, store_known
+from feeder.digest import Shares, crc_of, crcs_of
+from feeder.read.content_reader import ContentTruth, Recipe
+from feeder.read.image_fetch import PictureFetcher, PictureRefused
 from feeder.sources.port import Rest
 from feeder.sources.rows import IdCodec, item_rows
-from feeder.tables import ItemTable, parse_collections
+from feeder.state.content_cache import BACKOFF_S, ContentState
+from feeder.table_mapping import ItemTable, parse_collections
 from index_store.embedded.engine import EmbeddedIndex
 from index_store.types import CollectionSpec
 from tests.index_side import BROKEN, IndexStore
@@ -240,7 +240,7 @@ def test_an_item_without_content_is_not_there(texts: Bench) -> None:
 def test_a_page_of_shares_is_the_same_as_each_of_them() -> None:
     import numpy as np
 
-    from feeder.known import Portion
+    from feeder.facts import Portion
 
     rng, shares = np.random.default_rng(3), Shares(VERSION)
     bodies = rng.integers(0, 256, (50, 32), dtype=np.uint8)

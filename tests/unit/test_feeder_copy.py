@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feeder.sources.pgcopy import HEADER_BYTES, SIGNATURE, CopyFormatError, Fixed, parse
+from feeder.sources.postgres.binary_copy import HEADER_BYTES, SIGNATURE, CopyFormatError, Fixed, parse
 
 HEADER = SIGNATURE + struct.pack(">II", 0, 0)
 KEY_AND_VECTOR = [Fixed("int64"), Fixed("vector", 3)]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from feeder.changes import ACTIVE, INACTIVE, UNKNOWN, IntDirectory, Key, Survey, TextDirectory, VectorPage
-from feeder.export import clean, pages, read_ahead, renormalised
-from feeder.importcursor import ImportCursor
+from feeder.load.import_cursor import ImportCursor
+from feeder.read.pages import clean, pages, read_ahead, renormalised
 from feeder.sources.port import VectorShape
 from vector_client.types import Id
 

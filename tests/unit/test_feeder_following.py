@@ -11,16 +11,16 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from feeder.changes import Changes, Key, VectorPage
+from feeder.compare.reconciler import Brake, Reconciler
 from feeder.errors import AnotherFeeder, FeederError, SettingsWrong, SourceDown
-from feeder.following import follow
-from feeder.interruptions import LEASE_PATIENCE_S, Interruptions
-from feeder.ledger import IN_MEMORY, Ledger
-from feeder.metrics import Metrics
-from feeder.reconcile import Brake, Reconciler
-from feeder.sources.timer import TimerFeed
-from feeder.statefile import FOLLOWER_CURSOR
-from feeder.sync import Pace, Parts, Syncer
-from feeder.truth import Truth
+from feeder.follow.backoff import LEASE_PATIENCE_S, Interruptions
+from feeder.follow.follower import Pace, Parts, Syncer
+from feeder.follow.supervisor import follow
+from feeder.read.vector_reader import Truth
+from feeder.sources.polling import TimerFeed
+from feeder.state.key_map import IN_MEMORY, Ledger
+from feeder.state.state_file import FOLLOWER_CURSOR
+from feeder.telemetry.metrics import Metrics
 from index_store.embedded.engine import EmbeddedIndex
 from index_store.types import CollectionSpec
 from tests.index_side import IndexStore

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from feeder.ledger import Ledger
-from feeder.statefile import follower_of
-from feeder.truth import Truth
+from feeder.read.vector_reader import Truth
+from feeder.state.key_map import Ledger
+from feeder.state.state_file import follower_of
 from tests.unit.test_feeder_reconcile import ListItems, ListVectors
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from feeder.pacing import Pacer, Wanted, at_once, when_idle
 from feeder.sources.rows import IdCodec, directory_of
+from feeder.throttle import Pacer, Wanted, at_once, when_idle
 
 
 class Watch:

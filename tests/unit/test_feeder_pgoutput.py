@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feeder.sources import pgoutput
-from feeder.sources.pgoutput import Binary, Column, MalformedMessage, Text, Unchanged, decode, parse
+from feeder.sources.postgres import pgoutput
+from feeder.sources.postgres.pgoutput import Binary, Column, MalformedMessage, Text, Unchanged, decode, parse
 
 VECTOR = struct.pack(">hh2f", 2, 0, 0.6, 0.8)
 

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feeder.changes import Directory, ItemRow, Key, Survey, TextDirectory, VectorPage
+from feeder.compare.reconciler import Brake, Reconciler, Report, changes_of
+from feeder.digest import BUCKETS, Shares, bucket_of, root_of, sums_of
 from feeder.errors import BrakeOn
-from feeder.ledger import IN_MEMORY, Ledger
-from feeder.proof import BUCKETS, Shares, bucket_of, root_of, sums_of
-from feeder.reconcile import Brake, Reconciler, Report, changes_of
+from feeder.read.vector_reader import Truth
 from feeder.sources.port import Rest, VectorShape
-from feeder.truth import Truth
+from feeder.state.key_map import IN_MEMORY, Ledger
 from index_store.embedded.engine import EmbeddedIndex
 from index_store.storage import digest as theirs
 from index_store.types import CollectionSpec

@@ -11,7 +11,7 @@ import pytest
 from feeder.errors import SettingsWrong
 from feeder.settings import Bounds, Settings
 from feeder.sources.rows import IdCodec
-from feeder.tables import BUILT_IN, parse_collections, parse_identifier
+from feeder.table_mapping import BUILT_IN, parse_collections, parse_identifier
 
 TARGET = {"TGT_DB_NAME": "shop", "TGT_DB_USER": "reader", "TGT_DB_PASS": "p@ss"}
 

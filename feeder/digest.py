@@ -1,0 +1,122 @@
+"""The feeder's half of the proof that index and source are equal: the same sums, made from the source.
+
+Written against docs/FORMAT.md ("Digest"), not against the service's code: two programs that agree prove more
+than one program twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from feeder.facts import Portion
+from vector_client.types import Id
+
+BUCKETS = 4096
+ACTIVE, HAS_VECTOR, HAS_CONTENT_HASH = 1, 2, 4
+
+Sums = npt.NDArray[np.uint64]
+
+
+def _crc_table() -> npt.NDArray[np.uint32]:
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = np.where(table & 1, (table >> 1) ^ np.uint32(0xEDB88320), table >> 1).astype(np.uint32)
+    return table
+
+
+CRC_TABLE = _crc_table()
+
+
+def id_bytes(item_id: Id) -> bytes:
+    if isinstance(item_id, int):
+        return item_id.to_bytes(8, "little", signed=True)
+    return item_id.encode() + b"\0"
+
+
+def crc_of(item_id: Id) -> int:
+    """Its low 12 bits are the number of the id's bucket, more of them that of a finer part."""
+    return zlib.crc32(id_bytes(item_id))
+
+
+def bucket_of(item_id: Id) -> int:
+    return crc_of(item_id) & (BUCKETS - 1)
+
+
+def crcs_of(ids: Sequence[Id] | npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+    """(n,) uint32: the same as `crc_of`, for all ids at once."""
+    if isinstance(ids, np.ndarray):
+        crc = np.full(len(ids), 0xFFFFFFFF, dtype=np.uint32)
+        for column in ids.astype("<i8").view(np.uint8).reshape(-1, 8).T:
+            crc = CRC_TABLE[(crc ^ column) & 0xFF] ^ (crc >> 8)
+        return crc ^ np.uint32(0xFFFFFFFF)
+    return np.fromiter(map(crc_of, ids), dtype=np.uint32, count=len(ids))
+
+
+class Shares:
+    """What each item adds to its bucket, for one embedding_version: unsigned 64 bits."""
+
+    def __init__(self, embedding_version: str) -> None:
+        self._base = hashlib.sha256(embedding_version.encode() + b"\0")
+
+    def of_vector(self, item_id: Id, active: bool, vector: bytes) -> int:
+        """vector: packed little-endian float32, bit for bit as it was sent."""
+        return self._share(item_id, active | HAS_VECTOR, vector)
+
+    def of_content(self, item_id: Id, active: bool, content_hash: bytes) -> int:
+        """content_hash: sha256 of what the service embedded, since its vectors can't be made again."""
+        return self._share(item_id, active | HAS_VECTOR | HAS_CONTENT_HASH, content_hash)
+
+    def of_portion(self, portion: Portion) -> npt.NDArray[np.uint64]:
+        """(n,) shares of rows that lie side by side; the hash is all that is done row by row."""
+        kind = HAS_VECTOR | (HAS_CONTENT_HASH if portion.is_hashed else 0)
+        flags = portion.active.astype(np.uint8) | np.uint8(kind)
+        if not len(portion.ids):
+            return np.zeros(0, dtype=np.uint64)
+        if isinstance(portion.ids[0], int):
+            heads = np.array(portion.ids, dtype="<i8").view(np.uint8).reshape(-1, 8)
+            digests = self._digests(np.hstack([heads, flags[:, None], portion.bodies]), ())
+        else:
+            firsts = [str(item_id).encode() + b"\0" for item_id in portion.ids]
+            digests = self._digests(np.hstack([flags[:, None], portion.bodies]), firsts)
+        return np.frombuffer(b"".join(digests), dtype="<u8")[:: self._base.digest_size // 8]
+
+    def _digests(self, rows: npt.NDArray[np.uint8], firsts: Sequence[bytes]) -> list[bytes]:
+        """firsts: what stands before each row, () for nothing."""
+        count, width = rows.shape
+        data, copy = memoryview(rows.tobytes()), self._base.copy
+        digests: list[bytes] = []
+        place = 0
+        for row in range(count):
+            hasher = copy()
+            if firsts:
+                hasher.update(firsts[row])
+            hasher.update(data[place : place + width])
+            digests.append(hasher.digest())
+            place += width
+        return digests
+
+    def _share(self, item_id: Id, flags: int, content: bytes) -> int:
+        hasher = self._base.copy()
+        hasher.update(id_bytes(item_id) + bytes((flags,)) + content)
+        return int.from_bytes(hasher.digest()[:8], "little")
+
+
+def sums_of(shares: Mapping[Id, int]) -> Sums:
+    """(4096,) sums modulo 2**64."""
+    if not shares:
+        return np.zeros(BUCKETS, dtype=np.uint64)
+    places = np.fromiter((bucket_of(item_id) for item_id in shares), dtype=np.int64, count=len(shares))
+    values = np.fromiter(shares.values(), dtype=np.uint64, count=len(shares))
+    sums = np.zeros(BUCKETS, dtype=np.uint64)
+    np.add.at(sums, places, values)
+    return sums
+
+
+def root_of(sums: Iterable[int] | Sums) -> str:
+    """SHA-256 in hex of the sums, each 8 bytes little end first."""
+    return hashlib.sha256(np.asarray(sums, dtype="<u8").tobytes()).hexdigest()

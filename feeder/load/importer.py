@@ -1,0 +1,263 @@
+"""Take over a pgvector table: survey, brake, space probe, then pages that a killed run resumes at."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from feeder.changes import UNKNOWN, Changes, Directory, ItemRow, Survey, VectorPage, last_shown
+from feeder.errors import ImportRefused, SettingsWrong
+from feeder.load.import_cursor import ImportCursor, is_finished
+from feeder.load.space_probe import SpaceProbe, require
+from feeder.read.image_fetch import PictureFetcher
+from feeder.read.pages import Cleaned, clean, pages, read_ahead
+from feeder.settings import Bounds
+from feeder.sink.writer import Applier
+from feeder.sources.change_feed import Lease
+from feeder.sources.port import ItemSource, VectorShape, VectorSource
+from feeder.state.state_file import FOLLOWER_CURSOR
+from feeder.table_mapping import CollectionTables
+from feeder.telemetry.reporting import Progress, Summary
+from vector_client.types import Id, Rejected
+
+log = logging.getLogger(__name__)
+
+CURSOR_NAME = "import"
+NAMES_KEPT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """trust_vectors: write under embedding_version without the probe. accept_orphans: leave out ids that the
+    items table lacks, however many. restart: forget where an earlier run stopped. once: leave it at a
+    finished import of this table under the serving version."""
+
+    embedding_version: str | None = None
+    trust_vectors: bool = False
+    accept_orphans: bool = False
+    restart: bool = False
+    once: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an import of one collection works with. items None: nothing is known about activity."""
+
+    vectors: VectorSource
+    items: ItemSource | None
+    applier: Applier
+    probe: SpaceProbe
+    pictures: PictureFetcher
+    progress: Progress
+    lease: Lease
+
+
+class Importer:
+    """Imports one collection. For one thread, once."""
+
+    def __init__(
+        self,
+        tables: CollectionTables,
+        parts: Parts,
+        bounds: Bounds,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tables = tables
+        self._parts = parts
+        self._bounds = bounds
+        self._clock = clock
+        self._names: dict[str, list[Any]] = {}
+
+    def run(self, options: Options) -> Summary:
+        """Return what was taken over. Raises ImportRefused, SourceDown, ServiceDown, SettingsWrong, and
+        AnotherFeeder while one follows the collection; whatever was acknowledged before stays, and the next
+        run goes on behind it."""
+        try:
+            if not options.dry_run:
+                self._parts.lease.hold()
+            return self._run(options)
+        finally:
+            self._parts.lease.release()
+
+    def _run(self, options: Options) -> Summary:
+        began_at = self._clock()
+        parts = self._parts
+        shape = parts.vectors.open()
+        if parts.items is not None:
+            parts.items.open()
+        state = parts.applier.state()
+        if options.once and is_finished(state.cursors.get(CURSOR_NAME), shape.identity, state.version):
+            return Summary(self._tables.name, f"was imported as {state.version} before", {})
+        survey = parts.vectors.survey()
+        directory = parts.items.directory() if parts.items is not None else None
+        facts = self._facts(survey, directory, shape)
+        self._check(survey, directory, facts, options)
+        cursor = ImportCursor.resumed(state.cursors.get(CURSOR_NAME), shape.identity, options.restart)
+        cursor, note = self._labelled(cursor, survey, directory, options)
+        notes = [note] if cursor.after is None else [note, f"resumed behind key {cursor.after}"]
+        if facts.get("shared_keys"):
+            notes.append("several rows share a key: of rows of one id the physically last one holds")
+        if shape.kind == "halfvec":
+            notes.append("halfvec source: unit vectors were renormalised, and their metadata says so")
+        if options.dry_run:
+            return Summary(self._tables.name, "dry run, nothing was written", facts, notes, self._names)
+        cursor = self._copy(cursor, survey, directory, shape.kind == "halfvec")
+        seconds = self._clock() - began_at
+        counts = {**facts, **cursor.counts, "seconds": f"{seconds:.1f}"}
+        return Summary(self._tables.name, f"imported as {cursor.version}", counts, notes, self._names)
+
+    def _facts(
+        self, survey: Survey, directory: Directory | None, shape: VectorShape
+    ) -> dict[str, int | float | str]:
+        """Count what is known before any vector is read."""
+        ids = survey.ids
+        distinct = np.unique(ids) if isinstance(ids, np.ndarray) else sorted(set(ids))
+        facts: dict[str, int | float | str] = {"rows": survey.rows, **survey.bad}
+        self._names |= {name: list(keys) for name, keys in survey.bad_keys.items()}
+        facts["duplicates"] = len(ids) - len(distinct)
+        self._names["duplicates"] = _repeated(ids) if facts["duplicates"] else []
+        if not shape.key_is_unique:
+            facts["shared_keys"] = len(survey.keys) - len(set(survey.keys))
+            self._names["shared_keys"] = _repeated(survey.keys) if facts["shared_keys"] else []
+        if directory is not None:
+            orphans = np.flatnonzero(directory.states(distinct) == UNKNOWN)
+            facts["orphans"] = len(orphans)
+            self._names["orphans"] = [distinct[int(place)] for place in orphans[:NAMES_KEPT]]
+            facts["items"] = directory.count
+            facts["items_active"] = directory.active_count
+            facts["items_without_vector"] = directory.count - (len(distinct) - len(orphans))
+        facts["ids"] = len(distinct)
+        return facts
+
+    def _check(
+        self, survey: Survey, directory: Directory | None, facts: Mapping[str, Any], options: Options
+    ) -> None:
+        """The brake: a source that looks empty, or like another shop's, is not taken over unseen."""
+        name = self._tables.name
+        if not len(survey.ids):
+            raise ImportRefused(
+                f"{name}: the vector table holds no usable row ({dict(facts)}): wrong database?"
+            )
+        if directory is None:
+            return
+        if not directory.count:
+            raise ImportRefused(f"{name}: the items table is empty: wrong database? Nothing was written.")
+        percent = 100 * facts["orphans"] / facts["ids"]
+        if percent > self._bounds.orphan_percent_max and not options.accept_orphans:
+            shown = ", ".join(map(str, self._names["orphans"]))
+            raise ImportRefused(
+                f"{name}: {facts['orphans']:,} of {facts['ids']:,} ids ({percent:.1f} %) are not in the items"
+                f" table (as {shown}); nothing was written. If these items are really gone, run again with"
+                " --accept-orphans: they are left out"
+            )
+
+    def _labelled(
+        self, cursor: ImportCursor, survey: Survey, directory: Directory | None, options: Options
+    ) -> tuple[ImportCursor, str]:
+        """Return the cursor with the embedding_version that the vectors are proven, or said, to be of."""
+        if options.trust_vectors:
+            if not options.embedding_version:
+                raise SettingsWrong("--trust-vectors needs --embedding-version")
+            label = options.embedding_version
+            return cursor.labelled(label), f"embedding_version {label} by the operator's word, not proven"
+        proof, note = self._proof(survey, directory)
+        if options.embedding_version not in (None, proof):
+            raise ImportRefused(
+                f"{self._tables.name}: the vectors are proven to be of {proof},"
+                f" not of {options.embedding_version}"
+            )
+        return cursor.labelled(proof), note
+
+    def _proof(self, survey: Survey, directory: Directory | None) -> tuple[str, str]:
+        parts = self._parts
+        if parts.items is None:
+            raise ImportRefused(
+                f"{self._tables.name}: without source.items there is no content to prove the vectors by;"
+                " add it, or say --embedding-version NAME --trust-vectors"
+            )
+        known = np.arange(len(survey.ids))
+        if directory is not None:
+            known = np.flatnonzero(directory.states(survey.ids) != UNKNOWN)
+        places = known[np.unique(np.linspace(0, max(len(known) - 1, 0), self._bounds.probe_rows).astype(int))]
+        keys = sorted(_plain(survey.keys[int(place)]) for place in places)
+        sample = parts.vectors.rows_at(keys)
+        content: Mapping[Id, Sequence[ItemRow]] = parts.items.fetch(sorted(set(sample.ids)))
+        proof = parts.probe.prove(sample, content, parts.pictures.fetch_or_none)
+        require(proof, self._tables.name)
+        return proof.version, f"space probe: {proof}"
+
+    def _copy(
+        self, cursor: ImportCursor, survey: Survey, directory: Directory | None, is_half: bool
+    ) -> ImportCursor:
+        parts = self._parts
+        parts.progress.begin(self._tables.name, len(survey.keys), cursor.rows)
+        parts.applier.start()
+        try:
+            with read_ahead(pages(parts.vectors, cursor.after, self._bounds.page_rows)) as ahead:
+                for page in ahead:
+                    cleaned = clean(page, directory, self._metadata(page), is_half)
+                    cursor = cursor.moved(page.keys[-1], len(page.keys), _page_counts(cleaned))
+                    parts.lease.hold()
+                    cursor = self._apply(cursor, cleaned)
+                    parts.progress.advance(len(page.keys))
+            parts.applier.apply(Changes(), _cursors(replace(cursor, done=True)))
+        finally:
+            parts.progress.end()
+            parts.applier.close()
+        return cursor
+
+    def _apply(self, cursor: ImportCursor, cleaned: Cleaned) -> ImportCursor:
+        changes = Changes(cleaned.items, embedding_version=cursor.version)
+        applied = self._parts.applier.apply(changes, _cursors(cursor))
+        for reason, ids in cleaned.set_aside.items():
+            self._remember(reason, ids)
+        if applied.rejected:
+            self._remember("rejected", [_rejection(row) for row in applied.rejected])
+            log.warning(
+                "items_rejected", extra={"count": len(applied.rejected), "first": str(applied.rejected[0])}
+            )
+        # The cursor of this page is stored already and counts every row as taken; the next one corrects it.
+        return cursor.counted({"stored": -len(applied.rejected), "rejected": len(applied.rejected)})
+
+    def _remember(self, reason: str, names: Sequence[Any]) -> None:
+        kept = self._names.setdefault(reason, [])
+        kept += names[: NAMES_KEPT - len(kept)]
+
+    def _metadata(self, page: VectorPage) -> Mapping[Id, Mapping[str, object]] | None:
+        """Return what the items table says beside activity."""
+        if self._parts.items is None or self._tables.items is None or not self._tables.items.metadata:
+            return None
+        rows = self._parts.items.fetch(list(dict.fromkeys(page.ids)))
+        return {item_id: last_shown(found).metadata for item_id, found in rows.items()}
+
+
+def _page_counts(cleaned: Cleaned) -> dict[str, int]:
+    """duplicates and orphans are known whole from the survey; the pages say the rest."""
+    aside = {
+        reason: len(ids) for reason, ids in cleaned.set_aside.items() if reason not in ("duplicate", "orphan")
+    }
+    return {**aside, "stored": len(cleaned.items), "inactive": cleaned.inactive}
+
+
+def _cursors(cursor: ImportCursor) -> dict[str, str]:
+    return {CURSOR_NAME: cursor.to_json(), FOLLOWER_CURSOR: ""}
+
+
+def _rejection(row: Rejected) -> str:
+    return f"{row.id} ({row.code}: {row.detail})"
+
+
+def _repeated(ids: Any) -> list[Any]:
+    """Return a few ids that stand in more than one row."""
+    values, counts = np.unique(np.asarray(ids), return_counts=True)
+    return [value.item() for value in values[counts > 1][:NAMES_KEPT]]
+
+
+def _plain(key: Any) -> Any:
+    return key.item() if isinstance(key, np.generic) else key

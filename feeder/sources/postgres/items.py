@@ -1,0 +1,74 @@
+"""Items out of a PostgreSQL table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from feeder.changes import Directory, ItemRow
+from feeder.errors import SettingsWrong
+from feeder.sources.port import Rest
+from feeder.sources.postgres.catalog import INTEGERS, look_at
+from feeder.sources.rows import IdCodec, columns_of, directory_of, item_rows
+from feeder.sources.session import PostgresSession
+from feeder.table_mapping import IdKind, ItemTable
+from vector_client.types import Id
+
+
+class PostgresItems:
+    """One items table. Fits sources.port.ItemSource."""
+
+    def __init__(self, session: PostgresSession, table: ItemTable, id_kind: IdKind) -> None:
+        self._session = session
+        self._table = table
+        self._codec = IdCodec(id_kind, column_is_int=False)
+
+    def open(self) -> None:
+        table = self._table
+        names = [table.id, *columns_of(table)]
+        relation = self._session.run(lambda connection: look_at(connection, table.table, names))
+        is_int = relation.columns[table.id].type in INTEGERS
+        self._codec = IdCodec(self._codec.kind, is_int)
+
+    def directory(self, rest: Rest | None = None) -> Directory:
+        statement = sql.SQL("SELECT {}, {} FROM {}").format(
+            self._id(), self._active(self._table.active), sql.Identifier(*self._table.table)
+        )
+        return directory_of(self._codec, self._rows(statement), rest)
+
+    def fetch(self, ids: Sequence[Id]) -> Mapping[Id, Sequence[ItemRow]]:
+        table = self._table
+        wanted = [value for value in map(self._codec.to_column, ids) if value is not None]
+        active = self._active(table.active.replace("%", "%%"))  # beside a parameter, a percent sign is one
+        columns = sql.SQL(", ").join([self._id(), active, *map(sql.Identifier, columns_of(table))])
+        id_column = sql.Identifier(table.id) if self._codec.column_is_int else self._id()
+        statement = sql.SQL("SELECT {} FROM {} WHERE {} = ANY(%s)").format(
+            columns, sql.Identifier(*table.table), id_column
+        )
+        return item_rows(table, self._codec, self._rows(statement, (wanted,)))
+
+    def close(self) -> None:
+        self._session.close()
+
+    def _id(self) -> sql.Composable:
+        """Integers as they are; anything else (varchar, uuid) as the text that the collection holds."""
+        column = sql.Identifier(self._table.id)
+        return column if self._codec.column_is_int else sql.SQL("{}::text").format(column)
+
+    def _active(self, condition: str) -> sql.Composable:
+        """The condition is the operator's own SQL, from the configuration file."""
+        return sql.SQL("({}) IS TRUE").format(sql.SQL(condition))  # type: ignore[arg-type, unused-ignore]
+
+    def _rows(self, statement: sql.Composed, parameters: tuple[Any, ...] | None = None) -> list[Any]:
+        def read(connection: psycopg.Connection[Any]) -> list[Any]:
+            with connection.cursor(binary=True) as cursor:
+                cursor.execute(statement, parameters)
+                return cursor.fetchall()
+
+        try:
+            return self._session.run(read)
+        except psycopg.Error as exc:
+            raise SettingsWrong(f"{'.'.join(self._table.table)}: {exc}") from exc

@@ -1,0 +1,174 @@
+"""Which ids of the index each row of the vector table may stand behind.
+
+A database's log and its triggers name a changed row by its primary key; a deleted row's id can't be read any
+more. This file remembers it. An id is added before the service stores what came of a change, and the row's
+former ids go after that, before the source forgets the change: a crash in between leaves an id too many,
+which costs one look, and never one too few, which would stay in the index for good. Without the file, or with
+one of another table, a full comparison makes it anew.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from feeder.changes import Key
+from feeder.state.state_file import FORGET, StateFile
+from vector_client.types import Id
+
+VARIABLES = 500
+_WRITTEN_ROWS = 10_000
+IN_MEMORY = ":memory:"
+_FORMAT = 2
+_TABLES = """
+DROP TABLE IF EXISTS row;
+CREATE TABLE IF NOT EXISTS carried(
+  source_key NOT NULL, id NOT NULL, PRIMARY KEY(source_key, id)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS carried_id ON carried(id);
+"""
+_SWAP = f"""
+BEGIN IMMEDIATE;
+DROP TABLE carried;
+ALTER TABLE carried_next RENAME TO carried;
+CREATE INDEX carried_id ON carried(id);
+{FORGET}
+COMMIT;
+"""
+
+
+class Ledger(StateFile):
+    """For one thread. path: a file, or IN_MEMORY for one use."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, _TABLES)
+        self._waiting: list[tuple[Sequence[Key], Sequence[Id]]] = []
+        self._next: list[tuple[Sequence[Key], Sequence[Id]]] = []
+
+    def is_of(self, identity: str) -> bool:
+        """Tell whether every row of the table `identity` has been written down."""
+        return super().is_of(f"{_FORMAT} {identity}")
+
+    def ids_of(self, keys: Iterable[Key]) -> set[Id]:
+        """Return the ids that these rows may have brought into the index; rows never seen, none."""
+        return set(self._looked_up("SELECT DISTINCT id FROM carried WHERE source_key IN ({})", keys))
+
+    def keys_of(self, ids: Iterable[Id]) -> set[Key]:
+        return set(self._looked_up("SELECT source_key FROM carried WHERE id IN ({})", ids))
+
+    def expect(self, rows: Mapping[Key, Id | None]) -> None:
+        """Add, durably, what the rows carry now to what they carried, before the service is told. Costs
+        nothing where nothing is new."""
+        self._change("INSERT OR IGNORE INTO carried(source_key, id) VALUES(?, ?)", _present(rows))
+
+    def complete(self, pairs: Sequence[tuple[Key, Id]]) -> None:
+        """Add what a comparison found lacking. It may be out of date by now: an id too many."""
+        if pairs:
+            self._change("INSERT OR IGNORE INTO carried(source_key, id) VALUES(?, ?)", pairs)
+
+    def beside(self) -> Glance:
+        """Return a look at a list that was confirmed, for another thread, while this one goes on."""
+        assert self._path != IN_MEMORY, "nobody else sees what is in memory"
+        return Glance(self._path)
+
+    def note(self, rows: Mapping[Key, Id | None]) -> None:
+        """Forget what the rows carried before, now that the service has stored what they carry; None: the row
+        is gone or has nothing to store."""
+        gone = [(key,) for key, item_id in rows.items() if item_id is None]
+        self._change("DELETE FROM carried WHERE source_key = ? AND id <> ?", _present(rows))
+        self._change("DELETE FROM carried WHERE source_key = ?", gone)
+
+    def _change(self, statement: str, values: Sequence[tuple[Key | Id, ...]]) -> None:
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        db.executemany(statement, values)
+        db.execute("COMMIT")
+
+    def begin_anew(self) -> None:
+        """Start a new list beside the present one."""
+        self._waiting.clear()
+        self._next.clear()
+        self.db.executescript(
+            "DROP TABLE IF EXISTS carried_next;"
+            "CREATE TABLE carried_next("
+            "source_key NOT NULL, id NOT NULL, PRIMARY KEY(source_key, id)) WITHOUT ROWID"
+        )
+
+    def add(self, keys: Sequence[Key], ids: Sequence[Id]) -> None:
+        """A list that lives in memory is only made when it is asked for: most comparisons find nothing."""
+        if self._path == IN_MEMORY:
+            self._waiting.append((keys, ids))
+        else:
+            self._next.append((keys, ids))
+            if sum(len(some) for some, _ in self._next) >= _WRITTEN_ROWS:
+                self._write_next()
+
+    def _write_next(self) -> None:
+        """In few transactions: each waits for the disk."""
+        waiting, self._next = self._next, []
+        keys = [key for some, _ in waiting for key in some]
+        self._insert(self.db, "carried_next", keys, [item_id for _, some in waiting for item_id in some])
+
+    @staticmethod
+    def _insert(db: sqlite3.Connection, table: str, keys: Sequence[Key], ids: Sequence[Id]) -> None:
+        db.execute("BEGIN")
+        db.executemany(
+            f"INSERT OR REPLACE INTO {table}(source_key, id) VALUES(?, ?)", zip(keys, ids, strict=True)
+        )
+        db.execute("COMMIT")
+
+    def end_anew(self) -> None:
+        """Put the new list in the place of the old one, unconfirmed."""
+        self._write_next()
+        self.db.executescript(_SWAP)
+
+    def confirm(self, identity: str) -> None:
+        """Declare the list whole: every row of the table `identity` stands in it, and the index holds what
+        follows from it. Not before: changes not read yet are understood against the old list, and what the
+        new one leaves out has to be found by the comparison that made it."""
+        super().confirm(f"{_FORMAT} {identity}")
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        """The connection, with everything that was added."""
+        waiting, self._waiting = self._waiting, []
+        for keys, ids in waiting:
+            self._insert(self.db, "carried", keys, ids)
+        return self.db
+
+    def _looked_up(self, statement: str, values: Iterable[Key]) -> Iterable[Id]:
+        wanted = list(values)
+        for start in range(0, len(wanted), VARIABLES):
+            some = wanted[start : start + VARIABLES]
+            for (found,) in self._db.execute(statement.format(",".join("?" * len(some))), some):
+                yield found
+
+
+class Glance:
+    """Looks at a ledger that somebody else writes. For one thread, which opens it."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+
+    def lacking(self, keys: Sequence[Key], ids: Sequence[Id]) -> list[tuple[Key, Id]]:
+        """Return which of these rows do not stand there with their ids."""
+        if self._connection is None:
+            self._connection = sqlite3.connect(f"{Path(self._path).absolute().as_uri()}?mode=ro", uri=True)
+        pairs = list(zip(keys, ids, strict=True))
+        held: set[tuple[Key, Id]] = set()
+        for start in range(0, len(keys), VARIABLES):
+            some = keys[start : start + VARIABLES]
+            marks = ",".join("?" * len(some))
+            statement = f"SELECT source_key, id FROM carried WHERE source_key IN ({marks})"
+            held.update(self._connection.execute(statement, some))
+        return [pair for pair in pairs if pair not in held]
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def _present(rows: Mapping[Key, Id | None]) -> list[tuple[Key, Id]]:
+    return [(key, item_id) for key, item_id in rows.items() if item_id is not None]

@@ -1,0 +1,99 @@
+"""What an operator watches: how far behind, what the source keeps for us, what was set aside, the brake."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+from feeder.sources.change_feed import Backlog, Side
+
+LAG_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1, 2, 5, 15, 60, 300, 1800)
+
+
+class Metrics:
+    """One registry a process. Safe from any thread."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        one, two = ("collection",), ("collection", "side")
+        self._lag = Histogram(
+            "feeder_lag_seconds",
+            "From a commit in the source to its acknowledgement by the service.",
+            two, buckets=LAG_BUCKETS, registry=registry,
+        )  # fmt: skip
+        self._retained = Gauge(
+            "feeder_retained_wal_bytes", "Log that the source keeps for the slot.", two, registry=registry
+        )
+        self._rows = Gauge("feeder_dirty_rows", "Rows waiting in the dirty set.", two, registry=registry)
+        self._oldest = Gauge(
+            "feeder_dirty_age_seconds", "Age of the oldest waiting row.", two, registry=registry
+        )
+        self._written = Counter(
+            "feeder_items_total",
+            "Items written, by kind.",
+            ("collection", "what"),
+            registry=registry,
+        )
+        self._quarantined = Gauge(
+            "feeder_quarantined_items",
+            "Items that can't be stored: broken, out of reach, refused.",
+            one,
+            registry=registry,
+        )
+        self._brake = Gauge("feeder_brake", "1 while the mass-delete brake holds.", one, registry=registry)
+        self._equal = Gauge(
+            "feeder_equal", "1 if the last full comparison found no difference.", one, registry=registry
+        )
+        self._compared_at = Gauge(
+            "feeder_compared_at_seconds",
+            "When its source was read.",
+            one,
+            registry=registry,
+        )
+        self._failures = Counter(
+            "feeder_failures_total",
+            "Errors, by kind.",
+            ("collection", "kind"),
+            registry=registry,
+        )
+        self._following = Gauge(
+            "feeder_following", "1 while changes are followed, 0 while something keeps from it.", one,
+            registry=registry,
+        )  # fmt: skip
+        self._partial = Gauge(
+            "feeder_activity_only", "1 while the served model is not the source's: vectors are not followed.",
+            one, registry=registry,
+        )  # fmt: skip
+        self._tier = Info("feeder_tier", "How changes are noticed.", two, registry=registry)
+
+    def tier(self, collection: str, side: Side, tier: str) -> None:
+        self._tier.labels(collection, side).info({"tier": tier})
+
+    def lag(self, collection: str, side: Side, seconds: float) -> None:
+        self._lag.labels(collection, side).observe(max(0.0, seconds))
+
+    def backlog(self, collection: str, side: Side, backlog: Backlog) -> None:
+        self._retained.labels(collection, side).set(backlog.retained_bytes)
+        self._rows.labels(collection, side).set(backlog.rows)
+        self._oldest.labels(collection, side).set(backlog.oldest_s)
+
+    def written(self, collection: str, upserted: int, deleted: int, stale: int) -> None:
+        for what, count in (("upserted", upserted), ("deleted", deleted), ("stale_ignored", stale)):
+            self._written.labels(collection, what).inc(count)
+
+    def quarantined(self, collection: str, count: int) -> None:
+        self._quarantined.labels(collection).set(count)
+
+    def brake(self, collection: str, is_on: bool) -> None:
+        self._brake.labels(collection).set(is_on)
+
+    def compared(self, collection: str, is_equal: bool, at_s: float) -> None:
+        self._equal.labels(collection).set(is_equal)
+        self._compared_at.labels(collection).set(at_s)
+
+    def following(self, collection: str, is_so: bool) -> None:
+        self._following.labels(collection).set(is_so)
+
+    def partial(self, collection: str, is_so: bool) -> None:
+        self._partial.labels(collection).set(is_so)
+
+    def failed(self, collection: str, kind: str) -> None:
+        self._failures.labels(collection, kind).inc()
