@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.vectors import load
-from index_store.ann.scan import add_codes, encode_query, new_codes
-from index_store.ann.topk import Matrix
-from index_store.embedded.engine import EmbeddedIndex
-from index_store.embedded.maintenance import Maintenance, MaintenanceLimits
-from index_store.embedded.segment import Segment
-from index_store.embedded.segment_build import BuildOptions
+from index_store.ann.rerank import Matrix
+from index_store.ann.sq8 import add_codes, encode_query, new_codes
+from index_store.engine.index import EmbeddedIndex
+from index_store.maintenance.worker import Maintenance, MaintenanceLimits
+from index_store.segment.builder import BuildOptions
+from index_store.segment.reader import Segment
 from index_store.types import CollectionSpec, Id, ItemWrite, SearchRequest, WriteBatch
 
 M, EF_CONSTRUCTION = 16, 200

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from benchmarks.ann_fixture import Bench, Mask, SeenRow, recall_of
 from benchmarks.timing import Call, in_turns
-from index_store.ann.checks import pack_allowed
+from index_store.ann.validation import pack_allowed
 from index_store.types import Id
 
 K = 25

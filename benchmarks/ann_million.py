@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.ann_fixture import SeenRow
-from index_store.ann.checks import pack_allowed
 from index_store.ann.faiss_files import one_thread
 from index_store.ann.port import Bitmap
-from index_store.ann.topk import Matrix
-from index_store.embedded.segment import Segment
-from index_store.embedded.segment_build import BuildOptions, RowChunk, build_segment
-from index_store.embedded.segment_facts import SegmentIdentity
+from index_store.ann.rerank import Matrix
+from index_store.ann.validation import pack_allowed
+from index_store.segment.builder import BuildOptions, RowChunk, build_segment
+from index_store.segment.info import SegmentIdentity
+from index_store.segment.reader import Segment
 
 _BLOCK = 50_000
 _GIB_MAX = 8.0

@@ -17,7 +17,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from index_store.embedded.segment import Segment
+from index_store.segment.reader import Segment
 
 
 def run_processes(

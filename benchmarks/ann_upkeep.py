@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks.ann_fixture import NAME, Bench, SeenRow, Stored, recall_of, squares
 from benchmarks.ann_processes import run_processes
-from index_store.embedded.segment import Segment
-from index_store.embedded.segment_build import BuildOptions
+from index_store.segment.builder import BuildOptions
+from index_store.segment.reader import Segment
 from index_store.types import Id, ItemDelete, WriteBatch
 
 CHURNED_ROWS = 12_000
@@ -121,8 +121,8 @@ def while_building(bench: Bench) -> list[SeenRow]:
     stored = bench.plain
     quiet = _slowest(stored, bench, time.perf_counter() + 8.0)
     code = (
-        "import sys; from pathlib import Path; from index_store.embedded.maintenance import *\n"
-        "from index_store.embedded.segment_build import BuildOptions\n"
+        "import sys; from pathlib import Path; from index_store.maintenance.worker import *\n"
+        "from index_store.segment.builder import BuildOptions\n"
         "be_modest()\n"
         "build = BuildOptions(engine='hnsw', storage='float32')\n"
         "limits = MaintenanceLimits(seal_rows=1, waste_share=0.0, growing_looks_max=0, build=build)\n"

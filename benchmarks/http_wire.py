@@ -17,9 +17,9 @@ import numpy.typing as npt
 from benchmarks.http_load import one_by_one, post
 from benchmarks.http_server import Server, free_port, serving
 from benchmarks.vectors import Dataset
-from index_store.ann.topk import Matrix
-from index_store.embedded.engine import EmbeddedIndex
-from index_store.embedded.maintenance import Maintenance
+from index_store.ann.rerank import Matrix
+from index_store.engine.index import EmbeddedIndex
+from index_store.maintenance.worker import Maintenance
 from index_store.types import CollectionSpec, ItemWrite, WriteBatch
 from service.embedding.models import version_of
 

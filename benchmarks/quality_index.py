@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from index_store.embedded.engine import EmbeddedIndex
-from index_store.embedded.maintenance import Maintenance
+from index_store.engine.index import EmbeddedIndex
+from index_store.maintenance.worker import Maintenance
 from index_store.types import CollectionSpec, ItemWrite, SearchRequest, WriteBatch
 
 K = 10

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from index_store.ann.topk import Matrix
+from index_store.ann.rerank import Matrix
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "wordnet384_f16.npy"
 HELD_OUT = 2000

@@ -24,11 +24,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from index_store.ann.warming import warm
-from index_store.embedded.backup import backup_data, restore_data
-from index_store.embedded.check import check, collection_directories
-from index_store.embedded.maintenance import Maintenance, be_modest
-from index_store.embedded.stats import stats
 from index_store.errors import IndexStoreError
+from index_store.maintenance.backup import backup_data, restore_data
+from index_store.maintenance.check import check, collection_directories
+from index_store.maintenance.stats import stats
+from index_store.maintenance.worker import Maintenance, be_modest
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ Vector: TypeAlias = npt.NDArray[np.float32]
 Metadata: TypeAlias = Mapping[str, Any]
 Filter: TypeAlias = Mapping[str, Any]
 """A condition over metadata in the operators of CONTRACT (`$eq $ne $gt $gte $lt $lte $in $nin $exists
-$and $or $not`), as parsed JSON. `index_store.embedded.filters.compile_filter` refuses anything else."""
+$and $or $not`), as parsed JSON. `index_store.filter.compile.compile_filter` refuses anything else."""
 
 
 DIGEST_BUCKETS = 4096

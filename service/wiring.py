@@ -18,8 +18,8 @@ from typing import TypeAlias
 
 from fastapi import FastAPI
 
-from index_store.embedded.backup import backup_data
-from index_store.embedded.engine import EmbeddedIndex
+from index_store.engine.index import EmbeddedIndex
+from index_store.maintenance.backup import backup_data
 from index_store.types import CollectionSpec
 from service.collections import Catalogue, read_collections
 from service.embedding.batcher import Batcher, ImageBatcher

@@ -11,7 +11,7 @@ from feeder.changes import Changes
 from feeder.digest import Sums
 from feeder.errors import ServiceDown
 from feeder.sink.writer import Applied
-from index_store.embedded.engine import EmbeddedIndex
+from index_store.engine.index import EmbeddedIndex
 from index_store.types import ItemDelete, ItemWrite, WriteBatch
 from vector_client.types import CollectionState, Differing, Digest, DigestRow, Id, Item, Rejected
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from index_store.embedded.door import check_ids, checked_batch, checked_request
+from index_store.engine.validation import check_ids, checked_batch, checked_request
 from index_store.errors import (
     GenerationConflict,
     InvalidRequest,

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from index_store.embedded.engine import EmbeddedIndex
-from index_store.embedded.generation import Generation
-from index_store.embedded.maintenance import Maintenance, MaintenanceLimits
+from index_store.engine.generation import Generation
+from index_store.engine.index import EmbeddedIndex
+from index_store.maintenance.worker import Maintenance, MaintenanceLimits
 from index_store.types import CollectionSpec, Id, ItemWrite, SearchRequest, Vector, WriteBatch
 from tests.reference_index import ReferenceIndex
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store.ann.port import Neighbours
-from index_store.ann.topk import Matrix
+from index_store.ann.rerank import Matrix
 from index_store.errors import StoreDamaged, WriteFailed
 from index_store.types import Metric
 

@@ -13,9 +13,9 @@ from typing import Any
 import hnswlib
 import numpy as np
 
-from index_store.ann.checks import checked_allowed, checked_query
 from index_store.ann.port import Bitmap, Neighbours
-from index_store.ann.topk import Matrix, engine_vectors
+from index_store.ann.rerank import Matrix, engine_vectors
+from index_store.ann.validation import checked_allowed, checked_query
 from index_store.errors import StoreDamaged
 from index_store.types import Metric, Vector
 

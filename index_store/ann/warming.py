@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from index_store.ann import kernels, scores
+from index_store.ann import exact_kernels, kernels
 
 
 def warm() -> None:
     """Make, or read from disk, all that a search may call: seconds the first time on a machine."""
     kernels.warm()
-    scores.warm()
+    exact_kernels.warm()

@@ -15,12 +15,12 @@ import numpy as np
 from index_store.errors import StoreDamaged, WriteFailed
 from index_store.storage import digest
 from index_store.storage.acked import ACKED_FILE, acked_seq
-from index_store.storage.commit import Committed, read_rows
+from index_store.storage.commit_marks import NewestSeq
 from index_store.storage.digest import BUCKETS, ShareHasher
-from index_store.storage.disk import DiskGuard
-from index_store.storage.files import locked, sync_directory
-from index_store.storage.newest import NewestSeq
-from index_store.storage.parts import small_columns, sums_of
+from index_store.storage.digest_scan import small_columns, sums_of
+from index_store.storage.disk_guard import DiskGuard
+from index_store.storage.durable_files import locked, sync_directory
+from index_store.storage.group_commit import GroupCommitter, WriterLimits
 from index_store.storage.rows import Row
 from index_store.storage.schema import (
     COLUMNS,
@@ -35,8 +35,8 @@ from index_store.storage.schema import (
     from_columns,
     prepare,
 )
-from index_store.storage.scrubbed import read_scrubbed
-from index_store.storage.writer import GroupCommitter, WriterLimits
+from index_store.storage.scrub_state import read_scrubbed
+from index_store.storage.transaction import Committed, read_rows
 from index_store.types import CollectionSpec, Digest, DigestRow, Id, WriteBatch
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from index_store.embedded.check import check
-from index_store.embedded.engine import EmbeddedIndex
+from index_store.engine.index import EmbeddedIndex
+from index_store.maintenance.check import check
 from index_store.port import VectorIndex
 from tests.contract.vectors import SPECS, begin_all
 from tests.reference_index import ReferenceIndex

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index_store.ann.checks import pack_allowed
 from index_store.ann.exact import ExactIndex
 from index_store.ann.faiss_files import write_index
-from index_store.ann.faiss_hnsw import (
+from index_store.ann.hnsw import (
     FaissHnswIndex,
     GraphShape,
     Storage,
@@ -22,8 +21,9 @@ from index_store.ann.faiss_hnsw import (
     swap_storage,
 )
 from index_store.ann.port import AnnIndex
-from index_store.ann.scan import ScanIndex, add_codes, measure_codes, new_codes
-from index_store.ann.topk import Matrix, rescore, to_engine
+from index_store.ann.rerank import Matrix, rescore, to_engine
+from index_store.ann.sq8 import ScanIndex, add_codes, measure_codes, new_codes
+from index_store.ann.validation import pack_allowed
 from index_store.errors import InvalidVector, StoreDamaged
 from index_store.types import Metric, Vector
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from index_store.embedded.backup import restore_data
+from index_store.maintenance.backup import restore_data
 from tests.http_app import running_app, seed
 
 

@@ -25,7 +25,7 @@ from feeder.telemetry.metrics import Metrics
 from feeder.throttle import Pacer, at_once, when_idle
 from feeder.wiring import items_of, truth_of
 from feeder.wiring_feeds import alert_of, dirty_sets_of, feeds_of, lease_of
-from index_store.embedded.engine import EmbeddedIndex
+from index_store.engine.index import EmbeddedIndex
 from index_store.types import CollectionSpec
 from tests.index_side import IndexStore
 from tests.integration.product_shop import COLLECTIONS, DIM, ProductShop

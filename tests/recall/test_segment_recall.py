@@ -14,13 +14,13 @@ import numpy.typing as npt
 import pytest
 
 from benchmarks.vectors import load
-from index_store.ann.checks import pack_allowed
-from index_store.ann.faiss_hnsw import Storage
-from index_store.ann.topk import Distances, Matrix, rescore
-from index_store.embedded.segment import Segment
-from index_store.embedded.segment_build import BuildOptions, RowChunk, build_segment
-from index_store.embedded.segment_facts import SegmentIdentity
-from index_store.storage.snapshot import new_directory
+from index_store.ann.hnsw import Storage
+from index_store.ann.rerank import Distances, Matrix, rescore
+from index_store.ann.validation import pack_allowed
+from index_store.segment.builder import BuildOptions, RowChunk, build_segment
+from index_store.segment.info import SegmentIdentity
+from index_store.segment.reader import Segment
+from index_store.storage.sealed_directory import new_directory
 
 ROWS = 12_000
 QUERIES = 150

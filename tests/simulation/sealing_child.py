@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from index_store.embedded.maintenance import Maintenance, MaintenanceLimits
+from index_store.maintenance.worker import Maintenance, MaintenanceLimits
 
 
 def maintain_until(data_dir: str, fatal: int, segments_max: int, waste_share: float) -> None:

@@ -22,21 +22,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index_store.embedded.backup import backup_data, restore_data
-from index_store.embedded.check import check
-from index_store.embedded.engine import EmbeddedIndex
-from index_store.embedded.maintenance import Maintenance, MaintenanceLimits
-from index_store.embedded.pointer import BACKUP_FILE, POINTER_FILE, decode, read_pointer
-from index_store.embedded.scrub import Progress
-from index_store.embedded.segment_build import BuildOptions
-from index_store.embedded.snapshots import SEGMENTS, SNAPSHOTS, Owner, open_snapshot, registered_in
+from index_store.catalog.pointer import BACKUP_FILE, POINTER_FILE, decode, read_pointer
+from index_store.catalog.registry import Registered
+from index_store.catalog.snapshots import SEGMENTS, SNAPSHOTS, Owner, open_snapshot, registered_in
+from index_store.engine.index import EmbeddedIndex
 from index_store.errors import StoreDamaged
+from index_store.maintenance.backup import backup_data, restore_data
+from index_store.maintenance.check import check
+from index_store.maintenance.scrub import Progress
+from index_store.maintenance.worker import Maintenance, MaintenanceLimits
+from index_store.segment.builder import BuildOptions
 from index_store.storage.acked import ACKED_FILE
-from index_store.storage.files import publish
-from index_store.storage.registry import Registered
+from index_store.storage.durable_files import publish
 from index_store.storage.schema import STORE_FILE, connect_sqlite
-from index_store.storage.scrubbed import SCRUB_FILE
-from index_store.storage.snapshot import MANIFEST, Manifest, read_manifest, verify
+from index_store.storage.scrub_state import SCRUB_FILE
+from index_store.storage.sealed_directory import MANIFEST, Manifest, read_manifest, verify
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, SearchRequest, WriteBatch
 from tests.reference_index import ReferenceIndex
 from tests.sealing import SEED, SPECS, batch, named, opened, vectors

@@ -10,9 +10,9 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from index_store.embedded.check import check
-from index_store.embedded.engine import EmbeddedIndex
-from index_store.embedded.scrub import Scrub
+from index_store.engine.index import EmbeddedIndex
+from index_store.maintenance.check import check
+from index_store.maintenance.scrub import Scrub
 from index_store.storage.schema import STORE_FILE, connect_sqlite
 from index_store.types import ItemDelete, ItemWrite, SearchRequest, WriteBatch
 from tests.reference_index import ReferenceIndex

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from index_store.embedded.check import check
-from index_store.embedded.engine import EmbeddedIndex
+from index_store.engine.index import EmbeddedIndex
+from index_store.maintenance.check import check
 from index_store.types import SearchRequest
 from tests.simulation.upserting import IDS_A_THREAD, SPEC, THREADS
 

@@ -25,12 +25,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from index_store.embedded.backup import restore_data
-from index_store.embedded.check import check
-from index_store.embedded.engine import EmbeddedIndex
-from index_store.embedded.maintenance import Maintenance, MaintenanceLimits
-from index_store.embedded.scrub import Scrub
+from index_store.engine.index import EmbeddedIndex
 from index_store.errors import GenerationConflict, PageExpired
+from index_store.maintenance.backup import restore_data
+from index_store.maintenance.check import check
+from index_store.maintenance.scrub import Scrub
+from index_store.maintenance.worker import Maintenance, MaintenanceLimits
 from index_store.storage.schema import STORE_FILE, connect_sqlite
 from index_store.types import (
     CollectionSpec,

@@ -16,14 +16,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from index_store.embedded.backup import backup_data, restore_data
-from index_store.embedded.check import check
-from index_store.embedded.engine import EmbeddedIndex
-from index_store.embedded.maintenance import Maintenance, MaintenanceLimits
-from index_store.embedded.segment_build import BuildOptions
-from index_store.embedded.snapshots import SEGMENTS, SNAPSHOTS
+from index_store.catalog.snapshots import SEGMENTS, SNAPSHOTS
+from index_store.engine.index import EmbeddedIndex
 from index_store.errors import IndexStoreError
-from index_store.storage.snapshot import TEMPORARY_MARK, read_manifest
+from index_store.maintenance.backup import backup_data, restore_data
+from index_store.maintenance.check import check
+from index_store.maintenance.worker import Maintenance, MaintenanceLimits
+from index_store.segment.builder import BuildOptions
+from index_store.storage.sealed_directory import TEMPORARY_MARK, read_manifest
 from index_store.types import ItemDelete, ItemWrite, WriteBatch
 from tests.reference_index import ReferenceIndex
 from tests.sealing import SPECS, assert_same, base_of, batch, named, vectors

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from index_store.embedded.engine import EmbeddedIndex
+from index_store.engine.index import EmbeddedIndex
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, WriteBatch
 
 SPEC = CollectionSpec("things", "int64", 16, "l2")

@@ -29,7 +29,7 @@ SMALL_PLAN = imports.read_plan(
 <!-- implementations: -->
 | implementations | named only in |
 | --- | --- |
-| `index_store.embedded` | `service.wiring` |
+| `index_store.engine` | `service.wiring` |
 """
 )
 
@@ -125,7 +125,7 @@ def test_circles_are_found() -> None:
 
 
 def test_an_implementation_named_elsewhere_is_found() -> None:
-    engine = ("index_store/embedded/engine.py", "")
-    line = "from index_store.embedded.engine import EmbeddedIndex\n"
+    engine = ("index_store/engine/index.py", "")
+    line = "from index_store.engine.index import EmbeddedIndex\n"
     assert list(imports.named_outside_wiring(small(engine, ("service/http/app.py", line)), SMALL_PLAN))
     assert not list(imports.named_outside_wiring(small(engine, ("service/wiring.py", line)), SMALL_PLAN))

@@ -18,7 +18,7 @@ from feeder.sources.port import Rest
 from feeder.sources.rows import IdCodec, item_rows
 from feeder.state.content_cache import BACKOFF_S, ContentState
 from feeder.table_mapping import ItemTable, parse_collections
-from index_store.embedded.engine import EmbeddedIndex
+from index_store.engine.index import EmbeddedIndex
 from index_store.types import CollectionSpec
 from tests.index_side import BROKEN, IndexStore
 from vector_client.types import Id

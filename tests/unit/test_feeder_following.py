@@ -21,7 +21,7 @@ from feeder.sources.polling import TimerFeed
 from feeder.state.key_map import IN_MEMORY, Ledger
 from feeder.state.state_file import FOLLOWER_CURSOR
 from feeder.telemetry.metrics import Metrics
-from index_store.embedded.engine import EmbeddedIndex
+from index_store.engine.index import EmbeddedIndex
 from index_store.types import CollectionSpec
 from tests.index_side import IndexStore
 from tests.unit.test_feeder_reconcile import DIM, NAME, VERSION, ListItems, ListVectors

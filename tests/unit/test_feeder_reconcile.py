@@ -17,7 +17,7 @@ from feeder.errors import BrakeOn
 from feeder.read.vector_reader import Truth
 from feeder.sources.port import Rest, VectorShape
 from feeder.state.key_map import IN_MEMORY, Ledger
-from index_store.embedded.engine import EmbeddedIndex
+from index_store.engine.index import EmbeddedIndex
 from index_store.storage import digest as theirs
 from index_store.types import CollectionSpec
 from tests.index_side import IndexStore

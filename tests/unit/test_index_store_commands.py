@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from index_store.__main__ import main
-from index_store.embedded.check import check
-from index_store.embedded.engine import EmbeddedIndex
-from index_store.embedded.maintenance import Maintenance, MaintenanceLimits
+from index_store.engine.index import EmbeddedIndex
+from index_store.maintenance.check import check
+from index_store.maintenance.worker import Maintenance, MaintenanceLimits
 from index_store.types import CollectionSpec, ItemWrite, WriteBatch
 from tests.sealing import SEED, assert_same, base_of, filled, opened, snapshots_of, until
 

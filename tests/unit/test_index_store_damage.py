@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index_store.embedded.backup import restore_data
-from index_store.embedded.check import check
-from index_store.embedded.maintenance import Maintenance, MaintenanceLimits
-from index_store.embedded.pointer import read_pointer
-from index_store.embedded.scrub import Scrub
+from index_store.catalog.pointer import read_pointer
 from index_store.errors import StoreDamaged, WriteFailed
+from index_store.maintenance.backup import restore_data
+from index_store.maintenance.check import check
+from index_store.maintenance.scrub import Scrub
+from index_store.maintenance.worker import Maintenance, MaintenanceLimits
 from index_store.storage.acked import ACKED_FILE
 from index_store.storage.schema import STORE_FILE, connect_sqlite
 from index_store.types import ItemDelete, ItemWrite, SearchRequest, WriteBatch

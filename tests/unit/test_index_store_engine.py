@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index_store.ann.topk import rescore
-from index_store.embedded.check import check
-from index_store.embedded.delta import Delta
-from index_store.embedded.engine import EmbeddedIndex
-from index_store.embedded.pointer import BACKUP_FILE, POINTER_FILE
+from index_store.ann.rerank import rescore
+from index_store.catalog.pointer import BACKUP_FILE, POINTER_FILE
+from index_store.delta.delta import Delta
+from index_store.engine.index import EmbeddedIndex
 from index_store.errors import PageExpired, StoreDamaged, WriteFailed
-from index_store.storage.newest import NewestSeq
+from index_store.maintenance.check import check
+from index_store.storage.commit_marks import NewestSeq
 from index_store.storage.rows import Row
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, Metric, SearchRequest, Vector, WriteBatch
 from tests.sealing import generation_of, until

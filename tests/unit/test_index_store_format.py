@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index_store.ann.topk import rescore
-from index_store.embedded.check import check
-from index_store.embedded.engine import EmbeddedIndex
+from index_store.ann.rerank import rescore
+from index_store.engine.index import EmbeddedIndex
+from index_store.maintenance.check import check
 from index_store.types import Metric, SearchRequest
 from tests.fixtures.golden.make import DIRECTORY, SPECS, vector
 from tests.sealing import generation_of

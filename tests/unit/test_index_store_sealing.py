@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index_store.ann.topk import rescore
-from index_store.embedded.check import check
-from index_store.embedded.engine import EmbeddedIndex
-from index_store.embedded.maintenance import Maintenance, MaintenanceLimits, Shape, segments_kept
-from index_store.embedded.segment_build import BuildOptions
+from index_store.ann.rerank import rescore
+from index_store.engine.index import EmbeddedIndex
 from index_store.errors import PageExpired
+from index_store.maintenance.check import check
+from index_store.maintenance.worker import Maintenance, MaintenanceLimits, Shape, segments_kept
+from index_store.segment.builder import BuildOptions
 from index_store.types import ItemDelete, ItemWrite, SearchRequest, WriteBatch
 from tests.reference_index import ReferenceIndex
 from tests.sealing import (

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from index_store.__main__ import main
-from index_store.embedded.check import check
-from index_store.embedded.engine import EmbeddedIndex, EngineLimits
+from index_store.engine.index import EmbeddedIndex, EngineLimits
 from index_store.errors import ReadOnly, StoreDamaged, Unavailable
+from index_store.maintenance.check import check
 from index_store.storage import digest
 from index_store.storage.digest import BUCKETS, ShareHasher, bucket_of, root_of
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, SearchRequest, Vector, WriteBatch

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from index_store.ann.faiss_files import code_bytes
-from index_store.ann.topk import rescore
-from index_store.embedded.check import check
-from index_store.embedded.coded import CodedRows
-from index_store.embedded.delta import Delta
-from index_store.embedded.engine import EmbeddedIndex
+from index_store.ann.rerank import rescore
+from index_store.delta.delta import Delta
+from index_store.delta.quantized import CodedRows
+from index_store.engine.index import EmbeddedIndex
+from index_store.maintenance.check import check
 from index_store.storage.rows import Row
 from index_store.storage.schema import Connection, connect_sqlite
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, Metric, SearchRequest, Vector, WriteBatch

@@ -8,14 +8,14 @@ import faiss
 import numpy as np
 import pytest
 
-from index_store.ann import kernels, scores
+from index_store.ann import exact_kernels, kernels
 from index_store.ann.faiss_files import FaissIndex, open_mapped, search_one, write_index
-from index_store.ann.faiss_hnsw import GraphShape, Storage, grow_graph, new_graph, swap_storage
-from index_store.ann.scan import encode_query, measure_codes
-from index_store.ann.topk import engine_vectors
-from index_store.ann.walk import graph_of
-from index_store.embedded.engine import EmbeddedIndex
-from index_store.embedded.maintenance import Maintenance
+from index_store.ann.hnsw import GraphShape, Storage, grow_graph, new_graph, swap_storage
+from index_store.ann.hnsw_walk import graph_of
+from index_store.ann.rerank import engine_vectors
+from index_store.ann.sq8 import encode_query, measure_codes
+from index_store.engine.index import EmbeddedIndex
+from index_store.maintenance.worker import Maintenance
 from index_store.types import CollectionSpec, ItemWrite, Metric, SearchRequest, WriteBatch
 
 SEED = 3_141
@@ -97,8 +97,11 @@ def test_negative_and_positive_products_sort_together(tmp_path: Path) -> None:
 def test_no_search_waits_for_a_compiler(tmp_path: Path) -> None:
     """Arrays that can't be written to, such as a request's bytes, find their machine code made."""
     kernels.warm()
-    scores.warm()
-    known = [len(kernel.signatures) for kernel in (kernels.walk, kernels.scan, scores.find, scores.scores)]
+    exact_kernels.warm()
+    known = [
+        len(kernel.signatures)
+        for kernel in (kernels.walk, kernels.scan, exact_kernels.find, exact_kernels.scores)
+    ]
     spec = CollectionSpec("items", "int64", DIM, "l2")
     rows = np.random.default_rng(SEED).standard_normal((4_000, DIM)).astype(np.float32)
     index = EmbeddedIndex(tmp_path, [spec])
@@ -122,5 +125,6 @@ def test_no_search_waits_for_a_compiler(tmp_path: Path) -> None:
         assert len(index.search("items", [asked])[0].hits) == asked.k
     index.close()
     assert known == [
-        len(kernel.signatures) for kernel in (kernels.walk, kernels.scan, scores.find, scores.scores)
+        len(kernel.signatures)
+        for kernel in (kernels.walk, kernels.scan, exact_kernels.find, exact_kernels.scores)
     ]

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from index_store.ann.calibrate import Calibration, EfTable, Point
-from index_store.embedded.planner import GATHER_ROWS, Ground, Plan, first_plan, next_plan
+from index_store.ann.calibration import Calibration, EfTable, Point
+from index_store.segment.planner import GATHER_ROWS, Ground, Plan, first_plan, next_plan
 
 TABLE = Calibration(
     points=(

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index_store.ann.checks import pack_allowed
-from index_store.ann.faiss_hnsw import Storage
-from index_store.ann.topk import Matrix, rescore, select
-from index_store.embedded.segment import Segment
-from index_store.embedded.segment_build import BuildOptions, RowChunk, build_segment
-from index_store.embedded.segment_facts import SegmentIdentity
+from index_store.ann.hnsw import Storage
+from index_store.ann.rerank import Matrix, rescore, select
+from index_store.ann.validation import pack_allowed
 from index_store.errors import StoreDamaged
-from index_store.storage.snapshot import new_directory, publish
+from index_store.segment.builder import BuildOptions, RowChunk, build_segment
+from index_store.segment.info import SegmentIdentity
+from index_store.segment.reader import Segment
+from index_store.storage.sealed_directory import new_directory, publish
 from index_store.types import IdKind, Metric
 
 SEED = 4711

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index_store.embedded.segment_ids import StringIds, open_ids, write_ids
+from index_store.segment.ids import StringIds, open_ids, write_ids
 
 
 def test_int64_ids_round_trip(tmp_path: Path) -> None:

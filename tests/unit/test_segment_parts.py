@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index_store.ann.checks import count_allowed, pack_allowed, rows_allowed
-from index_store.ann.gather import near_rows
-from index_store.ann.layout import local_order
-from index_store.ann.topk import Matrix, rescore
-from index_store.embedded.segment import Segment
-from index_store.embedded.segment_build import BuildOptions, RowChunk, build_segment
-from index_store.embedded.segment_facts import SegmentIdentity
-from index_store.storage.snapshot import new_directory
+from index_store.ann.prefilter import near_rows
+from index_store.ann.rerank import Matrix, rescore
+from index_store.ann.row_order import local_order
+from index_store.ann.validation import count_allowed, pack_allowed, rows_allowed
+from index_store.segment.builder import BuildOptions, RowChunk, build_segment
+from index_store.segment.info import SegmentIdentity
+from index_store.segment.reader import Segment
+from index_store.storage.sealed_directory import new_directory
 from index_store.types import Metric
 
 SEED = 515

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from index_store.errors import StoreDamaged
-from index_store.storage.snapshot import (
+from index_store.storage.sealed_directory import (
     MANIFEST,
     PART_BYTES,
     new_directory,

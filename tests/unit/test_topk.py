@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from index_store.ann.topk import engine_vectors, rescore, select
+from index_store.ann.rerank import engine_vectors, rescore, select
 from index_store.types import Metric
 
 ROWS = np.random.default_rng(7).normal(size=(500, 384)).astype(np.float32)

@@ -1,0 +1,93 @@
+"""Exact distances and the one order of answers: (distance, id). Pure functions over arrays.
+
+Engines order candidates by their own, rounded distances. Whatever leaves the index is scored again here,
+in float64, so that a number means the same whether its row sat in a graph, in a scan or in the delta.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from index_store.ann.exact_kernels import COSINE, IP, L2, scores, scores_sorted
+from index_store.types import Metric, Vector
+
+Distances: TypeAlias = npt.NDArray[np.float64]
+Matrix: TypeAlias = npt.NDArray[np.float32]
+
+_SORTED_IN_PLACE = 256
+
+
+def rescore(
+    query: Vector, vectors: Matrix, metric: Metric, rows: npt.NDArray[np.int64] | None = None
+) -> Distances:
+    """Return the distance of each row of `vectors` to `query`, as the metric says, summed in float64.
+
+    query: (dim,), vectors: (n, dim), both finite and, for cosine, not zero. rows: those to score, in this
+    order; None for all. A row's distance depends on that row alone, not on its neighbours, and identical
+    vectors have l2 and cosine 0 exactly.
+    """
+    if rows is None:
+        rows = np.arange(len(vectors))
+    found: Distances = scores(_own(query), vectors, rows, _KINDS[metric])
+    return found
+
+
+def nearest_rows(
+    query: Vector, vectors: Matrix, metric: Metric, rows: npt.NDArray[np.int64], k: int
+) -> tuple[npt.NDArray[np.int64], Distances, bool]:
+    """Return the k nearest of `rows`, nearest first, with their distances as `rescore` gives them.
+
+    The last says whether equal distances may stand among the first k + 1: then ids must decide the order,
+    and who comes in.
+    """
+    if len(rows) <= _SORTED_IN_PLACE:
+        nearest, distances, is_tied = scores_sorted(_own(query), vectors, rows, _KINDS[metric])
+        return nearest[:k], distances[:k], is_tied
+    distances = rescore(query, vectors, metric, rows)
+    order = distances.argsort(kind="stable")[: k + 1]
+    found = distances[order]
+    return rows[order[:k]], found[:k], bool(np.count_nonzero(found[1:] == found[:-1]))
+
+
+def _own(query: Vector) -> Vector:
+    """A copy (.4 µs): compiled code is made for arrays that can be written to and again for those that can't,
+    and a caller's may be either."""
+    return query.astype(np.float32)
+
+
+_KINDS: dict[Metric, int] = {"l2": L2, "cosine": COSINE, "ip": IP}
+
+
+def select(distances: Distances, ids: npt.NDArray[Any], k: int) -> npt.NDArray[np.int64]:
+    """Return the positions of the k smallest by (distance, id), in that order; all of them if fewer.
+
+    ids: int64, or an object array of str (ordered by code point, as UTF-8 bytes are).
+    """
+    positions = np.arange(len(distances), dtype=np.int64)
+    if 0 < k < len(distances):
+        kth = np.partition(distances, k - 1)[k - 1]
+        positions = positions[distances <= kth]  # every tie of the k-th stays in until ids decide
+    order = np.lexsort((ids[positions], distances[positions]))
+    return positions[order[:k]]
+
+
+def to_engine(distances: Distances, metric: Metric) -> Distances:
+    """Return exact distances in the engines' terms: l2 squared, else minus the inner product.
+
+    Engines hold unit vectors for cosine, so cosine distance d is -cos = d - 1 there.
+    """
+    if metric == "l2":
+        return distances * distances
+    return distances - 1.0 if metric == "cosine" else distances
+
+
+def engine_vectors(vectors: Matrix, metric: Metric) -> Matrix:
+    """Return rows (or one vector) as engines hold them: unit length for cosine, unchanged otherwise."""
+    if metric != "cosine":
+        return vectors
+    norms = np.sqrt(np.einsum("...i,...i->...", vectors, vectors, dtype=np.float64))
+    unit: Matrix = (vectors / norms[..., None]).astype(np.float32)
+    return unit

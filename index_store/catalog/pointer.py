@@ -1,0 +1,143 @@
+"""Which generation of a collection is current, next and former: one small file, replaced by one rename."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from index_store.errors import GenerationConflict, StoreDamaged
+from index_store.storage.durable_files import publish
+
+log = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+POINTER_FILE = "generations.json"
+BACKUP_FILE = "generations.backup.json"
+_SAFE_NAME = re.compile(r"g[0-9]{6,18}")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One generation: its directory's name, made here and never by a caller, and its address."""
+
+    name: str
+    embedding_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """Roles of the generations. counter: number of the newest directory ever named."""
+
+    current: Member | None = None
+    next: Member | None = None
+    former: Member | None = None
+    counter: int = 0
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Current first: writes go to it before the others."""
+        return tuple(m for m in (self.current, self.next, self.former) if m is not None)
+
+    def named(self, embedding_version: str) -> tuple[Member, Pointer]:
+        """A new member of that version, not in any role yet, and the pointer that has counted it."""
+        if any(m.embedding_version == embedding_version for m in self.members):
+            raise GenerationConflict(f"a generation of {embedding_version!r} exists already")
+        if self.next is not None:
+            raise GenerationConflict(
+                f"{self.next.embedding_version!r} is being built: promote or abort it first"
+            )
+        counter = self.counter + 1
+        return Member(f"g{counter:06d}", embedding_version), replace(self, counter=counter)
+
+    def begun(self, member: Member) -> Pointer:
+        return replace(self, next=member) if self.current else replace(self, current=member)
+
+    def promoted(self, embedding_version: str) -> Pointer:
+        member = _expect(self.next, embedding_version, "promote", "next")
+        return replace(self, current=member, next=None, former=self.current)
+
+    def rolled_back(self, embedding_version: str) -> Pointer:
+        member = _expect(self.former, embedding_version, "rollback", "former")
+        return replace(self, current=member, former=self.current)
+
+    def aborted(self, embedding_version: str) -> Pointer:
+        _expect(self.next, embedding_version, "abort", "next")
+        return replace(self, next=None)
+
+    def without(self, name: str) -> Pointer:
+        """The pointer without a next or former generation of that name."""
+        is_next = self.next is not None and self.next.name == name
+        is_former = self.former is not None and self.former.name == name
+        return replace(self, next=None if is_next else self.next, former=None if is_former else self.former)
+
+
+def _expect(member: Member | None, embedding_version: str, step: str, role: str) -> Member:
+    if member is None:
+        raise GenerationConflict(f"nothing to {step}: there is no {role} generation")
+    if member.embedding_version != embedding_version:
+        raise GenerationConflict(
+            f"can't {step} {embedding_version!r}: the {role} generation is {member.embedding_version!r}"
+        )
+    return member
+
+
+def read_pointer(directory: Path) -> Pointer:
+    """The pointer of a collection; an empty one where none was written yet. A damaged file is answered
+    from the copy written right after it. Raises StoreDamaged when both are damaged."""
+    path = directory / POINTER_FILE
+    try:
+        return decode(path.read_bytes())
+    except FileNotFoundError:
+        if not (directory / BACKUP_FILE).exists():
+            return Pointer()
+        problem = "it is missing"
+    except ValueError as exc:
+        problem = str(exc)
+    try:
+        pointer = decode((directory / BACKUP_FILE).read_bytes())
+    except (OSError, ValueError) as exc:
+        raise StoreDamaged(f"{path} is damaged ({problem}) and so is its copy ({exc})") from exc
+    log.error("pointer_damaged", extra={"path": str(path), "problem": problem})
+    return pointer
+
+
+def write_pointer(directory: Path, pointer: Pointer) -> None:
+    """The one rename that moves a collection. Raises OSError."""
+    content = encode(pointer)
+    publish(directory / POINTER_FILE, content)
+    publish(directory / BACKUP_FILE, content)
+
+
+def encode(pointer: Pointer) -> bytes:
+    roles = {"current": pointer.current, "next": pointer.next, "former": pointer.former}
+    body = {
+        "format_version": FORMAT_VERSION,
+        "counter": pointer.counter,
+        "generations": {
+            role: {"name": m.name, "embedding_version": m.embedding_version} for role, m in roles.items() if m
+        },
+    }
+    text = json.dumps(body, indent=1, sort_keys=True)
+    return f"{text}\n{hashlib.sha256(text.encode()).hexdigest()}\n".encode()
+
+
+def decode(content: bytes) -> Pointer:
+    """Raises ValueError."""
+    text, _, checksum = content.decode().removesuffix("\n").rpartition("\n")
+    if hashlib.sha256(text.encode()).hexdigest() != checksum or not content.endswith(b"\n"):
+        raise ValueError("its checksum is wrong")
+    body = json.loads(text)
+    if body["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"its format_version is {body['format_version']}, this program reads 1")
+    members = {}
+    for role, found in body["generations"].items():
+        if not _SAFE_NAME.fullmatch(found["name"]):
+            raise ValueError(f"{found['name']!r} is no name of a generation")
+        members[role] = Member(found["name"], found["embedding_version"])
+    return Pointer(
+        members.get("current"), members.get("next"), members.get("former"), counter=body["counter"]
+    )

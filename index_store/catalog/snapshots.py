@@ -1,0 +1,168 @@
+"""Snapshots of a generation on disk: which sealed segments, which of their rows are live, as of which seq.
+
+    segments/<name>/        sealed rows, shared by the snapshots that name them
+    snapshots/<name>/       manifest.json, and live-<i>.bits: a bit a row of the i-th segment
+
+A snapshot is opened only if the store has registered it with the checksum of its manifest; everything it
+names is checked by checksums from there on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from index_store.ann.port import Bitmap
+from index_store.ann.validation import count_allowed
+from index_store.catalog.registry import Registered, read_registered
+from index_store.errors import StoreDamaged
+from index_store.segment.open import Base, Known, Sealed, open_sealed
+from index_store.storage.schema import SQLITE_ERRORS, STORE_FILE, Connection, Connector
+from index_store.storage.sealed_directory import Manifest, quarantine, read_manifest, verify
+
+log = logging.getLogger(__name__)
+
+SEGMENTS = "segments"
+SNAPSHOTS = "snapshots"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The store that a snapshot must belong to."""
+
+    store_uuid: str
+    embedding_version: str
+    id_kind: str
+    dim: int
+    metric: str
+
+
+def read_owner(connection: Connection) -> Owner:
+    """Raises sqlite3.Error, KeyError."""
+    meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+    return Owner(meta["store_uuid"], meta["embedding_version"], meta["id_kind"], meta["dim"], meta["metric"])
+
+
+def snapshot_facts(
+    owner: Owner, seq: int, sealed: Sequence[Sealed], live: Sequence[Bitmap]
+) -> dict[str, Any]:
+    """What a snapshot's manifest states."""
+    return {
+        "store_uuid": owner.store_uuid,
+        "embedding_version": owner.embedding_version,
+        "seq": seq,
+        "segments": [
+            {"name": s.name, "sha256": s.segment.sha256, "rows": s.segment.rows, "live": count_allowed(bits)}
+            for s, bits in zip(sealed, live, strict=True)
+        ],
+    }
+
+
+def live_file(place: int) -> str:
+    return f"live-{place}.bits"
+
+
+def registered_in(directory: Path, connect: Connector) -> tuple[Owner, list[Registered]]:
+    """The store's identity and its snapshots, newest first. Raises StoreDamaged."""
+    try:
+        connection = connect(directory / STORE_FILE)
+        try:
+            return read_owner(connection), read_registered(connection)
+        finally:
+            connection.close()
+    except (*SQLITE_ERRORS, KeyError) as exc:
+        raise StoreDamaged(f"{directory}: the store can't be read: {exc}") from exc
+
+
+def open_newest(
+    directory: Path, owner: Owner, entries: Sequence[Registered], known: Known, trusts: bool = False
+) -> Base | None:
+    """The newest snapshot that is whole; those that are not are set aside. None: load the store.
+
+    trusts: files that were published while this process was running are not read again in full.
+    """
+    for entry in entries:
+        if not (directory / SNAPSHOTS / entry.name).is_dir():
+            continue  # registered, and then a crash came before the rename; or set aside already
+        try:
+            return open_snapshot(directory, owner, entry, known, trusts)
+        except (StoreDamaged, OSError) as exc:
+            log.error("snapshot_damaged", extra={"snapshot": entry.name, "error": str(exc)})
+            set_aside(directory / SNAPSHOTS / entry.name)
+    return None
+
+
+def open_snapshot(
+    directory: Path,
+    owner: Owner,
+    entry: Registered,
+    known: Known,
+    trusts: bool,
+    sets_aside: bool = True,
+) -> Base:
+    """Raises StoreDamaged, and sets aside the segment whose files do not match. Raises OSError."""
+    path = directory / SNAPSHOTS / entry.name
+    manifest = read_manifest(path)
+    if manifest.sha256 != entry.sha256:
+        raise StoreDamaged(f"{path} is not the snapshot that the store has registered")
+    verify(path, manifest)
+    facts = manifest.facts
+    stated = (facts.get("store_uuid"), facts.get("embedding_version"), facts.get("seq"))
+    if stated != (owner.store_uuid, owner.embedding_version, entry.seq):
+        raise StoreDamaged(f"{path} belongs to another store")
+    sealed = tuple(_open_one(directory, owner, one, known, trusts, sets_aside) for one in facts["segments"])
+    live = tuple(_read_live(path, place, one.segment.rows) for place, one in enumerate(sealed))
+    return Base(entry.name, entry.seq, sealed, live)
+
+
+def _open_one(
+    directory: Path, owner: Owner, stated: Mapping[str, Any], known: Known, trusts: bool, sets_aside: bool
+) -> Sealed:
+    name, sha256 = str(stated["name"]), str(stated["sha256"])
+    found = known.get((name, sha256))
+    if found is not None:
+        return found
+    path = directory / SEGMENTS / name
+    try:
+        sealed = open_sealed(path, sha256 if trusts else None)
+        if sealed.segment.sha256 != sha256:
+            raise StoreDamaged(f"{path} is not the segment that its snapshot names")
+        identity = sealed.segment.facts.identity
+        its = Owner(
+            identity.store_uuid, identity.embedding_version, identity.id_kind, identity.dim, identity.metric
+        )
+        if its != owner:
+            raise StoreDamaged(f"{path} belongs to another store")
+    except (StoreDamaged, OSError):
+        if sets_aside:
+            set_aside(path)
+        raise
+    return sealed
+
+
+def _read_live(path: Path, place: int, rows: int) -> Bitmap:
+    live = np.fromfile(path / live_file(place), np.uint8)
+    if len(live) != (rows + 7) // 8:
+        raise StoreDamaged(f"{path / live_file(place)} does not fit its segment")
+    return live
+
+
+def set_aside(path: Path) -> None:
+    """Quarantine a directory that another process may be setting aside at this moment."""
+    try:
+        aside = quarantine(path)
+    except OSError as exc:
+        log.warning("quarantine_failed", extra={"path": str(path), "error": str(exc)})
+        return
+    log.error("quarantined", extra={"path": str(path), "aside": str(aside)})
+
+
+def manifest_names(directory: Path, entry: Registered) -> set[str]:
+    """Names of the segments that a snapshot needs. Raises StoreDamaged."""
+    manifest: Manifest = read_manifest(directory / SNAPSHOTS / entry.name)
+    return {str(one["name"]) for one in manifest.facts["segments"]}

@@ -1,0 +1,254 @@
+"""The rows of a generation that are held in memory: append-only, read without a lock.
+
+A row is one state of one item while it was live: it is born at the seq that made it and dies at the seq
+that changed, deactivated or deleted it. It is never altered, so a mask once made for a row stays right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from index_store.ann.rerank import rescore
+from index_store.delta import float32_bounds
+from index_store.delta.id_index import KeyIndex, Keys, RowNumbers, keys_of
+from index_store.delta.quantized import CodedRows, coded_rows
+from index_store.filter.cache import FilterMasks
+from index_store.filter.columns import MetadataColumns
+from index_store.filter.compile import Mask
+from index_store.filter.growable import Column, Vectors
+from index_store.storage.rows import Row
+from index_store.types import CollectionSpec, Id, Metric, Vector
+
+NEVER = np.iinfo(np.int64).max
+_GATHER_ROWS = 64
+_RESCORED_ROWS = 128
+_UNCODED_ROWS = 1024
+"""So many rows are scanned as they are; at 2,500 rows of 384 they outgrow the processor's own cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an answer goes on: after this distance and id."""
+
+    distance: float
+    id: Id
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Rows with exact distances, nearest first, ties by id."""
+
+    rows: RowNumbers
+    distances: npt.NDArray[np.float64]
+
+
+class Delta:
+    """Rows 0..rows-1. `append` and `bury` belong to one thread at a time; all else to any thread, for
+    rows that were published to it (`generation.View`)."""
+
+    def __init__(self, spec: CollectionSpec) -> None:
+        self._spec = spec
+        self._vectors = Vectors(spec.dim)
+        self._lengths = Column(np.float32(0))
+        self._length_max = 0.0
+        self.keys = Column(np.int64(0))
+        self.born = Column(np.int64(0))
+        self.dead = Column(np.int64(NEVER))
+        self._names: list[str] = []
+        self._texts: list[str | None] = []
+        self._coded: tuple[CodedRows, ...] = ()
+        self._columns = MetadataColumns()
+        self.masks = FilterMasks(self._columns)
+
+    @property
+    def rows(self) -> int:
+        return self._vectors.rows
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Take live rows in."""
+        vectors = np.frombuffer(b"".join(row.vector or b"" for row in rows), dtype="<f4")
+        self._put(
+            vectors.reshape(len(rows), self._spec.dim),
+            [row.id for row in rows],
+            np.array([row.seq for row in rows], dtype=np.int64),
+            [row.metadata for row in rows],
+        )
+
+    def _put(
+        self, vectors: Vector, ids: Sequence[Id], born: npt.NDArray[np.int64], texts: Sequence[str | None]
+    ) -> None:
+        start = self.rows
+        lengths = float32_bounds.norms(vectors)
+        self.keys.put(start, keys_of(ids, self._spec.id_kind))
+        self.born.put(start, born)
+        self.dead.put(start, np.full(len(ids), NEVER, dtype=np.int64))
+        self._lengths.put(start, lengths.astype(np.float32))
+        self._length_max = max(self._length_max, float(lengths.max(initial=0.0)))
+        if self._spec.id_kind == "string":
+            self._names.extend(map(str, ids))
+        self._texts.extend(texts)
+        self._columns.append(start, texts)
+        self._vectors.append(vectors)
+        self._encode()
+
+    def _encode(self) -> None:
+        """Code the rows that wait, once they are enough; none is ever coded again."""
+        done = self._coded[-1].stop if self._coded else 0
+        if self.rows - done <= _UNCODED_ROWS:
+            return
+        coded = list(self._coded)
+        for start, block in self._vectors.blocks(self.rows):
+            first = max(start, done)
+            fresh = block[first - start :]
+            if len(fresh) and first > start and (grown := coded[-1].followed_by(fresh)) is not None:
+                coded[-1] = grown
+            elif len(fresh):
+                coded.append(coded_rows(first, fresh, self._spec.metric))
+        self._coded = tuple(coded)
+
+    def bury(self, rows: RowNumbers, seq: npt.NDArray[np.int64]) -> None:
+        """These rows end at these seqs."""
+        self.dead.data[rows] = seq
+
+    def compacted(self, live: Mask) -> Delta:
+        """A delta of the live rows only."""
+        fresh = Delta(self._spec)
+        rows = np.flatnonzero(live)
+        for start in range(0, len(rows), 4096):
+            some = rows[start : start + 4096]
+            fresh._put(
+                self._vectors.take(some), self.ids(some), self.born.data[some], self.metadata_texts(some)
+            )
+        return fresh
+
+    def ids(self, rows: RowNumbers) -> list[Id]:
+        if self._spec.id_kind == "int64":
+            return list(self.keys.data[rows].tolist())
+        return [self._names[row] for row in rows.tolist()]
+
+    def vectors(self, rows: RowNumbers) -> Vector:
+        return self._vectors.take(rows)
+
+    def metadata_texts(self, rows: RowNumbers) -> list[str | None]:
+        return [self._texts[row] for row in rows.tolist()]
+
+    def rows_of(self, ids: Sequence[Id] | Keys, index: KeyIndex, count: int) -> RowNumbers:
+        """Every row, live or dead, of these ids among the first `count` rows."""
+        if len(ids) == 0:
+            return np.empty(0, dtype=np.int64)
+        rows = index.rows(keys_of(ids, self._spec.id_kind), self.keys.data[:count])
+        if self._spec.id_kind == "int64" or len(rows) == 0:
+            return rows
+        wanted = set(ids)  # two strings may share a hash
+        return rows[[self._names[row] in wanted for row in rows.tolist()]]
+
+    def candidates(
+        self, query: Vector, k: int, allowed: Mask, after: Place | None, limit: float = math.inf
+    ) -> Candidates:
+        """The k nearest allowed rows that come after `after`, exact, all ties at the end weighed by id.
+
+        query: (dim,) float32. allowed: (count,) bool over the rows that the caller sees. limit: rows farther
+        than this may be left out: the caller has k that are as near.
+        """
+        coded = self._coded if after is None else ()
+        done = min(coded[-1].stop, len(allowed)) if coded else 0
+        parts = [one.near(query, k, allowed, limit) for one in coded if one.start < len(allowed)]
+        found = [self._near(query, k, np.concatenate(parts), limit)] if parts else []
+        rest = self._pruned(query, k, allowed, done, after, limit)
+        rows = np.concatenate([*found, rest]) if found else rest
+        return self._rescore(query, rows, after).first(k)
+
+    def _near(self, query: Vector, k: int, rows: RowNumbers, limit: float) -> RowNumbers:
+        """Those of a few rows that may be among the k nearest."""
+        if len(rows) <= max(_RESCORED_ROWS, k):
+            return rows
+        lengths = self._lengths.data[rows]
+        values = float32_bounds.rough(self._spec.metric, query, self._vectors.take(rows), lengths)
+        return self._within(query, k, rows, values, None, limit)
+
+    def _pruned(
+        self, query: Vector, k: int, allowed: Mask, start: int, after: Place | None, limit: float
+    ) -> RowNumbers:
+        """Those of the allowed rows from `start` on that may be among the k nearest."""
+        rows = allowed[start:].nonzero()[0]
+        rows += start
+        if len(rows) <= max(_GATHER_ROWS, k):
+            return rows
+        values = self._rough(query, start, len(allowed))
+        if len(rows) < len(values):
+            values = values[rows - start]
+        return self._within(query, k, rows, values, after, limit)
+
+    def _rough(self, query: Vector, start: int, stop: int) -> Vector:
+        values = []
+        for first, block in self._vectors.blocks(stop):
+            skipped = max(0, start - first)
+            if skipped < len(block):
+                lengths = self._lengths.data[first + skipped : first + len(block)]
+                values.append(float32_bounds.rough(self._spec.metric, query, block[skipped:], lengths))
+        return values[0] if len(values) == 1 else np.concatenate(values)
+
+    def _within(
+        self, query: Vector, k: int, rows: RowNumbers, values: Vector, after: Place | None, limit: float
+    ) -> RowNumbers:
+        """Drop the rows that are surely not among the k nearest, by float32 values of bounded error."""
+        metric: Metric = self._spec.metric
+        query_length = float(float32_bounds.norms(query[None, :])[0])
+        error = float32_bounds.rough_error(metric, self._spec.dim, query_length, self._length_max)
+        if limit < math.inf:
+            edge = float32_bounds.rough_of(metric, limit, query_length) + 2 * error
+            near = (values <= np.nextafter(np.float32(edge), np.float32(np.inf))).nonzero()[0]
+            rows, values = rows[near], values[near]
+        if after is not None:
+            edge = float32_bounds.rough_of(metric, after.distance, query_length)
+            beyond = values.astype(np.float64) >= edge - 2 * error
+            rows, values = rows[beyond], values[beyond]
+            # Rows this near to the edge may turn out to stand before it: they must not count for k.
+            k += int(np.count_nonzero(values <= edge + 2 * error))
+        if len(rows) <= k:
+            return rows
+        kth = float(np.partition(values, k - 1)[k - 1])
+        near = values <= np.nextafter(np.float32(kth + 2 * error), np.float32(np.inf))
+        kept: RowNumbers = rows[near]
+        return kept
+
+    def _rescore(self, query: Vector, rows: RowNumbers, after: Place | None) -> _Scored:
+        if not len(rows):
+            return _Scored(self, rows, np.empty(0, np.float64))
+        found = np.empty(len(rows), dtype=np.float64)
+        for start in range(0, len(rows), 4096):
+            some = rows[start : start + 4096]
+            found[start : start + len(some)] = rescore(query, self._vectors.take(some), self._spec.metric)
+        if after is None:
+            return _Scored(self, rows, found)
+        keep = found > after.distance
+        ties = np.flatnonzero(found == after.distance)
+        for place, item_id in zip(ties.tolist(), self.ids(rows[ties]), strict=True):
+            keep[place] = item_id > after.id  # type: ignore[operator]  # one kind of id a collection
+        return _Scored(self, rows[keep], found[keep])
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    delta: Delta
+    rows: RowNumbers
+    distances: npt.NDArray[np.float64]
+
+    def first(self, k: int) -> Candidates:
+        """Sort by (distance, id); ids are looked at only where they decide."""
+        if not len(self.rows):
+            return Candidates(self.rows, self.distances)
+        if len(self.rows) > k:
+            kth = np.partition(self.distances, k - 1)[k - 1]
+            within = self.distances <= kth
+            rows, found = self.rows[within], self.distances[within]
+        else:
+            rows, found = self.rows, self.distances
+        ranked = sorted(zip(found.tolist(), self.delta.ids(rows), range(len(rows)), strict=True))
+        order = np.array([place for _, _, place in ranked[:k]], dtype=np.int64)
+        return Candidates(rows[order], found[order])

@@ -1,1 +1,0 @@
-"""The embedded engine: collections, generations, and exact or approximate search in this process."""

@@ -1,0 +1,301 @@
+"""One collection in one process: which generations it has now, and who may still be using older ones."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from index_store.catalog.pointer import POINTER_FILE, Member, Pointer, read_pointer, write_pointer
+from index_store.engine.generation import Generation
+from index_store.errors import StoreDamaged, Unavailable
+from index_store.storage.durable_files import locked, sync_directory
+from index_store.storage.schema import STORE_FILE, Connector
+from index_store.storage.sealed_directory import QUARANTINE_MARK, quarantine
+from index_store.storage.store import Store, create_store
+from index_store.types import CollectionSpec, ItemDelete, ItemWrite, WriteBatch
+
+log = logging.getLogger(__name__)
+
+Step: TypeAlias = Literal["begin", "promote", "rollback", "abort"]
+Stamp: TypeAlias = tuple[int, int, int]
+MakeStore: TypeAlias = Callable[[Path, str], Store]
+
+ADVANCE_LOCK = "advance.lock"
+_OPEN_TRIES = 5
+_PASSING = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+)
+
+
+@dataclass(slots=True)
+class Members:
+    """The generations as one pointer file named them, open for as long as somebody uses them."""
+
+    pointer: Pointer
+    stamp: Stamp
+    generations: dict[str, Generation]
+    users: int = 0
+
+    @property
+    def current(self) -> Generation | None:
+        member = self.pointer.current
+        return None if member is None else self.generations[member.name]
+
+    def in_order(self) -> list[Generation]:
+        """Current first."""
+        return [self.generations[member.name] for member in self.pointer.members]
+
+
+class MembersInUse:
+    """The context of `Collection.members`; by hand, for a generator's takes twice as long."""
+
+    __slots__ = ("_collection", "_members")
+
+    def __init__(self, collection: Collection) -> None:
+        self._collection = collection
+
+    def __enter__(self) -> Members:
+        self._members = self._collection.take()
+        return self._members
+
+    def __exit__(self, *_raised: object) -> None:
+        self._collection.give_back(self._members)
+
+
+class Collection:
+    """Opens, follows and moves the generations of one collection. Every method is safe from any thread."""
+
+    def __init__(
+        self,
+        directory: Path,
+        spec: CollectionSpec,
+        make_store: MakeStore,
+        connect: Connector,
+        clock: Callable[[], float],
+    ) -> None:
+        self.spec = spec
+        self._directory = directory
+        self._pointer_path = str(directory / POINTER_FILE)
+        self._make_store = make_store
+        self._connect = connect
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._members = Members(Pointer(), (0, 0, 0), {})
+        self._former: list[Members] = []
+        self._is_open = False
+        self._unreadable: set[str] = set()
+
+    def open(self) -> None:
+        """Raises StoreDamaged, OSError."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        sync_directory(self._directory.parent)
+        with locked(self._directory / ADVANCE_LOCK):
+            _sweep(self._directory, read_pointer(self._directory))
+        with self._lock:
+            self._is_open = True
+            self._follow()
+        self._set_aside()
+
+    def _set_aside(self) -> None:
+        """Take generations that can't be read, and are not current, out of the way of the collection."""
+        if not self._unreadable:
+            return
+        with locked(self._directory / ADVANCE_LOCK):
+            pointer = read_pointer(self._directory)
+            for name in self._unreadable - {pointer.current.name if pointer.current else ""}:
+                write_pointer(self._directory, pointer := pointer.without(name))
+                if (self._directory / name).is_dir():
+                    quarantine(self._directory / name)
+
+    def close(self) -> None:
+        with self._lock:
+            self._is_open = False
+            everyone = {g.name: g for m in (*self._former, self._members) for g in m.generations.values()}
+            self._former.clear()
+            self._members = Members(Pointer(), (0, 0, 0), {})
+        for generation in everyone.values():
+            generation.close()
+
+    def members(self) -> MembersInUse:
+        """The generations as of now; none of them is closed while the context lasts."""
+        return MembersInUse(self)
+
+    def take(self) -> Members:
+        """For `MembersInUse`. Raises Unavailable, StoreDamaged, OSError."""
+        stamp = _stamp(self._pointer_path)  # before the lock: the system may take its time
+        with self._lock:
+            if not self._is_open:
+                raise Unavailable(f"collection {self.spec.name!r} is closed")
+            if stamp != self._members.stamp:
+                self._follow()
+            self._members.users += 1
+            return self._members
+
+    def give_back(self, members: Members) -> None:
+        with self._lock:
+            members.users -= 1
+            unused = self._unused()
+        for generation in unused:
+            generation.close()
+
+    def advance(self, step: Step, embedding_version: str) -> None:
+        """One step, by one rename. Raises GenerationConflict, OSError, WriteFailed."""
+        with locked(self._directory / ADVANCE_LOCK):
+            pointer = read_pointer(self._directory)
+            if step == "begin":
+                self._begin(pointer, embedding_version)
+            else:
+                moves = {
+                    "promote": pointer.promoted,
+                    "rollback": pointer.rolled_back,
+                    "abort": pointer.aborted,
+                }
+                write_pointer(self._directory, moves[step](embedding_version))
+            _sweep(self._directory, read_pointer(self._directory))
+        log.info(
+            "generation_advanced",
+            extra={"collection": self.spec.name, "step": step, "embedding_version": embedding_version},
+        )
+
+    def _begin(self, pointer: Pointer, embedding_version: str) -> None:
+        member, pointer = pointer.named(embedding_version)
+        directory = self._directory / member.name
+        shutil.rmtree(directory, ignore_errors=True)  # left by a crash before its name was published
+        directory.mkdir()
+        create_store(directory, self.spec, embedding_version)
+        sync_directory(self._directory)
+        if pointer.current is None:
+            write_pointer(self._directory, pointer.begun(member))
+            return
+        fresh = self._make_store(directory, embedding_version)
+        with self.members() as members:
+            fresh.open(self.spec)
+            try:
+                current = members.generations[pointer.current.name].store
+                seq = carry_over(current, fresh, 0)
+                # Nothing is written to the current generation between the last look and the rename, so
+                # every later write finds the new one.
+                with current.frozen():
+                    carry_over(current, fresh, seq)
+                    write_pointer(self._directory, pointer.begun(member))
+            finally:
+                fresh.close()
+
+    def _follow(self) -> None:
+        """Open what the pointer names now, keep what is open already. Called with the lock held."""
+        for _ in range(_OPEN_TRIES):
+            stamp = _stamp(self._pointer_path)
+            pointer = read_pointer(self._directory)
+            generations: dict[str, Generation] = {}
+            damaged: dict[str, StoreDamaged] = {}
+            for member in pointer.members:
+                try:
+                    generations[member.name] = self._opened(member)
+                except StoreDamaged as exc:
+                    damaged[member.name] = exc
+            if damaged and _stamp(self._pointer_path) != stamp:
+                for generation in generations.values():
+                    if generation.name not in self._members.generations:
+                        generation.close()
+                continue  # one was dropped between reading its name and opening it
+            if pointer.current is not None and pointer.current.name in damaged:
+                raise damaged[pointer.current.name]
+            for name, problem in damaged.items():
+                log.error("generation_damaged", extra={"generation": name, "error": str(problem)})
+                pointer = pointer.without(name)
+                if _is_for_good(self._directory / name, problem):
+                    self._unreadable.add(name)
+            self._former.append(self._members)
+            self._members = Members(pointer, stamp, generations)
+            for generation in self._unused():
+                generation.close()
+            return
+        raise Unavailable(f"the generations of {self.spec.name!r} change faster than they can be opened")
+
+    def _opened(self, member: Member) -> Generation:
+        known = self._members.generations.get(member.name)
+        if known is not None:
+            return known
+        store = self._make_store(self._directory / member.name, member.embedding_version)
+        generation = Generation(
+            member.name, member.embedding_version, self.spec, store, connect=self._connect, clock=self._clock
+        )
+        generation.open()
+        return generation
+
+    def _unused(self) -> list[Generation]:
+        """Take out the generations that no user and no pointer holds any more. Lock held."""
+        if not self._former:
+            return []  # at the end of almost every search
+        idle = [members for members in self._former if members.users == 0]
+        self._former = [members for members in self._former if members.users]
+        held = {name for members in (*self._former, self._members) for name in members.generations}
+        dropped = {g.name: g for m in idle for g in m.generations.values() if g.name not in held}
+        return list(dropped.values())
+
+
+def carry_over(source: Store, target: Store, after_seq: int) -> int:
+    """Give a new generation what does not depend on the embedding: who is known, active, deleted, and
+    metadata. Return the source's seq up to which this was done."""
+    seq = after_seq
+    while (tail := source.tail(seq)) is not None and tail.seq > seq:
+        items = [
+            ItemWrite(
+                row.id, active=row.active, metadata=row.as_item().metadata, source_version=row.source_version
+            )
+            for row in tail.rows
+            if not row.deleted
+        ]
+        deletes = [ItemDelete(row.id, row.source_version) for row in tail.rows if row.deleted]
+        target.commit(WriteBatch(items=items, deletes=deletes))
+        seq = tail.seq
+    return seq
+
+
+def reduced(batch: WriteBatch) -> WriteBatch:
+    """What a batch of vectors means to a generation of another version: activity and deletes."""
+    items = [
+        replace(item, vector=None, metadata=None, content_hash=None)
+        for item in batch.items
+        if item.active is not None
+    ]
+    return WriteBatch(items=items, deletes=batch.deletes)
+
+
+def _is_for_good(directory: Path, problem: StoreDamaged) -> bool:
+    """Whether trying again is in vain: a busy or failing disk may come back, rotten bytes do not."""
+    cause = problem.__cause__
+    is_passing = isinstance(cause, sqlite3.Error) and getattr(cause, "sqlite_errorcode", 0) & 0xFF in _PASSING
+    return not is_passing or not (directory / STORE_FILE).exists()
+
+
+def _stamp(path: str) -> Stamp:
+    """Changes with every rename of the pointer file (2 us; through a Path object 8)."""
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except FileNotFoundError:
+        return (0, 0, 0)
+    return (found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+def _sweep(directory: Path, pointer: Pointer) -> None:
+    """Remove generations that no role names: retired ones, and those that a crash left unpublished.
+    Called with the advance lock held. Who has them open keeps reading the unlinked files."""
+    named = {member.name for member in pointer.members}
+    for path in directory.glob("g[0-9]*"):
+        if path.is_dir() and path.name not in named and QUARANTINE_MARK not in path.name:
+            shutil.rmtree(path, ignore_errors=True)  # a build may still write there: the rest goes next time
+            log.info("generation_removed", extra={"path": str(path)})
+    sync_directory(directory)

@@ -1,0 +1,297 @@
+"""One generation as one process sees it: the store, and what a search needs of it.
+
+    Generation = sealed segments (mapped, shared by all processes) + delta + bitmaps of live rows
+
+The store is the truth. Before each search the tail of its commits is read and applied, so a write that any
+process acknowledged before the search began is in the answer. What takes longer (a delta without dead rows, a
+snapshot that another process published) a thread makes ready beside the searches, and one assignment swaps it
+in.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from index_store.catalog.snapshots import SNAPSHOTS, open_newest, registered_in
+from index_store.delta.delta import Delta
+from index_store.errors import PageExpired, StoreDamaged
+from index_store.query.execute import Answer, answer, texts_of, vectors_of
+from index_store.query.view import (
+    View,
+    based_view,
+    compacted,
+    empty_view,
+    followed,
+    forgetting,
+    is_wasteful,
+    living_count,
+    sorted_anew,
+    whole_view,
+)
+from index_store.segment.open import Known
+from index_store.storage.schema import Connector, connect_sqlite
+from index_store.storage.scrub_state import SCRUB_FILE
+from index_store.storage.store import Store, Tail
+from index_store.types import CollectionSpec, Hit, PageKey, SearchRequest, SearchResult, Vector
+
+log = logging.getLogger(__name__)
+
+_CATCH_UP_ROWS = 128
+"""A search applies a row in 12 us."""
+_CHASES_MAX = 8
+_LOOK_S = 0.05
+_FORMER_S = 60.0
+"""How long pages of the snapshot before go on after a swap."""
+
+
+class Generation:
+    """Searches and its store. `refresh` and `nearest` are safe from any thread."""
+
+    def __init__(
+        self,
+        name: str,
+        embedding_version: str,
+        spec: CollectionSpec,
+        store: Store,
+        *,
+        connect: Connector = connect_sqlite,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.embedding_version = embedding_version
+        self.store = store
+        self._spec = spec
+        self._connect = connect
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._view = empty_view(spec)
+        self._mark: int | None = None
+        self._stamp = (0, 0)
+        self._scrubbed = 0
+        self._look_at = 0.0
+        self._swapped_at = 0.0
+        self._upkeep: threading.Thread | None = None
+        self._is_closing = False
+
+    def open(self) -> None:
+        """Map the newest sound snapshot and replay what came after it, or else read the whole store.
+        Raises StoreDamaged."""
+        self.store.open(self._spec)
+        self._stamp = _stamp(self.store.directory)
+        self._scrubbed = _modified(self.store.directory / SCRUB_FILE)
+        view = self._based({}, trusts=False) or self._loaded()
+        with self._lock:
+            self._view = view
+
+    def close(self) -> None:
+        with self._lock:
+            self._is_closing = True
+            upkeep = self._upkeep
+        if upkeep is not None:
+            upkeep.join()
+        self.store.close()
+        with self._lock:
+            self._view = empty_view(self._spec)
+
+    def refresh(self) -> View:
+        """Apply what was committed since the last call, by any process, and return the newest view."""
+        if self.store.mark() == self._mark and self._clock() < self._look_at:
+            return self._view  # so ends almost every call, without a lock
+        with self._lock:
+            now = self._clock()
+            is_to_look = now >= self._look_at
+            if is_to_look:
+                self._look_at = now + _LOOK_S
+                self._look(now)
+            mark = self.store.mark()
+            if mark != self._mark or is_to_look:  # else who held the lock has just applied it
+                self._follow()
+                self._keep_up()
+            self._mark = mark  # last: who finds it takes the view without a lock
+            return self._view
+
+    def catch_up(self, seq: int) -> None:
+        """Called by who has written: more than a few rows are not left to the next search."""
+        if seq - self._view.seq >= _CATCH_UP_ROWS:
+            self.refresh()
+
+    def nearest(self, view: View, request: SearchRequest) -> SearchResult:
+        """Answer a checked request from `view`. Raises PageExpired, InvalidFilter."""
+        seq = view.seq
+        if request.after is not None:
+            view, seq = self._knowing(view, request.after), request.after.seq
+        found = answer(view, self._spec, request)
+        hits = self._hits(view, request, found)
+        last = hits[-1] if hits and not found.exhausted else None
+        return SearchResult(
+            hits=hits,
+            generation=self.name,
+            embedding_version=self.embedding_version,
+            seq=seq,
+            exhausted=found.exhausted,
+            next_page=None if last is None else PageKey(self.name, seq, last.distance, last.id),
+        )
+
+    def _knowing(self, view: View, after: PageKey) -> View:
+        """The view, of this moment, that knows what was live at the page's seq."""
+        if after.generation == self.name:
+            for one in (view, view.former):
+                if one is not None and one.history.is_known(after.seq, one.seq):
+                    return one
+        raise PageExpired("this page is older than the history that is kept; search again", "cursor")
+
+    def _hits(self, view: View, request: SearchRequest, found: Answer) -> list[Hit]:
+        distances = found.distances.tolist()
+        if not request.with_metadata and not request.with_vectors:
+            return list(map(Hit, found.ids, distances))
+        nothing: Sequence[None] = [None] * len(found.ids)
+        texts = texts_of(view, found) if request.with_metadata else nothing
+        vectors: Sequence[Vector | None] = nothing
+        if request.with_vectors:
+            vectors = list(vectors_of(view, found, self._spec.dim))
+        return [
+            Hit(item_id, distance, None if text is None else json.loads(text), vector)
+            for item_id, distance, text, vector in zip(found.ids, distances, texts, vectors, strict=True)
+        ]
+
+    def _follow(self) -> None:
+        """Apply what was committed since. Lock held."""
+        tail = self.store.tail(self._view.seq)
+        if tail is not None:
+            self._view = followed(self._view, self._tails(tail))
+
+    def _tails(self, tail: Tail) -> list[Tail]:
+        tails = [tail]
+        while (more := self.store.tail(tails[-1].seq)) is not None and more.seq > tails[-1].seq:
+            tails.append(more)
+        return tails
+
+    def _look(self, now: float) -> None:
+        """Look whether rows were scrubbed, and forget the snapshot before the last. Lock held."""
+        if self._view.former is not None and now >= self._swapped_at + _FORMER_S:
+            self._view = replace(self._view, former=None)
+        scrubbed = _modified(self.store.directory / SCRUB_FILE)
+        if scrubbed != self._scrubbed:
+            self._scrubbed = scrubbed
+            self.store.look_again()
+
+    def _keep_up(self) -> None:
+        """Start the thread that does what searches shall not wait for, if any of it is due. Lock held."""
+        if self._is_closing or (self._upkeep is not None and self._upkeep.is_alive()):
+            return
+        view, stamp = self._view, _stamp(self.store.directory)
+        if stamp != self._stamp:
+            self._stamp, work = stamp, self._swap
+        elif is_wasteful(view):
+            work = self._compact
+        elif view.index.is_behind(view.count):
+            work = self._sort
+        else:
+            return
+        self._upkeep = threading.Thread(
+            target=self._run, args=(work,), name=f"upkeep-{self.name}", daemon=True
+        )
+        self._upkeep.start()
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except StoreDamaged as exc:
+            log.error("upkeep_failed", extra={"generation": self.name, "error": str(exc)})
+
+    def _sort(self) -> None:
+        """Make the newest ids quick to find."""
+        index = sorted_anew(self._view).index
+        with self._lock:
+            self._view = replace(self._view, index=index)  # of the same delta: this is the only upkeep
+
+    def _compact(self) -> None:
+        """Make a delta without dead rows the view's."""
+        rows = self._view.count
+        self._serve(compacted(self._view), keeps_old=False)
+        log.info("delta_compacted", extra={"generation": self.name, "rows": rows, "live": self._view.count})
+
+    def _swap(self) -> None:
+        """Make the newest snapshot the view's."""
+        old = self._view
+        known = {(one.sealed.name, one.sealed.segment.sha256): one.sealed for one in old.segments}
+        fresh = self._based(known, trusts=True, unless=old.base)
+        if fresh is not None:
+            self._serve(fresh, keeps_old=True)
+            log.info("snapshot_opened", extra={"generation": self.name, "snapshot": fresh.base})
+
+    def _serve(self, fresh: View, *, keeps_old: bool) -> None:
+        """Let searches have a view that was made beside them. keeps_old: for pages of the one before."""
+        for _ in range(_CHASES_MAX):  # without the lock, until little is left to do under it
+            before = fresh.seq
+            fresh, _ = self._replayed(fresh)
+            if fresh.seq - before < _CATCH_UP_ROWS:
+                break
+        with self._lock:
+            tail = self.store.tail(fresh.seq)
+            if tail is not None:
+                fresh = followed(fresh, self._tails(tail))
+            if self._view.seq < fresh.seq:
+                self._follow()
+            former = replace(self._view, former=None) if keeps_old else self._view.former
+            self._view = replace(fresh, former=former if self._view.seq == fresh.seq else None)
+            if keeps_old:
+                self._swapped_at = self._clock()
+
+    def _replayed(self, view: View) -> tuple[View, int]:
+        """The view after all that was committed since it, and how many live items the store counts then."""
+        counted = 0
+        for tail in self.store.since(view.seq):
+            view, counted = sorted_anew(followed(view, [tail])), tail.live or 0
+        return forgetting(view), counted
+
+    def _based(self, known: Known, *, trusts: bool, unless: str = "") -> View | None:
+        """A view of the newest sound snapshot and all commits after it; None: there is none, or it is
+        `unless`."""
+        directory = self.store.directory
+        owner, entries = registered_in(directory, self._connect)
+        if unless and entries and entries[0].name == unless:
+            return None
+        base = open_newest(directory, owner, entries, known, trusts)
+        if base is None or base.name == unless:
+            return None
+        view, counted = self._replayed(based_view(base, self._spec))
+        if living_count(view) != counted and not self.store.damaged_rows:
+            # Changes are found by an index of the store; a rotten page of it hides some.
+            log.error("tail_incomplete", extra={"generation": self.name, "snapshot": base.name})
+            return None
+        return view
+
+    def _loaded(self) -> View:
+        delta, seq, counted = Delta(self._spec), 0, 0
+        for page in self.store.load():
+            live = [row for row in page.rows if row.is_live]
+            if live:
+                delta.append(live)
+            seq, counted = page.seq, page.live or 0
+        view = whole_view(delta, seq)
+        if living_count(view) != counted and not self.store.damaged_rows:
+            self.store.miss(abs(living_count(view) - counted))
+        return view
+
+
+def _modified(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _stamp(directory: Path) -> tuple[int, int]:
+    """Changes with every snapshot that is published or dropped (2 us)."""
+    try:
+        found = (directory / SNAPSHOTS).stat()
+    except FileNotFoundError:
+        return (0, 0)
+    return (found.st_mtime_ns, found.st_nlink)

@@ -1,0 +1,283 @@
+"""The embedded `VectorIndex`: collections in a data directory, searched in this process.
+
+Several processes may hold one data directory; each sees the others' acknowledged writes in its next search
+and their generation changes in its next call.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import faiss
+
+from index_store.ann.warming import warm
+from index_store.engine.collection import Collection, Members, Step, reduced
+from index_store.engine.generation import Generation
+from index_store.engine.validation import check_ids, check_spec, checked_batch, checked_request
+from index_store.errors import (
+    GenerationConflict,
+    InvalidRequest,
+    PageExpired,
+    SeqNotReached,
+    UnknownCollection,
+    VersionMismatch,
+)
+from index_store.maintenance.backup import backup_data
+from index_store.query.view import View
+from index_store.storage.digest import BUCKETS, PARTS_MAX
+from index_store.storage.disk_guard import RESERVE_BYTES, DiskGuard, FreeBytes, free_bytes
+from index_store.storage.group_commit import WriterLimits
+from index_store.storage.schema import Connector, connect_sqlite
+from index_store.storage.store import Store
+from index_store.types import (
+    Ack,
+    CollectionSpec,
+    CollectionStatus,
+    Digest,
+    DigestRow,
+    GenerationStatus,
+    Id,
+    SearchRequest,
+    SearchResult,
+    StoredItem,
+    WriteBatch,
+)
+
+_POLL_S = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """min_seq_wait_s: how long a search waits for its min_seq. disk_reserve_bytes: room that writes leave
+    free. writer: queue and transaction sizes."""
+
+    min_seq_wait_s: float = 0.2
+    disk_reserve_bytes: int = RESERVE_BYTES
+    writer: WriterLimits = field(default_factory=WriterLimits)
+
+
+class EmbeddedIndex:
+    """Fits `index_store.port.VectorIndex`. `open` before use, `close` after; all methods from any thread."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        specs: Sequence[CollectionSpec],
+        *,
+        limits: EngineLimits | None = None,
+        connect: Connector = connect_sqlite,
+        free: FreeBytes = free_bytes,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._data_dir = data_dir
+        self._searching = threading.local()
+        self._limits = limits or EngineLimits()
+        self._clock = clock
+        self._connect = connect
+        self._free = free
+        self._collections: dict[str, Collection] = {}
+        for spec in specs:
+            check_spec(spec)
+            directory = data_dir / "collections" / spec.name
+            self._collections[spec.name] = Collection(directory, spec, self._make_store, connect, clock)
+
+    def open(self) -> None:
+        """Read every collection into memory. Raises StoreDamaged, OSError."""
+        warm()
+        try:
+            for collection in self._collections.values():
+                collection.open()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        for collection in self._collections.values():
+            collection.close()
+
+    def search(self, collection: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        if not hasattr(self._searching, "is_alone"):
+            # Requests are the parallel work; threads inside one search only wait for each other (1 ms to 9).
+            faiss.omp_set_num_threads(1)  # of this thread alone
+            self._searching.is_alone = True
+        found = self._collection(collection)
+        checked = [checked_request(request, found.spec) for request in requests]
+        with found.members() as members:
+            generation = members.current
+            for request in checked:
+                _check_version(found.spec, generation, request)
+            if generation is None:
+                return [_NOTHING for _ in checked]
+            view = self._view(generation, max([r.min_seq or 0 for r in checked], default=0))
+            return [generation.nearest(view, request) for request in checked]
+
+    def write(self, collection: str, batch: WriteBatch) -> Ack:
+        found = self._collection(collection)
+        batch = checked_batch(batch, found.spec)
+        done: dict[str, Ack] = {}
+        addressed = ""
+        # A generation may begin while others are being written: look again until none is missing.
+        while True:
+            with found.members() as members:
+                addressed = addressed or _addressed(found.spec, members, batch).name
+                waiting = [g for g in members.in_order() if g.name not in done]
+                if not waiting:
+                    return done[addressed]
+                for generation in waiting:
+                    done[generation.name] = _commit(generation, batch, generation.name == addressed)
+
+    def get(self, collection: str, ids: Sequence[Id]) -> list[StoredItem | None]:
+        found = self._collection(collection)
+        check_ids(ids, found.spec)
+        with found.members() as members:
+            if members.current is None:
+                return [None] * len(ids)
+            rows = members.current.store.read(list(dict.fromkeys(ids)))
+        return [rows[item_id].as_item() if item_id in rows else None for item_id in ids]
+
+    def status(self, collection: str) -> CollectionStatus:
+        found = self._collection(collection)
+        with found.members() as members:
+            statuses = _statuses(members)
+            problems = [problem for g in members.in_order() if (problem := g.store.problem())]
+        current = [status for status in statuses if status.role == "current"]
+        others = [status for status in statuses if status.role != "current"]
+        return CollectionStatus(
+            found.spec, current[0] if current else None, others, "; ".join(dict.fromkeys(problems)) or None
+        )
+
+    def digest(self, collection: str, parts: int = BUCKETS) -> Digest:
+        found = self._collection(collection)
+        _check_parts(parts, ())
+        with found.members() as members:
+            return _existing(members).store.digest(parts)
+
+    def digest_rows(
+        self, collection: str, numbers: Sequence[int], parts: int = BUCKETS
+    ) -> Iterator[DigestRow]:
+        found = self._collection(collection)
+        _check_parts(parts, numbers)
+        with found.members() as members:
+            return iter(list(_existing(members).store.digest_rows(numbers, parts)))
+
+    def advance(self, collection: str, step: Step, embedding_version: str) -> CollectionStatus:
+        if not embedding_version:
+            raise InvalidRequest("embedding_version must not be empty", "embedding_version")
+        self._collection(collection).advance(step, embedding_version)
+        return self.status(collection)
+
+    def backup(self, directory: Path) -> Mapping[str, int]:
+        """Write a hot copy of all stores of the data directory to a new `directory`; return the seq of each
+        copied store by file name.
+
+        Reads and writes go on. The copy is whole when this returns and absent when it raises; every
+        generation of every collection is in it as of one commit, with its cursors, without segments.
+        `python -m index_store restore DIRECTORY DATA_DIR` puts it back. Takes about as long as copying the
+        files: call it from a thread that may block, and only one at a time. `directory` must lie where the
+        service may write and never come from a caller unchecked. Raises WriteFailed, StoreDamaged,
+        Unavailable."""
+        seqs: Mapping[str, int] = backup_data(self._data_dir, directory, self._connect).facts["seqs"]
+        return seqs
+
+    def _collection(self, name: str) -> Collection:
+        found = self._collections.get(name)
+        if found is None:
+            raise UnknownCollection(f"there is no collection {name!r}", "collection")
+        return found
+
+    def _make_store(self, directory: Path, embedding_version: str) -> Store:
+        return Store(
+            directory,
+            embedding_version,
+            connect=self._connect,
+            disk=DiskGuard(directory, self._limits.disk_reserve_bytes, self._free),
+            limits=self._limits.writer,
+        )
+
+    def _view(self, generation: Generation, min_seq: int) -> View:
+        """The newest view; waits a bounded while for `min_seq`, which another process may be committing."""
+        view = generation.refresh()
+        if view.seq >= min_seq:
+            return view
+        deadline = self._clock() + self._limits.min_seq_wait_s
+        never = threading.Event()
+        while view.seq < min_seq:
+            if self._clock() >= deadline:
+                raise SeqNotReached(f"seq {min_seq} was not reached, the newest is {view.seq}")
+            never.wait(_POLL_S)  # no process tells another of its commits: the file does
+            view = generation.refresh()
+        return view
+
+
+_NOTHING = SearchResult(hits=(), generation="", embedding_version="", seq=0, exhausted=True, next_page=None)
+
+
+def _check_parts(parts: int, numbers: Sequence[int]) -> None:
+    if not 1 <= parts <= PARTS_MAX or parts & (parts - 1):
+        raise InvalidRequest(f"parts must be a power of two, {PARTS_MAX} at most, got {parts}", "parts")
+    for number in numbers:
+        if not 0 <= number < parts:
+            raise InvalidRequest(f"bucket must be 0..{parts - 1}, got {number}", "bucket")
+
+
+def _check_version(spec: CollectionSpec, generation: Generation | None, request: SearchRequest) -> None:
+    wanted = request.embedding_version
+    served = "" if generation is None else generation.embedding_version
+    if wanted is not None and wanted != served:
+        raise VersionMismatch(spec.name, served, wanted)
+    if generation is None and request.after is not None:
+        raise PageExpired("the generation of this page is gone; search again", "cursor")
+
+
+def _addressed(spec: CollectionSpec, members: Members, batch: WriteBatch) -> Generation:
+    """The generation whose Ack answers the write."""
+    current = members.current
+    if batch.embedding_version is None:
+        return _existing(members)
+    for generation in members.in_order():
+        if generation.embedding_version == batch.embedding_version:
+            return generation
+    raise VersionMismatch(spec.name, current.embedding_version if current else "", batch.embedding_version)
+
+
+def _existing(members: Members) -> Generation:
+    if members.current is None:
+        raise GenerationConflict("the collection has no generation yet: begin one")
+    return members.current
+
+
+def _commit(generation: Generation, batch: WriteBatch, is_addressed: bool) -> Ack:
+    """Vectors belong to the addressed generation alone; what holds without them belongs to all. Cursors
+    stay with the addressed one: only it holds all the rows that they vouch for."""
+    if not is_addressed:
+        has_vectors = any(item.vector is not None for item in batch.items)
+        batch = reduced(batch) if has_vectors else WriteBatch(items=batch.items, deletes=batch.deletes)
+    done = generation.store.commit(batch)
+    generation.catch_up(done.seq)
+    return Ack(done.upserted, done.deleted, done.stale_ignored, done.seq, generation.embedding_version)
+
+
+def _statuses(members: Members) -> list[GenerationStatus]:
+    pointer = members.pointer
+    roles = (("current", pointer.current), ("next", pointer.next), ("former", pointer.former))
+    out = []
+    for role, member in roles:
+        if member is None:
+            continue
+        counters = members.generations[member.name].store.counters()
+        out.append(
+            GenerationStatus(
+                generation=member.name,
+                role=role,  # type: ignore[arg-type]
+                embedding_version=member.embedding_version,
+                items=counters.items,
+                live=counters.live,
+                seq=counters.seq,
+                cursors=counters.cursors,
+            )
+        )
+    return out

@@ -1,0 +1,220 @@
+"""Conditions over metadata: checked and compiled once, evaluated over whole columns.
+
+What they mean, where databases differ:
+- A missing key fails every condition except `$ne`, `$nin` and `{"$exists": false}`. null is a value.
+- Values of different kinds are never equal and never ordered: 1 is not "1", and true is no number.
+- A list matches a condition when one of its elements does; `$ne` and `$nin` are the negation of that.
+- `$gt $gte $lt $lte` compare number with number and text with text (by code point).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from index_store.errors import InvalidFilter
+from index_store.filter.columns import MISSING, ColumnSource
+from index_store.types import Filter
+
+Mask = npt.NDArray[np.bool_]
+
+DEPTH_MAX = 20
+CONDITIONS_MAX = 1000
+OPERANDS_MAX = 10_000
+
+_ORDER: Mapping[str, Callable[[Any, Any], bool]] = {
+    "$gt": operator.gt,
+    "$gte": operator.ge,
+    "$lt": operator.lt,
+    "$lte": operator.le,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """One condition on one key; `matches` is asked once for each distinct value."""
+
+    key: str
+    matches: Callable[[Any], bool]
+    when_missing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    part: Node
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    parts: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Either:
+    parts: tuple[Node, ...]
+
+
+Node: TypeAlias = Test | Not | Every | Either
+
+
+def compile_filter(condition: Filter) -> Node:
+    """Raises InvalidFilter, whose `field` is the path of the culprit."""
+    return _Compiler().filter(condition, "filter", 0)
+
+
+def evaluate(node: Node, columns: ColumnSource, start: int, stop: int) -> Mask:
+    """(stop - start,) bool: which of these rows the condition holds for."""
+    match node:
+        case Test():
+            return _evaluate_test(node, columns, start, stop)
+        case Not(part):
+            return ~evaluate(part, columns, start, stop)
+        case Every(parts):
+            out = np.ones(stop - start, dtype=np.bool_)
+            for part in parts:
+                out &= evaluate(part, columns, start, stop)
+            return out
+        case Either(parts):
+            out = np.zeros(stop - start, dtype=np.bool_)
+            for part in parts:
+                out |= evaluate(part, columns, start, stop)
+            return out
+
+
+def _evaluate_test(test: Test, columns: ColumnSource, start: int, stop: int) -> Mask:
+    found = columns.column(test.key)
+    if found is None:
+        return np.full(stop - start, test.when_missing)
+    codes = found.codes.upto(start, stop)
+    values = found.values
+    distinct = range(len(values)) if len(values) < len(codes) else np.unique(codes[codes != MISSING]).tolist()
+    truth = np.zeros(len(values) + 1, dtype=np.bool_)
+    truth[-1] = test.when_missing  # MISSING is -1: it picks the last place
+    for code in distinct:
+        truth[code] = test.matches(values[code])
+    return truth[codes]
+
+
+class _Compiler:
+    """Counts conditions while it walks, so that a filter's size has a bound."""
+
+    def __init__(self) -> None:
+        self._conditions = 0
+
+    def filter(self, condition: object, path: str, depth: int) -> Node:
+        self._count(path, depth)
+        if not isinstance(condition, Mapping):
+            raise InvalidFilter(f"{path} must be an object", path)
+        parts = [self._entry(key, operand, path, depth) for key, operand in condition.items()]
+        return parts[0] if len(parts) == 1 else Every(tuple(parts))
+
+    def _entry(self, key: object, operand: object, path: str, depth: int) -> Node:
+        if not isinstance(key, str):
+            raise InvalidFilter(f"{path}: keys must be text", path)
+        here = f"{path}.{key}"
+        if key in ("$and", "$or"):
+            parts = tuple(
+                self.filter(part, f"{here}[{i}]", depth + 1) for i, part in enumerate(_list(operand, here))
+            )
+            if not parts:
+                raise InvalidFilter(f"{here} must not be empty", here)
+            return Every(parts) if key == "$and" else Either(parts)
+        if key == "$not":
+            return Not(self.filter(operand, here, depth + 1))
+        if key.startswith("$"):
+            raise InvalidFilter(f"{here}: unknown operator", here)
+        return self._field(key, operand, here, depth)
+
+    def _field(self, key: str, operand: object, path: str, depth: int) -> Node:
+        self._count(path, depth)
+        if not isinstance(operand, Mapping):
+            return _test(key, "$eq", operand, path)
+        if not operand:
+            raise InvalidFilter(f"{path} names no operator", path)
+        parts: list[Node] = []
+        for name, value in operand.items():
+            here = f"{path}.{name}"
+            if name == "$not":
+                if not isinstance(value, Mapping):
+                    raise InvalidFilter(f"{here} must be an object of operators", here)
+                parts.append(Not(self._field(key, value, here, depth + 1)))
+            else:
+                self._count(here, depth)
+                parts.append(_test(key, name, value, here))
+        return parts[0] if len(parts) == 1 else Every(tuple(parts))
+
+    def _count(self, path: str, depth: int) -> None:
+        self._conditions += 1
+        if depth > DEPTH_MAX or self._conditions > CONDITIONS_MAX:
+            raise InvalidFilter(
+                f"the filter is too large: {DEPTH_MAX} levels and {CONDITIONS_MAX} conditions at most", path
+            )
+
+
+def _test(key: str, name: object, operand: object, path: str) -> Test:
+    if name in ("$eq", "$ne"):
+        wanted = _scalar(operand, path)
+        equal = _any_element(lambda value: _same(value, wanted))
+        return Test(key, equal, False) if name == "$eq" else Test(key, _negated(equal), True)
+    if name in ("$in", "$nin"):
+        operands = _list(operand, path)
+        if len(operands) > OPERANDS_MAX:
+            raise InvalidFilter(f"{path} holds more than {OPERANDS_MAX} values", path)
+        known = {(_kind(one), one) for one in (_scalar(o, f"{path}[{i}]") for i, o in enumerate(operands))}
+        among = _any_element(lambda value: _is_scalar(value) and (_kind(value), value) in known)
+        return Test(key, among, False) if name == "$in" else Test(key, _negated(among), True)
+    if name == "$exists":
+        if not isinstance(operand, bool):
+            raise InvalidFilter(f"{path} must be true or false", path)
+        return Test(key, lambda _value: operand, not operand)
+    if isinstance(name, str) and name in _ORDER:
+        bound = _scalar(operand, path)
+        if _kind(bound) not in ("number", "text"):
+            raise InvalidFilter(f"{path} must be a number or text", path)
+        compare = _ORDER[name]
+        kind = _kind(bound)
+        return Test(key, _any_element(lambda value: _kind(value) == kind and compare(value, bound)), False)
+    raise InvalidFilter(f"{path}: unknown operator", path)
+
+
+def _any_element(matches: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: any(map(matches, value)) if isinstance(value, list) else matches(value)
+
+
+def _negated(matches: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: not matches(value)
+
+
+def _same(value: object, wanted: object) -> bool:
+    return _kind(value) == _kind(wanted) and value == wanted
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int | float):
+        return "number"
+    if isinstance(value, str):
+        return "text"
+    return "null" if value is None else "other"
+
+
+def _is_scalar(value: object) -> bool:
+    return _kind(value) != "other"
+
+
+def _scalar(operand: object, path: str) -> Any:
+    if not _is_scalar(operand) or operand != operand:
+        raise InvalidFilter(f"{path} must be a number, text, true, false or null", path)
+    return operand
+
+
+def _list(operand: object, path: str) -> Sequence[object]:
+    if not isinstance(operand, list | tuple):
+        raise InvalidFilter(f"{path} must be a list", path)
+    return operand

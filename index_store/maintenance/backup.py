@@ -1,0 +1,170 @@
+"""Hot copies of a data directory's stores, and putting them back.
+
+A backup is one flat directory under a manifest of checksums: `<collection>.json`, the pointer's content, and
+`<collection>.<generation>.sqlite` for each generation. Segments are not in it: they are made again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from index_store.catalog.pointer import Pointer, decode, encode, read_pointer, write_pointer
+from index_store.errors import StoreDamaged, Unavailable, WriteFailed
+from index_store.maintenance.check import check, collection_directories
+from index_store.storage.durable_files import sync_directory
+from index_store.storage.schema import SQLITE_ERRORS, STORE_FILE, Connector, connect_sqlite
+from index_store.storage.sealed_directory import Manifest, new_directory, publish, read_manifest, seal, verify
+
+log = logging.getLogger(__name__)
+
+_TRIES = 3
+_KIND = "backup"
+_LEFT = re.compile(r".+\.tmp-[0-9a-f]{12}")
+
+
+def backup_data(data_dir: Path, target: Path, connect: Connector = connect_sqlite) -> Manifest:
+    """Copy every store as of one commit each, while reads and writes go on; `target` appears whole or not
+    at all, and must not exist. Raises WriteFailed, StoreDamaged, Unavailable."""
+    if target.exists():
+        raise WriteFailed(f"{target} exists already")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _workplace(target.parent, target.name) as temporary:
+            seqs: dict[str, int] = {}
+            for collection in collection_directories(data_dir):
+                seqs.update(_copy_collection(collection, temporary, connect))
+            manifest = seal(temporary, {"kind": _KIND, "seqs": seqs})
+            _publish(temporary, target)
+    except (OSError, *SQLITE_ERRORS) as exc:
+        raise WriteFailed(f"the backup to {target} failed and nothing was kept: {exc}") from exc
+    log.info("backup_made", extra={"target": str(target), "stores": len(seqs)})
+    return manifest
+
+
+def _publish(sealed: Path, target: Path) -> None:
+    try:
+        publish(sealed, target)
+    except OSError:
+        if not sealed.exists():  # renamed, and then the name could not be made durable
+            shutil.rmtree(target, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _workplace(parent: Path, name: str) -> Iterator[Path]:
+    """A new directory to fill, gone afterwards if it was not published; removes what others left who were
+    killed before that. One that is being filled is locked, and the kernel lets go of a dead one's lock."""
+    for path in parent.iterdir():
+        if _LEFT.fullmatch(path.name) and path.is_dir() and (holder := _claim(path)) is not None:
+            log.warning("leftover_removed", extra={"path": str(path)})
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(holder)
+    temporary = new_directory(parent, name)
+    holder = _claim(temporary)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if holder is not None:
+            os.close(holder)
+
+
+def _claim(directory: Path) -> int | None:
+    """A descriptor that locks the directory; None when somebody else does, or the disk knows no locks."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _copy_collection(collection: Path, into: Path, connect: Connector) -> dict[str, int]:
+    """The pointer and the generations that it names; again when it moved meanwhile."""
+    for _ in range(_TRIES):
+        pointer = read_pointer(collection)
+        copies = {member.name: into / f"{collection.name}.{member.name}.sqlite" for member in pointer.members}
+        try:
+            seqs = {
+                path.name: _copy_store(collection / name / STORE_FILE, path, connect)
+                for name, path in copies.items()
+            }
+        except SQLITE_ERRORS:
+            if read_pointer(collection) == pointer:
+                raise
+            seqs = {}
+        if read_pointer(collection) == pointer:
+            (into / f"{collection.name}.json").write_bytes(encode(pointer))
+            return seqs
+        for path in copies.values():
+            path.unlink(missing_ok=True)
+    raise Unavailable(f"the generations of {collection.name!r} move too fast to be copied")
+
+
+def _copy_store(source: Path, copy: Path, connect: Connector) -> int:
+    connection = connect(source)
+    try:
+        connection.execute("VACUUM INTO ?", (str(copy),))
+    finally:
+        connection.close()
+    connection = connect(copy)
+    try:
+        (seq,) = connection.execute("SELECT value FROM meta WHERE key='seq'").fetchone()
+        return int(seq)
+    finally:
+        connection.close()
+
+
+def restore_data(backup: Path, data_dir: Path) -> list[str]:
+    """Put a backup into a data directory that holds no collections yet; return the collections.
+    Every byte of the backup is checked first, every row afterwards. Raises StoreDamaged, WriteFailed."""
+    final = data_dir / "collections"
+    if final.exists() and any(final.iterdir()):
+        raise WriteFailed(f"{data_dir} holds collections already; restore into an empty directory")
+    manifest = read_manifest(backup)
+    if manifest.facts.get("kind") != _KIND:
+        raise StoreDamaged(f"{backup} is not a backup")
+    verify(backup, manifest)
+    names = sorted(name.removesuffix(".json") for name in manifest.files if name.endswith(".json"))
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with _workplace(data_dir, "restore") as staging:
+            for name in names:
+                _restore_collection(backup, staging / "collections" / name)
+            problems = check(staging)
+            if problems:
+                raise StoreDamaged(f"{backup}: {problems[0]}")
+            sync_directory(staging / "collections")
+            if final.exists():
+                final.rmdir()
+            (staging / "collections").rename(final)
+            sync_directory(data_dir)
+    except OSError as exc:
+        raise WriteFailed(f"the restore into {data_dir} failed: {exc}") from exc
+    return names
+
+
+def _restore_collection(backup: Path, directory: Path) -> None:
+    directory.mkdir(parents=True)
+    try:
+        pointer: Pointer = decode((backup / f"{directory.name}.json").read_bytes())
+    except (ValueError, json.JSONDecodeError) as exc:
+        raise StoreDamaged(f"{backup}: {directory.name}.json: {exc}") from exc
+    for member in pointer.members:
+        into = directory / member.name
+        into.mkdir()
+        store = into / STORE_FILE
+        shutil.copyfile(backup / f"{directory.name}.{member.name}.sqlite", store)
+        with store.open("rb+") as file:
+            os.fsync(file.fileno())
+        sync_directory(into)
+    write_pointer(directory, pointer)

@@ -1,0 +1,267 @@
+"""Makes the next snapshot of a generation out of its store, and publishes it.
+
+One operation serves sealing, merging and rebuilding: the first `keep` segments stay, all live rows committed
+after the last of them become one new segment. keep = all of them seals the delta, 1 merges the small
+segments behind the large first one, 0 rebuilds everything.
+
+`step` is called with a name after each effect on the disk; tests stop the process there.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sqlite3
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from index_store.ann.bitmap import all_rows, without
+from index_store.ann.calibration import Clock
+from index_store.ann.port import Bitmap
+from index_store.catalog.registry import Registered, read_registered, register
+from index_store.catalog.snapshots import (
+    SEGMENTS,
+    SNAPSHOTS,
+    Owner,
+    live_file,
+    manifest_names,
+    read_owner,
+    snapshot_facts,
+)
+from index_store.errors import StoreDamaged, WriteFailed
+from index_store.segment.builder import BuildOptions, Progress, RowChunk, build_segment
+from index_store.segment.ids import IdArray
+from index_store.segment.info import SegmentIdentity
+from index_store.segment.metadata import write_metadata
+from index_store.segment.open import Base, Sealed, open_sealed
+from index_store.segment.reader import Segment
+from index_store.storage.rows import Row
+from index_store.storage.schema import COLUMNS, STORE_FILE, Connection, Connector, from_columns
+from index_store.storage.sealed_directory import (
+    MANIFEST,
+    QUARANTINE_MARK,
+    new_directory,
+    publish,
+    remove,
+    seal,
+)
+from index_store.types import Id
+
+log = logging.getLogger(__name__)
+
+Step: TypeAlias = Callable[[str], None]
+
+_PAGE_ROWS = 4096
+_EVIDENCE_MAX = 2
+_CHECKED_QUERIES = 48
+_CHECKED_K = 10
+_RECALL_MARGIN = 0.03
+"""A few dozen queries can't tell .99 from .97: below that something is wrong with the graph."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What building needs. step: called after each effect on the disk; may raise."""
+
+    connect: Connector
+    options: BuildOptions
+    clock: Clock
+    progress: Progress
+    step: Step
+
+
+@dataclass(slots=True)
+class _Read:
+    """What was read of the store: the ids that changed, and the metadata of the live ones."""
+
+    seq: int
+    changed: list[Id] = field(default_factory=list)
+    texts: dict[Id, str | None] = field(default_factory=dict)
+
+
+def make_snapshot(directory: Path, base: Base | None, keep: int, shop: Workshop) -> Registered:
+    """Build, check and publish; return what the store has registered. base: the newest sound snapshot, as
+    opened. Raises OSError, WriteFailed, StoreDamaged, sqlite3.Error: nothing was published then."""
+    for name in (SEGMENTS, SNAPSHOTS):
+        (directory / name).mkdir(exist_ok=True)
+    kept = () if base is None else base.sealed[:keep]
+    connection = shop.connect(directory / STORE_FILE)
+    try:
+        owner, entries = read_owner(connection), read_registered(connection)
+        connection.execute("BEGIN")
+        try:
+            (seq,) = connection.execute("SELECT value FROM meta WHERE key='seq'").fetchone()
+            read = _Read(seq)
+            fresh = _build(directory, owner, _rows(connection, kept[-1].seq if kept else 0), read, shop)
+        finally:
+            connection.execute("ROLLBACK")
+    finally:
+        connection.close()
+    live = [] if base is None else [_still_live(*pair, read) for pair in zip(kept, base.live, strict=False)]
+    sealed = list(kept)
+    if fresh is not None:
+        sealed.append(fresh)
+        live.append(all_rows(fresh.segment.rows))
+    number = max((entry.number for entry in entries), default=0) + 1
+    return _publish(directory, number, snapshot_facts(owner, read.seq, sealed, live), live, shop)
+
+
+def _rows(connection: Connection, after_seq: int) -> Iterator[Row | Id]:
+    """Rows in order of commits; only the id of one that fails its checksum."""
+    for values in connection.execute(f"SELECT {COLUMNS} FROM item WHERE seq>? ORDER BY seq", (after_seq,)):
+        row, is_sound = from_columns(values)
+        yield row if is_sound else row.id
+
+
+def _build(
+    directory: Path, owner: Owner, rows: Iterator[Row | Id], read: _Read, shop: Workshop
+) -> Sealed | None:
+    """A new segment of the live rows, published under its name; None when no row is live."""
+    chunks = _chunks(rows, read, owner.dim)
+    first = next(chunks, None)
+    if first is None:
+        return None
+    temporary = new_directory(directory / SEGMENTS, "segment")
+    shop.step("segment_begun")
+
+    def everything() -> Iterator[RowChunk]:
+        yield first
+        yield from chunks
+
+    def decorate(into: Path, ids: IdArray) -> None:
+        shop.step("segment_engines_written")
+        write_metadata(into, [read.texts[item_id] for item_id in ids.tolist()])
+        shop.step("segment_metadata_written")
+
+    identity = SegmentIdentity(
+        owner.store_uuid,
+        owner.embedding_version,
+        "int64" if owner.id_kind == "int64" else "string",
+        owner.dim,
+        owner.metric,  # type: ignore[arg-type]  # the store checked it when it was opened
+        read.seq,
+    )
+    try:
+        manifest = build_segment(
+            temporary, identity, everything(), shop.options, shop.clock, shop.progress, decorate
+        )
+        shop.step("segment_sealed")
+        check_recall(Segment.open(temporary, manifest.sha256), shop.options.target)
+        final = directory / SEGMENTS / f"s{read.seq:012d}-{uuid.uuid4().hex[:8]}"
+        publish(temporary, final)
+    except Exception:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shop.step("segment_published")
+    return open_sealed(final, manifest.sha256)
+
+
+def _chunks(rows: Iterator[Row | Id], read: _Read, dim: int) -> Iterator[RowChunk]:
+    page: list[Row] = []
+    for row in rows:
+        if not isinstance(row, Row):
+            if isinstance(row, int | str):
+                read.changed.append(row)
+            continue
+        read.changed.append(row.id)
+        if row.is_live:
+            read.texts[row.id] = row.metadata
+            page.append(row)
+        if len(page) == _PAGE_ROWS:
+            yield _chunk(page, dim)
+            page = []
+    if page:
+        yield _chunk(page, dim)
+
+
+def _chunk(page: Sequence[Row], dim: int) -> RowChunk:
+    vectors = np.frombuffer(b"".join(row.vector or b"" for row in page), "<f4").reshape(len(page), dim)
+    return RowChunk([row.id for row in page], np.array([row.seq for row in page], np.int64), vectors)
+
+
+def _still_live(one: Sealed, live: Bitmap, read: _Read) -> Bitmap:
+    """What is left of a kept segment: every change that was read came after it."""
+    rows = one.segment.rows_of(read.changed)
+    return without(live, rows)
+
+
+def check_recall(segment: Segment, target: float) -> None:
+    """Compare the segment's own answers with exact ones. Raises StoreDamaged when they are not as good as
+    they are meant to be: a graph that was built wrong must not be published."""
+    if segment.facts.storage is None:
+        return
+    random = np.random.default_rng(segment.rows)
+    rows = random.integers(0, segment.rows, (2, _CHECKED_QUERIES))
+    hits = wanted = 0
+    for query in segment.vectors[rows[0]] + np.float32(0.2) * segment.vectors[rows[1]]:
+        truth = segment.candidates(query, _CHECKED_K, None, exact=True)[1]
+        found = segment.candidates(query, _CHECKED_K, None)[1]
+        hits += int(np.count_nonzero(found <= truth[-1]))
+        wanted += len(truth)
+    if hits < (target - _RECALL_MARGIN) * wanted:
+        raise StoreDamaged(f"a new segment has recall {hits / wanted:.3f}, wanted {target}")
+
+
+def _publish(
+    directory: Path, number: int, facts: dict[str, object], live: Sequence[Bitmap], shop: Workshop
+) -> Registered:
+    temporary = new_directory(directory / SEGMENTS, "snapshot")
+    try:
+        for place, bits in enumerate(live):
+            (temporary / live_file(place)).write_bytes(bits.tobytes())
+        shop.step("snapshot_written")
+        manifest = seal(temporary, facts)
+        shop.step("snapshot_sealed")
+        name = f"n{number:08d}-{uuid.uuid4().hex[:8]}"
+        entry = Registered(name, number, int(str(facts["seq"])), manifest.sha256)
+        register(directory, shop.connect, [entry], [])
+        shop.step("snapshot_registered")
+        publish(temporary, directory / SNAPSHOTS / name)
+    except Exception:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shop.step("snapshot_published")
+    log.info("snapshot_published", extra={"snapshot": name, "segments": len(live), "seq": facts["seq"]})
+    return entry
+
+
+def drop_old(directory: Path, connect: Connector, kept_max: int, step: Step) -> None:
+    """Keep the newest snapshots, remove all others and the segments that only they named. Whoever has
+    those open goes on reading the unlinked files. Only for the one process that builds."""
+    connection = connect(directory / STORE_FILE)
+    try:
+        entries = read_registered(connection)
+    finally:
+        connection.close()
+    there = [entry for entry in entries if (directory / SNAPSHOTS / entry.name / MANIFEST).exists()]
+    kept = there[:kept_max]
+    dropped = [entry.name for entry in entries if entry not in kept]
+    if dropped:
+        register(directory, connect, [], dropped)
+        step("snapshots_unregistered")
+    try:
+        named = {name for entry in kept for name in manifest_names(directory, entry)}
+    except StoreDamaged as exc:
+        log.error("snapshot_damaged", extra={"path": str(directory), "error": str(exc)})
+        return
+    for folder, names in ((SNAPSHOTS, {entry.name for entry in kept}), (SEGMENTS, named)):
+        for path in sorted((directory / folder).glob("*")):
+            if path.name not in names and not _is_evidence(path, directory / folder):
+                remove(path)
+                step("old_removed")
+
+
+def _is_evidence(path: Path, folder: Path) -> bool:
+    """The newest few damaged directories stay for whoever looks into them."""
+    if QUARANTINE_MARK not in path.name:
+        return False
+    bad = sorted(folder.glob(f"*{QUARANTINE_MARK}*"), key=lambda each: each.stat().st_mtime_ns, reverse=True)
+    return path in bad[:_EVIDENCE_MAX]
+
+
+BUILD_ERRORS = (OSError, WriteFailed, StoreDamaged, sqlite3.Error, ValueError, RuntimeError, MemoryError)

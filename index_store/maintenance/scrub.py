@@ -1,0 +1,98 @@
+"""Reads everything again, slowly, so that rot is found before it is needed: row checksums, file hashes.
+
+How far it has come is kept in a file, so that restarts do not begin again. What it found of rotten rows is
+kept there too: whoever opens the store looks at those rows itself.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from index_store.catalog.snapshots import SEGMENTS, SNAPSHOTS, set_aside
+from index_store.errors import StoreDamaged
+from index_store.storage.durable_files import publish
+from index_store.storage.schema import COLUMNS, Connection, from_columns
+from index_store.storage.scrub_state import SCRUB_FILE, read_scrubbed
+from index_store.storage.sealed_directory import MARKS, read_manifest, verify
+from index_store.types import Id
+
+log = logging.getLogger(__name__)
+
+_PAGE_ROWS = 2048
+_SAVED_PAGES = 32
+DAMAGED_MAX = 1000
+
+
+@dataclass(slots=True)
+class Progress:
+    """after: the last id looked at, None at the start of a round. rounds: whole passes done."""
+
+    after: Id | None = None
+    rows: int = 0
+    rounds: int = 0
+    damaged: tuple[Id, ...] = ()
+
+
+class Scrub:
+    """One generation's scrub. `step` belongs to one thread. set_aside: directories that did not match."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        stored = read_scrubbed(directory)
+        self.progress = Progress(stored.after, stored.rows, stored.rounds, tuple(stored.damaged))
+        self.set_aside = 0
+        self._found: list[Id] = []
+        self._pages = 0
+
+    def step(self, connection: Connection) -> bool:
+        """Look at one page of rows, or at the files after the last one. True: a round is done.
+        Raises OSError, sqlite3.Error."""
+        progress = self.progress
+        where, parameters = ("", ()) if progress.after is None else ("WHERE id>?", (progress.after,))
+        page: Sequence[Any] = connection.execute(
+            f"SELECT {COLUMNS} FROM item {where} ORDER BY id LIMIT {_PAGE_ROWS}", parameters
+        ).fetchall()
+        for values in page:
+            row, is_sound = from_columns(values)
+            if not is_sound and len(self._found) < DAMAGED_MAX and isinstance(row.id, int | str):
+                log.error("row_damaged", extra={"store": str(self._directory), "id": row.id})
+                self._found.append(row.id)
+        progress.rows += len(page)
+        self._pages += 1
+        if len(page) == _PAGE_ROWS:
+            progress.after = page[-1][0]
+            if self._pages % _SAVED_PAGES == 0 or self._found:
+                self._save((*progress.damaged, *self._found))
+            return False
+        self.set_aside += len(scrub_files(self._directory))
+        progress.after, progress.rows = None, 0
+        progress.rounds += 1
+        self._save(tuple(self._found))
+        self._found = []
+        return True
+
+    def _save(self, damaged: tuple[Id, ...]) -> None:
+        self.progress.damaged = tuple(dict.fromkeys(damaged))
+        publish(self._directory / SCRUB_FILE, json.dumps(asdict(self.progress)).encode())
+
+
+def scrub_files(directory: Path) -> list[Path]:
+    """Hash every published file; set aside the directories that do not match and return where they were."""
+    bad: list[Path] = []
+    for folder in (SNAPSHOTS, SEGMENTS):
+        for path in sorted((directory / folder).glob("*")):
+            if any(mark in path.name for mark in MARKS):
+                continue
+            try:
+                verify(path, read_manifest(path))
+            except (StoreDamaged, FileNotFoundError) as exc:
+                if path.is_dir():
+                    log.error("files_damaged", extra={"path": str(path), "error": str(exc)})
+                    set_aside(path)
+                    bad.append(path)
+    return bad

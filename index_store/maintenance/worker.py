@@ -1,0 +1,314 @@
+"""Seals, merges and rebuilds beside the workers: one low-priority process a data directory.
+
+Any number of processes may call this; a lock file lets one of them work at a time. It holds no state that
+it could not read again from the disk, so it may be killed at any moment.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+from index_store.ann.calibration import Clock
+from index_store.ann.validation import count_allowed
+from index_store.catalog.pointer import Member, read_pointer
+from index_store.catalog.snapshots import SEGMENTS, SNAPSHOTS, open_newest, registered_in
+from index_store.errors import StoreDamaged
+from index_store.maintenance.check import collection_directories
+from index_store.maintenance.compaction import BUILD_ERRORS, Workshop, drop_old, make_snapshot
+from index_store.maintenance.scrub import Scrub
+from index_store.segment.builder import BuildOptions, Progress
+from index_store.segment.open import Base, Known
+from index_store.storage.disk_guard import RESERVE_BYTES, FreeBytes, free_bytes
+from index_store.storage.schema import STORE_FILE, Connector, connect_sqlite
+from index_store.storage.sealed_directory import sweep_leftovers
+
+log = logging.getLogger(__name__)
+
+MAINTENANCE_LOCK = "maintenance.lock"
+
+_NICE = 10
+_GROWING_SHARE = 0.005
+_BYTES_A_NUMBER = 10
+"""float32 rows, a float32 graph, codes and links: 9.4 bytes a component at 384 dimensions."""
+
+Stop: TypeAlias = threading.Event
+
+
+class Stopped(Exception):
+    """A build was left because the process is to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaintenanceLimits:
+    """seal_rows: changes since the newest snapshot that make the next one. segments_max: more are merged.
+    waste_share: changes and dead rows, as a share of the first segment, that rebuild everything.
+    pause_s: between two looks. scrub_pause_s: between two rounds of reading everything again.
+    growing_looks_max: how many looks a rebuild waits for an import to come to its end."""
+
+    seal_rows: int = 4096
+    segments_max: int = 4
+    waste_share: float = 0.2
+    snapshots_kept: int = 2
+    pause_s: float = 1.0
+    scrub_pause_s: float = 3600.0
+    growing_looks_max: int = 120
+    disk_reserve_bytes: int = RESERVE_BYTES
+    build: BuildOptions = field(default_factory=BuildOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A generation as the policy sees it. rows: of each segment. dead: rows of segments that are not live.
+    changes: rows of the store, tombstones included, that came after the snapshot."""
+
+    rows: tuple[int, ...]
+    dead: int
+    changes: int
+    is_damaged: bool
+
+
+def segments_kept(shape: Shape, limits: MaintenanceLimits) -> int | None:
+    """How many segments the next snapshot keeps; None when none is due. Pure."""
+    if shape.is_damaged:
+        if not shape.rows and not shape.changes:
+            return None
+    elif shape.changes < limits.seal_rows:
+        return None
+    if not shape.rows:
+        return 0
+    if sum(shape.rows[1:]) + shape.dead + shape.changes > limits.waste_share * shape.rows[0]:
+        return 0
+    return 1 if len(shape.rows) >= limits.segments_max else len(shape.rows)
+
+
+class Maintenance:
+    """`run_once` and `run_forever` belong to one thread."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        limits: MaintenanceLimits | None = None,
+        connect: Connector = connect_sqlite,
+        clock: Clock = time.perf_counter,
+        stopwatch: Clock = time.thread_time,
+        free: FreeBytes = free_bytes,
+        step: Callable[[str], None] = lambda _name: None,
+        progress: Progress = lambda _step, _share: None,
+    ) -> None:
+        self._data_dir = data_dir
+        self._limits = limits or MaintenanceLimits()
+        self._connect = connect
+        self._free = free
+        self._step = step
+        self._clock = clock
+        self._progress = progress
+        self._may_go_on: Callable[[], bool] = lambda: True
+        # A build compares engines: by processor time, or what else the machine does would choose.
+        self._shop = Workshop(connect, self._limits.build, stopwatch, self._report, step)
+        self._bases: dict[Path, Base] = {}
+        self._growth: dict[Path, tuple[int, int]] = {}
+        self._scrubs: dict[Path, Scrub] = {}
+        self._scrub_at: dict[Path, float] = {}
+        self._swept: set[Path] = set()
+
+    def run_forever(self, stop: Stop, may_go_on: Callable[[], bool] = lambda: True) -> None:
+        """Work whenever this process is the elected one, until `stop` is set or `may_go_on` says no."""
+        self._may_go_on = lambda: not stop.is_set() and may_go_on()
+        with self._elected() as is_elected:
+            while self._may_go_on():
+                try:
+                    if is_elected():
+                        self._look_after_all()
+                except Stopped:
+                    log.info("maintenance_stopped")
+                stop.wait(self._limits.pause_s)
+
+    def _report(self, step: str, share: float) -> None:
+        """A build may take minutes: it is left, and nothing of it kept, when the process is to end."""
+        if not self._may_go_on():
+            raise Stopped
+        self._progress(step, share)
+
+    def run_once(self) -> bool:
+        """One look at every generation; False when another process is at it."""
+        with self._elected() as is_elected:
+            if not is_elected():
+                return False
+            self._look_after_all()
+            return True
+
+    @contextmanager
+    def _elected(self) -> Iterator[Callable[[], bool]]:
+        """Whether the lock is ours, asked again while it is not. The kernel frees a dead holder's."""
+        self._data_dir.mkdir(parents=True, exist_ok=True)
+        path = self._data_dir / MAINTENANCE_LOCK
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        is_ours = False
+
+        def is_elected() -> bool:
+            nonlocal is_ours
+            if not is_ours:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    is_ours = True
+                except BlockingIOError:
+                    return False
+            return True
+
+        try:
+            yield is_elected
+        finally:
+            os.close(descriptor)
+
+    def _look_after_all(self) -> None:
+        found: set[Path] = set()
+        for collection in collection_directories(self._data_dir):
+            try:
+                members = read_pointer(collection).members
+            except StoreDamaged as exc:
+                log.error("pointer_damaged", extra={"path": str(collection), "problem": str(exc)})
+                continue
+            for member in members:
+                found.add(collection / member.name)
+                self._look_after(collection, member)
+        self._bases = {path: base for path, base in self._bases.items() if path in found}
+        self._swept &= found
+
+    def _look_after(self, collection: Path, member: Member) -> None:
+        directory = collection / member.name
+        try:
+            if directory not in self._swept:
+                _sweep(directory)
+                self._swept.add(directory)
+            self._advance(directory)
+            self._scrub(directory)
+        except BUILD_ERRORS as exc:
+            self._bases.pop(directory, None)
+            log.error("maintenance_failed", extra={"path": str(directory), "error": str(exc)}, exc_info=True)
+
+    def _advance(self, directory: Path) -> None:
+        """Publish the next snapshot of a generation if one is due."""
+        if not (directory / STORE_FILE).exists():
+            return  # it was dropped between reading its name and looking
+        shape = self._shape(directory)
+        keep = segments_kept(shape, self._limits)
+        if keep is None:
+            return
+        if keep == 0 and self._is_growing(directory, shape):
+            return
+        base = self._bases.get(directory)
+        self._require_room(directory, shape, keep)
+        log.info("snapshot_begun", extra={"path": str(directory), "keep": keep, "changes": shape.changes})
+        self._publish(directory, base, keep)
+
+    def _is_growing(self, directory: Path, shape: Shape) -> bool:
+        """Whether to wait with a graph that takes minutes because rows are still pouring in: it would be
+        made again right after. Until then they are searched in memory. For a bounded number of looks."""
+        rows = sum(shape.rows) + shape.changes
+        before, waited = self._growth.get(directory, (0, 0))
+        grows = shape.changes - before > _GROWING_SHARE * rows
+        is_worth_it = rows >= self._limits.build.graph_rows_min and not shape.is_damaged
+        if is_worth_it and grows and waited < self._limits.growing_looks_max:
+            self._growth[directory] = (shape.changes, waited + 1)
+            return True
+        self._growth.pop(directory, None)
+        return False
+
+    def _scrub(self, directory: Path) -> None:
+        """One page of the slow reading of everything."""
+        if not (directory / STORE_FILE).exists() or self._clock() < self._scrub_at.get(directory, 0.0):
+            return
+        scrub = self._scrubs.setdefault(directory, Scrub(directory))
+        connection = self._connect(directory / STORE_FILE)
+        before = scrub.set_aside
+        try:
+            if scrub.step(connection):
+                self._scrub_at[directory] = self._clock() + self._limits.scrub_pause_s
+            if scrub.set_aside > before:
+                self._bases.pop(directory, None)  # what is open here may be what is rotten
+        finally:
+            connection.close()
+
+    def rebuild(self) -> bool:
+        """Make every generation's snapshot anew out of its store alone; False when another process works."""
+        with self._elected() as is_elected:
+            if not is_elected():
+                return False
+            for collection in collection_directories(self._data_dir):
+                for member in read_pointer(collection).members:
+                    self._publish(collection / member.name, None, 0)
+            return True
+
+    def _publish(self, directory: Path, base: Base | None, keep: int) -> None:
+        _sweep(directory)
+        make_snapshot(directory, base, keep, self._shop)
+        self._open_base(directory, trusts=True)
+        drop_old(directory, self._connect, self._limits.snapshots_kept, self._step)
+
+    def _open_base(self, directory: Path, *, trusts: bool) -> bool:
+        """Open the newest sound snapshot; whether a newer one was found damaged."""
+        owner, entries = registered_in(directory, self._connect)
+        old = self._bases.pop(directory, None)
+        if old is not None and entries and entries[0].name == old.name:
+            self._bases[directory] = old
+            return False
+        sealed = () if old is None else old.sealed
+        known: Known = {(one.name, one.segment.sha256): one for one in sealed}
+        base = open_newest(directory, owner, entries, known, trusts)
+        if base is not None:
+            self._bases[directory] = base
+        return bool(entries) and (base is None or base.name != entries[0].name)
+
+    def _shape(self, directory: Path) -> Shape:
+        is_damaged = self._open_base(directory, trusts=False)
+        base = self._bases.get(directory)
+        connection = self._connect(directory / STORE_FILE)
+        try:
+            (changes,) = connection.execute(
+                "SELECT COUNT(*) FROM item WHERE seq>?", (0 if base is None else base.seq,)
+            ).fetchone()
+        finally:
+            connection.close()
+        if base is None:
+            return Shape((), 0, int(changes), is_damaged)
+        rows = tuple(one.segment.rows for one in base.sealed)
+        live = sum(count_allowed(bits) for bits in base.live)
+        return Shape(rows, sum(rows) - live, int(changes), is_damaged)
+
+    def _require_room(self, directory: Path, shape: Shape, keep: int) -> None:
+        """Raises OSError: a build must not take the room that the store needs to go on."""
+        try:
+            connection = self._connect(directory / STORE_FILE)
+            try:
+                (dim,) = connection.execute("SELECT value FROM meta WHERE key='dim'").fetchone()
+            finally:
+                connection.close()
+        except sqlite3.Error as exc:
+            raise StoreDamaged(f"{directory}: the store can't be read: {exc}") from exc
+        needed = (sum(shape.rows[keep:]) + shape.changes) * int(dim) * _BYTES_A_NUMBER
+        free = self._free(directory)
+        if free < needed + self._limits.disk_reserve_bytes:
+            raise OSError(f"{directory}: a snapshot may need {needed >> 20} MiB, {free >> 20} MiB are free")
+
+
+def _sweep(directory: Path) -> None:
+    """Remove what was never published, gigabytes maybe, of a build that was killed."""
+    for folder in (directory / SEGMENTS, directory / SNAPSHOTS):
+        if folder.is_dir():
+            sweep_leftovers(folder)
+
+
+def be_modest() -> None:
+    """Let everything else on the machine go first; once is enough."""
+    os.nice(max(0, _NICE - os.nice(0)))

@@ -1,0 +1,73 @@
+"""What a segment's manifest states, as types; and how they stand in JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+from index_store.ann.calibration import Calibration, Point
+from index_store.ann.hnsw import GraphShape, Storage
+from index_store.ann.sq8 import Int8Codes
+from index_store.errors import StoreDamaged
+from index_store.types import IdKind, Metric
+
+Engine: TypeAlias = Literal["scan", "hnsw"]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentIdentity:
+    """Whose rows these are. seq: every write up to it is in the segment."""
+
+    store_uuid: str
+    embedding_version: str
+    id_kind: IdKind
+    dim: int
+    metric: Metric
+    seq: int
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentFacts:
+    """All that is needed to open a segment and to plan searches over it.
+
+    storage: what the graph is searched over; None without a graph. target: recall wanted of the graph.
+    """
+
+    identity: SegmentIdentity
+    rows: int
+    engine: Engine
+    storage: Storage | None
+    shape: GraphShape
+    codes: Int8Codes
+    calibration: Calibration
+    target: float
+    library: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def facts_from_json(facts: Mapping[str, Any]) -> SegmentFacts:
+    """Return the typed facts. Raises StoreDamaged for anything that is not a segment's."""
+    try:
+        table = facts["calibration"]
+        return SegmentFacts(
+            identity=SegmentIdentity(**facts["identity"]),
+            rows=int(facts["rows"]),
+            engine=facts["engine"],
+            storage=facts["storage"],
+            shape=GraphShape(**facts["shape"]),
+            codes=Int8Codes(**facts["codes"]),
+            calibration=Calibration(
+                points=tuple(Point(p["ef"], tuple(p["recall"]), p["us"]) for p in table["points"]),
+                scan_us=tuple((share, us) for share, us in table["scan_us"]),
+                noise=table["noise"],
+                queries=table["queries"],
+            ),
+            target=float(facts["target"]),
+            library=str(facts["library"]),
+        )
+    except (KeyError, TypeError, ValueError) as exc:
+        raise StoreDamaged(f"a manifest does not describe a segment: {exc!r}") from exc

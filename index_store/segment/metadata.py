@@ -1,0 +1,152 @@
+"""The metadata of a sealed segment in mapped files: the text of each row, and its keys as columns.
+
+    metadata.utf8, metadata_offsets.npy    canonical JSON by row; nothing where a row has none
+    columns.npy                            (keys, rows) int32: place of the value, -1 where there is none
+    columns.json, column_values.utf8       the keys, and where each one's list of values stands (JSON)
+
+Keys beyond the most common `COLUMNS_MAX` have no column; one is made of the texts when a filter asks.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from index_store.errors import StoreDamaged
+from index_store.filter.columns import MISSING, MetadataColumn, ValueColumn
+from index_store.segment.ids import Rows
+
+COLUMNS_MAX = 256
+
+_TEXTS = "metadata.utf8"
+_OFFSETS = "metadata_offsets.npy"
+_CODES = "columns.npy"
+_KEYS = "columns.json"
+_VALUES = "column_values.utf8"
+
+
+def write_metadata(directory: Path, texts: Sequence[str | None], columns_max: int = COLUMNS_MAX) -> None:
+    """Write the files. texts: by row, JSON objects. Raises OSError."""
+    encoded = [(text or "").encode() for text in texts]
+    offsets = np.zeros(len(encoded) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
+    np.save(directory / _OFFSETS, offsets)
+    (directory / _TEXTS).write_bytes(b"".join(encoded))
+    counts = Counter(key for text in texts if text for key in json.loads(text))
+    keys = [key for key, _ in counts.most_common(columns_max)]
+    codes = np.full((len(keys), len(texts)), MISSING, np.int32)
+    columns = _fill(codes, keys, texts)
+    places = []
+    with (directory / _VALUES).open("wb") as file:
+        for key, column in zip(keys, columns, strict=True):
+            start = file.tell()
+            file.write(json.dumps(column.values, ensure_ascii=False).encode())
+            places.append({"key": key, "start": start, "stop": file.tell()})
+    np.save(directory / _CODES, codes)
+    (directory / _KEYS).write_text(json.dumps({"columns": places, "is_complete": len(keys) == len(counts)}))
+
+
+def _fill(
+    codes: npt.NDArray[np.int32], keys: Sequence[str], texts: Sequence[str | None]
+) -> list[MetadataColumn]:
+    columns = [MetadataColumn() for _ in keys]
+    places = {key: place for place, key in enumerate(keys)}
+    for row, text in enumerate(texts):
+        for key, value in json.loads(text).items() if text else ():
+            place = places.get(key)
+            if place is not None:
+                codes[place, row] = columns[place].code(value)
+    return columns
+
+
+class SealedColumn:
+    """Fits `columns.ValueColumn` and is its own `codes`."""
+
+    def __init__(self, codes: npt.NDArray[np.int32], values: Sequence[Any]) -> None:
+        self._codes = codes
+        self.values = values
+
+    @property
+    def codes(self) -> SealedColumn:
+        return self
+
+    def upto(self, start: int, stop: int) -> npt.NDArray[np.int32]:
+        return self._codes[start:stop]
+
+
+class SealedMetadata:
+    """Fits `columns.ColumnSource`. Safe from any thread."""
+
+    def __init__(
+        self,
+        texts: npt.NDArray[np.uint8],
+        offsets: Rows,
+        codes: npt.NDArray[np.int32],
+        values: npt.NDArray[np.uint8],
+        keys: Sequence[dict[str, Any]],
+        is_complete: bool,
+    ) -> None:
+        self._texts = texts
+        self._offsets = offsets
+        self._codes = codes
+        self._values = values
+        self._keys = {str(one["key"]): (place, one) for place, one in enumerate(keys)}
+        self._is_complete = is_complete
+        self._columns: dict[str, SealedColumn] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, directory: Path) -> SealedMetadata:
+        """Map files that were verified. Raises StoreDamaged."""
+        try:
+            described = json.loads((directory / _KEYS).read_bytes())
+            return cls(
+                _map_bytes(directory / _TEXTS),
+                np.load(directory / _OFFSETS, mmap_mode="r", allow_pickle=False),
+                np.load(directory / _CODES, mmap_mode="r", allow_pickle=False),
+                _map_bytes(directory / _VALUES),
+                described["columns"],
+                bool(described["is_complete"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            raise StoreDamaged(f"the metadata of {directory} can't be opened: {exc!r}") from exc
+
+    def texts(self, rows: Rows) -> list[str | None]:
+        """The JSON text of each row, None where it has no metadata."""
+        pairs = zip(self._offsets[rows].tolist(), self._offsets[rows + 1].tolist(), strict=True)
+        return [self._texts[start:stop].tobytes().decode() if stop > start else None for start, stop in pairs]
+
+    def column(self, key: str) -> ValueColumn | None:
+        known = self._keys.get(key)
+        if known is None and self._is_complete:
+            return None
+        with self._lock:
+            column = self._columns.get(key)
+            if column is None:
+                column = self._mapped(*known) if known is not None else self._made(key)
+                if len(self._columns) >= COLUMNS_MAX:
+                    self._columns.clear()
+                self._columns[key] = column
+        return column
+
+    def _mapped(self, place: int, described: dict[str, Any]) -> SealedColumn:
+        values = json.loads(self._values[described["start"] : described["stop"]].tobytes())
+        return SealedColumn(self._codes[place], values)
+
+    def _made(self, key: str) -> SealedColumn:
+        """A column out of the texts: reads them all, for a key that few rows have."""
+        codes = np.full((1, len(self._offsets) - 1), MISSING, np.int32)
+        texts = self.texts(np.arange(len(self._offsets) - 1, dtype=np.int64))
+        (column,) = _fill(codes, [key], texts)
+        return SealedColumn(codes[0], column.values)
+
+
+def _map_bytes(path: Path) -> npt.NDArray[np.uint8]:
+    return np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)

@@ -1,0 +1,346 @@
+"""A segment: sealed rows in mapped files, searched exactly or by a graph, the same for every worker.
+
+Rows are numbered 0..rows-1 for good; which of them may be returned is the caller's bitmap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from index_store.ann.bitmap import all_rows, without
+from index_store.ann.hnsw import FaissHnswIndex
+from index_store.ann.port import Bitmap
+from index_store.ann.prefilter import near_rows
+from index_store.ann.rerank import Distances, Matrix, nearest_rows, rescore, select
+from index_store.ann.sq8 import ScanIndex
+from index_store.ann.validation import count_allowed, rows_allowed
+from index_store.errors import StoreDamaged
+from index_store.segment.ids import IdArray, Rows, SegmentIds, open_ids
+from index_store.segment.info import SegmentFacts, facts_from_json
+from index_store.segment.planner import (
+    GATHER_ROWS,
+    GATHER_SHARE,
+    GRAPH_TRIES,
+    Ground,
+    Plan,
+    first_plan,
+    next_plan,
+    plan_beyond,
+)
+from index_store.storage.sealed_directory import read_manifest, verify
+from index_store.types import Id, Metric, Vector
+
+VECTORS_FILE = "vectors.f32"
+SEQS_FILE = "seqs.npy"
+CODES_FILE = "codes.faiss"
+GRAPH_FILE = "graph.faiss"
+
+Found: TypeAlias = tuple[Rows, Distances]
+"""Rows and their exact distances, by (distance, id)."""
+
+_PLANS_KEPT = 256
+
+_NO_IDS: IdArray = np.empty(0, np.int64)
+
+_BIT = np.left_shift(1, np.arange(8)).astype(np.uint8)
+
+_EXCLUDED_MIN = 64
+_COMPARED = 24
+_NEAR_SHARE = 0.05
+
+_FEW = 256
+"""Rows beyond k that are scored in float64 at once, rather than sifted in float32 before."""
+
+_NOISE_MARGIN = 6.0
+"""Candidates within so many standard deviations of the engine's rounding of the k-th are scored again."""
+
+
+class Want(NamedTuple):
+    """One question to a segment. allowed_count: at least so many rows may be returned, exactly so many when
+    nothing is `excluded`. excluded: ids, sorted, whose bits are still set in `allowed`. exact: no row may be
+    missed. ef: breadth of the graph instead of the planned one, never repeated; for measurements."""
+
+    query: Vector
+    k: int
+    allowed: Bitmap | None
+    allowed_count: int
+    excluded: IdArray
+    exact: bool
+    ef: int | None
+
+
+class Segment:
+    """Safe from any thread: nothing here changes between `open` and `close`.
+
+    Close it only when nobody searches it any more; dropping the last reference does the same.
+    """
+
+    def __init__(
+        self,
+        facts: SegmentFacts,
+        sha256: str,
+        vectors: Matrix,
+        seqs: npt.NDArray[np.int64],
+        ids: SegmentIds,
+        scan: ScanIndex,
+        graph: FaissHnswIndex | None,
+    ) -> None:
+        self.facts = facts
+        self.sha256 = sha256
+        self.vectors = vectors
+        self.seqs = seqs
+        self._ids = ids
+        self._scan = scan
+        self._graph = graph
+        self._metric: Metric = facts.identity.metric
+        gather = 0 if self._metric == "cosine" else int(facts.rows * GATHER_SHARE)
+        table = facts.calibration.ef_table(facts.target)
+        self._ground = Ground(facts.rows, facts.calibration, table, max(GATHER_ROWS, gather))
+        self._plans: dict[tuple[int, int], Plan] = {}
+        self._slack = max(_NOISE_MARGIN * facts.calibration.noise, 1e-6)
+
+    @classmethod
+    def open(cls, directory: Path, verified_sha256: str | None = None) -> Segment:
+        """Map a published directory after checking every byte of it. Raises StoreDamaged.
+
+        verified_sha256: manifest checksum of a directory whose files were already verified since they were
+        published (by its builder, by another worker); they are not read again if it is the same one.
+        """
+        manifest = read_manifest(directory)
+        if manifest.sha256 != verified_sha256:
+            verify(directory, manifest)
+        facts = facts_from_json(manifest.facts)
+        identity, codes = facts.identity, facts.codes
+        try:
+            graph = None
+            if facts.storage is not None:
+                graph = FaissHnswIndex.open(directory / GRAPH_FILE, identity.metric, facts.storage, codes)
+            scan = graph.int8_scan() if graph is not None else None
+            scan = scan or ScanIndex.open(directory / CODES_FILE, identity.metric, codes)
+            vectors = _map_vectors(directory / VECTORS_FILE, facts.rows, identity.dim)
+            seqs = np.load(directory / SEQS_FILE, mmap_mode="r", allow_pickle=False)
+            ids = open_ids(directory, identity.id_kind)
+        except (OSError, ValueError) as exc:
+            raise StoreDamaged(f"{directory} cannot be opened: {exc}") from exc
+        if not facts.rows == len(seqs) == scan.rows == (graph or scan).rows:
+            raise StoreDamaged(f"{directory}: its files do not hold the same number of rows")
+        return cls(facts, manifest.sha256, vectors, seqs, ids, scan, graph)
+
+    @property
+    def rows(self) -> int:
+        return self.facts.rows
+
+    def ids_of(self, rows: Rows) -> IdArray:
+        """Return the id of each row: int64, or object holding str."""
+        return self._ids.ids_of(rows)
+
+    def rows_of(self, ids: Sequence[Id] | IdArray) -> Rows:
+        """Return the row of each id, -1 for ids that the segment does not hold."""
+        return self._ids.rows_of(ids)
+
+    def candidates(
+        self,
+        query: Vector,
+        k: int,
+        allowed: Bitmap | None,
+        *,
+        allowed_count: int | None = None,
+        excluded: Sequence[Id] | IdArray = _NO_IDS,
+        exact: bool = False,
+        ef: int | None = None,
+    ) -> Found:
+        """Return the nearest min(k, allowed) rows with their exact distances, by (distance, id).
+
+        query: (dim,) float32, finite. allowed: None for all rows. allowed_count: bits set in `allowed`, for
+        who knows it. excluded: any ids; their rows are not returned either. exact: certainly the true
+        answer; else recall is what the calibration promises. ef: breadth of the graph for measurements.
+        """
+        count = allowed_count
+        if count is None:
+            count = self.rows if allowed is None else count_allowed(allowed)
+        want = Want(query, k, None if count == self.rows else allowed, count, _NO_IDS, exact, ef)
+        near = 0
+        if len(excluded):
+            if isinstance(excluded, np.ndarray):
+                excluded = np.sort(excluded)  # looked up in order: neighbours lie in the same memory
+            want = self._excluding(want, excluded)
+            near = 0 if exact else self._count_near(query, excluded)
+        want = want._replace(k=min(k, want.allowed_count)) if k > want.allowed_count else want
+        if want.k <= 0:
+            return np.empty(0, np.int64), np.empty(0, np.float64)
+        plan = self._first_plan(want)
+        if plan.way == "gather":
+            return self._by_gather(want)
+        is_crowded = exact or near > 0 or plan.way == "graph"
+        if near:
+            plan = plan_beyond(self._ground, plan, want.allowed_count, want.k, near)
+        if plan.way == "graph":
+            found = self._by_graph(want, plan)
+            if found is not None:
+                return found
+        return self._by_scan(self._resolved(want), is_crowded)
+
+    def _first_plan(self, want: Want) -> Plan:
+        if want.ef is not None and self._graph is not None:
+            return Plan("graph", want.ef)
+        return Plan("scan") if want.exact else self.plan(want.allowed_count, want.k)
+
+    def _excluding(self, want: Want, ids: Sequence[Id] | IdArray) -> Want:
+        """The question less these ids. A graph's few rows are compared with them by id, which takes a tenth
+        of looking up a thousand rows to make a bitmap: that is left to who needs one."""
+        if not isinstance(ids, np.ndarray):
+            return self._without(want, self.rows_of(ids))
+        later = want._replace(excluded=ids, allowed_count=want.allowed_count - len(ids))
+        if want.k <= later.allowed_count and self._first_plan(later).way == "graph":
+            return later
+        return self._resolved(later)
+
+    def _resolved(self, want: Want) -> Want:
+        """The same question with all that it hides in `allowed`, and counted."""
+        if not len(want.excluded):
+            return want
+        return self._without(want, self.rows_of(want.excluded))
+
+    def _without(self, want: Want, rows: Rows) -> Want:
+        bits = without(all_rows(self.rows) if want.allowed is None else want.allowed, rows)
+        return want._replace(allowed=bits, allowed_count=count_allowed(bits), excluded=_NO_IDS)
+
+    def plan(self, allowed_count: int, k: int) -> Plan:
+        """Return how `candidates` would begin; 1 <= k <= allowed_count."""
+        plan = self._plans.get((allowed_count, k))
+        if plan is None:
+            if len(self._plans) >= _PLANS_KEPT:
+                self._plans = {}  # two threads that both do this lose nothing
+            plan = self._plans[allowed_count, k] = first_plan(self._ground, allowed_count, k)
+        return plan
+
+    def _count_near(self, query: Vector, excluded: Sequence[Id] | IdArray) -> int:
+        """How many of these ids have rows here, if a few of those rows are nearer than nearly all of a few
+        others, else 0. Behind near ones the usual search would find little: it is spared. A guess, and cheap;
+        either way the answer is as good."""
+        if len(excluded) < _EXCLUDED_MIN:
+            return 0
+        asked = self.rows_of(excluded[:: max(1, len(excluded) // _COMPARED)])
+        some = asked[asked >= 0]
+        if not len(some):
+            return 0
+        theirs, others = self._scan.rough_distances(query, some)
+        middle = np.partition(theirs, len(theirs) // 2)[len(theirs) // 2]
+        nearer = np.count_nonzero(others < middle)
+        if nearer > len(others) * _NEAR_SHARE:
+            return 0
+        return len(excluded) * len(some) // len(asked)
+
+    def _by_graph(self, want: Want, plan: Plan) -> Found | None:
+        """The answer by links, or None when a scan must give it: too few found, or a tie at the end."""
+        assert self._graph is not None
+        for _ in range(GRAPH_TRIES):
+            rows, engine = self._graph.knn(want.query, plan.breadth, allowed=None, ef=plan.breadth)
+            places = None
+            if want.allowed is not None or len(want.excluded):
+                places = self._places(want, rows)
+                rows, engine = rows[places], engine[places]
+            again = None
+            if want.ef is None or len(rows) < want.k:
+                again = next_plan(self._ground, plan, want.allowed_count, want.k, places)
+            if again is None:
+                return self._near(want, rows, engine) if len(rows) >= want.k else None
+            if again.way != "graph":
+                return None
+            plan = again
+        return None
+
+    def _places(self, want: Want, rows: Rows) -> npt.NDArray[np.int64]:
+        """The places in `rows` whose row may be returned, in order."""
+        if want.allowed is None:
+            return _places_not_among(self.ids_of(rows), want.excluded)
+        places = _places_allowed(rows, want.allowed)
+        if not len(want.excluded):
+            return places
+        return places[_places_not_among(self.ids_of(rows[places]), want.excluded)]
+
+    def _near(self, want: Want, rows: Rows, engine: npt.NDArray[np.float32]) -> Found | None:
+        """Score again what may belong to the nearest k; None if equal distances run past what was found."""
+        kth = float(engine[want.k - 1])
+        # A float32 limit: for a float64 one numpy would widen all of `engine` first.
+        inside = int(engine.searchsorted(np.float32(kth + self._slack * (1.0 + abs(kth))), "right"))
+        is_cut = inside == len(rows) > want.k and inside < want.allowed_count
+        found = self._nearest_of(want, rows[:inside])
+        if is_cut and rescore(want.query, self.vectors, self._metric, rows).max() <= found[1][-1] + 1e-12:
+            return None
+        return found
+
+    def _by_gather(self, want: Want) -> Found:
+        """Score every allowed row: for a few of them nothing is faster."""
+        rows = np.arange(self.rows) if want.allowed is None else rows_allowed(want.allowed, self.rows)
+        return self._nearest_of(want, rows)
+
+    def _by_scan(self, want: Want, is_crowded: bool) -> Found:
+        """Scan the codes, and score again every row whose rounding could have hidden that it belongs to
+        the answer; scan for more rows when those end before that is certain.
+
+        k rows lie truly within one error of the k-th scan distance, so whatever belongs to the answer was
+        scanned within two. `exact`: the error is proven; else it is very likely. Ties of the k-th are all
+        looked at, whatever their number.
+        """
+        error = self._scan.error_bound(want.query, proven=want.exact)
+        error *= 2.0 if want.exact else math.sqrt(2.0)  # of two rows; likely ones do not add up in full
+        # Measured at k = 25 of 98,000: 28 rows lie within it, 150 to 212 with the nearest 1,000 hidden, 222
+        # when proven. Too few means a second scan, too many a longer heap.
+        fetch = 4 * want.k + (300 if want.exact else 120) if is_crowded else 2 * want.k + 64
+        while True:
+            rows, engine = self._scan.knn(want.query, fetch, allowed=want.allowed, ef=0)
+            reach = self._scan.reach(float(engine[want.k - 1]), error)
+            inside = int(np.searchsorted(engine, reach, side="right"))
+            if inside < len(rows) or len(rows) >= want.allowed_count:
+                return self._nearest_of(want, rows[:inside])
+            fetch *= 4
+
+    def _nearest_of(self, want: Want, rows: Rows) -> Found:
+        """The k nearest of these rows. Ids are looked up only where distances tie: strings are slow."""
+        if len(rows) > want.k + _FEW:
+            length = self.facts.codes.length
+            rows = near_rows(want.query, self.vectors, rows, want.k, self._metric, length)
+        found, distances, is_tied = nearest_rows(want.query, self.vectors, self._metric, rows, want.k)
+        if is_tied:
+            distances = rescore(want.query, self.vectors, self._metric, rows)
+            best = select(distances, self._ids.ids_of(rows), want.k)
+            return rows[best], distances[best]
+        return found, distances
+
+    def close(self) -> None:
+        """Let go of the files."""
+        if self._graph is not None:
+            self._graph.close()
+        self._scan.close()
+        self.vectors = np.empty((0, self.facts.identity.dim), np.float32)
+
+
+def _map_vectors(path: Path, rows: int, dim: int) -> Matrix:
+    if path.stat().st_size != rows * dim * 4:
+        raise StoreDamaged(f"{path} does not hold {rows} vectors of dimension {dim}")
+    if not rows:
+        return np.empty((0, dim), np.float32)
+    return np.memmap(path, np.float32, "r", shape=(rows, dim)).view(np.ndarray)
+
+
+def _places_not_among(ids: IdArray, excluded: IdArray) -> npt.NDArray[np.int64]:
+    """The places of the ids that are not in `excluded`, which is sorted and not empty."""
+    at = excluded.searchsorted(ids)
+    at[at == len(excluded)] = 0
+    places: npt.NDArray[np.int64] = (excluded[at] != ids).nonzero()[0]
+    return places
+
+
+def _places_allowed(rows: Rows, allowed: Bitmap) -> npt.NDArray[np.int64]:
+    """The places in `rows` whose row may be returned, in order."""
+    bits: Bitmap = allowed[rows >> 3]
+    bits &= _BIT[rows & 7]
+    places: npt.NDArray[np.int64] = bits.nonzero()[0]
+    return places

@@ -1,0 +1,181 @@
+"""Group commit: many callers, one thread, one fsync for all who wait."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import sqlite3
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+from index_store.errors import IndexStoreError, ReadOnly, Unavailable, WriteFailed
+from index_store.storage.acked import AckedSeq
+from index_store.storage.commit_marks import NewestSeq
+from index_store.storage.digest import ShareHasher
+from index_store.storage.disk_guard import DiskGuard
+from index_store.storage.durable_files import locked
+from index_store.storage.schema import LOCK_FILE, STORE_FILE, Connection, Connector, prepare
+from index_store.storage.transaction import Committed, commit_batches
+from index_store.types import WriteBatch
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WriterLimits:
+    """How much may wait, and how much one transaction takes."""
+
+    queue_batches_max: int = 1024
+    batches_max: int = 256
+    rows_max: int = 20_000
+    queue_wait_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    batch: WriteBatch
+    done: Future[Committed]
+
+    @property
+    def rows(self) -> int:
+        return len(self.batch.items) + len(self.batch.deletes)
+
+
+class GroupCommitter:
+    """The only writer of a store in this process; `commit` may be called from any thread.
+
+    A commit that fails is indeterminate: SQLite may have made it durable before the error. Its callers get
+    WriteFailed, and the connection is opened anew before the next write, so that nothing of the failed
+    transaction lives on in memory.
+    """
+
+    def __init__(
+        self, directory: Path, hasher: ShareHasher, connect: Connector, disk: DiskGuard, limits: WriterLimits
+    ) -> None:
+        self._directory = directory
+        self._hasher = hasher
+        self._connect = connect
+        self._disk = disk
+        self._limits = limits
+        self._jobs: queue.Queue[_Job | None] = queue.Queue(limits.queue_batches_max)
+        self._connection: Connection | None = None
+        self._store_uuid = ""
+        self._newest = NewestSeq(directory)
+        self._acked = AckedSeq(directory)
+        self._thread = threading.Thread(target=self._run, name=f"commit-{directory.name}", daemon=True)
+        self._is_closed = False
+        self._gate = threading.Lock()
+
+    def start(self) -> None:
+        """Raises OSError."""
+        self._newest.open()
+        self._thread.start()
+
+    def close(self) -> None:
+        """Commit what waits, then stop."""
+        with self._gate:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        self._jobs.put(None)
+        self._thread.join()
+
+    def commit(self, batch: WriteBatch) -> Committed:
+        """Return when the batch is on disk. Raises WriteFailed, ReadOnly, Unavailable."""
+        job = _Job(batch, Future())
+        with self._gate:
+            if self._is_closed:
+                raise Unavailable("the store is closed")
+            try:
+                self._jobs.put(job, timeout=self._limits.queue_wait_s)
+            except queue.Full:
+                raise Unavailable("too many writes are waiting; try again later") from None
+        return job.done.result()
+
+    def _run(self) -> None:
+        is_open = True
+        while is_open:
+            jobs, is_open = self._take()
+            if not jobs:
+                continue
+            try:
+                results = self._commit([job.batch for job in jobs])
+            except IndexStoreError as exc:
+                for job in jobs:
+                    job.done.set_exception(exc)
+            except Exception as exc:
+                log.exception("commit_failed")
+                self._forget_connection()
+                for job in jobs:
+                    job.done.set_exception(WriteFailed(f"the write failed: {exc}"))
+            else:
+                for job, result in zip(jobs, results, strict=True):
+                    job.done.set_result(result)
+        self._forget_connection()
+        self._newest.close()
+        self._acked.close()
+
+    def _take(self) -> tuple[list[_Job], bool]:
+        """Wait for one job, then take what else has come while the last commit was running."""
+        jobs: list[_Job] = []
+        rows = 0
+        job = self._jobs.get()
+        while job is not None:
+            jobs.append(job)
+            rows += job.rows
+            if len(jobs) >= self._limits.batches_max or rows >= self._limits.rows_max:
+                return jobs, True
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return jobs, True
+        return jobs, False
+
+    def _commit(self, batches: list[WriteBatch]) -> list[Committed]:
+        problem = self._disk.problem()
+        if problem:
+            raise ReadOnly(problem)
+        try:
+            # The lock is fair where SQLite's busy handler sleeps and starves.
+            with locked(self._directory / LOCK_FILE):
+                connection = self._open()
+                connection.execute("BEGIN IMMEDIATE")
+                results = commit_batches(connection, self._hasher, batches)
+                connection.execute("COMMIT")
+                if results:
+                    self._newest.note(results[-1].seq)
+                    self._note(results[-1].seq)
+        except (sqlite3.Error, OSError) as exc:
+            self._forget_connection()
+            raise WriteFailed(
+                f"the write failed and may or may not be stored; repeating it is safe ({exc})"
+            ) from exc
+        return results
+
+    def _note(self, seq: int) -> None:
+        """What is committed stays so, whatever happens to the side file."""
+        try:
+            self._acked.note(self._store_uuid, seq)
+        except OSError as exc:
+            log.warning("acked_seq_not_noted", extra={"store": str(self._directory), "error": str(exc)})
+
+    def _open(self) -> Connection:
+        if self._connection is None:
+            connection = self._connect(self._directory / STORE_FILE)
+            prepare(connection)
+            (self._store_uuid,) = connection.execute(
+                "SELECT value FROM meta WHERE key='store_uuid'"
+            ).fetchone()
+            self._connection = connection
+        return self._connection
+
+    def _forget_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            connection.close()
+        except sqlite3.Error as exc:
+            log.warning("store_close_failed", extra={"error": str(exc)})
