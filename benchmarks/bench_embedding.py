@@ -38,7 +38,7 @@ from benchmarks.embedding_service import (
     texts,
 )
 from benchmarks.http_load import closed_loop, one_by_one, post
-from service.embedding.models import load_text_embedder
+from service.embedding.catalog.loader import load_text_embedder
 
 CORES = os.cpu_count() or 1
 TEXT_MODEL = "builtin:multilingual-e5-small"

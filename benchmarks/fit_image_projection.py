@@ -21,7 +21,7 @@ import onnxruntime
 from PIL import Image
 
 from benchmarks.picture_changes import near_duplicate
-from service.embedding.builtin import EFFICIENTNET_PREPROCESS
+from service.embedding.catalog.builtin import EFFICIENTNET_PREPROCESS
 from service.embedding.convert.efficientnet_graph import write_features
 from service.embedding.convert.projection import PROJECTION_FILE
 from service.embedding.convert.torch_file import read_state_dict

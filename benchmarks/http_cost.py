@@ -32,11 +32,11 @@ from index_store.types import (
     StoredItem,
     WriteBatch,
 )
-from service.http.edge import Edge
-from service.http.protocol import SearchProtocol
-from service.http.questions import SearchLimits, read_question, write_answer
-from service.http.schemas import SearchIn
-from service.http.security import Role, TrustedProxies
+from service.http.auth import Role, TrustedProxies
+from service.http.middleware import Edge
+from service.http.transport.protocol import SearchProtocol
+from service.http.wire.schemas import SearchIn
+from service.http.wire.search import SearchLimits, read_question, write_answer
 from service.observing import configure_logging
 from service.settings import Settings
 from service.wiring import Service, build

@@ -20,11 +20,11 @@ from starlette.types import Message
 
 from benchmarks.http_cost import PATH, ConstantIndex
 from index_store.types import SearchRequest, SearchResult
-from service.http.edge import JSON, Exchange
-from service.http.limits import decode_json
-from service.http.questions import Asked, SearchLimits, read_question, write_answer
-from service.http.schemas import SearchIn
-from service.search_lane import SearchLane
+from service.app.search_queue import SearchLane
+from service.http.middleware import JSON, Exchange
+from service.http.wire.body import decode_json
+from service.http.wire.schemas import SearchIn
+from service.http.wire.search import Asked, SearchLimits, read_question, write_answer
 from service.settings import Settings
 from service.wiring import Service, build
 

@@ -21,7 +21,7 @@ from index_store.ann.rerank import Matrix
 from index_store.engine.index import EmbeddedIndex
 from index_store.maintenance.worker import Maintenance
 from index_store.types import CollectionSpec, ItemWrite, WriteBatch
-from service.embedding.models import version_of
+from service.embedding.catalog.loader import version_of
 
 K = 10
 RECALL_MIN = 0.99

@@ -17,8 +17,8 @@ from benchmarks.embedding_service import Row, Served, picture_bodies
 from benchmarks.http_load import one_by_one, post
 from benchmarks.picture_changes import near_duplicate_jpeg
 from benchmarks.quality_index import OFF_MAX, K, Places, Vectors, by_index, nearest, table, worst_off
-from service.embedding.batcher import ImageBatcher
-from service.embedding.models import load_image_embedder
+from service.embedding.catalog.loader import load_image_embedder
+from service.embedding.serving.encoders import ImageBatcher
 from service.errors import InvalidImage
 
 MODELS = ("builtin:efficientnet-lite0", "builtin:descriptor", "builtin:placeholder")

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from benchmarks.embedding_service import Row
 from benchmarks.quality_index import OFF_MAX, K, Places, Rows, Vectors, by_index, nearest, table, worst_off
-from service.embedding.batcher import Batcher
-from service.embedding.models import load_text_embedder
+from service.embedding.catalog.loader import load_text_embedder
+from service.embedding.serving.encoders import Batcher
 from service.embedding.text import normalise_text
 from service.errors import ModelUnavailable
 

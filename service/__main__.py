@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from service.collections import read_collections
 from service.errors import BadConfiguration
 from service.observing import configure_logging
-from service.serving import made_application, serve
+from service.server.server import made_application, serve
 from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.http.app import Application
-    from service.http.protocol import SearchProtocol
-    from service.http.sharing import SharingLoop
+    from service.http.transport.connection_balancer import SharingLoop
+    from service.http.transport.protocol import SearchProtocol
 
 EXIT_BAD_START = 2
 METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
@@ -30,9 +30,9 @@ _SOCKET_BACKLOG = 2048
 
 def main(argv: Sequence[str]) -> int:
     if argv[:1] == ["models"]:
-        from service.embedding import models_cli  # serving needs nothing of what converts models
+        from service.embedding.catalog import cli  # serving needs nothing of what converts models
 
-        return models_cli.main(argv[1:], Path(os.environ.get("MODELS_DIR") or ".models"))
+        return cli.main(argv[1:], Path(os.environ.get("MODELS_DIR") or ".models"))
     os.environ["HF_HUB_OFFLINE"] = "1"  # read by the libraries of torch models; workers inherit it
     parser = argparse.ArgumentParser(prog="python -m service", description=__doc__)
     parser.add_argument("--demo", action="store_true", help="fill an empty DATA_DIR with a small catalogue")
@@ -62,14 +62,14 @@ def create_app() -> Application:
 
 def create_loop() -> SharingLoop:
     """The event loop of each of several workers."""
-    from service.http.sharing import Share, SharingLoop
+    from service.http.transport.connection_balancer import Share, SharingLoop
 
     return SharingLoop(Share(Path(os.environ[METRICS_DIR]) / "connections"))
 
 
 def create_protocol(**given: Any) -> SearchProtocol:
     """What uvicorn makes for each connection. By then it is imported; at the start models come first."""
-    from service.http.protocol import SearchProtocol
+    from service.http.transport.protocol import SearchProtocol
 
     return SearchProtocol(**given)
 

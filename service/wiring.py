@@ -21,27 +21,27 @@ from fastapi import FastAPI
 from index_store.engine.index import EmbeddedIndex
 from index_store.maintenance.backup import backup_data
 from index_store.types import CollectionSpec
+from service.app.backups import Snapshots
+from service.app.encoders import Encoders, ImageEncoder, Slot, TextEncoder
+from service.app.health import Prober
+from service.app.image_fetch import FetchLimits, PictureFetcher
+from service.app.ingest import Ingester
+from service.app.lifecycle import Lifecycle, OpenableIndex
+from service.app.search import Searcher
+from service.app.search_queue import SearchLane
 from service.collections import Catalogue, read_collections
-from service.embedding.batcher import Batcher, ImageBatcher
-from service.embedding.early import EarlyModels
-from service.embedding.lanes import LaneLimits
-from service.embedding.models import version_of
+from service.embedding.catalog.loader import version_of
+from service.embedding.catalog.preload import EarlyModels
 from service.embedding.port import Modality
-from service.encoders import Encoders, ImageEncoder, Slot, TextEncoder
+from service.embedding.serving.encoders import Batcher, ImageBatcher
+from service.embedding.serving.queue import LaneLimits
 from service.errors import ModelUnavailable
-from service.fetching import FetchLimits, PictureFetcher
 from service.http.app import Application, Lifespan, Parts
-from service.http.desk import Desk
-from service.http.security import Keys, Role
-from service.ingesting import Ingester
-from service.lifecycle import Lifecycle, OpenableIndex
-from service.maintaining import maintenance_status
+from service.http.auth import Keys, Role
+from service.http.dependencies import Desk
 from service.observing import Metrics, RequestLog
-from service.probing import Prober
-from service.search_lane import SearchLane
-from service.searching import Searcher
+from service.server.maintenance_process import maintenance_status
 from service.settings import Settings
-from service.snapshots import Snapshots
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Service:
 
 
 class ModelLoader:
-    """Fits `service.lifecycle.Loader`: local files, ONNX Runtime, a line of requests before each model.
+    """Fits `service.app.lifecycle.Loader`: local files, ONNX Runtime, a line of requests before each model.
 
     Collections with the same model share it.
     """

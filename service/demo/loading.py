@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from index_store.types import Ack
+from service.app.ingest import Intake, NewItem
 from service.collections import Catalogue, Collection
 from service.demo.catalogue import Product, Recipe, products, recipes
 from service.embedding.text import normalise_text
 from service.errors import Reject
-from service.ingesting import Intake, NewItem
 
 log = logging.getLogger(__name__)
 

@@ -11,24 +11,24 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
-from service.http.desk import Desk, exchange_of
-from service.http.edge import Edge
-from service.http.intakes import IntakeReader
-from service.http.problems import HANDLED, PROBLEM_JSON, problem_of
-from service.http.questions import SearchLimits
-from service.http.routes_digest import DigestRoutes
-from service.http.routes_embed import EmbedRoutes
-from service.http.routes_legacy import LegacyRoutes
-from service.http.routes_ops import HealthRoutes, ItemRoutes, OpsRoutes
-from service.http.routes_write import WriteRoutes
-from service.http.search_front import SearchFront
-from service.http.security import TrustedProxies
-from service.http.shortcut import Shortcut
-from service.ingesting import Ingester, PictureSource
+from service.app.backups import Snapshots
+from service.app.health import Prober
+from service.app.ingest import Ingester, PictureSource
+from service.app.search import Searcher
+from service.http.auth import TrustedProxies
+from service.http.dependencies import Desk, exchange_of
+from service.http.middleware import Edge
+from service.http.routes.digest import DigestRoutes
+from service.http.routes.embed import EmbedRoutes
+from service.http.routes.legacy import LegacyRoutes
+from service.http.routes.ops import HealthRoutes, ItemRoutes, OpsRoutes
+from service.http.routes.search import SearchFront
+from service.http.routes.write import WriteRoutes
+from service.http.transport.direct_search import Shortcut
+from service.http.wire.problems import HANDLED, PROBLEM_JSON, problem_of
+from service.http.wire.search import SearchLimits
+from service.http.wire.upsert import IntakeReader
 from service.observing import Metrics, RequestLog
-from service.probing import Prober
-from service.searching import Searcher
-from service.snapshots import Snapshots
 
 Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 

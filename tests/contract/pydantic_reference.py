@@ -16,8 +16,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from index_store.errors import InvalidRequest, VersionMismatch
+from service.app.search import Question, Searcher
 from service.errors import InvalidImage, InvalidInput, UnknownItem
-from service.searching import Question, Searcher
 
 Int64 = Annotated[int, Field(strict=True, ge=-(2**63), le=2**63 - 1)]
 Text = Annotated[str, StringConstraints(strict=True, strip_whitespace=True, min_length=1, max_length=1000)]

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from _pytest.mark import ParameterSet
 
-from service.embedding.models import load_image_embedder, load_text_embedder, version_of
-from service.embedding.models_cli import main as models
+from service.embedding.catalog.cli import main as models
+from service.embedding.catalog.loader import load_image_embedder, load_text_embedder, version_of
 from service.embedding.port import ImageEmbedder, TextEmbedder
 from service.embedding.text import normalise_text
 from tests.fixtures.models import (

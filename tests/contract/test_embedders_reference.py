@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.embedding.build import DOWNLOADS
-from service.embedding.builtin import BUILTIN, E5, EFFICIENTNET, EFFICIENTNET_PREPROCESS
+from service.embedding.catalog.build import DOWNLOADS
+from service.embedding.catalog.builtin import BUILTIN, E5, EFFICIENTNET, EFFICIENTNET_PREPROCESS
+from service.embedding.catalog.cli import main as models
+from service.embedding.catalog.loader import load_image_embedder, load_text_embedder
 from service.embedding.convert.e5_file import read_e5
 from service.embedding.convert.projection import read_projection
 from service.embedding.convert.torch_file import read_state_dict
 from service.embedding.convert.unigram_tokenizer import unigram_tokenizer
 from service.embedding.convert.wheels import weights_file
-from service.embedding.models import load_image_embedder, load_text_embedder
-from service.embedding.models_cli import main as models
 from service.embedding.preprocess import picture_input
 from service.errors import ModelUnavailable
 from tests.fixtures.models import built_models, write_tiny_clip
@@ -50,7 +50,7 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 @pytest.fixture(scope="module")
 def e5_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """multilingual-e5-small as an ordinary sentence-transformers directory in safetensors."""
-    from service.embedding.torch_compat import make_torchvision_importable
+    from service.embedding.runtimes.torch_compat import make_torchvision_importable
 
     make_torchvision_importable()
     import torch
@@ -181,7 +181,7 @@ def test_korean_dishes_are_near_their_kind() -> None:
 
 
 def test_picture_vectors_equal_torch() -> None:
-    from service.embedding.torch_compat import make_torchvision_importable
+    from service.embedding.runtimes.torch_compat import make_torchvision_importable
 
     make_torchvision_importable()
     import timm
@@ -245,7 +245,7 @@ def test_clip_equals_open_clip_with_its_own_preprocessing(tmp_path: Path) -> Non
 
 def test_clip_of_full_size_loads() -> None:
     """ViT-B-32 with random weights: the shapes, the 512 values and QuickGELU of the production model."""
-    from service.embedding.torch_compat import make_torchvision_importable
+    from service.embedding.runtimes.torch_compat import make_torchvision_importable
 
     make_torchvision_importable()
     import open_clip

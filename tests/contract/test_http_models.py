@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.embedding.models_cli import main as models
+from service.embedding.catalog.cli import main as models
 from tests.fixtures.models import write_tiny_clip
 from tests.http_app import HttpApp, picture, running_app
 

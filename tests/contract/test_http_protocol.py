@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from service.http.protocol import SearchProtocol
-from service.http.shortcut import Shortcut
+from service.http.transport.direct_search import Shortcut
+from service.http.transport.protocol import SearchProtocol
 from tests.contract.test_http_search_cases import CASES, Case
 from tests.http_app import HttpApp, application_of, running_app, seed
 

@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from service.demo.catalogue import recipes
-from service.embedding.builtin import BUILTIN, E5
-from service.embedding.tokens import LibraryTokenizer, UnigramTokenizer, open_tokenizer
+from service.embedding.catalog.builtin import BUILTIN, E5
+from service.embedding.runtimes.tokenizer import LibraryTokenizer, UnigramTokenizer, open_tokenizer
 from tests.fixtures.models import built_models
 
 pytestmark = pytest.mark.slow  # `make test` runs these; a check before each commit must be quick

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from service.embedding.models_cli import main as models
+from service.embedding.catalog.cli import main as models
 from tests.fixtures.models import write_tiny_clip
 from tests.integration.service_process import Connection, ServiceProcess
 

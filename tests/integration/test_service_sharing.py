@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from service.http.sharing import Share, SharingLoop
+from service.http.transport.connection_balancer import Share, SharingLoop
 
 SPAWN = multiprocessing.get_context("spawn")
 WORKERS = 3

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from index_store.types import Ack
+from service.app.ingest import Intake
 from service.collections import Catalogue, Collection
 from service.demo import shapes
 from service.demo.catalogue import CATEGORIES, Product, products, recipes
@@ -23,7 +24,6 @@ from service.demo.loading import load_demo
 from service.demo.pictures import COLOURS, PATTERNS, PIXELS, draw
 from service.embedding.text import normalise_text
 from service.errors import Reject
-from service.ingesting import Intake
 
 ROOT = Path(__file__).resolve().parents[2]
 

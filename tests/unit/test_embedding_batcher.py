@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.embedding.batcher import Batcher, ImageBatcher
-from service.embedding.lanes import LaneLimits
-from service.embedding.no_model import Descriptor, HashedNgrams
 from service.embedding.port import EmbeddedTexts, ModelInfo, Role
+from service.embedding.runtimes.placeholder import Descriptor, HashedNgrams
+from service.embedding.serving.encoders import Batcher, ImageBatcher
+from service.embedding.serving.queue import LaneLimits
 from service.errors import DeadlineExceeded, InvalidImage, ModelUnavailable, Overloaded
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from service.embedding.build import prove, reference_samples
-from service.embedding.builtin import BUILTIN
+from service.embedding.catalog.build import prove, reference_samples
+from service.embedding.catalog.builtin import BUILTIN
+from service.embedding.catalog.reference_vectors import AT_START, SAMPLES, write_samples
 from service.embedding.manifest import BadModelDirectory, verify
-from service.embedding.samples import AT_START, SAMPLES, write_samples
 from tests.fixtures.models import built_models
 
 pytestmark = pytest.mark.slow  # `make test` runs these; a check before each commit must be quick

@@ -16,7 +16,7 @@ from service.embedding.convert.torch_file import read_state_dict
 from service.embedding.convert.unigram_tokenizer import unigram_tokenizer
 from service.embedding.convert.wheels import DownloadFailed, WheelWeights, weights_file
 from service.embedding.manifest import mark
-from service.embedding.onnx_text import length_batches, mean_pooled
+from service.embedding.runtimes.onnx_text import length_batches, mean_pooled
 
 SEED = 4
 HIDDEN, LAYERS, HEADS, FEED, WORDS, POSITIONS = 64, 2, 4, 128, 9, 12

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.embedding.early import EarlyModels
+from service.embedding.catalog.preload import EarlyModels
 from service.errors import ModelUnavailable
 
 
@@ -35,7 +35,7 @@ def test_a_missing_model_is_told_to_who_asks_for_it_and_spoils_no_other(tmp_path
 
 
 def test_the_program_begins_models_before_it_imports_what_serves_them() -> None:
-    late = ("fastapi", "faiss", "numba", "service.wiring", "service.embedding.models_cli")
+    late = ("fastapi", "faiss", "numba", "service.wiring", "service.embedding.catalog.cli")
     found = "import sys, service.__main__; print([name for name in sys.argv[1:] if name in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", found, *late], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from service.embedding.fetching import allowed
+from service.embedding.catalog.cli import main as models
+from service.embedding.catalog.hub import allowed
+from service.embedding.catalog.loader import load_text_embedder
 from service.embedding.manifest import verify
-from service.embedding.models import load_text_embedder
-from service.embedding.models_cli import main as models
 from tests.fixtures.models import write_tiny_onnx_text
 
 REPOSITORY = "org/tiny-model"

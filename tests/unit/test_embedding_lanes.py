@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError, Future
 
 import pytest
 
-from service.embedding.lanes import Lane, LaneLimits, Lanes
+from service.embedding.serving.queue import Lane, LaneLimits, Lanes
 from service.errors import DeadlineExceeded, Overloaded, Starting
 
 

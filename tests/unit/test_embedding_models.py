@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.embedding.catalog.cli import main as models
+from service.embedding.catalog.loader import load_image_embedder, load_text_embedder, version_of
 from service.embedding.manifest import (
     BadModelDirectory,
     publish,
@@ -15,9 +17,7 @@ from service.embedding.manifest import (
     verify,
     version_string,
 )
-from service.embedding.models import load_image_embedder, load_text_embedder, version_of
-from service.embedding.models_cli import main as models
-from service.embedding.no_model import HashedNgrams, PlaceholderImages, PlaceholderTexts
+from service.embedding.runtimes.placeholder import HashedNgrams, PlaceholderImages, PlaceholderTexts
 from service.embedding.text import normalise_text
 from service.errors import ModelUnavailable
 from tests.fixtures.models import write_tiny_onnx_text

@@ -10,7 +10,7 @@ import pytest
 from service.embedding.convert.graph import GraphBuilder
 from service.embedding.convert.int8_graph import packed_blocks, write_int8
 from service.embedding.manifest import Manifest, marks_of, write_manifest
-from service.embedding.prepared import FOLDER, open_session
+from service.embedding.runtimes.session import FOLDER, open_session
 
 SIZE = 96
 GIVEN = np.random.default_rng(2).standard_normal((3, SIZE)).astype(np.float32)

@@ -8,11 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.embedding.catalog.cli import main as models
+from service.embedding.catalog.loader import load_text_embedder
+from service.embedding.catalog.reference_vectors import (
+    ask,
+    check_images,
+    check_texts,
+    read_samples,
+    write_samples,
+)
 from service.embedding.manifest import marks_of, read_manifest, write_manifest
-from service.embedding.models import load_text_embedder
-from service.embedding.models_cli import main as models
-from service.embedding.no_model import Descriptor
-from service.embedding.samples import ask, check_images, check_texts, read_samples, write_samples
+from service.embedding.runtimes.placeholder import Descriptor
 from service.errors import ModelUnavailable
 from tests.fixtures.models import write_tiny_onnx_text
 

@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from service.app.image_fetch import FetchLimits, PictureFetcher, is_public
 from service.errors import InvalidImage
-from service.fetching import FetchLimits, PictureFetcher, is_public
 
 
 class Shop(BaseHTTPRequestHandler):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from service.maintaining import STATUS_FILE, Maintainer, maintenance_status
+from service.server.maintenance_process import STATUS_FILE, Maintainer, maintenance_status
 
 SLEEPS = [sys.executable, "-c", "import time; time.sleep(60)"]
 

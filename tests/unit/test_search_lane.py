@@ -13,9 +13,9 @@ import pytest
 
 from index_store.errors import InvalidFilter
 from index_store.types import SearchRequest, SearchResult
+from service.app.search_queue import SearchLane
 from service.errors import DeadlineExceeded, Overloaded
 from service.observing import Metrics
-from service.search_lane import SearchLane
 
 RESULT = SearchResult(hits=(), generation="g", embedding_version="v", seq=1, exhausted=True, next_page=None)
 

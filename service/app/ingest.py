@@ -1,0 +1,217 @@
+"""Taking in: items in content or vectors become one durable write under one embedding_version."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol, TypeVar
+
+from index_store.errors import GenerationConflict, VersionMismatch
+from index_store.port import VectorIndex
+from index_store.types import Ack, Id, ItemDelete, ItemWrite, Metadata, Vector, WriteBatch
+from service.app.encoders import Encoders
+from service.errors import (
+    BatchRejected,
+    InvalidImage,
+    InvalidInput,
+    ModelUnavailable,
+    Overloaded,
+    Reject,
+)
+from service.observing import Metrics
+
+T = TypeVar("T")
+
+
+class PictureSource(Protocol):
+    """Where pictures behind an address come from. Raises InvalidImage."""
+
+    async def fetch(self, url: str) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class NewItem:
+    """One item as it came: at most one of vector, text, picture, picture_url.
+
+    place: among the request's items. text: normalised. active, metadata: None keeps what is stored.
+    """
+
+    place: int
+    id: Id
+    vector: Vector | None = None
+    text: str | None = None
+    picture: bytes | None = None
+    picture_url: str | None = None
+    active: bool | None = None
+    metadata: Metadata | None = None
+    source_version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """One write as asked. rejects: items that were found wrong before they became NewItems."""
+
+    collection: str
+    items: Sequence[NewItem] = ()
+    deletes: Sequence[ItemDelete] = ()
+    rejects: Sequence[Reject] = ()
+    embedding_version: str | None = None
+    cursors: Mapping[str, str] = field(default_factory=dict)
+
+
+class Ingester:
+    """Embeds and writes. Event loop only; each write waits for its commit on a thread of `writers`."""
+
+    def __init__(
+        self,
+        encoders: Encoders,
+        pictures: PictureSource,
+        index: VectorIndex,
+        writers: Executor,
+        metrics: Metrics,
+        *,
+        writes_max: int,
+    ) -> None:
+        self._encoders = encoders
+        self._pictures = pictures
+        self._index = index
+        self._writers = writers
+        self._metrics = metrics
+        self._writes_max = writes_max
+        self._writes = 0
+
+    async def ingest(self, intake: Intake, *, partial: bool) -> tuple[Ack, Sequence[Reject]]:
+        """Return once the write is on disk and visible everywhere.
+
+        With `partial` the good items are stored and the bad ones returned; without it one bad item raises
+        BatchRejected and nothing is stored. Raises Refused, TryLater, IndexStoreError.
+        """
+        if self._writes >= self._writes_max:
+            raise Overloaded("Too many writes are waiting.")
+        self._writes += 1
+        try:
+            return await self._ingest(intake, partial=partial)
+        finally:
+            self._writes -= 1
+
+    async def _ingest(self, intake: Intake, *, partial: bool) -> tuple[Ack, Sequence[Reject]]:
+        if intake.rejects and not partial:
+            raise BatchRejected(intake.rejects)
+        version = await self._version(intake)
+        writes, rejects = await self._embedded(intake)
+        rejects = sorted([*intake.rejects, *rejects], key=lambda each: each.place)
+        if rejects and not partial:
+            raise BatchRejected(rejects)
+        batch = WriteBatch(writes, intake.deletes, version, intake.cursors)
+        is_embedded_here = any(_has_content(item) for item in intake.items)
+        ack = await self._on_writer(
+            lambda: self._write(intake.collection, batch, is_embedded_here=is_embedded_here)
+        )
+        self._metrics.written(intake.collection, ack.upserted, ack.deleted, len(rejects))
+        return ack, rejects
+
+    async def _version(self, intake: Intake) -> str | None:
+        """The space of this write's vectors; None when it has none."""
+        if any(_has_content(item) for item in intake.items):
+            version = self._encoders.info(intake.collection).embedding_version
+            if intake.embedding_version not in (None, version):
+                raise VersionMismatch(intake.collection, version, str(intake.embedding_version))
+            return version
+        if intake.embedding_version is not None or all(item.vector is None for item in intake.items):
+            return intake.embedding_version
+        return await self._on_writer(partial(self._only_version, intake.collection))
+
+    def _only_version(self, collection: str) -> str:
+        status = self._index.status(collection)
+        if status.current is None or status.others:
+            raise InvalidInput(
+                "embedding_version",
+                "must be named: the collection doesn't hold exactly one",
+                "invalid_vector",
+            )
+        return status.current.embedding_version
+
+    async def _embedded(self, intake: Intake) -> tuple[list[ItemWrite], list[Reject]]:
+        texts = [item for item in intake.items if item.text is not None]
+        pictures = [item for item in intake.items if _is_picture(item)]
+        vectors = {item.place: item.vector for item in intake.items if item.vector is not None}
+        contents: dict[int, bytes] = {item.place: str(item.text).encode() for item in texts}
+        rejects: list[Reject] = []
+        if texts:
+            encoder = self._encoders.text(intake.collection)
+            embedded = await encoder.embed_documents([str(item.text) for item in texts])
+            vectors.update(zip([item.place for item in texts], embedded.vectors, strict=True))
+        if pictures:
+            found = await self._picture_vectors(intake.collection, pictures)
+            for item, content, outcome in found:
+                if isinstance(outcome, InvalidImage):
+                    rejects.append(Reject(item.place, item.id, outcome.code, str(outcome)))
+                else:
+                    vectors[item.place], contents[item.place] = outcome, content
+        bad = {reject.place for reject in rejects}
+        writes = [
+            _item_write(item, vectors.get(item.place), contents.get(item.place))
+            for item in intake.items
+            if item.place not in bad
+        ]
+        return writes, rejects
+
+    async def _picture_vectors(
+        self, collection: str, items: Sequence[NewItem]
+    ) -> list[tuple[NewItem, bytes, Vector | InvalidImage]]:
+        contents = await asyncio.gather(*map(self._content, items))
+        readable = [each for each in contents if not isinstance(each, InvalidImage)]
+        outcomes = iter(await self._encoders.image(collection).embed_documents(readable))
+        return [
+            (item, b"", content) if isinstance(content, InvalidImage) else (item, content, next(outcomes))
+            for item, content in zip(items, contents, strict=True)
+        ]
+
+    async def _content(self, item: NewItem) -> bytes | InvalidImage:
+        if item.picture is not None:
+            return item.picture
+        try:
+            return await self._pictures.fetch(str(item.picture_url))
+        except InvalidImage as error:
+            return error
+
+    def _write(self, collection: str, batch: WriteBatch, *, is_embedded_here: bool) -> Ack:
+        """The first vectors of a collection name its first generation; nothing else ever does."""
+        try:
+            return self._index.write(collection, batch)
+        except VersionMismatch as exc:
+            if exc.expected and not is_embedded_here:
+                raise
+            if exc.expected:
+                raise ModelUnavailable(f"embedding_version_mismatch: {exc}") from exc
+        # Another worker may begin it at this moment; the write below tells whether it is the same version.
+        with contextlib.suppress(GenerationConflict):
+            self._index.advance(collection, "begin", str(batch.embedding_version))
+        return self._index.write(collection, batch)
+
+    async def _on_writer(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._writers, call)
+
+
+def _has_content(item: NewItem) -> bool:
+    return item.text is not None or _is_picture(item)
+
+
+def _is_picture(item: NewItem) -> bool:
+    return item.picture is not None or item.picture_url is not None
+
+
+def _item_write(item: NewItem, vector: Vector | None, content: bytes | None) -> ItemWrite:
+    return ItemWrite(
+        id=item.id,
+        vector=vector,
+        active=item.active,
+        metadata=item.metadata,
+        source_version=item.source_version,
+        content_hash=None if content is None else hashlib.sha256(content).digest(),
+    )

@@ -1,0 +1,204 @@
+"""Start and stop: the port answers at once, then collections open while models load and warm up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from index_store.errors import GenerationConflict, IndexStoreError
+from index_store.port import VectorIndex
+from index_store.types import SearchRequest
+from service.app.encoders import ImageEncoder, Slot, TextEncoder
+from service.app.search_queue import SearchLane
+from service.collections import NO_MODEL, PLACEHOLDER_MODEL, Collection
+from service.embedding.port import ModelInfo
+from service.errors import ModelUnavailable, ServiceError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_WARM_UP_TEXT = "갈비탕"
+_OPENERS = 3
+"""Threads: one for the collections, two for models."""
+
+
+class OpenableIndex(VectorIndex, Protocol):
+    def open(self) -> None: ...
+
+
+class Loader(Protocol):
+    """Opens model files and starts the threads behind them. Blocking; raises ModelUnavailable."""
+
+    def load_text(self, reference: str, dim: int) -> TextEncoder: ...
+
+    def load_image(self, reference: str, dim: int) -> ImageEncoder: ...
+
+    def load_text_tower(self, reference: str, dim: int) -> TextEncoder | None:
+        """Return what puts texts among the pictures of this picture model; None when it has none."""
+
+
+class Lifecycle:
+    """Owns what has to be opened and closed. `opened` is the application's lifespan."""
+
+    def __init__(
+        self,
+        index: OpenableIndex,
+        collections: Sequence[Collection],
+        slots: Mapping[str, Slot],
+        loader: Loader,
+        lane: SearchLane,
+        executors: Sequence[ThreadPoolExecutor],
+        *,
+        has_fallback: bool,
+    ) -> None:
+        self._index = index
+        self._collections = collections
+        self._slots = slots
+        self._loader = loader
+        self._lane = lane
+        self._executors = executors
+        self._has_fallback = has_fallback
+        self._is_open = False
+
+    def is_open(self) -> bool:
+        """Whether the collections can be searched and written; models may still be loading."""
+        return self._is_open
+
+    @contextlib.asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Serve from the first moment; `wait` returns when everything is loaded."""
+        self._lane.start()
+        self._opening = asyncio.create_task(self._open())
+        try:
+            yield
+        finally:
+            await self._close()
+
+    async def wait(self) -> None:
+        """Return when every collection is open and every model is loaded or known to be missing."""
+        await asyncio.shield(self._opening)
+
+    async def _open(self) -> None:
+        """Models are read while the collections open, and beside each other: both mostly wait for the disk or
+        compute outside of Python."""
+        started = time.monotonic()
+        with ThreadPoolExecutor(_OPENERS, thread_name_prefix="opening") as opener:
+            index_open = asyncio.create_task(self._open_index(opener))
+            alike: dict[str, list[Collection]] = {}
+            for collection in self._collections:
+                alike.setdefault(collection.model, []).append(collection)
+            loading = [self._load_all(each, opener, index_open) for each in alike.values()]
+            await asyncio.gather(index_open, *loading)
+            log.info("models_loaded", extra={"took_ms": _ms_since(started)})
+
+    async def _open_index(self, opener: Executor) -> bool:
+        started = time.monotonic()
+        try:
+            await self._on(opener, self._index.open)
+        except (IndexStoreError, OSError) as exc:
+            log.exception("open_failed")
+            for slot in self._slots.values():
+                slot.fail(ModelUnavailable(f"The collections can't be opened: {exc}"))
+            return False
+        self._is_open = True
+        log.info("collections_opened", extra={"took_ms": _ms_since(started)})
+        return True
+
+    async def _load_all(
+        self, collections: Sequence[Collection], opener: Executor, index_open: Awaitable[bool]
+    ) -> None:
+        """One after the other: collections with the same model share it."""
+        for collection in collections:
+            await self._load(collection, opener, index_open)
+
+    async def _load(self, collection: Collection, opener: Executor, index_open: Awaitable[bool]) -> None:
+        slot = self._slots[collection.name]
+        try:
+            try:
+                await self._fill(slot, collection, collection.model, opener, index_open)
+            except ModelUnavailable as exc:
+                slot.fail(exc)
+                log.warning(
+                    "model_unavailable",
+                    extra={"collection": collection.name, "reason": exc.reason, "mend": exc.mend},
+                )
+                if self._has_fallback:
+                    await self._fill(slot, collection, PLACEHOLDER_MODEL, opener, index_open)
+        except (ServiceError, IndexStoreError) as exc:
+            log.exception("model_not_served", extra={"collection": collection.name})
+            slot.fail(ModelUnavailable(str(exc)))
+
+    async def _fill(
+        self,
+        slot: Slot,
+        collection: Collection,
+        reference: str,
+        opener: Executor,
+        index_open: Awaitable[bool],
+    ) -> None:
+        """Load, embed once so that the first caller does not pay for it, see to it that the collection has a
+        generation, and only then be seen: ready means that a search is answered."""
+        if reference == NO_MODEL:
+            raise ModelUnavailable("The collection is configured without a model: it takes vectors only.")
+        dim = collection.dim
+        image: ImageEncoder | None = None
+        text: TextEncoder | None
+        if collection.modality == "text":
+            text = await self._on(opener, lambda: self._loader.load_text(reference, dim))
+            await text.embed_query(_WARM_UP_TEXT)
+        else:
+            image = await self._on(opener, lambda: self._loader.load_image(reference, dim))
+            text = await self._on(opener, lambda: self._loader.load_text_tower(reference, dim))
+            if text is not None:
+                await text.embed_query(_WARM_UP_TEXT)
+        info = slot.info_with(text=text, image=image)
+        if not await index_open:
+            for encoder in (text, image):
+                if encoder is not None:
+                    encoder.close()
+            return
+        await self._on(opener, lambda: self._begin(collection, info))
+        slot.fill(text=text, image=image)
+        log.info("model_loaded", extra={"collection": collection.name, "version": info.embedding_version})
+
+    def _begin(self, collection: Collection, info: ModelInfo) -> None:
+        """A collection without a generation gets its first one, under the model's version."""
+        if self._index.status(collection.name).current is None:
+            # Another worker may do the same at this moment.
+            with contextlib.suppress(GenerationConflict):
+                self._index.advance(collection.name, "begin", info.embedding_version)
+        vector = np.ones(collection.dim, dtype=np.float32)
+        self._index.search(collection.name, [SearchRequest(vector=vector, k=1)])
+
+    @staticmethod
+    async def _on(opener: Executor, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(opener, call)
+
+    async def _close(self) -> None:
+        """Nothing new comes in by now; what is queued is answered, what is acknowledged is on disk."""
+        self._opening.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._opening
+        self._is_open = False
+        self._lane.close()
+        encoders = {
+            id(each): each for slot in self._slots.values() for each in (slot.text, slot.image) if each
+        }
+        for encoder in encoders.values():
+            encoder.close()
+        for executor in self._executors:
+            executor.shutdown(wait=True, cancel_futures=True)
+        self._index.close()
+        log.info("closed")
+
+
+def _ms_since(started: float) -> int:
+    return round((time.monotonic() - started) * 1000)

@@ -1,0 +1,41 @@
+"""A picture model in the serving form: model.onnx over preprocessed pixels, run without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from service.embedding.manifest import Manifest, info_of
+from service.embedding.port import ModelInfo, Pixels
+from service.embedding.preprocess import Preprocess, picture_input
+from service.embedding.runtimes.session import open_session
+
+BATCH_ITEMS = 4  # 16 at once took half as long again each, and 290 MB more
+
+
+class OnnxImageEmbedder:
+    """A picture model of a verified directory. Calls are safe from any thread."""
+
+    def __init__(self, directory: Path, manifest: Manifest, *, threads: int) -> None:
+        self._preprocess = Preprocess.from_parts(manifest.parts["preprocess"])
+        self._session = open_session(directory, manifest, "model_file", threads)
+        self._info = info_of(manifest, "image", "onnxruntime")
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    def embed_images(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+        vectors = np.empty((len(images), self._info.dim), np.float32)
+        for start in range(0, len(images), BATCH_ITEMS):
+            batch = np.stack(
+                [picture_input(p, self._preprocess) for p in images[start : start + BATCH_ITEMS]]
+            )
+            vectors[start : start + BATCH_ITEMS] = self._session.run(None, {"pixels": batch})[0]
+        return vectors
+
+    def close(self) -> None:
+        """Nothing to release: the session goes with its last reference."""

@@ -1,0 +1,277 @@
+"""Models behind queues: what the routes await. Each owns its threads; the model itself may be shared."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from service.embedding.images import BYTES_MAX, PIXELS_MAX, decode_image
+from service.embedding.port import EmbeddedTexts, ImageEmbedder, ModelInfo, Pixels, TextEmbedder
+from service.embedding.serving.futures import all_results, within
+from service.embedding.serving.queue import LaneCounters, LaneLimits, Lanes
+from service.errors import InvalidImage, ModelUnavailable
+
+FloatVector: TypeAlias = npt.NDArray[np.float32]
+QueryVector: TypeAlias = tuple[FloatVector, bool]
+QUERY_DEADLINE_MS = 10_000.0
+DOCUMENT_DEADLINE_MS = 600_000.0
+PICTURES_AT_ONCE = 32  # of one write, decoded and waiting for the model: 2 MB each
+
+
+@dataclass(slots=True)
+class CacheCounters:
+    """hits, shared: answered without a forward pass of their own (shared: an equal query was under way)."""
+
+    hits: int = 0
+    shared: int = 0
+    misses: int = 0
+    evicted: int = 0
+
+
+@dataclass(slots=True)
+class _Flight:
+    """One query under way and how many callers wait for it."""
+
+    future: Future[QueryVector]
+    waiters: int = field(default=0)
+
+
+class Batcher:
+    """A text model behind two lanes, with a bounded cache of query vectors.
+
+    Used from one event loop. texts: as `normalise_text` leaves them. Returned query vectors are read-only.
+    """
+
+    def __init__(
+        self,
+        embedder: TextEmbedder,
+        *,
+        limits: LaneLimits | None = None,
+        cache_items_max: int = 10_000,
+        query_deadline_ms: float = QUERY_DEADLINE_MS,
+        document_deadline_ms: float = DOCUMENT_DEADLINE_MS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._embedder = embedder
+        self._lanes: Lanes[str, QueryVector] = Lanes("text-model", self._embed, limits or LaneLimits(), clock)
+        self._query_deadline_ms = query_deadline_ms
+        self._document_deadline_ms = document_deadline_ms
+        self._cache_items_max = cache_items_max
+        self._cache: OrderedDict[str, QueryVector] = OrderedDict()
+        self._flights: dict[str, _Flight] = {}
+        self.cache_counters = CacheCounters()
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._embedder.info
+
+    @property
+    def counters(self) -> LaneCounters:
+        return self._lanes.counters
+
+    def waiting(self) -> tuple[int, int]:
+        """Return how many queries and documents wait."""
+        return self._lanes.waiting()
+
+    def start(self) -> None:
+        self._lanes.start()
+
+    def close(self) -> None:
+        self._lanes.close()
+        self._embedder.close()
+
+    def known_query(self, text: str) -> QueryVector | None:
+        """Return what the cache holds of `text`."""
+        known = self._cache.get(text)
+        if known is not None:
+            self._cache.move_to_end(text)
+            self.cache_counters.hits += 1
+        return known
+
+    async def embed_query(self, text: str, deadline_ms: float | None = None) -> QueryVector:
+        """Return (vector (dim,), truncated). Raises Overloaded, DeadlineExceeded, Starting."""
+        known = self.known_query(text)
+        if known is not None:
+            return known
+        deadline_ms = self._query_deadline_ms if deadline_ms is None else deadline_ms
+        flight = self._flights.get(text)
+        if flight is None:
+            self.cache_counters.misses += 1
+            (future,) = self._lanes.submit("query", [text], [_weight(text)], deadline_ms)
+            flight = self._flights[text] = _Flight(future)
+        else:
+            self.cache_counters.shared += 1
+        flight.waiters += 1
+        try:
+            # shield: a caller that leaves must not take the answer from the others
+            found = await within(deadline_ms, asyncio.shield(asyncio.wrap_future(flight.future)))
+        finally:
+            flight.waiters -= 1
+            if flight.waiters == 0:
+                flight.future.cancel()
+                if self._flights.get(text) is flight:
+                    del self._flights[text]
+        self._remember(text, found)
+        return found
+
+    async def embed_documents(self, texts: Sequence[str], deadline_ms: float | None = None) -> EmbeddedTexts:
+        """Return vectors in the order of `texts`. Raises Overloaded, DeadlineExceeded, Starting."""
+        deadline_ms = self._document_deadline_ms if deadline_ms is None else deadline_ms
+        order = sorted(range(len(texts)), key=lambda place: -len(texts[place]))
+        futures = self._lanes.submit(
+            "document", [texts[p] for p in order], [_weight(texts[p]) for p in order], deadline_ms
+        )
+        results = await within(deadline_ms, all_results(futures))
+        vectors = np.empty((len(texts), self.info.dim), np.float32)
+        truncated = np.zeros(len(texts), np.bool_)
+        for place, (vector, is_cut) in zip(order, results, strict=True):
+            vectors[place], truncated[place] = vector, is_cut
+        return EmbeddedTexts(vectors, truncated)
+
+    def _embed(self, texts: Sequence[str], lane: str) -> list[QueryVector]:
+        found = self._embedder.embed_texts(texts, "query" if lane == "query" else "document")
+        vectors = _checked(found.vectors, self.info)
+        vectors.flags.writeable = False
+        return [(v, bool(t)) for v, t in zip(vectors, found.truncated, strict=True)]
+
+    def _remember(self, text: str, found: QueryVector) -> None:
+        self._cache[text] = found
+        self._cache.move_to_end(text)
+        while len(self._cache) > self._cache_items_max:
+            self._cache.popitem(last=False)
+            self.cache_counters.evicted += 1
+
+
+class ImageBatcher:
+    """A picture model behind two lanes, and bounded threads that decode before it."""
+
+    def __init__(
+        self,
+        embedder: ImageEmbedder,
+        *,
+        limits: LaneLimits | None = None,
+        decode_limits: LaneLimits | None = None,
+        bytes_max: int = BYTES_MAX,
+        pixels_max: int = PIXELS_MAX,
+        query_deadline_ms: float = QUERY_DEADLINE_MS,
+        document_deadline_ms: float = DOCUMENT_DEADLINE_MS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._embedder = embedder
+        self._bytes_max, self._pixels_max = bytes_max, pixels_max
+        self._lanes: Lanes[Pixels, FloatVector] = Lanes(
+            "picture-model",
+            self._embed,
+            limits or LaneLimits(batch_items_max=16),
+            clock,
+        )
+        self._decoders: Lanes[bytes, Pixels | InvalidImage] = Lanes(
+            "picture-decoder", self._decode, decode_limits or LaneLimits(batch_items_max=1), clock
+        )
+        self._query_deadline_ms = query_deadline_ms
+        self._document_deadline_ms = document_deadline_ms
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._embedder.info
+
+    @property
+    def counters(self) -> LaneCounters:
+        return self._lanes.counters
+
+    def waiting(self) -> tuple[int, int]:
+        """Return how many queries and documents wait for the model."""
+        return self._lanes.waiting()
+
+    def start(self) -> None:
+        self._decoders.start()
+        self._lanes.start()
+
+    def close(self) -> None:
+        self._decoders.close()
+        self._lanes.close()
+        self._embedder.close()
+
+    async def embed_query(self, data: bytes, deadline_ms: float | None = None) -> FloatVector:
+        """Return the (dim,) vector of one picture file.
+
+        Raises InvalidImage, Overloaded, DeadlineExceeded, Starting.
+        """
+        deadline_ms = self._query_deadline_ms if deadline_ms is None else deadline_ms
+        return await within(deadline_ms, self._query(data, deadline_ms))
+
+    async def embed_documents(
+        self, datas: Sequence[bytes], deadline_ms: float | None = None
+    ) -> list[FloatVector | InvalidImage]:
+        """Return for each picture file its vector, or why it has none: one bad file spoils no other.
+
+        Raises Overloaded, DeadlineExceeded, Starting.
+        """
+        deadline_ms = self._document_deadline_ms if deadline_ms is None else deadline_ms
+        return await within(deadline_ms, self._documents(datas, deadline_ms))
+
+    async def _query(self, data: bytes, deadline_ms: float) -> FloatVector:
+        (pixels,) = await all_results(self._decoders.submit("query", [data], [1], deadline_ms))
+        if isinstance(pixels, InvalidImage):
+            raise pixels
+        (vector,) = await all_results(self._lanes.submit("query", [pixels], [1], deadline_ms))
+        return vector
+
+    async def _documents(
+        self, datas: Sequence[bytes], deadline_ms: float
+    ) -> list[FloatVector | InvalidImage]:
+        """Decode the next pictures while the model works on the ones before, and hold no more than those."""
+        found: list[FloatVector | InvalidImage] = []
+        ahead = self._decoding(datas[:PICTURES_AT_ONCE], deadline_ms)
+        try:
+            for start in range(PICTURES_AT_ONCE, len(datas) + PICTURES_AT_ONCE, PICTURES_AT_ONCE):
+                decoded = await ahead
+                ahead = self._decoding(datas[start : start + PICTURES_AT_ONCE], deadline_ms)
+                pictures = [p for p in decoded if not isinstance(p, InvalidImage)]
+                futures = self._lanes.submit("document", pictures, [1] * len(pictures), deadline_ms)
+                vectors = iter(await all_results(futures))
+                found.extend(p if isinstance(p, InvalidImage) else next(vectors) for p in decoded)
+        finally:
+            ahead.cancel()
+        return found
+
+    def _decoding(
+        self, datas: Sequence[bytes], deadline_ms: float
+    ) -> asyncio.Task[list[Pixels | InvalidImage]]:
+        futures = self._decoders.submit("document", datas, [1] * len(datas), deadline_ms)
+        return asyncio.ensure_future(all_results(futures))
+
+    def _decode(self, datas: Sequence[bytes], _lane: str) -> list[Pixels | InvalidImage]:
+        return [self._decoded(data) for data in datas]
+
+    def _decoded(self, data: bytes) -> Pixels | InvalidImage:
+        try:
+            return decode_image(data, bytes_max=self._bytes_max, pixels_max=self._pixels_max)
+        except InvalidImage as exc:
+            return exc
+
+    def _embed(self, pictures: Sequence[Pixels], _lane: str) -> list[FloatVector]:
+        vectors = _checked(self._embedder.embed_images(pictures), self.info)
+        vectors.flags.writeable = False
+        return list(vectors)
+
+
+def _weight(text: str) -> int:
+    """Characters stand for tokens: both models of Korean text make about one of each two."""
+    return len(text) + 8
+
+
+def _checked(vectors: FloatVector, info: ModelInfo) -> FloatVector:
+    """Return `vectors` once they are known to be of unit length, and so finite and not zero."""
+    lengths = np.linalg.norm(vectors, axis=1)
+    if not np.all(np.abs(lengths - 1) < 1e-3):  # also false for NaN
+        raise ModelUnavailable(f"{info.name} gave a vector that is not of unit length.")
+    return vectors

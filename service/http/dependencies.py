@@ -1,0 +1,80 @@
+"""What all routes share: who may call, how a body is read, how an answer is written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+import orjson
+from fastapi import Depends, Request, Response
+from fastapi.params import Depends as DependsParam
+
+from index_store.port import VectorIndex
+from service.app.encoders import Encoders
+from service.collections import Catalogue, Collection
+from service.http.auth import Keys, Role
+from service.http.middleware import EXCHANGE, Exchange
+from service.http.wire.body import decode_json, read_body, require_json
+from service.http.wire.values import find_collection
+from service.settings import Settings
+
+T = TypeVar("T")
+
+
+class JsonResponse(Response):
+    """numpy arrays are written as they are."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """readers: a bounded executor for calls of the index that read the disk."""
+
+    settings: Settings
+    catalogue: Catalogue
+    keys: Keys
+    encoders: Encoders
+    index: VectorIndex
+    readers: Executor
+
+    def requires(self, role: Role) -> list[DependsParam]:
+        """A route's key check; it runs before the body is read."""
+
+        async def check(request: Request) -> None:
+            peer = request.client.host if request.client else None
+            self.keys.check(role, exchange_of(request).headers, peer)
+
+        depends: DependsParam = Depends(check)
+        return [depends]
+
+    async def body(self, request: Request, bytes_max: int) -> bytes:
+        """Return the whole JSON body, undecoded."""
+        headers = exchange_of(request).headers
+        require_json(headers)
+        return await read_body(
+            request.receive, headers, bytes_max=bytes_max, seconds_max=self.settings.body_read_s_max
+        )
+
+    async def json(self, request: Request, decoder: msgspec.json.Decoder[T]) -> T:
+        return decode_json(decoder, await self.body(request, self.settings.search_bytes_max))
+
+    def collection(self, name: str | None) -> Collection:
+        """The named collection, or the default one. Raises HttpRefusal 404."""
+        return self.catalogue.default if name is None else find_collection(self.catalogue, name)
+
+    async def read(self, call: Callable[[], T]) -> T:
+        """Run a blocking read of the index beside the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self.readers, call)
+
+
+def exchange_of(request: Request) -> Exchange:
+    exchange: Exchange = request.scope[EXCHANGE]
+    return exchange

@@ -1,0 +1,202 @@
+"""The outermost layer: one spelling of each path, a request id, one log line, one count, no bare 500."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.http.auth import TrustedProxies
+from service.http.wire.body import Headers
+from service.http.wire.problems import PROBLEM_JSON, Problem, problem_of
+from service.observing import Metrics, RequestLine, RequestLog
+
+log = logging.getLogger(__name__)
+
+EXCHANGE = "uhok.exchange"
+JSON = b"application/json"
+PROBLEM = PROBLEM_JSON.encode()
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_ALIAS = "/api/v1/"
+_UNKNOWN_ROUTE = "(unknown)"
+_STARTING = Problem(503, "starting", "The service is starting.", headers={"retry-after": "1"})
+_OPEN_WHILE_STARTING = frozenset(("/health", "/livez", "/readyz", "/metrics", "/openapi.yaml"))
+
+
+class Exchange:
+    """One request and what is known of its answer so far; lives in the ASGI scope."""
+
+    __slots__ = (
+        "code", "headers", "is_started", "request_id", "route", "send", "status", "trace_id", "traceparent",
+    )  # fmt: skip
+
+    def __init__(self, headers: Headers, request_id: bytes, send: Send) -> None:
+        """send: the server's own."""
+        self.headers = headers
+        self.send = send
+        self.request_id = request_id
+        self.traceparent = headers.get(b"traceparent", b"")
+        trace = _TRACEPARENT.fullmatch(self.traceparent) if self.traceparent else None
+        self.trace_id = trace[1].decode() if trace else ""
+        self.route = ""
+        self.status = 500
+        self.code = ""
+        self.is_started = False
+
+    async def marked(self, message: Message) -> None:
+        """Send `message`; a start is noted and gets our headers."""
+        if message["type"] == "http.response.start":
+            self._start(message["status"])
+            message["headers"] = [*message.get("headers", ()), *self._own_headers()]
+        await self.send(message)
+
+    async def answer(
+        self, status: int, body: bytes, content_type: bytes, headers: Sequence[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """Send a whole answer."""
+        self._start(status)
+        fixed = [
+            (b"content-type", content_type),
+            (b"content-length", b"%d" % len(body)),
+            *headers,
+            *self._own_headers(),
+        ]
+        await self.send({"type": "http.response.start", "status": status, "headers": fixed})
+        await self.send({"type": "http.response.body", "body": body})
+
+    def _start(self, status: int) -> None:
+        self.status = status
+        self.is_started = True
+
+    def _own_headers(self) -> Sequence[tuple[bytes, bytes]]:
+        own = (b"x-request-id", self.request_id)
+        return (own, (b"traceparent", self.traceparent)) if self.trace_id else (own,)
+
+    async def refuse(self, path: str, problem: Problem) -> None:
+        """Send `problem` as the answer."""
+        body = self.refusal(path, problem)
+        await self.answer(problem.status, body, PROBLEM, fields_of(problem))
+
+    def refusal(self, path: str, problem: Problem) -> bytes:
+        """Note `problem`; return the body that tells it."""
+        self.code = problem.code
+        return problem.body(path, self.request_id.decode())
+
+    def fields(self, status: int) -> bytes:
+        """Note that an answer starts; return our headers as they go over the wire."""
+        self._start(status)
+        if self.trace_id:
+            return b"x-request-id: %s\r\ntraceparent: %s\r\n" % (self.request_id, self.traceparent)
+        return b"x-request-id: %s\r\n" % self.request_id
+
+
+def fields_of(problem: Problem) -> list[tuple[bytes, bytes]]:
+    headers = {name.lower(): value for name, value in problem.headers.items()}
+    if problem.status in (408, 413):
+        headers["connection"] = "close"  # the rest of the body is not wanted
+    return [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
+
+
+class Edge:
+    """Wraps the whole application. is_open: False answers 503 `starting` on all but the health routes."""
+
+    def __init__(
+        self,
+        inner: ASGIApp,
+        metrics: Metrics,
+        request_log: RequestLog,
+        proxies: TrustedProxies,
+        is_open: Callable[[], bool],
+    ) -> None:
+        self._inner = inner
+        self._metrics = metrics
+        self._request_log = request_log
+        self._proxies = proxies
+        self.is_open = is_open
+        # Random once a process and counted on: asking the system for randomness costs more than a search.
+        self._id_prefix = os.urandom(6).hex().encode()
+        self._id_count = itertools.count()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._inner(scope, receive, send)
+            return
+        started = time.perf_counter()
+        exchange = self.begin(dict(scope["headers"]), send)
+        path = canonical_path(scope["path"], scope.get("raw_path") or b"")
+        scope["path"] = path
+        scope[EXCHANGE] = exchange
+        try:
+            if self.is_open() or path in _OPEN_WHILE_STARTING:
+                await self._inner(scope, receive, exchange.marked)
+            else:
+                await exchange.refuse(path, _STARTING)
+        except Exception as exc:
+            await self._fail(exc, path, exchange)
+        finally:
+            route = exchange.route or getattr(scope.get("route"), "path", _UNKNOWN_ROUTE)
+            self.end(exchange, scope["method"], route, scope.get("client"), started)
+            # The server's `send` holds the scope: left in there, every request would leave a ring of objects
+            # for the collector to find.
+            del scope[EXCHANGE]
+
+    def begin(self, headers: Headers, send: Send) -> Exchange:
+        """Count a request in; each is to `end`."""
+        self._metrics.request_began()
+        return Exchange(headers, self._request_id(headers), send)
+
+    def _request_id(self, headers: Headers) -> bytes:
+        offered = headers.get(b"x-request-id")
+        if offered and _REQUEST_ID.fullmatch(offered):
+            return offered
+        return b"%s-%x" % (self._id_prefix, next(self._id_count))
+
+    def unforeseen(self, error: Exception, exchange: Exchange) -> None:
+        """Log and count what is no refusal."""
+        log.error("request_failed", exc_info=error, extra={"request_id": exchange.request_id.decode()})
+        self._metrics.unexpected("request")
+        exchange.code = "internal_error"
+
+    async def _fail(self, error: Exception, path: str, exchange: Exchange) -> None:
+        self.unforeseen(error, exchange)
+        if not exchange.is_started:
+            await exchange.refuse(path, problem_of(error))
+
+    def end(
+        self, exchange: Exchange, method: str, route: str, client: Sequence[Any] | None, started: float
+    ) -> None:
+        """Count and log. client: (address, port). started: on `time.perf_counter`."""
+        seconds = time.perf_counter() - started
+        self._metrics.request_ended(route, method, exchange.status, seconds, exchange.code)
+        if self._request_log.is_silent:
+            return
+        self._request_log.write(
+            RequestLine(
+                exchange.request_id,
+                method,
+                route,
+                exchange.status,
+                seconds,
+                self._proxies.caller(exchange.headers, client[0] if client else None),
+                exchange.code,
+                exchange.trace_id,
+            )
+        )
+
+
+def canonical_path(path: str, raw_path: bytes) -> str:
+    """Return the one spelling that routes know: no trailing slash, /v1 for /api/v1. Nothing redirects.
+
+    An id may end with an encoded slash, hence the look at the raw path.
+    """
+    if len(path) > 1 and path[-1] == "/" and (not raw_path or raw_path.partition(b"?")[0][-1:] == b"/"):
+        path = path[:-1]
+    return path[4:] if path.startswith(_ALIAS) else path

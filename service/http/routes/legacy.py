@@ -1,0 +1,116 @@
+"""The deployed product-image calls: multipart in, a bare JSON array out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query, Request
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from service.app.ingest import PictureSource
+from service.app.search import Question, Searcher
+from service.collections import Collection
+from service.errors import FieldError, InvalidInput
+from service.http.auth import Role
+from service.http.dependencies import Desk, JsonResponse, exchange_of
+from service.http.wire.body import limited
+from service.http.wire.problems import HttpRefusal
+from service.http.wire.schemas import SimilarByUrlIn
+from service.http.wire.search import hit_scores
+from service.http.wire.values import in_range
+
+_FORM_EXTRA_BYTES = 65_536
+"""Boundaries, part headers and small fields beside the picture."""
+_URL_CHARS_MAX = 2048
+
+TopK = Annotated[int | None, Query()]
+
+
+class LegacyRoutes:
+    def __init__(self, desk: Desk, searcher: Searcher, pictures: PictureSource) -> None:
+        self._desk = desk
+        self._searcher = searcher
+        self._pictures = pictures
+        self._url_decoder = msgspec.json.Decoder(SimilarByUrlIn)
+
+    def router(self) -> APIRouter:
+        router = APIRouter(dependencies=self._desk.requires(Role.SEARCH))
+        router.add_api_route("/search_similar", self.post_search_similar, methods=["POST"])
+        router.add_api_route("/search_similar_by_url", self.post_search_similar_by_url, methods=["POST"])
+        return router
+
+    async def post_search_similar(self, request: Request, top_k: TopK = None) -> JsonResponse:
+        data, form_top_k = await self._upload(request)
+        wanted = top_k if top_k is not None else form_top_k
+        return JsonResponse(await self._similar(data, wanted))
+
+    async def post_search_similar_by_url(self, request: Request, top_k: TopK = None) -> JsonResponse:
+        body = await self._desk.json(request, self._url_decoder)
+        in_range("image_url", len(body.image_url), 1, _URL_CHARS_MAX)
+        wanted = top_k if top_k is not None else body.top_k
+        self._k(wanted)  # before a fetch is spent on it
+        return JsonResponse(await self._similar(await self._pictures.fetch(body.image_url), wanted))
+
+    async def _upload(self, request: Request) -> tuple[bytes, int | None]:
+        """Return the picture and the form's top_k, if it has one."""
+        headers = exchange_of(request).headers
+        if not headers.get(b"content-type", b"").lower().startswith(b"multipart/form-data"):
+            raise HttpRefusal(415, "unsupported_media_type", "The content type must be multipart/form-data.")
+        bytes_max = self._desk.settings.image_bytes_max + _FORM_EXTRA_BYTES
+        counted = Request(request.scope, limited(request.receive, headers, bytes_max=bytes_max))
+        try:
+            async with counted.form(max_files=1, max_fields=8) as form:
+                file, top_k = form.get("file"), form.get("top_k")
+                if not isinstance(file, UploadFile):
+                    raise InvalidInput("file", "is missing")
+                return await file.read(), _form_int(top_k) if isinstance(top_k, str) else None
+        except HTTPException as exc:
+            raise HttpRefusal(400, "malformed_form", "The body is not a well-formed form.") from exc
+
+    async def _similar(self, data: bytes, top_k: int | None) -> list[dict[str, Any]]:
+        collection = self._collection()
+        question = Question(
+            collection.name,
+            k=self._k(top_k),
+            picture=data,
+            with_metadata=True,
+            with_vectors=collection.metric != "cosine",
+        )
+        answer = await self._searcher.find(question)
+        hits = answer.result.hits
+        return [
+            {
+                "product_id": str(hit.id),
+                "image_url": (hit.metadata or {}).get("image_url"),
+                "score": score,
+                "rank": place,
+            }
+            for place, (hit, score) in enumerate(
+                zip(hits, hit_scores(collection, answer.vector, hits), strict=True), start=1
+            )
+        ]
+
+    def _k(self, top_k: int | None) -> int:
+        settings = self._desk.settings
+        wanted = settings.default_top_k if top_k is None else top_k
+        return in_range("top_k", wanted, 1, settings.top_k_max)
+
+    def _collection(self) -> Collection:
+        collection = self._desk.catalogue.default_of("image")
+        if collection is None:
+            raise HttpRefusal(404, "unknown_collection", "No picture collection is configured.")
+        return collection
+
+
+def _form_int(text: str) -> int:
+    digits = text.strip().removeprefix("-")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 19):
+        raise HttpRefusal(
+            422,
+            "invalid_request",
+            "top_k must be an integer.",
+            errors=[FieldError(("body", "top_k"), "must be an integer")],
+        )
+    return int(text)

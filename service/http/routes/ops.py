@@ -1,0 +1,213 @@
+"""Operations: what is there, what serves, and the steps between generations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+
+from index_store.errors import GenerationConflict
+from index_store.types import CollectionStatus, GenerationStatus, Ids, StoredItem
+from service.app.backups import Snapshots
+from service.app.health import Prober
+from service.app.sync_report import sync_report
+from service.collections import Collection
+from service.http.auth import Role
+from service.http.dependencies import Desk, JsonResponse
+from service.http.wire.problems import HttpRefusal
+from service.http.wire.schemas import SnapshotIn, StepIn
+from service.http.wire.values import INT64_MAX, INT64_MIN, read_id
+from service.observing import METRICS_CONTENT_TYPE
+
+Step = Literal["promote", "rollback", "abort"]
+
+
+class OpsRoutes:
+    def __init__(self, desk: Desk, exposition: Callable[[], bytes], snapshots: Snapshots) -> None:
+        self._desk = desk
+        self._exposition = exposition
+        self._snapshots = snapshots
+        self._snapshot_decoder = msgspec.json.Decoder(SnapshotIn)
+        self._step_decoder = msgspec.json.Decoder(StepIn)
+
+    def router(self) -> APIRouter:
+        router = APIRouter(dependencies=self._desk.requires(Role.ADMIN))
+        router.add_api_route("/metrics", self.get_metrics, methods=["GET"])
+        router.add_api_route("/v1/collections", self.get_collections, methods=["GET"])
+        router.add_api_route(
+            "/v1/collections/{collection}/generations", self.get_generations, methods=["GET"]
+        )
+        router.add_api_route("/v1/promote", self.post_promote, methods=["POST"])
+        router.add_api_route("/v1/rollback", self.post_rollback, methods=["POST"])
+        router.add_api_route("/v1/abort", self.post_abort, methods=["POST"])
+        router.add_api_route("/v1/snapshot", self.post_snapshot, methods=["POST"])
+        router.add_api_route("/v1/sync/status", self.get_sync_status, methods=["GET"])
+        return router
+
+    async def get_metrics(self) -> Response:
+        return Response(await self._desk.read(self._exposition), media_type=METRICS_CONTENT_TYPE)
+
+    async def get_collections(self) -> JsonResponse:
+        described = [
+            self._described(each, await self._status(each)) for each in self._desk.catalogue.collections
+        ]
+        return JsonResponse({"collections": described})
+
+    def _described(self, collection: Collection, status: CollectionStatus) -> dict[str, Any]:
+        current = status.current
+        described = asdict(collection)
+        described["is_default"] = collection is self._desk.catalogue.default_of(collection.modality)
+        del described["default"]
+        described["embedding_version"] = current.embedding_version if current else ""
+        described["generation"] = current.generation if current else None
+        described["count"] = current.live if current else 0
+        described["seq"] = current.seq if current else 0
+        described["model_available"] = self._desk.encoders.slot(collection.name).is_available
+        described["problem"] = status.problem
+        return described
+
+    async def get_generations(self, collection: str) -> JsonResponse:
+        found = self._desk.collection(collection)
+        return JsonResponse(_generations(found, await self._status(found)))
+
+    async def post_promote(self, request: Request) -> JsonResponse:
+        return await self._take("promote", "next", request)
+
+    async def post_rollback(self, request: Request) -> JsonResponse:
+        return await self._take("rollback", "former", request)
+
+    async def post_abort(self, request: Request) -> JsonResponse:
+        return await self._take("abort", "next", request)
+
+    async def _take(self, step: Step, role: str, request: Request) -> JsonResponse:
+        """The step is about the generation in `role`; a caller that believes in another is told so."""
+        body = await self._desk.json(request, self._step_decoder)
+        collection = self._desk.collection(body.collection)
+        status = await self._status(collection)
+        subject = next((each for each in status.others if each.role == role), None)
+        if subject is None:
+            raise GenerationConflict(f"the collection {collection.name!r} has no {role} generation")
+        if body.embedding_version not in (None, subject.embedding_version):
+            raise GenerationConflict(
+                f"the {role} generation is of {subject.embedding_version!r}, not {body.embedding_version!r}"
+            )
+        version = subject.embedding_version
+        after = await self._desk.read(lambda: self._desk.index.advance(collection.name, step, version))
+        return JsonResponse(_generations(collection, after))
+
+    async def post_snapshot(self, request: Request) -> JsonResponse:
+        await self._desk.json(request, self._snapshot_decoder)
+        return JsonResponse(asdict(await self._desk.read(self._snapshots.make)))
+
+    async def get_sync_status(self) -> JsonResponse:
+        described = {}
+        for collection in self._desk.catalogue.collections:
+            current = (await self._status(collection)).current
+            cursors = dict(current.cursors) if current else {}
+            described[collection.name] = {
+                "embedding_version": current.embedding_version if current else "",
+                "seq": current.seq if current else 0,
+                "cursors": cursors,
+                **asdict(sync_report(cursors)),
+            }
+        return JsonResponse({"collections": described})
+
+    async def _status(self, collection: Collection) -> CollectionStatus:
+        return await self._desk.read(lambda: self._desk.index.status(collection.name))
+
+
+class HealthRoutes:
+    """Open to everyone, and true while the rest still starts."""
+
+    def __init__(self, prober: Prober, contract: bytes) -> None:
+        """contract: openapi.yaml."""
+        self._prober = prober
+        self._contract = contract
+
+    def router(self) -> APIRouter:
+        router = APIRouter()
+        router.add_api_route("/health", self.get_health, methods=["GET"])
+        router.add_api_route("/livez", self.get_livez, methods=["GET"])
+        router.add_api_route("/readyz", self.get_readyz, methods=["GET"])
+        router.add_api_route("/openapi.yaml", self.get_openapi, methods=["GET"])
+        return router
+
+    async def get_health(self) -> JsonResponse:
+        health = await self._prober.health()
+        return _with_retry(health, is_good=health["status"] == "ok")
+
+    async def get_livez(self) -> JsonResponse:
+        return JsonResponse({"status": "ok"})
+
+    async def get_openapi(self) -> Response:
+        return Response(self._contract, media_type="application/yaml")
+
+    async def get_readyz(self) -> JsonResponse:
+        waiting = self._prober.waiting_for()
+        status = "not_ready" if waiting else "ready"
+        return _with_retry({"status": status, "waiting_for": waiting}, is_good=not waiting)
+
+
+class ItemRoutes:
+    """Reading one item back: /v1/items/{id}."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def router(self) -> APIRouter:
+        router = APIRouter(dependencies=self._desk.requires(Role.SEARCH))
+        router.add_api_route("/v1/items/{id:path}", self.get_item, methods=["GET"])
+        return router
+
+    async def get_item(
+        self,
+        id: str,
+        collection: str | None = None,
+        include: Annotated[Literal["vector"] | None, Query()] = None,
+    ) -> JsonResponse:
+        found = self._desk.collection(collection)
+        wanted = read_id(_path_id(id, found), found, "id")
+        status, item = await self._desk.read(lambda: self._look_up(found.name, [wanted]))
+        if item is None or status is None:
+            raise HttpRefusal(404, "unknown_item", f"There is no item {id[:64]!r} in {found.name!r}.")
+        document: dict[str, Any] = {
+            found.id_field: item.id,
+            "active": item.active,
+            "live": item.is_live,
+            "metadata": item.metadata,
+            "source_version": item.source_version,
+            "content_hash": item.content_hash.hex() if item.content_hash else None,
+            "seq": item.seq,
+            "embedding_version": status.embedding_version,
+        }
+        if include == "vector":
+            document["vector"] = item.vector
+        return JsonResponse(document)
+
+    def _look_up(self, collection: str, ids: Ids) -> tuple[GenerationStatus | None, StoredItem | None]:
+        index = self._desk.index
+        return index.status(collection).current, index.get(collection, ids)[0]
+
+
+def _path_id(text: str, collection: Collection) -> int | str:
+    """A path has no types: digits name an int64 id where the collection has those."""
+    if collection.id_type == "string":
+        return text
+    digits = text.removeprefix("-")
+    if digits.isascii() and digits.isdigit() and len(digits) <= 19 and INT64_MIN <= int(text) <= INT64_MAX:
+        return int(text)
+    return text
+
+
+def _generations(collection: Collection, status: CollectionStatus) -> dict[str, Any]:
+    found = [*([status.current] if status.current else []), *status.others]
+    return {"collection": collection.name, "generations": [asdict(each) for each in found]}
+
+
+def _with_retry(document: dict[str, Any], *, is_good: bool) -> JsonResponse:
+    if is_good:
+        return JsonResponse(document)
+    return JsonResponse(document, status_code=503, headers={"retry-after": "5"})

@@ -1,0 +1,98 @@
+"""Writing: /v1/upsert, /v1/delete, /v1/activate, /v1/deactivate. 200 means durable and visible."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Query, Request
+
+from index_store.types import Ack, ItemDelete
+from service.app.ingest import Ingester, Intake, NewItem
+from service.errors import Reject
+from service.http.auth import Role
+from service.http.dependencies import Desk, JsonResponse
+from service.http.wire.body import decode_json
+from service.http.wire.schemas import IdsIn, UpsertIn
+from service.http.wire.upsert import IntakeReader
+from service.http.wire.values import INT64_MAX, INT64_MIN, in_range, read_ids
+
+_INLINE_BYTES_MAX = 262_144
+"""Larger bodies are decoded item by item on a thread, so that searches get their turn in between."""
+
+
+class WriteRoutes:
+    def __init__(self, desk: Desk, ingester: Ingester, reader: IntakeReader) -> None:
+        self._desk = desk
+        self._ingester = ingester
+        self._reader = reader
+        self._upsert_decoder = msgspec.json.Decoder(UpsertIn)
+        self._ids_decoder = msgspec.json.Decoder(IdsIn)
+
+    def router(self) -> APIRouter:
+        router = APIRouter(dependencies=self._desk.requires(Role.WRITE))
+        router.add_api_route("/v1/upsert", self.post_upsert, methods=["POST"])
+        router.add_api_route("/v1/delete", self.post_delete, methods=["POST"])
+        router.add_api_route("/v1/activate", self.post_activate, methods=["POST"])
+        router.add_api_route("/v1/deactivate", self.post_deactivate, methods=["POST"])
+        return router
+
+    async def post_upsert(self, request: Request, partial: Annotated[bool, Query()] = False) -> JsonResponse:
+        body = await self._desk.body(request, self._desk.settings.upsert_bytes_max)
+        if len(body) <= _INLINE_BYTES_MAX:
+            intake = self._read_upsert(body)
+        else:
+            intake = await asyncio.get_running_loop().run_in_executor(
+                self._desk.readers, self._read_upsert, body
+            )
+        return _written(*await self._ingester.ingest(intake, partial=partial))
+
+    def _read_upsert(self, body: bytes) -> Intake:
+        return self._reader.read(decode_json(self._upsert_decoder, body))
+
+    async def post_delete(self, request: Request) -> JsonResponse:
+        body = await self._ids_body(request)
+        collection = self._desk.collection(body.collection)
+        ids = read_ids(body.ids, collection, "ids")
+        deletes = [ItemDelete(id, body.source_version) for id in ids]
+        return await self._ingest(Intake(collection.name, deletes=deletes))
+
+    async def post_activate(self, request: Request) -> JsonResponse:
+        return await self._set_active(request, active=True)
+
+    async def post_deactivate(self, request: Request) -> JsonResponse:
+        return await self._set_active(request, active=False)
+
+    async def _set_active(self, request: Request, *, active: bool) -> JsonResponse:
+        body = await self._ids_body(request)
+        collection = self._desk.collection(body.collection)
+        items = [
+            NewItem(place, id, active=active, source_version=body.source_version)
+            for place, id in enumerate(read_ids(body.ids, collection, "ids"))
+        ]
+        return await self._ingest(Intake(collection.name, items=items))
+
+    async def _ids_body(self, request: Request) -> IdsIn:
+        body = await self._desk.json(request, self._ids_decoder)
+        in_range("ids", len(body.ids), 0, self._desk.settings.upsert_items_max)
+        if body.source_version is not None:
+            in_range("source_version", body.source_version, INT64_MIN, INT64_MAX)
+        return body
+
+    async def _ingest(self, intake: Intake) -> JsonResponse:
+        return _written(*await self._ingester.ingest(intake, partial=False))
+
+
+def _written(ack: Ack, rejects: Sequence[Reject]) -> JsonResponse:
+    return JsonResponse(
+        {
+            "upserted": ack.upserted,
+            "deleted": ack.deleted,
+            "stale_ignored": ack.stale_ignored,
+            "rejected": [{"id": each.id, "code": each.code, "detail": each.detail} for each in rejects],
+            "seq": ack.seq,
+            "version": ack.embedding_version,
+        }
+    )

@@ -1,0 +1,127 @@
+"""A search without a task of its own: what came whole and can go straight into line for the index.
+
+The server's protocol offers each such request here first. What this shortcut does not take (another route, a
+refusal, a text that a model must embed first) goes the ordinary way through `Edge` and `SearchFront`, whose
+checks and counts are used here too: there is one of each.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from starlette.types import Message
+
+from index_store.types import SearchResult, Vector
+from service.app.search import Answer, Searcher
+from service.http.middleware import JSON, PROBLEM, Edge, Exchange, fields_of
+from service.http.routes.search import SearchFront, encoded
+from service.http.wire.body import Headers
+from service.http.wire.problems import HANDLED, problem_of
+from service.http.wire.search import Asked, write_answer
+
+log = logging.getLogger(__name__)
+
+_PATHS = frozenset((b"/v1/search", b"/api/v1/search"))
+_ROUTE = "/v1/search"
+
+Reply: TypeAlias = Callable[[int, bytes, bytes, bytes], None]
+"""Takes status, content type, further header lines and body; sends them unless the caller has gone."""
+
+
+class Shortcut:
+    """`take` from the event loop."""
+
+    def __init__(self, edge: Edge, front: SearchFront, searcher: Searcher) -> None:
+        self._edge = edge
+        self._front = front
+        self._searcher = searcher
+
+    def leads_on(self, method: bytes, url: bytes) -> bool:
+        """Return whether such requests may be taken."""
+        return method == b"POST" and url.partition(b"?")[0] in _PATHS
+
+    def take(
+        self, url: bytes, headers: Headers, body: bytes, client: Sequence[Any] | None, reply: Reply
+    ) -> bool:
+        """Return False if the request has to go the ordinary way; else `reply` is called once, later."""
+        if (
+            not self._edge.is_open()
+            or b"content-encoding" in headers
+            or len(body) > self._front.body_bytes_max
+        ):
+            return False
+        started = time.perf_counter()
+        try:
+            self._front.check_key(headers, client)
+            asked = self._front.read_search(url.partition(b"?")[2], headers, body)
+            search = DirectSearch(self._edge, asked, client, reply, started)
+            found_by = self._searcher.find_for(asked.question, search)
+        except HANDLED:
+            return False  # the ordinary way meets it again, and tells it
+        except Exception:
+            log.exception("search_not_taken")
+            return False
+        if found_by is None:
+            return False
+        search.begin(headers, *found_by)
+        return True
+
+
+class DirectSearch:
+    """One search in line. Fits `service.app.search_queue.Asker`."""
+
+    __slots__ = (
+        "_asked", "_client", "_edge", "_exchange", "_is_over", "_reply", "_started", "_truncated", "_vector",
+    )  # fmt: skip
+
+    _exchange: Exchange
+    _vector: Vector
+    _truncated: bool | None
+
+    def __init__(
+        self, edge: Edge, asked: Asked, client: Sequence[Any] | None, reply: Reply, started: float
+    ) -> None:
+        self._edge = edge
+        self._asked = asked
+        self._client = client
+        self._reply = reply
+        self._started = started
+        self._is_over = False
+
+    def begin(self, headers: Headers, vector: Vector, truncated: bool | None) -> None:
+        self._exchange = self._edge.begin(headers, _nowhere)
+        self._vector = vector
+        self._truncated = truncated
+
+    def done(self) -> bool:
+        return self._is_over
+
+    def set_result(self, result: SearchResult, /) -> None:
+        try:
+            took_ms = (time.perf_counter() - self._started) * 1000
+            answer = Answer(result, self._vector, self._truncated)
+            body = encoded(write_answer(self._asked, answer, took_ms))
+        except Exception as exc:
+            self.set_exception(exc)
+            return
+        self._finish(200, JSON, b"", body)
+
+    def set_exception(self, exception: Exception, /) -> None:
+        error = Searcher.told(self._asked.question, exception)
+        if not isinstance(error, HANDLED):
+            self._edge.unforeseen(error, self._exchange)
+        problem = problem_of(error)
+        lines = b"".join([b"%s: %s\r\n" % field for field in fields_of(problem)])
+        self._finish(problem.status, PROBLEM, lines, self._exchange.refusal(_ROUTE, problem))
+
+    def _finish(self, status: int, content_type: bytes, lines: bytes, body: bytes) -> None:
+        self._is_over = True
+        self._reply(status, content_type, lines + self._exchange.fields(status), body)
+        self._edge.end(self._exchange, "POST", _ROUTE, self._client, self._started)
+
+
+async def _nowhere(_: Message) -> None:
+    raise AssertionError("a direct search has no ASGI channel")

@@ -1,0 +1,174 @@
+"""uvicorn's HTTP protocol with a shorter way for searches (see `service.http.transport.direct_search`).
+
+A request that arrived whole, on a connection that owes no other answer, is offered to the shortcut: no scope,
+no task, no channel of messages, and head and body leave in one packet. All else is uvicorn's, untouched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from service.http.transport.connection_balancer import SharingLoop
+from service.http.transport.direct_search import Shortcut
+
+
+class _Event:
+    """Nobody waits for a direct search's messages."""
+
+    def set(self) -> None:
+        pass
+
+
+class _Turn:
+    """Stands where uvicorn keeps the request that a connection is answering."""
+
+    __slots__ = ("body", "disconnected", "keep_alive", "message_event", "more_body", "response_complete")
+
+    def __init__(self) -> None:
+        self.body = b""
+        self.more_body = False
+        self.keep_alive = True
+        self.disconnected = False
+        self.response_complete = True
+        self.message_event = _Event()
+
+
+class SearchProtocol(HttpToolsProtocol):
+    """What uvicorn makes for each connection. The application's `shortcut` is used where it has one."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._shortcut: Shortcut | None = getattr(self.app, "shortcut", None)
+        self._turn = _Turn()
+        self._parts: list[bytes] | None = None
+        self._heads: dict[tuple[int, bytes], bytes] = {}
+        self._heads_of: object = None
+        self._idle_since: float | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        if isinstance(self.loop, SharingLoop):
+            self.loop.share.give_back()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._idle_since = None
+        super().data_received(data)
+        if self._parts is not None and not self.transport.is_closing():
+            self._go_on_ordinarily()
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
+    def on_headers_complete(self) -> None:
+        if self._may_be_direct():
+            self._parts = []
+        else:
+            self._begin_ordinarily()
+
+    def on_body(self, body: bytes) -> None:
+        if self._parts is None:
+            super().on_body(body)
+        else:
+            self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        parts = self._parts
+        if parts is None:
+            super().on_message_complete()
+            return
+        assert self._shortcut is not None
+        turn = self._turn
+        if self._shortcut.take(self.url, dict(self.headers), b"".join(parts), self.client, self._reply):
+            self._parts = None
+            turn.response_complete = False
+            self.cycle = turn  # type: ignore[assignment]
+        else:
+            self._go_on_ordinarily()
+            super().on_message_complete()
+
+    def _may_be_direct(self) -> bool:
+        """Whether nothing about the connection or the head asks for more than an answer."""
+        return (
+            self._shortcut is not None
+            and (self.cycle is None or self.cycle.response_complete)
+            and self._shortcut.leads_on(self.parser.get_method(), self.url)
+            and self.parser.should_keep_alive()
+            and self.parser.get_http_version() == "1.1"
+            and not self.parser.should_upgrade()
+            and not self.expect_100_continue
+            and not self.flow.write_paused
+            and self.limit_concurrency is None
+        )
+
+    def _begin_ordinarily(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers.extend(headers)
+        super().on_headers_complete()
+
+    def _go_on_ordinarily(self) -> None:
+        """The body is not here yet, or the shortcut did not take the request."""
+        parts, self._parts = self._parts, None
+        self._begin_ordinarily()
+        for part in parts or ():
+            super().on_body(part)
+
+    def _reply(self, status: int, content_type: bytes, lines: bytes, body: bytes) -> None:
+        turn = self._turn
+        turn.response_complete = True
+        if turn.disconnected or self.transport.is_closing():
+            return
+        if not turn.keep_alive:
+            lines += b"connection: close\r\n"
+        head = self._head(status, content_type)
+        self.transport.write(b"%s%d\r\n%s\r\n%s" % (head, len(body), lines, body))
+        if not turn.keep_alive:
+            self.transport.close()
+        if self.pipeline or not turn.keep_alive:
+            self.on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self._idle_since = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look_at_idleness)
+
+    def _look_at_idleness(self) -> None:
+        """One timer a connection: setting and clearing one for each request costs more than a look at it."""
+        self._idle_timer = None
+        if self._idle_since is None:
+            return  # busy: the next answer sets a timer
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._idle_timer = self.loop.call_later(left, self._look_at_idleness)
+        else:
+            self.timeout_keep_alive_handler()
+
+    def _head(self, status: int, content_type: bytes) -> bytes:
+        """Everything up to the length; uvicorn replaces its default headers (the date) once a second."""
+        defaults = self.server_state.default_headers
+        if self._heads_of is not defaults:
+            self._heads_of = defaults
+            self._heads.clear()
+        head = self._heads.get((status, content_type))
+        if head is None:
+            lines = [b"%s: %s\r\n" % field for field in [*defaults, (b"content-type", content_type)]]
+            head = b"".join([STATUS_LINE[status], *lines, b"content-length: "])
+            self._heads[(status, content_type)] = head
+        return head

@@ -1,0 +1,142 @@
+"""Reading a body: how long, how large, how deep, of which type."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.types import Message, Receive
+
+from service.errors import FieldError, InvalidInput
+from service.http.wire.problems import HttpRefusal
+
+T = TypeVar("T")
+Headers = Mapping[bytes, bytes]
+
+DEPTH_MAX = 16
+"""Levels of a filter or of metadata. Elsewhere types bound the depth, in skipped fields the decoder does."""
+
+_JSON_TYPE = re.compile(rb"application/(?:[a-z0-9.+-]+\+)?json\s*(?:;|$)", re.IGNORECASE)
+_VALIDATION = re.compile(r"(?P<what>.*?)(?: - at `(?P<where>[^`]*)`)?$", re.DOTALL)
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
+_JSON_WORDS = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", " | ": " or "}
+_TYPES = re.compile(r"\b(?:str|int|float|bool)\b| \| ")
+_MALFORMED = "The body is not well-formed JSON."
+
+
+async def read_body(receive: Receive, headers: Headers, *, bytes_max: int, seconds_max: float) -> bytes:
+    """Return the whole body. Stops reading at `bytes_max` whatever Content-Length claims."""
+    length = headers.get(b"content-length", b"0")
+    if length.isdigit() and int(length) > bytes_max:
+        raise _too_large(bytes_max)
+    if b"content-encoding" in headers:
+        raise HttpRefusal(415, "unsupported_media_type", "Compressed bodies are not read.")
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        body: bytes = message.get("body", b"")
+        if len(body) > bytes_max:
+            raise _too_large(bytes_max)
+        return body
+    try:
+        async with asyncio.timeout(seconds_max):
+            return await _rest_of_body(receive, message, bytes_max)
+    except TimeoutError as exc:
+        raise HttpRefusal(408, "body_timeout", f"The body did not arrive within {seconds_max:g} s.") from exc
+
+
+async def _rest_of_body(receive: Receive, message: Message, bytes_max: int) -> bytes:
+    parts = bytearray()
+    while True:
+        if message["type"] == "http.disconnect":
+            raise HttpRefusal(400, "client_disconnected", "The connection closed before the body's end.")
+        parts += message.get("body", b"")
+        if len(parts) > bytes_max:
+            raise _too_large(bytes_max)
+        if not message.get("more_body", False):
+            return bytes(parts)
+        message = await receive()
+
+
+def limited(receive: Receive, headers: Headers, *, bytes_max: int) -> Receive:
+    """A `receive` that refuses a body over `bytes_max`, for readers that stream."""
+    seen = 0
+    length = headers.get(b"content-length", b"0")
+    if length.isdigit() and int(length) > bytes_max:
+        raise _too_large(bytes_max)
+
+    async def counted() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > bytes_max:
+            raise _too_large(bytes_max)
+        return message
+
+    return counted
+
+
+def require_json(headers: Headers) -> None:
+    """A page in a browser can't send this type across origins unasked, so loopback routes stay its out."""
+    given = headers.get(b"content-type", b"")
+    if given != b"application/json" and not _JSON_TYPE.match(given):
+        raise HttpRefusal(415, "unsupported_media_type", "The content type must be application/json.")
+
+
+def decode_json(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """Raises HttpRefusal: 400 when the body is not JSON, 422 naming the field when it has another shape."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as exc:
+        raise _wrong_shape(body, exc) from exc
+    except RecursionError as exc:
+        raise HttpRefusal(400, "malformed_json", "The body is nested too deep.") from exc
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise HttpRefusal(400, "malformed_json", _MALFORMED) from exc
+
+
+def _wrong_shape(body: bytes, error: msgspec.ValidationError) -> HttpRefusal:
+    """The decoder stops at the first wrong field; what comes after may not be JSON at all, and 400 wins."""
+    try:
+        msgspec.json.decode(body, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return HttpRefusal(400, "malformed_json", _MALFORMED)
+    what, loc = field_error_of(error)
+    name = ".".join(str(part) for part in loc[1:])
+    detail = f"{name}: {what}." if name else f"{what}."
+    return HttpRefusal(422, "invalid_request", detail, errors=[FieldError(loc, what)])
+
+
+def field_error_of(error: msgspec.ValidationError) -> tuple[str, tuple[str | int, ...]]:
+    """Return what is wrong and where, as ("body", field, place)."""
+    match = _VALIDATION.match(str(error))
+    assert match is not None
+    what = _TYPES.sub(lambda found: _JSON_WORDS[found[0]], match["what"].replace("`", ""))
+    loc: list[str | int] = ["body"]
+    for name, place in _STEP.findall(match["where"] or ""):
+        loc.append(name if name else int(place) if place.isdigit() else place)
+    missing = re.fullmatch(r"Object (?:missing required|contains unknown) field (\S+)", what)
+    if missing:
+        loc.append(missing[1])
+    return what, tuple(loc)
+
+
+def check_depth(value: Any, field: str, depth_max: int = DEPTH_MAX) -> None:
+    """Raises InvalidInput when `value` nests deeper than `depth_max`."""
+    level = [value]
+    for _ in range(depth_max + 1):
+        level = [
+            child
+            for each in level
+            if isinstance(each, (dict, list))
+            for child in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return
+    raise InvalidInput(field, f"must have at most {depth_max} levels")
+
+
+def _too_large(bytes_max: int) -> HttpRefusal:
+    return HttpRefusal(413, "body_too_large", f"The body is larger than {bytes_max} bytes.")

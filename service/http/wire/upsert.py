@@ -1,0 +1,193 @@
+"""From an upsert body to an Intake: each item is read on its own, so one bad item is one reject."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import orjson
+
+from index_store.types import Id, ItemDelete
+from service.app.ingest import Intake, NewItem
+from service.collections import Catalogue, Collection
+from service.errors import InvalidInput, Reject
+from service.http.wire.body import check_depth, field_error_of
+from service.http.wire.schemas import DeleteIn, ItemIn, UpsertIn, item_type
+from service.http.wire.values import (
+    INT64_MAX,
+    INT64_MIN,
+    find_collection,
+    in_range,
+    not_one_of,
+    read_base64,
+    read_id,
+    read_text,
+    read_vector,
+)
+from service.settings import Settings
+
+_URL_CHARS_MAX = 2048
+_CURSORS_MAX = 16
+_CURSOR_CHARS_MAX = 65_536
+
+
+class IntakeReader:
+    """Safe from any thread."""
+
+    def __init__(self, catalogue: Catalogue, settings: Settings) -> None:
+        self._catalogue = catalogue
+        self._settings = settings
+        self._decoders: Mapping[str, msgspec.json.Decoder[ItemIn]] = {
+            each.name: msgspec.json.Decoder(item_type(each.id_field)) for each in catalogue.collections
+        }
+
+    def read(self, body: UpsertIn) -> Intake:
+        """Raises InvalidInput for what concerns the whole batch, HttpRefusal 404."""
+        collection = self._collection_of(body)
+        items_max = self._settings.upsert_items_max
+        in_range("items", len(body.items), 0, items_max)
+        in_range("delete_ids", len(body.delete_ids or ()), 0, items_max)
+        items: list[NewItem] = []
+        rejects: list[Reject] = []
+        for place, raw in enumerate(body.items):
+            outcome = self._read_item(place, raw, collection)
+            if isinstance(outcome, Reject):
+                rejects.append(outcome)
+            else:
+                items.append(outcome)
+        return Intake(
+            collection=collection.name,
+            items=items,
+            deletes=[
+                _read_delete(place, each, collection) for place, each in enumerate(body.delete_ids or ())
+            ],
+            rejects=rejects,
+            embedding_version=body.embedding_version,
+            cursors=_read_cursors(body.source),
+        )
+
+    def _collection_of(self, body: UpsertIn) -> Collection:
+        """Named, or told by the first item's id field, or by its content."""
+        if body.collection is not None:
+            return find_collection(self._catalogue, body.collection)
+        first = msgspec.json.decode(body.items[0]) if body.items else {}
+        fields: Sequence[str] = list(first) if isinstance(first, dict) else []
+        for field in fields:
+            collection = self._catalogue.by_id_field(field) if field != "id" else None
+            if collection is not None:
+                return collection
+        modality = "image" if {"image", "image_url"} & set(fields) else "text" if "text" in fields else ""
+        return self._catalogue.default_of(modality) or self._catalogue.default
+
+    def _read_item(self, place: int, raw: msgspec.Raw, collection: Collection) -> NewItem | Reject:
+        try:
+            item = self._decoders[collection.name].decode(raw)
+        except msgspec.ValidationError as exc:
+            what, (_, *loc) = field_error_of(exc)
+            name = ".".join(map(str, loc))
+            return Reject(
+                place, _id_for_report(raw, collection), "invalid_request", f"{name}: {what}.".lstrip(": ")
+            )
+        except RecursionError:
+            return Reject(place, None, "invalid_request", "The item is nested too deep.")
+        given: Id | None = None
+        try:
+            given = _given_id(item, collection)
+            return self._new_item(place, item, read_id(given, collection, collection.id_field), collection)
+        except InvalidInput as exc:
+            return Reject(place, given, exc.code, str(exc))
+
+    def _new_item(self, place: int, item: ItemIn, id: Id, collection: Collection) -> NewItem:
+        named = {"vector": item.vector, "text": item.text, "image": item.image, "image_url": item.image_url}
+        given = sum(content is not None for content in (item.vector, item.text, item.image))
+        # An address beside a vector or a text is a fact about the item; alone it is the content.
+        if given > 1 or (item.image is not None and item.image_url is not None):
+            raise not_one_of(named)
+        has_content = any(content is not None for content in named.values())
+        if not has_content and item.active is None and item.metadata is None:
+            raise not_one_of(named)
+        if collection.modality == "text" and (item.image is not None or (item.image_url and not given)):
+            raise InvalidInput("image", f"is no content of the text collection {collection.name!r}")
+        if collection.modality == "image" and item.text is not None:
+            raise InvalidInput("text", f"is no content of the picture collection {collection.name!r}")
+        if item.source_version is not None:
+            in_range("source_version", item.source_version, INT64_MIN, INT64_MAX)
+        return NewItem(
+            place=place,
+            id=id,
+            vector=None if item.vector is None else read_vector(item.vector, collection.dim),
+            text=None if item.text is None else read_text(item.text, self._settings.text_chars_max, "text"),
+            picture=None if item.image is None else read_base64(item.image, "image"),
+            picture_url=None if given else _read_url(item.image_url),
+            active=True if item.active is None and has_content else item.active,
+            metadata=self._metadata(item),
+            source_version=item.source_version,
+        )
+
+    def _metadata(self, item: ItemIn) -> dict[str, Any] | None:
+        """The address of a picture is kept with it: /search_similar answers with it."""
+        metadata = item.metadata
+        if item.image_url is not None:
+            metadata = {"image_url": item.image_url, **(metadata or {})}
+        if metadata is None:
+            return None
+        check_depth(metadata, "metadata")
+        try:
+            size = len(orjson.dumps(metadata))
+        except TypeError as exc:
+            raise InvalidInput("metadata", "must hold integers of at most 64 bits") from exc
+        if size > self._settings.metadata_bytes_max:
+            raise InvalidInput(
+                "metadata", f"must be at most {self._settings.metadata_bytes_max} bytes of JSON"
+            )
+        return metadata
+
+
+def _given_id(item: ItemIn, collection: Collection) -> Id:
+    own: Id | None = getattr(item, collection.id_field)
+    if own is not None and item.id is not None and collection.id_field != "id":
+        raise InvalidInput(collection.id_field, "and id are both given")
+    given = own if own is not None else item.id
+    if given is None:
+        raise InvalidInput(collection.id_field, "is missing")
+    return given
+
+
+def _read_url(url: str | None) -> str | None:
+    if url is not None and not 1 <= len(url) <= _URL_CHARS_MAX:
+        raise InvalidInput("image_url", f"must have 1 to {_URL_CHARS_MAX} characters")
+    return url
+
+
+def _read_delete(place: int, given: Id | DeleteIn, collection: Collection) -> ItemDelete:
+    entry = given if isinstance(given, DeleteIn) else DeleteIn(given)
+    try:
+        if entry.source_version is not None:
+            in_range("source_version", entry.source_version, INT64_MIN, INT64_MAX)
+        return ItemDelete(read_id(entry.id, collection, collection.id_field), entry.source_version)
+    except InvalidInput as exc:
+        raise InvalidInput(("delete_ids", place), exc.msg, exc.code) from exc
+
+
+def _read_cursors(source: Mapping[str, str] | None) -> Mapping[str, str]:
+    cursors = source or {}
+    in_range("source", len(cursors), 0, _CURSORS_MAX)
+    for name, cursor in cursors.items():
+        if not 1 <= len(name) <= 255 or len(cursor) > _CURSOR_CHARS_MAX or "\x00" in name + cursor:
+            raise InvalidInput(
+                "source", "must hold names of 1 to 255 characters and cursors of at most 64 KiB"
+            )
+    return cursors
+
+
+def _id_for_report(raw: msgspec.Raw, collection: Collection) -> Id | None:
+    """The item has another shape than expected; say whose it is if that much can be told."""
+    try:
+        item = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    if not isinstance(item, dict):
+        return None
+    id = item.get(collection.id_field, item.get("id"))
+    return id if isinstance(id, (int, str)) and not isinstance(id, bool) else None

@@ -1,0 +1,165 @@
+"""Serves: in this process or in several that share a port, with maintenance beside them.
+
+What answers takes half a second to import and is imported late: by who serves, once the models are being
+opened. A parent of several workers never needs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from service.collections import NO_MODEL, Catalogue
+from service.demo.greeting import greeting
+from service.embedding.catalog.preload import EarlyModels
+from service.errors import ServiceError
+from service.server.maintenance_process import Maintainer
+from service.server.ready_notice import Announcer
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.app.ingest import Ingester
+    from service.http.app import Application
+
+_DEMO_UNFINISHED = "demo.unfinished"
+"""In DATA_DIR while the demo is being loaded; loading it again changes nothing that is there."""
+_MAINTENANCE_NICE = "10"
+_WORKER_SILENT_S_MAX = 60
+"""A worker that decodes a large upsert on a busy machine is slow, not dead."""
+
+
+def serve(
+    settings: Settings, catalogue: Catalogue, listener: socket.socket, program: str, *, is_demo: bool
+) -> bool:
+    """Serve until a signal; return whether it ever did. program: the module with `create_app`, `create_loop`
+    and `create_protocol`, of which each of several workers is made."""
+    if not is_demo:
+        return _serve(settings, catalogue, listener, program)
+    fills = _begin_demo(settings.data_dir)
+    if fills and settings.workers > 1:
+        try:
+            asyncio.run(_load_demo(settings))
+        except ServiceError:
+            return False
+    port = listener.getsockname()[1]
+    announcer = Announcer(settings.host, port, greeting(port), _say)
+    announcer.start()
+    try:
+        return _serve(settings, catalogue, listener, program, fills=fills)
+    finally:
+        announcer.close()
+
+
+def made_application(
+    settings: Settings,
+    catalogue: Catalogue,
+    *,
+    metrics_dir: Path | None = None,
+    before: Callable[[Ingester, Catalogue], Awaitable[object]] | None = None,
+) -> Application:
+    """Return what answers, its models being opened already. The collector rests until they are: a start makes
+    no garbage."""
+    gc.disable()
+    models = EarlyModels(settings.models_dir, threads=settings.model_threads, runtime=settings.model_runtime)
+    models.begin((c.modality, c.model, c.dim) for c in catalogue.collections if c.model != NO_MODEL)
+    from service.wiring import build
+
+    return build(settings, metrics_dir, before_serving=before, models=models).application
+
+
+def _serve(
+    settings: Settings, catalogue: Catalogue, listener: socket.socket, program: str, *, fills: bool = False
+) -> bool:
+    """fills: one process puts the demo into the index first, with the models that then serve."""
+    is_alone = settings.workers == 1
+    before = partial(_fill, settings.data_dir) if fills else None
+    alone = partial(made_application, settings, catalogue, before=before)
+    config = uvicorn.Config(
+        alone if is_alone else f"{program}:create_app",
+        factory=True,
+        workers=settings.workers,
+        loop="uvloop" if is_alone else f"{program}:create_loop",
+        http=f"{program}:create_protocol",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=settings.keep_alive_s,
+        timeout_graceful_shutdown=settings.drain_s,
+        timeout_worker_healthcheck=_WORKER_SILENT_S_MAX,
+    )
+    with _maintained(settings):
+        if not is_alone:
+            Multiprocess(config, sockets=[listener]).run()
+            return True
+        server = uvicorn.Server(config)
+        # uvicorn drains and then raises the signal again; a stop that was asked for is no failure.
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[listener])
+        return server.started
+
+
+@contextlib.contextmanager
+def _maintained(settings: Settings) -> Iterator[None]:
+    """Segments are sealed and merged in a process of their own, never in one that answers."""
+    if settings.maintenance == "off":
+        yield
+        return
+    # Modest from its first import on: that is half a second of a core, while this process wants to be ready.
+    modest = ["nice", "-n", _MAINTENANCE_NICE] if shutil.which("nice") else []
+    command = [*modest, sys.executable, "-m", "index_store", "maintain", str(settings.data_dir)]
+    maintainer = Maintainer([*command, "--parent", str(os.getpid())], settings.data_dir)
+    maintainer.start()
+    try:
+        yield
+    finally:
+        maintainer.close()
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+async def _load_demo(settings: Settings) -> None:
+    from service.wiring import build
+
+    service = build(settings)
+    async with service.lifecycle.opened():
+        await service.lifecycle.wait()
+        await _fill(settings.data_dir, service.ingester, service.catalogue)
+
+
+def _begin_demo(data_dir: Path) -> bool:
+    """Return whether the demo is to be loaded: into an empty directory, or to finish what was interrupted."""
+    mark = data_dir / _DEMO_UNFINISHED
+    if not mark.exists() and any((data_dir / "collections").glob("*")):
+        return False
+    mark.touch()
+    return True
+
+
+async def _fill(data_dir: Path, ingester: Ingester, catalogue: Catalogue) -> None:
+    from service.demo.loading import load_demo
+
+    try:
+        await load_demo(ingester, catalogue)
+        (data_dir / _DEMO_UNFINISHED).unlink(missing_ok=True)
+    except ServiceError as exc:
+        sys.stderr.write(f"error: the demo could not be loaded: {exc}\n")
+        raise
