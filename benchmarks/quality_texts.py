@@ -54,7 +54,7 @@ def judged(recipes: Rows, queries: Rows, models_dir: Path, tables: list[str]) ->
             try:
                 exact, index = asyncio.run(_judge(ref, models_dir, recipes, queries, template))
             except ModelUnavailable as exc:  # a form that is made on demand
-                print(f"{ref} left out: {exc.mend}")
+                print(f"{ref} left out: {exc.hint}")
                 break
             (ndcg, recall), seen = exact.all(), index.all()
             name = f"{ref.removeprefix('builtin:')}, {label}"

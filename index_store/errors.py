@@ -20,7 +20,12 @@ from __future__ import annotations
 
 
 class IndexStoreError(Exception):
-    """Base of all errors of this package. `str()` is one plain sentence fit for a caller."""
+    """Base of all errors of this package. `str()` is one plain sentence fit for a caller; `hint` is the
+    command or the setting that helps, whole, or an empty string."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class InvalidRequest(IndexStoreError):

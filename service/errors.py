@@ -42,7 +42,12 @@ class Reject:
 
 
 class ServiceError(Exception):
-    """Base of all errors of this package. `str()` is one plain sentence fit for a caller."""
+    """Base of all errors of this package. `str()` is one plain sentence fit for a caller; `hint` is the
+    command or the setting that helps, whole, or an empty string."""
+
+    def __init__(self, message: str = "", *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class BadConfiguration(ServiceError):
@@ -91,8 +96,8 @@ class BatchRejected(Refused):
 class TryLater(ServiceError):
     """`retry_after_s`: when asking again makes sense."""
 
-    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, retry_after_s: float = 1.0, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
 
 
@@ -109,9 +114,8 @@ class DeadlineExceeded(TryLater):
 
 
 class ModelUnavailable(TryLater):
-    """`mend`: the shell command that mends it, or an empty string when there is none."""
+    """`hint`: the shell command that helps, or an empty string when there is none."""
 
-    def __init__(self, reason: str, mend: str = "") -> None:
-        super().__init__(reason, retry_after_s=30.0)
+    def __init__(self, reason: str, hint: str = "") -> None:
+        super().__init__(reason, retry_after_s=30.0, hint=hint)
         self.reason = reason
-        self.mend = mend

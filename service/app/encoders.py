@@ -47,7 +47,7 @@ class ImageEncoder(Protocol):
 @dataclass(slots=True)
 class Slot:
     """A model's place: empty while it loads, then filled (`text`, `image` or, of one space, both) or failed
-    (`reason`). text_template: what the collection's texts are made by; part of what the vectors mean.
+    (`reason`, `hint`). text_template: what the collection's texts are made by; part of what the vectors mean.
 
     Written and read on the event loop only.
     """
@@ -58,7 +58,7 @@ class Slot:
     image: ImageEncoder | None = None
     info: ModelInfo | None = None
     reason: str = ""
-    mend: str = ""
+    hint: str = ""
 
     def fill(self, *, text: TextEncoder | None = None, image: ImageEncoder | None = None) -> None:
         """Serve from now on."""
@@ -81,12 +81,12 @@ class Slot:
         return self.info is not None and not self.info.is_placeholder
 
     def fail(self, error: ModelUnavailable) -> None:
-        self.reason, self.mend = error.reason, error.mend
+        self.reason, self.hint = error.reason, error.hint
 
     def unavailable(self) -> Starting | ModelUnavailable:
         if self.is_loading:
             return Starting(f"The model {self.reference} is still loading.")
-        return ModelUnavailable(self.reason, self.mend)
+        return ModelUnavailable(self.reason, self.hint)
 
 
 def with_template(info: ModelInfo, text_template: str) -> ModelInfo:

@@ -63,7 +63,7 @@ class Prober:
             slot = self._encoders.slot(collection.name)
             if slot.info is None and slot.reference != NO_MODEL:
                 reason = {"collection": collection.name, "reason": str(slot.unavailable())}
-                waiting.append({**reason, "mend": slot.mend} if slot.mend else reason)
+                waiting.append({**reason, "hint": slot.hint, "mend": slot.hint} if slot.hint else reason)
         return waiting
 
     async def health(self) -> dict[str, Any]:

@@ -128,7 +128,7 @@ class Lifecycle:
                 slot.fail(exc)
                 log.warning(
                     "model_unavailable",
-                    extra={"collection": collection.name, "reason": exc.reason, "mend": exc.mend},
+                    extra={"collection": collection.name, "reason": exc.reason, "hint": exc.hint},
                 )
                 if self._has_fallback:
                     await self._fill(slot, collection, PLACEHOLDER_MODEL, opener, index_open)

@@ -43,8 +43,8 @@ class Announcer:
             if not waiting:
                 self._say(self._ready)
                 return
-            if all("mend" in each for each in waiting):  # nothing is loading any more
-                missing = "\n".join(f"  {each['reason']}\n    {each['mend']}" for each in waiting)
+            if all("hint" in each for each in waiting):  # nothing is loading any more
+                missing = "\n".join(f"  {each['reason']}\n    {each['hint']}" for each in waiting)
                 self._say(f"\nServing at port {self._port}, but not all of it:\n{missing}\n")
                 return
 

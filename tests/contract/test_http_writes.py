@@ -308,7 +308,7 @@ def test_a_model_that_can_not_load_leaves_vectors_served(tmp_path: Path) -> None
     with running_app(tmp_path / "data", environ) as app:
         ready = app.get("/readyz")
         assert ready.status_code == 503 and ready.json()["waiting_for"][0]["collection"] == "recipes"
-        assert ready.json()["waiting_for"][0]["mend"].startswith("python -m service models")
+        assert ready.json()["waiting_for"][0]["hint"].startswith("python -m service models")
         assert app.get("/livez").status_code == 200
         health = app.get("/health").json()
         assert health["model_available"] is False and health["ready"] is False
@@ -317,7 +317,7 @@ def test_a_model_that_can_not_load_leaves_vectors_served(tmp_path: Path) -> None
         assert ids(app) == [1] and ids(app, embedding_version="mine.1") == [1]
         for refused in (app.post("/v1/search", {"query": "국"}), upsert(app, {"recipe_id": 2, "text": "국"})):
             assert (refused.status_code, refused.json()["code"]) == (503, "model_unavailable")
-            assert "python -m service models" in refused.json()["detail"]
+            assert refused.json()["hint"].startswith("python -m service models")
             assert refused.headers["retry-after"]
 
 

@@ -84,9 +84,9 @@ def test_the_production_models_missing(tmp_path: Path, hub: Hub) -> None:
         ask_until(service, "/livez", 200)
         _, answer = ask_until(service, "/readyz", 503)
         give_up = time.monotonic() + UP_S_MAX
-        while not all("mend" in each for each in answer["waiting_for"]) and time.monotonic() < give_up:
+        while not all("hint" in each for each in answer["waiting_for"]) and time.monotonic() < give_up:
             _, answer = ask_until(service, "/readyz", 503)
-        mends = {each["collection"]: each["mend"] for each in answer["waiting_for"]}
+        mends = {each["collection"]: each["hint"] for each in answer["waiting_for"]}
         assert mends.keys() == {"recipes", "products"}
         at = f"--models-dir {tmp_path / 'models'}"
         for mend in mends.values():

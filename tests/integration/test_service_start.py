@@ -70,7 +70,7 @@ def test_without_model_files_the_process_is_up_at_once_and_says_what_mends_it(tm
     try:
         status, answer = _until_loaded(service)
         assert status == 503
-        assert answer["waiting_for"][0]["mend"].startswith("python -m service models")
+        assert answer["waiting_for"][0]["hint"].startswith("python -m service models")
         connection = Connection(service.port)
         assert connection.ask("GET", "/livez")[0] == 200
         assert connection.ask("GET", "/health")[1]["model_available"] is False
@@ -85,7 +85,7 @@ def _until_loaded(service: ServiceProcess) -> tuple[int, dict[str, list[dict[str
     while time.monotonic() < give_up:
         try:
             status, answer = Connection(service.port).ask("GET", "/readyz")
-            if all("mend" in each for each in answer["waiting_for"]):
+            if all("hint" in each for each in answer["waiting_for"]):
                 return status, answer
         except OSError:
             pass

@@ -27,7 +27,7 @@ def main(argv: Sequence[str], models_dir: Path) -> int:
     try:
         return int(given.run(given))
     except ModelUnavailable as exc:
-        say(f"error: {exc.reason} {exc.mend}", error=True)
+        say(f"error: {exc.reason} {exc.hint}", error=True)
         return 1
     except (DownloadFailed, BadWeights, BadModelDirectory, OSError) as exc:
         say(f"error: {exc}", error=True)

@@ -43,13 +43,14 @@ class HttpRefusal(service.Refused):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An answer that says no. headers: beside the content type."""
+    """An answer that says no. headers: besides the content type. hint: what helps; told whole."""
 
     status: int
     code: str
     detail: str
     errors: Sequence[FieldError] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    hint: str = ""
 
     def body(self, instance: str, request_id: str) -> bytes:
         document: dict[str, Any] = {
@@ -62,6 +63,8 @@ class Problem:
             "errors": [{"loc": list(each.loc), "msg": each.msg} for each in self.errors[:_ERRORS_SHOWN_MAX]],
             "request_id": request_id,
         }
+        if self.hint:
+            document["hint"] = self.hint
         return orjson.dumps(document)
 
 
@@ -78,6 +81,7 @@ _TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (index.SeqNotReached, 503, "min_seq_timeout"),
     (index.ReadOnly, 503, "read_only"),
     (index.WriteFailed, 503, "write_failed"),
+    (index.StoreDamaged, 503, "store_damaged"),
     (index.Unavailable, 503, "store_unavailable"),
     (service.UnknownItem, 404, "unknown_item"),
     (service.BatchRejected, 422, "batch_rejected"),
@@ -120,16 +124,14 @@ def problem_of(error: Exception) -> Problem:
     for kind, status, code in _TABLE:
         if isinstance(error, kind):
             return Problem(
-                status, code, _sentence(error), _field_errors(error, code), _headers(error, status)
+                status,
+                code,
+                str(error) or type(error).__name__,
+                _field_errors(error, code),
+                _headers(error, status),
+                getattr(error, "hint", ""),
             )
     return Problem(500, "internal_error", "An unexpected error; the log has it under this request_id.")
-
-
-def _sentence(error: Exception) -> str:
-    text = str(error) or type(error).__name__
-    if isinstance(error, service.ModelUnavailable) and error.mend:
-        text = f"{text}; to mend it: {error.mend}"
-    return text
 
 
 def _headers(error: Exception, status: int) -> dict[str, str]:
