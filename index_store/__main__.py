@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from index_store.ann.warming import warm
+from index_store.ann.compiled import exact_kernels, kernels
 from index_store.errors import IndexStoreError
 from index_store.maintenance.backup import backup_data, restore_data
 from index_store.maintenance.check import check, collection_directories
@@ -67,7 +67,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(asked: argparse.Namespace) -> int:
     if asked.command == "compile":
-        warm()
+        kernels.warm()
+        exact_kernels.warm()
         return 0
     if asked.command == "maintain":
         return _maintain(asked.data_dir, asked.parent)

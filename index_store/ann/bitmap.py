@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from index_store.ann.exact_kernels import cleared
+from index_store.ann.compiled.exact_kernels import cleared
 from index_store.ann.port import Bitmap
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from index_store.ann.exact_kernels import COSINE, IP, L2, scores, scores_sorted
+from index_store.ann.compiled.exact_kernels import COSINE, IP, L2, scores, scores_sorted
 from index_store.types import Metric, Vector
 
 Distances: TypeAlias = npt.NDArray[np.float64]

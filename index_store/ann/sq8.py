@@ -16,8 +16,8 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from index_store.ann.compiled.kernels import Codes, distances_of, scan, squares_of
 from index_store.ann.faiss_files import FaissIndex, code_bytes, faiss_metric, open_mapped
-from index_store.ann.kernels import Codes, distances_of, scan, squares_of
 from index_store.ann.port import Bitmap, Neighbours
 from index_store.ann.rerank import Matrix, engine_vectors
 from index_store.ann.validation import checked_allowed, checked_query

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import faiss
 
-from index_store.ann.warming import warm
+from index_store.ann.compiled import exact_kernels, kernels
 from index_store.engine.collection import Collection, Members, Step, reduced
 from index_store.engine.generation import Generation
 from index_store.engine.validation import check_ids, check_spec, checked_batch, checked_request
@@ -87,7 +87,8 @@ class EmbeddedIndex:
 
     def open(self) -> None:
         """Read every collection into memory. Raises StoreDamaged, OSError."""
-        warm()
+        kernels.warm()
+        exact_kernels.warm()
         try:
             for collection in self._collections.values():
                 collection.open()

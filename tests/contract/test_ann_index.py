@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index_store.ann.exact import ExactIndex
 from index_store.ann.faiss_files import write_index
 from index_store.ann.hnsw import (
     FaissHnswIndex,
@@ -26,6 +25,7 @@ from index_store.ann.sq8 import ScanIndex, add_codes, measure_codes, new_codes
 from index_store.ann.validation import pack_allowed
 from index_store.errors import InvalidVector, StoreDamaged
 from index_store.types import Metric, Vector
+from tests.engines.exact import ExactIndex
 
 DIM = 48
 SEED = 20_611
@@ -68,7 +68,7 @@ def _int8_of_graph(vectors: Matrix, metric: Metric, path: Path) -> AnnIndex:
 def _hnswlib(vectors: Matrix, metric: Metric, path: Path) -> AnnIndex:
     if importlib.util.find_spec("hnswlib") is None:
         pytest.skip("the extra hnswlib is not installed")
-    from index_store.ann.hnswlib import HnswlibIndex, build_hnswlib
+    from tests.engines.hnswlib import HnswlibIndex, build_hnswlib
 
     build_hnswlib(vectors, metric, path, m=8, ef_construction=80)
     return HnswlibIndex.open(path, metric, DIM)
@@ -233,7 +233,7 @@ def test_files_that_are_no_index_are_refused(engine: str, tmp_path: Path) -> Non
 def _open_again(engine: str, path: Path) -> AnnIndex:
     codes = measure_codes(_vectors(300), "l2")
     if engine == "hnswlib":
-        from index_store.ann.hnswlib import HnswlibIndex
+        from tests.engines.hnswlib import HnswlibIndex
 
         return HnswlibIndex.open(path, "l2", DIM)
     if engine == "scan":

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from index_store.ann.jit import LINE_BYTES, briefly_compiled, compiled, exactly_compiled, fetch
+from index_store.ann.compiled.jit import LINE_BYTES, briefly_compiled, compiled, exactly_compiled, fetch
 
 L2, COSINE, IP = 0, 1, 2
 """Metrics of `scores`."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from numba import types
 from numba.extending import overload
 
-from index_store.ann.jit import LINE_BYTES, compiled, fetch
+from index_store.ann.compiled.jit import LINE_BYTES, compiled, fetch
 
 Codes: TypeAlias = npt.NDArray[Any]
 """(rows, dim): float32, bf16 in uint16, or int8 + 128 in uint8."""

@@ -13,8 +13,8 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from index_store.ann.compiled.kernels import LINKS_MAX, Codes, walk
 from index_store.ann.faiss_files import FaissIndex, code_bytes
-from index_store.ann.kernels import LINKS_MAX, Codes, walk
 from index_store.ann.port import Neighbours
 
 _TYPES = {4: np.float32, 2: np.uint16, 1: np.uint8}
