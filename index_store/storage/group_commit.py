@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from index_store.errors import IndexStoreError, ReadOnly, Unavailable, WriteFailed
-from index_store.storage.acked import AckedSeq
-from index_store.storage.commit_marks import NewestSeq
+from index_store.storage.commit_marks import AckedSeq, NewestSeq
 from index_store.storage.digest import ShareHasher
 from index_store.storage.disk_guard import DiskGuard
 from index_store.storage.durable_files import locked

@@ -14,8 +14,7 @@ import numpy as np
 
 from index_store.errors import StoreDamaged, WriteFailed
 from index_store.storage import digest
-from index_store.storage.acked import ACKED_FILE, acked_seq
-from index_store.storage.commit_marks import NewestSeq
+from index_store.storage.commit_marks import ACKED_FILE, NewestSeq, acked_seq
 from index_store.storage.digest import BUCKETS, ShareHasher
 from index_store.storage.digest_scan import small_columns, sums_of
 from index_store.storage.disk_guard import DiskGuard

@@ -32,7 +32,7 @@ from index_store.maintenance.check import check
 from index_store.maintenance.scrub import Progress
 from index_store.maintenance.worker import Maintenance, MaintenanceLimits
 from index_store.segment.builder import BuildOptions
-from index_store.storage.acked import ACKED_FILE
+from index_store.storage.commit_marks import ACKED_FILE
 from index_store.storage.durable_files import publish
 from index_store.storage.schema import STORE_FILE, connect_sqlite
 from index_store.storage.scrub_state import SCRUB_FILE

@@ -16,7 +16,7 @@ from index_store.maintenance.backup import restore_data
 from index_store.maintenance.check import check
 from index_store.maintenance.scrub import Scrub
 from index_store.maintenance.worker import Maintenance, MaintenanceLimits
-from index_store.storage.acked import ACKED_FILE
+from index_store.storage.commit_marks import ACKED_FILE
 from index_store.storage.schema import STORE_FILE, connect_sqlite
 from index_store.types import ItemDelete, ItemWrite, SearchRequest, WriteBatch
 from tests.sealing import (
