@@ -81,13 +81,19 @@ class WriteBatch:
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """What a durable write did. On disk and visible to every later search of every process."""
+    """What a durable write did. On disk and visible to every later search of every process.
+
+    vanished: items that a search could return before and no longer can. reappeared: ids known before, deleted
+    ones among them, that a search can return again; a new id is none.
+    """
 
     upserted: int
     deleted: int
     stale_ignored: int
     seq: int
     embedding_version: str
+    vanished: int = 0
+    reappeared: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,10 @@ class Shelf:
     def newest(self, item_id: Id, version: int | None) -> int | None:
         return max((v for v in (self.known_version(item_id), version) if v is not None), default=None)
 
+    @property
+    def known(self) -> set[Id]:
+        return self.items.keys() | self.tombstones.keys()
+
     def upsert(self, write: ItemWrite) -> bool:
         if self.is_stale(write.id, write.source_version):
             return False
@@ -191,13 +195,18 @@ class ReferenceIndex:
                 for item in items
                 if item.active is not None
             ]
+        ids = {*(item.id for item in items), *(delete.id for delete in batch.deletes)}
+        was_live = {i: i in shelf.items and shelf.items[i].is_live for i in ids & shelf.known}
         upserted = sum(shelf.upsert(item) for item in items)
         deleted = [shelf.delete(delete.id, delete.source_version) for delete in batch.deletes]
         if is_addressed:
             shelf.cursors.update(batch.cursors)
         shelf.past[shelf.seq] = copy.copy(shelf.items)
         stale = len(items) - upserted + deleted.count(-1)
-        return Ack(upserted, deleted.count(1), stale, shelf.seq, shelf.version)
+        is_live = {i: i in shelf.items and shelf.items[i].is_live for i in was_live}
+        vanished = sum(was and not is_live[i] for i, was in was_live.items())
+        reappeared = sum(not was and is_live[i] for i, was in was_live.items())
+        return Ack(upserted, deleted.count(1), stale, shelf.seq, shelf.version, vanished, reappeared)
 
     def get(self, collection: str, ids: Sequence[Id]) -> list[StoredItem | None]:
         check_ids(ids, self._spec(collection))

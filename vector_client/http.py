@@ -178,7 +178,8 @@ class VectorClient:
         def read() -> Written:
             rejected = [Rejected(row.get("id"), row["code"], row["detail"]) for row in answer["rejected"]]
             counts = (answer["upserted"], answer["deleted"], answer["stale_ignored"])
-            return Written(*counts, rejected, answer["seq"], answer["version"])
+            seen = (answer.get("vanished"), answer.get("reappeared"))
+            return Written(*counts, rejected, answer["seq"], answer["version"], *seen)
 
         return _read(read)
 

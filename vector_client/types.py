@@ -50,7 +50,11 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a durable write did: on disk, and visible to every later search."""
+    """What a durable write did: on disk, and visible to every later search.
+
+    vanished: items that a search could return before and no longer can; reappeared: known ids that it can
+    return again. Both None where a service of an older release answers.
+    """
 
     upserted: int
     deleted: int
@@ -58,6 +62,8 @@ class Written:
     rejected: Sequence[Rejected]
     seq: int
     version: str
+    vanished: int | None = None
+    reappeared: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -259,7 +259,15 @@ def _commit(generation: Generation, batch: WriteBatch, is_addressed: bool) -> Ac
         batch = reduced(batch) if has_vectors else WriteBatch(items=batch.items, deletes=batch.deletes)
     done = generation.store.commit(batch)
     generation.catch_up(done.seq)
-    return Ack(done.upserted, done.deleted, done.stale_ignored, done.seq, generation.embedding_version)
+    return Ack(
+        done.upserted,
+        done.deleted,
+        done.stale_ignored,
+        done.seq,
+        generation.embedding_version,
+        done.vanished,
+        done.reappeared,
+    )
 
 
 def _statuses(members: Members) -> list[GenerationStatus]:

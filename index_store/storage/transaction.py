@@ -16,12 +16,14 @@ _IDS_A_SELECT = 500
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What one batch did. seq: the store's place after it."""
+    """What one batch did. seq: the store's place after it. vanished, reappeared: see types.Ack."""
 
     upserted: int
     deleted: int
     stale_ignored: int
     seq: int
+    vanished: int
+    reappeared: int
 
 
 @dataclass(slots=True)
@@ -85,6 +87,8 @@ def _read(connection: Connection, ids: Iterable[Id]) -> _Work:
 
 def _apply(work: _Work, batch: WriteBatch, hasher: ShareHasher) -> Committed:
     upserted = deleted = stale = 0
+    touched = [*(item.id for item in batch.items), *(delete.id for delete in batch.deletes)]
+    was_live = {row.id: row.is_live for each in touched if (row := work.now.get(each)) is not None}
     for item in batch.items:
         stored = work.now.get(item.id)
         if is_stale(stored, item.source_version):
@@ -101,7 +105,9 @@ def _apply(work: _Work, batch: WriteBatch, hasher: ShareHasher) -> Committed:
         if is_known or delete.source_version is not None:
             work.put(tombstone(stored, delete, work.seq + 1))
         deleted += is_known
-    return Committed(upserted, deleted, stale, work.seq)
+    vanished = sum(was and not work.now[item_id].is_live for item_id, was in was_live.items())
+    reappeared = sum(not was and work.now[item_id].is_live for item_id, was in was_live.items())
+    return Committed(upserted, deleted, stale, work.seq, vanished, reappeared)
 
 
 def _store(connection: Connection, work: _Work) -> None:

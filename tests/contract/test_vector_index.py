@@ -57,6 +57,29 @@ def test_written_is_found_and_deleted_is_gone_at_once(index: VectorIndex) -> Non
     assert find(index, data[7], 1) == [7]
 
 
+@pytest.mark.parametrize(
+    ("batch", "vanished", "reappeared"),
+    [
+        (WriteBatch(deletes=[ItemDelete(1), ItemDelete(2), ItemDelete(999, 5)]), 2, 0),
+        (WriteBatch(items=[ItemWrite(1, active=False), ItemWrite(7, active=False)]), 1, 0),
+        (WriteBatch(items=[ItemWrite(1, active=True), ItemWrite(7, active=True)]), 0, 1),
+        (WriteBatch(items=[ItemWrite(8, vectors(1)[0])], embedding_version="v1"), 0, 1),
+        (WriteBatch(items=[ItemWrite(55, vectors(1)[0])], embedding_version="v1"), 0, 0),
+        (WriteBatch(items=[ItemWrite(1, active=False), ItemWrite(1, active=True)]), 0, 0),
+    ],
+    ids=["deleted", "deactivated", "activated", "deleted before", "new", "twice"],
+)
+def test_a_write_tells_what_vanished_and_what_came_back(
+    index: VectorIndex, batch: WriteBatch, vanished: int, reappeared: int
+) -> None:
+    """7 is inactive, 8 deleted."""
+    data = vectors(10)
+    put(index, [ItemWrite(number, data[number], number != 7) for number in range(10)])
+    index.write("numbers", WriteBatch(deletes=[ItemDelete(8)]))
+    ack = index.write("numbers", batch)
+    assert (ack.vanished, ack.reappeared) == (vanished, reappeared)
+
+
 def test_activity_and_vectors_are_two_facts(index: VectorIndex) -> None:
     data = fill(index, 5)
     index.write("numbers", WriteBatch([ItemWrite(3, active=False), ItemWrite(50, active=True)]))

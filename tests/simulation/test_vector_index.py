@@ -118,11 +118,11 @@ class IndexMachine(RuleBasedStateMachine):
             {"source": str(len(some))},
         )
         got, wanted = self.engines[which].write("things", batch), self.reference.write("things", batch)
-        assert (got.upserted, got.deleted, got.stale_ignored) == (
-            wanted.upserted,
-            wanted.deleted,
-            wanted.stale_ignored,
+        seen, expected = (
+            (ack.upserted, ack.deleted, ack.stale_ignored, ack.vanished, ack.reappeared)
+            for ack in (got, wanted)
         )
+        assert seen == expected
 
     @rule(
         which=st.integers(0, 1),

@@ -94,5 +94,7 @@ def _written(ack: Ack, rejects: Sequence[Reject]) -> JsonResponse:
             "rejected": [{"id": each.id, "code": each.code, "detail": each.detail} for each in rejects],
             "seq": ack.seq,
             "version": ack.embedding_version,
+            "vanished": ack.vanished,
+            "reappeared": ack.reappeared,
         }
     )
