@@ -88,7 +88,10 @@ def _import(settings: Settings, options: argparse.Namespace) -> int:
                 _print(Summary(name, says, {}), options.log_json)
                 continue
             try:
-                summary = importer_of(settings, settings.collections[name], client, progress).run(chosen)
+                importer = importer_of(
+                    settings, settings.collections[name], client, progress, is_forced=options.force
+                )
+                summary = importer.run(chosen)
             except FeederError as exc:
                 _complain(exc, options.log_json, name)
                 code = code or exc.exit_code
@@ -269,6 +272,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     take.add_argument("--restart", action="store_true", help="begin at the first page again")
     take.add_argument("--once", action="store_true", help="do nothing where an import is finished already")
+    take.add_argument("--force", action="store_true", help="let more vanish than FEEDER_BRAKE_PERCENT allows")
     take.add_argument("--embedding-version", help="refuse unless the vectors are of this version")
     take.add_argument(
         "--trust-vectors", action="store_true",

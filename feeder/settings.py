@@ -70,7 +70,9 @@ class Bounds:
     compare_percent: int = _number("FEEDER_COMPARE_PERCENT", 5, 1, 100, "percent",
         "of the time `sync` is at work while it compares everything; it rests in between")  # fmt: skip
     brake_percent: float = _number("FEEDER_BRAKE_PERCENT", 5, 0, 100, "percent",
-        "of the items may vanish in one comparison before it stops and asks")  # fmt: skip
+        "of the items may vanish in one comparison or window before it stops and asks; 100: all")  # fmt: skip
+    brake_window_s: int = _number("FEEDER_BRAKE_WINDOW_S", 3_600, 60, 86_400, "seconds",
+        "in which items that vanish are counted together for the brake")  # fmt: skip
     changes_max: int = _number("FEEDER_CHANGES_MAX", 2_000, 1, 100_000, "changes", "read at a time")
     nice: int = _number("FEEDER_NICE", 10, 0, 19, "steps",
         "that `sync` stands back behind searches on the same machine")  # fmt: skip

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from feeder.changes import Changes
-from feeder.compare.reconciler import Brake, Reconciler, Report
-from feeder.errors import SettingsWrong
+from feeder.compare.reconciler import Reconciler, Report
+from feeder.errors import BrakeOn, SettingsWrong
 from feeder.facts import Facts
 from feeder.follow.activity_only import Activity
 from feeder.follow.follower import CLOCK_CURSOR, Pace, Syncer
@@ -24,6 +24,7 @@ from feeder.read.image_fetch import PictureFetcher
 from feeder.read.pages import PAGES_AHEAD
 from feeder.read.vector_reader import Sources, Truth
 from feeder.settings import Settings
+from feeder.sink.brake import BRAKE_CURSOR, WINDOW_CURSOR, Brake, BrakedStore, Store, Window, told_brake
 from feeder.sink.writer import Applier
 from feeder.sources.mariadb.items import MariaDBItems
 from feeder.sources.port import ItemSource, VectorSource
@@ -79,14 +80,22 @@ def patience_of(settings: Settings) -> Patience:
 
 
 def importer_of(
-    settings: Settings, tables: CollectionTables, client: VectorClient, progress: Progress
+    settings: Settings,
+    tables: CollectionTables,
+    client: VectorClient,
+    progress: Progress,
+    *,
+    is_forced: bool = False,
 ) -> Importer:
     bounds = settings.bounds
+    applier = applier_of(settings, tables, client)
+    _, _, store = braked(settings, tables, applier, is_forced=is_forced)
     median_min = bounds.probe_text_min if tables.modality == "text" else bounds.probe_image_min
     parts = Parts(
         vectors=vectors_of(settings, tables),
         items=items_of(settings, tables),
-        applier=applier_of(settings, tables, client),
+        applier=applier,
+        store=store,
         probe=SpaceProbe(
             client,
             tables.name,
@@ -108,6 +117,7 @@ def syncer_of(
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     bounds = settings.bounds
     applier = applier_of(settings, tables, client)
+    window, brake, store = braked(settings, tables, applier)
     feeds = feeds_of(settings, tables, pause)
     polls = any(feed.tier == "poll" for feed in feeds.values())
     rests_s_max = POLL_REST_SHARE * bounds.poll_s if polls else RESTS_S_MAX
@@ -116,24 +126,34 @@ def syncer_of(
     fastest = bounds.log_poll_ms if any(f.tier == "log" for f in feeds.values()) else bounds.trigger_poll_ms
     parts = SyncParts(
         collection=tables.name,
-        store=applier,
+        store=store,
         truth=truth,
         feeds=feeds,
         lease=lease_of(settings, tables, alert_of(settings)),
-        reconciler=reconciler_of(settings, tables, applier, truth, pause, aside=when_idle),
+        reconciler=reconciler_of(settings, tables, store, brake, truth, pause, aside=when_idle),
         metrics=metrics,
         clock=time.time,
         ticks=time.monotonic,
         jitter=random.random,
         version_of=vector_version if tables.vectors else content_version,
         follower=follower_of(settings.state_dir),
-        activity=activity_of(settings, tables, applier),
+        activity=activity_of(settings, tables, store, brake),
+        vanished=window.total,
     )
     pace = Pace(poll_s=fastest / 1000, compare_s=bounds.compare_s)
     return Syncer(parts, pace, batch_of(settings, tables)), applier
 
 
-def activity_of(settings: Settings, tables: CollectionTables, applier: Applier) -> Activity | None:
+def braked(
+    settings: Settings, tables: CollectionTables, applier: Applier, *, is_forced: bool = False
+) -> tuple[Window, Brake, BrakedStore]:
+    """Return the way into the service that lets no more vanish than the brake allows."""
+    window = Window(settings.bounds.brake_window_s, time.time)
+    brake = Brake(settings.bounds.brake_percent, is_forced=is_forced, lately=window.total)
+    return window, brake, BrakedStore(tables.name, applier, brake, window)
+
+
+def activity_of(settings: Settings, tables: CollectionTables, store: Store, brake: Brake) -> Activity | None:
     """Return what is followed while the vectors are not those of the served model."""
     items = items_of(settings, tables)
     if tables.vectors is None or items is None:
@@ -142,8 +162,8 @@ def activity_of(settings: Settings, tables: CollectionTables, applier: Applier) 
     return Activity(
         tables.name,
         items,
-        applier,
-        Brake(settings.bounds.brake_percent),
+        store,
+        brake,
         batch_items=settings.bounds.batch_items,
         forget=lambda: forget(path),
     )
@@ -158,21 +178,28 @@ def compare_once(
     """Compare one collection beside whatever follows it; mend only under the lease."""
     truth = facts_of(settings, tables, _path_for_once(settings, tables, mode), None)
     applier = applier_of(settings, tables, client)
-    reconciler = reconciler_of(settings, tables, applier, truth, time.sleep, is_forced=mode == "force")
+    _, brake, store = braked(settings, tables, applier, is_forced=mode == "force")
+    reconciler = reconciler_of(settings, tables, store, brake, truth, time.sleep)
     lease = lease_of(settings, tables, patience_of(settings))
     applier.start()
     try:
         if mode != "verify":
             lease.hold()
         truth.open()
-        state = applier.state()
+        state = store.state()
         version = vector_version(state) if tables.vectors else content_version(state)
         if mode == "verify":
             return reconciler.compare(version)
         versions = Versions(time.time)
         versions.begin_after(state.cursors.get(CLOCK_CURSOR))
         applier.apply(Changes(), {FOLLOWER_CURSOR: ""})
-        return reconciler.mend(version, versions.next)
+        report = reconciler.mend(version, versions.next)
+        counts_anew = {WINDOW_CURSOR: ""} if mode == "force" else {}
+        applier.apply(Changes(), {BRAKE_CURSOR: "", **counts_anew})
+        return report
+    except BrakeOn as exc:
+        applier.apply(Changes(), told_brake(exc, time.time))
+        raise
     finally:
         lease.release()
         truth.close()
@@ -182,19 +209,18 @@ def compare_once(
 def reconciler_of(
     settings: Settings,
     tables: CollectionTables,
-    applier: Applier,
+    store: Store,
+    brake: Brake,
     truth: Facts,
     pause: Pause,
     *,
-    is_forced: bool = False,
     aside: Aside = at_once,
 ) -> Reconciler:
-    bounds = settings.bounds
     return Reconciler(
         tables.name,
-        applier,
+        store,
         truth,
-        Brake(bounds.brake_percent, is_forced=is_forced),
+        brake,
         batch_items=batch_of(settings, tables),
         clock=time.time,
         pause=pause,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -59,7 +59,12 @@ class IndexStore:
         self.writes += len(items) + len(deletes)
         batch = WriteBatch(items, deletes, changes.embedding_version, cursors)
         ack = self.index.write(self._name, batch)
-        return Applied(ack.upserted, ack.deleted, ack.stale_ignored, refused, ack.seq)
+        return Applied(
+            ack.upserted, ack.deleted, ack.stale_ignored, refused, ack.seq, ack.vanished, ack.reappeared
+        )
+
+    def showing(self, ids: Sequence[Id]) -> int:
+        return sum(item is not None and item.is_live for item in self.index.get(self._name, list(ids)))
 
     def _vector(self, item: Item) -> np.ndarray | None:
         """The vector given, or one made of the content as an embedder would."""

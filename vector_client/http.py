@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import orjson
 
-from vector_client.errors import BadAnswer
+from vector_client.errors import BadAnswer, NotFound
 from vector_client.transport import Call, Limits, Transport
 from vector_client.types import (
     CollectionState,
@@ -107,6 +107,17 @@ class VectorClient:
     def deactivate(self, collection: str, ids: Sequence[Id]) -> Written:
         """Hide ids from every search; their vectors stay."""
         return self._write("/v1/deactivate", {"collection": collection, "ids": list(ids)})
+
+    def is_live(self, collection: str, item_id: Id) -> bool:
+        """Tell whether a search can return this item."""
+        path = f"/v1/items/{quote(str(item_id), safe='')}?collection={quote(collection, safe='')}"
+        try:
+            answer = self._transport.send(Call("GET", path, key=self._keys.search))
+        except NotFound as exc:
+            if exc.code != "unknown_item":
+                raise
+            return False
+        return _read(lambda: bool(answer["live"]))
 
     def status(self) -> dict[str, CollectionState]:
         """Return every collection's version, seq and cursors, by name."""

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,11 +18,11 @@ from feeder.changes import Changes
 from feeder.compare.diff import NO_DIFFERENCES, Differences, compared, parts_for, without_asides
 from feeder.compare.source_side import SourceSide, news_of
 from feeder.digest import BUCKETS, Shares, Sums, root_of
-from feeder.errors import BrakeOn
 from feeder.facts import Facts, Known, Portion, has_content
+from feeder.sink.brake import Brake, Store
 from feeder.sink.writer import Applied
 from feeder.throttle import Aside, Meanwhile, Wanted, at_once
-from vector_client.types import CollectionState, Differing, Digest, Id, Item
+from vector_client.types import Differing, Digest, Id, Item
 
 log = logging.getLogger(__name__)
 
@@ -32,44 +32,6 @@ ROUNDS = 5
 NAMES_SHOWN = 20
 FEW_BUCKETS = 64
 """So many that differ are listed whole: their sums are at hand. Finer sums tell which rows of more differ."""
-
-
-class Store(Protocol):
-    """The service's side of one collection."""
-
-    def state(self) -> CollectionState: ...
-
-    def apply(self, changes: Changes, cursors: Mapping[str, str]) -> Applied: ...
-
-    def digest(self) -> Digest: ...
-
-    def differing(self, sums: Sums) -> Differing:
-        """Return what it holds where its sums are not these."""
-
-
-@dataclass(frozen=True, slots=True)
-class Brake:
-    """What one pass may take out of the search: `percent` of what the service holds, and always `rows_min`.
-    is_forced lets more go, except to nothing at all: a source without a single item is never believed."""
-
-    percent: float
-    rows_min: int = 10
-    is_forced: bool = False
-
-    def check(self, *, vanishing: int, held: int, in_source: int) -> None:
-        """Raises BrakeOn."""
-        if held and not in_source:
-            raise BrakeOn(
-                f"the source holds no item at all, the index {held:,}: wrong database? Nothing was changed."
-                " To empty a collection on purpose, delete its items through the service"
-            )
-        share = 100 * vanishing / held if held else 0.0
-        if vanishing > self.rows_min and share > self.percent and not self.is_forced:
-            raise BrakeOn(
-                f"{vanishing:,} of {held:,} items ({share:.1f} %) would vanish in one pass, at most"
-                f" {self.percent:g} % may; nothing was changed. If the source is right, run"
-                " `python -m feeder reconcile --force`"
-            )
 
 
 @dataclass(frozen=True, slots=True)

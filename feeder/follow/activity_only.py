@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from feeder.changes import ACTIVE, UNKNOWN, Changes
-from feeder.compare.reconciler import Brake, Store, batches
+from feeder.compare.reconciler import batches
 from feeder.digest import BUCKETS
 from feeder.read.content_reader import shown
+from feeder.sink.brake import Brake, Store
 from feeder.sources.port import ItemSource
 from vector_client.types import DigestRow, Id, Item
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from feeder.changes import Changes, Key
-from feeder.compare.reconciler import Reconciler, Store, batches, store_known
+from feeder.compare.reconciler import Reconciler, batches, store_known
 from feeder.errors import (
     BrakeOn,
     FeedLost,
@@ -25,6 +25,7 @@ from feeder.facts import Facts
 from feeder.follow.activity_only import Activity
 from feeder.follow.backoff import Stop
 from feeder.follow.versions import Versions
+from feeder.sink.brake import BRAKE_CURSOR, Store, nothing_lately, told_brake
 from feeder.sources.change_feed import ChangeFeed, Lease, Noticed, Side
 from feeder.state.state_file import FOLLOWER_CURSOR
 from feeder.telemetry.metrics import Metrics
@@ -58,7 +59,8 @@ class Pace:
 class Parts:
     """One collection's sources, lease and service. clock: seconds since 1970; ticks: monotonic seconds.
     version_of: the embedding_version to write under, or why there is none. follower: names the memory behind
-    `truth`. activity: what can be followed without a version, None where that is nothing."""
+    `truth`. activity: what can be followed without a version, None where that is nothing. vanished: how many
+    items have vanished within the brake's window."""
 
     collection: str
     store: Store
@@ -73,6 +75,7 @@ class Parts:
     version_of: Callable[[CollectionState], str]
     follower: str
     activity: Activity | None = None
+    vanished: Callable[[], int] = nothing_lately
 
 
 class _Ended(Exception):
@@ -98,6 +101,7 @@ class Syncer:
         self._is_trusted = False
         self._is_owed = False
         self._deaf: set[Side] | None = None
+        self._brake_told: dict[str, str] = {}
         self._stop: Stop | None = None
 
     def run(self, stop: Stop, on_step: Callable[[], object]) -> None:
@@ -118,6 +122,10 @@ class Syncer:
         self._version = self._version_now(state)
         self._versions.begin_after(state.cursors.get(CLOCK_CURSOR))
         reasons: list[str] = []
+        held_by_brake = bool(state.cursors.get(BRAKE_CURSOR))
+        parts.metrics.brake(parts.collection, held_by_brake)
+        if held_by_brake:
+            reasons.append("the brake held before")
         if self._version is None:
             assert parts.activity is not None
             parts.activity.open()
@@ -128,7 +136,7 @@ class Syncer:
             self._is_trusted = parts.truth.is_ready and follower in (parts.follower, parts.follower + OWES)
             if not parts.truth.is_ready:
                 reasons.append("the rows of the source are not known yet")
-            elif not self._is_trusted:
+            elif not self._is_trusted and not held_by_brake:
                 reasons.append("others have written since this feeder followed")
             elif follower != parts.follower:
                 reasons.append("the last comparison did not come to its end")
@@ -147,11 +155,15 @@ class Syncer:
     def step(self) -> bool:
         """Do what was noticed; return whether there was anything."""
         now = self._parts.ticks()
-        if now >= self._check_at:
-            self._check()
-        if now >= self._compare_at:
-            self.compare("a full comparison is due")
-        return self._read_feeds()
+        try:
+            if now >= self._check_at:
+                self._check()
+            if now >= self._compare_at:
+                self.compare("a full comparison is due")
+            return self._read_feeds()
+        except BrakeOn as exc:
+            self._hold_brake(exc)
+            raise
 
     def _read_feeds(self) -> bool:
         is_busy = False
@@ -187,16 +199,15 @@ class Syncer:
                 is_equal, as_of_s = report.is_equal, report.as_of_s
             elif parts.activity is not None:
                 parts.activity.mend(self._versions.next)
-        except BrakeOn:
-            self._is_trusted = False  # a wrong database, perhaps: its changes are not to be followed
-            parts.metrics.brake(parts.collection, True)
+        except BrakeOn as exc:
             parts.metrics.compared(parts.collection, False, as_of_s)
-            self._tell(is_equal=False, as_of_s=parts.clock())
+            self._hold_brake(exc)
             raise
         finally:
             self._deaf = None
         self._is_owed, self._is_trusted = False, True
         parts.metrics.brake(parts.collection, False)
+        self._brake_told = {BRAKE_CURSOR: ""}
         parts.metrics.compared(parts.collection, is_equal, as_of_s)
         now = parts.ticks()
         self._compare_at = now + max(self._pace.compare_s, (now - began) * (1 / COMPARED_SHARE_MAX - 1))
@@ -252,6 +263,14 @@ class Syncer:
         """Let the service's /health say how it stands."""
         self._compared = (is_equal, as_of_s)
         self._parts.store.apply(Changes(), self._cursors({}))
+
+    def _hold_brake(self, exc: BrakeOn) -> None:
+        """A wrong database, perhaps: its changes are not to be followed before a comparison went well."""
+        parts = self._parts
+        self._is_trusted, self._is_owed = False, True
+        parts.metrics.brake(parts.collection, True)
+        self._brake_told = told_brake(exc, parts.clock)
+        self._tell(is_equal=False, as_of_s=parts.clock())
 
     def _count_quarantined(self) -> None:
         parts = self._parts
@@ -337,7 +356,7 @@ class Syncer:
             follower = self._parts.follower
             owing = follower + OWES if self._is_trusted else ""
             cursors[FOLLOWER_CURSOR] = owing if self._is_owed else follower
-        return {**bookmarks, **self._report(), **cursors}
+        return {**bookmarks, **self._report(), **cursors, **self._brake_told}
 
     def _check(self) -> None:
         """Hold the lease, and look at what the service serves and what the sources keep for us."""
@@ -347,6 +366,7 @@ class Syncer:
         state = parts.store.state()
         if self._version_now(state) != self._version:
             raise ImportRefused(f"{parts.collection} serves another embedding_version now: {state.version}")
+        parts.metrics.vanished(parts.collection, parts.vanished())
         if self._version is not None:
             for chunk in batches(list(parts.truth.quarantined(only_due=True)), self._batch_items):
                 self._write("items", chunk, {})

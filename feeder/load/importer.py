@@ -17,6 +17,7 @@ from feeder.load.space_probe import SpaceProbe, require
 from feeder.read.image_fetch import PictureFetcher
 from feeder.read.pages import Cleaned, clean, pages, read_ahead
 from feeder.settings import Bounds
+from feeder.sink.brake import Store
 from feeder.sink.writer import Applier
 from feeder.sources.change_feed import Lease
 from feeder.sources.port import ItemSource, VectorShape, VectorSource
@@ -47,11 +48,13 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What an import of one collection works with. items None: nothing is known about activity."""
+    """What an import of one collection works with. items None: nothing is known about activity. store:
+    the way into the service; `applier` sends."""
 
     vectors: VectorSource
     items: ItemSource | None
     applier: Applier
+    store: Store
     probe: SpaceProbe
     pictures: PictureFetcher
     progress: Progress
@@ -91,7 +94,7 @@ class Importer:
         shape = parts.vectors.open()
         if parts.items is not None:
             parts.items.open()
-        state = parts.applier.state()
+        state = parts.store.state()
         if options.once and is_finished(state.cursors.get(CURSOR_NAME), shape.identity, state.version):
             return Summary(self._tables.name, f"was imported as {state.version} before", {})
         survey = parts.vectors.survey()
@@ -206,7 +209,7 @@ class Importer:
                     parts.lease.hold()
                     cursor = self._apply(cursor, cleaned)
                     parts.progress.advance(len(page.keys))
-            parts.applier.apply(Changes(), _cursors(replace(cursor, done=True)))
+            parts.store.apply(Changes(), _cursors(replace(cursor, done=True)))
         finally:
             parts.progress.end()
             parts.applier.close()
@@ -214,7 +217,7 @@ class Importer:
 
     def _apply(self, cursor: ImportCursor, cleaned: Cleaned) -> ImportCursor:
         changes = Changes(cleaned.items, embedding_version=cursor.version)
-        applied = self._parts.applier.apply(changes, _cursors(cursor))
+        applied = self._parts.store.apply(changes, _cursors(cursor))
         for reason, ids in cleaned.set_aside.items():
             self._remember(reason, ids)
         if applied.rejected:

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from feeder.changes import Changes
-from feeder.digest import Sums
+from feeder.digest import Sums, bucket_of
 from feeder.errors import ImportRefused, ServiceDown, SettingsWrong
 from vector_client.errors import BadAnswer, BadRequest, Conflict, KeyRefused, NoAnswer, NotFound, Unavailable
 from vector_client.http import VectorClient
-from vector_client.types import CollectionState, Differing, Digest, Item, Rejected, Written
+from vector_client.types import CollectionState, Differing, Digest, Id, Item, Rejected, Written
 
 REQUEST_BYTES_MAX = 48 * 1024 * 1024
 ITEM_BYTES = 600
 """What an item weighs beside its vector: id, flags, ordinary metadata."""
 
+LOOKED_UP_MAX = 64
+"""So many items are looked up one by one; of more the service lists their parts of the digest in one pass."""
+
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What the service did with Changes; `rejected` is set aside there, with its reasons."""
+    """What the service did with Changes; `rejected` is set aside there, with its reasons. vanished,
+    reappeared: see vector_client.types.Written."""
 
     upserted: int
     deleted: int
     stale_ignored: int
     rejected: Sequence[Rejected]
     seq: int
+    vanished: int | None = None
+    reappeared: int | None = None
 
 
 class Applier:
@@ -92,6 +98,8 @@ class Applier:
             sum(each.stale_ignored for each in written),
             [row for each in written for row in each.rejected],
             written[-1].seq,
+            _sum(each.vanished for each in written),
+            _sum(each.reappeared for each in written),
         )
 
     def digest(self) -> Digest:
@@ -104,11 +112,27 @@ class Applier:
         with service_errors():
             return self._client.differing(self._collection, sums.astype("<u8").tobytes())
 
+    def showing(self, ids: Sequence[Id]) -> int:
+        """Return how many of these items a search can return."""
+        client, collection = self._client, self._collection
+        with service_errors():
+            if len(ids) <= LOOKED_UP_MAX:
+                return sum(client.is_live(collection, item_id) for item_id in ids)
+            rows = client.digest_rows(collection, sorted({bucket_of(item_id) for item_id in ids}))
+        asked = set(ids)
+        return sum(row.active and row.has_vector for row in rows if row.id in asked)
+
     def _send(self, batch: Sequence[Item], version: str | None) -> Future[Written]:
         assert self._pool is not None, "start() comes first"
         return self._pool.submit(
             self._client.upsert, self._collection, batch, embedding_version=version, partial=True
         )
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """Return the sum; None where one is not known."""
+    known = list(counts)
+    return None if None in known else sum(count or 0 for count in known)
 
 
 def _by_weight(items: Sequence[Item], items_max: int) -> Iterator[Sequence[Item]]:

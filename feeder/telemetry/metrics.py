@@ -38,6 +38,12 @@ class Metrics:
             one,
             registry=registry,
         )
+        self._vanished = Gauge(
+            "feeder_vanished_items",
+            "Items that vanished from search within FEEDER_BRAKE_WINDOW_S, net of those that came back.",
+            one,
+            registry=registry,
+        )
         self._brake = Gauge("feeder_brake", "1 while the mass-delete brake holds.", one, registry=registry)
         self._equal = Gauge(
             "feeder_equal", "1 if the last full comparison found no difference.", one, registry=registry
@@ -81,6 +87,9 @@ class Metrics:
 
     def quarantined(self, collection: str, count: int) -> None:
         self._quarantined.labels(collection).set(count)
+
+    def vanished(self, collection: str, count: int) -> None:
+        self._vanished.labels(collection).set(count)
 
     def brake(self, collection: str, is_on: bool) -> None:
         self._brake.labels(collection).set(is_on)

@@ -12,11 +12,12 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from feeder.changes import Changes
-from feeder.compare.reconciler import Brake, Reconciler
+from feeder.compare.reconciler import Reconciler
 from feeder.follow.activity_only import Activity
 from feeder.follow.follower import Pace, Parts, Syncer
 from feeder.follow.versions import vector_version
 from feeder.settings import Settings
+from feeder.sink.brake import Brake
 from feeder.sources.triggers.feed import install
 from feeder.state.key_map import Ledger
 from feeder.state.state_file import forget

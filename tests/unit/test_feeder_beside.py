@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import TypeVar
@@ -13,10 +14,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from feeder.changes import Key, VectorPage
-from feeder.compare.reconciler import Brake, Reconciler
+from feeder.compare.reconciler import Reconciler
 from feeder.errors import BrakeOn, FeedLost, SourceDown
 from feeder.follow.follower import OWES, Pace, Parts, Syncer
 from feeder.read.vector_reader import Sources, Truth
+from feeder.sink.brake import Brake, BrakedStore, Window
 from feeder.sources.change_feed import Backlog, Noticed, Tier
 from feeder.state.key_map import Ledger
 from feeder.state.state_file import FOLLOWER_CURSOR
@@ -109,13 +111,17 @@ class Shop:
             self.vectors, self.items, Ledger(self._ledger), id_kind="string", page_rows=7,
             beside=Sources(self.slow, self.items), pages_ahead=0,
         )  # fmt: skip
+        self.registry = CollectorRegistry()
+        self.window = Window(3600, self.clock)
+        brake = replace(self.brake, lately=self.window.total)
+        store = BrakedStore(NAME, self.store, brake, self.window)
         self.reconciler = Reconciler(
-            NAME, self.store, truth, self.brake, batch_items=10, clock=self.clock, pause=lambda _: None,
+            NAME, store, truth, brake, batch_items=10, clock=self.clock, pause=lambda _: None,
             aside=self.aside,
         )  # fmt: skip
         parts = Parts(
-            NAME, self.store, truth, self.feeds, FreeLease(), self.reconciler, Metrics(CollectorRegistry()),
-            self.clock, self.clock, lambda: 1.0, lambda _: VERSION, "here",
+            NAME, store, truth, self.feeds, FreeLease(), self.reconciler, Metrics(self.registry),
+            self.clock, self.clock, lambda: 1.0, lambda _: VERSION, "here", None, self.window.total,
         )  # fmt: skip
         return Syncer(parts, Pace(poll_s=0.01, compare_s=3600), 10)
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from feeder.changes import Directory, IntDirectory, ItemRow, TextDirectory
-from feeder.compare.reconciler import Brake, Reconciler, Report, store_known
+from feeder.compare.reconciler import Reconciler, Report, store_known
 from feeder.digest import Shares, crc_of, crcs_of
 from feeder.read.content_reader import ContentTruth, Recipe
 from feeder.read.image_fetch import PictureFetcher, PictureRefused
+from feeder.sink.brake import Brake
 from feeder.sources.port import Rest
 from feeder.sources.rows import IdCodec, item_rows
 from feeder.state.content_cache import BACKOFF_S, ContentState

@@ -11,12 +11,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from feeder.changes import Changes, Key, VectorPage
-from feeder.compare.reconciler import Brake, Reconciler
+from feeder.compare.reconciler import Reconciler
 from feeder.errors import AnotherFeeder, FeederError, SettingsWrong, SourceDown
 from feeder.follow.backoff import LEASE_PATIENCE_S, Interruptions
 from feeder.follow.follower import Pace, Parts, Syncer
 from feeder.follow.supervisor import follow
 from feeder.read.vector_reader import Truth
+from feeder.sink.brake import Brake
 from feeder.sources.polling import TimerFeed
 from feeder.state.key_map import IN_MEMORY, Ledger
 from feeder.state.state_file import FOLLOWER_CURSOR

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feeder.changes import Directory, ItemRow, Key, Survey, TextDirectory, VectorPage
-from feeder.compare.reconciler import Brake, Reconciler, Report, changes_of
+from feeder.compare.reconciler import Reconciler, Report, changes_of
 from feeder.digest import BUCKETS, Shares, bucket_of, root_of, sums_of
 from feeder.errors import BrakeOn
 from feeder.read.vector_reader import Truth
+from feeder.sink.brake import Brake
 from feeder.sources.port import Rest, VectorShape
 from feeder.state.key_map import IN_MEMORY, Ledger
 from index_store.engine.index import EmbeddedIndex

@@ -1,0 +1,235 @@
+"""How much may vanish from search before the feeder stops and asks a person.
+
+A comparison counts before it writes. What is followed comes in small writes, so it is counted over a window
+of time; the service stores the count in the same commit as the rows, and a restart goes on with it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from feeder.changes import Changes
+from feeder.digest import Sums
+from feeder.errors import BrakeOn
+from feeder.sink.writer import Applied
+from vector_client.types import CollectionState, Differing, Digest, Id
+
+log = logging.getLogger(__name__)
+
+WINDOW_CURSOR = "sync.vanished"
+"""What vanished within the window, as `Window.text` writes it."""
+BRAKE_CURSOR = "sync.brake"
+"""JSON with why and since_ms while the brake holds; empty when it does not."""
+WINDOW_PARTS = 60
+WARNED_SHARE = 0.5
+"""Of what may vanish: from here on the log says so."""
+PERCENT_OFF = 100.0
+
+
+class Store(Protocol):
+    """The service's side of one collection."""
+
+    def state(self) -> CollectionState: ...
+
+    def apply(self, changes: Changes, cursors: Mapping[str, str]) -> Applied: ...
+
+    def digest(self) -> Digest: ...
+
+    def differing(self, sums: Sums) -> Differing:
+        """Return what it holds where its sums are not these."""
+
+    def showing(self, ids: Sequence[Id]) -> int:
+        """Return how many of these items a search can return."""
+
+
+def nothing_lately() -> int:
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Brake:
+    """What may be taken out of the search in one pass: `percent` of what the service holds, and always
+    `rows_min`; 100 % is no limit. lately: what has vanished within the window already, which counts.
+    is_forced lets more go, except to nothing at all: a source without a single item is never believed."""
+
+    percent: float
+    rows_min: int = 10
+    is_forced: bool = False
+    lately: Callable[[], int] = nothing_lately
+
+    @property
+    def is_off(self) -> bool:
+        return self.is_forced or self.percent >= PERCENT_OFF
+
+    def allowed(self, held: int) -> int:
+        """Return how many of `held` items may vanish."""
+        return max(self.rows_min, int(self.percent * held / 100))
+
+    def check(self, *, vanishing: int, held: int, in_source: int) -> None:
+        """Raises BrakeOn."""
+        if held and not in_source:
+            raise BrakeOn(
+                f"the source holds no item at all, the index {held:,}: wrong database? Nothing was changed."
+                " To empty a collection on purpose, delete its items through the service"
+            )
+        if vanishing and not self.is_off and vanishing + self.lately() > self.allowed(held):
+            raise self.held(vanishing, held)
+
+    def held(self, vanishing: int, held: int) -> BrakeOn:
+        """Return the error that says why it holds."""
+        lately = self.lately()
+        share = 100 * vanishing / held if held else 100.0
+        before = f" after {lately:,} within the window (FEEDER_BRAKE_WINDOW_S)" if lately else ""
+        return BrakeOn(
+            f"{vanishing:,} of {held:,} items ({share:.1f} %) would vanish{before}, at most"
+            f" {self.percent:g} % may; nothing was changed. If the source is right, run"
+            " `python -m feeder reconcile --force`"
+        )
+
+
+def told_brake(exc: BrakeOn, clock: Callable[[], float]) -> dict[str, str]:
+    """Return the cursor that tells everybody that the brake holds."""
+    return {BRAKE_CURSOR: json.dumps({"why": str(exc), "since_ms": int(clock() * 1000)}, ensure_ascii=False)}
+
+
+class Window:
+    """How many items vanished within the last `seconds`, net of those that came back. For one thread.
+    clock: seconds since 1970, so that a restart goes on counting. held: items of the index when it began."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self.seconds = seconds
+        self.held = 0
+        self._clock = clock
+        self._parts: list[tuple[int, int]] = []
+
+    def load(self, text: str | None) -> None:
+        """Go on with what `text` wrote; what another program wrote counts as nothing."""
+        try:
+            body = json.loads(text or "{}")
+            self.held = int(body.get("held", 0))
+            self._parts = [(int(at), int(count)) for at, count in body.get("parts", ())]
+        except (ValueError, TypeError, AttributeError):
+            log.warning("cursor_not_understood", extra={"cursor": str(text)[:200]})
+
+    def text(self, more: int = 0) -> str:
+        """Return it as the service stores it. more: what vanishes with the same write."""
+        parts = _added(self._live(), more, self._part()) if more else self._live()
+        return json.dumps({"held": self.held, "parts": parts}, separators=(",", ":"))
+
+    def total(self) -> int:
+        return sum(count for _, count in self._live())
+
+    def add(self, net: int) -> None:
+        """net: below 0 where more came back; they are taken off what vanished first."""
+        live = self._live()
+        self._parts = _added(live, net, self._part()) if net > 0 else _taken_off(live, -net)
+
+    def clear(self) -> None:
+        self.held, self._parts = 0, []
+
+    def _live(self) -> list[tuple[int, int]]:
+        oldest = self._clock() - self.seconds
+        return [(at, count) for at, count in self._parts if at > oldest]
+
+    def _part(self) -> int:
+        """Return the end of the part of the window that it is: nothing is forgotten early."""
+        step = max(1, int(self.seconds / WINDOW_PARTS))
+        return (int(self._clock()) // step + 1) * step
+
+
+def _added(parts: list[tuple[int, int]], count: int, at: int) -> list[tuple[int, int]]:
+    if parts and parts[-1][0] == at:
+        return [*parts[:-1], (at, parts[-1][1] + count)]
+    return [*parts, (at, count)]
+
+
+def _taken_off(parts: list[tuple[int, int]], count: int) -> list[tuple[int, int]]:
+    left: list[tuple[int, int]] = []
+    for at, held in parts:
+        taken = min(held, count)
+        count -= taken
+        if held > taken:
+            left.append((at, held - taken))
+    return left
+
+
+class BrakedStore:
+    """Fits Store. Nothing written through it makes more vanish within the window than the brake allows."""
+
+    def __init__(self, collection: str, store: Store, brake: Brake, window: Window) -> None:
+        self._collection = collection
+        self._store = store
+        self._brake = brake
+        self._window = window
+        self._is_loaded = False
+
+    def state(self) -> CollectionState:
+        state = self._store.state()
+        if not self._is_loaded:
+            self._window.load(state.cursors.get(WINDOW_CURSOR))
+            self._is_loaded = True
+        return state
+
+    def apply(self, changes: Changes, cursors: Mapping[str, str]) -> Applied:
+        """Raises BrakeOn before anything is written."""
+        hiding = [*changes.delete_ids, *(item.id for item in changes.items if not item.active)]
+        if self._brake.is_off:
+            return self._store.apply(changes, cursors)
+        expected = self._admitted(hiding) if hiding else 0
+        told = {WINDOW_CURSOR: self._window.text(expected)} if expected else {}
+        applied = self._store.apply(changes, {**cursors, **told})
+        known = applied.vanished is not None and applied.reappeared is not None
+        net = (applied.vanished or 0) - (applied.reappeared or 0) if known else expected
+        self._count(net)
+        if net != expected:
+            self._store.apply(Changes(), {WINDOW_CURSOR: self._window.text()})
+        return applied
+
+    def digest(self) -> Digest:
+        return self._store.digest()
+
+    def differing(self, sums: Sums) -> Differing:
+        return self._store.differing(sums)
+
+    def showing(self, ids: Sequence[Id]) -> int:
+        return self._store.showing(ids)
+
+    def _admitted(self, ids: Sequence[Id]) -> int:
+        """Return how many of these may vanish now, at the most. Asks the service only when it could be too
+        many. Raises BrakeOn."""
+        brake, window = self._brake, self._window
+        if len(ids) <= self._room():
+            return len(ids)
+        held = self._store.digest().items
+        window.held = max(window.held, held) if window.total() else held
+        if len(ids) <= self._room():
+            return len(ids)
+        vanishing = self._store.showing(ids)
+        if vanishing > max(0, self._room()):
+            raise brake.held(vanishing, window.held)
+        return vanishing
+
+    def _room(self) -> int:
+        return self._brake.allowed(self._window.held) - self._window.total()
+
+    def _count(self, net: int) -> None:
+        window = self._window
+        before = window.total()
+        if not net:
+            return
+        window.add(net)
+        warned_at = WARNED_SHARE * self._brake.allowed(window.held)
+        if before <= warned_at < window.total():
+            log.warning(
+                "many_items_vanished",
+                extra={
+                    "collection": self._collection,
+                    "vanished": window.total(),
+                    "may_vanish": self._brake.allowed(window.held),
+                    "within_s": window.seconds,
+                },
+            )
