@@ -27,6 +27,7 @@ from service.app.health import Prober
 from service.app.image_fetch import FetchLimits, PictureFetcher
 from service.app.ingest import Ingester
 from service.app.lifecycle import Lifecycle, OpenableIndex
+from service.app.maintenance_status import maintenance_status
 from service.app.search import Searcher
 from service.app.search_queue import SearchLane
 from service.collections import Catalogue, read_collections
@@ -40,7 +41,6 @@ from service.http.app import Application, Lifespan, Parts
 from service.http.auth import Keys, Role
 from service.http.dependencies import Desk
 from service.observing import Metrics, RequestLog
-from service.server.maintenance_process import maintenance_status
 from service.settings import Settings
 
 log = logging.getLogger(__name__)

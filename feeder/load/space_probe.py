@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from feeder.changes import ItemRow, VectorPage, Vectors
 from feeder.errors import ImportRefused
+from feeder.read.text_template import rendered
 from feeder.sink.writer import service_errors
 from feeder.table_mapping import Modality
 from vector_client.errors import BadRequest
@@ -174,16 +175,6 @@ def require(proof: SpaceProof, collection: str) -> None:
             " Embed the rows again from their content, or, if you know what made these vectors,"
             " say so with --embedding-version NAME --trust-vectors"
         )
-
-
-def rendered(template: str, content: Mapping[str, str]) -> str:
-    """Fill a template; a field that a row lacks is empty."""
-    return template.format_map(_Blank(content)).strip()
-
-
-class _Blank(dict[str, str]):
-    def __missing__(self, key: str) -> str:
-        return ""
 
 
 def _best_cosines(stored: Vectors, places: Sequence[int], fresh: Vectors) -> npt.NDArray[np.float64]:

@@ -19,8 +19,8 @@ import numpy as np
 
 from feeder.changes import ItemRow, Key
 from feeder.facts import Content, Failure, Known, Portion
-from feeder.load.space_probe import rendered
 from feeder.read.image_fetch import PictureFetcher, PictureRefused
+from feeder.read.text_template import rendered
 from feeder.sources.port import ItemSource
 from feeder.state.content_cache import ContentState, Remembered
 from feeder.table_mapping import Modality

@@ -15,11 +15,11 @@ from index_store.errors import IndexStoreError
 from index_store.port import VectorIndex
 from index_store.types import CollectionStatus
 from service.app.encoders import Encoders, Slot
+from service.app.maintenance_status import MaintenanceStatus
 from service.app.search import Question, Searcher
 from service.app.sync_report import SyncReport, sync_report
 from service.collections import NO_MODEL, Catalogue, Collection
 from service.errors import ServiceError
-from service.server.maintenance_process import MaintenanceStatus
 
 log = logging.getLogger(__name__)
 

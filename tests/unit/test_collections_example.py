@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from feeder.load.space_probe import rendered
+from feeder.read.text_template import rendered
 from feeder.table_mapping import BUILT_IN, parse_collections
 from service.collections import read_collections
 from service.settings import Settings

@@ -1,0 +1,48 @@
+"""Whether the maintenance process runs, as any process that shares its data directory can tell."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+STATUS_FILE = "maintenance.json"
+
+
+@dataclass(frozen=True, slots=True)
+class MaintenanceStatus:
+    """up: it runs. down: it should, and is started again soon. off: nobody asked for it."""
+
+    word: Literal["up", "down", "off"]
+    restarts: int = 0
+
+
+def maintenance_status(data_dir: Path) -> MaintenanceStatus:
+    """Return what holds now, from any process that shares `data_dir`."""
+    try:
+        told = json.loads((data_dir / STATUS_FILE).read_text())
+        process_id, restarts = int(told["pid"]), int(told["restarts"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return MaintenanceStatus("off")
+    return MaintenanceStatus("up" if _is_running(process_id) else "down", restarts)
+
+
+def _is_running(process_id: int) -> bool:
+    """An ended child that nobody has waited for yet does not run."""
+    try:
+        state = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return _answers_signals(process_id) if not Path("/proc/self").exists() else False
+    return state not in ("Z", "X")
+
+
+def _answers_signals(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
