@@ -16,8 +16,8 @@ from typing import Literal, TypeAlias
 import faiss
 import numpy as np
 
-from index_store.ann.compiled.hnsw_walk import graph_of
 from index_store.ann.faiss_files import FaissIndex, faiss_metric, open_mapped, search_one
+from index_store.ann.hnsw_walk import graph_of
 from index_store.ann.port import Bitmap, Neighbours
 from index_store.ann.rerank import Matrix, engine_vectors
 from index_store.ann.sq8 import CODE_MAX, Int8Codes, ScanIndex, blocks, encode_query

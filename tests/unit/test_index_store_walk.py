@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from index_store.ann.compiled import exact_kernels, kernels
-from index_store.ann.compiled.hnsw_walk import graph_of
 from index_store.ann.faiss_files import FaissIndex, open_mapped, search_one, write_index
 from index_store.ann.hnsw import GraphShape, Storage, grow_graph, new_graph, swap_storage
+from index_store.ann.hnsw_walk import graph_of
 from index_store.ann.rerank import engine_vectors
 from index_store.ann.sq8 import encode_query, measure_codes
 from index_store.engine.index import EmbeddedIndex
