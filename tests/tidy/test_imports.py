@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.tidy import imports
-from tests.tidy.source import ROOMS, SourceFile, python_files, read
+from tests.tidy.source import PRODUCT_ROOMS, ROOMS, SourceFile, python_files, read
 
 FILES = python_files()
 IMPORTS = imports.imports_of(FILES)
@@ -19,12 +19,18 @@ SMALL_PLAN = imports.read_plan(
 | `service` | `index_store` |
 | `index_store` | |
 
-<!-- floors: -->
-| room | floor | modules |
+<!-- parts of service: -->
+| part | holds | may import |
 | --- | --- | --- |
-| `service` | wiring | `wiring` |
-| `service` | wire | `http` |
-| `service` | words | `errors`, `http.words` |
+| `wiring` | | `http`, `errors` |
+| `http` | | `errors` |
+| `errors` | | |
+
+<!-- parts of service.http: -->
+| part | holds | may import |
+| --- | --- | --- |
+| `app` | | `words` |
+| `words` | | |
 
 <!-- implementations: -->
 | implementations | named only in |
@@ -47,19 +53,24 @@ def test_rooms_import_only_what_the_table_allows() -> None:
     assert not findings, report(findings)
 
 
-def test_imports_go_down_only() -> None:
-    findings = list(imports.upward(IMPORTS, PLAN))
+def test_parts_import_only_what_their_rows_allow() -> None:
+    findings = list(imports.not_allowed(IMPORTS, PLAN))
     assert not findings, report(findings)
 
 
-def test_every_module_has_a_floor() -> None:
-    findings = list(imports.without_floor(FILES, PLAN))
+def test_rows_look_down_only() -> None:
+    assert list(imports.rows_that_look_up(PLAN)) == []
+
+
+def test_every_part_has_a_row() -> None:
+    findings = list(imports.without_row(FILES, PLAN))
     assert not findings, report(findings)
 
 
-def test_every_floor_names_a_module_that_exists() -> None:
+def test_every_row_names_parts_that_exist() -> None:
     modules = {file.module for file in FILES}
-    assert {prefix for prefix in PLAN.floors if prefix not in modules} == set()
+    named = {f"{package}.{name}" for package, parts in PLAN.parts.items() for p in parts for name in p.names}
+    assert named - modules == set()
 
 
 def test_no_import_circle() -> None:
@@ -71,9 +82,24 @@ def test_wiring_alone_names_implementations() -> None:
     assert not findings, report(findings)
 
 
+def test_folders_are_small() -> None:
+    findings = list(imports.full_folders(FILES))
+    assert not findings, report(findings)
+
+
+def test_product_files_serve_the_product() -> None:
+    findings = list(imports.reached_by_tests_only(FILES, IMPORTS))
+    assert not findings, report(findings)
+
+
+def test_no_file_only_forwards() -> None:
+    findings = list(imports.forwarding_files(FILES))
+    assert not findings, report(findings)
+
+
 def test_the_tables_are_whole() -> None:
     assert set(PLAN.rooms) == set(ROOMS)
-    assert len({floor.split(".", 1)[0] for floor in PLAN.floors}) == 4
+    assert set(PLAN.parts) >= set(PRODUCT_ROOMS)
     assert PLAN.implementations
     assert len(IMPORTS) > 20
 
@@ -102,16 +128,40 @@ def test_a_wrong_room_is_found(path: str, text: str) -> None:
 def test_an_import_up_is_found(path: str, text: str) -> None:
     others = [("service/wiring.py", ""), ("service/http/app.py", ""), ("service/http/__init__.py", "")]
     files = [*(file for file in others if file[0] != path), (path, text)]
-    assert list(imports.upward(small(*files), SMALL_PLAN))
+    assert list(imports.not_allowed(small(*files), SMALL_PLAN))
 
 
 def test_an_import_down_passes() -> None:
     files = [("service/http/app.py", "from service.http.words import W\n"), ("service/http/words.py", "")]
-    assert not list(imports.upward(small(*files), SMALL_PLAN))
+    assert not list(imports.not_allowed(small(*files), SMALL_PLAN))
 
 
-def test_a_module_without_floor_is_found() -> None:
-    assert list(imports.without_floor([SourceFile("service/new.py", "")], SMALL_PLAN))
+@pytest.mark.parametrize("path", ["service/new.py", "service/http/new.py", "service/new/a.py", "feeder/a.py"])
+def test_a_part_without_row_is_found(path: str) -> None:
+    assert list(imports.without_row([SourceFile(path, "")], SMALL_PLAN))
+
+
+def test_a_row_that_looks_up_is_found() -> None:
+    plan = imports.read_plan(
+        """
+<!-- rooms: -->
+| room | imports |
+| --- | --- |
+| `service` | |
+
+<!-- parts of service: -->
+| part | holds | may import |
+| --- | --- | --- |
+| `wiring` | | `wiring` |
+| `errors` | | `wiring` |
+
+<!-- implementations: -->
+| implementations | named only in |
+| --- | --- |
+| `service.a` | `service.wiring` |
+"""
+    )
+    assert len(list(imports.rows_that_look_up(plan))) == 2
 
 
 def test_circles_are_found() -> None:
@@ -129,3 +179,35 @@ def test_an_implementation_named_elsewhere_is_found() -> None:
     line = "from index_store.engine.index import EmbeddedIndex\n"
     assert list(imports.named_outside_wiring(small(engine, ("service/http/app.py", line)), SMALL_PLAN))
     assert not list(imports.named_outside_wiring(small(engine, ("service/wiring.py", line)), SMALL_PLAN))
+
+
+def test_a_full_folder_is_found() -> None:
+    files = [SourceFile(f"service/a{n}.py", "") for n in range(imports.FOLDER_FILES_MAX + 1)]
+    assert len(list(imports.full_folders(files))) == 1
+    assert not list(imports.full_folders(files[1:]))
+
+
+def test_a_file_that_only_tests_import_is_found() -> None:
+    files = [
+        SourceFile("service/a.py", ""),
+        SourceFile("service/b.py", "import service.c\n"),
+        SourceFile("service/c.py", ""),
+        SourceFile("benchmarks/bench_b.py", "import service.b\n"),
+        SourceFile("tests/test_a.py", "import service.a\n"),
+    ]
+    found = imports.reached_by_tests_only(files, imports.imports_of(files))
+    assert [finding.path for finding in found] == ["service/a.py"]
+
+
+@pytest.mark.parametrize(
+    ("body", "is_found"),
+    [
+        ("    first()\n    return second(1)\n", True),
+        ('    """Says what it does."""\n    return first()\n', True),
+        ("    value = first()\n    return value + 1\n", False),
+        ("    return len(first())\n", False),
+    ],
+)
+def test_a_file_that_only_forwards_is_found(body: str, is_found: bool) -> None:
+    text = f"from service.b import first, second\n\n\ndef f() -> int:\n{body}"
+    assert bool(list(imports.forwarding_files([SourceFile("service/a.py", text)]))) == is_found
