@@ -32,6 +32,7 @@ from index_store.types import (
     StoredItem,
     WriteBatch,
 )
+from service.http.app import Application
 from service.http.auth import Role, TrustedProxies
 from service.http.middleware import Edge
 from service.http.transport.protocol import SearchProtocol
@@ -154,11 +155,20 @@ def ordinary(service: Service) -> ASGIApp:
 
     edge = Edge(app, parts.metrics, parts.request_log, TrustedProxies(()), parts.is_open)
 
-    async def either(scope: Scope, receive: Receive, send: Send) -> None:
-        is_search = scope["type"] == "http" and scope["path"] == PATH
-        await (edge if is_search else service.application)(scope, receive, send)
+    return Either(edge, service.application)
 
-    return either
+
+class Either:
+    """The ordinary route for searches, the service's application for all else."""
+
+    def __init__(self, edge: Edge, application: Application) -> None:
+        self.edge = edge
+        self.connection_limits = application.connection_limits
+        self._application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_search = scope["type"] == "http" and scope["path"] == PATH
+        await (self.edge if is_search else self._application)(scope, receive, send)
 
 
 def main(which: str, port: str, data_dir: str) -> None:

@@ -199,6 +199,23 @@ class Settings:
     write_threads: int = number(64, 1, 512, "threads", "Writes that share commits at a time.")
     min_seq_wait_ms: int = number(1000, 0, 60_000, "ms", "How long a search waits for its min_seq.")
     body_read_s_max: int = number(60, 1, 3600, "seconds", "Longest time a caller may take to send a body.")
+    bodies_bytes_max: int = number(
+        128 << 20,
+        1 << 20,
+        1 << 40,
+        "bytes",
+        "What all bodies that still arrive hold together, in each process; one of any kind always fits.",
+    )
+    head_bytes_max: int = number(
+        65_536, 1024, 1 << 20, "bytes", "Largest head of a request: its line and header fields."
+    )
+    head_fields_max: int = number(100, 10, 1000, "fields", "Most header fields of a request.")
+    head_read_s_max: int = number(
+        10, 1, 600, "seconds", "Longest time from the connection, or a head's first byte, to the head's end."
+    )
+    answer_stall_s_max: int = number(
+        30, 1, 3600, "seconds", "How long a caller may read nothing of its answer before it is cut off."
+    )
     keep_alive_s: int = number(75, 1, 3600, "seconds", "How long an idle connection is kept.")
     maintenance: str = choice(
         "on", ("on", "off"), "Whether a process beside the workers seals, merges and checks segments."

@@ -40,6 +40,7 @@ from service.errors import ModelUnavailable
 from service.http.app import Application, Lifespan, Parts
 from service.http.auth import Keys, Role
 from service.http.dependencies import Desk
+from service.http.wire.body_reader import BodyReader
 from service.observing import Metrics, RequestLog
 from service.settings import Settings
 
@@ -181,7 +182,7 @@ def build(
     request_log = RequestLog(sys.stdout.buffer if _logs_requests() else None)
     before = partial(before_serving, ingester, catalogue) if before_serving else None
     parts = Parts(
-        desk=Desk(settings, catalogue, _keys(settings), encoders, index, readers),
+        desk=Desk(settings, catalogue, _keys(settings), encoders, index, readers, _bodies(settings)),
         searcher=searcher,
         ingester=ingester,
         pictures=pictures,
@@ -214,6 +215,11 @@ def _keys(settings: Settings) -> Keys:
             Role.ADMIN: settings.admin_api_key,
         }
     )
+
+
+def _bodies(settings: Settings) -> BodyReader:
+    largest = max(settings.search_bytes_max, settings.upsert_bytes_max, settings.image_bytes_max)
+    return BodyReader(bytes_max=max(settings.bodies_bytes_max, largest), seconds_max=settings.body_read_s_max)
 
 
 def _snapshots(data_dir: Path) -> Snapshots:

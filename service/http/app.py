@@ -25,10 +25,12 @@ from service.http.routes.ops import HealthRoutes, ItemRoutes, OpsRoutes
 from service.http.routes.search import SearchFront
 from service.http.routes.write import WriteRoutes
 from service.http.transport.direct_search import Shortcut
+from service.http.wire.body import ConnectionLimits
 from service.http.wire.problems import HANDLED, PROBLEM_JSON, problem_of
 from service.http.wire.search import SearchLimits
 from service.http.wire.upsert import IntakeReader
 from service.observing import Metrics, RequestLog
+from service.settings import Settings
 
 Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -58,6 +60,7 @@ class Application:
     def __init__(self, parts: Parts) -> None:
         settings = parts.desk.settings
         self.searcher = parts.searcher
+        self.bodies = parts.desk.bodies
         self._routers = _routers(parts)
         self._front = SearchFront(
             _fastapi(self._routers, parts.lifespan),
@@ -67,14 +70,15 @@ class Application:
             SearchLimits(settings.search_top_k, settings.top_k_max, settings.query_chars_max),
             searches_max=settings.searches_max,
             body_bytes_max=settings.search_bytes_max,
-            body_read_s_max=settings.body_read_s_max,
+            bodies=self.bodies,
         )
         proxies = TrustedProxies(settings.trusted_proxies)
-        self._edge = Edge(self._front, parts.metrics, parts.request_log, proxies, parts.is_open)
-        self.shortcut = Shortcut(self._edge, self._front, parts.searcher)
+        self.edge = Edge(self._front, parts.metrics, parts.request_log, proxies, parts.is_open)
+        self.connection_limits = connection_limits(settings)
+        self.shortcut = Shortcut(self.edge, self._front, parts.searcher)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._edge(scope, receive, send)
+        await self.edge(scope, receive, send)
 
     def routes(self) -> list[tuple[str, str]]:
         """Return every (method, path template), in the spelling of openapi.yaml."""
@@ -84,6 +88,15 @@ class Application:
                 assert isinstance(route, APIRoute)
                 found.extend((method, route.path.replace(":path}", "}")) for method in route.methods or ())
         return sorted(found)
+
+
+def connection_limits(settings: Settings) -> ConnectionLimits:
+    return ConnectionLimits(
+        head_bytes_max=settings.head_bytes_max,
+        head_fields_max=settings.head_fields_max,
+        head_read_s_max=settings.head_read_s_max,
+        answer_stall_s_max=settings.answer_stall_s_max,
+    )
 
 
 def _routers(parts: Parts) -> list[APIRouter]:
@@ -104,7 +117,7 @@ def _fastapi(routers: Sequence[APIRouter], lifespan: Lifespan) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     for router in routers:
         app.include_router(router)
-    for kind in HANDLED:
+    for kind in (*HANDLED, Exception):
         app.add_exception_handler(kind, _refuse)
     return app
 

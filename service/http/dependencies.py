@@ -18,7 +18,8 @@ from service.app.encoders import Encoders
 from service.collections import Catalogue, Collection
 from service.http.auth import Keys, Role
 from service.http.middleware import EXCHANGE, Exchange
-from service.http.wire.body import decode_json, read_body, require_json
+from service.http.wire.body import decode_json, require_json
+from service.http.wire.body_reader import BodyReader
 from service.http.wire.values import find_collection
 from service.settings import Settings
 
@@ -44,6 +45,7 @@ class Desk:
     encoders: Encoders
     index: VectorIndex
     readers: Executor
+    bodies: BodyReader
 
     def requires(self, role: Role) -> list[DependsParam]:
         """A route's key check; it runs before the body is read."""
@@ -59,9 +61,7 @@ class Desk:
         """Return the whole JSON body, undecoded."""
         headers = exchange_of(request).headers
         require_json(headers)
-        return await read_body(
-            request.receive, headers, bytes_max=bytes_max, seconds_max=self.settings.body_read_s_max
-        )
+        return await self.bodies.whole(request.receive, headers, bytes_max=bytes_max)
 
     async def json(self, request: Request, decoder: msgspec.json.Decoder[T]) -> T:
         return decode_json(decoder, await self.body(request, self.settings.search_bytes_max))

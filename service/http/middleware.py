@@ -26,6 +26,8 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _ALIAS = "/api/v1/"
 _UNKNOWN_ROUTE = "(unknown)"
+_UNREAD = "(unread)"
+_UNEXPECTED = problem_of(Exception())
 _STARTING = Problem(503, "starting", "The service is starting.", headers={"retry-after": "1"})
 _OPEN_WHILE_STARTING = frozenset(("/health", "/livez", "/readyz", "/metrics", "/openapi.yaml"))
 
@@ -165,6 +167,22 @@ class Edge:
         self._metrics.unexpected("request")
         exchange.code = "internal_error"
 
+    def unforeseen_unread(self, error: BaseException) -> Problem:
+        """Log and count an error of ours in reading a request; return what tells it."""
+        log.error("request_not_read", exc_info=error)
+        self._metrics.unexpected("connection")
+        return _UNEXPECTED
+
+    def refuse_unread(self, problem: Problem, client: Sequence[Any] | None) -> tuple[bytes, bytes]:
+        """Count and log a refusal of what could not be read as a request. Return our header lines and the
+        body."""
+        started = time.perf_counter()
+        exchange = self.begin({}, _nowhere)
+        body = exchange.refusal("", problem)
+        fields = exchange.fields(problem.status)
+        self.end(exchange, _UNREAD, _UNKNOWN_ROUTE, client, started)
+        return fields, body
+
     async def _fail(self, error: Exception, path: str, exchange: Exchange) -> None:
         self.unforeseen(error, exchange)
         if not exchange.is_started:
@@ -190,6 +208,10 @@ class Edge:
                 exchange.trace_id,
             )
         )
+
+
+async def _nowhere(_: Message) -> None:
+    raise AssertionError("there is no ASGI channel")
 
 
 def canonical_path(path: str, raw_path: bytes) -> str:

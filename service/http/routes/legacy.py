@@ -15,7 +15,6 @@ from service.collections import Collection
 from service.errors import FieldError, InvalidInput
 from service.http.auth import Role
 from service.http.dependencies import Desk, JsonResponse, exchange_of
-from service.http.wire.body import limited
 from service.http.wire.problems import HttpRefusal
 from service.http.wire.schemas import SimilarByUrlIn
 from service.http.wire.search import hit_scores
@@ -59,9 +58,11 @@ class LegacyRoutes:
         if not headers.get(b"content-type", b"").lower().startswith(b"multipart/form-data"):
             raise HttpRefusal(415, "unsupported_media_type", "The content type must be multipart/form-data.")
         bytes_max = self._desk.settings.image_bytes_max + _FORM_EXTRA_BYTES
-        counted = Request(request.scope, limited(request.receive, headers, bytes_max=bytes_max))
         try:
-            async with counted.form(max_files=1, max_fields=8) as form:
+            async with (
+                self._desk.bodies.streamed(request.receive, headers, bytes_max=bytes_max) as receive,
+                Request(request.scope, receive).form(max_files=1, max_fields=8) as form,
+            ):
                 file, top_k = form.get("file"), form.get("top_k")
                 if not isinstance(file, UploadFile):
                     raise InvalidInput("file", "is missing")

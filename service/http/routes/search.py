@@ -23,7 +23,8 @@ from service.collections import Catalogue
 from service.errors import FieldError, InvalidInput
 from service.http.auth import Keys, Role
 from service.http.middleware import EXCHANGE, JSON, Exchange
-from service.http.wire.body import Headers, decode_json, field_error_of, read_body, require_json
+from service.http.wire.body import Headers, decode_json, field_error_of, require_json
+from service.http.wire.body_reader import BodyReader
 from service.http.wire.problems import HANDLED, HttpRefusal, problem_of
 from service.http.wire.schemas import SearchBatchIn, SearchIn, VectorParametersIn
 from service.http.wire.search import Asked, SearchLimits, read_question, write_answer
@@ -49,7 +50,7 @@ class SearchFront:
         *,
         searches_max: int,
         body_bytes_max: int,
-        body_read_s_max: float,
+        bodies: BodyReader,
     ) -> None:
         self._inner = inner
         self._searcher = searcher
@@ -58,7 +59,7 @@ class SearchFront:
         self._limits = limits
         self._searches_max = searches_max
         self.body_bytes_max = body_bytes_max
-        self._body_read_s_max = body_read_s_max
+        self._bodies = bodies
         self._search_decoder = msgspec.json.Decoder(SearchIn)
         self._batch_decoder = msgspec.json.Decoder(SearchBatchIn)
         self._handlers: dict[str, _Handler] = {
@@ -84,12 +85,7 @@ class SearchFront:
                     405, "method_not_allowed", "Only POST is served here.", headers={"allow": "POST"}
                 )
             self.check_key(exchange.headers, scope.get("client"))
-            body = await read_body(
-                receive,
-                exchange.headers,
-                bytes_max=self.body_bytes_max,
-                seconds_max=self._body_read_s_max,
-            )
+            body = await self._bodies.whole(receive, exchange.headers, bytes_max=self.body_bytes_max)
             document = await handler(scope, exchange.headers, body)
         except HANDLED as exc:
             await exchange.refuse(scope["path"], problem_of(exc))

@@ -1,7 +1,7 @@
 """uvicorn's HTTP protocol with a shorter way for searches (see `service.http.transport.direct_search`).
 
 A request that arrived whole, on a connection that owes no other answer, is offered to the shortcut: no scope,
-no task, no channel of messages, and head and body leave in one packet. All else is uvicorn's, untouched.
+no task, no channel of messages, and head and body leave in one packet. All else goes the ordinary way.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import asyncio
 from typing import Any
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
+from service.http.transport.connection import BoundedProtocol
 from service.http.transport.connection_balancer import SharingLoop
 from service.http.transport.direct_search import Shortcut
 
@@ -38,7 +39,7 @@ class _Turn:
         self.message_event = _Event()
 
 
-class SearchProtocol(HttpToolsProtocol):
+class SearchProtocol(BoundedProtocol):
     """What uvicorn makes for each connection. The application's `shortcut` is used where it has one."""
 
     def __init__(
@@ -52,39 +53,33 @@ class SearchProtocol(HttpToolsProtocol):
         self._shortcut: Shortcut | None = getattr(self.app, "shortcut", None)
         self._turn = _Turn()
         self._parts: list[bytes] | None = None
+        self._fields: list[tuple[bytes, bytes]] = []
         self._heads: dict[tuple[int, bytes], bytes] = {}
         self._heads_of: object = None
-        self._idle_since: float | None = None
-        self._idle_timer: asyncio.TimerHandle | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
         if isinstance(self.loop, SharingLoop):
             self.loop.share.give_back()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._idle_since = None
         super().data_received(data)
-        if self._parts is not None and not self.transport.is_closing():
+        if self._parts is not None and not self.transport.is_closing() and not self.is_refused:
             self._go_on_ordinarily()
 
-    def on_message_begin(self) -> None:
-        self.url = b""
-        self.headers = []
-        self.expect_100_continue = False
-
-    def on_headers_complete(self) -> None:
+    def begin_message(self) -> None:
         if self._may_be_direct():
             self._parts = []
+            self._fields = self.headers
+            self.headers = []
         else:
-            self._begin_ordinarily()
+            super().begin_message()
 
     def on_body(self, body: bytes) -> None:
         if self._parts is None:
             super().on_body(body)
         else:
+            self.note_body()
             self._parts.append(body)
 
     def on_message_complete(self) -> None:
@@ -94,7 +89,8 @@ class SearchProtocol(HttpToolsProtocol):
             return
         assert self._shortcut is not None
         turn = self._turn
-        if self._shortcut.take(self.url, dict(self.headers), b"".join(parts), self.client, self._reply):
+        if self._shortcut.take(self.url, dict(self._fields), b"".join(parts), self.client, self._reply):
+            self.note_end()
             self._parts = None
             turn.response_complete = False
             self.cycle = turn  # type: ignore[assignment]
@@ -116,17 +112,11 @@ class SearchProtocol(HttpToolsProtocol):
             and self.limit_concurrency is None
         )
 
-    def _begin_ordinarily(self) -> None:
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
-        super().on_message_begin()
-        self.url, self.expect_100_continue = url, expects
-        self.headers.extend(headers)
-        super().on_headers_complete()
-
     def _go_on_ordinarily(self) -> None:
         """The body is not here yet, or the shortcut did not take the request."""
         parts, self._parts = self._parts, None
-        self._begin_ordinarily()
+        self.headers = self._fields
+        super().begin_message()
         for part in parts or ():
             super().on_body(part)
 
@@ -141,24 +131,11 @@ class SearchProtocol(HttpToolsProtocol):
         self.transport.write(b"%s%d\r\n%s\r\n%s" % (head, len(body), lines, body))
         if not turn.keep_alive:
             self.transport.close()
-        if self.pipeline or not turn.keep_alive:
+        if self.pipeline or self.is_refused or not turn.keep_alive:
             self.on_response_complete()
             return
         self.server_state.total_requests += 1
-        self._idle_since = self.loop.time()
-        if self._idle_timer is None:
-            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look_at_idleness)
-
-    def _look_at_idleness(self) -> None:
-        """One timer a connection: setting and clearing one for each request costs more than a look at it."""
-        self._idle_timer = None
-        if self._idle_since is None:
-            return  # busy: the next answer sets a timer
-        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
-        if left > 0:
-            self._idle_timer = self.loop.call_later(left, self._look_at_idleness)
-        else:
-            self.timeout_keep_alive_handler()
+        self.rest()
 
     def _head(self, status: int, content_type: bytes) -> bytes:
         """Everything up to the length; uvicorn replaces its default headers (the date) once a second."""

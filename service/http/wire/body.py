@@ -1,14 +1,13 @@
-"""Reading a body: how long, how large, how deep, of which type."""
+"""What a connection may do, and what a body says: of which type, how deep, in which shape."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
-from starlette.types import Message, Receive
 
 from service.errors import FieldError, InvalidInput
 from service.http.wire.problems import HttpRefusal
@@ -27,55 +26,14 @@ _TYPES = re.compile(r"\b(?:str|int|float|bool)\b| \| ")
 _MALFORMED = "The body is not well-formed JSON."
 
 
-async def read_body(receive: Receive, headers: Headers, *, bytes_max: int, seconds_max: float) -> bytes:
-    """Return the whole body. Stops reading at `bytes_max` whatever Content-Length claims."""
-    length = headers.get(b"content-length", b"0")
-    if length.isdigit() and int(length) > bytes_max:
-        raise _too_large(bytes_max)
-    if b"content-encoding" in headers:
-        raise HttpRefusal(415, "unsupported_media_type", "Compressed bodies are not read.")
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body", False):
-        body: bytes = message.get("body", b"")
-        if len(body) > bytes_max:
-            raise _too_large(bytes_max)
-        return body
-    try:
-        async with asyncio.timeout(seconds_max):
-            return await _rest_of_body(receive, message, bytes_max)
-    except TimeoutError as exc:
-        raise HttpRefusal(408, "body_timeout", f"The body did not arrive within {seconds_max:g} s.") from exc
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """Of one connection. answer_stall_s_max: how long a caller may read nothing of its answer."""
 
-
-async def _rest_of_body(receive: Receive, message: Message, bytes_max: int) -> bytes:
-    parts = bytearray()
-    while True:
-        if message["type"] == "http.disconnect":
-            raise HttpRefusal(400, "client_disconnected", "The connection closed before the body's end.")
-        parts += message.get("body", b"")
-        if len(parts) > bytes_max:
-            raise _too_large(bytes_max)
-        if not message.get("more_body", False):
-            return bytes(parts)
-        message = await receive()
-
-
-def limited(receive: Receive, headers: Headers, *, bytes_max: int) -> Receive:
-    """A `receive` that refuses a body over `bytes_max`, for readers that stream."""
-    seen = 0
-    length = headers.get(b"content-length", b"0")
-    if length.isdigit() and int(length) > bytes_max:
-        raise _too_large(bytes_max)
-
-    async def counted() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > bytes_max:
-            raise _too_large(bytes_max)
-        return message
-
-    return counted
+    head_bytes_max: int
+    head_fields_max: int
+    head_read_s_max: float
+    answer_stall_s_max: float
 
 
 def require_json(headers: Headers) -> None:
@@ -136,7 +94,3 @@ def check_depth(value: Any, field: str, depth_max: int = DEPTH_MAX) -> None:
         if not level:
             return
     raise InvalidInput(field, f"must have at most {depth_max} levels")
-
-
-def _too_large(bytes_max: int) -> HttpRefusal:
-    return HttpRefusal(413, "body_too_large", f"The body is larger than {bytes_max} bytes.")
