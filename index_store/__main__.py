@@ -1,4 +1,4 @@
-"""`python -m index_store check|stats|maintain|rebuild|backup|restore|compile`: look after a data directory.
+"""`python -m index_store COMMAND ...`: look after a data directory.
 
 check DIR            read everything and say what is wrong; changes nothing
 stats DIR            what it holds, in numbers
@@ -6,6 +6,7 @@ maintain DIR         seal, merge and scrub beside the workers until stopped
 rebuild DIR          make all segments again out of the stores
 backup DIR TARGET    a hot copy of all stores
 restore TARGET DIR   put a backup into an empty data directory
+repoint DIR NAME     make the lost pointer of a collection again from the newest sound store
 compile              make the inner loops of search for this processor, which the first start does otherwise
 """
 
@@ -26,9 +27,10 @@ from pathlib import Path
 from index_store.ann.compiled import exact_kernels, kernels
 from index_store.errors import IndexStoreError
 from index_store.maintenance.backup import backup_data, restore_data
-from index_store.maintenance.check import check, collection_directories
+from index_store.maintenance.check import check, collection_directories, notes
+from index_store.maintenance.repoint import described, repoint
 from index_store.maintenance.stats import stats
-from index_store.maintenance.worker import Maintenance, be_modest
+from index_store.maintenance.worker import Maintenance, MaintenanceLimits, be_modest
 
 log = logging.getLogger(__name__)
 
@@ -50,17 +52,27 @@ def main(arguments: Sequence[str]) -> int:
         command.add_argument("data_dir", type=Path)
         if name == "maintain":
             command.add_argument("--parent", type=int, default=0, help="end when this parent process ends")
+            command.add_argument(
+                "--keep-days", type=float, default=7.0, help="how long retired generations are kept"
+            )
     command = commands.add_parser("backup")
     command.add_argument("data_dir", type=Path)
     command.add_argument("target", type=Path)
     command = commands.add_parser("restore")
     command.add_argument("target", type=Path)
     command.add_argument("data_dir", type=Path)
+    command = commands.add_parser("repoint")
+    command.add_argument("data_dir", type=Path)
+    command.add_argument("collection")
+    command.add_argument("--generation", help="serve this one; without it the newest, if that is sound")
     commands.add_parser("compile")
     asked = parser.parse_args(arguments)
     try:
         return _run(asked)
-    except (IndexStoreError, OSError) as exc:
+    except IndexStoreError as exc:
+        print(f"{exc}\nwhat helps: {exc.hint}" if exc.hint else exc, file=sys.stderr)
+        return 1
+    except OSError as exc:
         print(exc, file=sys.stderr)
         return 1
 
@@ -71,9 +83,12 @@ def _run(asked: argparse.Namespace) -> int:
         exact_kernels.warm()
         return 0
     if asked.command == "maintain":
-        return _maintain(asked.data_dir, asked.parent)
+        return _maintain(asked.data_dir, asked.parent, asked.keep_days)
     if asked.command == "restore":
         print("restored " + ", ".join(restore_data(asked.target, asked.data_dir)))
+        return 0
+    if asked.command == "repoint":
+        print(described(repoint(asked.data_dir, asked.collection, asked.generation)))
         return 0
     if not collection_directories(asked.data_dir):
         print(f"{asked.data_dir} holds no collections", file=sys.stderr)
@@ -90,6 +105,8 @@ def _run(asked: argparse.Namespace) -> int:
         problems = check(asked.data_dir)
         for problem in problems:
             print(problem)
+        for note in notes(asked.data_dir):
+            print(f"note: {note}")
         print("sound" if not problems else f"{len(problems)} problems")
         return 1 if problems else 0
     return 0
@@ -118,12 +135,12 @@ def _show(step: str, share: float) -> None:
         print(f"{step} {share:.0%}", file=sys.stderr)
 
 
-def _maintain(data_dir: Path, parent: int) -> int:
+def _maintain(data_dir: Path, parent: int, keep_days: float) -> int:
     if os.environ.get(_PASSIVE) != "passive":
         # OpenMP reads it when it is loaded: threads that wait must not spin beside the workers.
         os.environ[_PASSIVE] = "passive"
         again = ["-m", "index_store", "maintain", str(data_dir), "--parent", str(parent)]
-        os.execv(sys.executable, [sys.executable, *again])
+        os.execv(sys.executable, [sys.executable, *again, "--keep-days", str(keep_days)])
     be_modest()
     lines = logging.StreamHandler()
     lines.setFormatter(_JsonLines())
@@ -135,7 +152,8 @@ def _maintain(data_dir: Path, parent: int) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     threading.Thread(target=_leave_in_time, args=(stop, told, parent), name="leave", daemon=True).start()
-    Maintenance(data_dir).run_forever(stop)
+    limits = MaintenanceLimits(set_aside_keep_s=keep_days * 86_400)
+    Maintenance(data_dir, limits=limits).run_forever(stop)
     return 0
 
 

@@ -233,6 +233,20 @@ class Metrics:
             registry=self._registry,
             multiprocess_mode="mostrecent",
         )
+        self._set_aside = Gauge(
+            "uhok_set_aside_generations",
+            "Generations that no role names, kept for a while.",
+            ("collection",),
+            registry=self._registry,
+            multiprocess_mode="mostrecent",
+        )
+        self._set_aside_bytes = Gauge(
+            "uhok_set_aside_bytes",
+            "Bytes of those generations on disk.",
+            ("collection",),
+            registry=self._registry,
+            multiprocess_mode="mostrecent",
+        )
         self._by_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def request_began(self) -> None:
@@ -265,6 +279,10 @@ class Metrics:
     def maintained(self, *, is_up: bool, restarts: int) -> None:
         self._maintenance_up.set(is_up)
         self._maintenance_restarts.set(restarts)
+
+    def set_aside(self, collection: str, generations: int, size: int) -> None:
+        self._set_aside.labels(collection).set(generations)
+        self._set_aside_bytes.labels(collection).set(size)
 
     def exposition(self) -> bytes:
         if self._shared_dir is None:

@@ -220,6 +220,9 @@ class Settings:
     maintenance: str = choice(
         "on", ("on", "off"), "Whether a process beside the workers seals, merges and checks segments."
     )
+    set_aside_keep_days: int = number(
+        7, 1, 3650, "days", "How long a generation that no role names any more is kept before it is removed."
+    )
     drain_s: int = number(20, 1, 600, "seconds", "How long a stop waits for requests in flight.")
     probe_s: int = number(5, 1, 600, "seconds", "How long /health repeats the answer of its last probe.")
     search_api_key: tuple[str, ...] = keys("Keys that open search and embed; none: they are open.")

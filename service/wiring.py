@@ -18,8 +18,10 @@ from typing import TypeAlias
 
 from fastapi import FastAPI
 
+from index_store.catalog.aside import asides_in
 from index_store.engine.index import EmbeddedIndex
 from index_store.maintenance.backup import backup_data
+from index_store.maintenance.check import collection_directories
 from index_store.types import CollectionSpec
 from service.app.backups import Snapshots
 from service.app.encoders import Encoders, ImageEncoder, Slot, TextEncoder
@@ -233,6 +235,9 @@ def _snapshots(data_dir: Path) -> Snapshots:
 def _exposition(metrics: Metrics, data_dir: Path) -> bytes:
     status = maintenance_status(data_dir)
     metrics.maintained(is_up=status.word == "up", restarts=status.restarts)
+    for collection in collection_directories(data_dir):
+        asides = asides_in(collection)
+        metrics.set_aside(collection.name, len(asides), sum(aside.size() for aside in asides))
     return metrics.exposition()
 
 

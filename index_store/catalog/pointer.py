@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from index_store.catalog.aside import GENERATION, asides_in, generations_in, holds_rows
 from index_store.errors import GenerationConflict, StoreDamaged
 from index_store.storage.durable_files import publish
 
@@ -17,7 +18,8 @@ log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 POINTER_FILE = "generations.json"
 BACKUP_FILE = "generations.backup.json"
-_SAFE_NAME = re.compile(r"g[0-9]{6,18}")
+ADVANCE_LOCK = "advance.lock"
+"""Held while the pointer is moved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,22 +89,45 @@ def _expect(member: Member | None, embedding_version: str, step: str, role: str)
 
 def read_pointer(directory: Path) -> Pointer:
     """The pointer of a collection; an empty one where none was written yet. A damaged file is answered
-    from the copy written right after it. Raises StoreDamaged when both are damaged."""
+    from the copy written right after it. Raises StoreDamaged when both are damaged, and when both are missing
+    beside a store that holds rows."""
     path = directory / POINTER_FILE
     try:
         return decode(path.read_bytes())
     except FileNotFoundError:
         if not (directory / BACKUP_FILE).exists():
-            return Pointer()
+            return _first(directory)
         problem = "it is missing"
     except ValueError as exc:
         problem = str(exc)
     try:
         pointer = decode((directory / BACKUP_FILE).read_bytes())
     except (OSError, ValueError) as exc:
-        raise StoreDamaged(f"{path} is damaged ({problem}) and so is its copy ({exc})") from exc
+        text = f"{path} is damaged ({problem}) and so is its copy ({exc}); nothing was changed"
+        raise StoreDamaged(text, hint=hint_for(directory)) from exc
     log.error("pointer_damaged", extra={"path": str(path), "problem": problem})
     return pointer
+
+
+def _first(directory: Path) -> Pointer:
+    """The pointer of a collection that is new: no file of it, and no row either."""
+    if not directory.is_dir():
+        return Pointer()
+    held = [path.name for path in generations_in(directory) if holds_rows(path)]
+    held += [aside.path.name for aside in asides_in(directory)]
+    if not held:
+        return Pointer()
+    what = f"{directory / POINTER_FILE} and {BACKUP_FILE} are missing beside {', '.join(held)}"
+    raise StoreDamaged(
+        f"{what}: which of them to serve is unknown; nothing was changed", hint=hint_for(directory)
+    )
+
+
+def hint_for(directory: Path) -> str:
+    """The command that makes a pointer for this collection again."""
+    return shlex.join(
+        ["python", "-m", "index_store", "repoint", str(directory.parent.parent), directory.name]
+    )
 
 
 def write_pointer(directory: Path, pointer: Pointer) -> None:
@@ -135,7 +160,7 @@ def decode(content: bytes) -> Pointer:
         raise ValueError(f"its format_version is {body['format_version']}, this program reads 1")
     members = {}
     for role, found in body["generations"].items():
-        if not _SAFE_NAME.fullmatch(found["name"]):
+        if not GENERATION.fullmatch(found["name"]):
             raise ValueError(f"{found['name']!r} is no name of a generation")
         members[role] = Member(found["name"], found["embedding_version"])
     return Pointer(

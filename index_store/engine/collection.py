@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -12,12 +11,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from index_store.catalog.pointer import POINTER_FILE, Member, Pointer, read_pointer, write_pointer
+from index_store.catalog.aside import clear_away, generations_in
+from index_store.catalog.pointer import (
+    ADVANCE_LOCK,
+    POINTER_FILE,
+    Member,
+    Pointer,
+    read_pointer,
+    write_pointer,
+)
 from index_store.engine.generation import Generation
 from index_store.errors import StoreDamaged, Unavailable
 from index_store.storage.durable_files import locked, sync_directory
 from index_store.storage.schema import STORE_FILE, Connector
-from index_store.storage.sealed_directory import QUARANTINE_MARK, quarantine
+from index_store.storage.sealed_directory import new_directory, publish, quarantine, sweep_leftovers
 from index_store.storage.store import Store, create_store
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, WriteBatch
 
@@ -27,7 +34,6 @@ Step: TypeAlias = Literal["begin", "promote", "rollback", "abort"]
 Stamp: TypeAlias = tuple[int, int, int]
 MakeStore: TypeAlias = Callable[[Path, str], Store]
 
-ADVANCE_LOCK = "advance.lock"
 _OPEN_TRIES = 5
 _PASSING = (
     sqlite3.SQLITE_BUSY,
@@ -84,13 +90,16 @@ class Collection:
         make_store: MakeStore,
         connect: Connector,
         clock: Callable[[], float],
+        now: Callable[[], float],
     ) -> None:
+        """clock: seconds that only go forward. now: seconds since the epoch."""
         self.spec = spec
         self._directory = directory
         self._pointer_path = str(directory / POINTER_FILE)
         self._make_store = make_store
         self._connect = connect
         self._clock = clock
+        self._now = now
         self._lock = threading.Lock()
         self._members = Members(Pointer(), (0, 0, 0), {})
         self._former: list[Members] = []
@@ -102,7 +111,7 @@ class Collection:
         self._directory.mkdir(parents=True, exist_ok=True)
         sync_directory(self._directory.parent)
         with locked(self._directory / ADVANCE_LOCK):
-            _sweep(self._directory, read_pointer(self._directory))
+            _sweep(self._directory, read_pointer(self._directory), self._now())
         with self._lock:
             self._is_open = True
             self._follow()
@@ -163,7 +172,7 @@ class Collection:
                     "abort": pointer.aborted,
                 }
                 write_pointer(self._directory, moves[step](embedding_version))
-            _sweep(self._directory, read_pointer(self._directory))
+            _sweep(self._directory, read_pointer(self._directory), self._now())
         log.info(
             "generation_advanced",
             extra={"collection": self.spec.name, "step": step, "embedding_version": embedding_version},
@@ -172,10 +181,11 @@ class Collection:
     def _begin(self, pointer: Pointer, embedding_version: str) -> None:
         member, pointer = pointer.named(embedding_version)
         directory = self._directory / member.name
-        shutil.rmtree(directory, ignore_errors=True)  # left by a crash before its name was published
-        directory.mkdir()
-        create_store(directory, self.spec, embedding_version)
-        sync_directory(self._directory)
+        if directory.exists():  # a pointer that was put back has counted less than there is
+            clear_away(directory, self._now())
+        unpublished = new_directory(self._directory, member.name)
+        create_store(unpublished, self.spec, embedding_version)
+        publish(unpublished, directory)  # whole: a store without rows is told from one that can't be read
         if pointer.current is None:
             write_pointer(self._directory, pointer.begun(member))
             return
@@ -290,12 +300,12 @@ def _stamp(path: str) -> Stamp:
     return (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
-def _sweep(directory: Path, pointer: Pointer) -> None:
-    """Remove generations that no role names: retired ones, and those that a crash left unpublished.
-    Called with the advance lock held. Who has them open keeps reading the unlinked files."""
+def _sweep(directory: Path, pointer: Pointer, now: float) -> None:
+    """Set aside generations that no role names: retired ones, and those that a crash left unpublished.
+    Called with the advance lock held. Who has them open keeps reading their files."""
     named = {member.name for member in pointer.members}
-    for path in directory.glob("g[0-9]*"):
-        if path.is_dir() and path.name not in named and QUARANTINE_MARK not in path.name:
-            shutil.rmtree(path, ignore_errors=True)  # a build may still write there: the rest goes next time
-            log.info("generation_removed", extra={"path": str(path)})
+    for path in generations_in(directory):
+        if path.name not in named:
+            clear_away(path, now)
+    sweep_leftovers(directory)
     sync_directory(directory)

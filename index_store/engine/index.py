@@ -72,6 +72,7 @@ class EmbeddedIndex:
         connect: Connector = connect_sqlite,
         free: FreeBytes = free_bytes,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._data_dir = data_dir
         self._searching = threading.local()
@@ -83,7 +84,7 @@ class EmbeddedIndex:
         for spec in specs:
             check_spec(spec)
             directory = data_dir / "collections" / spec.name
-            self._collections[spec.name] = Collection(directory, spec, self._make_store, connect, clock)
+            self._collections[spec.name] = Collection(directory, spec, self._make_store, connect, clock, now)
 
     def open(self) -> None:
         """Read every collection into memory. Raises StoreDamaged, OSError."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from index_store.ann.bitmap import holds
+from index_store.catalog.aside import Aside, asides_in
 from index_store.catalog.pointer import BACKUP_FILE, POINTER_FILE, Pointer, decode, read_pointer
 from index_store.catalog.snapshots import SNAPSHOTS, open_snapshot, registered_in
 from index_store.errors import StoreDamaged
@@ -47,6 +49,18 @@ def check(data_dir: Path) -> list[str]:
     return problems
 
 
+def notes(data_dir: Path) -> list[str]:
+    """One sentence for each generation that was set aside; nothing is wrong with that."""
+    return [_note(aside) for path in collection_directories(data_dir) for aside in asides_in(path)]
+
+
+def _note(aside: Aside) -> str:
+    if aside.retired_at is None:
+        return f"{aside.path}: damaged and set aside, {aside.size()} bytes; kept until somebody removes it"
+    at = datetime.fromtimestamp(aside.retired_at, UTC).isoformat(timespec="seconds")
+    return f"{aside.path}: retired at {at}, {aside.size()} bytes; maintenance removes it some days later"
+
+
 def collection_directories(data_dir: Path) -> list[Path]:
     return sorted(path for path in (data_dir / "collections").glob("*") if path.is_dir())
 
@@ -55,7 +69,7 @@ def _check_collection(directory: Path) -> Iterator[str]:
     try:
         pointer = read_pointer(directory)
     except StoreDamaged as exc:
-        yield str(exc)
+        yield f"{exc}; what helps: {exc.hint}" if exc.hint else str(exc)
         return
     yield from _check_pointer_files(directory, pointer)
     for member in pointer.members:

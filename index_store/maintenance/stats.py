@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from index_store.catalog.aside import asides_in
 from index_store.catalog.pointer import Member, Pointer, read_pointer
 from index_store.catalog.snapshots import SNAPSHOTS, registered_in
 from index_store.maintenance.check import collection_directories
@@ -13,13 +14,16 @@ from index_store.storage.sealed_directory import read_manifest
 
 
 def stats(data_dir: Path) -> dict[str, Any]:
-    """By collection and role, as plain JSON values. Raises StoreDamaged, sqlite3.Error."""
+    """By collection and role, as plain JSON values; `set_aside` lists retired and damaged generations.
+    Raises StoreDamaged, sqlite3.Error."""
     return {path.name: _collection(path, read_pointer(path)) for path in collection_directories(data_dir)}
 
 
 def _collection(directory: Path, pointer: Pointer) -> dict[str, Any]:
     roles = {"current": pointer.current, "next": pointer.next, "former": pointer.former}
-    return {role: _generation(directory, member) for role, member in roles.items() if member}
+    found: dict[str, Any] = {role: _generation(directory, member) for role, member in roles.items() if member}
+    asides = [{"name": aside.path.name, "bytes": aside.size()} for aside in asides_in(directory)]
+    return found | ({"set_aside": asides} if asides else {})
 
 
 def _generation(directory: Path, member: Member) -> dict[str, Any]:

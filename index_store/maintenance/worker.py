@@ -20,6 +20,7 @@ from typing import TypeAlias
 
 from index_store.ann.calibration import Clock
 from index_store.ann.validation import count_allowed
+from index_store.catalog.aside import remove_expired
 from index_store.catalog.pointer import Member, read_pointer
 from index_store.catalog.snapshots import SEGMENTS, SNAPSHOTS, open_newest, registered_in
 from index_store.errors import StoreDamaged
@@ -35,6 +36,8 @@ from index_store.storage.sealed_directory import sweep_leftovers
 log = logging.getLogger(__name__)
 
 MAINTENANCE_LOCK = "maintenance.lock"
+
+SET_ASIDE_KEEP_S = 7 * 86_400.0
 
 _NICE = 10
 _GROWING_SHARE = 0.005
@@ -53,7 +56,8 @@ class MaintenanceLimits:
     """seal_rows: changes since the newest snapshot that make the next one. segments_max: more are merged.
     waste_share: changes and dead rows, as a share of the first segment, that rebuild everything.
     pause_s: between two looks. scrub_pause_s: between two rounds of reading everything again.
-    growing_looks_max: how many looks a rebuild waits for an import to come to its end."""
+    growing_looks_max: how many looks a rebuild waits for an import to come to its end.
+    set_aside_keep_s: how long a retired generation is kept before it is removed."""
 
     seal_rows: int = 4096
     segments_max: int = 4
@@ -62,6 +66,7 @@ class MaintenanceLimits:
     pause_s: float = 1.0
     scrub_pause_s: float = 3600.0
     growing_looks_max: int = 120
+    set_aside_keep_s: float = SET_ASIDE_KEEP_S
     disk_reserve_bytes: int = RESERVE_BYTES
     build: BuildOptions = field(default_factory=BuildOptions)
 
@@ -102,6 +107,7 @@ class Maintenance:
         connect: Connector = connect_sqlite,
         clock: Clock = time.perf_counter,
         stopwatch: Clock = time.thread_time,
+        now: Clock = time.time,
         free: FreeBytes = free_bytes,
         step: Callable[[str], None] = lambda _name: None,
         progress: Progress = lambda _step, _share: None,
@@ -112,6 +118,7 @@ class Maintenance:
         self._free = free
         self._step = step
         self._clock = clock
+        self._now = now
         self._progress = progress
         self._may_go_on: Callable[[], bool] = lambda: True
         # A build compares engines: by processor time, or what else the machine does would choose.
@@ -121,6 +128,7 @@ class Maintenance:
         self._scrubs: dict[Path, Scrub] = {}
         self._scrub_at: dict[Path, float] = {}
         self._swept: set[Path] = set()
+        self._unread: dict[Path, str] = {}
 
     def run_forever(self, stop: Stop, may_go_on: Callable[[], bool] = lambda: True) -> None:
         """Work whenever this process is the elected one, until `stop` is set or `may_go_on` says no."""
@@ -174,16 +182,24 @@ class Maintenance:
     def _look_after_all(self) -> None:
         found: set[Path] = set()
         for collection in collection_directories(self._data_dir):
-            try:
-                members = read_pointer(collection).members
-            except StoreDamaged as exc:
-                log.error("pointer_damaged", extra={"path": str(collection), "problem": str(exc)})
-                continue
-            for member in members:
+            for member in self._members(collection):
                 found.add(collection / member.name)
                 self._look_after(collection, member)
         self._bases = {path: base for path, base in self._bases.items() if path in found}
         self._swept &= found
+
+    def _members(self, collection: Path) -> tuple[Member, ...]:
+        """The generations to look after; none where the pointer is damaged, which is logged once."""
+        try:
+            members = read_pointer(collection).members
+        except StoreDamaged as exc:
+            if self._unread.get(collection) != str(exc):
+                log.error("pointer_damaged", extra={"path": str(collection), "problem": str(exc)})
+            self._unread[collection] = str(exc)
+            return ()
+        self._unread.pop(collection, None)
+        remove_expired(collection, self._limits.set_aside_keep_s, self._now())
+        return members
 
     def _look_after(self, collection: Path, member: Member) -> None:
         directory = collection / member.name

@@ -76,6 +76,21 @@ def connect_sqlite(path: Path) -> Connection:
     return connection
 
 
+def connect_reading(path: Path) -> Connection:
+    """Open an existing file that this connection never changes, its write-ahead log included."""
+    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    connection.text_factory = _decode
+    return connection
+
+
+def connect_archived(path: Path) -> Connection:
+    """Open a file that nobody changes and leave nothing beside it, not even for a moment."""
+    uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+    connection.text_factory = _decode
+    return connection
+
+
 def _decode(text: bytes) -> str:
     return text.decode("utf-8", "surrogateescape")
 

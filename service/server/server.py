@@ -123,7 +123,8 @@ def _maintained(settings: Settings) -> Iterator[None]:
     # Modest from its first import on: that is half a second of a core, while this process wants to be ready.
     modest = ["nice", "-n", _MAINTENANCE_NICE] if shutil.which("nice") else []
     command = [*modest, sys.executable, "-m", "index_store", "maintain", str(settings.data_dir)]
-    maintainer = Maintainer([*command, "--parent", str(os.getpid())], settings.data_dir)
+    command += ["--parent", str(os.getpid()), "--keep-days", str(settings.set_aside_keep_days)]
+    maintainer = Maintainer(command, settings.data_dir)
     maintainer.start()
     try:
         yield
