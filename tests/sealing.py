@@ -105,3 +105,14 @@ def assert_same(
                 assert (mine_hit.vector is None) == (their_hit.vector is None)
                 if mine_hit.vector is not None:
                     assert np.array_equal(mine_hit.vector, their_hit.vector)  # type: ignore[arg-type]
+
+
+class ClockWithSlowScan:
+    """Jumps a second at each of its first readings, which time the scan: the planner prefers the graph."""
+
+    def __init__(self) -> None:
+        self._readings = 0
+
+    def __call__(self) -> float:
+        self._readings += 1
+        return time.perf_counter() + min(self._readings, 400)

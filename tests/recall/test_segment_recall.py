@@ -21,6 +21,7 @@ from index_store.segment.builder import BuildOptions, RowChunk, build_segment
 from index_store.segment.info import SegmentIdentity
 from index_store.segment.reader import Segment
 from index_store.storage.sealed_directory import new_directory
+from tests.sealing import ClockWithSlowScan
 
 ROWS = 12_000
 QUERIES = 150
@@ -49,24 +50,13 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     options = BuildOptions(engine=engine, storage=storage, seed=SEED)
     identity = SegmentIdentity("store", "v1", "int64", 384, "l2", 1)
     chunk = RowChunk(np.arange(len(data.rows)), np.arange(len(data.rows)), data.rows)
-    slow_scan = _ClockWithSlowScan() if engine == "hnsw" else time.perf_counter
+    slow_scan = ClockWithSlowScan() if engine == "hnsw" else time.perf_counter
     build_segment(directory, identity, [chunk], options, slow_scan)
     segment = Segment.open(directory)
     print(segment.facts.engine, segment.facts.storage, segment.facts.calibration.ef_table(0.99))
     distances = np.array([rescore(query, segment.vectors, "l2") for query in data.queries])
     yield Built(segment, data.queries, distances)
     segment.close()
-
-
-class _ClockWithSlowScan:
-    """Runs ahead a second at each of its first readings: those time the scan."""
-
-    def __init__(self) -> None:
-        self._readings = 0
-
-    def __call__(self) -> float:
-        self._readings += 1
-        return time.perf_counter() + min(self._readings, 400)
 
 
 def _recall(built: Built, k: int, masks: Iterator[Mask | None]) -> float:
