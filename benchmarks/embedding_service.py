@@ -22,7 +22,7 @@ from benchmarks.http_load import cpu_seconds
 from service.demo.catalogue import products, recipes
 from service.embedding.catalog.builtin import BUILTIN, E5, MODEL_FILE
 from service.embedding.catalog.loader import load_image_embedder, load_text_embedder
-from service.embedding.images import BYTES_MAX, PIXELS_MAX, decode_image
+from service.embedding.pictures.images import BYTES_MAX, PIXELS_MAX, decode_image
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / ".out"

@@ -182,7 +182,14 @@ class Settings:
     metadata_bytes_max: int = number(65_536, 64, 1 << 20, "bytes", "Largest metadata of one item, as JSON.")
     image_bytes_max: int = number(20_000_000, 1024, 1 << 28, "bytes", "Largest picture file.")
     image_pixels_max: int = number(
-        25_000_000, 64, 1 << 28, "pixels", "Largest picture, known before it is decoded."
+        25_000_000,
+        64,
+        1 << 28,
+        "pixels",
+        "Largest picture, known before it is decoded; 4 times that for a JPEG.",
+    )
+    image_work_ms_max: int = number(
+        2000, 50, 60_000, "ms", "Processor time that decoding one picture may take; after this it is refused."
     )
     image_url_hosts: tuple[str, ...] = names(
         "Hosts that pictures may be fetched from (*.shop.example for its subdomains); none: fetching is off."

@@ -35,6 +35,7 @@ from service.app.search_queue import SearchLane
 from service.collections import Catalogue, read_collections
 from service.embedding.catalog.loader import version_of
 from service.embedding.catalog.preload import EarlyModels
+from service.embedding.pictures.decoders import DecodeLimits
 from service.embedding.port import Modality
 from service.embedding.serving.encoders import Batcher, ImageBatcher
 from service.embedding.serving.queue import LaneLimits
@@ -114,8 +115,9 @@ class ModelLoader:
                     streams=_streams(settings),
                     batch_items_max=min(settings.batch_size, _PICTURES_A_BATCH),
                 ),
-                bytes_max=settings.image_bytes_max,
-                pixels_max=settings.image_pixels_max,
+                pictures=DecodeLimits(
+                    settings.image_bytes_max, settings.image_pixels_max, settings.image_work_ms_max
+                ),
                 query_deadline_ms=settings.search_deadline_ms,
                 document_deadline_ms=settings.upsert_deadline_ms,
             )

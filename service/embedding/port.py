@@ -12,7 +12,7 @@ import numpy.typing as npt
 Modality: TypeAlias = Literal["text", "image"]
 Role: TypeAlias = Literal["query", "document"]
 Pixels: TypeAlias = npt.NDArray[np.uint8]
-"""(height, width, 3) RGB, upright, alpha already on white, as `embedding.images.decode_image` returns it."""
+"""(height, width, 3) RGB, upright, alpha already on white, as `embedding.pictures` gives it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from service.embedding.port import Pixels
 
-DECODE_LABEL = "pil-draft448-reduce-exif-white"  # embedding.images: how it reduces changes vectors a little
+DECODE_LABEL = "pil-draft448-reduce-exif-white"  # embedding.pictures: how it reduces changes vectors a little
 
 LONG_MAX = 4
 

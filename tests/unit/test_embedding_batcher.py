@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.embedding.pictures.decoders import DecodeLimits
 from service.embedding.port import EmbeddedTexts, ModelInfo, Role
 from service.embedding.runtimes.placeholder import Descriptor, HashedNgrams
 from service.embedding.serving.encoders import Batcher, ImageBatcher
@@ -236,7 +237,7 @@ def test_one_broken_picture_spoils_no_other() -> None:
 
 
 def test_a_broken_query_picture_says_why() -> None:
-    batcher = ImageBatcher(Descriptor(), bytes_max=100)
+    batcher = ImageBatcher(Descriptor(), pictures=DecodeLimits(bytes_max=100))
 
     async def work() -> None:
         batcher.start()

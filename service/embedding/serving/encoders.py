@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from service.embedding.images import BYTES_MAX, PIXELS_MAX, decode_image
+from service.embedding.pictures.decoders import DecodeLimits, Decoders
 from service.embedding.port import EmbeddedTexts, ImageEmbedder, ModelInfo, Pixels, TextEmbedder
 from service.embedding.serving.futures import all_results, within
 from service.embedding.serving.queue import LaneCounters, LaneLimits, Lanes
@@ -151,7 +151,7 @@ class Batcher:
 
 
 class ImageBatcher:
-    """A picture model behind two lanes, and bounded threads that decode before it."""
+    """A picture model behind two lanes, and before it bounded processes that decode."""
 
     def __init__(
         self,
@@ -159,21 +159,20 @@ class ImageBatcher:
         *,
         limits: LaneLimits | None = None,
         decode_limits: LaneLimits | None = None,
-        bytes_max: int = BYTES_MAX,
-        pixels_max: int = PIXELS_MAX,
+        pictures: DecodeLimits | None = None,
         query_deadline_ms: float = QUERY_DEADLINE_MS,
         document_deadline_ms: float = DOCUMENT_DEADLINE_MS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._embedder = embedder
-        self._bytes_max, self._pixels_max = bytes_max, pixels_max
+        self._decoders = Decoders(pictures or DecodeLimits())
         self._lanes: Lanes[Pixels, FloatVector] = Lanes(
             "picture-model",
             self._embed,
             limits or LaneLimits(batch_items_max=16),
             clock,
         )
-        self._decoders: Lanes[bytes, Pixels | InvalidImage] = Lanes(
+        self._decoding: Lanes[bytes, Pixels | InvalidImage] = Lanes(
             "picture-decoder", self._decode, decode_limits or LaneLimits(batch_items_max=1), clock
         )
         self._query_deadline_ms = query_deadline_ms
@@ -192,11 +191,12 @@ class ImageBatcher:
         return self._lanes.waiting()
 
     def start(self) -> None:
-        self._decoders.start()
+        self._decoding.start()
         self._lanes.start()
 
     def close(self) -> None:
-        self._decoders.close()
+        self._decoders.close()  # first: the threads below wait for what it ends
+        self._decoding.close()
         self._lanes.close()
         self._embedder.close()
 
@@ -219,7 +219,7 @@ class ImageBatcher:
         return await within(deadline_ms, self._documents(datas, deadline_ms))
 
     async def _query(self, data: bytes, deadline_ms: float) -> FloatVector:
-        (pixels,) = await all_results(self._decoders.submit("query", [data], [1], deadline_ms))
+        (pixels,) = await all_results(self._decoding.submit("query", [data], [1], deadline_ms))
         if isinstance(pixels, InvalidImage):
             raise pixels
         (vector,) = await all_results(self._lanes.submit("query", [pixels], [1], deadline_ms))
@@ -230,11 +230,11 @@ class ImageBatcher:
     ) -> list[FloatVector | InvalidImage]:
         """Decode the next pictures while the model works on the ones before, and hold no more than those."""
         found: list[FloatVector | InvalidImage] = []
-        ahead = self._decoding(datas[:PICTURES_AT_ONCE], deadline_ms)
+        ahead = self._decoded(datas[:PICTURES_AT_ONCE], deadline_ms)
         try:
             for start in range(PICTURES_AT_ONCE, len(datas) + PICTURES_AT_ONCE, PICTURES_AT_ONCE):
                 decoded = await ahead
-                ahead = self._decoding(datas[start : start + PICTURES_AT_ONCE], deadline_ms)
+                ahead = self._decoded(datas[start : start + PICTURES_AT_ONCE], deadline_ms)
                 pictures = [p for p in decoded if not isinstance(p, InvalidImage)]
                 futures = self._lanes.submit("document", pictures, [1] * len(pictures), deadline_ms)
                 vectors = iter(await all_results(futures))
@@ -243,20 +243,14 @@ class ImageBatcher:
             ahead.cancel()
         return found
 
-    def _decoding(
+    def _decoded(
         self, datas: Sequence[bytes], deadline_ms: float
     ) -> asyncio.Task[list[Pixels | InvalidImage]]:
-        futures = self._decoders.submit("document", datas, [1] * len(datas), deadline_ms)
+        futures = self._decoding.submit("document", datas, [1] * len(datas), deadline_ms)
         return asyncio.ensure_future(all_results(futures))
 
-    def _decode(self, datas: Sequence[bytes], _lane: str) -> list[Pixels | InvalidImage]:
-        return [self._decoded(data) for data in datas]
-
-    def _decoded(self, data: bytes) -> Pixels | InvalidImage:
-        try:
-            return decode_image(data, bytes_max=self._bytes_max, pixels_max=self._pixels_max)
-        except InvalidImage as exc:
-            return exc
+    def _decode(self, datas: Sequence[bytes], lane: str) -> list[Pixels | InvalidImage]:
+        return [self._decoders.decode(data, lane) for data in datas]
 
     def _embed(self, pictures: Sequence[Pixels], _lane: str) -> list[FloatVector]:
         vectors = _checked(self._embedder.embed_images(pictures), self.info)
