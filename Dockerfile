@@ -13,6 +13,7 @@ COPY pyproject.toml constraints.txt README.md ./
 RUN python -m pip install --no-cache-dir --constraint constraints.txt --editable .
 
 COPY openapi.yaml ./
+COPY item_rules item_rules
 COPY index_store index_store
 COPY vector_client vector_client
 COPY feeder feeder

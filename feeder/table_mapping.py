@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from string import Formatter
 from typing import Any, Literal, TypeAlias
 
+from item_rules.ids import IdKind
+
 Identifier: TypeAlias = tuple[str, ...]
-IdKind: TypeAlias = Literal["int64", "string"]
 Modality: TypeAlias = Literal["text", "image"]
 
 DIM_MAX = 16000

@@ -13,9 +13,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from item_rules.ids import IdKind
+
 Id: TypeAlias = int | str
 Ids: TypeAlias = Sequence[Id]
-IdKind: TypeAlias = Literal["int64", "string"]
 Metric: TypeAlias = Literal["l2", "cosine", "ip"]
 Vector: TypeAlias = npt.NDArray[np.float32]
 Metadata: TypeAlias = Mapping[str, Any]
@@ -43,7 +44,8 @@ class CollectionSpec:
 class ItemWrite:
     """One item to store. `None` keeps what is stored (vector, active, metadata are independent facts).
 
-    vector: (dim,) float32, finite, not zero. An item without a stored vector is known but never live.
+    vector: (dim,) float32, finite, not zero. An item without one changes what is stored of its id; where
+    nothing is, or it was deleted, nothing is stored and `Ack.unknown_ids` names it.
     source_version: place of the fact in its source's own order; older than the stored one is ignored.
     """
 
@@ -85,6 +87,7 @@ class Ack:
 
     vanished: items that a search could return before and no longer can. reappeared: ids known before, deleted
     ones among them, that a search can return again; a new id is none.
+    unknown_ids: of items without a vector, those that no generation knows; nothing is stored of them.
     """
 
     upserted: int
@@ -94,6 +97,7 @@ class Ack:
     embedding_version: str
     vanished: int = 0
     reappeared: int = 0
+    unknown_ids: Ids = ()
 
 
 @dataclass(frozen=True, slots=True)

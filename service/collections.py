@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
-from index_store.types import CollectionSpec, IdKind, Metric
+from index_store.types import CollectionSpec, Metric
+from item_rules.ids import IdKind
 from service.errors import BadConfiguration
 from service.settings import Settings
 

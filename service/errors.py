@@ -33,9 +33,9 @@ class FieldError:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """One item of a write that was not stored. place: its position among the items."""
+    """One part of a write that was not stored. loc: where it is below the body, as ("items", 1, "vector")."""
 
-    place: int
+    loc: Loc
     id: int | str | None
     code: str
     detail: str

@@ -19,7 +19,7 @@ from typing import TypeAlias
 from fastapi import FastAPI
 
 from index_store.catalog.aside import asides_in
-from index_store.engine.index import EmbeddedIndex
+from index_store.engine.index import EmbeddedIndex, EngineLimits
 from index_store.maintenance.backup import backup_data
 from index_store.maintenance.check import collection_directories
 from index_store.types import CollectionSpec
@@ -143,13 +143,15 @@ def build(
     settings: Settings,
     metrics_dir: Path | None = None,
     before_serving: BeforeServing | None = None,
-    make_index: MakeIndex = EmbeddedIndex,
+    make_index: MakeIndex | None = None,
     models: EarlyModels | None = None,
 ) -> Service:
     """Raises BadConfiguration. metrics_dir: where several workers sum their metrics. before_serving: awaited
     when everything is open and before the first connection is taken. models: being opened already."""
     catalogue = read_collections(settings)
-    index = make_index(settings.data_dir, [each.spec for each in catalogue.collections])
+    index = (make_index or _embedded(settings))(
+        settings.data_dir, [each.spec for each in catalogue.collections]
+    )
     readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
     writers = ThreadPoolExecutor(settings.write_threads, thread_name_prefix="writer")
     fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetcher")
@@ -209,6 +211,10 @@ def build(
         lifespan=_lifespan(lifecycle, request_log, waits=settings.workers > 1, before=before),
     )
     return Service(Application(parts), parts, ingester, catalogue, lifecycle)
+
+
+def _embedded(settings: Settings) -> MakeIndex:
+    return partial(EmbeddedIndex, limits=EngineLimits(metadata_bytes_max=settings.metadata_bytes_max))
 
 
 def _keys(settings: Settings) -> Keys:

@@ -184,10 +184,20 @@ class ReferenceIndex:
                         collection, current.version if current else "", batch.embedding_version
                     )
                 addressed = named[0]
-            acks = {shelf.name: self._commit(shelf, batch, shelf is addressed) for shelf in shelves.values()}
-            return acks[addressed.name]
+            order = [shelves[role] for role in ("current", "next", "former") if role in shelves]
+            acks: dict[str, Ack] = {}
+            known: set[Id] = set()
+            told: set[Id] = set()
+            for shelf in order:
+                acks[shelf.name], held = self._commit(shelf, batch, shelf is addressed, known)
+                known = known if len(acks) > 1 else held
+                told |= held
+            ack = acks[addressed.name]
+            return replace(ack, unknown_ids=tuple(each for each in ack.unknown_ids if each not in told))
 
-    def _commit(self, shelf: Shelf, batch: WriteBatch, is_addressed: bool) -> Ack:
+    def _commit(
+        self, shelf: Shelf, batch: WriteBatch, is_addressed: bool, known: set[Id]
+    ) -> tuple[Ack, set[Id]]:
         items = list(batch.items)
         if not is_addressed and any(item.vector is not None for item in items):
             items = [
@@ -197,16 +207,26 @@ class ReferenceIndex:
             ]
         ids = {*(item.id for item in items), *(delete.id for delete in batch.deletes)}
         was_live = {i: i in shelf.items and shelf.items[i].is_live for i in ids & shelf.known}
-        upserted = sum(shelf.upsert(item) for item in items)
+        unknown: dict[Id, None] = {}
+        upserted = stale = 0
+        for item in items:
+            if item.vector is None and item.id not in shelf.items and item.id not in known:
+                unknown[item.id] = None
+            elif shelf.upsert(item):
+                upserted += 1
+            else:
+                stale += 1
         deleted = [shelf.delete(delete.id, delete.source_version) for delete in batch.deletes]
         if is_addressed:
             shelf.cursors.update(batch.cursors)
         shelf.past[shelf.seq] = copy.copy(shelf.items)
-        stale = len(items) - upserted + deleted.count(-1)
+        stale += deleted.count(-1)
         is_live = {i: i in shelf.items and shelf.items[i].is_live for i in was_live}
         vanished = sum(was and not is_live[i] for i, was in was_live.items())
         reappeared = sum(not was and is_live[i] for i, was in was_live.items())
-        return Ack(upserted, deleted.count(1), stale, shelf.seq, shelf.version, vanished, reappeared)
+        counts = (upserted, deleted.count(1), stale, shelf.seq)
+        ack = Ack(*counts, shelf.version, vanished, reappeared, tuple(unknown))
+        return ack, {item.id for item in items} - set(unknown)
 
     def get(self, collection: str, ids: Sequence[Id]) -> list[StoredItem | None]:
         check_ids(ids, self._spec(collection))

@@ -190,7 +190,8 @@ class VectorClient:
             rejected = [Rejected(row.get("id"), row["code"], row["detail"]) for row in answer["rejected"]]
             counts = (answer["upserted"], answer["deleted"], answer["stale_ignored"])
             seen = (answer.get("vanished"), answer.get("reappeared"))
-            return Written(*counts, rejected, answer["seq"], answer["version"], *seen)
+            unknown = answer.get("unknown_ids", ())  # an older release does not tell
+            return Written(*counts, rejected, answer["seq"], answer["version"], *seen, unknown)
 
         return _read(read)
 

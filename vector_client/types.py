@@ -54,6 +54,7 @@ class Written:
 
     vanished: items that a search could return before and no longer can; reappeared: known ids that it can
     return again. Both None where a service of an older release answers.
+    unknown_ids: of items without content, those that the collection does not hold; nothing is stored of them.
     """
 
     upserted: int
@@ -64,6 +65,7 @@ class Written:
     version: str
     vanished: int | None = None
     reappeared: int | None = None
+    unknown_ids: Sequence[Id] = ()
 
 
 @dataclass(frozen=True, slots=True)

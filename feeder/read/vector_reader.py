@@ -17,8 +17,8 @@ from feeder.facts import Known, Portion
 from feeder.read.pages import PAGES_AHEAD, UNFIT, Cleaned, choose, clean, pages, read_ahead
 from feeder.sources.port import ItemSource, Rest, VectorSource
 from feeder.state.key_map import Ledger
-from feeder.table_mapping import IdKind
 from feeder.throttle import Pacer
+from item_rules.ids import IdKind
 from vector_client.types import Id
 
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from feeder.changes import Directory, IntDirectory, ItemRow, TextDirectory
 from feeder.sources.port import Rest
-from feeder.table_mapping import IdKind, ItemTable
+from feeder.table_mapping import ItemTable
+from item_rules.ids import IdKind
 from vector_client.types import Id
 
 _ROWS_BETWEEN_RESTS = 500

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from index_store.types import Id, IdKind
+from index_store.types import Id
+from item_rules.ids import IdKind
 
 Keys = npt.NDArray[np.int64]
 RowNumbers = npt.NDArray[np.int64]

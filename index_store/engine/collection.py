@@ -269,7 +269,7 @@ def carry_over(source: Store, target: Store, after_seq: int) -> int:
             if not row.deleted
         ]
         deletes = [ItemDelete(row.id, row.source_version) for row in tail.rows if row.deleted]
-        target.commit(WriteBatch(items=items, deletes=deletes))
+        target.commit(WriteBatch(items=items, deletes=deletes), {item.id for item in items})
         seq = tail.seq
     return seq
 

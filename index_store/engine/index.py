@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from index_store.storage.disk_guard import RESERVE_BYTES, DiskGuard, FreeBytes, 
 from index_store.storage.group_commit import WriterLimits
 from index_store.storage.schema import Connector, connect_sqlite
 from index_store.storage.store import Store
+from index_store.storage.transaction import Committed
 from index_store.types import (
     Ack,
     CollectionSpec,
@@ -46,6 +47,7 @@ from index_store.types import (
     StoredItem,
     WriteBatch,
 )
+from item_rules.metadata import METADATA_BYTES_MAX
 
 _POLL_S = 0.002
 
@@ -53,10 +55,11 @@ _POLL_S = 0.002
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
     """min_seq_wait_s: how long a search waits for its min_seq. disk_reserve_bytes: room that writes leave
-    free. writer: queue and transaction sizes."""
+    free. metadata_bytes_max: of one item. writer: queue and transaction sizes."""
 
     min_seq_wait_s: float = 0.2
     disk_reserve_bytes: int = RESERVE_BYTES
+    metadata_bytes_max: int = METADATA_BYTES_MAX
     writer: WriterLimits = field(default_factory=WriterLimits)
 
 
@@ -119,8 +122,9 @@ class EmbeddedIndex:
 
     def write(self, collection: str, batch: WriteBatch) -> Ack:
         found = self._collection(collection)
-        batch = checked_batch(batch, found.spec)
-        done: dict[str, Ack] = {}
+        batch = checked_batch(batch, found.spec, self._limits.metadata_bytes_max)
+        done: dict[str, _Done] = {}
+        known: Set[Id] = frozenset()
         addressed = ""
         # A generation may begin while others are being written: look again until none is missing.
         while True:
@@ -128,9 +132,12 @@ class EmbeddedIndex:
                 addressed = addressed or _addressed(found.spec, members, batch).name
                 waiting = [g for g in members.in_order() if g.name not in done]
                 if not waiting:
-                    return done[addressed]
+                    return _acked(done, addressed)
                 for generation in waiting:
-                    done[generation.name] = _commit(generation, batch, generation.name == addressed)
+                    one = _commit(generation, batch, generation.name == addressed, known)
+                    # What the current one does not hold is not made known to others without a vector.
+                    known = known if done else one.held
+                    done[generation.name] = one
 
     def get(self, collection: str, ids: Sequence[Id]) -> list[StoredItem | None]:
         found = self._collection(collection)
@@ -252,22 +259,42 @@ def _existing(members: Members) -> Generation:
     return members.current
 
 
-def _commit(generation: Generation, batch: WriteBatch, is_addressed: bool) -> Ack:
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What one generation made of a write. held: ids of the batch's items, but for those it does not know."""
+
+    committed: Committed
+    embedding_version: str
+    held: Set[Id]
+
+
+def _commit(generation: Generation, batch: WriteBatch, is_addressed: bool, known: Set[Id]) -> _Done:
     """Vectors belong to the addressed generation alone; what holds without them belongs to all. Cursors
-    stay with the addressed one: only it holds all the rows that they vouch for."""
+    stay with the addressed one: only it holds all the rows that they vouch for. known: what is said of these
+    ids is stored ahead of a vector."""
     if not is_addressed:
         has_vectors = any(item.vector is not None for item in batch.items)
         batch = reduced(batch) if has_vectors else WriteBatch(items=batch.items, deletes=batch.deletes)
-    done = generation.store.commit(batch)
-    generation.catch_up(done.seq)
+    committed = generation.store.commit(batch, known)
+    generation.catch_up(committed.seq)
+    held = {item.id for item in batch.items}.difference(committed.unknown_ids)
+    return _Done(committed, generation.embedding_version, held)
+
+
+def _acked(done: Mapping[str, _Done], addressed: str) -> Ack:
+    """An id is unknown where no generation holds it."""
+    answer = done[addressed]
+    ours = answer.committed
+    unknown = [each for each in ours.unknown_ids if not any(each in one.held for one in done.values())]
     return Ack(
-        done.upserted,
-        done.deleted,
-        done.stale_ignored,
-        done.seq,
-        generation.embedding_version,
-        done.vanished,
-        done.reappeared,
+        ours.upserted,
+        ours.deleted,
+        ours.stale_ignored,
+        ours.seq,
+        answer.embedding_version,
+        ours.vanished,
+        ours.reappeared,
+        tuple(unknown),
     )
 
 

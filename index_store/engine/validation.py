@@ -1,30 +1,27 @@
-"""Checks at the door: what passes here can be stored and searched. Every refusal names its field."""
+"""Checks at the door: what passes here can be stored and searched. Every refusal names its field.
+
+The rules stand in `item_rules`; this says them in the errors of the index.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from index_store.delta.float32_bounds import norms
 from index_store.errors import InvalidId, InvalidRequest, InvalidVector
 from index_store.filter.compile import compile_filter
-from index_store.storage.rows import metadata_text
 from index_store.types import CollectionSpec, Id, Ids, ItemWrite, SearchRequest, Vector, WriteBatch
+from item_rules.ids import id_fault, int64_fault
+from item_rules.metadata import METADATA_BYTES_MAX, metadata_fault
+from item_rules.vectors import WHY, dimension_fault, vector_fault, vector_faults
 
 K_MAX = 100_000
-METADATA_BYTES_MAX = 65_536
-METADATA_DEPTH_MAX = 64
-"""What is stored must be readable: parsers of JSON give up near a thousand levels."""
 CONTENT_HASH_BYTES_MAX = 64
-ID_CHARACTERS_MAX = 255
-LENGTH_MIN, LENGTH_MAX = 1e-12, 1e12  # beyond these, squares leave the range of float32
-_SQUARE_MIN, _SQUARE_MAX = 1e-12, 1e12  # well inside, where a float32 sum decides it (1 us, else 7)
-_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -38,38 +35,26 @@ def check_spec(spec: CollectionSpec) -> None:
 
 def check_id(item_id: object, spec: CollectionSpec, field: str) -> None:
     """Raises InvalidId."""
-    if spec.id_kind == "int64":
-        if isinstance(item_id, bool) or not isinstance(item_id, int):
-            raise InvalidId(f"{field}: ids of {spec.name!r} are integers, got {_kind(item_id)}", field)
-        if not _INT64_MIN <= item_id <= _INT64_MAX:
-            raise InvalidId(f"{field}: the id is outside the range of a 64-bit integer", field)
-        return
-    if not isinstance(item_id, str):
-        raise InvalidId(f"{field}: ids of {spec.name!r} are strings, got {_kind(item_id)}", field)
-    if not 1 <= len(item_id) <= ID_CHARACTERS_MAX:
-        raise InvalidId(f"{field}: an id has 1..{ID_CHARACTERS_MAX} characters, got {len(item_id)}", field)
-    if "\0" in item_id or _has_surrogate(item_id):
-        raise InvalidId(f"{field}: the id holds NUL or half a character", field)
+    fault = id_fault(item_id, spec.id_kind)
+    if fault is not None:
+        raise InvalidId(f"{field} {fault} (collection {spec.name!r})", field)
 
 
 def check_vector(vector: object, spec: CollectionSpec, field: str) -> Vector:
     """The vector as contiguous float32. Raises InvalidVector."""
     out: Vector = np.ascontiguousarray(_shaped(vector, spec, field), dtype=np.float32)
-    square = float(np.vdot(out, out))  # dot would warn of overflow, and silencing it costs 4 us amid searches
-    if _SQUARE_MIN <= square <= _SQUARE_MAX:
-        return out
-    length = float(norms(out[None, :])[0])
-    if not LENGTH_MIN <= length <= LENGTH_MAX:
-        raise InvalidVector(f"{field} {_why(out)}", field)
+    fault = vector_fault(out)
+    if fault is not None:
+        raise InvalidVector(f"{field} {WHY[fault]}", field)
     return out
 
 
 def _shaped(vector: object, spec: CollectionSpec, field: str) -> npt.NDArray[Any]:
-    if not isinstance(vector, np.ndarray) or vector.dtype.kind != "f":
-        raise InvalidVector(f"{field} must be an array of floats", field)
-    if vector.shape != (spec.dim,):
-        shape = str(len(vector)) if vector.ndim == 1 else f"shape {vector.shape}"
-        raise InvalidVector(f"{field} must have {spec.dim} dimensions, got {shape}", field)
+    if not isinstance(vector, np.ndarray) or vector.dtype.kind != "f" or vector.ndim != 1:
+        raise InvalidVector(f"{field} must be an array of floats with one axis", field)
+    fault = dimension_fault(len(vector), spec.dim)
+    if fault is not None:
+        raise InvalidVector(f"{field} {fault}", field)
     return vector
 
 
@@ -96,10 +81,12 @@ def checked_request(request: SearchRequest, spec: CollectionSpec) -> SearchReque
     return replace(request, vector=vector, exclude_ids=excluded)
 
 
-def checked_batch(batch: WriteBatch, spec: CollectionSpec) -> WriteBatch:
+def checked_batch(
+    batch: WriteBatch, spec: CollectionSpec, metadata_bytes_max: int = METADATA_BYTES_MAX
+) -> WriteBatch:
     """The batch, its vectors contiguous float32. Raises InvalidRequest."""
     for place, item in enumerate(batch.items):
-        _check_item(item, spec, f"items[{place}]")
+        _check_item(item, spec, f"items[{place}]", metadata_bytes_max)
     for place, delete in enumerate(batch.deletes):
         check_id(delete.id, spec, f"deletes[{place}].id")
         _check_source_version(delete.source_version, f"deletes[{place}].source_version")
@@ -115,46 +102,22 @@ def checked_batch(batch: WriteBatch, spec: CollectionSpec) -> WriteBatch:
     return batch
 
 
-def _check_item(item: ItemWrite, spec: CollectionSpec, field: str) -> None:
+def _check_item(item: ItemWrite, spec: CollectionSpec, field: str, metadata_bytes_max: int) -> None:
     check_id(item.id, spec, f"{field}.id")
     _check_source_version(item.source_version, f"{field}.source_version")
     if item.active is not None and not isinstance(item.active, bool):
         raise InvalidRequest(f"{field}.active must be true or false", f"{field}.active")
     if item.content_hash is not None and len(item.content_hash) > CONTENT_HASH_BYTES_MAX:
         raise InvalidRequest(f"{field}.content_hash is too long", f"{field}.content_hash")
-    if item.metadata is not None:
-        _check_metadata(item.metadata, f"{field}.metadata")
+    fault = None if item.metadata is None else metadata_fault(item.metadata, metadata_bytes_max)
+    if fault is not None:
+        raise InvalidRequest(f"{field}.metadata {fault}", f"{field}.metadata")
 
 
 def _check_source_version(value: object, field: str) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or not _INT64_MIN <= value <= _INT64_MAX:
-        raise InvalidRequest(f"{field} must be a 64-bit integer", field)
-
-
-def _check_metadata(metadata: object, field: str) -> None:
-    if not isinstance(metadata, Mapping) or not all(isinstance(key, str) for key in metadata):
-        raise InvalidRequest(f"{field} must be an object", field)
-    try:
-        text = metadata_text(metadata)
-        size = len(text.encode())
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise InvalidRequest(f"{field} is not JSON: {exc}", field) from exc
-    if size > METADATA_BYTES_MAX:
-        raise InvalidRequest(f"{field} has {size} bytes, {METADATA_BYTES_MAX} at most", field)
-    # Counting is for almost all of them: only what has so many brackets can be so deep.
-    if text.count("[") + text.count("{") > METADATA_DEPTH_MAX and _depth(metadata) > METADATA_DEPTH_MAX:
-        raise InvalidRequest(f"{field} has more than {METADATA_DEPTH_MAX} levels", field)
-
-
-def _depth(value: object) -> int:
-    """How many levels of objects and arrays there are; of JSON values only."""
-    depth, level = 0, [value]
-    while level := [each for each in level if isinstance(each, (Mapping, list, tuple))]:
-        depth += 1
-        level = [child for each in level for child in (each.values() if isinstance(each, Mapping) else each)]
-    return depth
+    fault = None if value is None else int64_fault(value)
+    if fault is not None:
+        raise InvalidRequest(f"{field} {fault}", field)
 
 
 def _with_sound_vectors(items: Sequence[ItemWrite], spec: CollectionSpec) -> list[ItemWrite]:
@@ -162,11 +125,9 @@ def _with_sound_vectors(items: Sequence[ItemWrite], spec: CollectionSpec) -> lis
     places = [place for place, item in enumerate(items) if item.vector is not None]
     vectors = [_shaped(items[place].vector, spec, f"items[{place}].vector") for place in places]
     stacked: Vector = np.stack(vectors).astype(np.float32, copy=False)
-    lengths = norms(stacked)
-    wrong = np.flatnonzero(~((lengths >= LENGTH_MIN) & (lengths <= LENGTH_MAX)))
-    if len(wrong):
-        place = places[int(wrong[0])]
-        raise InvalidVector(f"items[{place}].vector {_why(stacked[wrong[0]])}", f"items[{place}].vector")
+    for row, fault in vector_faults(stacked).items():
+        field = f"items[{places[row]}].vector"
+        raise InvalidVector(f"{field} {WHY[fault]}", field)
     out = list(items)
     for place, vector in zip(places, stacked, strict=True):
         out[place] = replace(out[place], vector=vector)
@@ -191,22 +152,6 @@ def _excluded(ids: Ids | npt.NDArray[np.int64], spec: CollectionSpec) -> Ids | n
         raise InvalidId(
             "exclude_ids: an id is outside the range of a 64-bit integer", "exclude_ids"
         ) from None
-
-
-def _why(vector: Vector) -> str:
-    if not np.isfinite(vector).all():
-        return "holds NaN or infinity"
-    if not vector.any():
-        return "is zero: it has no direction"
-    return f"has a length outside {LENGTH_MIN:g}..{LENGTH_MAX:g}"
-
-
-def _has_surrogate(text: str) -> bool:
-    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _kind(value: object) -> str:
-    return {bool: "true or false", int: "an integer", str: "a string"}.get(type(value), type(value).__name__)
 
 
 def check_ids(ids: Sequence[Id], spec: CollectionSpec) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store.ann.compiled.exact_kernels import find
-from index_store.types import Id, IdKind
+from index_store.types import Id
+from item_rules.ids import IdKind
 
 Rows: TypeAlias = npt.NDArray[np.int64]
 IdArray: TypeAlias = npt.NDArray[Any]

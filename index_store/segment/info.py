@@ -10,7 +10,8 @@ from index_store.ann.calibration import Calibration, Point
 from index_store.ann.hnsw import GraphShape, Storage
 from index_store.ann.sq8 import Int8Codes
 from index_store.errors import StoreDamaged
-from index_store.types import IdKind, Metric
+from index_store.types import Metric
+from item_rules.ids import IdKind
 
 Engine: TypeAlias = Literal["scan", "hnsw"]
 

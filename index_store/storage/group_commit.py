@@ -16,8 +16,7 @@ from index_store.storage.digest import ShareHasher
 from index_store.storage.disk_guard import DiskGuard
 from index_store.storage.durable_files import locked
 from index_store.storage.schema import LOCK_FILE, STORE_FILE, Connection, Connector, prepare
-from index_store.storage.transaction import Committed, commit_batches
-from index_store.types import WriteBatch
+from index_store.storage.transaction import Committed, Job, commit_jobs
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +32,13 @@ class WriterLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
-    batch: WriteBatch
+class _Waiting:
+    job: Job
     done: Future[Committed]
 
     @property
     def rows(self) -> int:
-        return len(self.batch.items) + len(self.batch.deletes)
+        return len(self.job.batch.items) + len(self.job.batch.deletes)
 
 
 class GroupCommitter:
@@ -58,7 +57,7 @@ class GroupCommitter:
         self._connect = connect
         self._disk = disk
         self._limits = limits
-        self._jobs: queue.Queue[_Job | None] = queue.Queue(limits.queue_batches_max)
+        self._jobs: queue.Queue[_Waiting | None] = queue.Queue(limits.queue_batches_max)
         self._connection: Connection | None = None
         self._store_uuid = ""
         self._newest = NewestSeq(directory)
@@ -81,17 +80,17 @@ class GroupCommitter:
         self._jobs.put(None)
         self._thread.join()
 
-    def commit(self, batch: WriteBatch) -> Committed:
+    def commit(self, job: Job) -> Committed:
         """Return when the batch is on disk. Raises WriteFailed, ReadOnly, Unavailable."""
-        job = _Job(batch, Future())
+        waiting = _Waiting(job, Future())
         with self._gate:
             if self._is_closed:
                 raise Unavailable("the store is closed")
             try:
-                self._jobs.put(job, timeout=self._limits.queue_wait_s)
+                self._jobs.put(waiting, timeout=self._limits.queue_wait_s)
             except queue.Full:
                 raise Unavailable("too many writes are waiting; try again later") from None
-        return job.done.result()
+        return waiting.done.result()
 
     def _run(self) -> None:
         is_open = True
@@ -100,7 +99,7 @@ class GroupCommitter:
             if not jobs:
                 continue
             try:
-                results = self._commit([job.batch for job in jobs])
+                results = self._commit([each.job for each in jobs])
             except IndexStoreError as exc:
                 for job in jobs:
                     job.done.set_exception(exc)
@@ -116,9 +115,9 @@ class GroupCommitter:
         self._newest.close()
         self._acked.close()
 
-    def _take(self) -> tuple[list[_Job], bool]:
+    def _take(self) -> tuple[list[_Waiting], bool]:
         """Wait for one job, then take what else has come while the last commit was running."""
-        jobs: list[_Job] = []
+        jobs: list[_Waiting] = []
         rows = 0
         job = self._jobs.get()
         while job is not None:
@@ -132,7 +131,7 @@ class GroupCommitter:
                 return jobs, True
         return jobs, False
 
-    def _commit(self, batches: list[WriteBatch]) -> list[Committed]:
+    def _commit(self, jobs: list[Job]) -> list[Committed]:
         problem = self._disk.problem()
         if problem:
             raise ReadOnly(problem)
@@ -141,7 +140,7 @@ class GroupCommitter:
             with locked(self._directory / LOCK_FILE):
                 connection = self._open()
                 connection.execute("BEGIN IMMEDIATE")
-                results = commit_batches(connection, self._hasher, batches)
+                results = commit_jobs(connection, self._hasher, jobs)
                 connection.execute("COMMIT")
                 if results:
                     self._newest.note(results[-1].seq)

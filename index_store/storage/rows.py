@@ -6,16 +6,15 @@ import json
 import struct
 import zlib
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from index_store.storage.digest import ShareHasher, id_bytes
 from index_store.types import Id, ItemDelete, ItemWrite, StoredItem
+from item_rules.metadata import metadata_text
 
 _HEAD = struct.Struct("<qB?qQiii")
 _NO_VERSION = 0
-_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +67,6 @@ class Row:
             content_hash=self.content_hash,
             seq=self.seq,
         )
-
-
-def metadata_text(metadata: Any) -> str:
-    """Canonical JSON, so that equal metadata are equal bytes."""
-    return _CANONICAL.encode(metadata)
 
 
 def is_stale(stored: Row | None, source_version: int | None) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 
 from index_store.storage.digest import to_signed, to_unsigned
 from index_store.storage.rows import Row
-from index_store.types import IdKind
+from item_rules.ids import IdKind
 
 FORMAT_VERSION = 1
 STORE_FILE = "store.sqlite"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ from index_store.storage.schema import (
     prepare,
 )
 from index_store.storage.scrub_state import read_scrubbed
-from index_store.storage.transaction import Committed, read_rows
+from index_store.storage.transaction import Committed, Job, read_rows
 from index_store.types import CollectionSpec, Digest, DigestRow, Id, WriteBatch
 
 log = logging.getLogger(__name__)
@@ -170,9 +170,10 @@ class Store:
             self._tail = self._read = None
         self._newest.close()
 
-    def commit(self, batch: WriteBatch) -> Committed:
-        """Store the whole batch durably, or nothing. Raises WriteFailed, ReadOnly, Unavailable."""
-        return self._writer.commit(batch)
+    def commit(self, batch: WriteBatch, known_elsewhere: Set[Id] = frozenset()) -> Committed:
+        """Store the whole batch durably, or nothing. known_elsewhere: ids that another generation holds; what
+        is said of them without a vector is stored ahead of it. Raises WriteFailed, ReadOnly, Unavailable."""
+        return self._writer.commit(Job(batch, known_elsewhere))
 
     def frozen(self) -> AbstractContextManager[None]:
         """A context in which no process commits to this store. Raises OSError."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
 from index_store.storage import digest
@@ -16,7 +16,8 @@ _IDS_A_SELECT = 500
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What one batch did. seq: the store's place after it. vanished, reappeared: see types.Ack."""
+    """What one batch did. seq: the store's place after it. vanished, reappeared: see types.Ack.
+    unknown_ids: of items without a vector, those that this store does not hold."""
 
     upserted: int
     deleted: int
@@ -24,6 +25,16 @@ class Committed:
     seq: int
     vanished: int
     reappeared: int
+    unknown_ids: Sequence[Id] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A batch as one generation's store takes it. known_elsewhere: ids that another generation holds; what is
+    said of them without a vector is stored here ahead of it."""
+
+    batch: WriteBatch
+    known_elsewhere: Set[Id] = frozenset()
 
 
 @dataclass(slots=True)
@@ -42,12 +53,11 @@ class _Work:
         self.changed[row.id] = row
 
 
-def commit_batches(
-    connection: Connection, hasher: ShareHasher, batches: Sequence[WriteBatch]
-) -> list[Committed]:
+def commit_jobs(connection: Connection, hasher: ShareHasher, jobs: Sequence[Job]) -> list[Committed]:
     """Apply the batches in order inside the transaction that the caller opened and will commit."""
+    batches = [job.batch for job in jobs]
     work = _read(connection, _ids_of(batches))
-    results = [_apply(work, batch, hasher) for batch in batches]
+    results = [_apply(work, job, hasher) for job in jobs]
     _store(connection, work)
     cursors = [pair for batch in batches for pair in batch.cursors.items()]
     connection.executemany(
@@ -85,12 +95,18 @@ def _read(connection: Connection, ids: Iterable[Id]) -> _Work:
     return _Work(seq=seq, before=sound, damaged=damaged, now=now)
 
 
-def _apply(work: _Work, batch: WriteBatch, hasher: ShareHasher) -> Committed:
+def _apply(work: _Work, job: Job, hasher: ShareHasher) -> Committed:
     upserted = deleted = stale = 0
+    batch = job.batch
     touched = [*(item.id for item in batch.items), *(delete.id for delete in batch.deletes)]
     was_live = {row.id: row.is_live for each in touched if (row := work.now.get(each)) is not None}
+    unknown: dict[Id, None] = {}
     for item in batch.items:
         stored = work.now.get(item.id)
+        is_held = stored is not None and not stored.deleted
+        if item.vector is None and not is_held and item.id not in job.known_elsewhere:
+            unknown[item.id] = None
+            continue
         if is_stale(stored, item.source_version):
             stale += 1
             continue
@@ -101,13 +117,13 @@ def _apply(work: _Work, batch: WriteBatch, hasher: ShareHasher) -> Committed:
         if is_stale(stored, delete.source_version):
             stale += 1
             continue
-        is_known = stored is not None and not stored.deleted
-        if is_known or delete.source_version is not None:
+        is_held = stored is not None and not stored.deleted
+        if is_held or delete.source_version is not None:
             work.put(tombstone(stored, delete, work.seq + 1))
-        deleted += is_known
+        deleted += is_held
     vanished = sum(was and not work.now[item_id].is_live for item_id, was in was_live.items())
     reappeared = sum(not was and work.now[item_id].is_live for item_id, was in was_live.items())
-    return Committed(upserted, deleted, stale, work.seq, vanished, reappeared)
+    return Committed(upserted, deleted, stale, work.seq, vanished, reappeared, tuple(unknown))
 
 
 def _store(connection: Connection, work: _Work) -> None:

@@ -104,7 +104,7 @@ class Ingester:
             raise BatchRejected(intake.rejects)
         version = await self._version(intake)
         writes, rejects = await self._embedded(intake)
-        rejects = sorted([*intake.rejects, *rejects], key=lambda each: each.place)
+        rejects = sorted([*intake.rejects, *rejects], key=_place)
         if rejects and not partial:
             raise BatchRejected(rejects)
         batch = WriteBatch(writes, intake.deletes, version, intake.cursors)
@@ -150,10 +150,10 @@ class Ingester:
             found = await self._picture_vectors(intake.collection, pictures)
             for item, content, outcome in found:
                 if isinstance(outcome, InvalidImage):
-                    rejects.append(Reject(item.place, item.id, outcome.code, str(outcome)))
+                    rejects.append(_unreadable(item, outcome))
                 else:
                     vectors[item.place], contents[item.place] = outcome, content
-        bad = {reject.place for reject in rejects}
+        bad = {reject.loc[1] for reject in rejects}
         writes = [
             _item_write(item, vectors.get(item.place), contents.get(item.place))
             for item in intake.items
@@ -204,6 +204,16 @@ def _has_content(item: NewItem) -> bool:
 
 def _is_picture(item: NewItem) -> bool:
     return item.picture is not None or item.picture_url is not None
+
+
+def _unreadable(item: NewItem, error: InvalidImage) -> Reject:
+    content = "image" if item.picture is not None else "image_url"
+    return Reject(("items", item.place, content), item.id, error.code, str(error))
+
+
+def _place(reject: Reject) -> tuple[bool, str | int]:
+    """Items in their order, then deletes."""
+    return reject.loc[0] != "items", reject.loc[1]
 
 
 def _item_write(item: NewItem, vector: Vector | None, content: bytes | None) -> ItemWrite:

@@ -86,7 +86,7 @@ class Application:
         for router in self._routers:
             for route in router.routes:
                 assert isinstance(route, APIRoute)
-                found.extend((method, route.path.replace(":path}", "}")) for method in route.methods or ())
+                found.extend((method, route.path.replace(":text}", "}")) for method in route.methods or ())
         return sorted(found)
 
 

@@ -92,47 +92,28 @@ def test_metadata_alone_is_changed_and_vectors_stay(app: HttpApp) -> None:
     assert app.get("/v1/items/1").json()["metadata"] == {"a": 2}
 
 
-BAD_ITEMS: list[tuple[str, dict[str, Any], str]] = [
-    ("short vector", {"recipe_id": 9, "vector": [1.0]}, "invalid_dimension"),
-    ("zero vector", {"recipe_id": 9, "vector": [0.0] * 384}, "invalid_vector"),
-    ("too large", {"recipe_id": 9, "vector": [1e39] * 384}, "invalid_vector"),
-    ("NaN", {"recipe_id": 9, "vector": as_base64(V[0] * np.float32("nan"))}, "invalid_vector"),
-    ("infinity", {"recipe_id": 9, "vector": as_base64(V[0] * np.float32("inf"))}, "invalid_vector"),
-    ("no base64", {"recipe_id": 9, "vector": "!"}, "invalid_request"),
-    ("id as text", {"recipe_id": "9", "vector": as_base64(V[0])}, "invalid_id"),
-    ("id too large", {"recipe_id": 2**63, "vector": as_base64(V[0])}, "invalid_id"),
-    ("id as number with point", {"recipe_id": 9.5, "vector": as_base64(V[0])}, "invalid_request"),
-    ("id missing", {"vector": as_base64(V[0])}, "invalid_request"),
-    ("two ids", {"recipe_id": 9, "id": 9, "vector": as_base64(V[0])}, "invalid_request"),
-    ("no content", {"recipe_id": 9}, "invalid_request"),
-    ("two contents", {"recipe_id": 9, "vector": as_base64(V[0]), "text": "국"}, "invalid_request"),
-    ("blank text", {"recipe_id": 9, "text": "  "}, "invalid_request"),
-    ("picture in a text collection", {"recipe_id": 9, "image": picture(1)}, "invalid_request"),
-    ("unknown field", {"recipe_id": 9, "txet": "국"}, "invalid_request"),
-    ("active as text", {"recipe_id": 9, "text": "국", "active": "yes"}, "invalid_request"),
-    ("source_version too large", {"recipe_id": 9, "text": "국", "source_version": 2**63}, "invalid_request"),
-    ("metadata as list", {"recipe_id": 9, "text": "국", "metadata": [1]}, "invalid_request"),
-    ("metadata too large", {"recipe_id": 9, "text": "국", "metadata": {"a": "b" * 70_000}}, "invalid_request"),  # noqa: E501
-    ("metadata too deep", {"recipe_id": 9, "text": "국", "metadata": {"a": [[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]}}, "invalid_request"),  # noqa: E501
-    ("metadata beyond 64 bits", {"recipe_id": 9, "text": "국", "metadata": {"a": 2**70}}, "invalid_request"),
-    ("not an object", 5, "invalid_request"),  # type: ignore[list-item]
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("item", "code"), [each[1:] for each in BAD_ITEMS], ids=[each[0] for each in BAD_ITEMS]
-)
-def test_one_bad_item_is_named_and_stores_nothing_unless_partial(app: HttpApp, item: Any, code: str) -> None:
-    upsert(app, vector_item(1))
-    refused = upsert(app, vector_item(7), item, vector_item(8))
-    problem = refused.json()
-    assert (refused.status_code, problem["code"]) == (422, "batch_rejected")
-    assert problem["errors"][0]["loc"] == ["body", "items", 1]
-    assert problem["errors"][0]["msg"].startswith(code)
-    assert ids(app) == [1]
-    partly = upsert(app, vector_item(7), item, vector_item(8), partial=True).json()
-    assert partly["upserted"] == 2 and [each["code"] for each in partly["rejected"]] == [code]
-    assert sorted(ids(app)) == [1, 7, 8]
+def test_what_is_said_of_an_unknown_id_is_reported_and_not_stored(app: HttpApp) -> None:
+    upsert(app, vector_item(1), vector_item(2))
+    app.post("/v1/delete", {"ids": [2]})
+    route = "/v1/collections/recipes/digest"
+    before = app.get(route).json()
+    for path in ("/v1/activate", "/v1/deactivate"):
+        answer = app.post(path, {"ids": [1, 2, 99, -5]}).json()
+        assert (answer["upserted"], answer["unknown_ids"]) == (1, [2, 99, -5])
+    said = upsert(
+        app,
+        {"recipe_id": 98, "metadata": {"a": 1}},
+        {"recipe_id": 97, "active": False},
+        {"recipe_id": 2, "active": True, "source_version": 9},
+        {"recipe_id": 1, "active": True},
+    ).json()
+    assert (said["upserted"], said["unknown_ids"]) == (1, [98, 97, 2])
+    after = app.get(route).json()
+    assert (after["root"], after["items"]) == (before["root"], 1)
+    for id in (2, 97, 98, 99):
+        assert app.get(f"/v1/items/{id}").status_code == 404
+    assert upsert(app, vector_item(99)).json()["unknown_ids"] == []
+    assert sorted(ids(app)) == [1, 99]
 
 
 def test_a_broken_picture_is_rejected_and_spoils_no_other(app: HttpApp) -> None:
@@ -148,6 +129,7 @@ def test_a_broken_picture_is_rejected_and_spoils_no_other(app: HttpApp) -> None:
     assert answer["upserted"] == 2
     assert [each["id"] for each in answer["rejected"]] == ["b", "c", "d"]
     assert answer["rejected"][2]["code"] == "image_url_refused"
+    assert [each["loc"][2:] for each in answer["rejected"]] == [[1, "image"], [2, "image"], [3, "image_url"]]
     assert app.get("/v1/items/b?collection=products").status_code == 404
 
 
@@ -173,10 +155,10 @@ def test_vectors_of_another_version_are_409_and_change_nothing(app: HttpApp) -> 
             422,
             ["body", "items"],
         ),
-        ("/v1/delete", {"ids": ["1"]}, 422, ["body", "ids"]),
+        ("/v1/delete", {"ids": [2, "1"]}, 422, ["body", "ids", 1]),
         ("/v1/delete", {"ids": [1], "force": True}, 422, ["body", "force"]),
         ("/v1/delete", {}, 422, ["body", "ids"]),
-        ("/v1/activate", {"ids": [1], "collection": "products"}, 422, ["body", "ids"]),
+        ("/v1/activate", {"ids": [1], "collection": "products"}, 422, ["body", "ids", 0]),
         ("/v1/deactivate", {"ids": [None]}, 422, ["body", "ids", 0]),
         ("/v1/promote", {"collection": "recipes", "x": 1}, 422, ["body", "x"]),
         ("/v1/rollback", {}, 422, ["body", "collection"]),
@@ -213,10 +195,23 @@ def test_ids_of_paths_keep_their_type(app: HttpApp) -> None:
     upsert(app, vector_item(7))
     app.post(
         "/v1/upsert",
-        {"items": [{"product_id": each, "image": picture(1)} for each in ("7", "007", "a/b/", "가")]},
+        {
+            "items": [
+                {"product_id": each, "image": picture(1)}
+                for each in ("7", "007", "a/b/", "가", "a\nb\r", "\n", " ")
+            ]
+        },
     )
     assert app.get("/v1/items/7").json()["recipe_id"] == 7
-    for text, path in (("7", "7"), ("007", "007"), ("a/b/", "a%2Fb%2F"), ("가", "%EA%B0%80")):
+    for text, path in (
+        ("7", "7"),
+        ("007", "007"),
+        ("a/b/", "a%2Fb%2F"),
+        ("가", "%EA%B0%80"),
+        ("a\nb\r", "a%0Ab%0D"),
+        ("\n", "%0A"),
+        (" ", "%20"),
+    ):
         assert app.get(f"/v1/items/{path}?collection=products").json()["product_id"] == text
     assert app.get("/v1/items/abc").json()["code"] == "invalid_id"
     assert app.get("/v1/items/8").json()["code"] == "unknown_item"

@@ -82,17 +82,73 @@ def test_a_write_tells_what_vanished_and_what_came_back(
 
 def test_activity_and_vectors_are_two_facts(index: VectorIndex) -> None:
     data = fill(index, 5)
-    index.write("numbers", WriteBatch([ItemWrite(3, active=False), ItemWrite(50, active=True)]))
+    index.write("numbers", WriteBatch([ItemWrite(3, active=False)]))
     assert 3 not in find(index, data[3], 10)
-    assert 50 not in find(index, data[3], 10)
     put(index, [ItemWrite(3, data[4])])  # a new vector does not reactivate
     assert 3 not in find(index, data[3], 10)
     index.write("numbers", WriteBatch([ItemWrite(3, active=True)]))
     assert find(index, data[4], 2) == [3, 4]
     status = index.status("numbers").current
-    assert status is not None and (status.items, status.live) == (6, 5)
-    item = index.get("numbers", [50])[0]
-    assert item is not None and item.vector is None and not item.is_live
+    assert status is not None and (status.items, status.live) == (5, 5)
+
+
+def test_what_is_said_of_an_unknown_id_without_a_vector_is_reported_and_stored_nowhere(
+    index: VectorIndex,
+) -> None:
+    data = fill(index, 5)
+    index.write("numbers", WriteBatch(deletes=[ItemDelete(4), ItemDelete(77, 10)]))
+    before = index.digest("numbers")
+    said = [
+        ItemWrite(3, active=True),
+        ItemWrite(50, active=True),
+        ItemWrite(51, active=False),
+        ItemWrite(52, metadata={"n": 1}),
+        ItemWrite(53, content_hash=b"x"),
+        ItemWrite(4, active=True),  # deleted
+        ItemWrite(77, active=True, source_version=11),  # deleted before it came
+        ItemWrite(77, active=True, source_version=9),
+    ]
+    ack = index.write("numbers", WriteBatch(said))
+    assert (ack.upserted, ack.stale_ignored) == (1, 0)
+    assert sorted(ack.unknown_ids) == [4, 50, 51, 52, 53, 77]
+    assert index.get("numbers", [4, 50, 51, 52, 53, 77]) == [None] * 6
+    assert index.digest("numbers").root == before.root and index.digest("numbers").items == before.items == 4
+    put(index, [ItemWrite(77, data[0], source_version=10)])
+    assert index.get("numbers", [77]) == [None], "the tombstone of a delete that came first still holds"
+
+
+def test_a_batch_knows_its_own_vectors_and_deletes(index: VectorIndex) -> None:
+    data = vectors(2)
+    batch = WriteBatch(
+        [
+            ItemWrite(2, active=False),
+            ItemWrite(1, data[0]),
+            ItemWrite(1, active=False),
+            ItemWrite(3, data[1]),
+        ],
+        [ItemDelete(3)],
+        "v1",
+    )
+    ack = index.write("numbers", batch)
+    assert (ack.upserted, list(ack.unknown_ids)) == (3, [2])
+    item = index.get("numbers", [1])[0]
+    assert item is not None and not item.active
+    assert index.write("numbers", WriteBatch([ItemWrite(3, active=True)])).unknown_ids == (3,)
+
+
+def test_activity_is_told_to_the_next_generation_ahead_of_its_vectors(index: VectorIndex) -> None:
+    data = fill(index, 4)
+    index.advance("numbers", "begin", "v2")
+    put(index, [ItemWrite(1, data[1])], version="v2")
+    put(index, [ItemWrite(20, data[0], active=True)], version="v1")  # new while v2 is being built
+    put(index, [ItemWrite(30, data[2], active=True)], version="v2")  # so far in v2 alone
+    assert index.get("numbers", [30]) == [None]
+    ack = index.write("numbers", WriteBatch([ItemWrite(i, active=False) for i in (1, 2, 20, 30, 40)]))
+    assert list(ack.unknown_ids) == [40]
+    put(index, [ItemWrite(2, data[2]), ItemWrite(20, data[0]), ItemWrite(3, data[3])], version="v2")
+    index.advance("numbers", "promote", "v2")
+    assert find(index, data[0], 9) == [3], "what went off sale before its vector came stays off sale"
+    assert index.get("numbers", [40]) == [None]
 
 
 def test_an_older_source_version_is_ignored(index: VectorIndex) -> None:
@@ -271,13 +327,13 @@ def test_digests_are_equal_for_equal_content_only(index: VectorIndex) -> None:
     put(other, [ItemWrite(i, data[i]) for i in reversed(range(70)) if i < 60])
     index.write(
         "numbers",
-        WriteBatch([ItemWrite(3, active=False), ItemWrite(70, content_hash=b"c")], [ItemDelete(9, 5)]),
+        WriteBatch([ItemWrite(3, active=False), ItemWrite(7, content_hash=b"c")], [ItemDelete(9, 5)]),
     )
     assert index.digest("numbers").root != other.digest("numbers").root
     other.write("numbers", WriteBatch(deletes=[ItemDelete(9)]))
-    other.write("numbers", WriteBatch([ItemWrite(70, content_hash=b"c"), ItemWrite(3, active=False)]))
+    other.write("numbers", WriteBatch([ItemWrite(7, content_hash=b"c"), ItemWrite(3, active=False)]))
     mine, theirs = index.digest("numbers"), other.digest("numbers")
-    assert mine.root == theirs.root and mine.items == theirs.items == 60
+    assert mine.root == theirs.root and mine.items == theirs.items == 59
     for bucket in np.flatnonzero(mine.buckets)[:20].tolist():
         rows = sorted(index.digest_rows("numbers", [bucket]), key=lambda row: row.id)
         assert rows == sorted(other.digest_rows("numbers", [bucket]), key=lambda row: row.id)

@@ -119,7 +119,7 @@ class IndexMachine(RuleBasedStateMachine):
         )
         got, wanted = self.engines[which].write("things", batch), self.reference.write("things", batch)
         seen, expected = (
-            (ack.upserted, ack.deleted, ack.stale_ignored, ack.vanished, ack.reappeared)
+            (ack.upserted, ack.deleted, ack.stale_ignored, ack.vanished, ack.reappeared, set(ack.unknown_ids))
             for ack in (got, wanted)
         )
         assert seen == expected

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.tidy.source import ROOT, read
+from tests.tidy.source import PRODUCT_ROOMS, ROOT, read
 
 DOCKERFILE = read("Dockerfile")
 MAKEFILE = read("Makefile")
@@ -85,9 +85,7 @@ def test_the_image_runs_as_an_ordinary_user_and_owns_its_data() -> None:
 
 def test_the_image_holds_every_room_and_file_that_serving_needs() -> None:
     copied = " ".join(instructions(DOCKERFILE, "COPY")).split()
-    assert {"index_store", "service", "feeder", "vector_client", "openapi.yaml", "constraints.txt"} <= set(
-        copied
-    )
+    assert {*PRODUCT_ROOMS, "openapi.yaml", "constraints.txt"} <= set(copied)
     allowed = set(re.findall(r"^!(.+)$", read(".dockerignore"), flags=re.MULTILINE))
     assert {name for name in copied if name != "./"} == allowed
     assert "torch" not in " ".join(instructions(DOCKERFILE, "RUN"))

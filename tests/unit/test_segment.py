@@ -17,7 +17,8 @@ from index_store.segment.builder import BuildOptions, RowChunk, build_segment
 from index_store.segment.info import SegmentIdentity
 from index_store.segment.reader import Segment
 from index_store.storage.sealed_directory import new_directory, publish
-from index_store.types import IdKind, Metric
+from index_store.types import Metric
+from item_rules.ids import IdKind
 
 SEED = 4711
 DIM = 32

@@ -14,7 +14,8 @@ from feeder.sources.port import Rest
 from feeder.sources.postgres.catalog import INTEGERS, look_at
 from feeder.sources.rows import IdCodec, columns_of, directory_of, item_rows
 from feeder.sources.session import PostgresSession
-from feeder.table_mapping import IdKind, ItemTable
+from feeder.table_mapping import ItemTable
+from item_rules.ids import IdKind
 from vector_client.types import Id
 
 

@@ -18,7 +18,8 @@ from feeder.sources.port import VectorShape
 from feeder.sources.postgres.binary_copy import CopyFormatError, Fixed, Rows, parse
 from feeder.sources.postgres.catalog import INTEGERS, Column, Relation, look_at
 from feeder.sources.session import PostgresSession
-from feeder.table_mapping import IdKind, VectorTable
+from feeder.table_mapping import VectorTable
+from item_rules.ids import IdKind
 from vector_client.types import Id
 
 KEYS_NAMED = 5

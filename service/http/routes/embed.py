@@ -16,7 +16,7 @@ from service.http.auth import Role
 from service.http.dependencies import Desk, JsonResponse
 from service.http.wire.problems import HttpRefusal
 from service.http.wire.schemas import EmbedBatchIn, EmbedIn
-from service.http.wire.values import in_range, not_one_of, read_base64, read_text
+from service.http.wire.values import in_range, not_one_of, read_picture, read_text
 
 
 class EmbedRoutes:
@@ -41,7 +41,7 @@ class EmbedRoutes:
         info = self._desk.encoders.info(collection.name)
         answer: dict[str, Any] = {"dim": info.dim, "version": info.embedding_version}
         if body.image is not None:
-            data = read_base64(body.image, "image")
+            data = read_picture(body.image, "image")
             answer["embedding"] = await self._desk.encoders.image(collection.name).embed_query(data)
         else:
             text = read_text(str(body.text), self._desk.settings.query_chars_max, "text")

@@ -15,6 +15,7 @@ from service.collections import Collection
 from service.errors import FieldError, InvalidInput
 from service.http.auth import Role
 from service.http.dependencies import Desk, JsonResponse, exchange_of
+from service.http.wire.body import media_type
 from service.http.wire.problems import HttpRefusal
 from service.http.wire.schemas import SimilarByUrlIn
 from service.http.wire.search import hit_scores
@@ -55,7 +56,7 @@ class LegacyRoutes:
     async def _upload(self, request: Request) -> tuple[bytes, int | None]:
         """Return the picture and the form's top_k, if it has one."""
         headers = exchange_of(request).headers
-        if not headers.get(b"content-type", b"").lower().startswith(b"multipart/form-data"):
+        if media_type(headers) != b"multipart/form-data":
             raise HttpRefusal(415, "unsupported_media_type", "The content type must be multipart/form-data.")
         bytes_max = self._desk.settings.image_bytes_max + _FORM_EXTRA_BYTES
         try:

@@ -23,7 +23,7 @@ from service.collections import Catalogue
 from service.errors import FieldError, InvalidInput
 from service.http.auth import Keys, Role
 from service.http.middleware import EXCHANGE, JSON, Exchange
-from service.http.wire.body import Headers, decode_json, field_error_of, require_json
+from service.http.wire.body import Headers, decode_json, field_error_of, media_type, require_json
 from service.http.wire.body_reader import BodyReader
 from service.http.wire.problems import HANDLED, HttpRefusal, problem_of
 from service.http.wire.schemas import SearchBatchIn, SearchIn, VectorParametersIn
@@ -101,7 +101,7 @@ class SearchFront:
 
     def read_search(self, query_string: bytes, headers: Headers, body: bytes) -> Asked:
         """Raises as HANDLED says."""
-        if headers.get(b"content-type", b"").startswith(_VECTOR_TYPE):
+        if media_type(headers) == _VECTOR_TYPE:
             return self._read_vector_body(query_string, body)
         require_json(headers)
         return read_question(decode_json(self._search_decoder, body), self._catalogue, self._limits)

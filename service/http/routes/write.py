@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Request
 
-from index_store.types import Ack, ItemDelete
+from index_store.types import Ack, Id, ItemDelete
+from item_rules.ids import int64_fault
 from service.app.ingest import Ingester, Intake, NewItem
 from service.errors import Reject
 from service.http.auth import Role
 from service.http.dependencies import Desk, JsonResponse
-from service.http.wire.body import decode_json
+from service.http.wire.body import decode_json, require_utf8
 from service.http.wire.schemas import IdsIn, UpsertIn
 from service.http.wire.upsert import IntakeReader
-from service.http.wire.values import INT64_MAX, INT64_MIN, in_range, read_ids
+from service.http.wire.values import in_range, read_ids, read_source_version
 
 _INLINE_BYTES_MAX = 262_144
 """Larger bodies are decoded item by item on a thread, so that searches get their turn in between."""
+
+_TOLD_CHARS_MAX = 1024
 
 
 class WriteRoutes:
@@ -50,6 +53,7 @@ class WriteRoutes:
         return _written(*await self._ingester.ingest(intake, partial=partial))
 
     def _read_upsert(self, body: bytes) -> Intake:
+        require_utf8(body)  # what is decoded later, or never, would not tell
         return self._reader.read(decode_json(self._upsert_decoder, body))
 
     async def post_delete(self, request: Request) -> JsonResponse:
@@ -77,8 +81,7 @@ class WriteRoutes:
     async def _ids_body(self, request: Request) -> IdsIn:
         body = await self._desk.json(request, self._ids_decoder)
         in_range("ids", len(body.ids), 0, self._desk.settings.upsert_items_max)
-        if body.source_version is not None:
-            in_range("source_version", body.source_version, INT64_MIN, INT64_MAX)
+        read_source_version(body.source_version)
         return body
 
     async def _ingest(self, intake: Intake) -> JsonResponse:
@@ -91,10 +94,27 @@ def _written(ack: Ack, rejects: Sequence[Reject]) -> JsonResponse:
             "upserted": ack.upserted,
             "deleted": ack.deleted,
             "stale_ignored": ack.stale_ignored,
-            "rejected": [{"id": each.id, "code": each.code, "detail": each.detail} for each in rejects],
+            "rejected": [_rejected(each) for each in rejects],
+            "unknown_ids": ack.unknown_ids,
             "seq": ack.seq,
             "version": ack.embedding_version,
             "vanished": ack.vanished,
             "reappeared": ack.reappeared,
         }
     )
+
+
+def _rejected(reject: Reject) -> dict[str, Any]:
+    return {
+        "id": reject.id if _can_be_told(reject.id) else None,
+        "code": reject.code,
+        "detail": reject.detail,
+        "loc": ["body", *reject.loc],
+    }
+
+
+def _can_be_told(id: Id | None) -> bool:
+    """An answer has no room for every number and every text; `loc` says which one it was."""
+    if isinstance(id, int):
+        return int64_fault(id) is None
+    return id is None or len(id) <= _TOLD_CHARS_MAX

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 _JSON_WORDS = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", " | ": " or "}
 _TYPES = re.compile(r"\b(?:str|int|float|bool)\b| \| ")
 _MALFORMED = "The body is not well-formed JSON."
+_NOT_UTF8 = "The body is not JSON in UTF-8: it holds text in another encoding, CP949 perhaps."
+_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,11 @@ class ConnectionLimits:
     head_fields_max: int
     head_read_s_max: float
     answer_stall_s_max: float
+
+
+def media_type(headers: Headers) -> bytes:
+    """Return what kind of body is announced, in lower case and without parameters."""
+    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
 
 
 def require_json(headers: Headers) -> None:
@@ -51,8 +59,25 @@ def decode_json(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         raise _wrong_shape(body, exc) from exc
     except RecursionError as exc:
         raise HttpRefusal(400, "malformed_json", "The body is nested too deep.") from exc
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except UnicodeDecodeError as exc:
+        raise HttpRefusal(400, "malformed_json", _NOT_UTF8) from exc
+    except msgspec.DecodeError as exc:
+        if body.startswith(codecs.BOM_UTF8):  # some editors and .NET put it there
+            return decode_json(decoder, body.removeprefix(codecs.BOM_UTF8))
         raise HttpRefusal(400, "malformed_json", _MALFORMED) from exc
+
+
+def require_utf8(body: bytes) -> None:
+    """Raises HttpRefusal 400. Piece by piece: as one string the body could take four times its bytes."""
+    if body.isascii():
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for start in range(0, len(body), _PIECE_BYTES):
+            decoder.decode(body[start : start + _PIECE_BYTES])
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as exc:
+        raise HttpRefusal(400, "malformed_json", _NOT_UTF8) from exc
 
 
 def _wrong_shape(body: bytes, error: msgspec.ValidationError) -> HttpRefusal:

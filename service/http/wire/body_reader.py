@@ -124,8 +124,13 @@ def _require_readable(headers: Headers, bytes_max: int) -> None:
     length = headers.get(b"content-length", b"0")
     if length.isdigit() and int(length) > bytes_max:
         raise _too_large(bytes_max)
-    if b"content-encoding" in headers:
-        raise HttpRefusal(415, "unsupported_media_type", "Compressed bodies are not read.")
+    # identity says that nothing was done to the body.
+    if headers.get(b"content-encoding", b"").strip().lower() not in (b"", b"identity"):
+        raise HttpRefusal(
+            415,
+            "unsupported_media_type",
+            "Compressed bodies are not read: send without Content-Encoding, or with identity.",
+        )
 
 
 def _too_large(bytes_max: int) -> HttpRefusal:

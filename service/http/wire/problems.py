@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -101,6 +102,7 @@ HANDLED: tuple[type[Exception], ...] = (
 )
 """What a route may raise; anything else is a 500 and a traceback in the log."""
 
+_STEP = re.compile(r"([^\[\]]+)|\[(\d+)\]")
 _FIELD_OF_CODE = {"invalid_vector": "vector", "invalid_filter": "filter", "cursor_expired": "cursor"}
 _OF_ROUTING = {
     404: ("unknown_route", "There is no such route."),
@@ -143,13 +145,19 @@ def _headers(error: Exception, status: int) -> dict[str, str]:
 
 def _field_errors(error: Exception, code: str) -> Sequence[FieldError]:
     if isinstance(error, service.BatchRejected):
-        return [
-            FieldError(("body", "items", each.place), f"{each.code}: {each.detail}") for each in error.rejects
-        ]
+        return [FieldError(("body", *each.loc), f"{each.code}: {each.detail}") for each in error.rejects]
     if isinstance(error, index.InvalidRequest):
         name = error.field or _FIELD_OF_CODE.get(code, "")
-        return [FieldError(("body", *name.split(".", 1)), str(error))] if name else ()
+        return [FieldError(("body", *loc_of(name)), str(error))] if name else ()
     return ()
+
+
+def loc_of(name: str) -> service.Loc:
+    """Return where a field of the index is in a body: "items[1].vector" is ("items", 1, "vector"). Behind the
+    first point of a filter anything may stand."""
+    head, _, rest = name.partition(".")
+    steps: list[str | int] = [step if step else int(place) for step, place in _STEP.findall(head)]
+    return (*steps, rest) if rest else tuple(steps)
 
 
 def _of_image(error: service.InvalidImage) -> Problem:

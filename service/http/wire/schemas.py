@@ -74,12 +74,13 @@ class DeleteIn(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class UpsertIn(msgspec.Struct, forbid_unknown_fields=True):
-    """items are decoded one by one, later: one bad item must not spoil the others of a partial write."""
+    """items and delete_ids are decoded one by one, later: one bad one must not spoil the others of a partial
+    write."""
 
     collection: str | None = None
     embedding_version: str | None = None
     items: list[msgspec.Raw] = []
-    delete_ids: list[int | str | DeleteIn] | None = None
+    delete_ids: list[msgspec.Raw] | None = None
     source: dict[str, str] | None = None
 
 

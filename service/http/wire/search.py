@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store.types import Hit, Vector
+from item_rules.ids import INT64_MAX
 from service.app.search import Answer, Question
 from service.collections import Catalogue, Collection
 from service.errors import InvalidInput
@@ -19,14 +20,13 @@ from service.http.wire.cursors import read_cursor, write_cursor
 from service.http.wire.problems import HttpRefusal
 from service.http.wire.schemas import SearchIn
 from service.http.wire.values import (
-    INT64_MAX,
     checked_vector,
     find_collection,
     in_range,
     not_one_of,
-    read_base64,
     read_exclude_ids,
     read_ids,
+    read_picture,
     read_text,
     read_vector,
 )
@@ -70,7 +70,7 @@ def read_question(
         collection=collection.name,
         k=in_range("top_k", top_k, 1, limits.top_k_max),
         text=None if body.query is None else read_text(body.query, limits.query_chars_max, "query"),
-        picture=None if body.image is None else read_base64(body.image, "image"),
+        picture=None if body.image is None else read_picture(body.image, "image"),
         vector=_vector_of(body, collection, raw),
         like_ids=read_ids(body.like_ids, collection, "like_ids") if body.like_ids else (),
         unlike_ids=read_ids(body.unlike_ids, collection, "unlike_ids") if body.unlike_ids else (),

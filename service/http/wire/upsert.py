@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-import orjson
 
 from index_store.types import Id, ItemDelete
+from item_rules.metadata import metadata_fault
 from service.app.ingest import Intake, NewItem
 from service.collections import Catalogue, Collection
-from service.errors import InvalidInput, Reject
-from service.http.wire.body import check_depth, field_error_of
+from service.errors import InvalidInput, Loc, Reject
+from service.http.wire.body import field_error_of
 from service.http.wire.schemas import DeleteIn, ItemIn, UpsertIn, item_type
 from service.http.wire.values import (
-    INT64_MAX,
-    INT64_MIN,
     find_collection,
     in_range,
     not_one_of,
-    read_base64,
     read_id,
+    read_picture,
+    read_source_version,
     read_text,
     read_vector,
 )
@@ -41,6 +40,7 @@ class IntakeReader:
         self._decoders: Mapping[str, msgspec.json.Decoder[ItemIn]] = {
             each.name: msgspec.json.Decoder(item_type(each.id_field)) for each in catalogue.collections
         }
+        self._delete_decoder: msgspec.json.Decoder[Id | DeleteIn] = msgspec.json.Decoder(int | str | DeleteIn)
 
     def read(self, body: UpsertIn) -> Intake:
         """Raises InvalidInput for what concerns the whole batch, HttpRefusal 404."""
@@ -48,31 +48,24 @@ class IntakeReader:
         items_max = self._settings.upsert_items_max
         in_range("items", len(body.items), 0, items_max)
         in_range("delete_ids", len(body.delete_ids or ()), 0, items_max)
-        items: list[NewItem] = []
-        rejects: list[Reject] = []
-        for place, raw in enumerate(body.items):
-            outcome = self._read_item(place, raw, collection)
-            if isinstance(outcome, Reject):
-                rejects.append(outcome)
-            else:
-                items.append(outcome)
+        items = [self._read_item(place, raw, collection) for place, raw in enumerate(body.items)]
+        deletes = [
+            self._read_delete(place, raw, collection) for place, raw in enumerate(body.delete_ids or ())
+        ]
         return Intake(
             collection=collection.name,
-            items=items,
-            deletes=[
-                _read_delete(place, each, collection) for place, each in enumerate(body.delete_ids or ())
-            ],
-            rejects=rejects,
+            items=[each for each in items if isinstance(each, NewItem)],
+            deletes=[each for each in deletes if isinstance(each, ItemDelete)],
+            rejects=[each for each in (*items, *deletes) if isinstance(each, Reject)],
             embedding_version=body.embedding_version,
             cursors=_read_cursors(body.source),
         )
 
     def _collection_of(self, body: UpsertIn) -> Collection:
-        """Named, or told by the first item's id field, or by its content."""
+        """Named, or told by the first readable item: by its id field, or by its content."""
         if body.collection is not None:
             return find_collection(self._catalogue, body.collection)
-        first = msgspec.json.decode(body.items[0]) if body.items else {}
-        fields: Sequence[str] = list(first) if isinstance(first, dict) else []
+        fields = next(filter(None, map(_fields_of, body.items)), ())
         for field in fields:
             collection = self._catalogue.by_id_field(field) if field != "id" else None
             if collection is not None:
@@ -81,22 +74,35 @@ class IntakeReader:
         return self._catalogue.default_of(modality) or self._catalogue.default
 
     def _read_item(self, place: int, raw: msgspec.Raw, collection: Collection) -> NewItem | Reject:
+        where: Loc = ("items", place)
         try:
             item = self._decoders[collection.name].decode(raw)
         except msgspec.ValidationError as exc:
-            what, (_, *loc) = field_error_of(exc)
-            name = ".".join(map(str, loc))
-            return Reject(
-                place, _id_for_report(raw, collection), "invalid_request", f"{name}: {what}.".lstrip(": ")
-            )
+            return _misshapen(where, _id_for_report(raw, collection), exc)
         except RecursionError:
-            return Reject(place, None, "invalid_request", "The item is nested too deep.")
+            return Reject(where, None, "invalid_request", "The item is nested too deep.")
         given: Id | None = None
         try:
-            given = _given_id(item, collection)
-            return self._new_item(place, item, read_id(given, collection, collection.id_field), collection)
+            field, given = _given_id(item, collection)
+            return self._new_item(place, item, read_id(given, collection, field), collection)
         except InvalidInput as exc:
-            return Reject(place, given, exc.code, str(exc))
+            return Reject((*where, *exc.loc), given, exc.code, str(exc))
+
+    def _read_delete(self, place: int, raw: msgspec.Raw, collection: Collection) -> ItemDelete | Reject:
+        where: Loc = ("delete_ids", place)
+        try:
+            given = self._delete_decoder.decode(raw)
+        except msgspec.ValidationError as exc:
+            return _misshapen(where, None, exc)
+        except RecursionError:
+            return Reject(where, None, "invalid_request", "The entry is nested too deep.")
+        entry = given if isinstance(given, DeleteIn) else DeleteIn(given)
+        try:
+            id = read_id(entry.id, collection, "id")
+            return ItemDelete(id, read_source_version(entry.source_version))
+        except InvalidInput as exc:
+            loc = exc.loc if isinstance(given, DeleteIn) else ()
+            return Reject((*where, *loc), entry.id, exc.code, str(exc))
 
     def _new_item(self, place: int, item: ItemIn, id: Id, collection: Collection) -> NewItem:
         named = {"vector": item.vector, "text": item.text, "image": item.image, "image_url": item.image_url}
@@ -111,18 +117,16 @@ class IntakeReader:
             raise InvalidInput("image", f"is no content of the text collection {collection.name!r}")
         if collection.modality == "image" and item.text is not None:
             raise InvalidInput("text", f"is no content of the picture collection {collection.name!r}")
-        if item.source_version is not None:
-            in_range("source_version", item.source_version, INT64_MIN, INT64_MAX)
         return NewItem(
             place=place,
             id=id,
             vector=None if item.vector is None else read_vector(item.vector, collection.dim),
             text=None if item.text is None else read_text(item.text, self._settings.text_chars_max, "text"),
-            picture=None if item.image is None else read_base64(item.image, "image"),
+            picture=None if item.image is None else read_picture(item.image, "image"),
             picture_url=None if given else _read_url(item.image_url),
             active=True if item.active is None and has_content else item.active,
             metadata=self._metadata(item),
-            source_version=item.source_version,
+            source_version=read_source_version(item.source_version),
         )
 
     def _metadata(self, item: ItemIn) -> dict[str, Any] | None:
@@ -132,42 +136,35 @@ class IntakeReader:
             metadata = {"image_url": item.image_url, **(metadata or {})}
         if metadata is None:
             return None
-        check_depth(metadata, "metadata")
-        try:
-            size = len(orjson.dumps(metadata))
-        except TypeError as exc:
-            raise InvalidInput("metadata", "must hold integers of at most 64 bits") from exc
-        if size > self._settings.metadata_bytes_max:
-            raise InvalidInput(
-                "metadata", f"must be at most {self._settings.metadata_bytes_max} bytes of JSON"
-            )
+        fault = metadata_fault(metadata, self._settings.metadata_bytes_max)
+        if fault is not None:
+            raise InvalidInput("metadata", fault)
         return metadata
 
 
-def _given_id(item: ItemIn, collection: Collection) -> Id:
+def _misshapen(where: Loc, id: Id | None, error: msgspec.ValidationError) -> Reject:
+    """Another shape than the schema's."""
+    what, (_, *loc) = field_error_of(error)
+    name = ".".join(map(str, loc))
+    return Reject((*where, *loc), id, "invalid_request", f"{name}: {what}.".lstrip(": "))
+
+
+def _given_id(item: ItemIn, collection: Collection) -> tuple[str, Id]:
+    """Return the id and the name of the field that it came in."""
     own: Id | None = getattr(item, collection.id_field)
     if own is not None and item.id is not None and collection.id_field != "id":
         raise InvalidInput(collection.id_field, "and id are both given")
-    given = own if own is not None else item.id
-    if given is None:
+    if own is not None:
+        return collection.id_field, own
+    if item.id is None:
         raise InvalidInput(collection.id_field, "is missing")
-    return given
+    return "id", item.id
 
 
 def _read_url(url: str | None) -> str | None:
     if url is not None and not 1 <= len(url) <= _URL_CHARS_MAX:
         raise InvalidInput("image_url", f"must have 1 to {_URL_CHARS_MAX} characters")
     return url
-
-
-def _read_delete(place: int, given: Id | DeleteIn, collection: Collection) -> ItemDelete:
-    entry = given if isinstance(given, DeleteIn) else DeleteIn(given)
-    try:
-        if entry.source_version is not None:
-            in_range("source_version", entry.source_version, INT64_MIN, INT64_MAX)
-        return ItemDelete(read_id(entry.id, collection, collection.id_field), entry.source_version)
-    except InvalidInput as exc:
-        raise InvalidInput(("delete_ids", place), exc.msg, exc.code) from exc
 
 
 def _read_cursors(source: Mapping[str, str] | None) -> Mapping[str, str]:
@@ -181,13 +178,17 @@ def _read_cursors(source: Mapping[str, str] | None) -> Mapping[str, str]:
     return cursors
 
 
-def _id_for_report(raw: msgspec.Raw, collection: Collection) -> Id | None:
-    """The item has another shape than expected; say whose it is if that much can be told."""
+def _fields_of(raw: msgspec.Raw) -> Mapping[str, Any]:
+    """Return what is in an object of any shape; nothing for what is no object or can't be read."""
     try:
         item = msgspec.json.decode(raw)
     except (msgspec.DecodeError, RecursionError):
-        return None
-    if not isinstance(item, dict):
-        return None
+        return {}
+    return item if isinstance(item, dict) else {}
+
+
+def _id_for_report(raw: msgspec.Raw, collection: Collection) -> Id | None:
+    """The item has another shape than expected; say whose it is if that much can be told."""
+    item = _fields_of(raw)
     id = item.get(collection.id_field, item.get("id"))
     return id if isinstance(id, (int, str)) and not isinstance(id, bool) else None
