@@ -149,9 +149,7 @@ def build(
     """Raises BadConfiguration. metrics_dir: where several workers sum their metrics. before_serving: awaited
     when everything is open and before the first connection is taken. models: being opened already."""
     catalogue = read_collections(settings)
-    index = (make_index or _embedded(settings))(
-        settings.data_dir, [each.spec for each in catalogue.collections]
-    )
+    index = _index(settings, catalogue, make_index)
     readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
     writers = ThreadPoolExecutor(settings.write_threads, thread_name_prefix="writer")
     fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetcher")
@@ -213,8 +211,10 @@ def build(
     return Service(Application(parts), parts, ingester, catalogue, lifecycle)
 
 
-def _embedded(settings: Settings) -> MakeIndex:
-    return partial(EmbeddedIndex, limits=EngineLimits(metadata_bytes_max=settings.metadata_bytes_max))
+def _index(settings: Settings, catalogue: Catalogue, make_index: MakeIndex | None) -> OpenableIndex:
+    limits = EngineLimits(metadata_bytes_max=settings.metadata_bytes_max)
+    make = make_index or partial(EmbeddedIndex, limits=limits)
+    return make(settings.data_dir, [each.spec for each in catalogue.collections])
 
 
 def _keys(settings: Settings) -> Keys:
