@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from index_store.engine.index import EmbeddedIndex
 from service.http.app import Application
 from service.settings import Settings
-from service.wiring import Service, build
+from service.wiring import MakeIndex, Service, build
 
 T = TypeVar("T")
 
@@ -84,11 +85,13 @@ class HttpApp:
 
 
 @contextmanager
-def running_app(data_dir: Path, environ: Mapping[str, str] | None = None) -> Iterator[HttpApp]:
+def running_app(
+    data_dir: Path, environ: Mapping[str, str] | None = None, make_index: MakeIndex = EmbeddedIndex
+) -> Iterator[HttpApp]:
     """A service on `data_dir`, opened and with its models loaded."""
     settings = Settings.from_environ({**NO_MODEL_FILES, "DATA_DIR": str(data_dir), **(environ or {})})
     loop = Loop()
-    service = build(settings)
+    service = build(settings, make_index=make_index)
     opened = service.lifecycle.opened()
     try:
         loop.run(_enter(opened, service))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import os
@@ -29,6 +30,12 @@ _UNKNOWN_ROUTE = "(unknown)"
 _UNREAD = "(unread)"
 _UNEXPECTED = problem_of(Exception())
 _STARTING = Problem(503, "starting", "The service is starting.", headers={"retry-after": "1"})
+_STOPPING = Problem(
+    503,
+    "stopping",
+    "The service stops before this was done; whether a write was stored is not known, repeating it is safe.",
+    headers={"retry-after": "1", "connection": "close"},
+)
 _OPEN_WHILE_STARTING = frozenset(("/health", "/livez", "/readyz", "/metrics", "/openapi.yaml"))
 
 
@@ -132,6 +139,10 @@ class Edge:
                 await self._inner(scope, receive, send)
             return
         started = time.perf_counter()
+        method = scope["method"]
+        if method == "HEAD":  # answered as GET is, without the body
+            scope = {**scope, "method": "GET"}
+            send = _without_body(send)
         exchange = self.begin(dict(scope["headers"]), send)
         path = canonical_path(scope["path"], scope.get("raw_path") or b"")
         scope["path"] = path
@@ -141,11 +152,15 @@ class Edge:
                 await self._inner(scope, receive, exchange.marked)
             else:
                 await exchange.refuse(path, _STARTING)
+        except asyncio.CancelledError:  # a stop that does not wait any longer
+            if exchange.is_started:
+                raise
+            await exchange.refuse(path, _STOPPING)
         except Exception as exc:
             await self._fail(exc, path, exchange)
         finally:
             route = exchange.route or getattr(scope.get("route"), "path", _UNKNOWN_ROUTE)
-            self.end(exchange, scope["method"], route, scope.get("client"), started)
+            self.end(exchange, method, route, scope.get("client"), started)
             # The server's `send` holds the scope: left in there, every request would leave a ring of objects
             # for the collector to find.
             del scope[EXCHANGE]
@@ -208,6 +223,13 @@ class Edge:
                 exchange.trace_id,
             )
         )
+
+
+def _without_body(send: Send) -> Send:
+    async def head_only(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return head_only
 
 
 async def _nowhere(_: Message) -> None:

@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 import uvicorn
 
+from index_store.engine.index import EmbeddedIndex
 from service.http.transport.direct_search import Shortcut
 from service.http.transport.protocol import SearchProtocol
+from service.wiring import MakeIndex
 from tests.contract.test_http_search_cases import CASES, Case
 from tests.http_app import HttpApp, application_of, running_app, seed
 
@@ -82,8 +84,13 @@ class Wire:
 
 
 @contextmanager
-def served(data_dir: Path, environ: dict[str, str] | None = None) -> Iterator[Wire]:
-    with running_app(data_dir, environ) as app:
+def served(
+    data_dir: Path,
+    environ: dict[str, str] | None = None,
+    make_index: MakeIndex = EmbeddedIndex,
+    drain_s: int | None = None,
+) -> Iterator[Wire]:
+    with running_app(data_dir, environ, make_index) as app:
         application = application_of(app)
         application.shortcut = shortcut = CountingShortcut(application.shortcut)
         listener = socket.socket()
@@ -92,6 +99,7 @@ def served(data_dir: Path, environ: dict[str, str] | None = None) -> Iterator[Wi
         config = uvicorn.Config(
             application, http=SearchProtocol, lifespan="off", log_config=None, access_log=False,
             timeout_keep_alive=KEEP_ALIVE_S, ws="none", proxy_headers=False,
+            timeout_graceful_shutdown=drain_s,
         )  # fmt: skip
         server = uvicorn.Server(config)
         serving = asyncio.run_coroutine_threadsafe(server.serve([listener]), app.loop._loop)

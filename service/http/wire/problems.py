@@ -118,7 +118,7 @@ def problem_of(error: Exception) -> Problem:
         return Problem(422, error.code, str(error), [FieldError(("body", *error.loc), error.msg)])
     if isinstance(error, HTTPException):
         code, detail = _OF_ROUTING.get(error.status_code, ("http_error", str(error.detail)))
-        return Problem(error.status_code, code, detail, headers=dict(error.headers or {}))
+        return Problem(error.status_code, code, detail, headers=_with_head(error.headers or {}))
     if isinstance(error, RequestValidationError):
         return _of_parameters(error)
     if isinstance(error, service.InvalidImage):
@@ -134,6 +134,11 @@ def problem_of(error: Exception) -> Problem:
                 getattr(error, "hint", ""),
             )
     return Problem(500, "internal_error", "An unexpected error; the log has it under this request_id.")
+
+
+def _with_head(headers: Mapping[str, str]) -> dict[str, str]:
+    """HEAD is answered wherever GET is."""
+    return {name: "GET, HEAD" if value == "GET" else value for name, value in headers.items()}
 
 
 def _headers(error: Exception, status: int) -> dict[str, str]:
