@@ -16,6 +16,7 @@ COPY openapi.yaml ./
 COPY item_rules item_rules
 COPY index_store index_store
 COPY vector_client vector_client
+COPY image_fetch image_fetch
 COPY feeder feeder
 COPY service service
 

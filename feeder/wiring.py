@@ -39,6 +39,7 @@ from feeder.telemetry.metrics import Metrics
 from feeder.telemetry.reporting import Progress
 from feeder.throttle import Aside, Pacer, at_once, when_idle
 from feeder.wiring_feeds import Pause, alert_of, feeds_of, lease_of
+from image_fetch.fetch import FetchLimits, PictureFetch
 from vector_client.http import VectorClient
 from vector_client.transport import Limits
 from vector_client.types import Id
@@ -279,7 +280,15 @@ def _path_for_once(settings: Settings, tables: CollectionTables, mode: str) -> s
 def pictures_of(settings: Settings) -> PictureFetcher:
     bounds = settings.bounds
     return PictureFetcher(
-        settings.image_hosts, settings.image_networks, bounds.image_bytes_max, bounds.image_timeout_s
+        PictureFetch(
+            FetchLimits(
+                sorted(settings.image_hosts),
+                "FEEDER_IMAGE_HOSTS",
+                bounds.image_bytes_max,
+                bounds.image_timeout_s,
+                settings.image_networks,
+            )
+        )
     )
 
 

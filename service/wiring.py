@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 from fastapi import FastAPI
 
+from image_fetch.fetch import FetchLimits, PictureFetch
 from index_store.catalog.aside import asides_in
 from index_store.engine.index import EmbeddedIndex, EngineLimits
 from index_store.maintenance.backup import backup_data
@@ -26,7 +27,7 @@ from index_store.types import CollectionSpec
 from service.app.backups import Snapshots
 from service.app.encoders import Encoders, ImageEncoder, Slot, TextEncoder
 from service.app.health import Prober
-from service.app.image_fetch import FetchLimits, PictureFetcher
+from service.app.image_fetch import PictureFetcher
 from service.app.ingest import Ingester
 from service.app.lifecycle import Lifecycle, OpenableIndex
 from service.app.maintenance_status import maintenance_status
@@ -170,9 +171,7 @@ def build(
         deadline_ms=settings.search_deadline_ms,
         min_seq_wait_ms=settings.min_seq_wait_ms,
     )
-    pictures = PictureFetcher(
-        FetchLimits(settings.image_url_hosts, settings.image_bytes_max, settings.image_url_ms_max), fetchers
-    )
+    pictures = PictureFetcher(_guarded(settings), fetchers)
     ingester = Ingester(encoders, pictures, index, writers, metrics, writes_max=settings.queue_requests_max)
     lifecycle = Lifecycle(
         index,
@@ -215,6 +214,11 @@ def _index(settings: Settings, catalogue: Catalogue, make_index: MakeIndex | Non
     limits = EngineLimits(metadata_bytes_max=settings.metadata_bytes_max)
     make = make_index or partial(EmbeddedIndex, limits=limits)
     return make(settings.data_dir, [each.spec for each in catalogue.collections])
+
+
+def _guarded(settings: Settings) -> PictureFetch:
+    bytes_max, s_max = settings.image_bytes_max, settings.image_url_ms_max / 1000
+    return PictureFetch(FetchLimits(settings.image_url_hosts, "IMAGE_URL_HOSTS", bytes_max, s_max))
 
 
 def _keys(settings: Settings) -> Keys:
