@@ -68,7 +68,7 @@ class ConstantIndex:
 
     def status(self, collection: str) -> CollectionStatus:
         current = GenerationStatus("g1", "current", self._version, HITS, HITS, 1, {})
-        return CollectionStatus(self._specs[collection], current if self._version else None, [], None)
+        return CollectionStatus(self._specs[collection], current if self._version else None, [])
 
     def digest(self, collection: str) -> Digest:
         raise NotImplementedError

@@ -13,6 +13,7 @@ IndexStoreError
     ├── WriteFailed         the disk said no; whether it was stored is unknown, repeating is safe
     ├── ReadOnly            disk nearly full or store damaged: searches go on
     ├── SeqNotReached       min_seq was not reached within the wait
+    ├── StoreUnavailable    a store can't be opened or read now, or has another dim, metric or id type
     └── StoreDamaged        a row or file fails its checksum and cannot be mended from here
 """
 
@@ -23,7 +24,7 @@ class IndexStoreError(Exception):
     """Base of all errors of this package. `str()` is one plain sentence fit for a caller; `hint` is the
     command or the setting that helps, whole, or an empty string."""
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
 
@@ -85,6 +86,11 @@ class ReadOnly(Unavailable):
 
 class SeqNotReached(Unavailable):
     pass
+
+
+class StoreUnavailable(Unavailable):
+    """Of one collection alone. Its bytes may be sound: what stands in the way is the system or the
+    configuration."""
 
 
 class StoreDamaged(Unavailable):

@@ -191,15 +191,30 @@ class GenerationStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something wrong that searches survive. code: for programs. reason: a sentence. hint: the command or the
+    setting that helps, or an empty string."""
+
+    code: Literal["store_behind", "items_missing", "rows_damaged", "writes_refused"]
+    reason: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CollectionStatus:
     """A collection's generations; `current` is None until something names its first embedding_version.
 
-    problem: a sentence when the collection can only be read (disk full, damaged store), else None."""
+    troubles: what is wrong with any of its stores, worst first."""
 
     spec: CollectionSpec
     current: GenerationStatus | None
     others: Sequence[GenerationStatus]
-    problem: str | None
+    troubles: Sequence[Trouble] = ()
+
+    @property
+    def problem(self) -> str | None:
+        """The reasons of all troubles, or None."""
+        return "; ".join(each.reason for each in self.troubles) or None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -172,6 +172,60 @@ def _as_json(at: float, line: RequestLine, clock: _WallClock) -> bytes:
     return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
 
 
+class HealthGauges:
+    """What the last probe found."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._ready = Gauge(
+            "uhok_collection_ready",
+            "1 while the collection's main kind of query is answered.",
+            ("collection",),
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+        self._degraded = Gauge(
+            "uhok_degraded",
+            "1 while this is wrong, by collection (empty: all) and code, as /health tells it.",
+            ("collection", "code"),
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._degraded_now: set[tuple[str, str]] = set()
+
+    def set(self, ready: Mapping[str, bool], degraded: Collection[tuple[str, str]]) -> None:
+        for collection, is_ready in ready.items():
+            self._ready.labels(collection).set(is_ready)
+        for labels in self._degraded_now.difference(degraded):
+            self._degraded.labels(*labels).set(0)
+        for labels in degraded:
+            self._degraded.labels(*labels).set(1)
+        self._degraded_now = {*degraded}
+
+
+class AsideGauges:
+    """What retired generations take."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._generations = Gauge(
+            "uhok_set_aside_generations",
+            "Generations that no role names, kept for a while.",
+            ("collection",),
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+        self._bytes = Gauge(
+            "uhok_set_aside_bytes",
+            "Bytes of those generations on disk.",
+            ("collection",),
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+
+    def set(self, collection: str, generations: int, size: int) -> None:
+        self._generations.labels(collection).set(generations)
+        self._bytes.labels(collection).set(size)
+
+
 class Metrics:
     """Counts of this process; `exposition` sums over all workers when `shared_dir` is given.
 
@@ -233,20 +287,8 @@ class Metrics:
             registry=self._registry,
             multiprocess_mode="mostrecent",
         )
-        self._set_aside = Gauge(
-            "uhok_set_aside_generations",
-            "Generations that no role names, kept for a while.",
-            ("collection",),
-            registry=self._registry,
-            multiprocess_mode="mostrecent",
-        )
-        self._set_aside_bytes = Gauge(
-            "uhok_set_aside_bytes",
-            "Bytes of those generations on disk.",
-            ("collection",),
-            registry=self._registry,
-            multiprocess_mode="mostrecent",
-        )
+        self._aside = AsideGauges(self._registry)
+        self._health = HealthGauges(self._registry)
         self._by_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def request_began(self) -> None:
@@ -281,8 +323,11 @@ class Metrics:
         self._maintenance_restarts.set(restarts)
 
     def set_aside(self, collection: str, generations: int, size: int) -> None:
-        self._set_aside.labels(collection).set(generations)
-        self._set_aside_bytes.labels(collection).set(size)
+        self._aside.set(collection, generations, size)
+
+    def probed(self, ready: Mapping[str, bool], degraded: Collection[tuple[str, str]]) -> None:
+        """degraded: (collection, code) of all that is wrong now."""
+        self._health.set(ready, degraded)
 
     def exposition(self) -> bytes:
         if self._shared_dir is None:

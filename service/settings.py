@@ -231,7 +231,13 @@ class Settings:
         7, 1, 3650, "days", "How long a generation that no role names any more is kept before it is removed."
     )
     drain_s: int = number(20, 1, 600, "seconds", "How long a stop waits for requests in flight.")
-    probe_s: int = number(5, 1, 600, "seconds", "How long /health repeats the answer of its last probe.")
+    probe_s: int = number(
+        5,
+        1,
+        600,
+        "seconds",
+        "Between two probes of every collection, whose outcome /health and /readyz repeat.",
+    )
     search_api_key: tuple[str, ...] = keys("Keys that open search and embed; none: they are open.")
     write_api_key: tuple[str, ...] = keys("Keys that open write routes; none: loopback peers only.")
     admin_api_key: tuple[str, ...] = keys("Keys that open every route; none: loopback peers only.")

@@ -7,14 +7,14 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from fastapi import FastAPI
 
@@ -26,11 +26,11 @@ from index_store.maintenance.check import collection_directories
 from index_store.types import CollectionSpec
 from service.app.backups import Snapshots
 from service.app.encoders import Encoders, ImageEncoder, Slot, TextEncoder
-from service.app.health import Prober
+from service.app.health.maintenance_status import maintenance_status
+from service.app.health.prober import Prober
 from service.app.image_fetch import PictureFetcher
 from service.app.ingest import Ingester
 from service.app.lifecycle import Lifecycle, OpenableIndex
-from service.app.maintenance_status import maintenance_status
 from service.app.search import Searcher
 from service.app.search_queue import SearchLane
 from service.collections import Catalogue, read_collections
@@ -157,12 +157,7 @@ def build(
     metrics = Metrics(metrics_dir)
     slots = {each.name: Slot(each.model, each.text_template) for each in catalogue.collections}
     encoders = Encoders(slots)
-    lane = SearchLane(
-        index,
-        metrics,
-        queue_requests_max=settings.queue_requests_max,
-        queue_ms_max=settings.queue_ms_max,
-    )
+    lane = _lane(settings, index, metrics)
     searcher = Searcher(
         encoders,
         lane,
@@ -184,28 +179,30 @@ def build(
     )
     request_log = RequestLog(sys.stdout.buffer if _logs_requests() else None)
     before = partial(before_serving, ingester, catalogue) if before_serving else None
+    prober = Prober(
+        catalogue,
+        encoders,
+        searcher,
+        index,
+        readers,
+        lifecycle.is_open,
+        partial(maintenance_status, settings.data_dir),
+        metrics,
+        probe_s=settings.probe_s,
+    )
     parts = Parts(
         desk=Desk(settings, catalogue, _keys(settings), encoders, index, readers, _bodies(settings)),
         searcher=searcher,
         ingester=ingester,
         pictures=pictures,
-        prober=Prober(
-            catalogue,
-            encoders,
-            searcher,
-            index,
-            readers,
-            lifecycle.is_open,
-            partial(maintenance_status, settings.data_dir),
-            probe_s=settings.probe_s,
-        ),
+        prober=prober,
         exposition=partial(_exposition, metrics, settings.data_dir),
         snapshots=_snapshots(settings.data_dir),
         metrics=metrics,
         request_log=request_log,
         is_open=lifecycle.is_open,
         contract=_CONTRACT.read_bytes(),
-        lifespan=_lifespan(lifecycle, request_log, waits=settings.workers > 1, before=before),
+        lifespan=_lifespan(lifecycle, prober.watch, request_log, waits=settings.workers > 1, before=before),
     )
     return Service(Application(parts), parts, ingester, catalogue, lifecycle)
 
@@ -219,6 +216,15 @@ def _index(settings: Settings, catalogue: Catalogue, make_index: MakeIndex | Non
 def _guarded(settings: Settings) -> PictureFetch:
     bytes_max, s_max = settings.image_bytes_max, settings.image_url_ms_max / 1000
     return PictureFetch(FetchLimits(settings.image_url_hosts, "IMAGE_URL_HOSTS", bytes_max, s_max))
+
+
+def _lane(settings: Settings, index: OpenableIndex, metrics: Metrics) -> SearchLane:
+    return SearchLane(
+        index,
+        metrics,
+        queue_requests_max=settings.queue_requests_max,
+        queue_ms_max=settings.queue_ms_max,
+    )
 
 
 def _keys(settings: Settings) -> Keys:
@@ -255,6 +261,7 @@ def _exposition(metrics: Metrics, data_dir: Path) -> bytes:
 
 def _lifespan(
     lifecycle: Lifecycle,
+    watch: Callable[[], Coroutine[Any, Any, None]],
     request_log: RequestLog,
     *,
     waits: bool,
@@ -272,9 +279,13 @@ def _lifespan(
                     await lifecycle.wait()
                 if before is not None:
                     await before()
-                resting = asyncio.create_task(_rest_collector(lifecycle))
+                beside = [
+                    asyncio.create_task(_rest_collector(lifecycle)),
+                    asyncio.create_task(watch()),
+                ]
                 yield
-                resting.cancel()
+                for task in beside:
+                    task.cancel()
         finally:
             request_log.close()
 

@@ -249,7 +249,7 @@ class ReferenceIndex:
                     dict(shelf.cursors),  # type: ignore[arg-type]
                 )
         others = [status for role, status in found.items() if role != "current"]
-        return CollectionStatus(spec, found.get("current"), others, None)
+        return CollectionStatus(spec, found.get("current"), others)
 
     def digest(self, collection: str, parts: int = DIGEST_BUCKETS) -> Digest:
         shelf = self._current(collection)

@@ -20,6 +20,7 @@ import numpy as np
 from index_store.ann.port import Bitmap
 from index_store.ann.validation import count_allowed
 from index_store.catalog.registry import Registered, read_registered
+from index_store.diagnosis import is_passing, unreadable
 from index_store.errors import StoreDamaged
 from index_store.segment.open import Base, Known, Sealed, open_sealed
 from index_store.storage.schema import SQLITE_ERRORS, STORE_FILE, Connection, Connector
@@ -68,7 +69,7 @@ def live_file(place: int) -> str:
 
 
 def registered_in(directory: Path, connect: Connector) -> tuple[Owner, list[Registered]]:
-    """The store's identity and its snapshots, newest first. Raises StoreDamaged."""
+    """The store's identity and its snapshots, newest first. Raises StoreDamaged, StoreUnavailable."""
     try:
         connection = connect(directory / STORE_FILE)
         try:
@@ -76,7 +77,7 @@ def registered_in(directory: Path, connect: Connector) -> tuple[Owner, list[Regi
         finally:
             connection.close()
     except (*SQLITE_ERRORS, KeyError) as exc:
-        raise StoreDamaged(f"{directory}: the store can't be read: {exc}") from exc
+        raise unreadable(directory / STORE_FILE, exc) from exc
 
 
 def open_newest(
@@ -92,6 +93,9 @@ def open_newest(
         try:
             return open_snapshot(directory, owner, entry, known, trusts)
         except (StoreDamaged, OSError) as exc:
+            if is_passing(exc):
+                log.error("snapshot_not_opened", extra={"snapshot": entry.name, "error": str(exc)})
+                continue
             log.error("snapshot_damaged", extra={"snapshot": entry.name, "error": str(exc)})
             set_aside(directory / SNAPSHOTS / entry.name)
     return None
@@ -105,7 +109,8 @@ def open_snapshot(
     trusts: bool,
     sets_aside: bool = True,
 ) -> Base:
-    """Raises StoreDamaged, and sets aside the segment whose files do not match. Raises OSError."""
+    """Raises StoreDamaged, and sets aside the segment whose files do not match, unless the system kept them
+    from being read. Raises OSError."""
     path = directory / SNAPSHOTS / entry.name
     manifest = read_manifest(path)
     if manifest.sha256 != entry.sha256:
@@ -138,8 +143,8 @@ def _open_one(
         )
         if its != owner:
             raise StoreDamaged(f"{path} belongs to another store")
-    except (StoreDamaged, OSError):
-        if sets_aside:
+    except (StoreDamaged, OSError) as exc:
+        if sets_aside and not is_passing(exc):
             set_aside(path)
         raise
     return sealed

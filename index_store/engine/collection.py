@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import sqlite3
+import shlex
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -20,8 +20,9 @@ from index_store.catalog.pointer import (
     read_pointer,
     write_pointer,
 )
+from index_store.diagnosis import hint_of, is_passing, unavailable
 from index_store.engine.generation import Generation
-from index_store.errors import StoreDamaged, Unavailable
+from index_store.errors import StoreDamaged, StoreUnavailable, Unavailable, WriteFailed
 from index_store.storage.durable_files import locked, sync_directory
 from index_store.storage.schema import STORE_FILE, Connector
 from index_store.storage.sealed_directory import new_directory, publish, quarantine, sweep_leftovers
@@ -35,14 +36,8 @@ Stamp: TypeAlias = tuple[int, int, int]
 MakeStore: TypeAlias = Callable[[Path, str], Store]
 
 _OPEN_TRIES = 5
-_PASSING = (
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_NOMEM,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_CANTOPEN,
-)
+_FOLLOW_PAUSE_S = 1.0
+"""After a failure: each try may read a whole store, and searches of other collections wait for it."""
 
 
 @dataclass(slots=True)
@@ -105,17 +100,40 @@ class Collection:
         self._former: list[Members] = []
         self._is_open = False
         self._unreadable: set[str] = set()
+        self._failure: Unavailable | None = None
+        self._failed_at: tuple[Stamp, float] = ((0, 0, 0), 0.0)
 
     def open(self) -> None:
-        """Raises StoreDamaged, OSError."""
+        """Does nothing when it is open already. Raises Unavailable, StoreDamaged, StoreUnavailable: callers
+        of `members` are told the same until a later try goes well."""
+        if self._is_open:
+            return
+        try:
+            self._open()
+        except (Unavailable, OSError) as exc:
+            failure = self._as_failure(exc)
+            self.close()
+            self._failure = failure
+            raise failure from exc
+        self._failure = None
+
+    def _open(self) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
         sync_directory(self._directory.parent)
         with locked(self._directory / ADVANCE_LOCK):
             _sweep(self._directory, read_pointer(self._directory), self._now())
         with self._lock:
-            self._is_open = True
             self._follow()
+            self._is_open = True
         self._set_aside()
+
+    def _as_failure(self, error: Unavailable | OSError) -> Unavailable:
+        """The error as callers are told it: with the file and what helps."""
+        if isinstance(error, OSError):
+            return unavailable(self._directory, error)
+        if isinstance(error, StoreDamaged) and not error.hint:
+            error.hint = shlex.join(["python", "-m", "index_store", "check", str(self._directory.parents[1])])
+        return error
 
     def _set_aside(self) -> None:
         """Take generations that can't be read, and are not current, out of the way of the collection."""
@@ -142,15 +160,37 @@ class Collection:
         return MembersInUse(self)
 
     def take(self) -> Members:
-        """For `MembersInUse`. Raises Unavailable, StoreDamaged, OSError."""
-        stamp = _stamp(self._pointer_path)  # before the lock: the system may take its time
+        """For `MembersInUse`. Raises Unavailable, StoreUnavailable, StoreDamaged."""
+        try:
+            stamp = _stamp(self._pointer_path)  # before the lock: the system may take its time
+        except OSError as exc:
+            raise self._as_failure(exc) from exc
         with self._lock:
             if not self._is_open:
-                raise Unavailable(f"collection {self.spec.name!r} is closed")
+                raise self._closed()
             if stamp != self._members.stamp:
-                self._follow()
+                self._follow_again(stamp)
             self._members.users += 1
             return self._members
+
+    def _closed(self) -> Unavailable:
+        failure = self._failure
+        if failure is None:
+            return Unavailable(f"collection {self.spec.name!r} is closed")
+        return type(failure)(str(failure), failure.hint)
+
+    def _follow_again(self, stamp: Stamp) -> None:
+        """Follow a pointer that has moved; what failed a moment ago is not tried again at once. Lock held."""
+        failed, at = self._failed_at
+        if self._failure is not None and failed == stamp and self._clock() < at + _FOLLOW_PAUSE_S:
+            raise self._closed()
+        try:
+            self._follow()
+        except (Unavailable, OSError) as exc:
+            self._failure, self._failed_at = self._as_failure(exc), (stamp, self._clock())
+            log.error("collection_not_followed", extra={"collection": self.spec.name, "error": str(exc)})
+            raise self._failure from exc
+        self._failure = None
 
     def give_back(self, members: Members) -> None:
         with self._lock:
@@ -160,7 +200,14 @@ class Collection:
             generation.close()
 
     def advance(self, step: Step, embedding_version: str) -> None:
-        """One step, by one rename. Raises GenerationConflict, OSError, WriteFailed."""
+        """One step, by one rename. Raises GenerationConflict, WriteFailed, Unavailable."""
+        try:
+            self._advance(step, embedding_version)
+        except OSError as exc:
+            text = f"the step {step!r} of {self.spec.name!r} failed, repeating it is safe: {exc}"
+            raise WriteFailed(text, hint_of(exc, self._directory)) from exc
+
+    def _advance(self, step: Step, embedding_version: str) -> None:
         with locked(self._directory / ADVANCE_LOCK):
             pointer = read_pointer(self._directory)
             if step == "begin":
@@ -208,19 +255,23 @@ class Collection:
         for _ in range(_OPEN_TRIES):
             stamp = _stamp(self._pointer_path)
             pointer = read_pointer(self._directory)
+            if self._members.pointer.members and not pointer.members:
+                raise StoreUnavailable(
+                    f"{self._pointer_path} is gone: the directory was removed or is not mounted any more",
+                    f"bring {self._directory} back",
+                )
             generations: dict[str, Generation] = {}
-            damaged: dict[str, StoreDamaged] = {}
+            damaged: dict[str, Unavailable | OSError] = {}
             for member in pointer.members:
                 try:
                     generations[member.name] = self._opened(member)
-                except StoreDamaged as exc:
+                except (StoreDamaged, StoreUnavailable, OSError) as exc:
                     damaged[member.name] = exc
             if damaged and _stamp(self._pointer_path) != stamp:
-                for generation in generations.values():
-                    if generation.name not in self._members.generations:
-                        generation.close()
+                self._close_new(generations)
                 continue  # one was dropped between reading its name and opening it
             if pointer.current is not None and pointer.current.name in damaged:
+                self._close_new(generations)
                 raise damaged[pointer.current.name]
             for name, problem in damaged.items():
                 log.error("generation_damaged", extra={"generation": name, "error": str(problem)})
@@ -234,6 +285,12 @@ class Collection:
             return
         raise Unavailable(f"the generations of {self.spec.name!r} change faster than they can be opened")
 
+    def _close_new(self, generations: Mapping[str, Generation]) -> None:
+        """Close what was opened for nothing."""
+        for generation in generations.values():
+            if generation.name not in self._members.generations:
+                generation.close()
+
     def _opened(self, member: Member) -> Generation:
         known = self._members.generations.get(member.name)
         if known is not None:
@@ -242,7 +299,11 @@ class Collection:
         generation = Generation(
             member.name, member.embedding_version, self.spec, store, connect=self._connect, clock=self._clock
         )
-        generation.open()
+        try:
+            generation.open()
+        except BaseException:
+            generation.close()
+            raise
         return generation
 
     def _unused(self) -> list[Generation]:
@@ -284,11 +345,11 @@ def reduced(batch: WriteBatch) -> WriteBatch:
     return WriteBatch(items=items, deletes=batch.deletes)
 
 
-def _is_for_good(directory: Path, problem: StoreDamaged) -> bool:
+def _is_for_good(directory: Path, problem: Exception) -> bool:
     """Whether trying again is in vain: a busy or failing disk may come back, rotten bytes do not."""
-    cause = problem.__cause__
-    is_passing = isinstance(cause, sqlite3.Error) and getattr(cause, "sqlite_errorcode", 0) & 0xFF in _PASSING
-    return not is_passing or not (directory / STORE_FILE).exists()
+    if not isinstance(problem, StoreDamaged):
+        return False
+    return not is_passing(problem) or not (directory / STORE_FILE).exists()
 
 
 def _stamp(path: str) -> Stamp:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from index_store.catalog.snapshots import SNAPSHOTS, open_newest, registered_in
 from index_store.delta.delta import Delta
-from index_store.errors import PageExpired, StoreDamaged
+from index_store.errors import PageExpired, Unavailable
 from index_store.query.execute import Answer, answer, texts_of, vectors_of
 from index_store.query.view import (
     View,
@@ -81,7 +81,7 @@ class Generation:
 
     def open(self) -> None:
         """Map the newest sound snapshot and replay what came after it, or else read the whole store.
-        Raises StoreDamaged."""
+        Raises StoreDamaged, StoreUnavailable, OSError. To be closed even then."""
         self.store.open(self._spec)
         self._stamp = _stamp(self.store.directory)
         self._scrubbed = _modified(self.store.directory / SCRUB_FILE)
@@ -202,7 +202,7 @@ class Generation:
     def _run(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except StoreDamaged as exc:
+        except (Unavailable, OSError) as exc:
             log.error("upkeep_failed", extra={"generation": self.name, "error": str(exc)})
 
     def _sort(self) -> None:

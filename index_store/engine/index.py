@@ -23,6 +23,7 @@ from index_store.errors import (
     InvalidRequest,
     PageExpired,
     SeqNotReached,
+    Unavailable,
     UnknownCollection,
     VersionMismatch,
 )
@@ -89,16 +90,21 @@ class EmbeddedIndex:
             directory = data_dir / "collections" / spec.name
             self._collections[spec.name] = Collection(directory, spec, self._make_store, connect, clock, now)
 
-    def open(self) -> None:
-        """Read every collection into memory. Raises StoreDamaged, OSError."""
+    def open(self) -> Mapping[str, Unavailable]:
+        """Read every collection that is not open yet into memory. Return why some can't be opened, by name;
+        the others serve, and a later call tries those again. From one thread at a time."""
         kernels.warm()
         exact_kernels.warm()
-        try:
-            for collection in self._collections.values():
+        failures: dict[str, Unavailable] = {}
+        for name, collection in self._collections.items():
+            try:
                 collection.open()
-        except BaseException:
-            self.close()
-            raise
+            except Unavailable as exc:
+                failures[name] = exc
+            except BaseException:
+                self.close()
+                raise
+        return failures
 
     def close(self) -> None:
         for collection in self._collections.values():
@@ -152,12 +158,11 @@ class EmbeddedIndex:
         found = self._collection(collection)
         with found.members() as members:
             statuses = _statuses(members)
-            problems = [problem for g in members.in_order() if (problem := g.store.problem())]
+            troubles = [trouble for g in members.in_order() for trouble in g.store.troubles()]
         current = [status for status in statuses if status.role == "current"]
         others = [status for status in statuses if status.role != "current"]
-        return CollectionStatus(
-            found.spec, current[0] if current else None, others, "; ".join(dict.fromkeys(problems)) or None
-        )
+        first = current[0] if current else None
+        return CollectionStatus(found.spec, first, others, list(dict.fromkeys(troubles)))
 
     def digest(self, collection: str, parts: int = BUCKETS) -> Digest:
         found = self._collection(collection)

@@ -15,7 +15,7 @@ from index_store.ann.bitmap import holds
 from index_store.catalog.aside import Aside, asides_in
 from index_store.catalog.pointer import BACKUP_FILE, POINTER_FILE, Pointer, decode, read_pointer
 from index_store.catalog.snapshots import SNAPSHOTS, open_snapshot, registered_in
-from index_store.errors import StoreDamaged
+from index_store.errors import StoreDamaged, StoreUnavailable
 from index_store.segment.open import Base
 from index_store.storage import digest
 from index_store.storage.digest import ShareHasher
@@ -98,7 +98,7 @@ def check_snapshots(directory: Path) -> Iterator[str]:
     sound: the store is read instead."""
     try:
         owner, entries = registered_in(directory, connect_sqlite)
-    except StoreDamaged as exc:
+    except (StoreDamaged, StoreUnavailable) as exc:
         yield str(exc)
         return
     for entry in entries:

@@ -33,7 +33,7 @@ from index_store.catalog.snapshots import (
     read_owner,
     snapshot_facts,
 )
-from index_store.errors import StoreDamaged, WriteFailed
+from index_store.errors import StoreDamaged, StoreUnavailable, WriteFailed
 from index_store.segment.builder import BuildOptions, Progress, RowChunk, build_segment
 from index_store.segment.ids import IdArray
 from index_store.segment.info import SegmentIdentity
@@ -264,4 +264,13 @@ def _is_evidence(path: Path, folder: Path) -> bool:
     return path in bad[:_EVIDENCE_MAX]
 
 
-BUILD_ERRORS = (OSError, WriteFailed, StoreDamaged, sqlite3.Error, ValueError, RuntimeError, MemoryError)
+BUILD_ERRORS = (
+    OSError,
+    WriteFailed,
+    StoreDamaged,
+    StoreUnavailable,
+    sqlite3.Error,
+    ValueError,
+    RuntimeError,
+    MemoryError,
+)

@@ -1,7 +1,10 @@
-"""Stops writing before the disk is full, while there is still room to checkpoint and to search."""
+"""Stops before the disk is full or all files of this process are open, while there is still room to serve."""
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +13,9 @@ from typing import TypeAlias
 FreeBytes: TypeAlias = Callable[[Path], int]
 
 RESERVE_BYTES = 64 * 1024 * 1024
+
+_KEPT_FREE = 12
+"""For connections: a process that opened stores with its last files could not be asked what is wrong."""
 
 
 def free_bytes(directory: Path) -> int:
@@ -37,3 +43,16 @@ class DiskGuard:
             f"the disk is nearly full ({free >> 20} MiB free, {self._reserve_bytes >> 20} MiB are kept): "
             "searches go on, writes wait for room"
         )
+
+
+def require_files(wanted: int) -> None:
+    """Raise OSError (EMFILE) when `wanted` files can't be opened without using up those kept free."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return
+    try:
+        used = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    except FileNotFoundError:
+        return  # a system without /proc: opening tells
+    if used + wanted + _KEPT_FREE > soft:
+        raise OSError(errno.EMFILE, f"{used} of {soft} files are open, {wanted} more are needed")

@@ -17,6 +17,7 @@ from index_store.storage.disk_guard import DiskGuard
 from index_store.storage.durable_files import locked
 from index_store.storage.schema import LOCK_FILE, STORE_FILE, Connection, Connector, prepare
 from index_store.storage.transaction import Committed, Job, commit_jobs
+from index_store.types import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class GroupCommitter:
         self._acked = AckedSeq(directory)
         self._thread = threading.Thread(target=self._run, name=f"commit-{directory.name}", daemon=True)
         self._is_closed = False
+        self._failure = ""
         self._gate = threading.Lock()
 
     def start(self) -> None:
@@ -77,6 +79,9 @@ class GroupCommitter:
             if self._is_closed:
                 return
             self._is_closed = True
+        if self._thread.ident is None:  # opening the store failed before that
+            self._newest.close()
+            return
         self._jobs.put(None)
         self._thread.join()
 
@@ -92,6 +97,21 @@ class GroupCommitter:
                 raise Unavailable("too many writes are waiting; try again later") from None
         return waiting.done.result()
 
+    def trouble(self) -> Trouble | None:
+        """Why a write would be refused now, as far as can be told without writing."""
+        try:
+            problem = self._disk.problem()
+        except OSError as exc:
+            problem = f"the room on the disk can't be asked for: {exc}"
+        if problem is None and self._failure:
+            problem = f"the last write failed, and none went well since: {self._failure}"
+        if problem is None:
+            return None
+        return Trouble("writes_refused", f"{self._directory}: {problem}", self._hint())
+
+    def _hint(self) -> str:
+        return f"df -h {self._directory}; free space there, or see dmesg; writes go on by themselves"
+
     def _run(self) -> None:
         is_open = True
         while is_open:
@@ -105,6 +125,7 @@ class GroupCommitter:
                     job.done.set_exception(exc)
             except Exception as exc:
                 log.exception("commit_failed")
+                self._failure = str(exc)
                 self._forget_connection()
                 for job in jobs:
                     job.done.set_exception(WriteFailed(f"the write failed: {exc}"))
@@ -134,7 +155,7 @@ class GroupCommitter:
     def _commit(self, jobs: list[Job]) -> list[Committed]:
         problem = self._disk.problem()
         if problem:
-            raise ReadOnly(problem)
+            raise ReadOnly(problem, self._hint())
         try:
             # The lock is fair where SQLite's busy handler sleeps and starves.
             with locked(self._directory / LOCK_FILE):
@@ -147,9 +168,11 @@ class GroupCommitter:
                     self._note(results[-1].seq)
         except (sqlite3.Error, OSError) as exc:
             self._forget_connection()
+            self._failure = str(exc)
             raise WriteFailed(
-                f"the write failed and may or may not be stored; repeating it is safe ({exc})"
+                f"the write failed and may or may not be stored; repeating it is safe ({exc})", self._hint()
             ) from exc
+        self._failure = ""
         return results
 
     def _note(self, seq: int) -> None:

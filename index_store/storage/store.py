@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from index_store.errors import StoreDamaged, WriteFailed
+from index_store.diagnosis import items_missing, rows_damaged, store_behind, unreadable
+from index_store.errors import StoreDamaged, StoreUnavailable, WriteFailed
 from index_store.storage import digest
 from index_store.storage.commit_marks import ACKED_FILE, NewestSeq, acked_seq
 from index_store.storage.digest import BUCKETS, ShareHasher
 from index_store.storage.digest_scan import small_columns, sums_of
-from index_store.storage.disk_guard import DiskGuard
+from index_store.storage.disk_guard import DiskGuard, require_files
 from index_store.storage.durable_files import locked, sync_directory
 from index_store.storage.group_commit import GroupCommitter, WriterLimits
 from index_store.storage.rows import Row
@@ -36,10 +37,12 @@ from index_store.storage.schema import (
 )
 from index_store.storage.scrub_state import read_scrubbed
 from index_store.storage.transaction import Committed, Job, read_rows
-from index_store.types import CollectionSpec, Digest, DigestRow, Id, WriteBatch
+from index_store.types import CollectionSpec, Digest, DigestRow, Id, Trouble, WriteBatch
 
 log = logging.getLogger(__name__)
 
+_FILES = 16
+"""What a store holds open, with a few for what is read aside."""
 _PAGE_ROWS = 4096
 _LISTED_ROWS = 256
 """Of a digest, at once: who asks for counters or one item meanwhile waits so long."""
@@ -123,26 +126,17 @@ class Store:
         self._missing = 0
 
     def open(self, spec: CollectionSpec) -> None:
-        """Raises StoreDamaged when the file is not this collection's store of this version."""
-        with _translated():
+        """Raises StoreDamaged when the file is not this collection's store of this version, StoreUnavailable
+        when it was made with another dim, metric or id type, or can't be opened now; OSError. To be closed
+        even then."""
+        require_files(_FILES)
+        with self._translated():
             self._tail = self._connect(self.directory / STORE_FILE)
             prepare(self._tail)
             self._read = self._connect(self.directory / STORE_FILE)
             prepare(self._read)
             meta = dict(self._read.execute("SELECT key, value FROM meta").fetchall())
-        expected: dict[str, object] = {
-            "format_version": FORMAT_VERSION,
-            "collection": spec.name,
-            "embedding_version": self._embedding_version,
-            "id_kind": spec.id_kind,
-            "dim": spec.dim,
-            "metric": spec.metric,
-        }
-        for key, value in expected.items():
-            if meta.get(key) != value:
-                raise StoreDamaged(
-                    f"{self.directory}: the store says {key}={meta.get(key)!r}, expected {value!r}"
-                )
+        self._check_identity(meta, spec)
         self._lost_seqs = max(0, acked_seq(self.directory, str(meta["store_uuid"])) - int(meta["seq"]))
         if self._lost_seqs:
             log.error(
@@ -153,6 +147,29 @@ class Store:
         self._newest.open()
         self._writer.start()
 
+    def _check_identity(self, meta: Mapping[str, object], spec: CollectionSpec) -> None:
+        path = self.directory / STORE_FILE
+        identity: dict[str, object] = {
+            "format_version": FORMAT_VERSION,
+            "collection": spec.name,
+            "embedding_version": self._embedding_version,
+        }
+        for key, value in identity.items():
+            if meta.get(key) != value:
+                raise StoreDamaged(f"{path}: the store says {key}={meta.get(key)!r}, expected {value!r}")
+        shape: tuple[tuple[str, str, object], ...] = (
+            ("id_type", "id_kind", spec.id_kind),
+            ("dim", "dim", spec.dim),
+            ("metric", "metric", spec.metric),
+        )
+        for setting, key, value in shape:
+            if meta.get(key) != value:
+                raise StoreUnavailable(
+                    f"{path} was made with {setting} {meta.get(key)}, the configuration says {value}",
+                    f"set {setting} of collection {spec.name!r} back to {meta.get(key)} and restart; for "
+                    f"{setting} {value} declare a collection of another name and import into that",
+                )
+
     def look_again(self) -> None:
         """Read the rows that the scrub found damaged: not every row is read any more when a generation opens.
         Raises StoreDamaged."""
@@ -161,8 +178,7 @@ class Store:
             self.read(suspects)
 
     def close(self) -> None:
-        if self._read is not None:
-            self._writer.close()
+        self._writer.close()
         with self._tail_lock, self._read_lock:
             for connection in (self._tail, self._read):
                 if connection is not None:
@@ -187,7 +203,7 @@ class Store:
     def tail(self, after_seq: int) -> Tail | None:
         """What was committed after `after_seq`, at most a page of it; None when nothing was (4 us; 10 amid
         searches)."""
-        with self._tail_lock, _translated():
+        with self._tail_lock, self._translated():
             connection = _opened(self._tail)
             some = connection.execute("SELECT seq FROM item WHERE seq>? LIMIT 1", (after_seq,)).fetchone()
             if some is None:
@@ -228,7 +244,7 @@ class Store:
     @contextmanager
     def _aside(self) -> Iterator[Connection]:
         """A connection of its own that sees one moment: what takes long is in nobody's way."""
-        with _translated():
+        with self._translated():
             connection = self._connect(self.directory / STORE_FILE)
             try:
                 with _snapshot(connection):
@@ -236,15 +252,22 @@ class Store:
             finally:
                 connection.close()
 
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLITE_ERRORS as exc:
+            raise unreadable(self.directory / STORE_FILE, exc) from exc
+
     def read(self, ids: Sequence[Id]) -> dict[Id, Row]:
         """The rows of these ids that are known and sound."""
-        with self._read_lock, _translated():
+        with self._read_lock, self._translated():
             sound, damaged = read_rows(_opened(self._read), ids)
         self._note(sound, damaged.values())
         return {item_id: row for item_id, row in sound.items() if not row.deleted}
 
     def counters(self) -> Counters:
-        with self._read_lock, _translated(), _snapshot(_opened(self._read)) as connection:
+        with self._read_lock, self._translated(), _snapshot(_opened(self._read)) as connection:
             meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
             cursors = dict(connection.execute("SELECT source, value FROM cursor").fetchall())
         return Counters(meta["items"], meta["live"], meta["seq"], cursors)
@@ -278,33 +301,27 @@ class Store:
 
     @property
     def damaged_rows(self) -> int:
-        """How many rows are known to fail their checksum. `problem` tells of them."""
+        """How many rows are known to fail their checksum. `troubles` tells of them."""
         return len(self._damaged)
 
     def miss(self, rows: int) -> None:
-        """So many live items are not where they should be; `problem` tells of it from now on."""
+        """So many live items are not where they should be; `troubles` tells of it from now on."""
         log.error("rows_missing", extra={"store": str(self.directory), "rows": rows})
         self._missing = rows
 
-    def problem(self) -> str | None:
-        """A sentence when something is wrong that searches survive, else None."""
+    def troubles(self) -> list[Trouble]:
+        """What is wrong that searches survive, worst first."""
         self._look_at_damaged()
+        path = self.directory / STORE_FILE
+        found: list[Trouble] = []
         if self._lost_seqs:
-            return (
-                f"the store is {self._lost_seqs} commits behind what was acknowledged: it was put back from "
-                f"an older copy; import again from the source, then remove {ACKED_FILE} beside it"
-            )
+            found.append(store_behind(path, self._lost_seqs, path.with_name(ACKED_FILE)))
         if self._missing:
-            return (
-                f"the store's file is damaged: {self._missing} live items more or less are in it than it "
-                "counts; import again from the source, or restore a backup"
-            )
+            found.append(items_missing(path, self._missing))
         if self._damaged:
-            return (
-                f"{len(self._damaged)} rows fail their checksum and are not served; "
-                "writing these items again mends them"
-            )
-        return self._disk.problem()
+            found.append(rows_damaged(path, len(self._damaged)))
+        refused = self._writer.trouble()
+        return [*found, refused] if refused else found
 
     def _look_at_damaged(self) -> None:
         """Some may have been written again since, by any process. Beyond a page the next search finds out."""
@@ -343,11 +360,3 @@ def _snapshot(connection: Connection) -> Iterator[Connection]:
         yield connection
     finally:
         connection.execute("ROLLBACK")
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except SQLITE_ERRORS as exc:
-        raise StoreDamaged(f"the store can't be read: {exc}") from exc

@@ -12,7 +12,12 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from index_store.errors import GenerationConflict, IndexStoreError
+from index_store.errors import (
+    GenerationConflict,
+    IndexStoreError,
+    StoreDamaged,
+    Unavailable,
+)
 from index_store.port import VectorIndex
 from index_store.types import SearchRequest
 from service.app.encoders import ImageEncoder, Slot, TextEncoder
@@ -26,12 +31,15 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _WARM_UP_TEXT = "갈비탕"
+_FIRST_RETRY_S = 1.0
+_LONGEST_RETRY_S = 30.0
 _OPENERS = 3
 """Threads: one for the collections, two for models."""
 
 
 class OpenableIndex(VectorIndex, Protocol):
-    def open(self) -> None: ...
+    def open(self) -> Mapping[str, Unavailable]:
+        """Open each collection that is not open; return why some can't be, by name."""
 
 
 class Loader(Protocol):
@@ -67,9 +75,13 @@ class Lifecycle:
         self._executors = executors
         self._has_fallback = has_fallback
         self._is_open = False
+        self._not_open: dict[str, Unavailable] = {}
+        self._unbegun: set[str] = set()
+        self._retrying: asyncio.Task[None] | None = None
 
     def is_open(self) -> bool:
-        """Whether the collections can be searched and written; models may still be loading."""
+        """Whether every collection was tried: those that can't be opened refuse alone. Models may still be
+        loading."""
         return self._is_open
 
     @contextlib.asynccontextmanager
@@ -98,28 +110,48 @@ class Lifecycle:
             loading = [self._load_all(each, opener, index_open) for each in alike.values()]
             await asyncio.gather(index_open, *loading)
             log.info("models_loaded", extra={"took_ms": _ms_since(started)})
+        if self._unbegun or any(map(_may_pass, self._not_open.values())):
+            self._retrying = asyncio.create_task(self._retry())
 
-    async def _open_index(self, opener: Executor) -> bool:
+    async def _open_index(self, opener: Executor) -> None:
         started = time.monotonic()
-        try:
-            await self._on(opener, self._index.open)
-        except (IndexStoreError, OSError) as exc:
-            log.exception("open_failed")
-            for slot in self._slots.values():
-                slot.fail(ModelUnavailable(f"The collections can't be opened: {exc}"))
-            return False
+        self._note_not_open(await self._on(opener, self._index.open))
         self._is_open = True
-        log.info("collections_opened", extra={"took_ms": _ms_since(started)})
-        return True
+        log.info(
+            "collections_opened",
+            extra={"took_ms": _ms_since(started), "not_open": sorted(self._not_open)},
+        )
+
+    def _note_not_open(self, failures: Mapping[str, Unavailable]) -> None:
+        for name, error in failures.items():
+            if str(error) != str(self._not_open.get(name, "")):
+                extra = {"collection": name, "reason": str(error), "hint": error.hint}
+                log.error("collection_not_opened", extra=extra)
+        for name in self._not_open.keys() - failures.keys():
+            log.info("collection_opened", extra={"collection": name})
+        self._not_open = dict(failures)
+
+    async def _retry(self) -> None:
+        """Try again what the system stood in the way of, until it goes well; damage does not pass."""
+        pause_s = _FIRST_RETRY_S
+        while self._unbegun or any(map(_may_pass, self._not_open.values())):
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_RETRY_S)
+            if any(map(_may_pass, self._not_open.values())):
+                self._note_not_open(await asyncio.to_thread(self._index.open))
+            for collection in self._collections:
+                info = self._slots[collection.name].info
+                if collection.name in self._unbegun and info is not None:
+                    await self._begin_if_possible(None, collection, info)
 
     async def _load_all(
-        self, collections: Sequence[Collection], opener: Executor, index_open: Awaitable[bool]
+        self, collections: Sequence[Collection], opener: Executor, index_open: Awaitable[None]
     ) -> None:
         """One after the other: collections with the same model share it."""
         for collection in collections:
             await self._load(collection, opener, index_open)
 
-    async def _load(self, collection: Collection, opener: Executor, index_open: Awaitable[bool]) -> None:
+    async def _load(self, collection: Collection, opener: Executor, index_open: Awaitable[None]) -> None:
         slot = self._slots[collection.name]
         try:
             try:
@@ -142,10 +174,11 @@ class Lifecycle:
         collection: Collection,
         reference: str,
         opener: Executor,
-        index_open: Awaitable[bool],
+        index_open: Awaitable[None],
     ) -> None:
         """Load, embed once so that the first caller does not pay for it, see to it that the collection has a
-        generation, and only then be seen: ready means that a search is answered."""
+        generation, and only then be seen: ready means that a search is answered. A collection that can't be
+        opened keeps no model from embedding."""
         if reference == NO_MODEL:
             raise ModelUnavailable("The collection is configured without a model: it takes vectors only.")
         dim = collection.dim
@@ -160,14 +193,24 @@ class Lifecycle:
             if text is not None:
                 await text.embed_query(_WARM_UP_TEXT)
         info = slot.info_with(text=text, image=image)
-        if not await index_open:
-            for encoder in (text, image):
-                if encoder is not None:
-                    encoder.close()
-            return
-        await self._on(opener, lambda: self._begin(collection, info))
+        await index_open
+        await self._begin_if_possible(opener, collection, info)
         slot.fill(text=text, image=image)
         log.info("model_loaded", extra={"collection": collection.name, "version": info.embedding_version})
+
+    async def _begin_if_possible(
+        self, opener: Executor | None, collection: Collection, info: ModelInfo
+    ) -> None:
+        """opener: None takes the event loop's own."""
+        try:
+            await self._on(opener, lambda: self._begin(collection, info))
+            self._unbegun.discard(collection.name)
+        except StoreDamaged:
+            self._unbegun.discard(collection.name)  # told when the collection was opened
+        except Unavailable as exc:
+            if collection.name not in self._unbegun and collection.name not in self._not_open:
+                log.error("collection_not_begun", extra={"collection": collection.name, "reason": str(exc)})
+            self._unbegun.add(collection.name)
 
     def _begin(self, collection: Collection, info: ModelInfo) -> None:
         """A collection without a generation gets its first one, under the model's version."""
@@ -179,14 +222,16 @@ class Lifecycle:
         self._index.search(collection.name, [SearchRequest(vector=vector, k=1)])
 
     @staticmethod
-    async def _on(opener: Executor, call: Callable[[], T]) -> T:
+    async def _on(opener: Executor | None, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(opener, call)
 
     async def _close(self) -> None:
         """Nothing new comes in by now; what is queued is answered, what is acknowledged is on disk."""
-        self._opening.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._opening
+        for task in (self._opening, self._retrying):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
         self._is_open = False
         self._lane.close()
         encoders = {
@@ -198,6 +243,10 @@ class Lifecycle:
             executor.shutdown(wait=True, cancel_futures=True)
         self._index.close()
         log.info("closed")
+
+
+def _may_pass(error: Unavailable) -> bool:
+    return not isinstance(error, StoreDamaged)
 
 
 def _ms_since(started: float) -> int:

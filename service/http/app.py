@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from service.app.backups import Snapshots
-from service.app.health import Prober
+from service.app.health.prober import Prober
 from service.app.ingest import Ingester, PictureSource
 from service.app.search import Searcher
 from service.http.auth import TrustedProxies

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from service.app.maintenance_status import STATUS_FILE
+from service.app.health.maintenance_status import STATUS_FILE
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from index_store.catalog.pointer import BACKUP_FILE, POINTER_FILE, decode, read_
 from index_store.catalog.registry import Registered
 from index_store.catalog.snapshots import SEGMENTS, SNAPSHOTS, Owner, open_snapshot, registered_in
 from index_store.engine.index import EmbeddedIndex
-from index_store.errors import StoreDamaged
+from index_store.errors import StoreDamaged, StoreUnavailable
 from index_store.maintenance.backup import backup_data, restore_data
 from index_store.maintenance.check import check
 from index_store.maintenance.scrub import Progress
@@ -209,7 +209,7 @@ def outcome(data: Path, spec: CollectionSpec, reference: ReferenceIndex) -> Outc
         index.open()
         hits = index.search(spec.name, [EVERYTHING])[0].hits
         problem = index.status(spec.name).problem
-    except StoreDamaged:
+    except (StoreDamaged, StoreUnavailable):
         return Outcome.REFUSED
     finally:
         index.close()

@@ -35,7 +35,7 @@ def directory(tmp_path: Path) -> Path:
 def refusal(ref: str, models_dir: Path, dim: int = 8) -> ModelUnavailable:
     with pytest.raises(ModelUnavailable) as caught:
         load_text_embedder(ref, models_dir=models_dir, dim=dim, threads=1)
-    assert caught.value.mend.startswith("python -m service models")
+    assert caught.value.hint.startswith("python -m service models")
     return caught.value
 
 
@@ -105,7 +105,7 @@ def test_a_manifest_can_not_reach_outside(directory: Path, tmp_path: Path) -> No
 
 def test_a_directory_without_manifest_says_how_to_get_one(tmp_path: Path) -> None:
     path = write_tiny_onnx_text(tmp_path / "tiny")
-    assert f"adopt {path}" in refusal(str(path), tmp_path).mend
+    assert f"adopt {path}" in refusal(str(path), tmp_path).hint
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_directory_without_manifest_says_how_to_get_one(tmp_path: Path) -> Non
     ],
 )
 def test_missing_files_are_said_at_once_with_the_command(tmp_path: Path, ref: str, mend: str) -> None:
-    assert refusal(ref, tmp_path).mend.endswith(mend)
+    assert refusal(ref, tmp_path).hint.endswith(mend)
 
 
 def test_an_open_clip_name_takes_the_one_revision_that_was_fetched(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_what_can_not_be_exported_is_an_error(
 
 
 def test_an_8_bit_form_that_is_not_there_is_said_with_the_command(directory: Path, tmp_path: Path) -> None:
-    assert refusal(f"{directory}+int8", tmp_path).mend.endswith(f"export {directory}+int8")
+    assert refusal(f"{directory}+int8", tmp_path).hint.endswith(f"export {directory}+int8")
 
 
 def test_everybody_may_read_a_published_model(directory: Path, tmp_path: Path) -> None:

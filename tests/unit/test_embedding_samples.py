@@ -55,7 +55,7 @@ def test_a_model_that_disagrees_is_refused_with_the_figure(
     with pytest.raises(ModelUnavailable) as caught:
         load_text_embedder(str(directory), models_dir=tmp_path, dim=8, threads=1)
     assert "text sample 1 agrees to cosine" in caught.value.reason
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_samples_that_are_no_samples_are_refused(directory: Path, tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ def directory(tmp_path: Path) -> Path:
 
 def opened(data_dir: Path, clock: Clock) -> EmbeddedIndex:
     index = EmbeddedIndex(data_dir, [SPEC], now=clock)
-    index.open()
+    for failure in index.open().values():
+        raise failure
     return index
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from service.app.maintenance_status import STATUS_FILE, maintenance_status
+from service.app.health.maintenance_status import STATUS_FILE, maintenance_status
 from service.server.maintenance_process import Maintainer
 
 SLEEPS = [sys.executable, "-c", "import time; time.sleep(60)"]

@@ -10,11 +10,11 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 from starlette.convertors import Convertor, register_url_convertor
 
-from index_store.errors import GenerationConflict
+from index_store.errors import GenerationConflict, Unavailable
 from index_store.types import CollectionStatus, GenerationStatus, Ids, StoredItem
 from item_rules.ids import INT64_MAX, INT64_MIN
 from service.app.backups import Snapshots
-from service.app.health import Prober
+from service.app.health.prober import Prober
 from service.app.sync_report import sync_report
 from service.collections import Collection
 from service.http.auth import Role
@@ -54,22 +54,27 @@ class OpsRoutes:
 
     async def get_collections(self) -> JsonResponse:
         described = [
-            self._described(each, await self._status(each)) for each in self._desk.catalogue.collections
+            self._described(each, await self._status_or_why(each))
+            for each in self._desk.catalogue.collections
         ]
         return JsonResponse({"collections": described})
 
-    def _described(self, collection: Collection, status: CollectionStatus) -> dict[str, Any]:
-        current = status.current
+    def _described(self, collection: Collection, status: CollectionStatus | Unavailable) -> dict[str, Any]:
+        """One collection that can't be opened keeps no other one out of the list."""
+        is_broken = isinstance(status, Unavailable)
+        current = None if isinstance(status, Unavailable) else status.current
+        unknown = None if is_broken else 0
         described = asdict(collection)
         described["is_default"] = collection is self._desk.catalogue.default_of(collection.modality)
         del described["default"]
         described["embedding_version"] = current.embedding_version if current else ""
         described["generation"] = current.generation if current else None
-        described["count"] = current.live if current else 0
-        described["seq"] = current.seq if current else 0
+        described["count"] = current.live if current else unknown
+        described["seq"] = current.seq if current else unknown
         described["model_available"] = self._desk.encoders.slot(collection.name).is_available
-        described["problem"] = status.problem
-        return described
+        described["problem"] = str(status) if isinstance(status, Unavailable) else status.problem
+        hint = status.hint if isinstance(status, Unavailable) else _hints(status)
+        return {**described, "hint": hint} if hint else described
 
     async def get_generations(self, collection: str) -> JsonResponse:
         found = self._desk.collection(collection)
@@ -107,15 +112,25 @@ class OpsRoutes:
     async def get_sync_status(self) -> JsonResponse:
         described = {}
         for collection in self._desk.catalogue.collections:
-            current = (await self._status(collection)).current
+            status = await self._status_or_why(collection)
+            current = None if isinstance(status, Unavailable) else status.current
             cursors = dict(current.cursors) if current else {}
-            described[collection.name] = {
+            known: dict[str, Any] = {
                 "embedding_version": current.embedding_version if current else "",
                 "seq": current.seq if current else 0,
                 "cursors": cursors,
                 **asdict(sync_report(cursors)),
             }
+            if isinstance(status, Unavailable):
+                known.update(seq=None, problem=str(status), hint=status.hint)
+            described[collection.name] = known
         return JsonResponse({"collections": described})
+
+    async def _status_or_why(self, collection: Collection) -> CollectionStatus | Unavailable:
+        try:
+            return await self._status(collection)
+        except Unavailable as exc:
+            return exc
 
     async def _status(self, collection: Collection) -> CollectionStatus:
         return await self._desk.read(lambda: self._desk.index.status(collection.name))
@@ -139,7 +154,7 @@ class HealthRoutes:
 
     async def get_health(self) -> JsonResponse:
         health = await self._prober.health()
-        return _with_retry(health, is_good=health["status"] == "ok")
+        return _with_retry(health, is_good=health["status"] in ("ok", "degraded"))
 
     async def get_livez(self) -> JsonResponse:
         return JsonResponse({"status": "ok"})
@@ -148,7 +163,7 @@ class HealthRoutes:
         return Response(self._contract, media_type="application/yaml")
 
     async def get_readyz(self) -> JsonResponse:
-        waiting = self._prober.waiting_for()
+        waiting = await self._prober.waiting_for()
         status = "not_ready" if waiting else "ready"
         return _with_retry({"status": status, "waiting_for": waiting}, is_good=not waiting)
 
@@ -215,6 +230,10 @@ def _path_id(text: str, collection: Collection) -> int | str:
     if digits.isascii() and digits.isdigit() and len(digits) <= 19 and INT64_MIN <= int(text) <= INT64_MAX:
         return int(text)
     return text
+
+
+def _hints(status: CollectionStatus) -> str:
+    return "; ".join(dict.fromkeys(each.hint for each in status.troubles if each.hint))
 
 
 def _generations(collection: Collection, status: CollectionStatus) -> dict[str, Any]:

@@ -1,0 +1,82 @@
+"""What keeps a collection from full service, in one form for /health, /readyz, the log and the metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from index_store.errors import IndexStoreError, StoreDamaged, Unavailable
+from index_store.types import CollectionStatus
+from service.app.encoders import Slot
+from service.errors import DeadlineExceeded, ModelUnavailable, Overloaded, ServiceError, Starting
+
+STARTING = "starting"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong. collection: None when it concerns all. code: for programs. reason: a sentence.
+    hint: the command or the setting that helps, or an empty string. blocks: the collection's main kind of
+    query can't be answered."""
+
+    collection: str | None
+    code: str
+    reason: str
+    hint: str = ""
+    blocks: bool = False
+
+    def document(self) -> dict[str, str | None]:
+        told: dict[str, str | None] = {
+            "collection": self.collection,
+            "code": self.code,
+            "reason": self.reason,
+        }
+        return {**told, "hint": self.hint} if self.hint else told
+
+
+def of_error(collection: str, error: ServiceError | IndexStoreError) -> Finding:
+    """What a query's or a status' error says. Too much work is no lack of readiness: some are answered, and a
+    balancer that took every such instance away would leave none."""
+    if isinstance(error, Overloaded | DeadlineExceeded):
+        return Finding(collection, "overloaded", str(error), "fewer callers, or more WORKERS and cores")
+    if isinstance(error, StoreDamaged):
+        code = "store_damaged"
+    elif isinstance(error, Unavailable):
+        code = "store_unavailable"
+    elif isinstance(error, Starting):
+        code = STARTING
+    elif isinstance(error, ModelUnavailable):
+        code = "model_unavailable"
+    else:
+        code = "query_failed"
+    return Finding(collection, code, str(error), error.hint, blocks=True)
+
+
+def of_troubles(collection: str, status: CollectionStatus) -> list[Finding]:
+    """What the stores say: searches go on."""
+    return [Finding(collection, each.code, each.reason, each.hint) for each in status.troubles]
+
+
+def of_model(collection: str, slot: Slot, status: CollectionStatus) -> Finding | None:
+    """Why the collection's model answers no query, or another one than configured does; else None."""
+    if slot.info is None:
+        return of_error(collection, slot.unavailable())
+    current = status.current
+    if current is not None and not fits(slot, status):
+        return Finding(
+            collection,
+            "embedding_version_mismatch",
+            f"the collection serves {current.embedding_version}, the model is {slot.info.embedding_version}",
+            "configure the model of the serving version again, or fill a generation of the new one "
+            "and POST /v1/promote",
+            blocks=True,
+        )
+    if slot.info.is_placeholder and slot.reason:
+        reason = f"a placeholder serves, its vectors carry no meaning: {slot.reason}"
+        return Finding(collection, "placeholder_serves", reason, slot.hint)
+    return None
+
+
+def fits(slot: Slot, status: CollectionStatus | None) -> bool:
+    """Whether the model's vectors may meet the ones that serve."""
+    current = status.current if status else None
+    return current is None or slot.info is None or current.embedding_version == slot.info.embedding_version
