@@ -12,6 +12,7 @@ MODELS_DIR ?= .models
 WORKERS ?= 1
 TEXT_MODEL ?= builtin:multilingual-e5-small
 IMAGE_MODEL ?= builtin:efficientnet-lite0
+KEYLESS_WRITES ?= loopback
 POWER_STATES ?= 50000
 ARGS ?=
 # Every test process has databases of its own: more than four ask for much memory and win little.
@@ -32,7 +33,7 @@ help: ## list the targets
 
 .PHONY: run
 run: $(VENV)/.serve $(MODELS_DIR)/.built ## serve on PORT with a small demo catalogue, setting up whatever is missing
-	@TEXT_MODEL=$(TEXT_MODEL) IMAGE_MODEL=$(IMAGE_MODEL) exec $(PY) -m service --demo
+	@TEXT_MODEL=$(TEXT_MODEL) IMAGE_MODEL=$(IMAGE_MODEL) KEYLESS_WRITES=$(KEYLESS_WRITES) exec $(PY) -m service --demo
 
 .PHONY: serve
 serve: $(VENV)/.serve ## serve on PORT from DATA_DIR, no demo data (WORKERS, COLLECTIONS_FILE, docs/SETTINGS.md)

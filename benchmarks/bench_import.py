@@ -155,7 +155,7 @@ def end_to_end(environ: dict[str, str], dim: int) -> float:
             port = probe.getsockname()[1]
         mine = {
             **os.environ, **environ, "COLLECTIONS_FILE": str(file), "PORT": str(port),
-            "DATA_DIR": str(Path(folder) / "data"), "ML_INFERENCE_URL": f"http://127.0.0.1:{port}",
+            "KEYLESS_WRITES": "loopback", "DATA_DIR": str(Path(folder) / "data"), "ML_INFERENCE_URL": f"http://127.0.0.1:{port}",
         }  # fmt: skip
         service = subprocess.Popen([sys.executable, "-m", "service"], env=mine, stdout=subprocess.DEVNULL)
         try:

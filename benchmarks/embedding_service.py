@@ -189,6 +189,7 @@ class Served:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         self._environ = {
             **kept, "HOST": "127.0.0.1", "PORT": str(self.port), "DATA_DIR": str(data_dir),
+            "KEYLESS_WRITES": "loopback",
             "MODELS_DIR": str(models_dir.resolve()), "TEXT_MODEL": f"builtin:{E5}",
             "IMAGE_MODEL": "builtin:efficientnet-lite0", "LOG_LEVEL": "warning",
             "SEARCH_DEADLINE_MS": "60000", "QUEUE_MS_MAX": "60000", **environ,

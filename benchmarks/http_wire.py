@@ -86,6 +86,7 @@ def _service(folder: Path, first: bytes, workers: int) -> Iterator[Server]:
     environ = {
         "HOST": "127.0.0.1",
         "PORT": str(port),
+        "KEYLESS_WRITES": "loopback",
         "DATA_DIR": str(folder / "data"),
         "COLLECTIONS_FILE": str(folder / "collections.toml"),
         "MODELS_DIR": str(MODELS_DIR.absolute()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import socket
 import sys
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from service.http.app import Application
     from service.http.transport.connection_balancer import SharingLoop
     from service.http.transport.protocol import SearchProtocol
+
+log = logging.getLogger(__name__)
 
 EXIT_BAD_START = 2
 METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
@@ -47,9 +50,17 @@ def main(argv: Sequence[str]) -> int:
             sys.stderr.write(f"error: {mistake}\n")
         return EXIT_BAD_START
     configure_logging(settings.log_level)
+    _tell_access(settings)
     with _shared_by(settings.workers):
         is_served = serve(settings, catalogue, listener, "service.__main__", is_demo=arguments.demo)
     return 0 if is_served else EXIT_BAD_START
+
+
+def _tell_access(settings: Settings) -> None:
+    """One line, a warning where something is done without a key or can't be done for want of one."""
+    level = logging.INFO if settings.write_api_key and settings.admin_api_key else logging.WARNING
+    at = f"{settings.host}:{settings.port}"
+    log.log(level, "access", extra={"address": at, **settings.access()})
 
 
 def create_app() -> Application:

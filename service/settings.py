@@ -14,6 +14,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from service.access import access_of, example_keys_refused
 from service.errors import BadConfiguration
 
 FOREIGN_NAMES = frozenset(
@@ -239,8 +240,13 @@ class Settings:
         "Between two probes of every collection, whose outcome /health and /readyz repeat.",
     )
     search_api_key: tuple[str, ...] = keys("Keys that open search and embed; none: they are open.")
-    write_api_key: tuple[str, ...] = keys("Keys that open write routes; none: loopback peers only.")
-    admin_api_key: tuple[str, ...] = keys("Keys that open every route; none: loopback peers only.")
+    write_api_key: tuple[str, ...] = keys("Keys that open write routes; none: see KEYLESS_WRITES.")
+    admin_api_key: tuple[str, ...] = keys("Keys that open every route; none: see KEYLESS_WRITES.")
+    keyless_writes: str = choice(
+        "off",
+        ("off", "loopback"),
+        "Who may write and operate where no key is set: nobody, or this machine, a proxy on it included.",
+    )
     trusted_proxies: tuple[str, ...] = networks(
         "Networks whose X-Forwarded-For is written to the log; it never opens a route."
     )
@@ -260,9 +266,27 @@ class Settings:
             except ValueError as exc:
                 mistakes.append(f"{variable(setting)} {exc}")
         mistakes.extend(_unknown_variables(environ))
+        settings = Settings(**values)
+        mistakes.extend(example_keys_refused(settings.host, settings.keys_by_variable()))
         if mistakes:
             raise BadConfiguration(mistakes)
-        return Settings(**values)
+        return settings
+
+    def keys_by_variable(self) -> Mapping[str, tuple[str, ...]]:
+        return {
+            "SEARCH_API_KEY": self.search_api_key,
+            "WRITE_API_KEY": self.write_api_key,
+            "ADMIN_API_KEY": self.admin_api_key,
+        }
+
+    def access(self) -> dict[str, str]:
+        """Return by role who may call, in words."""
+        return access_of(
+            search=bool(self.search_api_key),
+            write=bool(self.write_api_key),
+            admin=bool(self.admin_api_key),
+            keyless_loopback=self.keyless_writes == "loopback",
+        )
 
 
 def variable(setting: Field[Any]) -> str:

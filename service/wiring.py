@@ -233,7 +233,8 @@ def _keys(settings: Settings) -> Keys:
             Role.SEARCH: settings.search_api_key,
             Role.WRITE: settings.write_api_key,
             Role.ADMIN: settings.admin_api_key,
-        }
+        },
+        is_open_to_loopback=settings.keyless_writes == "loopback",
     )
 
 

@@ -27,6 +27,7 @@ NO_MODEL_FILES = {
     "TEXT_MODEL": "builtin:hashed-ngrams",
     "IMAGE_MODEL": "builtin:descriptor",
     "LOG_LEVEL": "error",
+    "KEYLESS_WRITES": "loopback",
 }
 DISHES = (
     "갈비탕",

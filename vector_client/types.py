@@ -16,7 +16,7 @@ Role: TypeAlias = Literal["query", "document"]
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """API keys by route; an empty one is not sent (the service then asks for a loopback peer)."""
+    """API keys by route; an empty one is not sent (the service may then refuse to write)."""
 
     search: str = ""
     write: str = ""

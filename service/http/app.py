@@ -102,7 +102,7 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
 def _routers(parts: Parts) -> list[APIRouter]:
     desk = parts.desk
     return [
-        HealthRoutes(parts.prober, parts.contract).router(),
+        HealthRoutes(desk, parts.prober, parts.contract).router(),
         EmbedRoutes(desk).router(),
         WriteRoutes(desk, parts.ingester, IntakeReader(desk.catalogue, desk.settings)).router(),
         ItemRoutes(desk).router(),

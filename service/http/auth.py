@@ -7,8 +7,17 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 
+from service.access import is_loopback
 from service.http.wire.body import Headers
 from service.http.wire.problems import HttpRefusal
+
+_PROXY_FIELDS = frozenset(
+    (
+        b"cdn-loop", b"cf-connecting-ip", b"client-ip", b"forwarded", b"proxy-connection", b"true-client-ip",
+        b"via", b"x-amzn-trace-id", b"x-client-ip", b"x-cluster-client-ip", b"x-real-ip",
+    )
+)  # fmt: skip
+_PROXY_PREFIXES = (b"x-forwarded-", b"x-original-", b"x-envoy-")
 
 
 class Role(IntEnum):
@@ -22,9 +31,11 @@ class Role(IntEnum):
 class Keys:
     """Every accepted key. Several of one role make rotation possible without a gap."""
 
-    def __init__(self, keys: Mapping[Role, Sequence[str]]) -> None:
+    def __init__(self, keys: Mapping[Role, Sequence[str]], *, is_open_to_loopback: bool) -> None:
+        """is_open_to_loopback: this machine may do without a key what no key is set for."""
         self._by_role = {role: tuple(key.encode() for key in keys.get(role, ())) for role in Role}
         self._is_search_open = not self._by_role[Role.SEARCH]
+        self._is_open_to_loopback = is_open_to_loopback
 
     def check(self, role: Role, headers: Headers, peer: str | None) -> None:
         """Raises HttpRefusal 401 without a key, 403 with a wrong one.
@@ -34,7 +45,9 @@ class Keys:
         if role is Role.SEARCH and self._is_search_open:
             return
         if not any(self._by_role[each] for each in Role if each >= role):
-            _require_loopback(headers, peer)
+            if not self._is_open_to_loopback:
+                raise _no_key_set(role)
+            _require_this_machine(headers, peer)
             return
         offered = _offered_key(headers)
         if offered is None:
@@ -48,6 +61,23 @@ class Keys:
         if not any(fits):
             raise HttpRefusal(403, "key_refused", "The key does not open this route.")
 
+    def opens(self, role: Role, headers: Headers, peer: str | None) -> bool:
+        """Return whether `check` lets this caller pass."""
+        try:
+            self.check(role, headers, peer)
+        except HttpRefusal:
+            return False
+        return True
+
+
+def _no_key_set(role: Role) -> HttpRefusal:
+    return HttpRefusal(
+        403,
+        "no_key_set",
+        f"No key is set that opens this route: start with {role.name}_API_KEY, or with "
+        "KEYLESS_WRITES=loopback to open it to every program on the service's machine.",
+    )
+
 
 def _offered_key(headers: Headers) -> bytes | None:
     scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
@@ -56,24 +86,40 @@ def _offered_key(headers: Headers) -> bytes | None:
     return headers.get(b"x-api-key")
 
 
-def _require_loopback(headers: Headers, peer: str | None) -> None:
+def _require_this_machine(headers: Headers, peer: str | None) -> None:
     """Without a key only this machine itself may write: no proxy in between (its caller is unknown), and no
-    page in a browser that reached 127.0.0.1 under a name of its own (DNS rebinding)."""
-    is_direct = not any(name in headers for name in (b"x-forwarded-for", b"forwarded", b"x-real-ip"))
-    if is_direct and is_loopback(peer) and _is_local_name(headers.get(b"host", b"")):
-        return
-    raise HttpRefusal(
-        403, "loopback_only", "Without a configured key this route answers loopback peers only."
+    page in a browser, be it of another site or one that reached 127.0.0.1 under a name of its own (DNS
+    rebinding). A proxy that adds no header is not seen here, hence KEYLESS_WRITES."""
+    host = headers.get(b"host", b"")
+    proxied = next(
+        (name for name in headers if name in _PROXY_FIELDS or name.startswith(_PROXY_PREFIXES)), None
     )
+    if not is_loopback(peer):
+        reason = "This request comes from another machine."
+    elif proxied is not None:
+        reason = f"This request came through a proxy: it has the header {_shown(proxied)}."
+    elif not _is_local_name(host):
+        reason = f"The Host header {_shown(host)} is not localhost or an IP address."
+    elif _is_foreign_page(headers, host):
+        reason = f"This request comes from a web page (Origin {_shown(headers.get(b'origin', b''))})."
+    else:
+        return
+    raise HttpRefusal(403, "loopback_only", f"{reason} Without a key this route answers this machine only.")
 
 
-def is_loopback(peer: str | None) -> bool:
-    try:
-        address = ipaddress.ip_address(peer or "")
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
+def _is_proxys(name: bytes) -> bool:
+    return name in _PROXY_FIELDS or name.startswith(_PROXY_PREFIXES)
+
+
+def _is_foreign_page(headers: Headers, host: bytes) -> bool:
+    origin = headers.get(b"origin")
+    if origin is not None and origin.partition(b"://")[2] != host:
+        return True
+    return headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin")
+
+
+def _shown(value: bytes) -> str:
+    return value[:100].decode("latin-1")
 
 
 def _is_local_name(host: bytes) -> bool:

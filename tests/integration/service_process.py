@@ -60,6 +60,7 @@ class ServiceProcess:
             "TEXT_MODEL": "builtin:hashed-ngrams",
             "IMAGE_MODEL": "builtin:descriptor",
             "LOG_LEVEL": "warning",
+            "KEYLESS_WRITES": "loopback",
             **(environ or {}),
         }
         self.log = data_dir.parent / f"service-{self.port}.log"

@@ -39,6 +39,25 @@ def test_all_mistakes_in_the_environment_at_once(tmp_path: Path) -> None:
     assert said.count("error: ") == len(said.splitlines()) == 3
 
 
+def test_the_example_keys_are_no_keys(tmp_path: Path) -> None:
+    said = start_badly(tmp_path, {"WRITE_API_KEY": "change-me-write", "HOST": "0.0.0.0"})
+    assert len(said.splitlines()) == 1 and "WRITE_API_KEY is the key of .env.example" in said
+
+
+@pytest.mark.parametrize("keyless", ["off", "loopback"])
+def test_one_line_says_what_is_open_to_whom(tmp_path: Path, keyless: str) -> None:
+    service = ServiceProcess(tmp_path / "data", {"KEYLESS_WRITES": keyless}).start()
+    try:
+        status, _ = Connection(service.port).post("/v1/delete", {"ids": [1]})
+        assert status == (200 if keyless == "loopback" else 403)
+    finally:
+        service.stop()
+    lines = [json.loads(line) for line in service.log.read_text().splitlines()]
+    (line,) = [line for line in lines if line["event"] == "access"]
+    assert line["level"] == "warning"
+    assert line["write"].startswith("every program" if keyless == "loopback" else "nobody")
+
+
 def test_a_port_in_use(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -70,6 +70,28 @@ def test_a_key_never_shows_in_a_message_or_a_repr() -> None:
     assert "secret" not in mistakes_of({"WRITE_API_KEY": "secret"})[0]
 
 
+def test_keys_that_everybody_can_read_are_refused_outside_loopback() -> None:
+    example = dict(
+        line.split("=", 1)
+        for line in (ROOT / ".env.example").read_text("utf-8").splitlines()
+        if re.match(r"\w+_API_KEY=", line)
+    )
+    assert set(example) == {"WRITE_API_KEY", "ADMIN_API_KEY"}
+    for name, key in example.items():
+        assert mistakes_of({name: key})[0].startswith(f"{name} is the key of .env.example")
+        assert mistakes_of({name: f"correct-horse,{key.upper()}", "HOST": "10.0.0.1"})
+        for host in ("127.0.0.1", "::1", "localhost"):
+            assert Settings.from_environ({name: key, "HOST": host}).host == host
+
+
+def test_who_may_call_in_words() -> None:
+    open_one = Settings.from_environ({"KEYLESS_WRITES": "loopback"}).access()
+    assert open_one["write"] == open_one["admin"] == "every program on this machine, a proxy included"
+    assert Settings().access()["write"] == "nobody: no key is set"
+    written = Settings.from_environ({"ADMIN_API_KEY": "correct-horse"}).access()
+    assert written == {"search": written["search"], "write": "who sends a key", "admin": "who sends a key"}
+
+
 def test_documentation_lists_exactly_the_settings() -> None:
     document = (ROOT / "docs/SETTINGS.md").read_text("utf-8")
     table = document.partition("<!-- service settings")[2].partition("<!-- end of service settings -->")[0]

@@ -18,7 +18,7 @@ from service.app.health.prober import Prober
 from service.app.sync_report import sync_report
 from service.collections import Collection
 from service.http.auth import Role
-from service.http.dependencies import Desk, JsonResponse
+from service.http.dependencies import Desk, JsonResponse, exchange_of
 from service.http.wire.problems import HttpRefusal
 from service.http.wire.schemas import SnapshotIn, StepIn
 from service.http.wire.values import read_id
@@ -139,8 +139,9 @@ class OpsRoutes:
 class HealthRoutes:
     """Open to everyone, and true while the rest still starts."""
 
-    def __init__(self, prober: Prober, contract: bytes) -> None:
+    def __init__(self, desk: Desk, prober: Prober, contract: bytes) -> None:
         """contract: openapi.yaml."""
+        self._desk = desk
         self._prober = prober
         self._contract = contract
 
@@ -152,8 +153,12 @@ class HealthRoutes:
         router.add_api_route("/openapi.yaml", self.get_openapi, methods=["GET"])
         return router
 
-    async def get_health(self) -> JsonResponse:
+    async def get_health(self, request: Request) -> JsonResponse:
+        """An administrator is also told which routes are open to whom."""
         health = await self._prober.health()
+        peer = request.client.host if request.client else None
+        if self._desk.keys.opens(Role.ADMIN, exchange_of(request).headers, peer):
+            health = {**health, "access": self._desk.settings.access()}
         return _with_retry(health, is_good=health["status"] in ("ok", "degraded"))
 
     async def get_livez(self) -> JsonResponse:

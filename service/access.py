@@ -1,0 +1,47 @@
+"""Which routes are open to whom, in words: for the log at the start and for an administrator."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+
+_EXAMPLE_KEY = "change-me"
+"""How the keys of .env.example begin."""
+_EVERYONE = "everyone who reaches this address"
+_KEYS = "who sends a key"
+_THIS_MACHINE = "every program on this machine, a proxy included"
+_NOBODY = "nobody: no key is set"
+
+
+def is_loopback(address: str | None) -> bool:
+    """Return whether an address, or `localhost`, is this machine's own loopback."""
+    if address == "localhost":
+        return True
+    try:
+        parsed = ipaddress.ip_address(address or "")
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return bool((mapped or parsed).is_loopback)
+
+
+def example_keys_refused(host: str, keys: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return what is wrong with keys that everybody can read in .env.example. keys: by variable."""
+    if is_loopback(host):
+        return []
+    return [
+        f"{name} is the key of .env.example, which everybody knows: set one of your own"
+        f" (openssl rand -hex 32), or HOST=127.0.0.1"
+        for name, given in keys.items()
+        if any(key.lower().startswith(_EXAMPLE_KEY) for key in given)
+    ]
+
+
+def access_of(*, search: bool, write: bool, admin: bool, keyless_loopback: bool) -> dict[str, str]:
+    """Return by role who may call. search, write, admin: whether such a key is set."""
+    keyless = _THIS_MACHINE if keyless_loopback else _NOBODY
+    return {
+        "search": _KEYS if search else _EVERYONE,
+        "write": _KEYS if write or admin else keyless,
+        "admin": _KEYS if admin else keyless,
+    }
