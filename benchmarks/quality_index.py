@@ -38,7 +38,7 @@ def by_index(queries: Vectors, base: Vectors) -> Places:
         items = [ItemWrite(place, row) for place, row in enumerate(base)]
         index.write("bench", WriteBatch(items, embedding_version=version))
         index.close()
-        if not Maintenance(Path(folder)).rebuild():
+        if Maintenance(Path(folder)).rebuild() is None:
             raise AssertionError("nothing was sealed")
         index = EmbeddedIndex(Path(folder), specs)
         index.open()

@@ -310,4 +310,5 @@ _COMMANDS: Mapping[str, Callable[[Settings, argparse.Namespace], int]] = {
 
 
 if __name__ == "__main__":
+    os.umask(os.umask(0o027) | 0o027)  # what it remembers holds content of the sources
     sys.exit(main())

@@ -1,9 +1,9 @@
 """`python -m index_store COMMAND ...`: look after a data directory.
 
-check DIR            read everything and say what is wrong; changes nothing
+check DIR            read everything, or a whole backup, and say what is wrong; changes nothing
 stats DIR            what it holds, in numbers
 maintain DIR         seal, merge and scrub beside the workers until stopped
-rebuild DIR          make all segments again out of the stores
+rebuild DIR          make all segments again out of the stores; beside a running service it does the work
 backup DIR TARGET    a hot copy of all stores
 restore TARGET DIR   put a backup into an empty data directory
 repoint DIR NAME     make the lost pointer of a collection again from the newest sound store
@@ -26,8 +26,9 @@ from pathlib import Path
 
 from index_store.ann.compiled import exact_kernels, kernels
 from index_store.errors import IndexStoreError
-from index_store.maintenance.backup import backup_data, restore_data
+from index_store.maintenance.backup import backup_data, check_backup, is_backup, restore_data
 from index_store.maintenance.check import check, collection_directories, notes
+from index_store.maintenance.rebuild_request import answer_to, ask, withdraw
 from index_store.maintenance.repoint import described, repoint
 from index_store.maintenance.stats import stats
 from index_store.maintenance.worker import Maintenance, MaintenanceLimits, be_modest
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 _PASSIVE = "OMP_WAIT_POLICY"
 _WATCH_S = 0.5
 _GRACE_S = 1.0
+_UMASK = 0o027
+"""What is written here is for its owner and group."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -90,6 +93,8 @@ def _run(asked: argparse.Namespace) -> int:
     if asked.command == "repoint":
         print(described(repoint(asked.data_dir, asked.collection, asked.generation)))
         return 0
+    if asked.command == "check" and is_backup(asked.data_dir):
+        return _said(check_backup(asked.data_dir))
     if not collection_directories(asked.data_dir):
         print(f"{asked.data_dir} holds no collections", file=sys.stderr)
         return 2
@@ -98,18 +103,19 @@ def _run(asked: argparse.Namespace) -> int:
     elif asked.command == "backup":
         print(json.dumps(dict(backup_data(asked.data_dir, asked.target).facts["seqs"]), indent=1))
     elif asked.command == "rebuild":
-        if not Maintenance(asked.data_dir, progress=_show).rebuild():
-            print("another process is maintaining this directory; stop it first", file=sys.stderr)
-            return 1
+        return _rebuild(asked.data_dir)
     else:
-        problems = check(asked.data_dir)
-        for problem in problems:
-            print(problem)
-        for note in notes(asked.data_dir):
-            print(f"note: {note}")
-        print("sound" if not problems else f"{len(problems)} problems")
-        return 1 if problems else 0
+        return _said(check(asked.data_dir), notes(asked.data_dir))
     return 0
+
+
+def _said(problems: Sequence[str], told: Sequence[str] = ()) -> int:
+    for problem in problems:
+        print(problem)
+    for note in told:
+        print(f"note: {note}")
+    print("sound" if not problems else f"{len(problems)} problems")
+    return 1 if problems else 0
 
 
 class _JsonLines(logging.Formatter):
@@ -128,6 +134,43 @@ class _JsonLines(logging.Formatter):
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str, ensure_ascii=False)
+
+
+def _rebuild(data_dir: Path) -> int:
+    """Here, when no other process maintains the directory; else ask that one, and wait for what it says."""
+    request = ""
+    never = threading.Event()
+    while (problems := Maintenance(data_dir, progress=_show).rebuild()) is None:
+        if not request:
+            request = ask(data_dir)
+            print("asked the process that maintains this directory; waiting for it", file=sys.stderr)
+        answer = answer_to(data_dir, request)
+        if answer is not None and answer.is_done:
+            problems = list(answer.problems)
+            break
+        if answer is not None and not _is_running(answer.process_id):
+            problems = [
+                "the process that was rebuilding has ended; what it had not published stays as it was"
+            ]
+            break
+        never.wait(_WATCH_S)  # the other process tells by a file
+    else:
+        if request:
+            withdraw(data_dir)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print("rebuilt" if not problems else f"{len(problems)} problems")
+    return 1 if problems else 0
+
+
+def _is_running(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _show(step: str, share: float) -> None:
@@ -170,4 +213,5 @@ def _leave_in_time(stop: threading.Event, told: int, parent: int) -> None:
 
 
 if __name__ == "__main__":
+    os.umask(os.umask(_UMASK) | _UMASK)
     sys.exit(main(sys.argv[1:]))

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 EXIT_BAD_START = 2
 METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 _SOCKET_BACKLOG = 2048
+_UMASK = 0o027
+"""Data is for its owner and group; worker processes inherit it."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -122,4 +124,6 @@ def _require_writable(directory: Path) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] != ["models"]:  # model files are no secret, and others may serve them
+        os.umask(os.umask(_UMASK) | _UMASK)
     sys.exit(main(sys.argv[1:]))

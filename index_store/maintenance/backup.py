@@ -18,10 +18,18 @@ from pathlib import Path
 
 from index_store.catalog.pointer import Pointer, decode, encode, read_pointer, write_pointer
 from index_store.errors import StoreDamaged, Unavailable, WriteFailed
-from index_store.maintenance.check import check, collection_directories
+from index_store.maintenance.check import check, check_store, collection_directories
 from index_store.storage.durable_files import sync_directory
-from index_store.storage.schema import SQLITE_ERRORS, STORE_FILE, Connector, connect_sqlite
-from index_store.storage.sealed_directory import Manifest, new_directory, publish, read_manifest, seal, verify
+from index_store.storage.schema import SQLITE_ERRORS, STORE_FILE, Connector, connect_archived, connect_sqlite
+from index_store.storage.sealed_directory import (
+    MANIFEST,
+    Manifest,
+    new_directory,
+    publish,
+    read_manifest,
+    seal,
+    verify,
+)
 
 log = logging.getLogger(__name__)
 
@@ -124,17 +132,56 @@ def _copy_store(source: Path, copy: Path, connect: Connector) -> int:
         connection.close()
 
 
+def is_backup(directory: Path) -> bool:
+    return (directory / MANIFEST).is_file()
+
+
+def check_backup(backup: Path) -> list[str]:
+    """One sentence for each thing that is wrong with a backup; an empty list says that it can be restored.
+    Reads every byte of every file and every row, where it lies; writes nothing: a read-only disk will do."""
+    try:
+        manifest = _verified(backup)
+    except (StoreDamaged, OSError) as exc:
+        return [str(exc)]
+    return [problem for name in _collections(manifest) for problem in _check_copies(backup, name)]
+
+
+def _check_copies(backup: Path, collection: str) -> Iterator[str]:
+    try:
+        members = decode((backup / f"{collection}.json").read_bytes()).members
+    except ValueError as exc:
+        yield f"{backup / collection}.json: {exc}"
+        return
+    for member in members:
+        path = backup / f"{collection}.{member.name}.sqlite"
+        try:
+            yield from (
+                f"{path}: {each}" for each in check_store(path, member.embedding_version, connect_archived)
+            )
+        except SQLITE_ERRORS as exc:
+            yield f"{path}: {exc}"
+
+
+def _verified(backup: Path) -> Manifest:
+    """Raises StoreDamaged."""
+    manifest = read_manifest(backup)
+    if manifest.facts.get("kind") != _KIND:
+        raise StoreDamaged(f"{backup} is not a backup")
+    verify(backup, manifest)
+    return manifest
+
+
+def _collections(manifest: Manifest) -> list[str]:
+    return sorted(name.removesuffix(".json") for name in manifest.files if name.endswith(".json"))
+
+
 def restore_data(backup: Path, data_dir: Path) -> list[str]:
     """Put a backup into a data directory that holds no collections yet; return the collections.
     Every byte of the backup is checked first, every row afterwards. Raises StoreDamaged, WriteFailed."""
     final = data_dir / "collections"
     if final.exists() and any(final.iterdir()):
         raise WriteFailed(f"{data_dir} holds collections already; restore into an empty directory")
-    manifest = read_manifest(backup)
-    if manifest.facts.get("kind") != _KIND:
-        raise StoreDamaged(f"{backup} is not a backup")
-    verify(backup, manifest)
-    names = sorted(name.removesuffix(".json") for name in manifest.files if name.endswith(".json"))
+    names = _collections(_verified(backup))
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         with _workplace(data_dir, "restore") as staging:

@@ -26,6 +26,7 @@ from index_store.storage.schema import (
     SQLITE_ERRORS,
     STORE_FILE,
     Connection,
+    Connector,
     connect_sqlite,
     from_columns,
 )
@@ -134,9 +135,9 @@ def _missing_rows(directory: Path, base: Base) -> int:
     return int(np.count_nonzero(times != 1))
 
 
-def check_store(path: Path, embedding_version: str) -> Iterator[str]:
+def check_store(path: Path, embedding_version: str, connect: Connector = connect_sqlite) -> Iterator[str]:
     """What is wrong with one store. Raises sqlite3.Error where it can't be read at all."""
-    connection = connect_sqlite(path)
+    connection = connect(path)
     try:
         connection.execute("BEGIN")
         for (line,) in connection.execute("PRAGMA integrity_check").fetchall():

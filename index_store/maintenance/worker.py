@@ -26,6 +26,7 @@ from index_store.catalog.snapshots import SEGMENTS, SNAPSHOTS, open_newest, regi
 from index_store.errors import StoreDamaged
 from index_store.maintenance.check import collection_directories
 from index_store.maintenance.compaction import BUILD_ERRORS, Workshop, drop_old, make_snapshot
+from index_store.maintenance.rebuild_request import take_up
 from index_store.maintenance.scrub import Scrub
 from index_store.segment.builder import BuildOptions, Progress
 from index_store.segment.open import Base, Known
@@ -137,6 +138,7 @@ class Maintenance:
             while self._may_go_on():
                 try:
                     if is_elected():
+                        take_up(self._data_dir, self._rebuild_all)
                         self._look_after_all()
                 except Stopped:
                     log.info("maintenance_stopped")
@@ -256,15 +258,27 @@ class Maintenance:
         finally:
             connection.close()
 
-    def rebuild(self) -> bool:
-        """Make every generation's snapshot anew out of its store alone; False when another process works."""
+    def rebuild(self) -> list[str] | None:
+        """Make every generation's snapshot again out of its store alone, and return what went wrong, a
+        sentence each; None when another process works."""
         with self._elected() as is_elected:
-            if not is_elected():
-                return False
-            for collection in collection_directories(self._data_dir):
-                for member in read_pointer(collection).members:
+            return self._rebuild_all() if is_elected() else None
+
+    def _rebuild_all(self) -> list[str]:
+        """One generation that can't be rebuilt does not stop the others."""
+        problems = []
+        for collection in collection_directories(self._data_dir):
+            for member in self._members(collection):
+                try:
                     self._publish(collection / member.name, None, 0)
-            return True
+                except BUILD_ERRORS as exc:
+                    problems.append(f"{collection / member.name}: {exc}")
+                    log.error(
+                        "rebuild_failed", extra={"path": str(collection / member.name), "error": str(exc)}
+                    )
+            if collection in self._unread:
+                problems.append(self._unread[collection])
+        return problems
 
     def _publish(self, directory: Path, base: Base | None, keep: int) -> None:
         _sweep(directory)

@@ -58,7 +58,8 @@ class GroupCommitter:
         self._connect = connect
         self._disk = disk
         self._limits = limits
-        self._jobs: queue.Queue[_Waiting | None] = queue.Queue(limits.queue_batches_max)
+        self._jobs: queue.Queue[_Waiting | None] = queue.Queue()
+        self._places = threading.Semaphore(limits.queue_batches_max)
         self._connection: Connection | None = None
         self._store_uuid = ""
         self._newest = NewestSeq(directory)
@@ -88,13 +89,14 @@ class GroupCommitter:
     def commit(self, job: Job) -> Committed:
         """Return when the batch is on disk. Raises WriteFailed, ReadOnly, Unavailable."""
         waiting = _Waiting(job, Future())
+        # Not under the gate: who waits there waits for all before it, one limit after the other.
+        if not self._places.acquire(timeout=self._limits.queue_wait_s):
+            raise Unavailable("too many writes are waiting; try again later")
         with self._gate:
             if self._is_closed:
+                self._places.release()
                 raise Unavailable("the store is closed")
-            try:
-                self._jobs.put(waiting, timeout=self._limits.queue_wait_s)
-            except queue.Full:
-                raise Unavailable("too many writes are waiting; try again later") from None
+            self._jobs.put(waiting)
         return waiting.done.result()
 
     def trouble(self) -> Trouble | None:
@@ -142,6 +144,7 @@ class GroupCommitter:
         rows = 0
         job = self._jobs.get()
         while job is not None:
+            self._places.release()
             jobs.append(job)
             rows += job.rows
             if len(jobs) >= self._limits.batches_max or rows >= self._limits.rows_max:

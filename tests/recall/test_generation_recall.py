@@ -59,7 +59,7 @@ class Life:
 
     def rebuild(self) -> None:
         before = generation_of(self.index, "things").refresh().base
-        assert Maintenance(self._data_dir, limits=self._merge, stopwatch=ClockWithSlowScan()).rebuild()
+        assert Maintenance(self._data_dir, limits=self._merge, stopwatch=ClockWithSlowScan()).rebuild() == []
         until(lambda: generation_of(self.index, "things").refresh().base != before, 60)
 
     def segments(self) -> int:

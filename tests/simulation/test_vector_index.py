@@ -181,7 +181,7 @@ class IndexMachine(RuleBasedStateMachine):
     @rule(swapped=st.lists(st.integers(0, 1), max_size=2))
     def rebuild(self, swapped: list[int]) -> None:
         """All segments again out of the stores alone."""
-        assert Maintenance(self.directory, limits=MaintenanceLimits(disk_reserve_bytes=0)).rebuild()
+        assert Maintenance(self.directory, limits=MaintenanceLimits(disk_reserve_bytes=0)).rebuild() == []
         self.open_snapshots(swapped)
 
     def open_snapshots(self, swapped: list[int]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -16,7 +18,7 @@ import pytest
 from index_store.__main__ import main
 from index_store.engine.index import EmbeddedIndex
 from index_store.maintenance.check import check
-from index_store.maintenance.worker import Maintenance, MaintenanceLimits
+from index_store.maintenance.worker import MAINTENANCE_LOCK, Maintenance, MaintenanceLimits
 from index_store.types import CollectionSpec, ItemWrite, WriteBatch
 from tests.sealing import SEED, assert_same, base_of, filled, opened, snapshots_of, until
 
@@ -94,3 +96,121 @@ def test_maintain_leaves_a_graph_that_it_builds(tmp_path: Path) -> None:
     assert Maintenance(tmp_path, limits=MaintenanceLimits(seal_rows=10**9)).run_once()
     assert list(segments.iterdir()) == []
     assert took < 4.0
+
+
+def test_a_backup_is_checked_where_it_lies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    filled(tmp_path / "data")
+    backup = tmp_path / "copy"
+    assert main(["backup", str(tmp_path / "data"), str(backup)]) == 0
+    before = {path.name: path.read_bytes() for path in backup.iterdir()}
+    for path in (*backup.iterdir(), backup):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    capsys.readouterr()
+    assert main(["check", str(backup)]) == 0
+    assert capsys.readouterr().out == "sound\n"
+    backup.chmod(0o755)
+    assert {path.name: path.read_bytes() for path in backup.iterdir()} == before
+    for name in before:
+        damaged = bytearray(before[name])
+        damaged[len(damaged) // 2] ^= 1
+        (backup / name).chmod(0o644)
+        (backup / name).write_bytes(damaged)
+        assert main(["check", str(backup)]) == 1, name
+        assert name in capsys.readouterr().out
+        (backup / name).write_bytes(before[name])
+    (backup / "more").touch()
+    assert main(["check", str(backup)]) == 1
+
+
+def test_a_backup_of_a_damaged_store_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Checksums of files hold, a row in them does not."""
+    filled(tmp_path / "data")
+    store = tmp_path / "data" / "collections" / "names" / "g000001" / "store.sqlite"
+    connection = sqlite3.connect(store)
+    connection.execute("UPDATE item SET crc=crc+1 WHERE seq=7")
+    connection.commit()
+    connection.close()
+    assert main(["backup", str(tmp_path / "data"), str(tmp_path / "copy")]) == 0
+    capsys.readouterr()
+    assert main(["check", str(tmp_path / "copy")]) == 1
+    told = capsys.readouterr().out
+    assert "names.g000001.sqlite" in told and "fails its checksum" in told
+    assert {path.suffix for path in (tmp_path / "copy").iterdir()} == {".json", ".sqlite"}
+
+
+def is_held(lock: Path) -> bool:
+    """Whether another process holds it."""
+    if not lock.exists():
+        return False
+    with lock.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_rebuild_asks_who_maintains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    filled(tmp_path)
+    command = [sys.executable, "-m", "index_store", "maintain", str(tmp_path)]
+    child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
+    try:
+        until(lambda: is_held(tmp_path / MAINTENANCE_LOCK), 60)
+        before = [path.name for path in snapshots_of(tmp_path)]
+        capsys.readouterr()
+        assert main(["rebuild", str(tmp_path)]) == 0
+        told = capsys.readouterr()
+        assert told.out == "rebuilt\n" and "asked the process that maintains" in told.err
+        after = [path.name for path in snapshots_of(tmp_path)]
+        assert after and after != before
+        assert child.poll() is None, "it goes on maintaining"
+    finally:
+        child.send_signal(signal.SIGTERM)
+        child.communicate(timeout=60)
+    assert not (tmp_path / "rebuild.request").exists()
+    assert check(tmp_path) == []
+
+
+def test_rebuild_does_the_work_itself_when_who_maintained_has_gone(tmp_path: Path) -> None:
+    filled(tmp_path)
+    holder = Maintenance(tmp_path)
+    asking = threading.Thread(target=main, args=(["rebuild", str(tmp_path)],))
+    with holder._elected() as is_elected:
+        assert is_elected()
+        asking.start()
+        until(lambda: (tmp_path / "rebuild.request").exists())
+    asking.join(60)
+    assert not asking.is_alive() and len(snapshots_of(tmp_path)) == 1
+    assert not (tmp_path / "rebuild.request").exists()
+
+
+def test_rebuild_tells_what_went_wrong_and_does_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled(tmp_path)
+    for name in ("generations.json", "generations.backup.json"):
+        (tmp_path / "collections" / "names" / name).unlink()
+    assert main(["rebuild", str(tmp_path)]) == 1
+    told = capsys.readouterr()
+    assert "names/generations.json" in told.err and told.out == "1 problems\n"
+    assert len(snapshots_of(tmp_path, "numbers")) == 1
+
+
+def test_what_commands_write_is_for_owner_and_group(tmp_path: Path) -> None:
+    filled(tmp_path / "data")
+    for command in (["backup", "data", "copy"], ["restore", "copy", "again"], ["rebuild", "again"]):
+        paths = [str(tmp_path / name) for name in command[1:]]
+        line = [
+            "sh",
+            "-c",
+            'umask 000; exec "$@"',
+            "sh",
+            sys.executable,
+            "-m",
+            "index_store",
+            command[0],
+            *paths,
+        ]
+        subprocess.run(line, cwd=ROOT, check=True, capture_output=True)
+    for path in [*(tmp_path / "copy").rglob("*"), *(tmp_path / "again").rglob("*")]:
+        assert path.stat().st_mode & 0o027 == 0, path

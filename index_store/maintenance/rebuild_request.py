@@ -1,0 +1,88 @@
+"""How `python -m index_store rebuild` asks the process that maintains a data directory, and what it answers.
+
+DATA_DIR/rebuild.request     who asked, until the process takes it up
+DATA_DIR/rebuild.answer      the newest answer: running, or done with what went wrong
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from index_store.storage.durable_files import publish
+
+REQUEST_FILE = "rebuild.request"
+ANSWER_FILE = "rebuild.answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """process_id: of who works on it. problems: sentences, empty when all went well."""
+
+    request: str
+    process_id: int
+    is_done: bool
+    problems: Sequence[str] = ()
+
+
+def ask(data_dir: Path) -> str:
+    """Leave a request and return its name; the name of the one that waits already, if there is one.
+    Raises OSError."""
+    name = uuid.uuid4().hex[:12]
+    try:
+        descriptor = os.open(
+            data_dir / REQUEST_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644
+        )
+    except FileExistsError:
+        return asked(data_dir) or name
+    with os.fdopen(descriptor, "w") as file:
+        file.write(name)
+    return name
+
+
+def asked(data_dir: Path) -> str:
+    """The name of the request that waits; '' for none."""
+    try:
+        return (data_dir / REQUEST_FILE).read_text().strip()
+    except OSError:
+        return ""
+
+
+def withdraw(data_dir: Path) -> None:
+    with suppress(FileNotFoundError):
+        (data_dir / REQUEST_FILE).unlink()
+
+
+def take_up(data_dir: Path, rebuild: Callable[[], Sequence[str]]) -> None:
+    """Do what was asked for and tell the outcome; called by the one process that maintains. A request is
+    taken once: a build that ends the process must not end every one that follows. Raises OSError."""
+    name = asked(data_dir)
+    if not name:
+        return
+    _tell(data_dir, Answer(name, os.getpid(), is_done=False))
+    withdraw(data_dir)
+    _tell(data_dir, Answer(name, os.getpid(), is_done=True, problems=list(rebuild())))
+
+
+def answer_to(data_dir: Path, request: str) -> Answer | None:
+    try:
+        told = json.loads((data_dir / ANSWER_FILE).read_text())
+        answer = Answer(told["request"], int(told["process_id"]), bool(told["is_done"]), told["problems"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return answer if answer.request == request else None
+
+
+def _tell(data_dir: Path, answer: Answer) -> None:
+    body = {
+        "request": answer.request,
+        "process_id": answer.process_id,
+        "is_done": answer.is_done,
+        "problems": list(answer.problems),
+    }
+    publish(data_dir / ANSWER_FILE, json.dumps(body).encode())
