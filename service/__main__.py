@@ -17,6 +17,7 @@ from service.collections import read_collections
 from service.errors import BadConfiguration
 from service.observing import configure_logging
 from service.server.server import made_application, serve
+from service.server.workers import end_with_parent
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def create_app() -> Application:
     """Built once in each of several workers, from the environment that the parent has checked."""
     settings = Settings.from_environ(os.environ)
     configure_logging(settings.log_level)
+    end_with_parent(settings.drain_s)
     metrics_dir = Path(os.environ[METRICS_DIR])
     return made_application(settings, read_collections(settings), metrics_dir=metrics_dir)
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
-from uvicorn.supervisors import Multiprocess
 
 from service.collections import NO_MODEL, Catalogue
 from service.demo.greeting import greeting
@@ -28,6 +27,7 @@ from service.embedding.catalog.preload import EarlyModels
 from service.errors import ServiceError
 from service.server.maintenance_process import Maintainer
 from service.server.ready_notice import Announcer
+from service.server.workers import Workers
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _serve(
     )
     with _maintained(settings):
         if not is_alone:
-            Multiprocess(config, sockets=[listener]).run()
+            Workers(config, listener).run()
             return True
         server = uvicorn.Server(config)
         # uvicorn drains and then raises the signal again; a stop that was asked for is no failure.

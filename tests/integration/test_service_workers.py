@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import random
 import signal
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +34,16 @@ def connections_to_both_workers(service: ServiceProcess) -> list[Connection]:
     """One keep-alive connection to each worker."""
     found: dict[int, Connection] = {}
     spare: list[Connection] = []
-    for _ in range(200):
+    give_up = time.monotonic() + 60  # a worker that replaces another is a process before it serves
+    while len(found) < 2 and time.monotonic() < give_up:
         connection = Connection(service.port)
         connection.ask("GET", "/livez")
         worker = _worker_of(service, connection)
         if worker in found:
             spare.append(connection)
+            time.sleep(0.01)
         else:
             found[worker] = connection
-        if len(found) == 2:
-            break
     for connection in spare:
         connection.close()
     assert len(found) == 2, "the kernel gave every connection to one worker"
@@ -143,3 +146,72 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(service: ServiceProcess
         time.sleep(0.1)
     for connection in connections_to_both_workers(service):
         assert nearest(connection, 5) == [5]
+
+
+def until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    give_up = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
+def is_refused(port: int) -> bool:
+    """Whether a new connection is refused; one that is taken must be answered."""
+    try:
+        connection = Connection(port, timeout_s=20)
+        assert connection.ask("GET", "/livez")[0] == 200
+        connection.close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def begun_upsert(port: int) -> tuple[socket.socket, bytes]:
+    """A write of which the last bytes are still to be sent."""
+    body = json.dumps({"collection": "recipes", "items": [{"recipe_id": 1, "vector": vector_of(1)}]}).encode()
+    sock = socket.create_connection(("127.0.0.1", port), timeout=30)
+    head = f"POST /v1/upsert HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"  # noqa: E501
+    sock.sendall(head.encode() + body[:-5])
+    return sock, body[-5:]
+
+
+def answer_to(sock: socket.socket) -> bytes:
+    with sock, sock.makefile("rb") as stream:
+        return stream.readline()
+
+
+def test_workers_end_by_themselves_when_their_parent_is_killed(tmp_path: Path) -> None:
+    service = ServiceProcess(tmp_path / "data", {"WORKERS": "2"}).start()
+    workers = service.worker_ids()
+    try:
+        assert len(workers) == 2
+        sock, rest = begun_upsert(service.port)
+        idle = Connection(service.port)
+        assert idle.ask("GET", "/livez")[0] == 200
+        os.kill(service.process.pid, signal.SIGKILL)
+        service.process.wait()
+        until(lambda: is_refused(service.port))
+        sock.sendall(rest)  # what was accepted is answered
+        assert answer_to(sock).startswith(b"HTTP/1.1 200 ")
+        until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(service.process.pid, signal.SIGKILL)
+    again = ServiceProcess(tmp_path / "data", {"WORKERS": "2"}, service.port).start()
+    try:
+        assert nearest(Connection(again.port), 1) == [1]
+    finally:
+        assert again.stop() == 0
+
+
+def test_a_stop_refuses_new_connections_at_once_and_finishes_what_it_accepted(tmp_path: Path) -> None:
+    service = ServiceProcess(tmp_path / "data", {"WORKERS": "2"}).start()
+    try:
+        sock, rest = begun_upsert(service.port)
+        service.process.terminate()
+        until(lambda: is_refused(service.port))
+        assert service.process.poll() is None, "it ended without the answer that it owes"
+        sock.sendall(rest)
+        assert answer_to(sock).startswith(b"HTTP/1.1 200 ")
+    finally:
+        assert service.stop() == 0

@@ -220,6 +220,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._idle_since = self.loop.time()
         self._look_by(self._idle_since + self.timeout_keep_alive)
 
+    def close_after_answer(self) -> None:
+        """Answer one request and close: the server stops."""
+        self.timeout_keep_alive = 0
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._look_at_writing()

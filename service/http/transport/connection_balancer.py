@@ -111,13 +111,19 @@ class _Server:
         self._sock = sock
         self._timer: asyncio.TimerHandle | None = None
         self._in_vain_until = 0.0
+        self._is_closed = False
         self._connecting: set[asyncio.Task[None]] = set()
         self._listen()
         loop.share.begin()
 
     def close(self) -> None:
+        """Take nothing more but what is in line already: the system would reset it. Protocols have
+        `close_after_answer`."""
         self._loop.share.end()
         self._rest()
+        self._is_closed = True
+        while self._accept():
+            pass
 
     async def wait_closed(self) -> None:
         """Nothing is taken from `close` on; open connections are the protocols' own."""
@@ -171,7 +177,9 @@ class _Server:
 
     async def _connect(self, sock: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._protocol_factory, sock)
+            _, protocol = await self._loop.connect_accepted_socket(self._protocol_factory, sock)
+            if self._is_closed:
+                protocol.close_after_answer()
         except OSError as exc:  # reset before it began
             self._loop.share.give_back()
             sock.close()

@@ -1,0 +1,49 @@
+"""Several serving processes under one parent: how they end with it, and without it."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+log = logging.getLogger(__name__)
+
+_CLOSE_S_MAX = 10
+"""What a worker may take beyond DRAIN_S to close its files."""
+
+
+class Workers(Multiprocess):
+    """uvicorn's parent, which gives up the port when it is told to stop. `run` returns at their end."""
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
+        super().__init__(config, sockets=[listener])
+        self._listener = listener
+
+    def terminate_all(self) -> None:
+        """While this process, which takes no connection, holds the socket, the system goes on to accept new
+        ones that nobody will answer."""
+        super().terminate_all()
+        self._listener.close()
+
+
+def end_with_parent(drain_s: int) -> None:
+    """See to it that this worker drains and ends when its parent does, be it by kill -9: else it would hold
+    the port for ever. Call once, in a worker."""
+    threading.Thread(target=_end_after_parent, args=(drain_s,), name="parent", daemon=True).start()
+
+
+def _end_after_parent(drain_s: int) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "not a worker"
+    parent.join()
+    log.error("parent_ended", extra={"parent": parent.pid})
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(drain_s + _CLOSE_S_MAX)
+    os._exit(1)  # acknowledged writes are on disk
