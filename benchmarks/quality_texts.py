@@ -92,7 +92,7 @@ async def _judge(
         asked = [normalise_text(q["query"]) for q in queries]
         found: list[tuple[Vectors, bool]] = []
         for start in range(0, len(asked), 100):  # within what may wait
-            found += await asyncio.gather(*[batcher.embed_query(t) for t in asked[start : start + 100]])
+            found += await batcher.embed_queries(asked[start : start + 100])
     finally:
         batcher.close()
     ids = np.array([r["recipe_id"] for r in recipes])

@@ -9,7 +9,7 @@ ServiceError
 │   └── BatchRejected       items of an all-or-nothing write are wrong
 └── TryLater                the same request may succeed later
     ├── Starting            collections or models are still being opened
-    ├── Overloaded          more than about a second of work is queued
+    ├── Overloaded          it would wait longer than it may; `retry_after_s` is how long
     ├── DeadlineExceeded
     └── ModelUnavailable    the model can't load, or serves another embedding_version
 """

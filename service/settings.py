@@ -201,7 +201,11 @@ class Settings:
         300_000, 1000, 3_600_000, "ms", "After this a write that still embeds answers 503."
     )
     queue_ms_max: int = number(
-        1000, 10, 60_000, "ms", "Expected wait in line beyond which a request is turned away."
+        400,
+        10,
+        60_000,
+        "ms",
+        "Expected wait in line beyond which a request is turned away; a quarter if it lasts.",
     )
     queue_requests_max: int = number(4096, 1, 1_000_000, "requests", "Longest line in front of one thread.")
     write_threads: int = number(64, 1, 512, "threads", "Writes that share commits at a time.")
@@ -248,7 +252,7 @@ class Settings:
         "Who may write and operate where no key is set: nobody, or this machine, a proxy on it included.",
     )
     trusted_proxies: tuple[str, ...] = networks(
-        "Networks whose X-Forwarded-For is written to the log; it never opens a route."
+        "Networks whose X-Forwarded-For tells callers apart, in the log and in line; it never opens a route."
     )
     log_level: str = choice("info", ("debug", "info", "warning", "error"), "Least level that is logged.")
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,7 @@ from service.embedding.serving.encoders import Batcher, ImageBatcher
 from service.embedding.serving.queue import LaneLimits
 from service.errors import ModelUnavailable
 from service.http.app import Application, Lifespan, Parts
-from service.http.auth import Keys, Role
+from service.http.auth import Keys, Role, TrustedProxies
 from service.http.dependencies import Desk
 from service.http.wire.body_reader import BodyReader
 from service.observing import Metrics, RequestLog
@@ -57,6 +57,7 @@ _YOUNG_OBJECTS = 20_000
 _CONTRACT = Path(__file__).parents[1] / "openapi.yaml"
 _READERS = 4
 _FETCHERS = 8
+_LONG_PICTURE_MS = 500
 _STREAMS_MIN = 2
 """One long forward pass must not hold up every other query."""
 
@@ -98,7 +99,7 @@ class ModelLoader:
             settings = self._settings
             batcher = Batcher(
                 self._models.text(reference, dim),
-                limits=LaneLimits(streams=_streams(settings), batch_items_max=settings.batch_size),
+                limits=_lanes(settings, settings.batch_size),
                 query_deadline_ms=settings.search_deadline_ms,
                 document_deadline_ms=settings.upsert_deadline_ms,
             )
@@ -112,10 +113,8 @@ class ModelLoader:
             settings = self._settings
             batcher = ImageBatcher(
                 self._models.image(reference, dim),
-                limits=LaneLimits(
-                    streams=_streams(settings),
-                    batch_items_max=min(settings.batch_size, _PICTURES_A_BATCH),
-                ),
+                limits=_lanes(settings, min(settings.batch_size, _PICTURES_A_BATCH)),
+                decode_limits=_decode_lanes(settings),
                 pictures=DecodeLimits(
                     settings.image_bytes_max, settings.image_pixels_max, settings.image_work_ms_max
                 ),
@@ -134,6 +133,20 @@ class ModelLoader:
         except ModelUnavailable as exc:
             log.info("no_text_to_picture_search", extra={"model": reference, "reason": exc.reason})
             return None
+
+
+def _lanes(settings: Settings, batch_items_max: int) -> LaneLimits:
+    return LaneLimits(
+        streams=_streams(settings),
+        wait_ms_max=settings.queue_ms_max,
+        queries_max=settings.queue_requests_max,
+        batch_items_max=batch_items_max,
+    )
+
+
+def _decode_lanes(settings: Settings) -> LaneLimits:
+    """One stream more than cores: a picture that takes long leaves one for the others."""
+    return replace(_lanes(settings, 1), streams=_streams(settings) + 1, long_ms=_LONG_PICTURE_MS)
 
 
 def _streams(settings: Settings) -> int:
@@ -234,6 +247,7 @@ def _keys(settings: Settings) -> Keys:
             Role.WRITE: settings.write_api_key,
             Role.ADMIN: settings.admin_api_key,
         },
+        TrustedProxies(settings.trusted_proxies),
         is_open_to_loopback=settings.keyless_writes == "loopback",
     )
 

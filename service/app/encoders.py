@@ -9,7 +9,7 @@ from typing import Protocol
 
 from index_store.types import Vector
 from service.embedding.port import EmbeddedTexts, ModelInfo
-from service.errors import InvalidImage, InvalidInput, ModelUnavailable, Starting
+from service.errors import InvalidImage, InvalidInput, ModelUnavailable, Overloaded, Starting
 
 
 class TextEncoder(Protocol):
@@ -18,8 +18,15 @@ class TextEncoder(Protocol):
     @property
     def info(self) -> ModelInfo: ...
 
-    async def embed_query(self, text: str) -> tuple[Vector, bool]:
-        """Return the vector and whether the text was longer than the model reads."""
+    async def embed_query(self, text: str, caller: str = "") -> tuple[Vector, bool]:
+        """Return the vector and whether the text was longer than the model reads. caller: whose share of the
+        model this takes."""
+
+    async def embed_queries(self, texts: Sequence[str], caller: str = "") -> list[tuple[Vector, bool]]:
+        """Return the same for each; all are admitted together, or none."""
+
+    def refusal(self, text: str, caller: str) -> Overloaded | None:
+        """Return why `embed_query` would refuse a text that is not remembered, or None."""
 
     def known_query(self, text: str) -> tuple[Vector, bool] | None:
         """Return the same without waiting, if it is remembered."""
@@ -35,8 +42,8 @@ class ImageEncoder(Protocol):
     @property
     def info(self) -> ModelInfo: ...
 
-    async def embed_query(self, data: bytes) -> Vector:
-        """Raises InvalidImage."""
+    async def embed_query(self, data: bytes, caller: str = "") -> Vector:
+        """caller: whose share of decoders and model this takes. Raises InvalidImage."""
 
     async def embed_documents(self, datas: Sequence[bytes]) -> Sequence[Vector | InvalidImage]:
         """One undecodable picture never spoils the others: it gets its error in its place."""

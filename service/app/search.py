@@ -82,8 +82,10 @@ class Searcher:
         self._deadline_s = deadline_ms / 1000
         self._min_seq_wait_s = min_seq_wait_ms / 1000
 
-    async def find(self, question: Question) -> Answer:
-        """Raises Refused, TryLater, IndexStoreError. A model's vector never meets another version's: when
+    async def find(self, question: Question, caller: str = "") -> Answer:
+        """caller: whose share of the models an embedding takes.
+
+        Raises Refused, TryLater, IndexStoreError. A model's vector never meets another version's: when
         the model is not of the serving version the answer is ModelUnavailable."""
         deadline = time.monotonic() + self._deadline_s
         if question.vector is not None:
@@ -92,14 +94,14 @@ class Searcher:
         if question.like_ids:
             return await self._find_alike(question, deadline)
         version = self._version_of_model(question)
-        vector, truncated = await self._embedded(question)
+        vector, truncated = await self._embedded(question, caller)
         try:
             result = await self._search(question, vector, version, deadline)
         except VersionMismatch as exc:
             raise self.told(question, exc) from exc
         return Answer(result, vector, truncated)
 
-    def find_for(self, question: Question, asker: Asker) -> tuple[Vector, bool | None] | None:
+    def find_for(self, question: Question, asker: Asker, caller: str) -> tuple[Vector, bool | None] | None:
         """Put the search in line if nothing has to be awaited before it; return what it searches by and
         whether its text was truncated, or None. `asker` gets the result, or an error for `told`.
 
@@ -110,8 +112,12 @@ class Searcher:
         if question.vector is not None:
             vector, truncated, version = question.vector, None, question.embedding_version
         elif question.text is not None:
-            known = self._encoders.text(question.collection).known_query(question.text)
+            encoder = self._encoders.text(question.collection)
+            known = encoder.known_query(question.text)
             if known is None:
+                refusal = encoder.refusal(question.text, caller)
+                if refusal is not None:
+                    raise refusal
                 return None
             vector, truncated = known
             version = self._version_of_model(question)
@@ -134,11 +140,12 @@ class Searcher:
             raise VersionMismatch(question.collection, version, str(question.embedding_version))
         return version
 
-    async def _embedded(self, question: Question) -> tuple[Vector, bool | None]:
+    async def _embedded(self, question: Question, caller: str) -> tuple[Vector, bool | None]:
         if question.text is not None:
-            return await self._encoders.text(question.collection).embed_query(question.text)
+            return await self._encoders.text(question.collection).embed_query(question.text, caller)
         assert question.picture is not None
-        return await self._encoders.image(question.collection).embed_query(question.picture), None
+        image = self._encoders.image(question.collection)
+        return await image.embed_query(question.picture, caller), None
 
     async def _find_alike(self, question: Question, deadline: float) -> Answer:
         """Stored vectors are read first and searched by then; a promotion in between would mix two spaces,

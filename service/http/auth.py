@@ -28,27 +28,58 @@ class Role(IntEnum):
     ADMIN = 3
 
 
+class TrustedProxies:
+    """Networks whose word about a caller's address is good enough for the log."""
+
+    def __init__(self, networks: Sequence[str]) -> None:
+        self._networks = [ipaddress.ip_network(each) for each in networks]
+
+    def caller(self, headers: Headers, peer: str | None) -> str | None:
+        """Return the address to log."""
+        if not self._networks or peer is None:
+            return peer
+        hops = [hop.strip() for hop in headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")]
+        address = peer
+        for hop in reversed([hop for hop in hops if hop]):
+            if not self._trusts(address):
+                break
+            address = hop
+        return address[:64]
+
+    def _trusts(self, address: str) -> bool:
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(parsed in network for network in self._networks)
+
+
 class Keys:
     """Every accepted key. Several of one role make rotation possible without a gap."""
 
-    def __init__(self, keys: Mapping[Role, Sequence[str]], *, is_open_to_loopback: bool) -> None:
+    def __init__(
+        self, keys: Mapping[Role, Sequence[str]], proxies: TrustedProxies, *, is_open_to_loopback: bool
+    ) -> None:
         """is_open_to_loopback: this machine may do without a key what no key is set for."""
+        self._proxies = proxies
         self._by_role = {role: tuple(key.encode() for key in keys.get(role, ())) for role in Role}
         self._is_search_open = not self._by_role[Role.SEARCH]
         self._is_open_to_loopback = is_open_to_loopback
 
-    def check(self, role: Role, headers: Headers, peer: str | None) -> None:
-        """Raises HttpRefusal 401 without a key, 403 with a wrong one.
+    def check(self, role: Role, headers: Headers, peer: str | None) -> str:
+        """Return who calls: a mark of the key, or the address where no key is asked for. Work that queues is
+        shared out among those.
 
         peer: the address of the connection itself; what a proxy says about it never opens anything.
+        Raises HttpRefusal 401 without a key, 403 with a wrong one.
         """
         if role is Role.SEARCH and self._is_search_open:
-            return
+            return self._place(headers, peer)
         if not any(self._by_role[each] for each in Role if each >= role):
             if not self._is_open_to_loopback:
                 raise _no_key_set(role)
             _require_this_machine(headers, peer)
-            return
+            return self._place(headers, peer)
         offered = _offered_key(headers)
         if offered is None:
             raise HttpRefusal(
@@ -60,6 +91,7 @@ class Keys:
         ]
         if not any(fits):
             raise HttpRefusal(403, "key_refused", "The key does not open this route.")
+        return f"key {fits.index(True)}"
 
     def opens(self, role: Role, headers: Headers, peer: str | None) -> bool:
         """Return whether `check` lets this caller pass."""
@@ -68,6 +100,20 @@ class Keys:
         except HttpRefusal:
             return False
         return True
+
+    def _place(self, headers: Headers, peer: str | None) -> str:
+        """The address; of IPv6 the network, for whoever has one address has as many as there are."""
+        address = self._proxies.caller(headers, peer) or ""
+        return _network(address) if ":" in address else address
+
+
+def _network(address: str) -> str:
+    try:
+        parsed = ipaddress.IPv6Address(address)
+    except ValueError:
+        return address
+    mapped = parsed.ipv4_mapped
+    return str(mapped) if mapped else f"{int(parsed) >> 64:x}"
 
 
 def _no_key_set(role: Role) -> HttpRefusal:
@@ -132,29 +178,3 @@ def _is_local_name(host: bytes) -> bool:
     except ValueError:
         return False
     return True
-
-
-class TrustedProxies:
-    """Networks whose word about a caller's address is good enough for the log."""
-
-    def __init__(self, networks: Sequence[str]) -> None:
-        self._networks = [ipaddress.ip_network(each) for each in networks]
-
-    def caller(self, headers: Headers, peer: str | None) -> str | None:
-        """Return the address to log."""
-        if not self._networks or peer is None:
-            return peer
-        hops = [hop.strip() for hop in headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")]
-        address = peer
-        for hop in reversed([hop for hop in hops if hop]):
-            if not self._trusts(address):
-                break
-            address = hop
-        return address[:64]
-
-    def _trusts(self, address: str) -> bool:
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(parsed in network for network in self._networks)

@@ -52,7 +52,8 @@ class Desk:
 
         async def check(request: Request) -> None:
             peer = request.client.host if request.client else None
-            self.keys.check(role, exchange_of(request).headers, peer)
+            exchange = exchange_of(request)
+            exchange.caller = self.keys.check(role, exchange.headers, peer)
 
         depends: DependsParam = Depends(check)
         return [depends]

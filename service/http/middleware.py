@@ -43,7 +43,8 @@ class Exchange:
     """One request and what is known of its answer so far; lives in the ASGI scope."""
 
     __slots__ = (
-        "code", "headers", "is_started", "request_id", "route", "send", "status", "trace_id", "traceparent",
+        "caller", "code", "headers", "is_started", "request_id", "route", "send", "status", "trace_id",
+        "traceparent",
     )  # fmt: skip
 
     def __init__(self, headers: Headers, request_id: bytes, send: Send) -> None:
@@ -57,6 +58,7 @@ class Exchange:
         self.route = ""
         self.status = 500
         self.code = ""
+        self.caller = ""  # as `Keys.check` told
         self.is_started = False
 
     async def marked(self, message: Message) -> None:

@@ -18,6 +18,9 @@ import pytest
 import uvicorn
 
 from index_store.engine.index import EmbeddedIndex
+from service.app.encoders import TextEncoder
+from service.embedding.port import EmbeddedTexts, ModelInfo
+from service.errors import Overloaded
 from service.http.transport.direct_search import Shortcut
 from service.http.transport.protocol import SearchProtocol
 from service.wiring import MakeIndex
@@ -326,3 +329,52 @@ def test_without_a_key_nothing_is_taken(tmp_path: Path) -> None:
         vector = json.dumps({"vector": [1.0] * 384}).encode()
         assert wire.ask(post(vector, x_api_key="secret-search-key-1")).status == 200
         assert wire.shortcut.taken == 1
+
+
+class FullEncoder:
+    """A text model whose line is full: whoever asks it to embed would have to wait."""
+
+    def __init__(self, inner: TextEncoder) -> None:
+        self._inner = inner
+        self.asked_by: list[str] = []
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._inner.info
+
+    def known_query(self, text: str) -> None:  # noqa: ARG002
+        return None
+
+    def refusal(self, text: str, caller: str) -> Overloaded:  # noqa: ARG002
+        self.asked_by.append(caller)
+        return Overloaded("Work of 2.3 s waits for text-model, more than may.", retry_after_s=2.3)
+
+    async def embed_query(self, text: str, caller: str = "") -> Any:
+        raise self.refusal(text, caller)
+
+    async def embed_queries(self, texts: Sequence[str], caller: str = "") -> Any:
+        raise self.refusal(texts[0], caller)
+
+    async def embed_documents(self, texts: Sequence[str]) -> EmbeddedTexts:
+        return await self._inner.embed_documents(texts)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def test_what_would_wait_too_long_is_refused_on_the_short_way(tmp_path: Path) -> None:
+    with served(tmp_path, {"SEARCH_API_KEY": "first-key,second-key"}) as wire:
+        slot = application_of(wire.app).searcher._encoders.slot("recipes")
+        assert slot.text is not None
+        slot.text = full = FullEncoder(slot.text)
+        with wire.connected() as sock, sock.makefile("rb") as stream:
+            for _ in range(2):  # the connection is kept
+                sock.sendall(post(x_api_key="second-key"))
+                answer = read_answer(stream)
+                assert (answer.status, answer.headers["retry-after"]) == (503, "3")
+                assert json.loads(answer.body)["code"] == "overloaded"
+        assert wire.shortcut.taken == 2
+        assert full.asked_by == ["key 1"] * 2, "a caller is told by its key"
+        assert wire.in_flight() == 0
+        batch = wire.app.post("/v1/embed-batch", {"texts": ["a", "b"]}, headers={"x-api-key": "first-key"})
+        assert (batch.status_code, full.asked_by[-1]) == (503, "key 0")

@@ -257,3 +257,123 @@ def test_documents_use_every_stream(model: Model, clock: Clock) -> None:
     finally:
         model.gate.set()
         lanes.close()
+
+
+def overloaded(lanes: Lanes[int, int], weight: int = 1, caller: str = "") -> Overloaded | None:
+    return lanes.refusal(weight, caller)
+
+
+def measured(lanes: Lanes[int, int], model: Model, clock: Clock, took_s: float, weight: int) -> None:
+    """Let the lane see, again and again, that a query of `weight` takes `took_s`."""
+
+    def later() -> None:
+        clock.now += took_s
+
+    model.before_answering = later
+    model.gate.set()
+    for _ in range(60):
+        (found,) = lanes.submit("query", [1], [weight], 60_000)
+        assert found.result(10) == 2
+        assert model.entered.acquire(timeout=10)
+    model.gate.clear()
+
+
+@pytest.fixture
+def patient(model: Model, clock: Clock) -> Iterator[Lanes[int, int]]:
+    limits = LaneLimits(streams=1, wait_ms_max=400, batch_items_max=1)
+    lanes: Lanes[int, int] = Lanes("test", model.run, limits, clock)
+    lanes.start()
+    yield lanes
+    model.gate.set()
+    lanes.close()
+
+
+def test_queries_are_admitted_by_the_seconds_they_would_wait(
+    patient: Lanes[int, int], model: Model, clock: Clock
+) -> None:
+    measured(patient, model, clock, took_s=0.05, weight=50)
+    hold(patient, model)
+    for waiting in range(8):  # of 50 ms each: the next one would wait for more than 400 ms
+        patient.admit(50, "")
+        submit(patient, "query", waiting, weight=50)
+    with pytest.raises(Overloaded) as caught:
+        patient.admit(1, "")
+    assert caught.value.retry_after_s == pytest.approx(0.4, rel=0.1)
+    assert patient.counters.refused == 1
+
+
+def test_long_queries_are_refused_where_as_many_short_ones_are_taken(
+    patient: Lanes[int, int], model: Model, clock: Clock
+) -> None:
+    measured(patient, model, clock, took_s=0.05, weight=50)
+    hold(patient, model)
+    submit(patient, "query", *range(8), weight=1)
+    assert overloaded(patient) is None
+    submit(patient, "query", *range(8), weight=100)
+    assert overloaded(patient) is not None
+
+
+def test_one_caller_that_fills_its_share_leaves_the_others_theirs(
+    patient: Lanes[int, int], model: Model, clock: Clock
+) -> None:
+    measured(patient, model, clock, took_s=0.05, weight=50)
+    hold(patient, model)
+    long = patient.submit("query", list(range(20)), [100] * 20, 60_000, "hog")
+    assert overloaded(patient, caller="hog") is not None
+    assert overloaded(patient, caller="other") is None
+    (short,) = patient.submit("query", [7], [5], 60_000, "other")
+    model.before_answering = lambda: None
+    model.gate.set()
+    assert short.result(10) == 14
+    assert [future.result(10) for future in long] == [2 * item for item in range(20)]
+    order = [items[0] for lane, items in model.batches if lane == "query"][-21:]
+    assert order.index(7) <= 1, "the short one waited for the hog's"
+
+
+def test_an_idle_model_takes_a_query_whatever_was_measured(
+    patient: Lanes[int, int], model: Model, clock: Clock
+) -> None:
+    measured(patient, model, clock, took_s=100.0, weight=1)
+    assert overloaded(patient) is None
+    model.before_answering = lambda: None
+    (found,) = patient.submit("query", [1], [1], 500)
+    model.gate.set()
+    assert found.result(10) == 2, "the only way to measure again"
+
+
+def test_what_cannot_be_done_in_time_is_dropped_when_it_is_taken(model: Model, clock: Clock) -> None:
+    lanes: Lanes[int, int] = Lanes("test", model.run, LaneLimits(streams=1, batch_items_max=2), clock)
+    lanes.start()
+    try:
+        measured(lanes, model, clock, took_s=1.0, weight=10)
+        hold(lanes, model)
+        (hurried,) = lanes.submit("query", [1], [10], 1500)
+        (patient_one,) = lanes.submit("query", [2], [10], 60_000)
+        model.before_answering = lambda: None
+        model.gate.set()
+        assert patient_one.result(10) == 4
+        with pytest.raises(DeadlineExceeded):
+            hurried.result(10)
+        assert lanes.counters.late == 1
+    finally:
+        model.gate.set()
+        lanes.close()
+
+
+def test_a_caller_whose_work_takes_long_leaves_one_stream_to_the_others(model: Model, clock: Clock) -> None:
+    limits = LaneLimits(streams=2, batch_items_max=1, long_ms=500)
+    lanes: Lanes[int, int] = Lanes("test", model.run, limits, clock)
+    lanes.start()
+    try:
+        lanes.submit("query", [1], [1], 60_000, "hog")
+        assert model.entered.acquire(timeout=10)
+        clock.now += 0.6
+        kept_back = lanes.submit("query", [2], [1], 60_000, "hog")
+        lanes.submit("query", [3], [1], 60_000, "other")
+        assert model.entered.acquire(timeout=10)
+        assert [items for _, items in model.batches] == [[1], [3]]
+        model.gate.set()
+        assert kept_back[0].result(10) == 4
+    finally:
+        model.gate.set()
+        lanes.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -17,12 +17,15 @@ from service.embedding.pictures.decoders import DecodeLimits, Decoders
 from service.embedding.port import EmbeddedTexts, ImageEmbedder, ModelInfo, Pixels, TextEmbedder
 from service.embedding.serving.futures import all_results, within
 from service.embedding.serving.queue import LaneCounters, LaneLimits, Lanes
-from service.errors import InvalidImage, ModelUnavailable
+from service.errors import InvalidImage, ModelUnavailable, Overloaded
 
 FloatVector: TypeAlias = npt.NDArray[np.float32]
 QueryVector: TypeAlias = tuple[FloatVector, bool]
 QUERY_DEADLINE_MS = 10_000.0
 DOCUMENT_DEADLINE_MS = 600_000.0
+_CHARS_A_TOKEN_MAX = 4
+_WEIGHT_OF_ANY = 8
+_PICTURE_WEIGHT_OF_ANY = 30_000
 PICTURES_AT_ONCE = 32  # of one write, decoded and waiting for the model: 2 MB each
 
 
@@ -96,20 +99,51 @@ class Batcher:
             self.cache_counters.hits += 1
         return known
 
-    async def embed_query(self, text: str, deadline_ms: float | None = None) -> QueryVector:
-        """Return (vector (dim,), truncated). Raises Overloaded, DeadlineExceeded, Starting."""
+    def refusal(self, text: str, caller: str) -> Overloaded | None:
+        """Return why `embed_query` would refuse a text that is not known, or None."""
+        return None if text in self._flights else self._lanes.refusal(self._weight(text), caller)
+
+    async def embed_query(self, text: str, caller: str = "", deadline_ms: float | None = None) -> QueryVector:
+        """Return (vector (dim,), truncated). caller: whose share of the model this takes.
+
+        Raises Overloaded, DeadlineExceeded, Starting.
+        """
         known = self.known_query(text)
         if known is not None:
             return known
+        if text not in self._flights:
+            self._lanes.admit(self._weight(text), caller)
         deadline_ms = self._query_deadline_ms if deadline_ms is None else deadline_ms
+        return await self._landed(text, self._boarded(text, caller, deadline_ms), deadline_ms)
+
+    async def embed_queries(self, texts: Sequence[str], caller: str = "") -> list[QueryVector]:
+        """Return what `embed_query` gives for each; all are admitted together, or none."""
+        unknown = {text for text in texts if text not in self._cache and text not in self._flights}
+        if unknown:
+            self._lanes.admit(sum(map(self._weight, unknown)), caller)
+        deadline_ms = self._query_deadline_ms
+        flying: list[Awaitable[QueryVector]] = []
+        for text in texts:
+            known = self.known_query(text)
+            if known is None:
+                flying.append(self._landed(text, self._boarded(text, caller, deadline_ms), deadline_ms))
+            else:
+                flying.append(_at_once(known))
+        return await asyncio.gather(*flying)
+
+    def _boarded(self, text: str, caller: str, deadline_ms: float) -> _Flight:
+        """Queue `text`, or join who has queued it. Each is to be awaited by `_landed`."""
         flight = self._flights.get(text)
         if flight is None:
             self.cache_counters.misses += 1
-            (future,) = self._lanes.submit("query", [text], [_weight(text)], deadline_ms)
+            (future,) = self._lanes.submit("query", [text], [self._weight(text)], deadline_ms, caller)
             flight = self._flights[text] = _Flight(future)
         else:
             self.cache_counters.shared += 1
         flight.waiters += 1
+        return flight
+
+    async def _landed(self, text: str, flight: _Flight, deadline_ms: float) -> QueryVector:
         try:
             # shield: a caller that leaves must not take the answer from the others
             found = await within(deadline_ms, asyncio.shield(asyncio.wrap_future(flight.future)))
@@ -127,7 +161,7 @@ class Batcher:
         deadline_ms = self._document_deadline_ms if deadline_ms is None else deadline_ms
         order = sorted(range(len(texts)), key=lambda place: -len(texts[place]))
         futures = self._lanes.submit(
-            "document", [texts[p] for p in order], [_weight(texts[p]) for p in order], deadline_ms
+            "document", [texts[p] for p in order], [self._weight(texts[p]) for p in order], deadline_ms
         )
         results = await within(deadline_ms, all_results(futures))
         vectors = np.empty((len(texts), self.info.dim), np.float32)
@@ -135,6 +169,13 @@ class Batcher:
         for place, (vector, is_cut) in zip(order, results, strict=True):
             vectors[place], truncated[place] = vector, is_cut
         return EmbeddedTexts(vectors, truncated)
+
+    def _weight(self, text: str) -> int:
+        """Characters stand for tokens: both models of Korean text make about one of each two. What a model
+        cuts off costs nothing."""
+        tokens_max = self.info.tokens_max
+        counted = len(text) if tokens_max is None else min(len(text), _CHARS_A_TOKEN_MAX * tokens_max)
+        return counted + _WEIGHT_OF_ANY
 
     def _embed(self, texts: Sequence[str], lane: str) -> list[QueryVector]:
         found = self._embedder.embed_texts(texts, "query" if lane == "query" else "document")
@@ -200,13 +241,17 @@ class ImageBatcher:
         self._lanes.close()
         self._embedder.close()
 
-    async def embed_query(self, data: bytes, deadline_ms: float | None = None) -> FloatVector:
-        """Return the (dim,) vector of one picture file.
+    async def embed_query(
+        self, data: bytes, caller: str = "", deadline_ms: float | None = None
+    ) -> FloatVector:
+        """Return the (dim,) vector of one picture file. caller: whose share of decoders and model this takes.
 
         Raises InvalidImage, Overloaded, DeadlineExceeded, Starting.
         """
+        self._lanes.admit(1, caller)
+        self._decoding.admit(_picture_weight(data), caller)
         deadline_ms = self._query_deadline_ms if deadline_ms is None else deadline_ms
-        return await within(deadline_ms, self._query(data, deadline_ms))
+        return await within(deadline_ms, self._query(data, caller, deadline_ms))
 
     async def embed_documents(
         self, datas: Sequence[bytes], deadline_ms: float | None = None
@@ -218,11 +263,12 @@ class ImageBatcher:
         deadline_ms = self._document_deadline_ms if deadline_ms is None else deadline_ms
         return await within(deadline_ms, self._documents(datas, deadline_ms))
 
-    async def _query(self, data: bytes, deadline_ms: float) -> FloatVector:
-        (pixels,) = await all_results(self._decoding.submit("query", [data], [1], deadline_ms))
+    async def _query(self, data: bytes, caller: str, deadline_ms: float) -> FloatVector:
+        decoding = self._decoding.submit("query", [data], [_picture_weight(data)], deadline_ms, caller)
+        (pixels,) = await all_results(decoding)
         if isinstance(pixels, InvalidImage):
             raise pixels
-        (vector,) = await all_results(self._lanes.submit("query", [pixels], [1], deadline_ms))
+        (vector,) = await all_results(self._lanes.submit("query", [pixels], [1], deadline_ms, caller))
         return vector
 
     async def _documents(
@@ -246,7 +292,8 @@ class ImageBatcher:
     def _decoded(
         self, datas: Sequence[bytes], deadline_ms: float
     ) -> asyncio.Task[list[Pixels | InvalidImage]]:
-        futures = self._decoding.submit("document", datas, [1] * len(datas), deadline_ms)
+        weights = [_picture_weight(data) for data in datas]
+        futures = self._decoding.submit("document", datas, weights, deadline_ms)
         return asyncio.ensure_future(all_results(futures))
 
     def _decode(self, datas: Sequence[bytes], lane: str) -> list[Pixels | InvalidImage]:
@@ -258,9 +305,13 @@ class ImageBatcher:
         return list(vectors)
 
 
-def _weight(text: str) -> int:
-    """Characters stand for tokens: both models of Korean text make about one of each two."""
-    return len(text) + 8
+async def _at_once(found: QueryVector) -> QueryVector:
+    return found
+
+
+def _picture_weight(data: bytes) -> int:
+    """Bytes tell best what decoding takes before anything is decoded."""
+    return len(data) + _PICTURE_WEIGHT_OF_ANY
 
 
 def _checked(vectors: FloatVector, info: ModelInfo) -> FloatVector:

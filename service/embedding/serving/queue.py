@@ -5,20 +5,25 @@ for more to come; after a pass of several, the next waits a moment for as many. 
 no query comes; their threads have a lower priority, so that a query that comes takes a core away from them at
 once and costs what it costs on an idle machine. Work whose caller has gone, or whose deadline has passed, is
 dropped before it costs anything. One failing item fails alone: its batch is done again item by item.
+
+Queries are admitted by the seconds that they are expected to wait, measured by weight, and each caller has
+its share of the streams (`service.admission`); documents by their number.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import threading
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeAlias, TypeVar
 
+from service.admission import Admission, FairQueue, Pace
 from service.errors import DeadlineExceeded, Overloaded, Starting
 
 log = logging.getLogger(__name__)
@@ -28,6 +33,10 @@ Lane: TypeAlias = Literal["query", "document"]
 LANES: tuple[Lane, ...] = ("query", "document")
 _DOCUMENTS_NICE = 10
 """A tenth of a query's weight: enough to give way at once, and documents never stop altogether."""
+_WEIGHT_TOGETHER = 128
+"""Some short texts go together however slow the machine is: alone each takes almost as long."""
+_SECONDS_A_WEIGHT = 0.0002
+"""Assumed before anything was measured."""
 _GATHER = 0.2
 """Of the time that the last pass took: what a stream may wait for the callers that it has just answered."""
 
@@ -36,16 +45,19 @@ _GATHER = 0.2
 class LaneLimits:
     """How much may wait and how much goes into one batch.
 
-    streams: threads of each lane. queries_max, documents_max: items that may wait; one document request
-    larger than documents_max is taken when nothing else waits. batch_items_max, batch_weight_max: bounds of
-    a batch.
+    streams: threads of each lane. wait_ms_max: expected wait beyond which a query is not admitted.
+    queries_max, documents_max: items that may wait; one document request larger than documents_max is taken
+    when nothing else waits. batch_items_max, batch_weight_max: bounds of a batch. long_ms: a caller whose
+    queries hold all streams but one for longer waits for one of them, so that one stays for the others.
     """
 
     streams: int = 2
-    queries_max: int = 256
+    wait_ms_max: float = 400
+    queries_max: int = 4096
     documents_max: int = 10_000
     batch_items_max: int = 32
-    batch_weight_max: int = 4096
+    batch_weight_max: int = 1024
+    long_ms: float = math.inf
 
 
 @dataclass(slots=True)
@@ -64,9 +76,21 @@ class LaneCounters:
 class _Job(Generic[Item, Result]):
     item: Item
     weight: int
+    caller: str
     deadline_ms: float
     expires_at: float
     future: Future[Result] = field(default_factory=Future)
+
+
+class _Line(Generic[Item, Result]):
+    """What waits and what is under way in one lane."""
+
+    def __init__(self) -> None:
+        self.queue: FairQueue[_Job[Item, Result]] = FairQueue()
+        self.running = 0
+        self.running_weight = 0
+        self.passes: dict[int, tuple[float, list[str]]] = {}  # by thread: when it began, for whom
+        self.pace = Pace(_SECONDS_A_WEIGHT)
 
 
 class Lanes(Generic[Item, Result]):
@@ -83,11 +107,10 @@ class Lanes(Generic[Item, Result]):
         self._run = run
         self._limits = limits
         self._clock = clock
-        self._queries: deque[_Job[Item, Result]] = deque()
-        self._documents: deque[_Job[Item, Result]] = deque()
+        self._lines: dict[Lane, _Line[Item, Result]] = {lane: _Line() for lane in LANES}
+        self._admission = Admission(limits.wait_ms_max / 1000, clock)
         self._lock = threading.Lock()
         self._wake = {lane: threading.Condition(self._lock) for lane in LANES}
-        self._running = dict.fromkeys(LANES, 0)  # items under way
         self._expected = 0  # queries that may follow those just answered
         self._expected_until = 0.0
         self._is_open = False
@@ -107,9 +130,7 @@ class Lanes(Generic[Item, Result]):
         """Finish the running batches and refuse what still waits."""
         with self._lock:
             self._is_open = False
-            waiting = [*self._queries, *self._documents]
-            self._queries.clear()
-            self._documents.clear()
+            waiting = [job for line in self._lines.values() for job in line.queue.drain()]
             for wake in self._wake.values():
                 wake.notify_all()
         for job in waiting:
@@ -121,21 +142,61 @@ class Lanes(Generic[Item, Result]):
 
     def waiting(self) -> tuple[int, int]:
         """Return how many queries and documents wait."""
-        return len(self._queries), len(self._documents)
+        return len(self._lines["query"].queue), len(self._lines["document"].queue)
+
+    def refusal(self, weight: int, caller: str) -> Overloaded | None:
+        """Return why a query of `weight` may not queue now, or None."""
+        with self._lock:
+            wait_s = self._wait_s(weight, caller)
+            if self._is_admitted(wait_s):
+                return None
+        return Overloaded(
+            f"Work of {wait_s:.1f} s waits for {self._name}, more than may.", retry_after_s=wait_s
+        )
+
+    def admit(self, weight: int, caller: str) -> None:
+        """Take a query of `weight` into account before it is queued by `submit`. Raises Overloaded."""
+        refusal = self.refusal(weight, caller)
+        if refusal is not None:
+            self.counters.refused += 1
+            raise refusal
+        with self._lock:
+            line = self._lines["query"]
+            work_s = line.pace.seconds(weight) / self._limits.streams
+            self._admission.charge(self._wait_s(weight, caller), work_s)
+
+    def _wait_s(self, weight: int, caller: str) -> float:
+        """What waits before it, and half of what is under way."""
+        line = self._lines["query"]
+        before = line.queue.units_before(weight, caller) + line.running_weight / 2
+        return line.pace.seconds(before) / self._limits.streams
+
+    def _is_admitted(self, wait_s: float) -> bool:
+        """An idle stream takes what comes, whatever was measured: else a wrong pace would never be put
+        right."""
+        line = self._lines["query"]
+        return len(line.queue) < self._limits.streams or self._admission.admits(wait_s)
 
     def submit(
-        self, lane: Lane, items: Sequence[Item], weights: Sequence[int], deadline_ms: float
+        self,
+        lane: Lane,
+        items: Sequence[Item],
+        weights: Sequence[int],
+        deadline_ms: float,
+        caller: str = "",
     ) -> list[Future[Result]]:
-        """Queue all of `items` or none. Cancel a future to leave. Raises Overloaded, Starting."""
+        """Queue all of `items` or none. Cancel a future to leave. caller: whose share of the streams this
+        takes.
+
+        Raises Overloaded (by the number that waits; queries pass `admit` before), Starting.
+        """
         expires_at = self._clock() + deadline_ms / 1000
         jobs: list[_Job[Item, Result]] = [
-            _Job(item, weight, deadline_ms, expires_at) for item, weight in zip(items, weights, strict=True)
+            _Job(item, weight, caller, deadline_ms, expires_at)
+            for item, weight in zip(items, weights, strict=True)
         ]
-        queue, most = (
-            (self._queries, self._limits.queries_max)
-            if lane == "query"
-            else (self._documents, self._limits.documents_max)
-        )
+        queue = self._lines[lane].queue
+        most = self._limits.queries_max if lane == "query" else self._limits.documents_max
         with self._lock:
             if not self._is_open:
                 raise Starting(f"{self._name} is not running.")
@@ -143,7 +204,8 @@ class Lanes(Generic[Item, Result]):
                 self.counters.refused += len(jobs)
                 raise Overloaded(f"{len(queue)} {lane} items are waiting for {self._name}, {most} may.")
             was_empty = not queue
-            queue.extend(jobs)
+            for job in jobs:
+                queue.put(job, job.weight, job.caller)
             if was_empty or len(queue) >= self._expected:
                 self._wake[lane].notify(len(jobs))
         return [job.future for job in jobs]
@@ -153,65 +215,113 @@ class Lanes(Generic[Item, Result]):
             _step_back()
         while jobs := self._next_batch(lane):
             began = self._clock()
-            self._do(lane, jobs)
-            self._note_done(lane, len(jobs), self._clock() - began)
+            done = self._do(lane, jobs)
+            self._note_done(lane, jobs, done, self._clock() - began)
 
     def _next_batch(self, lane: Lane) -> list[_Job[Item, Result]]:
         """Wait for work and return it; nothing when closed."""
-        queue = self._queries if lane == "query" else self._documents
+        line = self._lines[lane]
         with self._lock:
             while self._is_open:
                 pause_s = self._pause_s(lane)
-                if queue and pause_s <= 0:
-                    jobs = self._take(queue, self._running[lane])
-                    self._running[lane] += len(jobs)
-                    if queue:
+                if line.queue and pause_s <= 0 and (jobs := self._take(line)):
+                    line.running += len(jobs)
+                    line.running_weight += sum(job.weight for job in jobs)
+                    line.passes[threading.get_ident()] = (self._clock(), [job.caller for job in jobs])
+                    if line.queue:
                         self._wake[lane].notify()
                     return jobs
-                self._wake[lane].wait(pause_s if queue else None)
+                self._wake[lane].wait(pause_s if line.queue and pause_s > 0 else None)
         return []
 
-    def _note_done(self, lane: Lane, count: int, took_s: float) -> None:
+    def _note_done(self, lane: Lane, jobs: list[_Job[Item, Result]], done: int, took_s: float) -> None:
+        """done: the weight that was worked on."""
+        line = self._lines[lane]
         with self._lock:
-            self._running[lane] -= count
+            line.running -= len(jobs)
+            line.running_weight -= sum(job.weight for job in jobs)
+            line.passes.pop(threading.get_ident(), None)
+            if done:
+                line.pace.note(done, took_s)
+            if line.queue:  # whoever was kept back for what has just ended
+                self._wake[lane].notify()
             if lane == "query":
-                self._expected = count
-                self._expected_until = self._clock() + (_GATHER * took_s if count > 1 else 0.0)
+                self._expected = len(jobs)
+                self._expected_until = self._clock() + (_GATHER * took_s if len(jobs) > 1 else 0.0)
 
     def _pause_s(self, lane: Lane) -> float:
         """How long it is worth to wait for more than has queued. Callers that were answered together mostly
         ask again together, a moment later: without it the first of them goes alone."""
-        if lane == "document" or len(self._queries) >= self._expected:
+        if lane == "document" or len(self._lines["query"].queue) >= self._expected:
             return 0.0
         return self._expected_until - self._clock()
 
-    def _take(self, queue: deque[_Job[Item, Result]], running: int) -> list[_Job[Item, Result]]:
+    def _take(self, line: _Line[Item, Result]) -> list[_Job[Item, Result]]:
         """Take a stream's share from the front while the longest times the count stays within the budget; one
-        at least. running: items that other streams have."""
+        at least, unless all that wait are kept back."""
         limits = self._limits
-        most = min(limits.batch_items_max, -(-(len(queue) + running) // limits.streams))
+        most = min(limits.batch_items_max, -(-(len(line.queue) + line.running) // limits.streams))
+        kept_back = self._kept_back(line)
+        weight_max = limits.batch_weight_max
+        if line is self._lines["query"]:  # nobody waits long for whoever goes in the same pass
+            quick = max(_WEIGHT_TOGETHER, int(limits.wait_ms_max / 2000 / line.pace.seconds(1)))
+            weight_max = min(weight_max, quick)
         jobs: list[_Job[Item, Result]] = []
+        returned = []
         longest = 0
-        while queue and len(jobs) < most:
-            longest = max(longest, queue[0].weight)
-            if jobs and longest * (len(jobs) + 1) > limits.batch_weight_max:
+        while line.queue and len(jobs) < most:
+            place = line.queue.take()
+            if place.caller in kept_back:
+                returned.append(place)
+                continue
+            longest = max(longest, place.entry.weight)
+            if jobs and longest * (len(jobs) + 1) > weight_max:
+                returned.append(place)
                 break
-            jobs.append(queue.popleft())
+            jobs.append(place.entry)
+        for place in returned:
+            line.queue.put_back(place)
         return jobs
 
-    def _do(self, lane: Lane, jobs: list[_Job[Item, Result]]) -> None:
-        now = self._clock()
+    def _kept_back(self, line: _Line[Item, Result]) -> set[str]:
+        """Callers who have held all streams but one for longer than `long_ms`."""
+        began_before = self._clock() - self._limits.long_ms / 1000
+        holding = Counter(
+            caller
+            for began, callers in line.passes.values()
+            if began < began_before
+            for caller in set(callers)
+        )
+        most = max(1, self._limits.streams - 1)
+        return {caller for caller, count in holding.items() if caller and count >= most}
+
+    def _do(self, lane: Lane, jobs: list[_Job[Item, Result]]) -> int:
+        """Return the weight of what was worked on."""
         live: list[_Job[Item, Result]] = []
         for job in jobs:
-            if not job.future.set_running_or_notify_cancel():
-                self.counters.dropped += 1
-            elif job.expires_at <= now:
-                self.counters.late += 1
-                job.future.set_exception(DeadlineExceeded(_late(job.deadline_ms)))
-            else:
+            if job.future.set_running_or_notify_cancel():
                 live.append(job)
+            else:
+                self.counters.dropped += 1
+        live = self._in_time(lane, live)
         if live:
             self._run_batch(lane, live)
+        return sum(job.weight for job in live)
+
+    def _in_time(self, lane: Lane, jobs: list[_Job[Item, Result]]) -> list[_Job[Item, Result]]:
+        """Drop what is late, or would be at the end of a pass. One that is not late yet is tried whatever was
+        measured, so that a wrong pace is put right."""
+        now = self._clock()
+        done_at = now + self._lines[lane].pace.seconds(sum(job.weight for job in jobs))
+        tried = max(jobs, key=lambda job: job.expires_at, default=None)
+        kept: list[_Job[Item, Result]] = []
+        for job in jobs:
+            if job.expires_at > done_at or (job is tried and job.expires_at > now):
+                kept.append(job)
+                continue
+            self.counters.late += 1
+            job.future.set_exception(DeadlineExceeded(_late(job.deadline_ms)))
+        return kept
 
     def _run_batch(self, lane: Lane, jobs: list[_Job[Item, Result]]) -> None:
         self.counters.batches += 1
@@ -221,7 +331,8 @@ class Lanes(Generic[Item, Result]):
         except Exception as exc:
             if len(jobs) == 1:
                 self.counters.failed += 1
-                log.exception("embedding_failed", extra={"lanes": self._name, "lane": lane})
+                if not isinstance(exc, Starting | DeadlineExceeded):
+                    log.exception("embedding_failed", extra={"lanes": self._name, "lane": lane})
                 jobs[0].future.set_exception(exc)
                 return
             for job in jobs:

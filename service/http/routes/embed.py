@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from index_store.types import Vector
 from service.collections import Collection
 from service.errors import InvalidInput
 from service.http.auth import Role
-from service.http.dependencies import Desk, JsonResponse
+from service.http.dependencies import Desk, JsonResponse, exchange_of
 from service.http.wire.problems import HttpRefusal
 from service.http.wire.schemas import EmbedBatchIn, EmbedIn
 from service.http.wire.values import in_range, not_one_of, read_picture, read_text
@@ -34,6 +33,7 @@ class EmbedRoutes:
 
     async def post_embed(self, request: Request) -> JsonResponse:
         body = await self._desk.json(request, self._embed_decoder)
+        caller = exchange_of(request).caller
         _require_unit(body.normalize)
         if (body.text is None) == (body.image is None):
             raise not_one_of({"text": body.text, "image": body.image})
@@ -42,22 +42,22 @@ class EmbedRoutes:
         answer: dict[str, Any] = {"dim": info.dim, "version": info.embedding_version}
         if body.image is not None:
             data = read_picture(body.image, "image")
-            answer["embedding"] = await self._desk.encoders.image(collection.name).embed_query(data)
+            answer["embedding"] = await self._desk.encoders.image(collection.name).embed_query(data, caller)
         else:
             text = read_text(str(body.text), self._desk.settings.query_chars_max, "text")
-            vectors, truncated = await self._text_vectors(collection, [text], body.role)
+            vectors, truncated = await self._text_vectors(collection, [text], body.role, caller)
             answer["embedding"], answer["truncated"] = vectors[0], truncated[0]
         return JsonResponse(answer)
 
     async def _text_vectors(
-        self, collection: Collection, texts: Sequence[str], role: str | None
+        self, collection: Collection, texts: Sequence[str], role: str | None, caller: str
     ) -> tuple[Sequence[Vector], Sequence[bool]]:
         """Without a role the texts are queries: that is what the deployed callers embed."""
         encoder = self._desk.encoders.text(collection.name)
         if role == "document":
             embedded = await encoder.embed_documents(texts)
             return list(embedded.vectors), embedded.truncated.tolist()
-        pairs = await asyncio.gather(*map(encoder.embed_query, texts))
+        pairs = await encoder.embed_queries(texts, caller)
         return [vector for vector, _ in pairs], [bool(is_cut) for _, is_cut in pairs]
 
     async def post_embed_batch(self, request: Request) -> JsonResponse:
@@ -68,7 +68,9 @@ class EmbedRoutes:
         texts = [_nth_text(text, place, settings.query_chars_max) for place, text in enumerate(body.texts)]
         collection = self._collection(body, "text")
         info = self._desk.encoders.info(collection.name)
-        vectors, truncated = await self._text_vectors(collection, texts, body.role)
+        vectors, truncated = await self._text_vectors(
+            collection, texts, body.role, exchange_of(request).caller
+        )
         return JsonResponse(
             {
                 "embeddings": vectors,

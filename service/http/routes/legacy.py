@@ -44,14 +44,14 @@ class LegacyRoutes:
     async def post_search_similar(self, request: Request, top_k: TopK = None) -> JsonResponse:
         data, form_top_k = await self._upload(request)
         wanted = top_k if top_k is not None else form_top_k
-        return JsonResponse(await self._similar(data, wanted))
+        return JsonResponse(await self._similar(request, data, wanted))
 
     async def post_search_similar_by_url(self, request: Request, top_k: TopK = None) -> JsonResponse:
         body = await self._desk.json(request, self._url_decoder)
         in_range("image_url", len(body.image_url), 1, _URL_CHARS_MAX)
         wanted = top_k if top_k is not None else body.top_k
         self._k(wanted)  # before a fetch is spent on it
-        return JsonResponse(await self._similar(await self._pictures.fetch(body.image_url), wanted))
+        return JsonResponse(await self._similar(request, await self._pictures.fetch(body.image_url), wanted))
 
     async def _upload(self, request: Request) -> tuple[bytes, int | None]:
         """Return the picture and the form's top_k, if it has one."""
@@ -71,7 +71,7 @@ class LegacyRoutes:
         except HTTPException as exc:
             raise HttpRefusal(400, "malformed_form", "The body is not a well-formed form.") from exc
 
-    async def _similar(self, data: bytes, top_k: int | None) -> list[dict[str, Any]]:
+    async def _similar(self, request: Request, data: bytes, top_k: int | None) -> list[dict[str, Any]]:
         collection = self._collection()
         question = Question(
             collection.name,
@@ -80,7 +80,7 @@ class LegacyRoutes:
             with_metadata=True,
             with_vectors=collection.metric != "cosine",
         )
-        answer = await self._searcher.find(question)
+        answer = await self._searcher.find(question, exchange_of(request).caller)
         hits = answer.result.hits
         return [
             {

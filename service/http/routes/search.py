@@ -84,7 +84,7 @@ class SearchFront:
                 raise HttpRefusal(
                     405, "method_not_allowed", "Only POST is served here.", headers={"allow": "POST"}
                 )
-            self.check_key(exchange.headers, scope.get("client"))
+            exchange.caller = self.check_key(exchange.headers, scope.get("client"))
             body = await self._bodies.whole(receive, exchange.headers, bytes_max=self.body_bytes_max)
             document = await handler(scope, exchange.headers, body)
         except HANDLED as exc:
@@ -92,12 +92,12 @@ class SearchFront:
             return
         await exchange.answer(200, encoded(document), JSON)
 
-    def check_key(self, headers: Headers, client: Sequence[Any] | None) -> None:
-        """client: (address, port) of the connection. Raises HttpRefusal."""
-        self._keys.check(Role.SEARCH, headers, client[0] if client else None)
+    def check_key(self, headers: Headers, client: Sequence[Any] | None) -> str:
+        """Return who calls. client: (address, port) of the connection. Raises HttpRefusal."""
+        return self._keys.check(Role.SEARCH, headers, client[0] if client else None)
 
     async def post_search(self, scope: Scope, headers: Headers, body: bytes) -> dict[str, Any]:
-        return await self._answer(self.read_search(scope["query_string"], headers, body))
+        return await self._answer(self.read_search(scope["query_string"], headers, body), _caller(scope))
 
     def read_search(self, query_string: bytes, headers: Headers, body: bytes) -> Asked:
         """Raises as HANDLED says."""
@@ -106,12 +106,13 @@ class SearchFront:
         require_json(headers)
         return read_question(decode_json(self._search_decoder, body), self._catalogue, self._limits)
 
-    async def post_search_batch(self, _: Scope, headers: Headers, body: bytes) -> dict[str, Any]:
+    async def post_search_batch(self, scope: Scope, headers: Headers, body: bytes) -> dict[str, Any]:
         require_json(headers)
         searches = decode_json(self._batch_decoder, body).searches
         in_range("searches", len(searches), 1, self._searches_max)
         asked = [self._read_nth(place, search) for place, search in enumerate(searches)]
-        return {"responses": await asyncio.gather(*map(self._answer, asked))}
+        caller = _caller(scope)
+        return {"responses": await asyncio.gather(*(self._answer(each, caller) for each in asked))}
 
     def _read_nth(self, place: int, search: SearchIn) -> Asked:
         try:
@@ -119,9 +120,9 @@ class SearchFront:
         except InvalidInput as exc:
             raise InvalidInput(("searches", place, *exc.loc), exc.msg, exc.code) from exc
 
-    async def _answer(self, asked: Asked) -> dict[str, Any]:
+    async def _answer(self, asked: Asked, caller: str) -> dict[str, Any]:
         started = time.perf_counter()
-        answer = await self._searcher.find(asked.question)
+        answer = await self._searcher.find(asked.question, caller)
         return write_answer(asked, answer, (time.perf_counter() - started) * 1000)
 
     def _read_vector_body(self, query_string: bytes, body: bytes) -> Asked:
@@ -137,6 +138,11 @@ class SearchFront:
             embedding_version=parameters.embedding_version,
         )
         return read_question(search, self._catalogue, self._limits, np.frombuffer(body, dtype="<f4"))
+
+
+def _caller(scope: Scope) -> str:
+    exchange: Exchange = scope[EXCHANGE]
+    return exchange.caller
 
 
 def encoded(document: dict[str, Any]) -> bytes:

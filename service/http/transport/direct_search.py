@@ -7,6 +7,7 @@ checks and counts are used here too: there is one of each.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from starlette.types import Message
 
 from index_store.types import SearchResult, Vector
 from service.app.search import Answer, Searcher
+from service.errors import Overloaded
 from service.http.middleware import JSON, PROBLEM, Edge, Exchange, fields_of
 from service.http.routes.search import SearchFront, encoded
 from service.http.wire.body import Headers
@@ -55,10 +57,13 @@ class Shortcut:
             return False
         started = time.perf_counter()
         try:
-            self._front.check_key(headers, client)
+            caller = self._front.check_key(headers, client)
             asked = self._front.read_search(url.partition(b"?")[2], headers, body)
             search = DirectSearch(self._edge, asked, client, reply, started)
-            found_by = self._searcher.find_for(asked.question, search)
+            found_by = self._searcher.find_for(asked.question, search, caller)
+        except Overloaded as refusal:
+            search.refuse(headers, refusal)  # cheaper here: refusals are many when there is most to do
+            return True
         except HANDLED:
             return False  # the ordinary way meets it again, and tells it
         except Exception:
@@ -95,6 +100,11 @@ class DirectSearch:
         self._exchange = self._edge.begin(headers, _nowhere)
         self._vector = vector
         self._truncated = truncated
+
+    def refuse(self, headers: Headers, refusal: Overloaded) -> None:
+        """Answer once the protocol has noted that the request is taken."""
+        self._exchange = self._edge.begin(headers, _nowhere)
+        asyncio.get_running_loop().call_soon(self.set_exception, refusal)
 
     def done(self) -> bool:
         return self._is_over

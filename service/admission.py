@@ -1,0 +1,143 @@
+"""What may queue before a resource: told by the seconds it is expected to wait, with a share for each caller.
+
+A bound on the number of requests says nothing: 256 short texts wait a second, 256 long ones half a minute,
+and all of them are answered too late. Whoever serves measures what a unit of work takes and refuses what
+would wait too long at the moment it comes, which costs next to nothing; what is taken is answered in time.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Entry = TypeVar("Entry")
+
+_PACE_MEMORY = 0.9
+"""What one note leaves of the notes before: the last ten or so count."""
+_STANDING_SHARE = 0.25
+_BURST_EARNED = 0.1
+"""Of real time: how fast a burst that was used up may be repeated."""
+_FINISHED_KEPT = 64
+
+
+class Pace:
+    """Seconds that a unit of work takes, as measured lately. Any thread may read, one may write at a time."""
+
+    def __init__(self, seconds_a_unit: float) -> None:
+        """seconds_a_unit: what is assumed before anything was measured."""
+        self._took_s = seconds_a_unit
+        self._units = 1.0
+
+    def note(self, units: float, took_s: float) -> None:
+        self._took_s = _PACE_MEMORY * self._took_s + took_s
+        self._units = _PACE_MEMORY * self._units + units
+
+    def seconds(self, units: float) -> float:
+        return units * self._took_s / self._units
+
+
+class Admission:
+    """Decides by expected waits. For one thread, or under the lock of its owner.
+
+    A burst may wait up to `wait_s_max`. Work that always queues so long would add that wait to every answer
+    and win nothing, so beyond a quarter of it each second taken is
+    paid from a credit, which a quiet time earns back.
+    """
+
+    def __init__(self, wait_s_max: float, clock: Callable[[], float]) -> None:
+        self._wait_s_max = wait_s_max
+        self._standing_s = wait_s_max * _STANDING_SHARE
+        self._clock = clock
+        self._credit_s = wait_s_max - self._standing_s
+        self._credit_at = clock()
+
+    def admits(self, wait_s: float) -> bool:
+        """Return whether work may queue that is expected to wait `wait_s`."""
+        if wait_s <= self._standing_s:
+            return True
+        return wait_s <= self._wait_s_max and self._credit() > 0
+
+    def charge(self, wait_s: float, work_s: float) -> None:
+        """Count work in that was admitted. work_s: by how much it makes others wait longer."""
+        if wait_s > self._standing_s:
+            self._credit_s = self._credit() - work_s
+
+    def _credit(self) -> float:
+        now = self._clock()
+        earned = _BURST_EARNED * (now - self._credit_at)
+        self._credit_s = min(self._wait_s_max - self._standing_s, self._credit_s + earned)
+        self._credit_at = now
+        return self._credit_s
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Place(Generic[Entry]):
+    """start: on the clock of work, see FairQueue. number: first come first, where starts are equal."""
+
+    start: float
+    number: int
+    units: float
+    caller: str
+    entry: Entry
+
+
+class FairQueue(Generic[Entry]):
+    """Entries in an order that gives each caller the same share of the work (start-time fair queueing).
+
+    An entry starts where its caller's last one ends, on a clock that shows the start of what was taken last;
+    the earliest start goes first. For one caller that is first come first served. For one thread, or under a
+    lock.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[_Place[Entry]] = []
+        self._numbers = itertools.count()
+        self._now = 0.0
+        self._ends: dict[str, float] = {}
+        self._waiting: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def put(self, entry: Entry, units: float, caller: str) -> None:
+        start = max(self._now, self._ends.get(caller, 0.0))
+        self._ends[caller] = start + units
+        self._waiting[caller] = self._waiting.get(caller, 0.0) + units
+        heapq.heappush(self._heap, _Place(start, next(self._numbers), units, caller, entry))
+
+    def put_back(self, place: _Place[Entry]) -> None:
+        """Undo `take`."""
+        self._waiting[place.caller] = self._waiting.get(place.caller, 0.0) + place.units
+        heapq.heappush(self._heap, place)
+
+    def take(self) -> _Place[Entry]:
+        """Take out what goes first. Raises IndexError."""
+        place = heapq.heappop(self._heap)
+        self._now = max(self._now, place.start)
+        left = self._waiting[place.caller] - place.units
+        if left > 1e-9:
+            self._waiting[place.caller] = left
+        else:
+            del self._waiting[place.caller]
+        if not self._heap:
+            self._ends.clear()
+            self._now = 0.0
+        elif len(self._ends) > _FINISHED_KEPT + 2 * len(self._waiting):
+            self._ends = {caller: end for caller, end in self._ends.items() if end > self._now}
+        return place
+
+    def units_before(self, units: float, caller: str) -> float:
+        """Return how much work goes before a new entry of `caller`: its own, and as much of each other
+        one."""
+        own = self._waiting.get(caller, 0.0)
+        return own + sum(
+            min(waiting, own + units) for other, waiting in self._waiting.items() if other != caller
+        )
+
+    def drain(self) -> Iterator[Entry]:
+        """Take out everything."""
+        while self._heap:
+            yield self.take().entry

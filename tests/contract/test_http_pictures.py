@@ -1,0 +1,74 @@
+"""Pictures over the wire: every format, and what hostile ones do to the others."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pillow_heif
+import pytest
+from PIL import Image
+
+from tests.http_app import HttpApp, picture_bytes, running_app, seed
+from tests.unit.test_embedding_decoders import jpeg_with_scans, slow_picture
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "HEIF")
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
+    with running_app(tmp_path_factory.mktemp("pictures")) as app:
+        seed(app)
+        yield app
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_finds_the_product_it_shows(app: HttpApp, kind: str) -> None:
+    pillow_heif.register_heif_opener()  # here to write; the service registers nothing
+    image = Image.open(io.BytesIO(picture_bytes(4)))
+    out = io.BytesIO()
+    image.save(out, kind)
+    answer = app.post("/search_similar?top_k=3", files={"file": ("a.bin", out.getvalue())})
+    assert answer.status_code == 200, answer.text
+    assert "p-5" in [each["product_id"] for each in answer.json()]
+    body = {"image": base64.b64encode(out.getvalue()).decode(), "top_k": 3}
+    assert app.post("/v1/search", body).status_code == 200
+
+
+def test_a_picture_made_to_cost_is_refused_by_name(app: HttpApp) -> None:
+    answer = app.post("/search_similar", files={"file": ("a.jpg", jpeg_with_scans(101))})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_image")
+    assert answer.json()["errors"][0]["msg"].startswith("image_too_complex: ")
+
+
+def test_slow_pictures_of_one_caller_hold_up_neither_the_others_nor_the_end(tmp_path: Path) -> None:
+    """The slow ones would take many seconds: whoever waited for them would find them done."""
+    environ = {
+        "IMAGE_WORK_MS_MAX": "60000", "SEARCH_DEADLINE_MS": "100000", "SEARCH_API_KEY": "hog-s-key,other-key",
+        "MODEL_STREAMS": "2",
+    }  # fmt: skip
+    slow = slow_picture(4000)
+    environ["IMAGE_BYTES_MAX"] = str(len(slow))
+    with running_app(tmp_path, environ) as app:
+        seed(app)
+        hog = [
+            asyncio.run_coroutine_threadsafe(
+                app._client.post(
+                    "/search_similar", files={"file": ("a.bmp", slow)}, headers={"x-api-key": "hog-s-key"}
+                ),
+                app.loop._loop,
+            )
+            for _ in range(2)
+        ]
+        for number in range(3):
+            answer = app.post(
+                "/search_similar",
+                files={"file": ("a.png", picture_bytes(number))},
+                headers={"x-api-key": "other-key"},
+            )
+            assert answer.status_code == 200
+        assert not any(each.done() for each in hog), "others waited for the slow pictures"
+    assert all(not each.done() or each.result().status_code == 503 for each in hog), "the end waited for them"
