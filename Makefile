@@ -72,6 +72,14 @@ bench: $(VENV)/.test $(MODELS_DIR)/.built ## every benchmark; pictures and table
 	@for file in benchmarks/bench_*.py; do \
 	  name=$$(basename $$file .py); echo "== $$name"; $(PY) -m benchmarks.$$name $(ARGS) || exit 1; done
 
+.PHONY: lock
+lock: ## requirements.lock again, out of pyproject.toml and constraints.txt (asks the package registry)
+	@sh deploy/lock.sh "$(PYTHON)" .out/lock
+
+.PHONY: pin
+pin: ## renew the digests of the images in Dockerfile and docker-compose.yml (needs docker and a registry)
+	@sh deploy/pin_images.sh Dockerfile docker-compose.yml
+
 .PHONY: clean
 clean: ## remove the virtual environment and caches; DATA_DIR and MODELS_DIR stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .out build *.egg-info
@@ -82,9 +90,10 @@ $(PY):
 	@sh deploy/venv.sh "$(PYTHON)" $(VENV)
 
 # No torch and no CUDA: the serving dependencies only.
-$(VENV)/.serve: constraints.txt pyproject.toml | $(PY)
-	@echo "Installing the serving dependencies into $(VENV) (once)"
-	@$(PIP) --editable .
+$(VENV)/.serve: requirements.lock pyproject.toml | $(PY)
+	@echo "Installing the serving dependencies into $(VENV), each file by its hash (once)"
+	@$(PY) -m pip install -qq --no-compile --require-hashes -r requirements.lock
+	@$(PY) -m pip install -qq --no-compile --no-deps --no-build-isolation --editable .
 	@echo "Compiling the inner loops of search for this processor (once)"
 	@$(PY) -m index_store compile
 	@touch $@

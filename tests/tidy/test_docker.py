@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +42,100 @@ def make_recipe(target: str) -> str:
 
 
 def install_options(command: str) -> set[str]:
-    """What decides the outcome of a pip install: the constraints file, the extras, the project itself."""
-    return set(re.findall(r"--constraint \S+|--editable \S+|\[[\w,]+\]|-r \S+", command))
+    """What decides the outcome of a pip install: files of versions and hashes, extras, the project itself."""
+    wanted = (
+        r"--constraint \S+|--editable \S+|\[[\w,]+\]|-r \S+|--require-hashes|--no-deps|--no-build-isolation"
+    )
+    return set(re.findall(wanted, command))
+
+
+INSTALLED = {
+    "--require-hashes", "-r requirements.lock", "--no-deps", "--no-build-isolation", "--editable .",
+}  # fmt: skip
+
+
+def locked_versions() -> dict[str, str]:
+    """Name -> version of each requirement of the lock."""
+    return dict(re.findall(r"^([\w.-]+)==([^\s;]+)", read("requirements.lock"), flags=re.MULTILINE))
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def test_same_dependencies_as_make_run() -> None:
     (command,) = [run for run in instructions(DOCKERFILE, "RUN") if "pip install" in run]
-    made = make_recipe("$(VENV)/.serve").replace("$(PIP)", make_value("PIP"))
-    assert (
-        install_options(command) == install_options(made) == {"--constraint constraints.txt", "--editable ."}
-    )
+    assert install_options(command) == install_options(make_recipe("$(VENV)/.serve")) == INSTALLED
+
+
+def test_every_locked_file_has_hashes_and_the_version_of_the_constraints() -> None:
+    lock, versions = read("requirements.lock"), locked_versions()
+    entries = re.split(r"\n(?=\S)", lock.strip())
+    assert len(entries) == len(versions) > 40
+    assert all("--hash=sha256:" in entry for entry in entries)
+    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)$", read("constraints.txt"), flags=re.MULTILINE))
+    constraints = {plain(name): version for name, version in pinned.items()}
+    elsewhere = {"colorama", "tzdata", "httpx2-jsfetch"}  # on Windows or in a browser: never installed here
+    for name, version in versions.items():
+        assert name in elsewhere or constraints[plain(name)] == version, name
+    assert "torch" not in versions
+
+
+def test_the_lock_holds_what_the_project_asks_for() -> None:
+    wanted = tomllib.loads(read("pyproject.toml"))["project"]["dependencies"]
+    names = {plain(re.split(r"[\[;<>= ]", each)[0]) for each in wanted}
+    assert names <= {plain(name) for name in locked_versions()}
+
+
+def test_images_are_pinned_by_digest() -> None:
+    named = instructions(DOCKERFILE, "FROM")
+    named += [s["image"] for s in COMPOSE["services"].values() if s["image"] != SERVICE["image"]]
+    assert len(named) == 3
+    for image in named:
+        assert re.fullmatch(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}", image), image
+
+
+def test_make_pin_rewrites_every_digest(tmp_path: Path) -> None:
+    """With a `docker` that answers as `buildx imagetools inspect` does."""
+    for name in ("Dockerfile", "docker-compose.yml"):
+        (tmp_path / name).write_text(read(name))
+    docker = tmp_path / "docker"
+    digest = "sha256:" + "5" * 64
+    docker.write_text(f'#!/bin/sh\n[ "$1 $2 $3" = "buildx imagetools inspect" ] || exit 1\necho {digest}\n')
+    docker.chmod(0o755)
+    command = ["sh", str(ROOT / "deploy/pin_images.sh"), "Dockerfile", "docker-compose.yml"]
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    subprocess.run(command, cwd=tmp_path, env=environ, check=True, capture_output=True)
+    for name in ("Dockerfile", "docker-compose.yml"):
+        changed, before = (tmp_path / name).read_text(), read(name)
+        assert re.sub(r"sha256:[0-9a-f]{64}", digest, before) == changed != before
+    docker.write_text("#!/bin/sh\necho no such image\n")
+    failed = subprocess.run(command, cwd=tmp_path, env=environ, check=False, capture_output=True, text=True)
+    assert failed.returncode == 1 and "answered no digest" in failed.stderr
+
+
+def test_every_container_is_hardened_and_limited() -> None:
+    for name, service in COMPOSE["services"].items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["pids_limit"] and service["mem_limit"], name
+        assert "/tmp" in service["tmpfs"], name
+        assert not {"privileged", "network_mode", "pid"} & set(service), name
+    added = {name for name, service in COMPOSE["services"].items() if "cap_add" in service}
+    assert added == {"pgvector", "mariadb"}, "ours needs no capability at all"
+
+
+def test_what_the_service_writes_lies_on_volumes_that_its_user_owns() -> None:
+    (environment,) = instructions(DOCKERFILE, "ENV")
+    values = dict(pair.split("=", 1) for pair in environment.split())
+    mounted = {volume.split(":")[1] for volume in SERVICE["volumes"]}
+    assert mounted == {values["DATA_DIR"], values["NUMBA_CACHE_DIR"], f"{values['MODELS_DIR']}/.prepared"}
+    state = COMPOSE["services"]["feeder"]["environment"]["FEEDER_STATE_DIR"]
+    assert COMPOSE["services"]["feeder"]["volumes"] == [f"feeder:{state}"]
+    built = " ".join(instructions(DOCKERFILE, "RUN"))
+    made = re.search(r"mkdir -p ((?:/\S+ )+)", built)
+    assert made and mounted | {state} <= set(made[1].split())
 
 
 def test_same_models_as_make_run() -> None:
@@ -85,7 +170,7 @@ def test_the_image_runs_as_an_ordinary_user_and_owns_its_data() -> None:
 
 def test_the_image_holds_every_room_and_file_that_serving_needs() -> None:
     copied = " ".join(instructions(DOCKERFILE, "COPY")).split()
-    assert {*PRODUCT_ROOMS, "openapi.yaml", "constraints.txt"} <= set(copied)
+    assert {*PRODUCT_ROOMS, "openapi.yaml", "requirements.lock", "constraints.txt"} <= set(copied)
     allowed = set(re.findall(r"^!(.+)$", read(".dockerignore"), flags=re.MULTILINE))
     assert {name for name in copied if name != "./"} == allowed
     assert "torch" not in " ".join(instructions(DOCKERFILE, "RUN"))
@@ -125,11 +210,12 @@ def test_compose_uses_the_names_that_the_deployment_knows() -> None:
 def test_compose_reads_as_the_specification_says() -> None:
     """A small schema of the parts used here: a misspelt key would be ignored or refused by the engine."""
     known = {
+        "read_only", "cap_drop", "cap_add", "security_opt", "pids_limit", "mem_limit", "tmpfs",
         "build", "image", "restart", "environment", "ports", "volumes", "healthcheck",
         "stop_grace_period", "profiles", "command", "depends_on",
     }  # fmt: skip
     checks = {"test", "interval", "timeout", "retries", "start_period", "disable"}
-    assert set(COMPOSE) == {"services", "volumes"}
+    assert {key for key in COMPOSE if not key.startswith("x-")} == {"services", "volumes"}
     for name, service in COMPOSE["services"].items():
         assert set(service) <= known, f"{name}: {set(service) - known}"
         assert set(service.get("healthcheck", {})) <= checks
@@ -149,6 +235,6 @@ def test_hadolint_finds_nothing() -> None:
 
 
 def test_a_changed_step_is_found() -> None:
-    changed = DOCKERFILE.replace("constraints.txt --editable .", "other.txt --editable '.[torch]'")
+    changed = DOCKERFILE.replace("--require-hashes -r requirements.lock", "-r other.txt")
     (command,) = [run for run in instructions(changed, "RUN") if "pip install" in run]
-    assert install_options(command) != {"--constraint constraints.txt", "--editable ."}
+    assert install_options(command) != INSTALLED
