@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from feeder.changes import UNKNOWN, Changes, Directory, ItemRow, Survey, VectorPage, last_shown
 from feeder.errors import ImportRefused, SettingsWrong
@@ -125,6 +126,9 @@ class Importer:
         self._names |= {name: list(keys) for name, keys in survey.bad_keys.items()}
         facts["duplicates"] = len(ids) - len(distinct)
         self._names["duplicates"] = _repeated(ids) if facts["duplicates"] else []
+        if facts["duplicates"]:
+            widest, facts["rows_of_one_id"] = _most(ids)
+            self._names["rows_of_one_id"] = [widest]
         if not shape.key_is_unique:
             facts["shared_keys"] = len(survey.keys) - len(set(survey.keys))
             self._names["shared_keys"] = _repeated(survey.keys) if facts["shared_keys"] else []
@@ -187,7 +191,7 @@ class Importer:
         known = np.arange(len(survey.ids))
         if directory is not None:
             known = np.flatnonzero(directory.states(survey.ids) != UNKNOWN)
-        places = known[np.unique(np.linspace(0, max(len(known) - 1, 0), self._bounds.probe_rows).astype(int))]
+        places = _spread(survey.ids, known, self._bounds.probe_rows)
         keys = sorted(_plain(survey.keys[int(place)]) for place in places)
         sample = parts.vectors.rows_at(keys)
         content: Mapping[Id, Sequence[ItemRow]] = parts.items.fetch(sorted(set(sample.ids)))
@@ -254,6 +258,33 @@ def _cursors(cursor: ImportCursor) -> dict[str, str]:
 
 def _rejection(row: Rejected) -> str:
     return f"{row.id} ({row.code}: {row.detail})"
+
+
+def _spread(ids: Any, known: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """Return about `count` of the places `known`, evenly: of each id one row first, more only where there are
+    too few ids."""
+    if not len(known):
+        return known
+    _, first = np.unique(np.asarray(ids)[known], return_index=True)
+    firsts = known[np.sort(first)]
+    others = np.setdiff1d(known, firsts)
+    places = [_evenly(firsts, count), _evenly(others, count - len(firsts))]
+    spread: npt.NDArray[np.int64] = np.concatenate(places)
+    return spread
+
+
+def _evenly(places: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    if count <= 0 or not len(places):
+        return places[:0]
+    chosen: npt.NDArray[np.int64] = places[np.unique(np.linspace(0, len(places) - 1, count).astype(int))]
+    return chosen
+
+
+def _most(ids: Any) -> tuple[Any, int]:
+    """Return the id that stands in the most rows, and in how many."""
+    values, counts = np.unique(np.asarray(ids), return_counts=True)
+    place = int(np.argmax(counts))
+    return values[place].item(), int(counts[place])
 
 
 def _repeated(ids: Any) -> list[Any]:

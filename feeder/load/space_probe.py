@@ -7,13 +7,15 @@ fit the column. Without this proof an import is given no embedding_version.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from feeder.changes import ItemRow, VectorPage, Vectors
+from feeder.changes import ItemRow, VectorPage
 from feeder.errors import ImportRefused
 from feeder.read.text_template import rendered
 from feeder.sink.writer import service_errors
@@ -22,12 +24,17 @@ from vector_client.errors import BadRequest
 from vector_client.http import VectorClient
 from vector_client.types import Id
 
+log = logging.getLogger(__name__)
+
 TEXTS_A_CALL = 100
 TEXT_CHARACTERS_MAX = 1000
 NOISE_COSINE_MAX = 0.25
 """Two unrelated random directions of 384 dimensions lie within 0.25 of cosine 0 (five deviations)."""
 COMPARED_MIN = 20
 NAMES_SHOWN = 5
+CONTENTS_MAX = 2_000
+"""Embedded for one sample at most, unless the first id alone has more."""
+LINE_SECONDS = 5.0
 
 Pictures = Callable[[str], bytes | None]
 """Address of a picture to its bytes; None when it cannot be had."""
@@ -45,7 +52,7 @@ class ProbeRules:
 @dataclass(frozen=True, slots=True)
 class SpaceProof:
     """What the probe saw. version: the space of the service's own vectors. reason: why it is no proof, None
-    when it is one."""
+    when it is one. most: the sampled id with the most rows of content, and how many, if that is over one."""
 
     version: str
     compared: int
@@ -54,76 +61,111 @@ class SpaceProof:
     noise: int
     noise_ids: Sequence[Id]
     reason: str | None
+    most: tuple[Id, int] | None = None
 
     def __str__(self) -> str:
         return (
             f"{self.compared} rows embedded again: median cosine {self.median:.5f}, lowest {self.lowest:.5f},"
-            f" {self.noise} near 0"
+            f" {self.noise} near 0" + self._widest()
         )
+
+    def _widest(self) -> str:
+        return f"; id {self.most[0]} has the most rows of content, {self.most[1]:,}" if self.most else ""
 
 
 class SpaceProbe:
     """Compares stored vectors of one collection with fresh ones."""
 
     def __init__(
-        self, client: VectorClient, collection: str, modality: Modality, template: str, rules: ProbeRules
+        self,
+        client: VectorClient,
+        collection: str,
+        modality: Modality,
+        template: str,
+        rules: ProbeRules,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._collection = collection
         self._modality = modality
         self._template = template
         self._rules = rules
+        self._clock = clock
 
     def prove(
         self, sample: VectorPage, content: Mapping[Id, Sequence[ItemRow]], pictures: Pictures
     ) -> SpaceProof:
-        """Return the verdict on a sample. An id with several rows of content counts by the best of them."""
+        """Return the verdict on a sample. An id with several rows of content counts by the best of them. Each
+        content is embedded once, and CONTENTS_MAX in all: ids of many rows are left out before others."""
+        chosen, most = self._chosen(sample.ids, content)
+        wanted = list(dict.fromkeys(text for texts in chosen.values() for text in texts))
         with service_errors():
-            if self._modality == "text":
-                places, fresh, version = self._embedded_texts(sample.ids, content)
-            else:
-                places, fresh, version = self._embedded_pictures(sample.ids, content, pictures)
-        cosines = _best_cosines(sample.vectors, places, fresh)
-        return self._judged(sample, cosines, version)
+            fresh, version = (
+                self._embedded_texts(wanted)
+                if self._modality == "text"
+                else self._embedded_pictures(wanted, pictures)
+            )
+        cosines = _best_cosines(sample, chosen, fresh)
+        return replace(self._judged(sample, cosines, version), most=most)
 
-    def _embedded_texts(
+    def _chosen(
         self, ids: Sequence[Id], content: Mapping[Id, Sequence[ItemRow]]
-    ) -> tuple[list[int], Vectors, str]:
-        pairs = [
-            (place, text)
-            for place, item_id in enumerate(ids)
-            for row in content.get(item_id, ())
-            if (text := rendered(self._template, row.content)) and len(text) <= TEXT_CHARACTERS_MAX
-        ]
-        vectors: list[Sequence[float]] = []
+    ) -> tuple[dict[Id, list[str]], tuple[Id, int] | None]:
+        """Return the contents that each id is compared by, and the id with the most rows if over one."""
+        contents = {item_id: self._contents(content.get(item_id, ())) for item_id in dict.fromkeys(ids)}
+        chosen: dict[Id, list[str]] = {}
+        left = CONTENTS_MAX
+        for item_id, texts in sorted(contents.items(), key=lambda pair: len(pair[1])):
+            if texts and (len(texts) <= left or not chosen):
+                chosen[item_id] = texts
+                left -= len(texts)
+        rows = {item_id: len(content.get(item_id, ())) for item_id in contents}
+        widest = max(rows, key=rows.__getitem__, default=None)
+        return chosen, None if widest is None or rows[widest] <= 1 else (widest, rows[widest])
+
+    def _contents(self, rows: Sequence[ItemRow]) -> list[str]:
+        if self._modality == "image":
+            return sorted({row.content.get("image_url", "") for row in rows} - {""})
+        texts = dict.fromkeys(rendered(self._template, row.content) for row in rows)
+        return [text for text in texts if text and len(text) <= TEXT_CHARACTERS_MAX]
+
+    def _embedded_texts(self, texts: Sequence[str]) -> tuple[dict[str, Sequence[float]], str]:
+        fresh: dict[str, Sequence[float]] = {}
         version = ""
-        for start in range(0, len(pairs), TEXTS_A_CALL):
-            texts = [text for _, text in pairs[start : start + TEXTS_A_CALL]]
-            answer = self._client.embed_batch(texts, self._collection, role="document")
-            vectors += answer.vectors
+        for start in self._told(range(0, len(texts), TEXTS_A_CALL), len(texts)):
+            some = texts[start : start + TEXTS_A_CALL]
+            answer = self._client.embed_batch(some, self._collection, role="document")
+            fresh.update(zip(some, answer.vectors, strict=True))
             version = answer.version
-        return [place for place, _ in pairs], np.array(vectors, dtype=np.float32), version
+        return fresh, version
 
     def _embedded_pictures(
-        self, ids: Sequence[Id], content: Mapping[Id, Sequence[ItemRow]], pictures: Pictures
-    ) -> tuple[list[int], Vectors, str]:
-        places: list[int] = []
-        vectors: list[Sequence[float]] = []
+        self, addresses: Sequence[str], pictures: Pictures
+    ) -> tuple[dict[str, Sequence[float]], str]:
+        fresh: dict[str, Sequence[float]] = {}
         version = ""
-        for place, item_id in enumerate(ids):
-            addresses = {row.content.get("image_url", "") for row in content.get(item_id, ())} - {""}
-            for address in sorted(addresses):
-                picture = pictures(address)
-                if picture is None:
-                    continue
-                try:
-                    answer = self._client.embed_image(picture, self._collection)
-                except BadRequest:
-                    continue  # not a picture the service takes: it proves nothing either way
-                places.append(place)
-                vectors += answer.vectors
-                version = answer.version
-        return places, np.array(vectors, dtype=np.float32), version
+        for place in self._told(range(len(addresses)), len(addresses)):
+            picture = pictures(addresses[place])
+            if picture is None:
+                continue
+            try:
+                answer = self._client.embed_image(picture, self._collection)
+            except BadRequest:
+                continue  # not a picture the service takes: it proves nothing either way
+            fresh[addresses[place]] = answer.vectors[0]
+            version = answer.version
+        return fresh, version
+
+    def _told(self, places: range, total: int) -> Iterator[int]:
+        """Yield the places, and say every few seconds how far it is."""
+        about = {"collection": self._collection, "contents": total}
+        log.info("space_probe_began", extra=about)
+        shown_at = self._clock()
+        for place in places:
+            yield place
+            if self._clock() - shown_at >= LINE_SECONDS:
+                shown_at = self._clock()
+                log.info("space_probe_went_on", extra={**about, "done": min(place + places.step, total)})
 
     def _judged(self, sample: VectorPage, cosines: npt.NDArray[np.float64], version: str) -> SpaceProof:
         compared = cosines[np.isfinite(cosines)]
@@ -177,14 +219,25 @@ def require(proof: SpaceProof, collection: str) -> None:
         )
 
 
-def _best_cosines(stored: Vectors, places: Sequence[int], fresh: Vectors) -> npt.NDArray[np.float64]:
-    """Return for each stored row the best cosine to a fresh vector of it; NaN without one, and for a stored
-    vector that has no direction (the import sets it aside on its own)."""
-    best = np.full(len(stored), np.nan)
-    if len(places):
-        left = stored[places].astype(np.float64)
-        right = fresh.astype(np.float64)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-            np.fmax.at(best, places, np.einsum("ij,ij->i", left, right) / lengths)
+def _best_cosines(
+    sample: VectorPage, chosen: Mapping[Id, Sequence[str]], fresh: Mapping[str, Sequence[float]]
+) -> npt.NDArray[np.float64]:
+    """Return for each stored row the best cosine to a fresh vector of its id; NaN without one, and for a
+    stored vector that has no direction (the import sets it aside on its own)."""
+    best = np.full(len(sample.ids), np.nan)
+    units: dict[Id, npt.NDArray[np.float64]] = {}
+    for item_id, contents in chosen.items():
+        vectors = [fresh[content] for content in contents if content in fresh]
+        if vectors:
+            units[item_id] = _unit(np.array(vectors, dtype=np.float64))
+    for place, item_id in enumerate(sample.ids):
+        if item_id in units:
+            cosines = units[item_id] @ _unit(sample.vectors[place].astype(np.float64))
+            best[place] = np.fmax.reduce(cosines)
     return best
+
+
+def _unit(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: npt.NDArray[np.float64] = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return found
