@@ -28,7 +28,7 @@ from feeder.follow.supervisor import follow
 from feeder.load.importer import Options
 from feeder.settings import Settings
 from feeder.sink.writer import service_errors
-from feeder.sources.triggers.feed import install
+from feeder.sources.triggers.dirty_set import install, remove
 from feeder.telemetry.metrics import Metrics
 from feeder.telemetry.reporting import (
     JsonLines,
@@ -212,7 +212,7 @@ def _install(settings: Settings, options: argparse.Namespace) -> int:
             if options.command == "install-triggers":
                 install(dirty.statements, dirty.watched)
             else:
-                dirty.statements.remove(dirty.watched)
+                remove(dirty.statements, dirty.watched)
             dirty.statements.close()
             done = "installed" if options.command == "install-triggers" else "removed"
             _print(
@@ -229,7 +229,7 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
     finally:
         client.close()
     for state in states.values():
-        aside = quarantined_of(settings, state.name)
+        aside = quarantined_of(settings, state.name, state.store)
         counts: dict[str, int | float | str] = {"seq": state.seq, **state.cursors, "quarantined": len(aside)}
         notes = [f"{item_id}: {why}" for item_id, why in aside.items()]
         serves = f"serves {state.version or 'nothing yet'}"

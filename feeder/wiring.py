@@ -14,7 +14,7 @@ from feeder.compare.reconciler import Reconciler, Report
 from feeder.errors import BrakeOn, SettingsWrong
 from feeder.facts import Facts
 from feeder.follow.activity_only import Activity
-from feeder.follow.follower import CLOCK_CURSOR, Pace, Syncer
+from feeder.follow.follower import CLOCK_CURSOR, Lookout, Pace, Syncer
 from feeder.follow.follower import Parts as SyncParts
 from feeder.follow.versions import Versions, content_version, vector_version
 from feeder.load.importer import Importer, Parts
@@ -25,7 +25,7 @@ from feeder.read.pages import PAGES_AHEAD
 from feeder.read.vector_reader import Sources, Truth
 from feeder.settings import Settings
 from feeder.sink.brake import BRAKE_CURSOR, WINDOW_CURSOR, Brake, BrakedStore, Store, Window, told_brake
-from feeder.sink.writer import Applier
+from feeder.sink.writer import Applier, service_errors
 from feeder.sources.mariadb.items import MariaDBItems
 from feeder.sources.port import ItemSource, VectorSource
 from feeder.sources.postgres.items import PostgresItems
@@ -33,16 +33,24 @@ from feeder.sources.postgres.vectors import PgVectorSource
 from feeder.sources.session import Patience, maria_session, postgres_session
 from feeder.state.content_cache import ContentState
 from feeder.state.key_map import IN_MEMORY, Ledger
-from feeder.state.state_file import FOLLOWER_CURSOR, follower_of, forget
+from feeder.state.state_file import FOLLOWER_CURSOR, follower_of, forget, rename
 from feeder.table_mapping import CollectionTables
 from feeder.telemetry.metrics import Metrics
 from feeder.telemetry.reporting import Progress
 from feeder.throttle import Aside, Pacer, at_once, when_idle
-from feeder.wiring_feeds import Pause, alert_of, feeds_of, lease_of
+from feeder.wiring_feeds import (
+    STORE_CHARACTERS,
+    Pause,
+    alert_of,
+    better_tier,
+    feeds_of,
+    lease_of,
+    unread_rows,
+)
 from image_fetch.fetch import FetchLimits, PictureFetch
 from vector_client.http import VectorClient
 from vector_client.transport import Limits
-from vector_client.types import Id
+from vector_client.types import CollectionState, Id
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +114,7 @@ def importer_of(
         ),
         pictures=pictures_of(settings),
         progress=progress,
-        lease=lease_of(settings, tables, patience_of(settings)),
+        lease=lease_of(settings, tables, patience_of(settings), state_of(client, tables).store),
     )
     return Importer(tables, parts, bounds)
 
@@ -117,20 +125,22 @@ def syncer_of(
     """Return what follows one collection, and the applier that has to be started for it."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     bounds = settings.bounds
+    state = state_of(client, tables)
+    path = _adopted_path(settings, tables, state)
     applier = applier_of(settings, tables, client)
     window, brake, store = braked(settings, tables, applier)
-    feeds = feeds_of(settings, tables, pause)
+    feeds = feeds_of(settings, tables, pause, state.store)
     polls = any(feed.tier == "poll" for feed in feeds.values())
     rests_s_max = POLL_REST_SHARE * bounds.poll_s if polls else RESTS_S_MAX
     pacer = Pacer(bounds.compare_percent / 100, time.monotonic, pause, rests_s_max)
-    truth = facts_of(settings, tables, state_path(settings, tables), pacer)
+    truth = facts_of(settings, tables, path, pacer)
     fastest = bounds.log_poll_ms if any(f.tier == "log" for f in feeds.values()) else bounds.trigger_poll_ms
     parts = SyncParts(
         collection=tables.name,
         store=store,
         truth=truth,
         feeds=feeds,
-        lease=lease_of(settings, tables, alert_of(settings)),
+        lease=lease_of(settings, tables, alert_of(settings), state.store),
         reconciler=reconciler_of(settings, tables, store, brake, truth, pause, aside=when_idle),
         metrics=metrics,
         clock=time.time,
@@ -138,8 +148,13 @@ def syncer_of(
         jitter=random.random,
         version_of=vector_version if tables.vectors else content_version,
         follower=follower_of(settings.state_dir),
-        activity=activity_of(settings, tables, store, brake),
+        activity=activity_of(settings, tables, store, brake, path),
         vanished=window.total,
+        lookout=Lookout(
+            state.store,
+            lambda: unread_rows(settings, tables, feeds, state.store),
+            lambda: better_tier(settings, tables, feeds, state.store),
+        ),
     )
     pace = Pace(poll_s=fastest / 1000, compare_s=bounds.compare_s)
     return Syncer(parts, pace, batch_of(settings, tables)), applier
@@ -154,12 +169,13 @@ def braked(
     return window, brake, BrakedStore(tables.name, applier, brake, window)
 
 
-def activity_of(settings: Settings, tables: CollectionTables, store: Store, brake: Brake) -> Activity | None:
+def activity_of(
+    settings: Settings, tables: CollectionTables, store: Store, brake: Brake, path: str
+) -> Activity | None:
     """Return what is followed while the vectors are not those of the served model."""
     items = items_of(settings, tables)
     if tables.vectors is None or items is None:
         return None
-    path = state_path(settings, tables)
     return Activity(
         tables.name,
         items,
@@ -177,11 +193,12 @@ def compare_once(
     mode: Literal["verify", "mend", "force"],
 ) -> Report:
     """Compare one collection beside whatever follows it; mend only under the lease."""
-    truth = facts_of(settings, tables, _path_for_once(settings, tables, mode), None)
+    served = state_of(client, tables)
+    truth = facts_of(settings, tables, _path_for_once(settings, tables, served, mode), None)
     applier = applier_of(settings, tables, client)
     _, brake, store = braked(settings, tables, applier, is_forced=mode == "force")
     reconciler = reconciler_of(settings, tables, store, brake, truth, time.sleep)
-    lease = lease_of(settings, tables, patience_of(settings))
+    lease = lease_of(settings, tables, patience_of(settings), served.store)
     applier.start()
     try:
         if mode != "verify":
@@ -250,17 +267,47 @@ def facts_of(settings: Settings, tables: CollectionTables, path: str, pacer: Pac
     )
 
 
-def state_path(settings: Settings, tables: CollectionTables) -> str:
+def state_path(settings: Settings, tables: CollectionTables, store: str) -> str:
     suffix = "" if tables.vectors else ".content"
-    return str(settings.state_dir / f"{tables.name}{suffix}.sqlite")
+    mark = f".{store[:STORE_CHARACTERS]}" if store else ""
+    return str(settings.state_dir / f"{tables.name}{suffix}{mark}.sqlite")
 
 
-def quarantined_of(settings: Settings, name: str) -> Mapping[Id, str]:
+def state_of(client: VectorClient, tables: CollectionTables) -> CollectionState:
+    """Return what the service holds of a collection; of one that it lacks, nothing."""
+    with service_errors():
+        return client.status().get(tables.name, CollectionState(tables.name, None, 0))
+
+
+def _adopted_path(settings: Settings, tables: CollectionTables, state: CollectionState) -> str:
+    """Return the file of this service's collection. Files of older releases did not bear the service's name:
+    this one's is renamed, once no older feeder is at work."""
+    path = state_path(settings, tables, state.store)
+    former = Path(state_path(settings, tables, ""))
+    last = state.cursors.get(FOLLOWER_CURSOR)
+    if not state.store or Path(path).exists() or not former.exists() or last is None:
+        return path
+    if last and not last.startswith(follower_of(settings.state_dir)):
+        return path
+    lease = lease_of(settings, tables, alert_of(settings), state.store)
+    try:
+        lease.hold()
+        rename(former, Path(path))
+    finally:
+        lease.release()
+    return path
+
+
+def quarantined_of(settings: Settings, name: str, store: str) -> Mapping[Id, str]:
     """Return what the feeder of a content collection remembers in this state directory as set aside."""
     tables = settings.collections.get(name)
-    if tables is None or tables.vectors is not None or not Path(state_path(settings, tables)).exists():
+    if tables is None or tables.vectors is not None:
         return {}
-    state = ContentState(state_path(settings, tables), time.time)
+    paths = (state_path(settings, tables, store), state_path(settings, tables, ""))
+    path = next((each for each in paths if Path(each).exists()), None)
+    if path is None:
+        return {}
+    state = ContentState(path, time.time)
     state.open()
     try:
         return state.quarantined()
@@ -268,13 +315,15 @@ def quarantined_of(settings: Settings, name: str) -> Mapping[Id, str]:
         state.close()
 
 
-def _path_for_once(settings: Settings, tables: CollectionTables, mode: str) -> str:
+def _path_for_once(settings: Settings, tables: CollectionTables, state: CollectionState, mode: str) -> str:
     """A single comparison reads every vector, so it needs no memory; pictures are not fetched twice."""
-    path = state_path(settings, tables)
-    if tables.vectors is not None or (mode == "verify" and not Path(path).exists()):
+    if tables.vectors is not None:
         return IN_MEMORY
+    if mode == "verify":
+        path = state_path(settings, tables, state.store)
+        return path if Path(path).exists() else IN_MEMORY
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    return path
+    return _adopted_path(settings, tables, state)
 
 
 def pictures_of(settings: Settings) -> PictureFetcher:

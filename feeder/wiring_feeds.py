@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -19,10 +19,16 @@ from feeder.sources.polling import TimerFeed
 from feeder.sources.postgres.catalog import INTEGERS, look_at
 from feeder.sources.postgres.logical_slot import PostgresSlotFeed, SlotNames
 from feeder.sources.session import Patience, maria_session, postgres_session
-from feeder.sources.triggers.feed import DirtySetFeed, MariaStatements, PostgresStatements, Watched
+from feeder.sources.triggers.dirty_set import Watched
+from feeder.sources.triggers.feed import DirtySetFeed, UnreadRows
+from feeder.sources.triggers.statements import MariaStatements, PostgresStatements
 from feeder.table_mapping import CollectionTables, Identifier
 
 log = logging.getLogger(__name__)
+
+STORE_CHARACTERS = 12
+"""Of the store's name, in names that have little room."""
+SLOT_COLLECTION_MAX = 63 - len("vs__vectors_") - STORE_CHARACTERS
 
 Pause: TypeAlias = Callable[[float], object]
 """Waits for seconds, or until the feeder is to end; `threading.Event.wait` fits."""
@@ -33,19 +39,64 @@ def alert_of(settings: Settings) -> Patience:
     return Patience(settings.bounds.source_timeout_s, min(settings.bounds.retries, 1))
 
 
-def lease_of(settings: Settings, tables: CollectionTables, patience: Patience) -> Lease:
-    """The vector database is the one place all feeders of a collection share; without one, the items'."""
+def lease_of(settings: Settings, tables: CollectionTables, patience: Patience, store: str) -> Lease:
+    """The vector database is the one place all feeders of a collection share; without one, the items'.
+    store: names the service's data directory; two services may follow one source."""
     database = settings.items_database(tables)
     if tables.vectors is None and database is not None:
         if database.engine == "mariadb":
-            return MariaLease(maria_session(database, patience), tables.name)
-        return PostgresLease(postgres_session(database, patience), tables.name)
-    return PostgresLease(postgres_session(settings.vector_database(), patience), tables.name)
+            return MariaLease(maria_session(database, patience), tables.name, store)
+        return PostgresLease(postgres_session(database, patience), tables.name, store)
+    return PostgresLease(postgres_session(settings.vector_database(), patience), tables.name, store)
 
 
-def feeds_of(settings: Settings, tables: CollectionTables, pause: Pause) -> dict[Side, ChangeFeed]:
+def feeds_of(
+    settings: Settings, tables: CollectionTables, pause: Pause, store: str
+) -> dict[Side, ChangeFeed]:
     """Return how each side's changes are noticed: by the best that its database grants, or as configured."""
-    return {watch.side: _feed(settings, tables, watch, pause) for watch in watches_of(settings, tables)}
+    return {
+        watch.side: _feed(settings, tables, watch, pause, store) for watch in watches_of(settings, tables)
+    }
+
+
+def unread_rows(
+    settings: Settings, tables: CollectionTables, feeds: Mapping[Side, ChangeFeed], store: str
+) -> Mapping[Side, int]:
+    """Delete what triggers wrote on sides that are followed otherwise, if nobody reads it; return how many
+    rows are left there."""
+    left: dict[Side, int] = {}
+    for watch in watches_of(settings, tables):
+        if feeds[watch.side].tier == "triggers":
+            continue
+        unread = UnreadRows(
+            _statements(settings, watch, time.sleep), _watched(settings, tables, watch), store
+        )
+        try:
+            left[watch.side] = unread.tidy()
+        except SettingsWrong as exc:  # what nobody reads is no reason not to follow
+            log.warning("unread_rows_not_seen", extra={"collection": tables.name, "why": str(exc)})
+        finally:
+            unread.close()
+    return left
+
+
+def better_tier(
+    settings: Settings, tables: CollectionTables, feeds: Mapping[Side, ChangeFeed], store: str
+) -> str | None:
+    """Return what a database has come to grant since the feeds were chosen; None: nothing better."""
+    if settings.tier != "auto":
+        return None
+    for watch in watches_of(settings, tables):
+        present = feeds[watch.side].tier
+        if present == "log":
+            continue
+        feed = _log_feed(settings, tables, watch, time.sleep, store)
+        if feed is None and present == "poll":
+            feed = _trigger_feed(settings, tables, watch, time.sleep, store)
+        if feed is not None:
+            feed.close()
+            return f"{watch.side} can be followed by {feed.tier} now, not {present}"
+    return None
 
 
 def dirty_sets_of(settings: Settings, tables: CollectionTables, pause: Pause) -> list[DirtySet]:
@@ -84,10 +135,10 @@ class DirtySet:
     watched: Watched
 
 
-def _feed(settings: Settings, tables: CollectionTables, watch: Watch, pause: Pause) -> ChangeFeed:
+def _feed(settings: Settings, tables: CollectionTables, watch: Watch, pause: Pause, store: str) -> ChangeFeed:
     choice, bounds = settings.tier, settings.bounds
     if choice in ("auto", "log"):
-        feed = _log_feed(settings, tables, watch, pause)
+        feed = _log_feed(settings, tables, watch, pause, store)
         if feed is not None:
             return feed
         if choice == "log":
@@ -95,12 +146,9 @@ def _feed(settings: Settings, tables: CollectionTables, watch: Watch, pause: Pau
                 f"{tables.name}: {watch.database} does not grant its log for the {watch.side}: docs/FEEDER.md"
             )
     if choice in ("auto", "triggers"):
-        dirty = DirtySetFeed(
-            _statements(settings, watch, pause), _watched(settings, tables, watch), bounds.changes_max
-        )
-        if dirty.is_granted():
+        dirty = _trigger_feed(settings, tables, watch, pause, store)
+        if dirty is not None:
             return dirty
-        dirty.close()
         if choice == "triggers":
             raise SettingsWrong(
                 f"{tables.name}: no triggers for the {watch.side} in {watch.database}:"
@@ -109,12 +157,31 @@ def _feed(settings: Settings, tables: CollectionTables, watch: Watch, pause: Pau
     return TimerFeed(bounds.poll_s, time.monotonic, pause)
 
 
-def _log_feed(settings: Settings, tables: CollectionTables, watch: Watch, pause: Pause) -> ChangeFeed | None:
+def _trigger_feed(
+    settings: Settings, tables: CollectionTables, watch: Watch, pause: Pause, store: str
+) -> ChangeFeed | None:
+    dirty = DirtySetFeed(
+        _statements(settings, watch, pause),
+        _watched(settings, tables, watch),
+        settings.bounds.changes_max,
+        store,
+    )
+    if dirty.is_granted():
+        return dirty
+    dirty.close()
+    return None
+
+
+def _log_feed(
+    settings: Settings, tables: CollectionTables, watch: Watch, pause: Pause, store: str
+) -> ChangeFeed | None:
     patience, changes_max = alert_of(settings), settings.bounds.changes_max
     name = f"vs_{tables.name}_{watch.side}".replace("-", "_")
     read_key = _read_key(tables, watch)
     if watch.database.engine == "postgresql":
-        names = SlotNames(name, name, watch.table, watch.column, read_key)
+        slot_name = name_of_slot(tables.name, watch.side, store)
+        former = name if store else None
+        names = SlotNames(slot_name, former, name, watch.table, watch.column, read_key)
         session = postgres_session(watch.database, patience, writes=True)
         slot = PostgresSlotFeed(session, names, changes_max, pause)
         if slot.is_granted():
@@ -124,7 +191,17 @@ def _log_feed(settings: Settings, tables: CollectionTables, watch: Watch, pause:
     if importlib.util.find_spec("pymysqlreplication") is None:
         log.info("binlog_not_installed", extra={"collection": tables.name, "mend": "pip install '.[binlog]'"})
         return None
-    return _binlog_feed(settings, watch, name, read_key)
+    return _binlog_feed(settings, watch, f"{name}_{store}" if store else name, read_key)
+
+
+def name_of_slot(collection: str, side: Side, store: str) -> str:
+    """Return the name of a service's own slot: 63 characters at most, of a-z, 0-9 and _."""
+    name = collection.replace("-", "_")
+    if not store:
+        return f"vs_{name}_{side}"
+    if len(name) > SLOT_COLLECTION_MAX or name != collection:  # "a-b" and "a_b" are two
+        name = f"{name[: SLOT_COLLECTION_MAX - 9]}_{zlib.crc32(collection.encode()):08x}"
+    return f"vs_{name}_{side}_{store[:STORE_CHARACTERS]}"
 
 
 def _binlog_feed(

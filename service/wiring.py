@@ -33,6 +33,7 @@ from service.app.ingest import Ingester
 from service.app.lifecycle import Lifecycle, OpenableIndex
 from service.app.search import Searcher
 from service.app.search_queue import SearchLane
+from service.app.store_id import store_id
 from service.collections import Catalogue, read_collections
 from service.embedding.catalog.loader import version_of
 from service.embedding.catalog.preload import EarlyModels
@@ -211,6 +212,7 @@ def build(
         prober=prober,
         exposition=partial(_exposition, metrics, settings.data_dir),
         snapshots=_snapshots(settings.data_dir),
+        store_id=partial(store_id, settings.data_dir),
         metrics=metrics,
         request_log=request_log,
         is_open=lifecycle.is_open,

@@ -124,8 +124,9 @@ class VectorClient:
         answer = self._get("/v1/sync/status")
 
         def read() -> dict[str, CollectionState]:
+            store = str(answer.get("store", ""))
             return {
-                name: CollectionState(name, row["embedding_version"] or None, row["seq"], row["cursors"])
+                name: CollectionState(name, row["embedding_version"] or None, row["seq"], row["cursors"], store)
                 for name, row in answer["collections"].items()
             }
 

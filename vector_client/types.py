@@ -120,13 +120,15 @@ class Embedded:
 class CollectionState:
     """One collection as its feeder needs it. version is None before the first generation exists.
 
-    cursors: where each source resumes, stored in the same commit as the rows.
+    cursors: where each source resumes, stored in the same commit as the rows. store: names the service's data
+    directory; empty where a service of an older release answers.
     """
 
     name: str
     version: str | None
     seq: int
     cursors: Mapping[str, str] = field(default_factory=dict)
+    store: str = ""
 
 
 @dataclass(frozen=True, slots=True)

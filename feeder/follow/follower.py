@@ -12,7 +12,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from feeder.changes import Changes, Key
 from feeder.compare.reconciler import Reconciler, batches, store_known
@@ -41,6 +41,8 @@ COMPARED_SHARE_MAX = 0.01
 """Of the time, beside a log or triggers: it finds what they missed, which is next to nothing."""
 OWES = " owes a comparison"
 """Behind our name in FOLLOWER_CURSOR, while what is followed may not be all that changed."""
+LOOKOUT_S = 60.0
+"""Between two looks at what changes seldom."""
 ANEW_APART_S = 30.0
 """Two new starts of a feed are at least so far apart."""
 
@@ -56,11 +58,22 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
+class Lookout:
+    """What may change while a collection is followed. store: the service's data directory, as it was named
+    when this was wired. unread: rows that triggers wrote and this follower does not read, by side.
+    better: what a database has come to grant, None for nothing better."""
+
+    store: str
+    unread: Callable[[], Mapping[Side, int]]
+    better: Callable[[], str | None]
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
     """One collection's sources, lease and service. clock: seconds since 1970; ticks: monotonic seconds.
     version_of: the embedding_version to write under, or why there is none. follower: names the memory behind
     `truth`. activity: what can be followed without a version, None where that is nothing. vanished: how many
-    items have vanished within the brake's window."""
+    items have vanished within the brake's window. lookout: asked every LOOKOUT_S."""
 
     collection: str
     store: Store
@@ -76,6 +89,7 @@ class Parts:
     follower: str
     activity: Activity | None = None
     vanished: Callable[[], int] = nothing_lately
+    lookout: Lookout | None = None
 
 
 class _Ended(Exception):
@@ -103,13 +117,17 @@ class Syncer:
         self._deaf: set[Side] | None = None
         self._brake_told: dict[str, str] = {}
         self._stop: Stop | None = None
+        self._lookout_at = -LOOKOUT_S
+        self._unread: Mapping[Side, int] = {}
+        self._is_outdated = False
 
     def run(self, stop: Stop, on_step: Callable[[], object]) -> None:
-        """Follow until `stop`. Raises FeederError; a new syncer goes on where this one was."""
+        """Follow until `stop`, or until it has to be wired anew. Raises FeederError; a new syncer goes on
+        where this one was."""
         self._stop = stop
         with contextlib.suppress(_Ended):
             self.start()
-            while not stop.is_set():
+            while not stop.is_set() and not self._is_outdated:
                 if not self.step():
                     self._wait()
                 on_step()
@@ -364,6 +382,7 @@ class Syncer:
         self._check_at = parts.ticks() + self._pace.check_s
         parts.lease.hold()
         state = parts.store.state()
+        self._look_out(state)
         if self._version_now(state) != self._version:
             raise ImportRefused(f"{parts.collection} serves another embedding_version now: {state.version}")
         parts.metrics.vanished(parts.collection, parts.vanished())
@@ -372,10 +391,26 @@ class Syncer:
                 self._write("items", chunk, {})
         for side, feed in parts.feeds.items():
             try:
-                parts.metrics.backlog(parts.collection, side, feed.backlog())
+                backlog = feed.backlog()
+                rows = backlog.rows + self._unread.get(side, 0)
+                parts.metrics.backlog(parts.collection, side, replace(backlog, rows=rows))
             except FeedLost as exc:
                 if side in self._feeds():
                     self._lose(side, exc)
+
+    def _look_out(self, state: CollectionState) -> None:
+        parts, lookout = self._parts, self._parts.lookout
+        now = parts.ticks()
+        if lookout is None or now < self._lookout_at + LOOKOUT_S:
+            return
+        self._lookout_at = now
+        self._unread = lookout.unread()
+        why = lookout.better()
+        if state.store != lookout.store:
+            why = "another data directory answers for the service now"
+        if why is not None:
+            log.warning("following_anew", extra={"collection": parts.collection, "why": why})
+            self._is_outdated = True
 
     def _wait(self) -> None:
         """Wait where a change of the vectors, or else of the items, would wake us."""

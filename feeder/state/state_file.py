@@ -67,6 +67,14 @@ def forget(path: str) -> None:
             connection.execute(FORGET)
 
 
+def rename(former: Path, path: Path) -> None:
+    """Give a file that nobody has open another name, what is not yet written into it with it."""
+    for end in ("-wal", ""):
+        if Path(f"{former}{end}").exists():
+            Path(f"{former}{end}").rename(f"{path}{end}")
+    Path(f"{former}-shm").unlink(missing_ok=True)
+
+
 def follower_of(directory: Path) -> str:
     """Return the name that a state directory was given when it was first used. Safe from any thread and
     process: the first name stays."""

@@ -47,6 +47,7 @@ class Parts:
     prober: Prober
     exposition: Callable[[], bytes]
     snapshots: Snapshots
+    store_id: Callable[[], str]
     metrics: Metrics
     request_log: RequestLog
     is_open: Callable[[], bool]
@@ -107,7 +108,7 @@ def _routers(parts: Parts) -> list[APIRouter]:
         WriteRoutes(desk, parts.ingester, IntakeReader(desk.catalogue, desk.settings)).router(),
         ItemRoutes(desk).router(),
         LegacyRoutes(desk, parts.searcher, parts.pictures).router(),
-        OpsRoutes(desk, parts.exposition, parts.snapshots).router(),
+        OpsRoutes(desk, parts.exposition, parts.snapshots, parts.store_id).router(),
         DigestRoutes(desk).router(),
     ]
 

@@ -14,24 +14,34 @@ from prometheus_client import CollectorRegistry
 from feeder.changes import Changes
 from feeder.compare.reconciler import Reconciler
 from feeder.follow.activity_only import Activity
-from feeder.follow.follower import Pace, Parts, Syncer
+from feeder.follow.follower import Lookout, Pace, Parts, Syncer
 from feeder.follow.versions import vector_version
 from feeder.settings import Settings
 from feeder.sink.brake import Brake
-from feeder.sources.triggers.feed import install
+from feeder.sources.triggers.dirty_set import install
 from feeder.state.key_map import Ledger
 from feeder.state.state_file import forget
 from feeder.table_mapping import CollectionTables
 from feeder.telemetry.metrics import Metrics
 from feeder.throttle import Pacer, at_once, when_idle
 from feeder.wiring import items_of, truth_of
-from feeder.wiring_feeds import alert_of, dirty_sets_of, feeds_of, lease_of
+from feeder.wiring_feeds import (
+    alert_of,
+    better_tier,
+    dirty_sets_of,
+    feeds_of,
+    lease_of,
+    name_of_slot,
+    unread_rows,
+)
 from index_store.engine.index import EmbeddedIndex
 from index_store.types import CollectionSpec
 from tests.index_side import IndexStore
 from tests.integration.product_shop import COLLECTIONS, DIM, ProductShop
 
 VERSION, NAME, COUNT = "space-1", "products", 30
+STORE, OTHER_STORE = "1f" * 16, "2e" * 16
+SLOT = name_of_slot(NAME, "vectors", STORE)
 STATEMENT_SECONDS = "2"
 
 
@@ -39,8 +49,9 @@ class Follower:
     """A feeder in this process, one step at a time. `again()` is a restart: everything is built anew from
     what the databases, the index and the state directory hold. pacer: compare aside, in its pace."""
 
-    def __init__(self, shop: ProductShop, tier: str, folder: Path) -> None:
+    def __init__(self, shop: ProductShop, tier: str, folder: Path, store_id: str = STORE) -> None:
         self.shop = shop
+        self.store_id = store_id
         (folder / "collections.toml").write_text(COLLECTIONS, encoding="utf-8")
         self.environ = shop.environ(tier) | {
             "COLLECTIONS_FILE": str(folder / "collections.toml"),
@@ -64,17 +75,22 @@ class Follower:
         settings.state_dir.mkdir(exist_ok=True)
         ledger = Ledger(str(settings.state_dir / "products.sqlite"))
         self.truth = truth_of(settings, tables, ledger, self.pacer)
-        self.feeds = feeds_of(settings, tables, time.sleep)
+        self.feeds = feeds_of(settings, tables, time.sleep, self.store_id)
         self.registry = CollectorRegistry()
         reconciler = Reconciler(
             NAME, self.store, self.truth, self.brake, batch_items=500, clock=time.time, pause=time.sleep,
             aside=at_once if self.pacer is None else when_idle,
         )  # fmt: skip
-        lease = lease_of(settings, tables, alert_of(settings))
+        store_id = self.store_id
+        lease = lease_of(settings, tables, alert_of(settings), self.store_id)
         parts = Parts(
             NAME, self.store, self.truth, self.feeds, lease, reconciler, Metrics(self.registry),
             time.time, time.monotonic, Random(0).random, vector_version, "here",
-            self._activity(settings, tables),
+            self._activity(settings, tables), lookout=Lookout(
+                "",
+                lambda: unread_rows(settings, tables, self.feeds, store_id),
+                lambda: better_tier(settings, tables, self.feeds, store_id),
+            ),
         )  # fmt: skip
         self.syncer = Syncer(parts, Pace(poll_s=0.02, compare_s=3600), 500)
         if start:

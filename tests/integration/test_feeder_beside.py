@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from feeder.throttle import Pacer
-from tests.integration.follower import Follower, following, on_pg
+from tests.integration.follower import SLOT, Follower, following, on_pg
 from tests.integration.product_shop import ProductShop, Tier
 
 
@@ -80,7 +80,7 @@ def test_changes_are_followed_beside_the_comparison_after_a_lost_slot(
         def lose_the_slot() -> None:
             on_pg(
                 follower,
-                "SELECT pg_drop_replication_slot('vs_products_vectors')",
+                f"SELECT pg_drop_replication_slot('{SLOT}')",
                 "DELETE FROM product_vectors WHERE product_id = 'p5'",
             )
             assert follower.syncer is not None

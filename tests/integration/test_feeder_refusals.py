@@ -159,7 +159,8 @@ def test_json_lines_for_machines(shop: Shop) -> None:
 def test_an_import_beside_another_feeder_writes_nothing(shop: Shop) -> None:
     shop.recipes(korean_names(30, 5))
     settings = Settings.from_environ(shop.environ)
-    lease = lease_of(settings, settings.collections["recipes"], alert_of(settings))
+    store = shop.service.client.status()["recipes"].store
+    lease = lease_of(settings, settings.collections["recipes"], alert_of(settings), store)
     lease.hold()
     try:
         assert shop.feed("import", "recipes").code == 5

@@ -12,7 +12,7 @@ import pytest
 from feeder.changes import Changes
 from feeder.errors import BrakeOn, ServiceDown
 from feeder.sources.postgres.pgoutput import parse_lsn
-from tests.integration.follower import COUNT, Follower, following, on_pg
+from tests.integration.follower import COUNT, SLOT, Follower, following, on_pg
 from tests.integration.product_shop import ProductShop
 
 
@@ -20,8 +20,7 @@ class TestSlot:
     def confirmed(self, follower: Follower) -> int:
         with closing(follower.shop.pg()) as db:
             row = db.execute(
-                "SELECT confirmed_flush_lsn::text FROM pg_replication_slots"
-                " WHERE slot_name = 'vs_products_vectors'"
+                f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = '{SLOT}'"
             ).fetchone()
         assert row is not None
         return parse_lsn(row[0])
@@ -44,8 +43,8 @@ class TestSlot:
 
     @pytest.mark.parametrize("how", ["dropped", "made anew", "dropped under way"])
     def test_a_slot_that_is_gone_is_made_up_for(self, log_follower: Follower, how: str) -> None:
-        drop = "SELECT pg_drop_replication_slot('vs_products_vectors')"
-        make = "SELECT pg_create_logical_replication_slot('vs_products_vectors', 'pgoutput')"
+        drop = f"SELECT pg_drop_replication_slot('{SLOT}')"
+        make = f"SELECT pg_create_logical_replication_slot('{SLOT}', 'pgoutput')"
         if how != "dropped under way":
             log_follower.stop()
         on_pg(log_follower, drop, "DELETE FROM product_vectors WHERE product_id = 'p1'",

@@ -17,7 +17,7 @@ from feeder.settings import Settings
 from feeder.sources.triggers.feed import DirtySetFeed
 from feeder.wiring_feeds import dirty_sets_of
 from tests.integration.databases import PostgresServer
-from tests.integration.follower import COUNT, NAME, following, on_pg
+from tests.integration.follower import COUNT, NAME, STORE, following, on_pg
 from tests.integration.product_shop import PRODUCT, VECTORS, ProductShop
 
 
@@ -142,7 +142,7 @@ def test_triggers_that_are_gone_say_so(products: ProductShop, tmp_path: Path) ->
         on_pg(follower, "DELETE FROM vs_dirty_install")
         settings = Settings.from_environ(follower.environ)
         dirty = dirty_sets_of(settings, settings.collections[NAME], time.sleep)[0]
-        feed = DirtySetFeed(dirty.statements, dirty.watched, 10)
+        feed = DirtySetFeed(dirty.statements, dirty.watched, 10, STORE)
         with pytest.raises(FeedLost, match="not installed"):
             feed.open("x")
         feed.close()
@@ -157,7 +157,7 @@ def test_triggers_installed_anew_ask_for_a_comparison(products: ProductShop, tmp
             "ALTER TABLE product_vectors DISABLE TRIGGER USER",
             "DELETE FROM product_vectors WHERE product_id = 'p1'",
             "ALTER TABLE product_vectors ENABLE TRIGGER USER",
-            "UPDATE vs_dirty_install SET install_id = gen_random_uuid()",
+            "UPDATE vs_dirty_install SET install_id = '2:' || gen_random_uuid()",
         )
         follower.again()
         assert "p1" not in follower.held()

@@ -8,6 +8,7 @@ loses none. A slot keeps the server's log from being recycled while nobody reads
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -33,6 +34,8 @@ from feeder.sources.postgres.pgoutput import (
 from feeder.sources.session import PostgresSession
 from feeder.table_mapping import Identifier
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 IDLE_ADVANCE_BYTES = 16 * 1024 * 1024
@@ -40,6 +43,10 @@ _SLOT = """
 SELECT plugin, database = current_database(), COALESCE(wal_status, ''), confirmed_flush_lsn::text,
        COALESCE(pg_wal_lsn_diff(pg_current_wal_flush_lsn(), restart_lsn), 0)::int8
 FROM pg_replication_slots WHERE slot_name = %s
+"""
+_FREE_SLOT = """
+SELECT FROM pg_replication_slots WHERE slot_name = %s AND plugin = 'pgoutput' AND NOT active
+AND database = current_database() AND COALESCE(wal_status, '') <> 'lost'
 """
 _SERVER = """
 SELECT (SELECT system_identifier FROM pg_control_system())::text,
@@ -71,9 +78,10 @@ SELECT current_setting('wal_level') = 'logical'
 @dataclass(frozen=True, slots=True)
 class SlotNames:
     """The slot and the publication of one side of one collection, the column that keys are read from, and
-    what a key becomes."""
+    what a key becomes. former: the slot's name before slots bore the service's, None where that is `slot`."""
 
     slot: str
+    former: str | None
     publication: str
     table: Identifier
     column: str
@@ -165,6 +173,12 @@ class PostgresSlotFeed:
         self._look_at_table()
         server, now = self._look_at_server()
         stored = _parsed_bookmark(bookmark)
+        if stored is not None and stored.slot not in (slot, ""):
+            raise FeedLost(
+                f"the bookmark is of slot {stored.slot!r}, ours is {slot!r}: another service's data"
+            )
+        if stored is not None and not stored.slot and self._names.former is not None:
+            self._take_over(self._names.former)
         found = self._run(lambda connection: connection.execute(_SLOT, (slot,)).fetchone())
         if found is None:
             raise FeedLost(f"there is no slot {slot!r}: it was never made, or dropped")
@@ -175,9 +189,9 @@ class PostgresSlotFeed:
             raise FeedLost(f"slot {slot!r} is lost: the server removed log that was not read yet")
         if stored is None:
             raise FeedLost(f"the service holds no bookmark for slot {slot!r}")
-        stored_server, stored_lsn = stored
-        if stored_server != server:
-            raise FeedLost(f"slot {slot!r} is on server {server}, the bookmark is of {stored_server}")
+        stored_lsn = stored.lsn
+        if stored.server != server:
+            raise FeedLost(f"slot {slot!r} is on server {server}, the bookmark is of {stored.server}")
         self._confirmed = pgoutput.parse_lsn(confirmed_text)
         if stored_lsn < self._confirmed:
             raise FeedLost(
@@ -250,6 +264,23 @@ class PostgresSlotFeed:
     def close(self) -> None:
         self._session.close()
 
+    def _take_over(self, former: str) -> None:
+        """Go on in a slot of our own where `former` stands, and drop that one: it was this service's, since
+        the service holds its place."""
+        slot = self._names.slot
+
+        def copy(connection: psycopg.Connection[Any]) -> bool:
+            found = connection.execute(_FREE_SLOT, (former,)).fetchone()
+            if found is None:
+                return False
+            if connection.execute(_FREE_SLOT, (slot,)).fetchone() is None:
+                connection.execute("SELECT pg_copy_logical_replication_slot(%s, %s)", (former, slot))
+            connection.execute("SELECT pg_drop_replication_slot(%s)", (former,))
+            return True
+
+        if self._run(copy):
+            log.info("slot_renamed", extra={"former": former, "slot": slot})
+
     def _peek(self, connection: psycopg.Connection[Any]) -> _Reading:
         names = self._names
         reading = _Reading(self._oid, names.column, names.read_key)
@@ -287,7 +318,8 @@ class PostgresSlotFeed:
         return "/".join(row[:4]), pgoutput.parse_lsn(row[4])
 
     def _bookmark(self, lsn: int) -> str:
-        return json.dumps({"server": self._server, "lsn": pgoutput.format_lsn(lsn)})
+        place = {"server": self._server, "lsn": pgoutput.format_lsn(lsn), "slot": self._names.slot}
+        return json.dumps(place)
 
     def _run(self, work: Callable[[psycopg.Connection[Any]], T], *, is_quick: bool = False) -> T:
         slot = self._names.slot
@@ -303,11 +335,20 @@ class PostgresSlotFeed:
             raise SettingsWrong(f"slot {slot!r}: {str(exc).strip()}") from exc
 
 
-def _parsed_bookmark(bookmark: str | None) -> tuple[str, int] | None:
+@dataclass(frozen=True, slots=True)
+class _Bookmark:
+    """slot: empty where a release wrote it that had one slot for every service."""
+
+    server: str
+    lsn: int
+    slot: str
+
+
+def _parsed_bookmark(bookmark: str | None) -> _Bookmark | None:
     if bookmark is None:
         return None
     try:
         value = json.loads(bookmark)
-        return str(value["server"]), pgoutput.parse_lsn(value["lsn"])
-    except (ValueError, KeyError, TypeError) as exc:
+        return _Bookmark(str(value["server"]), pgoutput.parse_lsn(value["lsn"]), str(value.get("slot", "")))
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise FeedLost(f"not a bookmark of a slot: {bookmark[:80]!r}") from exc

@@ -16,6 +16,20 @@ CREATE TABLE IF NOT EXISTS {installs} (
   PRIMARY KEY (collection, side)
 ) ENGINE=InnoDB;
 --;
+CREATE TABLE IF NOT EXISTS {readers} (
+  collection VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+  side VARCHAR(8) CHARACTER SET ascii NOT NULL,
+  reader VARCHAR(64) CHARACTER SET ascii NOT NULL,
+  seen_at TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6),
+  PRIMARY KEY (collection, side, reader)
+) ENGINE=InnoDB;
+--;
+CREATE TABLE IF NOT EXISTS {seen} (
+  reader VARCHAR(64) CHARACTER SET ascii NOT NULL,
+  gen BIGINT UNSIGNED NOT NULL,
+  PRIMARY KEY (gen, reader)
+) ENGINE=InnoDB;
+--;
 CREATE OR REPLACE TRIGGER {trigger_insert} AFTER INSERT ON {table} FOR EACH ROW
   IF NEW.{key} IS NOT NULL THEN
     INSERT INTO {dirty} (collection, side, source_key) VALUES ({collection}, {side}, NEW.{key});
@@ -36,5 +50,5 @@ CREATE OR REPLACE TRIGGER {trigger_delete} AFTER DELETE ON {table} FOR EACH ROW
     INSERT INTO {dirty} (collection, side, source_key) VALUES ({collection}, {side}, OLD.{key});
   END IF;
 --;
-INSERT INTO {installs} (collection, side, install_id) VALUES ({collection}, {side}, UUID())
+INSERT INTO {installs} (collection, side, install_id) VALUES ({collection}, {side}, CONCAT({shared}, UUID()))
   ON DUPLICATE KEY UPDATE install_id = VALUES(install_id);

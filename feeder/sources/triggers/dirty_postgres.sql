@@ -16,6 +16,18 @@ CREATE TABLE IF NOT EXISTS {installs} (
   install_id text NOT NULL,
   PRIMARY KEY (collection, side)
 );
+CREATE TABLE IF NOT EXISTS {readers} (
+  collection text NOT NULL,
+  side text NOT NULL,
+  reader text NOT NULL,
+  seen_at timestamptz NOT NULL,
+  PRIMARY KEY (collection, side, reader)
+);
+CREATE TABLE IF NOT EXISTS {seen} (
+  reader text NOT NULL,
+  gen bigint NOT NULL,
+  PRIMARY KEY (gen, reader)
+);
 CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
 BEGIN
@@ -46,5 +58,5 @@ CREATE OR REPLACE TRIGGER {trigger_delete} AFTER DELETE ON {table}
   REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION {function}();
 CREATE OR REPLACE TRIGGER {trigger_truncate} AFTER TRUNCATE ON {table}
   FOR EACH STATEMENT EXECUTE FUNCTION {function}();
-INSERT INTO {installs} (collection, side, install_id) VALUES ({collection}, {side}, gen_random_uuid())
+INSERT INTO {installs} (collection, side, install_id) VALUES ({collection}, {side}, {shared} || gen_random_uuid())
   ON CONFLICT (collection, side) DO UPDATE SET install_id = excluded.install_id;

@@ -28,10 +28,13 @@ Step = Literal["promote", "rollback", "abort"]
 
 
 class OpsRoutes:
-    def __init__(self, desk: Desk, exposition: Callable[[], bytes], snapshots: Snapshots) -> None:
+    def __init__(
+        self, desk: Desk, exposition: Callable[[], bytes], snapshots: Snapshots, store_id: Callable[[], str]
+    ) -> None:
         self._desk = desk
         self._exposition = exposition
         self._snapshots = snapshots
+        self._store_id = store_id
         self._snapshot_decoder = msgspec.json.Decoder(SnapshotIn)
         self._step_decoder = msgspec.json.Decoder(StepIn)
 
@@ -124,7 +127,8 @@ class OpsRoutes:
             if isinstance(status, Unavailable):
                 known.update(seq=None, problem=str(status), hint=status.hint)
             described[collection.name] = known
-        return JsonResponse({"collections": described})
+        store = await self._desk.read(self._store_id)
+        return JsonResponse({"store": store, "collections": described})
 
     async def _status_or_why(self, collection: Collection) -> CollectionStatus | Unavailable:
         try:
