@@ -29,6 +29,9 @@ from feeder.load.importer import Options
 from feeder.settings import Settings
 from feeder.sink.writer import service_errors
 from feeder.sources.triggers.dirty_set import install, remove
+from feeder.status import as_json as status_json
+from feeder.status import as_text as status_text
+from feeder.status import status_of
 from feeder.telemetry.metrics import Metrics
 from feeder.telemetry.reporting import (
     JsonLines,
@@ -39,7 +42,7 @@ from feeder.telemetry.reporting import (
     as_json,
     as_table,
 )
-from feeder.wiring import client_of, compare_once, importer_of, quarantined_of, syncer_of
+from feeder.wiring import client_of, compare_once, importer_of, quarantined_of, syncer_of, tier_log_of
 from feeder.wiring_feeds import dirty_sets_of
 
 log = logging.getLogger("feeder")
@@ -131,8 +134,11 @@ def _sync(settings: Settings, options: argparse.Namespace) -> int:
     def follow_one(name: str) -> None:
         try:
             tables = settings.collections[name]
+            tiers = tier_log_of(settings, tables)
             interruptions = Interruptions(name, metrics, random.random, time.monotonic)
-            follow(lambda: syncer_of(settings, tables, client, metrics, stop.wait), stop, interruptions)
+            follow(
+                lambda: syncer_of(settings, tables, client, metrics, stop.wait, tiers), stop, interruptions
+            )
         except FeederError as exc:
             _complain(exc, options.log_json, name)
             codes.append(exc.exit_code)
@@ -230,10 +236,8 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
         client.close()
     for state in states.values():
         aside = quarantined_of(settings, state.name, state.store)
-        counts: dict[str, int | float | str] = {"seq": state.seq, **state.cursors, "quarantined": len(aside)}
-        notes = [f"{item_id}: {why}" for item_id, why in aside.items()]
-        serves = f"serves {state.version or 'nothing yet'}"
-        _print(Summary(state.name, serves, counts, notes), options.log_json)
+        status = status_of(state, aside, settings.bounds.brake_window_s, time.time)
+        print(status_json(status) if options.json else status_text(status), flush=True)
     return 0
 
 
@@ -293,8 +297,16 @@ def _parser() -> argparse.ArgumentParser:
     for command in (follow, mend, prove, add, drop):
         command.add_argument("collection", nargs="*", help="all that name source tables, when left out")
     show = commands.add_parser("status", help="what the service holds, and where each source resumes")
-    for command in (take, follow, mend, prove, add, drop, show):
+    for command in (take, follow, mend, prove, add, drop):
         command.add_argument("--log-json", action="store_true", help="JSON lines, for machines")
+    show.add_argument(
+        "--json",
+        "--log-json",
+        dest="json",
+        action="store_true",
+        help="a JSON line a collection, for programs",
+    )
+    show.set_defaults(log_json=False)
     return parser
 
 

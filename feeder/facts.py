@@ -28,7 +28,7 @@ class Content:
 class Known:
     """What holds now. items: what the index must hold; one without vector, text or image is there already and
     only its activity and metadata are said. absent: what it must not hold. rows: the vector rows that were
-    asked for, with the id each carries, None for one that is gone.
+    asked for, with the ids that each key carries, none where the row is gone.
 
     contents: of the items whose vectors the service makes. failed: ids whose content can't be had, with what
     was tried and why; what the index holds of them stays as it is, but for its activity.
@@ -36,7 +36,7 @@ class Known:
 
     items: Sequence[Item]
     absent: Sequence[Id]
-    rows: Mapping[Key, Id | None] = field(default_factory=dict)
+    rows: Mapping[Key, Sequence[Id]] = field(default_factory=dict)
     contents: Mapping[Id, Content] = field(default_factory=dict)
     failed: Mapping[Id, Failure] = field(default_factory=dict)
 

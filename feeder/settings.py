@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from feeder.errors import SettingsWrong
-from feeder.table_mapping import BUILT_IN, CollectionTables, parse_collections
+from feeder.table_mapping import BUILT_IN, CollectionTables, parse_collections, unknown
 from vector_client.types import Keys
 
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -287,4 +287,8 @@ def _check_names(environ: Mapping[str, str], mistakes: list[str]) -> None:
     """A misspelt variable would be ignored in silence."""
     known = {bound.metadata["env"] for bound in fields(Bounds)}
     known |= {"FEEDER_IMAGE_HOSTS", "FEEDER_IMAGE_NETWORKS", "FEEDER_TIER", "FEEDER_STATE_DIR"}
-    mistakes += [f"{name}: unknown" for name in environ if name.startswith("FEEDER_") and name not in known]
+    mistakes += [
+        f"{name}: {unknown(name, sorted(known))}"
+        for name in environ
+        if name.startswith("FEEDER_") and name not in known
+    ]

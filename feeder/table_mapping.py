@@ -6,9 +6,10 @@ written and always quoted, so upper case stays upper case in PostgreSQL.
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from string import Formatter
 from typing import Any, Literal, TypeAlias
@@ -21,6 +22,14 @@ Modality: TypeAlias = Literal["text", "image"]
 DIM_MAX = 16000
 _PART = re.compile(r'\s*(?:"((?:[^"]|"")+)"|`((?:[^`]|``)+)`|([^\s."`]+))\s*(\.|$)')
 
+FILE_KEYS = ("collections",)
+COLLECTION_KEYS = (
+    "id_field", "id_type", "modality", "dim", "metric", "model", "text_template", "default", "source",
+)  # fmt: skip
+"""What the service and the feeder read of one collection."""
+SOURCE_KEYS = ("vectors", "items")
+VECTOR_KEYS = ("table", "key", "id", "vector", "text_template")
+ITEM_KEYS = ("table", "id", "active", "content", "metadata", "database")
 DEFAULTS = {"id_type": "int64", "modality": "text", "dim": 384}
 BUILT_IN = """
 [collections.recipes]
@@ -114,6 +123,14 @@ def parse_identifier(text: str) -> Identifier:
             return tuple(parts)
 
 
+def unknown(name: str, known: Iterable[str]) -> str:
+    """Return what is wrong with a name that nobody knows, and the one that was meant, perhaps."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    meant = f"did you mean {close[0]}?" if close else f"known are {', '.join(names)}"
+    return f"unknown; {meant}"
+
+
 def template_fields(template: str) -> list[str]:
     """Return the names a template asks for, in order. Raises ValueError for a template that is malformed."""
     return [name for _, name, _, _ in Formatter().parse(template) if name]
@@ -128,10 +145,19 @@ def parse_collections(text: str, mistakes: list[str]) -> dict[str, CollectionTab
         return {}
     found: dict[str, CollectionTables] = {}
     built_in = tomllib.loads(BUILT_IN)["collections"]
-    for name, given in document.get("collections", {}).items():
+    mistakes += [
+        f"COLLECTIONS_FILE: {key}: {unknown(key, FILE_KEYS)}" for key in document if key not in FILE_KEYS
+    ]
+    collections = document.get("collections", {})
+    if not isinstance(collections, dict):
+        mistakes.append(f"collections: tables [collections.NAME] are needed, got {collections!r}")
+        return {}
+    for name, given in collections.items():
         reader = _Reader(f"collections.{name}", mistakes)
         if not isinstance(given, dict):
+            mistakes.append(f"collections.{name}: a table is needed, got {given!r}")
             continue
+        reader.only(given, COLLECTION_KEYS)
         table = {**DEFAULTS, **built_in.get(name, {}), **given}  # as the service reads the same file
         if table.get("source"):
             collection = _collection(name, table, reader)
@@ -153,6 +179,12 @@ class _Reader:
     def wrong(self, name: str, message: str) -> None:
         self._mistakes.append(f"{self._path}.{name}: {message}")
 
+    def only(self, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
+        """Note keys that nobody reads: a misspelt one would be ignored in silence."""
+        for name in table:
+            if name not in known:
+                self.wrong(name, unknown(name, known))
+
     def text(self, table: Mapping[str, Any], name: str, default: str | None = None) -> str:
         value = table.get(name, default)
         if not isinstance(value, str) or not value.strip():
@@ -168,6 +200,14 @@ class _Reader:
             return ("?",)
 
     def column(self, table: Mapping[str, Any], name: str) -> str:
+        value = table.get(name)
+        if isinstance(value, list) or (isinstance(value, str) and "," in value and '"' not in value[1:-1]):
+            self.wrong(
+                name,
+                f"one column is needed, got {value!r}. A composite key is not named whole: name one of its"
+                " columns; rows that share its value are read together",
+            )
+            return "?"
         parts = self.name(table, name)
         if len(parts) != 1:
             self.wrong(name, f"a column name has one part, got {'.'.join(parts)!r}")
@@ -197,7 +237,11 @@ class _Reader:
 
 def _collection(name: str, table: dict[str, Any], reader: _Reader) -> CollectionTables | None:
     source = table["source"]
-    if not all(isinstance(source.get(part, {}), dict) for part in ("vectors", "items")):
+    if isinstance(source, dict):
+        reader.at("source").only(source, SOURCE_KEYS)
+    if not isinstance(source, dict) or not all(
+        isinstance(source.get(part, {}), dict) for part in ("vectors", "items")
+    ):
         reader.wrong("source", "vectors and items are tables")
         return None
     items = _items(source["items"], reader.at("source.items")) if "items" in source else None
@@ -231,6 +275,7 @@ def _template(collection: Mapping[str, Any], content: list[str]) -> str:
 
 
 def _items(table: Mapping[str, Any], reader: _Reader) -> ItemTable:
+    reader.only(table, ITEM_KEYS)
     database = reader.choice(table, "database", ("src", "mariadb")) if "database" in table else None
     return ItemTable(
         table=reader.name(table, "table"),
@@ -245,6 +290,7 @@ def _items(table: Mapping[str, Any], reader: _Reader) -> ItemTable:
 def _vectors(
     table: Mapping[str, Any], collection: Mapping[str, Any], items: ItemTable | None, reader: _Reader
 ) -> VectorTable:
+    reader.only(table, VECTOR_KEYS)
     content = list(items.content) if items else []
     template = table.get("text_template")
     if template is None:

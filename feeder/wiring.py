@@ -11,11 +11,12 @@ from typing import Literal
 
 from feeder.changes import Changes
 from feeder.compare.reconciler import Reconciler, Report
-from feeder.errors import BrakeOn, SettingsWrong
+from feeder.errors import BrakeOn, ServiceDown, SettingsWrong
 from feeder.facts import Facts
 from feeder.follow.activity_only import Activity
 from feeder.follow.follower import CLOCK_CURSOR, Lookout, Pace, Syncer
 from feeder.follow.follower import Parts as SyncParts
+from feeder.follow.tiers import TierLog
 from feeder.follow.versions import Versions, content_version, vector_version
 from feeder.load.importer import Importer, Parts
 from feeder.load.space_probe import ProbeRules, SpaceProbe
@@ -119,8 +120,18 @@ def importer_of(
     return Importer(tables, parts, bounds)
 
 
+def tier_log_of(settings: Settings, tables: CollectionTables) -> TierLog:
+    bounds = settings.bounds
+    return TierLog(tables.name, bounds.log_poll_ms, bounds.trigger_poll_ms, bounds.poll_s)
+
+
 def syncer_of(
-    settings: Settings, tables: CollectionTables, client: VectorClient, metrics: Metrics, pause: Pause
+    settings: Settings,
+    tables: CollectionTables,
+    client: VectorClient,
+    metrics: Metrics,
+    pause: Pause,
+    tiers: TierLog,
 ) -> tuple[Syncer, Applier]:
     """Return what follows one collection, and the applier that has to be started for it."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
@@ -130,6 +141,8 @@ def syncer_of(
     applier = applier_of(settings, tables, client)
     window, brake, store = braked(settings, tables, applier)
     feeds = feeds_of(settings, tables, pause, state.store)
+    for side, feed in feeds.items():
+        tiers.say(side, feed.tier)
     polls = any(feed.tier == "poll" for feed in feeds.values())
     rests_s_max = POLL_REST_SHARE * bounds.poll_s if polls else RESTS_S_MAX
     pacer = Pacer(bounds.compare_percent / 100, time.monotonic, pause, rests_s_max)
@@ -274,9 +287,13 @@ def state_path(settings: Settings, tables: CollectionTables, store: str) -> str:
 
 
 def state_of(client: VectorClient, tables: CollectionTables) -> CollectionState:
-    """Return what the service holds of a collection; of one that it lacks, nothing."""
+    """Return what the service holds of a collection; of one that it lacks, nothing. Raises ServiceDown with
+    the service's own reason where it can't serve it."""
     with service_errors():
-        return client.status().get(tables.name, CollectionState(tables.name, None, 0))
+        state = client.status().get(tables.name, CollectionState(tables.name, None, 0))
+    if state.problem:
+        raise ServiceDown(f"the service can't serve {tables.name!r}: {state.problem}")
+    return state
 
 
 def _adopted_path(settings: Settings, tables: CollectionTables, state: CollectionState) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -161,7 +162,7 @@ def _read_tables(settings: Settings) -> dict[str, dict[str, Any]]:
         raise BadConfiguration([f"COLLECTIONS_FILE {file} can't be read: {exc.strerror}"]) from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise BadConfiguration([f"COLLECTIONS_FILE {file} is not TOML: {exc}"]) from exc
-    mistakes = [f"{file}: unknown key {key!r}" for key in document if key != "collections"]
+    mistakes = [f"{file}: {_unknown(key, ['collections'])}" for key in document if key != "collections"]
     tables = document.get("collections", {})
     if (
         not isinstance(tables, dict)
@@ -191,7 +192,7 @@ def _mistakes_of(name: str, table: Mapping[str, Any]) -> list[str]:
     }
     for key, value in table.items():
         if key not in kinds:
-            mistakes.append(f"unknown key {key!r}")
+            mistakes.append(_unknown(key, kinds))
         elif type(value) is not kinds[key]:
             mistakes.append(f"{key} must be a {kinds[key].__name__}")
         elif key in _ALLOWED and value not in _ALLOWED[key]:
@@ -202,6 +203,14 @@ def _mistakes_of(name: str, table: Mapping[str, Any]) -> list[str]:
     if type(dim) is int and not 1 <= dim <= _DIM_MAX:
         mistakes.append(f"dim must be 1 to {_DIM_MAX}, got {dim}")
     return mistakes
+
+
+def _unknown(key: str, known: Iterable[str]) -> str:
+    names = list(known)
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
+    return f"unknown key {key!r}; " + (
+        f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+    )
 
 
 def _clashes(collections: Sequence[Collection]) -> list[str]:

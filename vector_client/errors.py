@@ -35,7 +35,8 @@ class BadAnswer(VectorClientError):
 
 
 class Refused(VectorClientError):
-    """A problem+json answer. `code` is for programs, `detail` for people, `request_id` for the logs.
+    """A problem+json answer. `code` is for programs, `detail` for people, `request_id` for the logs. hint:
+    the command or the setting that helps, whole; empty where there is none.
 
     retry_after_s: what the service asks for, None when it does not say.
     """
@@ -48,14 +49,18 @@ class Refused(VectorClientError):
         request_id: str = "",
         errors: Sequence[Any] = (),
         retry_after_s: float | None = None,
+        hint: str = "",
     ) -> None:
-        super().__init__(f"{status} {code}: {detail}" + (f" (request {request_id})" if request_id else ""))
+        helps = f" {hint}" if hint and hint not in detail else ""
+        asked = f" (request {request_id})" if request_id else ""
+        super().__init__(f"{status} {code}: {detail}{helps}{asked}")
         self.status = status
         self.code = code
         self.detail = detail
         self.request_id = request_id
         self.errors = errors
         self.retry_after_s = retry_after_s
+        self.hint = hint
 
 
 class BadRequest(Refused):

@@ -126,7 +126,14 @@ class VectorClient:
         def read() -> dict[str, CollectionState]:
             store = str(answer.get("store", ""))
             return {
-                name: CollectionState(name, row["embedding_version"] or None, row["seq"], row["cursors"], store)
+                name: CollectionState(
+                    name,
+                    row["embedding_version"] or None,
+                    row["seq"] or 0,
+                    row["cursors"],
+                    store,
+                    " ".join(filter(None, (row.get("problem"), row.get("hint")))),
+                )
                 for name, row in answer["collections"].items()
             }
 

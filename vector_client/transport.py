@@ -20,7 +20,7 @@ from vector_client.errors import BadAnswer, NoAnswer, Refused, TimedOut, VectorC
 log = logging.getLogger(__name__)
 
 ANSWER_BYTES_MAX = 256 * 1024 * 1024
-CODES_THAT_LAST = frozenset({"model_unavailable", "read_only"})
+CODES_THAT_LAST = frozenset({"model_unavailable", "read_only", "store_damaged"})
 """503 answers that a retry within seconds does not mend."""
 
 
@@ -183,6 +183,7 @@ def _parsed(status: int, headers: Message, data: bytes) -> Any:
         str(problem.get("request_id") or headers.get("X-Request-Id") or ""),
         problem.get("errors") or (),
         _seconds(headers.get("Retry-After")),
+        str(problem.get("hint") or ""),
     )
 
 

@@ -121,7 +121,8 @@ class CollectionState:
     """One collection as its feeder needs it. version is None before the first generation exists.
 
     cursors: where each source resumes, stored in the same commit as the rows. store: names the service's data
-    directory; empty where a service of an older release answers.
+    directory; empty where a service of an older release answers. problem: why the collection can't be served,
+    with what helps; empty where it can.
     """
 
     name: str
@@ -129,6 +130,7 @@ class CollectionState:
     seq: int
     cursors: Mapping[str, str] = field(default_factory=dict)
     store: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from feeder.sink.brake import BRAKE_CURSOR, Store, nothing_lately, told_brake
 from feeder.sources.change_feed import ChangeFeed, Lease, Noticed, Side
 from feeder.state.state_file import FOLLOWER_CURSOR
 from feeder.telemetry.metrics import Metrics
+from feeder.telemetry.reporting import by_reason
 from vector_client.types import CollectionState
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ COMPARED_SHARE_MAX = 0.01
 """Of the time, beside a log or triggers: it finds what they missed, which is next to nothing."""
 OWES = " owes a comparison"
 """Behind our name in FOLLOWER_CURSOR, while what is followed may not be all that changed."""
+IDS_SHOWN = 5
 LOOKOUT_S = 60.0
 """Between two looks at what changes seldom."""
 ANEW_APART_S = 30.0
@@ -360,8 +362,9 @@ class Syncer:
         )
         parts.reconciler.hear(known)
         reasons = {item_id: failure.reason for item_id, failure in known.failed.items() if failure.is_new}
-        for item_id, reason in {**reasons, **refused}.items():
-            log.warning("item_set_aside", extra={"id": item_id, "why": reason})
+        for why, ids in by_reason({**reasons, **refused}):
+            about = {"collection": parts.collection, "why": why, "count": len(ids)}
+            log.warning("items_set_aside", extra={**about, "ids": ids[:IDS_SHOWN]})
         self._count_quarantined()
         parts.metrics.written(parts.collection, applied.upserted, applied.deleted, applied.stale_ignored)
 

@@ -195,7 +195,7 @@ class Importer:
         keys = sorted(_plain(survey.keys[int(place)]) for place in places)
         sample = parts.vectors.rows_at(keys)
         content: Mapping[Id, Sequence[ItemRow]] = parts.items.fetch(sorted(set(sample.ids)))
-        proof = parts.probe.prove(sample, content, parts.pictures.fetch_or_none)
+        proof = parts.probe.prove(sample, content, parts.pictures.fetch)
         require(proof, self._tables.name)
         return proof.version, f"space probe: {proof}"
 

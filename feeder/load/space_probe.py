@@ -17,9 +17,11 @@ import numpy.typing as npt
 
 from feeder.changes import ItemRow, VectorPage
 from feeder.errors import ImportRefused
+from feeder.read.image_fetch import PictureRefused
 from feeder.read.text_template import rendered
 from feeder.sink.writer import service_errors
 from feeder.table_mapping import Modality
+from feeder.telemetry.reporting import by_reason
 from vector_client.errors import BadRequest
 from vector_client.http import VectorClient
 from vector_client.types import Id
@@ -35,9 +37,10 @@ NAMES_SHOWN = 5
 CONTENTS_MAX = 2_000
 """Embedded for one sample at most, unless the first id alone has more."""
 LINE_SECONDS = 5.0
+REASONS_SHOWN = 10
 
-Pictures = Callable[[str], bytes | None]
-"""Address of a picture to its bytes; None when it cannot be had."""
+Pictures = Callable[[str], bytes]
+"""Address of a picture to its bytes. Raises PictureRefused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +146,13 @@ class SpaceProbe:
         self, addresses: Sequence[str], pictures: Pictures
     ) -> tuple[dict[str, Sequence[float]], str]:
         fresh: dict[str, Sequence[float]] = {}
+        refused: dict[str, str] = {}
         version = ""
         for place in self._told(range(len(addresses)), len(addresses)):
-            picture = pictures(addresses[place])
-            if picture is None:
+            try:
+                picture = pictures(addresses[place])
+            except PictureRefused as exc:
+                refused[addresses[place]] = str(exc)
                 continue
             try:
                 answer = self._client.embed_image(picture, self._collection)
@@ -154,6 +160,9 @@ class SpaceProbe:
                 continue  # not a picture the service takes: it proves nothing either way
             fresh[addresses[place]] = answer.vectors[0]
             version = answer.version
+        for why, which in by_reason(refused)[:REASONS_SHOWN]:
+            about = {"why": why, "count": len(which), "first": which[0]}
+            log.warning("picture_refused", extra={"collection": self._collection, **about})
         return fresh, version
 
     def _told(self, places: range, total: int) -> Iterator[int]:

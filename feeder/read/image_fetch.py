@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-
 from image_fetch.errors import FetchError
 from image_fetch.fetch import PictureFetch
-
-log = logging.getLogger(__name__)
 
 
 class PictureRefused(Exception):
@@ -26,11 +22,3 @@ class PictureFetcher:
             return self._pictures.fetch(url)
         except FetchError as exc:
             raise PictureRefused(f"{url[:200]}: {exc}") from exc
-
-    def fetch_or_none(self, url: str) -> bytes | None:
-        """Return the bytes behind a URL, or None, with the reason in the log."""
-        try:
-            return self.fetch(url)
-        except PictureRefused as exc:
-            log.info("picture_refused", extra={"why": str(exc)})
-            return None

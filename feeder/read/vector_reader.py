@@ -116,8 +116,9 @@ class Truth:
         if self._asked is not None:
             self._asked |= wanted_ids
         present = {item.id for item in cleaned.items}
-        carried: dict[Key, Id | None] = dict.fromkeys(wanted_keys)
-        carried.update(zip(page.keys, page.ids, strict=True))
+        carried: dict[Key, list[Id]] = {key: [] for key in wanted_keys}
+        for key, item_id in zip(page.keys, page.ids, strict=True):
+            carried[key].append(item_id)
         self._ledger.expect(carried)
         return Known(cleaned.items, [each for each in wanted_ids if each not in present], carried)
 

@@ -61,14 +61,18 @@ class Applier:
             self._pool.shutdown(cancel_futures=True)
 
     def state(self) -> CollectionState:
-        """Return what the service holds of this collection. Raises SettingsWrong when it has none."""
+        """Return what the service holds of this collection. Raises SettingsWrong when it has none,
+        and ServiceDown with the service's own reason when it can't serve it."""
         with service_errors():
             states = self._client.status()
         if self._collection not in states:
             raise SettingsWrong(
                 f"the service has no collection {self._collection!r}; it has {', '.join(sorted(states))}"
             )
-        return states[self._collection]
+        state = states[self._collection]
+        if state.problem:
+            raise ServiceDown(f"the service can't serve {self._collection!r}: {state.problem}")
+        return state
 
     def apply(self, changes: Changes, cursors: Mapping[str, str]) -> Applied:
         """Store everything, then the cursors, in one commit with the last batch.

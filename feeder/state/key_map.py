@@ -56,7 +56,7 @@ class Ledger(StateFile):
     def keys_of(self, ids: Iterable[Id]) -> set[Key]:
         return set(self._looked_up("SELECT source_key FROM carried WHERE id IN ({})", ids))
 
-    def expect(self, rows: Mapping[Key, Id | None]) -> None:
+    def expect(self, rows: Mapping[Key, Sequence[Id]]) -> None:
         """Add, durably, what the rows carry now to what they carried, before the service is told. Costs
         nothing where nothing is new."""
         self._change("INSERT OR IGNORE INTO carried(source_key, id) VALUES(?, ?)", _present(rows))
@@ -71,12 +71,25 @@ class Ledger(StateFile):
         assert self._path != IN_MEMORY, "nobody else sees what is in memory"
         return Glance(self._path)
 
-    def note(self, rows: Mapping[Key, Id | None]) -> None:
-        """Forget what the rows carried before, now that the service has stored what they carry; None: the row
-        is gone or has nothing to store."""
-        gone = [(key,) for key, item_id in rows.items() if item_id is None]
-        self._change("DELETE FROM carried WHERE source_key = ? AND id <> ?", _present(rows))
-        self._change("DELETE FROM carried WHERE source_key = ?", gone)
+    def note(self, rows: Mapping[Key, Sequence[Id]]) -> None:
+        """Forget what the rows carried before, now that the service has stored what they carry; nothing: the
+        row is gone or has nothing to store. Rows that share a key carry several ids."""
+        others = [
+            (key, former)
+            for key, former in self._pairs_of(rows)
+            if former not in rows[key]  # few ids a key
+        ]
+        if others:
+            self._change("DELETE FROM carried WHERE source_key = ? AND id = ?", others)
+
+    def _pairs_of(self, keys: Iterable[Key]) -> list[tuple[Key, Id]]:
+        wanted, found = list(keys), []
+        for start in range(0, len(wanted), VARIABLES):
+            some = wanted[start : start + VARIABLES]
+            marks = ",".join("?" * len(some))
+            statement = f"SELECT source_key, id FROM carried WHERE source_key IN ({marks})"
+            found += self._db.execute(statement, some).fetchall()
+        return found
 
     def _change(self, statement: str, values: Sequence[tuple[Key | Id, ...]]) -> None:
         db = self._db
@@ -170,5 +183,5 @@ class Glance:
             connection.close()
 
 
-def _present(rows: Mapping[Key, Id | None]) -> list[tuple[Key, Id]]:
-    return [(key, item_id) for key, item_id in rows.items() if item_id is not None]
+def _present(rows: Mapping[Key, Sequence[Id]]) -> list[tuple[Key, Id]]:
+    return [(key, item_id) for key, ids in rows.items() for item_id in ids]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from tqdm import tqdm
 log = logging.getLogger(__name__)
 
 LINE_SECONDS = 5.0
+_ADDRESS = re.compile(r"^'?https?://\S*: ")
 STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
@@ -80,6 +82,15 @@ class Summary:
     counts: Mapping[str, int | float | str]
     notes: Sequence[str] = ()
     names: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+
+def by_reason(reasons: Mapping[Any, str]) -> list[tuple[str, list[Any]]]:
+    """Return each reason once, with what it is the reason of, the most frequent first. The address that a
+    reason begins with is no part of it."""
+    found: dict[str, list[Any]] = {}
+    for name, reason in reasons.items():
+        found.setdefault(_ADDRESS.sub("", reason), []).append(name)
+    return sorted(found.items(), key=lambda pair: -len(pair[1]))
 
 
 def as_table(summary: Summary) -> str:

@@ -11,7 +11,10 @@ import pytest
 from feeder.errors import SettingsWrong
 from feeder.settings import Bounds, Settings
 from feeder.sources.rows import IdCodec
-from feeder.table_mapping import BUILT_IN, parse_collections, parse_identifier
+from feeder.table_mapping import BUILT_IN, COLLECTION_KEYS, parse_collections, parse_identifier
+from service.collections import Collection, read_collections
+from service.errors import BadConfiguration
+from service.settings import Settings as ServiceSettings
 
 TARGET = {"TGT_DB_NAME": "shop", "TGT_DB_USER": "reader", "TGT_DB_PASS": "p@ss"}
 
@@ -56,7 +59,8 @@ def test_all_mistakes_come_in_one_message(tmp_path: Path) -> None:
     message = str(failure.value)
     for expected in (
         "TGT_DB_NAME, TGT_DB_USER: missing", "TGT_DB_PORT", "BATCH_SIZE: 1..5000 items is needed, got '5001'",
-        "FEEDER_PAGE_ROWS", "FEEDER_PAGEROWS: unknown", "ML_INFERENCE_URL", "MARIADB_SERVICE_URL",
+        "FEEDER_PAGE_ROWS", "FEEDER_PAGEROWS: unknown; did you mean FEEDER_PAGE_ROWS?",
+        "ML_INFERENCE_URL", "MARIADB_SERVICE_URL",
         "FEEDER_IMAGE_NETWORKS", "collections.x.id_type", "collections.x.dim",
         "collections.x.source.vectors.table",
         "collections.x.source.items.table",
@@ -159,3 +163,49 @@ def test_the_page_of_settings_says_what_the_fields_say() -> None:
     ]
     section = page.split("<!-- feeder bounds")[1].split("<!-- end")[0]
     assert [line for line in section.splitlines() if line.startswith("| `")] == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[collection.x]\ndim = 3", "COLLECTIONS_FILE: collection: unknown; did you mean collections?"),
+        ("[collections]\nx = 3", "collections.x: a table is needed, got 3"),
+        ("collections = 3", "tables [collections.NAME] are needed"),
+        ("[collections.products]\nmodle = 'm'", "collections.products.modle: unknown; did you mean model?"),
+        ("[collections.x]\nsorce = {}", "collections.x.sorce: unknown; did you mean source?"),
+        ("[collections.x]\nzzz = 1", "collections.x.zzz: unknown; known are id_field, id_type"),
+        ("[collections.x.source.vector]\ntable = 't'", "source.vector: unknown; did you mean vectors?"),
+        ("[collections.x]\nsource = 'here'", "collections.x.source: vectors and items are tables"),
+        ("[collections.x.source.vectors]\ntabel = 't'", "source.vectors.tabel: unknown; did you mean table?"),
+        ("[collections.x.source.items]\nactiv = 'a'", "source.items.activ: unknown; did you mean active?"),
+        ("[collections.x.source.vectors]\nkey = ['a', 'b']", "source.vectors.key: one column is needed"),
+        ("[collections.x.source.vectors]\nkey = 'a, b'", "name one of its columns"),
+        ("[collections.x", "COLLECTIONS_FILE: not TOML"),
+    ],
+)
+def test_a_mistake_in_the_file_names_the_key_and_the_nearest_known_one(text: str, says: str) -> None:
+    mistakes: list[str] = []
+    parse_collections(text, mistakes)
+    assert any(says in mistake for mistake in mistakes), mistakes
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[collection.x]\ndim = 3", "unknown key 'collection'; did you mean 'collections'?"),
+        ("[collections.x]\nmodle = 'm'", "unknown key 'modle'; did you mean 'model'?"),
+        ("[collections.x]\nzzz = 1", "unknown key 'zzz'; known: id_field"),
+    ],
+)
+def test_the_service_says_the_same_of_its_part(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(BadConfiguration) as failure:
+        read_collections(ServiceSettings.from_environ({"COLLECTIONS_FILE": str(file)}))
+    assert says in str(failure.value)
+
+
+def test_service_and_feeder_know_the_same_keys_of_a_collection() -> None:
+    """The one reads the other's part of the file."""
+    known = {field.name for field in fields(Collection)} - {"name"} | {"source"}
+    assert known == set(COLLECTION_KEYS)
