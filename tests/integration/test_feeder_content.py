@@ -152,11 +152,11 @@ def test_content_is_embedded_proved_and_quarantined(shop: ContentShop) -> None:
     del shop.web.pictures["/4.jpg"]
     first = shop.feed("reconcile")
     assert first.code == 0 and "products: equal except 2 quarantined as of" in first.output
-    assert "p3: " in first.output and "p4: status 404" in first.output
+    assert "p3: " in first.output and "The host answered 404" in first.output
     assert shop.hits("김치찌개 두부")[0] == 1 and shop.like(jpeg(5))[0] == "p5"
     assert shop.service.client.digest("products").items == 10, "never a fake vector"
     listed = shop.feed("status")
-    assert "p3: " in listed.output and "p4: status 404" in listed.output
+    assert "p3: " in listed.output and "The host answered 404" in listed.output
     assert shop.feed("import").code == 0
     asked = len(shop.web.asked)
     proof = shop.feed("verify")
