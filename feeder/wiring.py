@@ -14,8 +14,9 @@ from feeder.compare.reconciler import Reconciler, Report
 from feeder.errors import BrakeOn, ServiceDown, SettingsWrong
 from feeder.facts import Facts
 from feeder.follow.activity_only import Activity
-from feeder.follow.follower import CLOCK_CURSOR, Lookout, Pace, Syncer
-from feeder.follow.follower import Parts as SyncParts
+from feeder.follow.follower import CLOCK_CURSOR, Syncer
+from feeder.follow.parts import Lookout, Pace
+from feeder.follow.parts import Parts as SyncParts
 from feeder.follow.tiers import TierLog
 from feeder.follow.versions import Versions, content_version, vector_version
 from feeder.load.importer import Importer, Parts

@@ -12,23 +12,21 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from feeder.changes import Changes, Key
-from feeder.compare.reconciler import Reconciler, batches, store_known
+from feeder.compare.reconciler import batches, store_known
 from feeder.errors import (
     BrakeOn,
     FeedLost,
     ImportRefused,
 )
-from feeder.facts import Facts
-from feeder.follow.activity_only import Activity
 from feeder.follow.backoff import Stop
+from feeder.follow.parts import Pace, Parts
 from feeder.follow.versions import Versions
-from feeder.sink.brake import BRAKE_CURSOR, Store, nothing_lately, told_brake
-from feeder.sources.change_feed import ChangeFeed, Lease, Noticed, Side
+from feeder.sink.brake import BRAKE_CURSOR, told_brake
+from feeder.sources.change_feed import ChangeFeed, Noticed, Side
 from feeder.state.state_file import FOLLOWER_CURSOR
-from feeder.telemetry.metrics import Metrics
 from feeder.telemetry.reporting import by_reason
 from vector_client.types import CollectionState
 
@@ -47,51 +45,6 @@ LOOKOUT_S = 60.0
 """Between two looks at what changes seldom."""
 ANEW_APART_S = 30.0
 """Two new starts of a feed are at least so far apart."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """poll_s: pause when nothing was noticed. compare_s: a full comparison this often, more seldom where it
-    takes long. check_s: between looks at lease and backlog."""
-
-    poll_s: float
-    compare_s: float
-    check_s: float = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Lookout:
-    """What may change while a collection is followed. store: the service's data directory, as it was named
-    when this was wired. unread: rows that triggers wrote and this follower does not read, by side.
-    better: what a database has come to grant, None for nothing better."""
-
-    store: str
-    unread: Callable[[], Mapping[Side, int]]
-    better: Callable[[], str | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """One collection's sources, lease and service. clock: seconds since 1970; ticks: monotonic seconds.
-    version_of: the embedding_version to write under, or why there is none. follower: names the memory behind
-    `truth`. activity: what can be followed without a version, None where that is nothing. vanished: how many
-    items have vanished within the brake's window. lookout: asked every LOOKOUT_S."""
-
-    collection: str
-    store: Store
-    truth: Facts
-    feeds: Mapping[Side, ChangeFeed]
-    lease: Lease
-    reconciler: Reconciler
-    metrics: Metrics
-    clock: Callable[[], float]
-    ticks: Callable[[], float]
-    jitter: Callable[[], float]
-    version_of: Callable[[CollectionState], str]
-    follower: str
-    activity: Activity | None = None
-    vanished: Callable[[], int] = nothing_lately
-    lookout: Lookout | None = None
 
 
 class _Ended(Exception):

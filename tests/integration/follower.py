@@ -14,7 +14,8 @@ from prometheus_client import CollectorRegistry
 from feeder.changes import Changes
 from feeder.compare.reconciler import Reconciler
 from feeder.follow.activity_only import Activity
-from feeder.follow.follower import Lookout, Pace, Parts, Syncer
+from feeder.follow.follower import Syncer
+from feeder.follow.parts import Lookout, Pace, Parts
 from feeder.follow.versions import vector_version
 from feeder.settings import Settings
 from feeder.sink.brake import Brake

@@ -16,7 +16,8 @@ from prometheus_client import CollectorRegistry
 from feeder.changes import Key, VectorPage
 from feeder.compare.reconciler import Reconciler
 from feeder.errors import BrakeOn, FeedLost, SourceDown
-from feeder.follow.follower import OWES, Pace, Parts, Syncer
+from feeder.follow.follower import OWES, Syncer
+from feeder.follow.parts import Pace, Parts
 from feeder.read.vector_reader import Sources, Truth
 from feeder.sink.brake import Brake, BrakedStore, Window
 from feeder.sources.change_feed import Backlog, Noticed, Tier

@@ -14,7 +14,8 @@ from feeder.changes import Changes, Key, VectorPage
 from feeder.compare.reconciler import Reconciler
 from feeder.errors import AnotherFeeder, FeederError, SettingsWrong, SourceDown
 from feeder.follow.backoff import LEASE_PATIENCE_S, Interruptions
-from feeder.follow.follower import Pace, Parts, Syncer
+from feeder.follow.follower import Syncer
+from feeder.follow.parts import Pace, Parts
 from feeder.follow.supervisor import follow
 from feeder.read.vector_reader import Truth
 from feeder.sink.brake import Brake

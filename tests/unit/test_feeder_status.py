@@ -99,7 +99,9 @@ def test_the_tier_and_its_freshness_are_said_once(caplog: pytest.LogCaptureFixtu
 
 
 def test_reasons_are_counted_without_the_address() -> None:
-    assert by_reason({1: "https://a/1: gone", 2: "https://b/22: gone", 3: "no vector"}) == [
+    assert by_reason(
+        {1: "https://img.example/1: gone", 2: "https://img.example/22: gone", 3: "no vector"}
+    ) == [
         ("gone", [1, 2]),
         ("no vector", [3]),
     ]

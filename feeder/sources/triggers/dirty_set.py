@@ -65,6 +65,14 @@ class Statements(Protocol):
 
     def change(self, statements: Sequence[str], parameters: Sequence[Any] = ()) -> None: ...
 
+    def wait(self, seconds: float) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class OwnerStatements(Statements, Protocol):
+    """As the tables' owner."""
+
     def install(self, words: Mapping[str, str]) -> None: ...
 
     def drop_triggers(self, watched: Watched) -> None: ...
@@ -73,10 +81,6 @@ class Statements(Protocol):
         """Return the table's name with its schema where a trigger would not find it without."""
 
     def literal(self, text: str) -> str: ...
-
-    def wait(self, seconds: float) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def names_of(statements: Statements, watched: Watched) -> dict[str, str]:
@@ -91,7 +95,7 @@ def names_of(statements: Statements, watched: Watched) -> dict[str, str]:
     }
 
 
-def install(statements: Statements, watched: Watched) -> None:
+def install(statements: OwnerStatements, watched: Watched) -> None:
     """Make the dirty set and the triggers of one side; doing it again is harmless, and tells the feeder to
     compare everything once. Needs the table's owner."""
     table = statements.qualified(watched.table)
@@ -109,7 +113,7 @@ def install(statements: Statements, watched: Watched) -> None:
     )
 
 
-def remove(statements: Statements, watched: Watched) -> None:
+def remove(statements: OwnerStatements, watched: Watched) -> None:
     """Undo `install`, also what is half there: triggers, rows, and the tables once no other side uses them.
     Needs the table's owner."""
     statements.drop_triggers(watched)
