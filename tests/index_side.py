@@ -60,7 +60,14 @@ class IndexStore:
         batch = WriteBatch(items, deletes, changes.embedding_version, cursors)
         ack = self.index.write(self._name, batch)
         return Applied(
-            ack.upserted, ack.deleted, ack.stale_ignored, refused, ack.seq, ack.vanished, ack.reappeared
+            ack.upserted,
+            ack.deleted,
+            ack.stale_ignored,
+            refused,
+            ack.seq,
+            ack.vanished,
+            ack.reappeared,
+            ack.unknown_ids,
         )
 
     def showing(self, ids: Sequence[Id]) -> int:

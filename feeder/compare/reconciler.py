@@ -301,7 +301,15 @@ def store_known(
         stay = [Item(i, active=False, source_version=source_version) for i in refused if i in hidden]
         store.apply(Changes(stay, embedding_version=version if stay else None), cursors)
     truth.note(known, refused)
-    return applied, refused
+    if not applied.unknown_ids:
+        return applied, refused
+    # It was taken for stored, and somebody has deleted it there: this time with its content.
+    again = truth.about(ids=applied.unknown_ids, anew=True)
+    items = [item for item in again.items if has_content(item)]
+    _, refused_again = store_known(
+        store, truth, replace(again, items=items), version, source_version, cursors
+    )
+    return applied, {**refused, **refused_again}
 
 
 def changes_of(known: Known, version: str, source_version: int) -> Changes:

@@ -25,7 +25,7 @@ LOOKED_UP_MAX = 64
 @dataclass(frozen=True, slots=True)
 class Applied:
     """What the service did with Changes; `rejected` is set aside there, with its reasons. vanished,
-    reappeared: see vector_client.types.Written."""
+    reappeared, unknown_ids: see vector_client.types.Written."""
 
     upserted: int
     deleted: int
@@ -34,6 +34,7 @@ class Applied:
     seq: int
     vanished: int | None = None
     reappeared: int | None = None
+    unknown_ids: Sequence[Id] = ()
 
 
 class Applier:
@@ -104,6 +105,7 @@ class Applier:
             written[-1].seq,
             _sum(each.vanished for each in written),
             _sum(each.reappeared for each in written),
+            [item_id for each in written for item_id in each.unknown_ids],
         )
 
     def digest(self) -> Digest:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from feeder.changes import Directory, IntDirectory, ItemRow, TextDirectory
+from feeder.changes import Changes, Directory, IntDirectory, ItemRow, TextDirectory
 from feeder.compare.reconciler import Reconciler, Report, store_known
 from feeder.digest import Shares, crc_of, crcs_of
 from feeder.read.content_reader import ContentTruth, Recipe
@@ -304,3 +304,14 @@ table = "FCT_RECIPE"
 id = "RECIPE_ID"
 content = { title = "T", ingredients = "I" }
 """
+
+
+def test_what_somebody_deleted_in_the_index_comes_back_with_its_content(texts: Bench) -> None:
+    """Only its activity changed, and nothing is stored of an id that is not there."""
+    texts.mend()
+    texts.store.apply(Changes(delete_ids=["r1"]), {})
+    texts.put("r1", title="김치찌개 1", ingredients="두부, 파", active=False)
+    texts.noticed("r1", "r2")
+    assert texts.store.embedded == ["r1"]
+    assert texts.stored("r1").vector is not None and not texts.stored("r1").active
+    assert texts.compare().is_equal
