@@ -15,6 +15,7 @@ IndexStoreError
     ├── SeqNotReached       min_seq was not reached within the wait
     ├── StoreUnavailable    a store can't be opened or read now, or has another dim, metric or id type
     └── StoreDamaged        a row or file fails its checksum and cannot be mended from here
+        └── PointerLost     the stores may be sound; which of them to serve is unknown
 """
 
 from __future__ import annotations
@@ -95,3 +96,7 @@ class StoreUnavailable(Unavailable):
 
 class StoreDamaged(Unavailable):
     pass
+
+
+class PointerLost(StoreDamaged):
+    """`hint` makes the pointer again; trying to open the collection is cheap and goes well after that."""

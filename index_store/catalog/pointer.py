@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from index_store.catalog.aside import GENERATION, asides_in, generations_in, holds_rows
-from index_store.errors import GenerationConflict, StoreDamaged
+from index_store.errors import GenerationConflict, PointerLost
 from index_store.storage.durable_files import publish
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def _expect(member: Member | None, embedding_version: str, step: str, role: str)
 
 def read_pointer(directory: Path) -> Pointer:
     """The pointer of a collection; an empty one where none was written yet. A damaged file is answered
-    from the copy written right after it. Raises StoreDamaged when both are damaged, and when both are missing
+    from the copy written right after it. Raises PointerLost when both are damaged, and when both are missing
     beside a store that holds rows."""
     path = directory / POINTER_FILE
     try:
@@ -104,7 +104,7 @@ def read_pointer(directory: Path) -> Pointer:
         pointer = decode((directory / BACKUP_FILE).read_bytes())
     except (OSError, ValueError) as exc:
         text = f"{path} is damaged ({problem}) and so is its copy ({exc}); nothing was changed"
-        raise StoreDamaged(text, hint=hint_for(directory)) from exc
+        raise PointerLost(text, hint=hint_for(directory)) from exc
     log.error("pointer_damaged", extra={"path": str(path), "problem": problem})
     return pointer
 
@@ -118,7 +118,7 @@ def _first(directory: Path) -> Pointer:
     if not held:
         return Pointer()
     what = f"{directory / POINTER_FILE} and {BACKUP_FILE} are missing beside {', '.join(held)}"
-    raise StoreDamaged(
+    raise PointerLost(
         f"{what}: which of them to serve is unknown; nothing was changed", hint=hint_for(directory)
     )
 

@@ -71,7 +71,7 @@ def repoint(data_dir: Path, collection: str, generation: str | None = None) -> P
             if one is not chosen and one.problems:
                 quarantine(one.path)  # or the next sweep would retire it, and what is retired is removed
         write_pointer(directory, pointer)
-    log.warning("pointer_made", extra={"path": str(directory / POINTER_FILE), "current": chosen.path.name})
+    log.info("pointer_made", extra={"path": str(directory / POINTER_FILE), "current": chosen.path.name})
     return pointer
 
 

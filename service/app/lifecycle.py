@@ -15,6 +15,7 @@ import numpy as np
 from index_store.errors import (
     GenerationConflict,
     IndexStoreError,
+    PointerLost,
     StoreDamaged,
     Unavailable,
 )
@@ -246,7 +247,7 @@ class Lifecycle:
 
 
 def _may_pass(error: Unavailable) -> bool:
-    return not isinstance(error, StoreDamaged)
+    return not isinstance(error, StoreDamaged) or isinstance(error, PointerLost)
 
 
 def _ms_since(started: float) -> int:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from index_store.__main__ import main
+from index_store.catalog.pointer import BACKUP_FILE, POINTER_FILE
 from index_store.engine.index import EmbeddedIndex
 from index_store.storage.commit_marks import AckedSeq
 from index_store.storage.schema import STORE_FILE
@@ -80,6 +82,31 @@ def test_all_is_well(seeded: Path) -> None:
         assert ready(app) == []
         for name in ("recipes", "products"):
             assert metric(app, f'uhok_collection_ready{{collection="{name}"}} 1.0')
+
+
+def test_a_lost_pointer_is_named_and_its_command_helps(seeded: Path) -> None:
+    directory = seeded / "collections" / "recipes"
+    for name in (POINTER_FILE, BACKUP_FILE):
+        (directory / name).unlink()
+    with running_app(seeded, PROBED_EACH_SECOND) as app:
+        refused = app.post("/v1/search", {"like_ids": [1]})
+        assert (refused.status_code, refused.json()["code"]) == (503, "store_damaged")
+        assert refused.json()["hint"] == f"python -m index_store repoint {seeded} recipes"
+        assert app.post("/v1/search", {"like_ids": ["007"], "collection": "products"}).status_code == 200
+        assert main(refused.json()["hint"].split()[3:]) == 0
+        until(lambda: app.post("/v1/search", {"like_ids": [1]}).status_code == 200)
+        assert health(app)["collections"]["recipes"]["count"] > 0
+
+
+def test_generations_set_aside_are_counted(seeded: Path) -> None:
+    with running_app(seeded) as app:
+        for name in ("recipes", "products"):
+            assert metric(app, f'uhok_set_aside_generations{{collection="{name}"}} 0.0')
+        aside = seeded / "collections" / "recipes" / "g000000.old-20261101T000000Z-0123abcd"
+        aside.mkdir()
+        (aside / STORE_FILE).write_bytes(b"x" * 77)
+        assert metric(app, 'uhok_set_aside_generations{collection="recipes"} 1.0')
+        assert metric(app, 'uhok_set_aside_bytes{collection="recipes"} 77.0')
 
 
 def test_one_damaged_store_is_named_and_the_other_collection_serves(

@@ -155,6 +155,15 @@ def test_log_lines_are_json_and_carry_the_request_id(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
+def test_data_is_for_owner_and_group(tmp_path: Path, workers: str) -> None:
+    service = ServiceProcess(tmp_path / "data", {"WORKERS": workers}).start()
+    assert service.stop() == 0
+    found = [tmp_path / "data", *(tmp_path / "data").rglob("*")]
+    assert any(path.name == "store.sqlite" for path in found)
+    assert [path for path in found if path.stat().st_mode & 0o027] == []
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_maintenance_runs_beside_the_workers_and_ends_with_them(tmp_path: Path, workers: str) -> None:
     service = ServiceProcess(tmp_path / "data", {"WORKERS": workers, "PROBE_S": "1"}).start()
     try:
