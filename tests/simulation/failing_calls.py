@@ -15,6 +15,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from index_store.catalog.aside import RETIRED_MARK
+from index_store.storage.commit_marks import ACKED_FILE
+from index_store.storage.schema import LOCK_FILE
+
 LIBRARY_FILE = "failing_calls.so"
 
 
@@ -82,7 +86,10 @@ def unsynced_renames(calls: Sequence[str]) -> list[str]:
     """What a log of calls gave its name before its bytes were durable, or did not make the name durable.
 
     Only names that are to stay count: what happens inside a directory that is not published yet is its own.
+    A generation that is set aside holds a store in use: what was acknowledged is synced, the two marks of its
+    commits never are, and its log may be there and empty.
     """
+    empty: set[str] = set()
     unwritten: set[str] = set()
     unnamed: set[str] = set()
     wrong: list[str] = []
@@ -97,6 +104,8 @@ def unsynced_renames(calls: Sequence[str]) -> list[str]:
         elif kind == "rename":
             moved = {name for name in unwritten if name == old or name.startswith(old + "/")}
             unwritten -= moved
+            if RETIRED_MARK in path:
+                moved = {name for name in moved - empty if Path(name).name not in (ACKED_FILE, LOCK_FILE)}
             if ".tmp-" in path:
                 unwritten |= {path + name.removeprefix(old) for name in moved}
             else:
@@ -104,4 +113,5 @@ def unsynced_renames(calls: Sequence[str]) -> list[str]:
                 unnamed.add(path)
         elif kind != "remove":
             unwritten.add(path)
+            (empty.add if kind == "create" else empty.discard)(path)
     return wrong + sorted(unnamed)

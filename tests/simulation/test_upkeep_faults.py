@@ -57,3 +57,8 @@ def test_renames_without_syncing_are_seen() -> None:
         "rename /d",
     ]
     assert unsynced_renames([*inside, "sync /"]) == ["/d.tmp-1/x"]
+    aside = ["write /g/acked.seq", "create /g/log", "from /g", "rename /g.old-1", "sync /"]
+    assert unsynced_renames(aside) == []
+    assert unsynced_renames(["write /g/log", *aside[2:]]) == ["/g/log"]
+    assert unsynced_renames(["create /g/log", "write /g/log", *aside[2:]]) == ["/g/log"]
+    assert unsynced_renames(aside[:-1]) == ["/g.old-1"]

@@ -16,13 +16,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from index_store.catalog.aside import asides_in
 from index_store.catalog.snapshots import SEGMENTS, SNAPSHOTS
 from index_store.engine.index import EmbeddedIndex
 from index_store.errors import IndexStoreError
 from index_store.maintenance.backup import backup_data, restore_data
-from index_store.maintenance.check import check
+from index_store.maintenance.check import check, check_store
 from index_store.maintenance.worker import Maintenance, MaintenanceLimits
 from index_store.segment.builder import BuildOptions
+from index_store.storage.schema import STORE_FILE, connect_sqlite
 from index_store.storage.sealed_directory import TEMPORARY_MARK, read_manifest
 from index_store.types import ItemDelete, ItemWrite, WriteBatch
 from tests.reference_index import ReferenceIndex
@@ -209,7 +211,14 @@ def _settle_advance(bench: Bench) -> None:
         if other.role == "next":
             status = index.advance(NAME, "abort", other.embedding_version)
     index.close()
+    asides = asides_in(bench.generation.parent)
+    for aside in asides:  # a store with rows, whole, whatever call was hit
+        connection = connect_sqlite(aside.path / STORE_FILE)
+        (version,) = connection.execute("SELECT value FROM meta WHERE key='embedding_version'").fetchone()
+        connection.close()
+        assert list(check_store(aside.path / STORE_FILE, version)) == []
     there = {path.name for path in bench.generation.parent.iterdir() if path.is_dir()}
+    there -= {aside.path.name for aside in asides}
     assert status.current is not None and status.current.embedding_version == "v1"
     assert there == {"g000001", *(other.generation for other in status.others)}
     bench.assert_whole()
