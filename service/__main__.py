@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import logging
 import os
+import resource
 import socket
 import sys
 import tempfile
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 
 EXIT_BAD_START = 2
 METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
+_FILES_WANTED = 65_536
+_FILES_FEW = 1024
 _SOCKET_BACKLOG = 2048
 _UMASK = 0o027
 """Data is for its owner and group; worker processes inherit it."""
@@ -54,6 +58,7 @@ def main(argv: Sequence[str]) -> int:
         return EXIT_BAD_START
     configure_logging(settings.log_level)
     _tell_access(settings)
+    _raise_file_limit()
     with _shared_by(settings.workers):
         is_served = serve(settings, catalogue, listener, "service.__main__", is_demo=arguments.demo)
     return 0 if is_served else EXIT_BAD_START
@@ -122,7 +127,20 @@ def _require_writable(directory: Path) -> None:
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT) and directory.is_dir():
+            return  # searches need no room; writes are refused until there is some
         raise BadConfiguration([f"DATA_DIR {directory} can't be written: {exc.strerror}"]) from exc
+
+
+def _raise_file_limit() -> None:
+    """Each store holds some files open and so does each connection; many systems start a process with 1024,
+    for reasons that do not hold here (select)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, _FILES_WANTED)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < _FILES_FEW:
+        log.warning("file_limit_low", extra={"files": wanted, "hint": "ulimit -n 65536 before the start"})
 
 
 if __name__ == "__main__":

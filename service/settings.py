@@ -235,6 +235,9 @@ class Settings:
     set_aside_keep_days: int = number(
         7, 1, 3650, "days", "How long a generation that no role names any more is kept before it is removed."
     )
+    snapshots_kept: int = number(
+        7, 0, 1000, "snapshots", "How many of /v1/snapshot are kept, the oldest go first; 0 keeps all."
+    )
     drain_s: int = number(20, 1, 600, "seconds", "How long a stop waits for requests in flight.")
     probe_s: int = number(
         5,

@@ -211,7 +211,7 @@ def build(
         pictures=pictures,
         prober=prober,
         exposition=partial(_exposition, metrics, settings.data_dir),
-        snapshots=_snapshots(settings.data_dir),
+        snapshots=_snapshots(settings),
         store_id=partial(store_id, settings.data_dir),
         metrics=metrics,
         request_log=request_log,
@@ -259,12 +259,16 @@ def _bodies(settings: Settings) -> BodyReader:
     return BodyReader(bytes_max=max(settings.bodies_bytes_max, largest), seconds_max=settings.body_read_s_max)
 
 
-def _snapshots(data_dir: Path) -> Snapshots:
+def _snapshots(settings: Settings) -> Snapshots:
+    data_dir = settings.data_dir
+
     def back_up(target: Path) -> Mapping[str, int]:
         seqs: Mapping[str, int] = backup_data(data_dir, target).facts["seqs"]
         return seqs
 
-    return Snapshots(back_up, data_dir / "backups", partial(datetime.now, UTC))
+    return Snapshots(
+        back_up, data_dir / "backups", partial(datetime.now, UTC), kept_max=settings.snapshots_kept
+    )
 
 
 def _exposition(metrics: Metrics, data_dir: Path) -> bytes:

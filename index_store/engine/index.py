@@ -30,7 +30,7 @@ from index_store.errors import (
 from index_store.maintenance.backup import backup_data
 from index_store.query.view import View
 from index_store.storage.digest import BUCKETS, PARTS_MAX
-from index_store.storage.disk_guard import RESERVE_BYTES, DiskGuard, FreeBytes, free_bytes
+from index_store.storage.disk_guard import RESERVE_BYTES, Ballast, DiskGuard, FreeBytes, free_bytes
 from index_store.storage.group_commit import WriterLimits
 from index_store.storage.schema import Connector, connect_sqlite
 from index_store.storage.store import Store
@@ -84,6 +84,7 @@ class EmbeddedIndex:
         self._clock = clock
         self._connect = connect
         self._free = free
+        self._ballast = Ballast(data_dir, free)
         self._collections: dict[str, Collection] = {}
         for spec in specs:
             check_spec(spec)
@@ -95,6 +96,14 @@ class EmbeddedIndex:
         the others serve, and a later call tries those again. From one thread at a time."""
         kernels.warm()
         exact_kernels.warm()
+        failures = self._open_each()
+        if not failures:
+            self._ballast.keep(self._limits.disk_reserve_bytes)
+        elif self._data_dir.is_dir() and self._ballast.release_if_full():
+            failures = self._open_each()
+        return failures
+
+    def _open_each(self) -> dict[str, Unavailable]:
         failures: dict[str, Unavailable] = {}
         for name, collection in self._collections.items():
             try:

@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from index_store.catalog.pointer import Pointer, decode, encode, read_pointer, write_pointer
-from index_store.errors import StoreDamaged, Unavailable, WriteFailed
+from index_store.errors import ReadOnly, StoreDamaged, Unavailable, WriteFailed
 from index_store.maintenance.check import check, check_store, collection_directories
+from index_store.storage.disk_guard import RESERVE_BYTES, FreeBytes, free_bytes
 from index_store.storage.durable_files import sync_directory
 from index_store.storage.schema import SQLITE_ERRORS, STORE_FILE, Connector, connect_archived, connect_sqlite
 from index_store.storage.sealed_directory import (
@@ -38,13 +39,21 @@ _KIND = "backup"
 _LEFT = re.compile(r".+\.tmp-[0-9a-f]{12}")
 
 
-def backup_data(data_dir: Path, target: Path, connect: Connector = connect_sqlite) -> Manifest:
+def backup_data(
+    data_dir: Path,
+    target: Path,
+    connect: Connector = connect_sqlite,
+    reserve_bytes: int = RESERVE_BYTES,
+    free: FreeBytes = free_bytes,
+) -> Manifest:
     """Copy every store as of one commit each, while reads and writes go on; `target` appears whole or not
-    at all, and must not exist. Raises WriteFailed, StoreDamaged, Unavailable."""
+    at all, and must not exist. reserve_bytes: left free on the disk of `target`. Raises WriteFailed, ReadOnly
+    (too little room), StoreDamaged, Unavailable."""
     if target.exists():
         raise WriteFailed(f"{target} exists already")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _require_room(data_dir, target.parent, reserve_bytes, free)
         with _workplace(target.parent, target.name) as temporary:
             seqs: dict[str, int] = {}
             for collection in collection_directories(data_dir):
@@ -55,6 +64,28 @@ def backup_data(data_dir: Path, target: Path, connect: Connector = connect_sqlit
         raise WriteFailed(f"the backup to {target} failed and nothing was kept: {exc}") from exc
     log.info("backup_made", extra={"target": str(target), "stores": len(seqs)})
     return manifest
+
+
+def _require_room(data_dir: Path, target: Path, reserve_bytes: int, free: FreeBytes) -> None:
+    """A copy must not take the room that the stores need to go on writing."""
+    sizes = [
+        path.stat().st_size
+        for collection in collection_directories(data_dir)
+        for member in read_pointer(collection).members
+        for path in (collection / member.name).glob(f"{STORE_FILE}*")
+    ]
+    needed, left = sum(sizes), free(target)
+    if left < needed + reserve_bytes:
+        raise ReadOnly(
+            f"a copy may take {_mib(needed)} MiB and {_mib(reserve_bytes)} MiB are kept free for writes, "
+            f"{_mib(left)} MiB are free on the disk of {target}",
+            f"df -h {target}; delete old backups there, or back up to another disk: "
+            f"python -m index_store backup {data_dir} TARGET",
+        )
+
+
+def _mib(size: int) -> int:
+    return -(-size >> 20)
 
 
 def _publish(sealed: Path, target: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import resource
 import shutil
@@ -12,6 +13,10 @@ from typing import TypeAlias
 
 FreeBytes: TypeAlias = Callable[[Path], int]
 
+log = logging.getLogger(__name__)
+
+BALLAST_FILE = "ballast"
+_BALLAST_BYTES = 4 * 1024 * 1024
 RESERVE_BYTES = 64 * 1024 * 1024
 
 _KEPT_FREE = 12
@@ -43,6 +48,33 @@ class DiskGuard:
             f"the disk is nearly full ({free >> 20} MiB free, {self._reserve_bytes >> 20} MiB are kept): "
             "searches go on, writes wait for room"
         )
+
+
+class Ballast:
+    """A file that takes up room only to give it back: SQLite needs some 32 KiB beside each store to open it,
+    and on a disk that others have filled there would be none after a clean stop."""
+
+    def __init__(self, directory: Path, free: FreeBytes = free_bytes) -> None:
+        self._path = directory / BALLAST_FILE
+        self._free = free
+
+    def keep(self, reserve_bytes: int) -> None:
+        """Make it again, where that leaves `reserve_bytes` free. Raises nothing: it is only a help."""
+        try:
+            if self._path.exists() or self._free(self._path.parent) < _BALLAST_BYTES + reserve_bytes:
+                return
+            with self._path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, _BALLAST_BYTES)
+        except OSError as exc:
+            log.warning("ballast_not_kept", extra={"path": str(self._path), "error": str(exc)})
+
+    def release_if_full(self) -> bool:
+        """Give the room back when less than it is free; whether the disk is that full. Raises OSError."""
+        if self._free(self._path.parent) >= _BALLAST_BYTES:
+            return False
+        self._path.unlink(missing_ok=True)
+        log.error("ballast_released", extra={"path": str(self._path)})
+        return True
 
 
 def require_files(wanted: int) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from service.app.health.maintenance_status import STATUS_FILE
@@ -16,6 +17,7 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
 _END_S_MAX = 5.0
+_STATUS_BYTES = 128
 
 
 class Maintainer:
@@ -35,7 +37,11 @@ class Maintainer:
         self._thread = threading.Thread(target=self._watch, name="maintainer", daemon=True)
 
     def start(self) -> None:
-        self._spawn()
+        """A child that can't be started now is tried again: searches go on without it."""
+        try:
+            self._spawn()
+        except OSError:
+            log.exception("maintenance_not_started")
         self._thread.start()
 
     def close(self) -> None:
@@ -50,7 +56,7 @@ class Maintainer:
                 child.kill()
                 child.wait()
         self._thread.join()
-        self._status_file.unlink(missing_ok=True)
+        self._tell({"pid": 0, "restarts": self._restarts})
 
     def _spawn(self) -> None:
         with self._lock:
@@ -58,15 +64,26 @@ class Maintainer:
                 return
             self._child = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
             told = {"pid": self._child.pid, "restarts": self._restarts}
-        fresh = self._status_file.with_suffix(".new")
-        fresh.write_text(json.dumps(told))
-        fresh.replace(self._status_file)
+        self._tell(told)
+
+    def _tell(self, told: Mapping[str, int]) -> None:
+        """Write the status over the one before, in place: a full disk has no room for another file. It keeps
+        no child from working."""
+        text = json.dumps(told).ljust(_STATUS_BYTES).encode()
+        try:
+            descriptor = os.open(self._status_file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            try:
+                os.pwrite(descriptor, text, 0)
+            finally:
+                os.close(descriptor)
+        except OSError as exc:
+            extra = {"path": str(self._status_file), "error": str(exc)}
+            log.error("maintenance_status_not_written", extra=extra)
 
     def _watch(self) -> None:
         pause_s = self._pause_s
         while not self._is_closing.is_set():
-            assert self._child is not None
-            code = self._child.wait()
+            code = self._child.wait() if self._child is not None else None
             if self._is_closing.is_set():
                 return
             log.warning("maintenance_ended", extra={"exit_code": code, "restarts": self._restarts})

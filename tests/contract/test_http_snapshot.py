@@ -5,7 +5,10 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from index_store.maintenance.backup import restore_data
+import pytest
+
+from index_store.errors import ReadOnly
+from index_store.maintenance.backup import backup_data, restore_data
 from tests.http_app import running_app, seed
 
 
@@ -50,3 +53,30 @@ def test_only_an_administrator_and_no_name_of_the_callers(tmp_path: Path) -> Non
         assert app.post("/v1/snapshot", {"name": "../x"}, headers=key).status_code == 422
         assert app.post("/v1/snapshot", {}, headers=key).status_code == 200
         assert len(list((tmp_path / "backups").iterdir())) == 1
+
+
+def test_what_was_made_is_listed_and_the_oldest_go(tmp_path: Path) -> None:
+    with running_app(tmp_path, {"SNAPSHOTS_KEPT": "2"}) as app:
+        seed(app)
+        own = tmp_path / "backups" / "monday"
+        own.mkdir(parents=True)
+        assert app.get("/v1/snapshot").json() == {"snapshots": []}
+        made = [app.post("/v1/snapshot", {}).json() for _ in range(4)]
+        names = [each["name"] for each in made]
+        assert [each["pruned"] for each in made] == [[], [], [names[0]], [names[1]]]
+        kept = app.get("/v1/snapshot").json()["snapshots"]
+        assert [each["name"] for each in kept] == [names[3], names[2]]
+        assert kept[0]["bytes"] == made[3]["bytes"] and kept[0]["made_at"].endswith("Z")
+        assert own.is_dir(), "what somebody else named is not touched"
+
+
+def test_a_copy_leaves_the_reserve_free(tmp_path: Path) -> None:
+    with running_app(tmp_path / "data") as app:
+        seed(app)
+    data, target = tmp_path / "data", tmp_path / "copy"
+    needed = sum(path.stat().st_size for path in data.glob("collections/*/*/store.sqlite*"))
+    with pytest.raises(ReadOnly, match="kept free for writes") as refused:
+        backup_data(data, target, reserve_bytes=1000, free=lambda _: needed + 999)
+    assert "df -h" in refused.value.hint and list(tmp_path.iterdir()) == [data]
+    backup_data(data, target, reserve_bytes=1000, free=lambda _: needed + 1000)
+    assert target.is_dir()

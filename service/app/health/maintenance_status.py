@@ -26,6 +26,8 @@ def maintenance_status(data_dir: Path) -> MaintenanceStatus:
         process_id, restarts = int(told["pid"]), int(told["restarts"])
     except (OSError, ValueError, KeyError, TypeError):
         return MaintenanceStatus("off")
+    if process_id == 0:  # ended in order
+        return MaintenanceStatus("off")
     return MaintenanceStatus("up" if _is_running(process_id) else "down", restarts)
 
 

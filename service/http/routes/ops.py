@@ -49,6 +49,7 @@ class OpsRoutes:
         router.add_api_route("/v1/rollback", self.post_rollback, methods=["POST"])
         router.add_api_route("/v1/abort", self.post_abort, methods=["POST"])
         router.add_api_route("/v1/snapshot", self.post_snapshot, methods=["POST"])
+        router.add_api_route("/v1/snapshot", self.get_snapshots, methods=["GET"])
         router.add_api_route("/v1/sync/status", self.get_sync_status, methods=["GET"])
         return router
 
@@ -111,6 +112,10 @@ class OpsRoutes:
     async def post_snapshot(self, request: Request) -> JsonResponse:
         await self._desk.json(request, self._snapshot_decoder)
         return JsonResponse(asdict(await self._desk.read(self._snapshots.make)))
+
+    async def get_snapshots(self) -> JsonResponse:
+        kept = await self._desk.read(self._snapshots.kept)
+        return JsonResponse({"snapshots": [asdict(each) for each in kept]})
 
     async def get_sync_status(self) -> JsonResponse:
         described = {}
