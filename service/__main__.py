@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EXIT_BAD_START = 2
+DEMO = "UHOK_DEMO"
 METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 _FILES_WANTED = 65_536
 _FILES_FEW = 1024
@@ -59,6 +60,8 @@ def main(argv: Sequence[str]) -> int:
     configure_logging(settings.log_level)
     _tell_access(settings)
     _raise_file_limit()
+    if arguments.demo:
+        os.environ[DEMO] = "1"  # read by several workers, which get no arguments
     with _shared_by(settings.workers):
         is_served = serve(settings, catalogue, listener, "service.__main__", is_demo=arguments.demo)
     return 0 if is_served else EXIT_BAD_START
@@ -77,7 +80,8 @@ def create_app() -> Application:
     configure_logging(settings.log_level)
     end_with_parent(settings.drain_s)
     metrics_dir = Path(os.environ[METRICS_DIR])
-    return made_application(settings, read_collections(settings), metrics_dir=metrics_dir)
+    catalogue = read_collections(settings)
+    return made_application(settings, catalogue, metrics_dir=metrics_dir, is_demo=DEMO in os.environ)
 
 
 def create_loop() -> SharingLoop:

@@ -33,6 +33,10 @@ _PLAIN_FIELDS = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict
 }
 
 
+_LOGGER_NAMES = {"uvicorn.error": "uvicorn"}
+"""uvicorn writes all its lines under that name: a start is no error."""
+
+
 class JsonLines(logging.Formatter):
     """One JSON object a line: time, level, logger, event and the fields given as `extra`."""
 
@@ -40,7 +44,7 @@ class JsonLines(logging.Formatter):
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "logger": record.name,
+            "logger": _LOGGER_NAMES.get(record.name, record.name),
             "event": record.getMessage(),
         }
         line.update({key: value for key, value in record.__dict__.items() if key not in _PLAIN_FIELDS})
@@ -56,6 +60,8 @@ def configure_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    # It tries builds for newer processors first and tells of each that is not there.
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)
 
 
 class RequestLine(NamedTuple):

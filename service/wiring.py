@@ -42,7 +42,7 @@ from service.embedding.port import Modality
 from service.embedding.serving.encoders import Batcher, ImageBatcher
 from service.embedding.serving.queue import LaneLimits
 from service.errors import ModelUnavailable
-from service.http.app import Application, Lifespan, Parts
+from service.http.app import Application, DemoPicture, Lifespan, Parts
 from service.http.auth import Keys, Role, TrustedProxies
 from service.http.dependencies import Desk
 from service.http.wire.body_reader import BodyReader
@@ -160,9 +160,11 @@ def build(
     before_serving: BeforeServing | None = None,
     make_index: MakeIndex | None = None,
     models: EarlyModels | None = None,
+    demo_picture: DemoPicture | None = None,
 ) -> Service:
     """Raises BadConfiguration. metrics_dir: where several workers sum their metrics. before_serving: awaited
-    when everything is open and before the first connection is taken. models: being opened already."""
+    when everything is open and before the first connection is taken. models: being opened already.
+    demo_picture: of a file name, where the demo is served."""
     catalogue = read_collections(settings)
     index = _index(settings, catalogue, make_index)
     readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
@@ -217,6 +219,7 @@ def build(
         request_log=request_log,
         is_open=lifecycle.is_open,
         contract=_CONTRACT.read_bytes(),
+        demo_picture=demo_picture,
         lifespan=_lifespan(lifecycle, prober.watch, request_log, waits=settings.workers > 1, before=before),
     )
     return Service(Application(parts), parts, ingester, catalogue, lifecycle)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from index_store.engine.index import EmbeddedIndex
-from service.http.app import Application
+from service.http.app import Application, DemoPicture
 from service.settings import Settings
 from service.wiring import MakeIndex, Service, build
 
@@ -87,12 +87,15 @@ class HttpApp:
 
 @contextmanager
 def running_app(
-    data_dir: Path, environ: Mapping[str, str] | None = None, make_index: MakeIndex = EmbeddedIndex
+    data_dir: Path,
+    environ: Mapping[str, str] | None = None,
+    make_index: MakeIndex = EmbeddedIndex,
+    demo_picture: DemoPicture | None = None,
 ) -> Iterator[HttpApp]:
     """A service on `data_dir`, opened and with its models loaded."""
     settings = Settings.from_environ({**NO_MODEL_FILES, "DATA_DIR": str(data_dir), **(environ or {})})
     loop = Loop()
-    service = build(settings, make_index=make_index)
+    service = build(settings, make_index=make_index, demo_picture=demo_picture)
     opened = service.lifecycle.opened()
     try:
         loop.run(_enter(opened, service))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -30,6 +31,10 @@ CATEGORIES = {
 """shape -> (name of the product, its category)."""
 
 
+_PRODUCTS = len(COLOURS) * len(CATEGORIES)
+_PICTURE_NAME = re.compile(r"P([0-9]{4})\.jpg")
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """One dish. minutes: cooking time."""
@@ -44,7 +49,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """One product with its picture. image_url: a path that names the picture; nothing is served there."""
+    """One product with its picture. image_url: the path at which the demo serves the picture."""
 
     product_id: str
     name: str
@@ -62,18 +67,38 @@ def recipes() -> list[Recipe]:
 
 def products() -> Iterator[Product]:
     """Yield each shape in each colour, the pattern changing along; drawn one by one."""
-    number = 0
-    for row, colour in enumerate(COLOURS):
-        for column, (shape, (noun, category)) in enumerate(CATEGORIES.items()):
-            number += 1
-            pattern = PATTERNS[(row + column) % len(PATTERNS)]
-            product_id = f"P{number:04d}"
-            yield Product(
-                product_id=product_id,
-                name=f"{colour.adjective} {pattern.name} {noun}",
-                category=category,
-                colour=colour.name,
-                pattern=pattern.name,
-                image_url=f"/demo/{product_id}.jpg",
-                jpeg=draw(shape, colour, pattern, scale=0.90 + 0.025 * (number % 5)),
-            )
+    yield from map(_product, range(1, _PRODUCTS + 1))
+
+
+def _product(number: int) -> Product:
+    """number: from 1."""
+    row, column = divmod(number - 1, len(CATEGORIES))
+    colour, (shape, (noun, category)) = COLOURS[row], list(CATEGORIES.items())[column]
+    pattern = PATTERNS[(row + column) % len(PATTERNS)]
+    product_id = f"P{number:04d}"
+    return Product(
+        product_id=product_id,
+        name=f"{colour.adjective} {pattern.name} {noun}",
+        category=category,
+        colour=colour.name,
+        pattern=pattern.name,
+        image_url=f"/demo/{product_id}.jpg",
+        jpeg=draw(shape, colour, pattern, scale=0.90 + 0.025 * (number % 5)),
+    )
+
+
+class DemoPictures:
+    """The products' pictures by file name, each drawn once (some 30 ms). Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._drawn: dict[int, bytes] = {}
+
+    def jpeg(self, file_name: str) -> bytes | None:
+        """Return the picture that an `image_url` of the demo ends with; None when there is none."""
+        named = _PICTURE_NAME.fullmatch(file_name)
+        number = int(named[1]) if named else 0
+        if not 1 <= number <= _PRODUCTS:
+            return None
+        if number not in self._drawn:
+            self._drawn[number] = _product(number).jpeg
+        return self._drawn[number]

@@ -18,6 +18,7 @@ from service.app.search import Searcher
 from service.http.auth import TrustedProxies
 from service.http.dependencies import Desk, exchange_of
 from service.http.middleware import Edge
+from service.http.routes.demo import DemoRoutes
 from service.http.routes.digest import DigestRoutes
 from service.http.routes.embed import EmbedRoutes
 from service.http.routes.legacy import LegacyRoutes
@@ -32,13 +33,15 @@ from service.http.wire.upsert import IntakeReader
 from service.observing import Metrics, RequestLog
 from service.settings import Settings
 
+DemoPicture: TypeAlias = Callable[[str], bytes | None]
 Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What the application is made of. lifespan: opens everything, and closes it after the last request.
-    contract: openapi.yaml, which is served as it is."""
+    contract: openapi.yaml, which is served as it is. demo_picture: where the demo is served, the picture of a
+    file name."""
 
     desk: Desk
     searcher: Searcher
@@ -53,6 +56,7 @@ class Parts:
     is_open: Callable[[], bool]
     lifespan: Lifespan
     contract: bytes
+    demo_picture: DemoPicture | None = None
 
 
 class Application:
@@ -102,7 +106,9 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
 
 def _routers(parts: Parts) -> list[APIRouter]:
     desk = parts.desk
+    demo = [] if parts.demo_picture is None else [DemoRoutes(desk, parts.demo_picture).router()]
     return [
+        *demo,
         HealthRoutes(desk, parts.prober, parts.contract).router(),
         EmbedRoutes(desk).router(),
         WriteRoutes(desk, parts.ingester, IntakeReader(desk.catalogue, desk.settings)).router(),

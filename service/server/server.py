@@ -58,7 +58,7 @@ def serve(
     announcer = Announcer(settings.host, port, greeting(port), _say)
     announcer.start()
     try:
-        return _serve(settings, catalogue, listener, program, fills=fills)
+        return _serve(settings, catalogue, listener, program, fills=fills, is_demo=True)
     finally:
         announcer.close()
 
@@ -69,24 +69,37 @@ def made_application(
     *,
     metrics_dir: Path | None = None,
     before: Callable[[Ingester, Catalogue], Awaitable[object]] | None = None,
+    is_demo: bool = False,
 ) -> Application:
     """Return what answers, its models being opened already. The collector rests until they are: a start makes
-    no garbage."""
+    no garbage. is_demo: the demo's pictures are served too."""
     gc.disable()
     models = EarlyModels(settings.models_dir, threads=settings.model_threads, runtime=settings.model_runtime)
     models.begin((c.modality, c.model, c.dim) for c in catalogue.collections if c.model != NO_MODEL)
     from service.wiring import build
 
-    return build(settings, metrics_dir, before_serving=before, models=models).application
+    picture = None
+    if is_demo:
+        from service.demo.catalogue import DemoPictures
+
+        picture = DemoPictures().jpeg
+    service = build(settings, metrics_dir, before_serving=before, models=models, demo_picture=picture)
+    return service.application
 
 
 def _serve(
-    settings: Settings, catalogue: Catalogue, listener: socket.socket, program: str, *, fills: bool = False
+    settings: Settings,
+    catalogue: Catalogue,
+    listener: socket.socket,
+    program: str,
+    *,
+    fills: bool = False,
+    is_demo: bool = False,
 ) -> bool:
     """fills: one process puts the demo into the index first, with the models that then serve."""
     is_alone = settings.workers == 1
     before = partial(_fill, settings.data_dir) if fills else None
-    alone = partial(made_application, settings, catalogue, before=before)
+    alone = partial(made_application, settings, catalogue, before=before, is_demo=is_demo)
     config = uvicorn.Config(
         alone if is_alone else f"{program}:create_app",
         factory=True,

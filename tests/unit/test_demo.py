@@ -18,12 +18,13 @@ from index_store.types import Ack
 from service.app.ingest import Intake
 from service.collections import Catalogue, Collection
 from service.demo import shapes
-from service.demo.catalogue import CATEGORIES, Product, products, recipes
+from service.demo.catalogue import CATEGORIES, DemoPictures, Product, products, recipes
 from service.demo.greeting import QUERY_PICTURE, greeting
 from service.demo.loading import load_demo
 from service.demo.pictures import COLOURS, PATTERNS, PIXELS, draw
 from service.embedding.text import normalise_text
 from service.errors import Reject
+from tests.http_app import running_app
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -152,3 +153,19 @@ def test_collections_of_other_meaning_are_left_alone() -> None:
     others = Collection("recipes", id_field="id", text_template="{title}", model="m")
     assert load(others) == (0, [])
     assert load(PRODUCTS)[0] == 150
+
+
+def test_every_image_url_leads_to_its_picture(tmp_path: Path, drawn: list[Product]) -> None:
+    with running_app(tmp_path, demo_picture=DemoPictures().jpeg) as app:
+        for product in drawn[::37]:
+            answer = app.get(product.image_url)
+            assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+            assert answer.content == product.jpeg
+            assert Image.open(io.BytesIO(answer.content)).size == (PIXELS, PIXELS)
+        for wrong in ("/demo/P0000.jpg", "/demo/P0151.jpg", "/demo/P1.jpg", "/demo/recipes.json"):
+            assert app.get(wrong).json()["code"] == "unknown_item", wrong
+
+
+def test_without_the_demo_no_picture_of_it_is_served(tmp_path: Path) -> None:
+    with running_app(tmp_path) as app:
+        assert app.get("/demo/P0001.jpg").json()["code"] == "unknown_route"
