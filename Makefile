@@ -24,7 +24,7 @@ export PYTHONDONTWRITEBYTECODE :=
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 IMPORTED := item_rules image_fetch index_store service feeder vector_client
-CHECKED := $(IMPORTED) benchmarks tests
+CHECKED := $(IMPORTED) benchmarks tests examples setup.py
 
 .PHONY: help
 help: ## list the targets
@@ -80,9 +80,13 @@ lock: ## requirements.lock again, out of pyproject.toml and constraints.txt (ask
 pin: ## renew the digests of the images in Dockerfile and docker-compose.yml (needs docker and a registry)
 	@sh deploy/pin_images.sh Dockerfile docker-compose.yml
 
+.PHONY: client
+client: $(VENV)/.test ## build the client's wheel and sdist into dist/, to install in a backend
+	$(PY) -m build --no-isolation --outdir dist vector_client
+
 .PHONY: clean
 clean: ## remove the virtual environment and caches; DATA_DIR and MODELS_DIR stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .out build *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .out build dist *.egg-info vector_client/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Set-up. Each step leaves a stamp, so that a second start does nothing here.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Mapping
@@ -51,7 +52,7 @@ from feeder.wiring_feeds import (
 )
 from image_fetch.fetch import FetchLimits, PictureFetch
 from vector_client.http import VectorClient
-from vector_client.transport import Limits
+from vector_client.retries import Limits
 from vector_client.types import CollectionState, Id
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,12 @@ RESTS_S_MAX = 30.0
 
 def client_of(settings: Settings) -> VectorClient:
     bounds = settings.bounds
-    limits = Limits(bounds.timeout_s, bounds.retries, connections_max=bounds.connections + 1)
+    limits = Limits(
+        deadline_s=math.inf,
+        attempt_s=bounds.timeout_s,
+        retries=bounds.retries,
+        connections_max=bounds.connections + 1,
+    )
     return VectorClient.to(settings.service_url, settings.keys, limits)
 
 

@@ -55,7 +55,8 @@ _MODALITIES: tuple[Modality, ...] = ("text", "image")
 _PICTURES_A_BATCH = 16
 """A picture's forward pass gains nothing from larger batches."""
 _YOUNG_OBJECTS = 20_000
-_CONTRACT = Path(__file__).parents[1] / "openapi.yaml"
+_CONTRACT_PLACES = (Path(__file__).parents[1] / "openapi.yaml", Path(__file__).parent / "openapi.yaml")
+"""In a checkout it stands at the root, in an installation in this package (setup.py)."""
 _READERS = 4
 _FETCHERS = 8
 _LONG_PICTURE_MS = 500
@@ -218,7 +219,7 @@ def build(
         metrics=metrics,
         request_log=request_log,
         is_open=lifecycle.is_open,
-        contract=_CONTRACT.read_bytes(),
+        contract=next(path for path in _CONTRACT_PLACES if path.exists()).read_bytes(),
         demo_picture=demo_picture,
         lifespan=_lifespan(lifecycle, prober.watch, request_log, waits=settings.workers > 1, before=before),
     )

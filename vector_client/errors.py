@@ -1,15 +1,21 @@
 """Every way a call can fail.
 
 VectorClientError
-├── NoAnswer                the service was not reached, or the connection broke
-│   └── TimedOut            no answer in time; a write may still be applied later
+├── NoAnswer                the service was not reached
+│   ├── Disconnected        the connection broke before the answer was whole
+│   ├── TimedOut            no answer in time; a write may still be applied later
+│   └── CircuitOpen         not asked: too many calls before failed; the circuit breaker tries again soon
 ├── BadAnswer               something answered that is not the service
+├── DatabaseFailed          the backend's own database could not answer
+├── PathFailed              a searcher of the backend's own raised another error; its text is in the message
+├── SpaceChanged            the service embeds with another model than the table's vectors
 └── Refused                 the service said no; status, code, detail, request_id say why
-    ├── BadRequest          400, 413, 415, 422: the same request fails again
+    ├── BadRequest          any other 4xx: the same request fails again
     ├── KeyRefused          401, 403
     ├── NotFound            404
     ├── Conflict            409, as embedding_version_mismatch
     └── Unavailable         429 and 5xx: the same request may succeed later
+SettingsWrong               a variable of the environment is missing or out of bounds; all mistakes at once
 """
 
 from __future__ import annotations
@@ -22,7 +28,15 @@ class VectorClientError(Exception):
     """Base of all errors of this package."""
 
 
+class SettingsWrong(Exception):
+    pass
+
+
 class NoAnswer(VectorClientError):
+    pass
+
+
+class Disconnected(NoAnswer):
     pass
 
 
@@ -30,7 +44,23 @@ class TimedOut(NoAnswer):
     pass
 
 
+class CircuitOpen(NoAnswer):
+    pass
+
+
 class BadAnswer(VectorClientError):
+    pass
+
+
+class DatabaseFailed(VectorClientError):
+    pass
+
+
+class PathFailed(VectorClientError):
+    pass
+
+
+class SpaceChanged(VectorClientError):
     pass
 
 

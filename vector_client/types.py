@@ -70,41 +70,122 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One search: exactly one of text, vector, image, like_ids. k results, nearest first, ties by id."""
+    """One search: exactly one of text, vector, image, like_ids. k results, nearest first, ties by id.
+
+    include: any of score, rank, metadata, vector; with_metadata is short for the third. cursor: `next_cursor`
+    of the page before, with the same question. more: further fields of the request by their name on the wire.
+    """
 
     text: str | None = None
     vector: Vector | None = None
     image: bytes | None = None
     like_ids: Sequence[Id] = ()
+    unlike_ids: Sequence[Id] = ()
     k: int = 25
     collection: str | None = None
     exclude_ids: Sequence[Id] = ()
     filter: Mapping[str, Any] | None = None
     offset: int = 0
+    cursor: str | None = None
     max_distance: float | None = None
     embedding_version: str | None = None
     min_seq: int | None = None
     exact: bool = False
     with_metadata: bool = False
+    include: Sequence[str] = ()
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One result row. distance: as the collection's metric says, smaller is nearer."""
+    """One result row. distance: as the collection's metric says, smaller is nearer. The others: where
+    `include` asked for them; score 0..1, bigger is better; rank from 1."""
 
     id: Id
     distance: float
     metadata: Metadata | None = None
+    score: float | None = None
+    rank: int | None = None
+    vector: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The answer to a Query."""
+    """The answer to a Query. exhausted: nothing comes after these hits. truncated: the text is longer than
+    the model reads. more: the answer's other fields by their name on the wire."""
 
     hits: Sequence[Hit]
     embedding_version: str
     seq: int
     exhausted: bool
+    next_cursor: str | None = None
+    truncated: bool = False
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarProduct:
+    """A row of POST /search_similar. score 0..1, bigger is better; rank from 1."""
+
+    product_id: str
+    image_url: str | None
+    score: float
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredItem:
+    """What the current generation holds of one id. live: active and with a vector: a search can show it."""
+
+    id: Id
+    active: bool
+    live: bool
+    metadata: Metadata | None
+    source_version: int | None
+    seq: int
+    embedding_version: str
+    vector: Sequence[float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ItemPage:
+    """Stored items in the order of their ids. next_cursor is None on the last page."""
+
+    items: Sequence[StoredItem]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """GET /health. ready: the default collection can embed and search right now. fields: the whole answer."""
+
+    status: str
+    ready: bool
+    model: str
+    dim: int
+    version: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One generation of a collection. role: current, next or former. live: those that a search can show."""
+
+    generation: str
+    role: str
+    embedding_version: str
+    items: int
+    live: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One rebuild or other long work. fields: the whole answer, with progress."""
+
+    id: str
+    state: str
+    fields: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from index_store.storage.digest import BUCKETS, ShareHasher, bucket_of, root_of
 from tests.integration.databases import MariaDBServer, PostgresServer
 from tests.integration.service_process import ROOT, ServiceProcess
 from vector_client.http import VectorClient
-from vector_client.transport import Limits
+from vector_client.retries import Limits
 from vector_client.types import Id
 
 
@@ -35,7 +35,7 @@ class Service:
             environ["MODELS_DIR"] = os.environ["MODELS_DIR"]
         self.process = ServiceProcess(folder / "data", environ)
         self.url = f"http://127.0.0.1:{self.process.port}"
-        self.client = VectorClient.to(self.url, limits=Limits(timeout_s=60, retries=0))
+        self.client = VectorClient.to(self.url, limits=Limits(deadline_s=60, retries=0))
 
     def environ(self) -> dict[str, str]:
         """Return what points a feeder at this service."""

@@ -1,18 +1,22 @@
-"""The client against a server that misbehaves on command."""
+"""Both clients against a server that misbehaves on command."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.server
 import json
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
+from vector_client.async_client import AsyncVectorClient
+from vector_client.async_transport import AsyncTransport
 from vector_client.errors import (
     BadAnswer,
     BadRequest,
@@ -24,8 +28,11 @@ from vector_client.errors import (
     Unavailable,
 )
 from vector_client.http import VectorClient
-from vector_client.transport import Limits, Transport
+from vector_client.retries import Limits, Timing
+from vector_client.transport import Transport
 from vector_client.types import DigestRow, Item, Keys, Query
+
+ClientFor = Callable[..., Any]
 
 FOUND = {
     "results": [{"recipe_id": 7, "distance": 0.5}],
@@ -89,21 +96,54 @@ def server() -> Iterator[Scripted]:
     running.server_close()
 
 
-def client_for(server: Scripted, waits: list[float] | None = None, retries: int = 2) -> VectorClient:
-    noted = waits if waits is not None else []
-    limits = Limits(timeout_s=0.5, retries=retries)
-    return VectorClient(
-        Transport(server.url, limits, sleep=noted.append, jitter=lambda: 1.0), Keys("s", "w", "a")
-    )
+@pytest.fixture(params=["blocking", "async"])
+def client_for(request: pytest.FixtureRequest) -> Iterator[ClientFor]:
+    """Makes clients of one kind. No wait is waited for: `waits` notes it."""
+    loop = asyncio.new_event_loop()
+    made: list[VectorClient | AsyncVectorClient] = []
+    timing = Timing(jitter=lambda: 1.0)
+
+    def client(url: str, waits: list[float] | None = None, retries: int = 2) -> Any:
+        noted = waits if waits is not None else []
+        limits = Limits(deadline_s=60, attempt_s=0.5, retries=retries, backoff_s=0.25)
+        keys = Keys("s", "w", "a")
+        if request.param == "blocking":
+            made.append(VectorClient(Transport(url, limits, timing, sleep=noted.append), keys))
+            return made[-1]
+
+        async def sleep(wait_s: float) -> None:
+            noted.append(wait_s)
+
+        made.append(AsyncVectorClient(AsyncTransport(url, limits, timing, sleep=sleep), keys))
+        return OnLoop(made[-1], loop)
+
+    yield client
+    for each in made:
+        closed = each.close()
+        if closed is not None:
+            loop.run_until_complete(closed)
+    loop.close()
+
+
+class OnLoop:
+    """The async client's calls, each run to its end."""
+
+    def __init__(self, client: AsyncVectorClient, loop: asyncio.AbstractEventLoop) -> None:
+        self._client = client
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        call = getattr(self._client, name)
+        return lambda *arguments, **named: self._loop.run_until_complete(call(*arguments, **named))
 
 
 def problem(code: str, status: int) -> tuple[int, dict[str, object]]:
     return status, {"code": code, "detail": f"{code} it is", "request_id": "r1", "status": status}
 
 
-def test_calls_share_one_connection_and_carry_their_key(server: Scripted) -> None:
+def test_calls_share_one_connection_and_carry_their_key(server: Scripted, client_for: ClientFor) -> None:
     server.answers = [(200, FOUND), (200, WRITTEN), (200, {"collections": {}})]
-    client = client_for(server)
+    client = client_for(server.url)
     found = client.search(Query(text="갈비탕", k=3, exclude_ids=[1, 2]))
     client.upsert(
         "recipes", [Item(5, b"\0\0\x80?", metadata={"a": 1})], cursors={"import": "x"}, partial=True
@@ -121,22 +161,24 @@ def test_calls_share_one_connection_and_carry_their_key(server: Scripted) -> Non
     }
 
 
-def test_a_connection_that_the_server_closed_costs_no_retry(server: Scripted) -> None:
+def test_a_connection_that_the_server_closed_costs_no_retry(server: Scripted, client_for: ClientFor) -> None:
     server.answers = [(200, FOUND), "drop", (200, FOUND)]
-    client = client_for(server, retries=0)
+    client = client_for(server.url, retries=0)
     client.search(Query(text="a"))
     client.search(Query(text="a"))
     assert len(server.connections) == 2
 
 
-def test_overload_is_retried_as_late_as_asked_and_not_for_ever(server: Scripted) -> None:
+def test_overload_is_retried_as_late_as_asked_and_not_for_ever(
+    server: Scripted, client_for: ClientFor
+) -> None:
     waits: list[float] = []
     server.answers = [problem("overloaded", 503), problem("too_many_requests", 429), (200, FOUND)]
-    client_for(server, waits).search(Query(text="a"))
+    client_for(server.url, waits).search(Query(text="a"))
     assert waits == [0.25, 3.0]
     server.answers = [problem("overloaded", 503)] * 3
     with pytest.raises(Unavailable) as failure:
-        client_for(server).search(Query(text="a"))
+        client_for(server.url).search(Query(text="a"))
     assert (failure.value.code, failure.value.detail, failure.value.request_id) == (
         "overloaded",
         "overloaded it is",
@@ -146,10 +188,10 @@ def test_overload_is_retried_as_late_as_asked_and_not_for_ever(server: Scripted)
 
 
 @pytest.mark.parametrize("code", ["model_unavailable", "read_only"])
-def test_what_lasts_is_not_retried(server: Scripted, code: str) -> None:
+def test_what_lasts_is_not_retried(server: Scripted, client_for: ClientFor, code: str) -> None:
     server.answers = [problem(code, 503)]
     with pytest.raises(Unavailable, match=code):
-        client_for(server).search(Query(text="a"))
+        client_for(server.url).search(Query(text="a"))
 
 
 @pytest.mark.parametrize(
@@ -157,10 +199,12 @@ def test_what_lasts_is_not_retried(server: Scripted, code: str) -> None:
     [(400, BadRequest), (401, KeyRefused), (403, KeyRefused), (404, NotFound), (409, Conflict),
      (413, BadRequest), (415, BadRequest), (422, BadRequest), (500, Unavailable)],
 )  # fmt: skip
-def test_refusals_are_typed_and_final(server: Scripted, status: int, error: type[Exception]) -> None:
+def test_refusals_are_typed_and_final(
+    server: Scripted, client_for: ClientFor, status: int, error: type[Exception]
+) -> None:
     server.answers = [problem("some_code", status)]
     with pytest.raises(error, match="some_code"):
-        client_for(server).delete("recipes", [1])
+        client_for(server.url).delete("recipes", [1])
     assert len(server.seen) == 1
 
 
@@ -171,9 +215,9 @@ def _rows(first: int, following: int | None, **wrong: object) -> tuple[int, dict
     return 200, {**row, **wrong}
 
 
-def test_rows_that_differ_come_in_turns(server: Scripted) -> None:
+def test_rows_that_differ_come_in_turns(server: Scripted, client_for: ClientFor) -> None:
     server.answers = [_rows(3, 9), _rows(9, None)]
-    found = client_for(server).differing("recipes", bytes(16 * 8))
+    found = client_for(server.url).differing("recipes", bytes(16 * 8))
     assert found.parts == [3, 9]
     assert found.rows == [
         DigestRow(3, 2**64 - 1, True, True), DigestRow(4, 3, False, True),
@@ -187,44 +231,50 @@ def test_rows_that_differ_come_in_turns(server: Scripted) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"next": 0}, {"sums": "AAAA"}, {"flags": "AA=="}, {"ids": None}, {"parts": 3}, {"sums": "?"}]
 )
-def test_rows_that_do_not_fit_together_are_no_answer(server: Scripted, wrong: dict[str, object]) -> None:
+def test_rows_that_do_not_fit_together_are_no_answer(
+    server: Scripted, client_for: ClientFor, wrong: dict[str, object]
+) -> None:
     server.answers = [_rows(3, None, **wrong)] * 3
     with pytest.raises(BadAnswer):
-        client_for(server).differing("recipes", bytes(8))
+        client_for(server.url).differing("recipes", bytes(8))
 
 
-def test_a_slow_read_is_repeated_and_a_slow_write_is_not(server: Scripted) -> None:
+def test_a_slow_read_is_repeated_and_a_slow_write_is_not(server: Scripted, client_for: ClientFor) -> None:
     server.answers = ["hang", (200, FOUND)]
-    client_for(server).search(Query(text="a"))
+    client_for(server.url).search(Query(text="a"))
     server.answers = ["hang", (200, WRITTEN)]
     with pytest.raises(TimedOut):
-        client_for(server).upsert("recipes", [])
+        client_for(server.url).upsert("recipes", [])
     assert len(server.answers) == 1, (
         "the first attempt may still be applied: it must not be followed by another"
     )
 
 
-def test_a_broken_connection_is_repeated_for_writes_too(server: Scripted) -> None:
-    server.answers = ["drop", (200, WRITTEN)]
-    assert client_for(server).deactivate("recipes", [1]).seq == 4
-
-
-def test_nobody_there_and_somebody_else_there(server: Scripted) -> None:
+def test_a_broken_connection_is_repeated_for_writes_too(server: Scripted, client_for: ClientFor) -> None:
+    server.answers = ["drop", "drop", (200, WRITTEN)]
     waits: list[float] = []
-    nobody = VectorClient(Transport("http://127.0.0.1:1", Limits(retries=2), sleep=waits.append), Keys())
+    assert client_for(server.url, waits).deactivate("recipes", [1]).seq == 4
+    assert waits == [0.0, 0.25], "a pooled connection may have been closed meanwhile: the first is for free"
+
+
+def test_nobody_there_and_somebody_else_there(server: Scripted, client_for: ClientFor) -> None:
+    waits: list[float] = []
+    nobody = client_for("http://127.0.0.1:1", waits)
     with pytest.raises(NoAnswer, match=r"127\.0\.0\.1:1"):
         nobody.status()
     assert len(waits) == 2
     for body in (b"<html>", b"[]", b"{}", b""):
         server.answers = [(200, body)]
         with pytest.raises(BadAnswer):
-            client_for(server).status()
+            client_for(server.url).status()
     server.answers = [(502, b"<html>bad gateway</html>")] * 3
     with pytest.raises(Unavailable, match="http_502"):
-        client_for(server).status()
+        client_for(server.url).status()
 
 
 @pytest.mark.parametrize("url", ["", "localhost:80", "ftp://x", "http://"])
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="not an http"):
         VectorClient.to(url)
+    with pytest.raises(ValueError, match="not an http"):
+        AsyncVectorClient.to(url)

@@ -13,7 +13,7 @@ import pytest
 from feeder.errors import ServiceDown
 from feeder.sink.writer import Applier
 from vector_client.http import VectorClient
-from vector_client.transport import Limits
+from vector_client.retries import Limits
 
 REASON = "the store of 'products' is damaged: " + "x" * 300
 HINT = "Run `python -m index_store restore /backups/20261127T000000Z-aa --to /data --collection products`"

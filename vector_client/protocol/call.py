@@ -1,0 +1,127 @@
+"""One request, and how to read its answer. No I/O."""
+
+from __future__ import annotations
+
+import binascii
+import sys
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+from urllib.parse import urlencode, urlsplit
+
+import orjson
+
+from vector_client.errors import BadAnswer, refusal_class
+from vector_client.types import Vector
+
+Answer = TypeVar("Answer")
+
+ANSWER_BYTES_MAX = 256 * 1024 * 1024
+JSON_TYPE = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the service is. prefix: what stands before every path, without a slash at its end. shown: for
+    messages, without a password."""
+
+    is_secure: bool
+    host: str
+    port: int | None
+    prefix: str
+    shown: str
+
+    @classmethod
+    def of(cls, url: str) -> Address:
+        """Raises ValueError for anything but an http(s) address."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"not an http(s) address: {url!r}")
+        prefix = parts.path.rstrip("/")
+        shown = parts.netloc.rpartition("@")[2] + prefix
+        return cls(parts.scheme == "https", parts.hostname, parts.port, prefix, shown)
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Answer]):
+    """One request and how to read its answer. repeats_on_timeout: false for writes, since the first attempt
+    may still be applied after a later one. also_answers: statuses beside 2xx that carry an answer."""
+
+    method: str
+    path: str
+    read: Callable[[Any], Answer]
+    body: bytes | None = None
+    key: str = ""
+    repeats_on_timeout: bool = True
+    content_type: str = JSON_TYPE
+    also_answers: tuple[int, ...] = ()
+
+    def headers(self) -> dict[str, str]:
+        headers = {"Accept": JSON_TYPE, "Accept-Encoding": "identity"}
+        if self.body is not None:
+            headers["Content-Type"] = self.content_type
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+        return headers
+
+    def answer(self, status: int, headers: Mapping[str, str], data: bytes) -> Answer:
+        """Return what a whole answer says. Raises Refused, or BadAnswer where it is not the service's."""
+        is_answer = 200 <= status < 300 or status in self.also_answers
+        try:
+            body = orjson.loads(data)
+        except orjson.JSONDecodeError as exc:
+            if is_answer:
+                raise BadAnswer(f"{self.path}: {status} with a body that is not JSON: {data[:80]!r}") from exc
+            body = None
+        if is_answer:
+            return self._meant_by(body)
+        if status < 400:
+            raise BadAnswer(f"{self.path}: answered {status}, which the service never does")
+        problem = body if isinstance(body, dict) else {}
+        raise refusal_class(status)(
+            status,
+            str(problem.get("code") or f"http_{status}"),
+            str(problem.get("detail") or problem.get("title") or data[:200].decode(errors="replace")),
+            str(problem.get("request_id") or headers.get("X-Request-Id") or ""),
+            problem.get("errors") or (),
+            _seconds(headers.get("Retry-After")),
+            str(problem.get("hint") or ""),
+        )
+
+    def _meant_by(self, body: Any) -> Answer:
+        try:
+            return self.read(body)
+        except (KeyError, TypeError, ValueError, AttributeError, StopIteration, IndexError) as exc:
+            raise BadAnswer(
+                f"{self.path}: the answer is not the vector service's: {type(exc).__name__} {exc}"
+            ) from exc
+
+
+def packed(vector: Vector) -> str:
+    """Return base64 of float32, little end first: the service decodes it six times faster than numbers."""
+    if isinstance(vector, bytes):
+        return base64(vector)
+    numbers = array("f", vector)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return base64(numbers.tobytes())
+
+
+def base64(data: bytes) -> str:
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        return max(0.0, float(text)) if text else None
+    except ValueError:
+        return None  # an HTTP date: our service never sends one
+
+
+def without_none(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def with_query(path: str, asked: Mapping[str, str]) -> str:
+    return f"{path}?{urlencode(asked)}" if asked else path

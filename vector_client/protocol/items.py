@@ -1,0 +1,122 @@
+"""Writing items, and reading what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+
+from vector_client.protocol.call import Call, base64, packed, with_query, without_none
+from vector_client.types import Id, Item, ItemPage, Keys, Rejected, StoredItem, Written
+
+ITEM_FIELDS = frozenset(
+    {"active", "live", "metadata", "source_version", "content_hash", "seq", "embedding_version", "vector"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Upsert:
+    """Items and deletes of one commit, with the cursors of their sources. All or nothing; partial: the good
+    items are stored and `rejected` lists the others. delete_version: the deletes' source_version."""
+
+    collection: str
+    items: Sequence[Item]
+    embedding_version: str | None = None
+    delete_ids: Sequence[Id] = ()
+    delete_version: int | None = None
+    cursors: Mapping[str, str] | None = None
+    partial: bool = False
+
+
+def upsert(batch: Upsert, keys: Keys) -> Call[Written]:
+    body: dict[str, Any] = {
+        "collection": batch.collection,
+        "items": [_item_body(item) for item in batch.items],
+    }
+    if batch.embedding_version is not None:
+        body["embedding_version"] = batch.embedding_version
+    if batch.delete_ids:
+        version = batch.delete_version
+        body["delete_ids"] = (
+            list(batch.delete_ids)
+            if version is None
+            else [{"id": item_id, "source_version": version} for item_id in batch.delete_ids]
+        )
+    if batch.cursors:
+        body["source"] = dict(batch.cursors)
+    return _write("/v1/upsert" + ("?partial=true" if batch.partial else ""), body, keys)
+
+
+def change_ids(verb: str, collection: str, ids: Sequence[Id], keys: Keys) -> Call[Written]:
+    """verb: delete, activate or deactivate."""
+    return _write(f"/v1/{verb}", {"collection": collection, "ids": list(ids)}, keys)
+
+
+def item(item_id: Id, collection: str | None, with_vector: bool, keys: Keys) -> Call[StoredItem]:
+    path = f"/v1/items/{quote(str(item_id), safe='')}"
+    asked = without_none({"collection": collection, "include": "vector" if with_vector else None})
+    return Call("GET", with_query(path, asked), _stored_item, key=keys.search)
+
+
+def items(
+    collection: str, conditions: Mapping[str, Any] | None, cursor: str | None, keys: Keys
+) -> Call[ItemPage]:
+    """conditions: a filter over metadata, as in a search."""
+    asked = {
+        "collection": collection,
+        "filter": orjson.dumps(conditions).decode() if conditions else None,
+        "cursor": cursor,
+    }
+    return Call(
+        "GET",
+        with_query("/v1/items", without_none(asked)),
+        lambda answer: ItemPage(
+            [_stored_item(row, answer) for row in answer["items"]], answer.get("next_cursor")
+        ),
+        key=keys.search,
+    )
+
+
+def _write(path: str, body: Mapping[str, Any], keys: Keys) -> Call[Written]:
+    def read(answer: Any) -> Written:
+        rejected = [Rejected(row.get("id"), row["code"], row["detail"]) for row in answer["rejected"]]
+        counts = (answer["upserted"], answer["deleted"], answer["stale_ignored"])
+        seen = (answer.get("vanished"), answer.get("reappeared"))
+        unknown = answer.get("unknown_ids", ())  # an older release does not tell
+        return Written(*counts, rejected, answer["seq"], answer["version"], *seen, unknown)
+
+    return Call("POST", path, read, orjson.dumps(body), keys.write, repeats_on_timeout=False)
+
+
+def _item_body(item: Item) -> dict[str, Any]:
+    body: dict[str, Any] = {"id": item.id, "active": item.active}
+    if item.vector is not None:
+        body["vector"] = packed(item.vector)
+    if item.text is not None:
+        body["text"] = item.text
+    if item.image is not None:
+        body["image"] = base64(item.image)
+    if item.metadata is not None:
+        body["metadata"] = item.metadata
+    if item.source_version is not None:
+        body["source_version"] = item.source_version
+    return body
+
+
+def _stored_item(row: Any, around: Any = None) -> StoredItem:
+    """around: the answer that holds the row; what all its rows share may stand there."""
+    shared = around or row
+    name = "id" if "id" in row else next(name for name in row if name not in ITEM_FIELDS)
+    return StoredItem(
+        row[name],
+        row["active"],
+        row["live"],
+        row.get("metadata"),
+        row.get("source_version"),
+        row["seq"],
+        row.get("embedding_version") or shared["embedding_version"],
+        row.get("vector"),
+    )

@@ -1,0 +1,127 @@
+"""Searching and embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from vector_client.protocol.call import Call, base64, packed, without_none
+from vector_client.types import Embedded, Found, Hit, Keys, Query, Role, SimilarProduct
+
+BOUNDARY = "vector-client-7d1c9a4e2b"
+HIT_FIELDS = frozenset({"distance", "score", "rank", "metadata", "vector"})
+"""What a result row holds beside its id, whose name is the collection's own."""
+FOUND_FIELDS = frozenset({"results", "embedding_version", "seq", "exhausted", "next_cursor", "truncated"})
+
+
+def search(query: Query, keys: Keys) -> Call[Found]:
+    return Call("POST", "/v1/search", _found, orjson.dumps(_search_body(query)), keys.search)
+
+
+def search_batch(queries: Sequence[Query], keys: Keys) -> Call[list[Found]]:
+    body = {"searches": [_search_body(query) for query in queries]}
+
+    def read(answer: Any) -> list[Found]:
+        found = [_found(each) for each in answer["responses"]]
+        if len(found) != len(queries):
+            raise ValueError(f"{len(found)} responses to {len(queries)} searches")
+        return found
+
+    return Call("POST", "/v1/search-batch", read, orjson.dumps(body), keys.search)
+
+
+def search_similar(image: bytes, k: int, keys: Keys) -> Call[list[SimilarProduct]]:
+    """The deployed upload: POST /search_similar, multipart."""
+    boundary = BOUNDARY
+    while boundary.encode() in image:
+        boundary += "x"
+    head = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="image"\r\n'
+        "Content-Type: application/octet-stream\r\n\r\n"
+    )
+    return Call(
+        "POST",
+        f"/search_similar?top_k={k}",
+        lambda rows: [
+            SimilarProduct(row["product_id"], row["image_url"], row["score"], row["rank"]) for row in rows
+        ],
+        head.encode() + image + f"\r\n--{boundary}--\r\n".encode(),
+        keys.search,
+        content_type=f"multipart/form-data; boundary={boundary}",
+    )
+
+
+def embed_batch(texts: Sequence[str], collection: str | None, role: Role, keys: Keys) -> Call[Embedded]:
+    body = {"texts": list(texts), "normalize": True, "collection": collection, "role": role}
+    return Call(
+        "POST",
+        "/v1/embed-batch",
+        lambda answer: Embedded(answer["embeddings"], answer["dim"], answer["version"]),
+        orjson.dumps(without_none(body)),
+        keys.search,
+    )
+
+
+def embed(content: str | bytes, collection: str | None, role: Role, keys: Keys) -> Call[Embedded]:
+    """content: a text, or the bytes of a picture file."""
+    body: dict[str, Any] = {"normalize": True, "collection": collection}
+    if isinstance(content, str):
+        body |= {"text": content, "role": role}
+    else:
+        body["image"] = base64(content)
+    return Call(
+        "POST",
+        "/v1/embed",
+        lambda answer: Embedded([answer["embedding"]], answer["dim"], answer["version"]),
+        orjson.dumps(without_none(body)),
+        keys.search,
+    )
+
+
+def _search_body(query: Query) -> dict[str, Any]:
+    include = [*query.include, *(["metadata"] if query.with_metadata else [])]
+    body = {
+        "query": query.text,
+        "vector": None if query.vector is None else packed(query.vector),
+        "image": None if query.image is None else base64(query.image),
+        "like_ids": list(query.like_ids) or None,
+        "unlike_ids": list(query.unlike_ids) or None,
+        "top_k": query.k,
+        "collection": query.collection,
+        "exclude_ids": list(query.exclude_ids) or None,
+        "filter": query.filter,
+        "offset": query.offset or None,
+        "cursor": query.cursor,
+        "max_distance": query.max_distance,
+        "embedding_version": query.embedding_version,
+        "min_seq": query.min_seq,
+        "exact": query.exact or None,
+        "include": include or None,
+    }
+    return {**without_none(body), **query.more}
+
+
+def _found(answer: Any) -> Found:
+    rows = answer["results"]
+    # Every row of one answer has the same fields: the id's name is found once, in the first.
+    name = next((name for name in rows[0] if name not in HIT_FIELDS), "id") if rows else "id"
+    hits = [
+        Hit(row[name], row["distance"])
+        if len(row) == 2
+        else Hit(
+            row[name], row["distance"], row.get("metadata"), row.get("score"), row.get("rank"),
+            row.get("vector"),
+        )
+        for row in rows
+    ]  # fmt: skip
+    return Found(
+        hits,
+        answer["embedding_version"],
+        answer["seq"],
+        answer["exhausted"],
+        answer.get("next_cursor"),
+        answer.get("truncated", False),
+        {field: value for field, value in answer.items() if field not in FOUND_FIELDS},
+    )

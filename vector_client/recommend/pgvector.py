@@ -1,0 +1,111 @@
+"""The nearest rows of a pgvector table: one statement, whatever the driver and however much is excluded."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from vector_client.errors import DatabaseFailed
+from vector_client.recommend.port import Neighbours
+from vector_client.types import Id
+
+ROWS_MAX = 100_000
+"""Read at most, where one id stands in many rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class PgTable:
+    """Names as SQL has them, quoted where they must be. id_type: the id's type there. operator: `<->`, `<=>`,
+    `<#>`."""
+
+    table: str = '"RECIPE_VECTOR_TABLE"'
+    id: str = '"RECIPE_ID"'
+    vector: str = '"VECTOR_NAME"'
+    id_type: str = "bigint"
+    operator: str = "<->"
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """SQL with {vector}, {exclude} and {limit} where values go; vector and exclude are given as text."""
+
+    sql: str
+    vector: str
+    exclude: str
+    limit: int
+
+    def written(self, vector: str, exclude: str, limit: str) -> str:
+        """Return the SQL with a driver's own marks for the three values."""
+        return self.sql.format(vector=vector, exclude=exclude, limit=limit)
+
+
+Rows: TypeAlias = Callable[[Any, Statement], Awaitable[Sequence[Any]]]
+"""Runs a statement in a database session and returns its rows. Raises DatabaseFailed."""
+RowsNow: TypeAlias = Callable[[Statement], Sequence[Any]]
+
+
+async def nearest_rows(
+    rows: Rows, pg_db: Any, table: PgTable, vector: Sequence[float], top_k: int, exclude_ids: Sequence[Id]
+) -> Neighbours:
+    """Return the `top_k` nearest ids, as the service does: rows without id or vector do not count, and an
+    id that stands in several rows comes once, with the nearest of them."""
+    limit = top_k
+    while True:
+        found = await rows(pg_db, nearest_statement(table, vector, exclude_ids, limit))
+        nearest = _unique(found)
+        if len(nearest) >= top_k or len(found) < limit or limit >= ROWS_MAX:
+            return nearest[:top_k]
+        limit = min(4 * limit, ROWS_MAX)
+
+
+def nearest_rows_now(rows: RowsNow, table: PgTable, vector: Sequence[float], top_k: int) -> Neighbours:
+    """The same for a blocking driver, nothing excluded."""
+    limit = top_k
+    while True:
+        found = rows(nearest_statement(table, vector, (), limit))
+        nearest = _unique(found)
+        if len(nearest) >= top_k or len(found) < limit or limit >= ROWS_MAX:
+            return nearest[:top_k]
+        limit = min(4 * limit, ROWS_MAX)
+
+
+def nearest_statement(
+    table: PgTable, vector: Sequence[float], exclude_ids: Sequence[Id], limit: int
+) -> Statement:
+    """Return the statement for the `limit` nearest rows."""
+    # One array for all ids: PostgreSQL takes at most 65,535 single values in a statement.
+    kept = (
+        f"AND {table.id} <> ALL (CAST(CAST({{exclude}} AS text) AS {table.id_type}[]))" if exclude_ids else ""
+    )
+    distance = f"{table.vector} {table.operator} CAST(CAST({{vector}} AS text) AS vector)"
+    sql = f"""
+        SELECT {table.id}, {distance} AS distance
+        FROM {table.table}
+        WHERE {table.id} IS NOT NULL AND {table.vector} IS NOT NULL {kept}
+        ORDER BY distance, {table.id}
+        LIMIT {{limit}}
+    """
+    return Statement(sql, _vector_text(vector), _array_text(exclude_ids), limit)
+
+
+def _unique(found: Sequence[Any]) -> Neighbours:
+    nearest: dict[Any, float] = {}
+    for item_id, distance in found:
+        nearest.setdefault(item_id, float(distance))
+    return list(nearest.items())
+
+
+def _vector_text(vector: Sequence[float]) -> str:
+    if len(vector) == 0:
+        raise DatabaseFailed("an empty vector can't be searched for")
+    return "[" + ",".join(map(repr, map(float, vector))) + "]"
+
+
+def _array_text(ids: Sequence[Id]) -> str:
+    return "{" + ",".join(str(each) if isinstance(each, int) else _quoted(each) for each in ids) + "}"
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

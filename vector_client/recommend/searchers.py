@@ -1,0 +1,98 @@
+"""The three paths behind the port: which of them embeds, and which of them searches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeAlias
+
+from vector_client.async_client import AsyncVectorClient
+from vector_client.errors import PathFailed, SpaceChanged
+from vector_client.recommend.drivers import sqlalchemy_rows
+from vector_client.recommend.pgvector import PgTable, Rows, nearest_rows
+from vector_client.recommend.port import Neighbours
+from vector_client.types import Embedded, Id, Query
+
+Encode: TypeAlias = Callable[[str], Sequence[float]]
+"""The backend's own model: a text in, its unit vector out. Called in a thread, one text at a time."""
+
+
+class DBVectorRecommender:
+    """The backend's model and pgvector (ML_MODE local, db). Nothing leaves the backend."""
+
+    def __init__(self, encode: Encode, table: PgTable | None = None, rows: Rows = sqlalchemy_rows) -> None:
+        self._encode = encode
+        self._table = table or PgTable()
+        self._rows = rows
+        # Not the loop's own threads: a model that is busy must not hold up name look-ups.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="encode")
+
+    async def find_similar_ids(
+        self, pg_db: Any, query: str, top_k: int, exclude_ids: Sequence[Id] | None = None
+    ) -> Neighbours:
+        loop = asyncio.get_running_loop()
+        try:
+            vector = await loop.run_in_executor(self._thread, self._encode, query)
+        except Exception as exc:
+            raise PathFailed(f"the backend's model: {type(exc).__name__}: {exc}") from exc
+        return await nearest_rows(self._rows, pg_db, self._table, vector, top_k, exclude_ids or ())
+
+    async def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+class RemoteDBVectorRecommender:
+    """The service's model and pgvector (ML_MODE remote_embed).
+
+    embedding_version: of the vectors in the table. Empty: the version of the first answer. An answer of
+    another version raises SpaceChanged: distances between two models mean nothing.
+    """
+
+    def __init__(
+        self,
+        client: AsyncVectorClient,
+        table: PgTable | None = None,
+        rows: Rows = sqlalchemy_rows,
+        collection: str | None = None,
+        embedding_version: str = "",
+    ) -> None:
+        self._client = client
+        self._table = table or PgTable()
+        self._rows = rows
+        self._collection = collection
+        self._version = embedding_version
+
+    async def find_similar_ids(
+        self, pg_db: Any, query: str, top_k: int, exclude_ids: Sequence[Id] | None = None
+    ) -> Neighbours:
+        vector = self._checked(await self._client.embed(query, self._collection))
+        return await nearest_rows(self._rows, pg_db, self._table, vector, top_k, exclude_ids or ())
+
+    def _checked(self, embedded: Embedded) -> Sequence[float]:
+        self._version = self._version or embedded.version
+        if embedded.version != self._version:
+            raise SpaceChanged(
+                f"the service embeds with {embedded.version}, the table holds {self._version}: "
+                "embed the table again, or set ML_MODE to a path of one model"
+            )
+        return embedded.vectors[0]
+
+
+class RemoteVectorStoreRecommender:
+    """The service alone (ML_MODE remote_store). The session stands in the port; nothing here asks it."""
+
+    def __init__(self, client: AsyncVectorClient, collection: str | None = None) -> None:
+        self._client = client
+        self._collection = collection
+
+    async def find_similar_ids(
+        self,
+        pg_db: Any,  # noqa: ARG002
+        query: str,
+        top_k: int,
+        exclude_ids: Sequence[Id] | None = None,
+    ) -> Neighbours:
+        asked = Query(text=query, k=top_k, collection=self._collection, exclude_ids=exclude_ids or ())
+        found = await self._client.search(asked)
+        return [(hit.id, hit.distance) for hit in found.hits]
