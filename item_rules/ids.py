@@ -34,6 +34,11 @@ def id_fault(value: object, kind: IdKind) -> str | None:
     return None
 
 
+def kind_of(value: int | str) -> IdKind:
+    """Return the kind of id that a value could be."""
+    return "int64" if isinstance(value, int) else "string"
+
+
 def id_faults(values: Sequence[int | str], kind: IdKind) -> dict[int, str]:
     """Return what is wrong with each of many ids, by its place; nothing for those that are right."""
     found = ((place, id_fault(value, kind)) for place, value in enumerate(values))

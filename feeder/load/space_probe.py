@@ -130,7 +130,7 @@ class SpaceProbe:
         if self._modality == "image":
             return sorted({row.content.get("image_url", "") for row in rows} - {""})
         texts = dict.fromkeys(rendered(self._template, row.content) for row in rows)
-        return [text for text in texts if text and len(text) <= TEXT_CHARACTERS_MAX]
+        return [text for text in texts if text and _can_be_embedded(text)]
 
     def _embedded_texts(self, texts: Sequence[str]) -> tuple[dict[str, Sequence[float]], str]:
         fresh: dict[str, Sequence[float]] = {}
@@ -216,6 +216,11 @@ class SpaceProbe:
                 " another model, another export of it, or were made of other text than the template says"
             )
         return None
+
+
+def _can_be_embedded(text: str) -> bool:
+    """One text that the service refuses must not spoil the others of its call."""
+    return len(text) <= TEXT_CHARACTERS_MAX and "\0" not in text
 
 
 def require(proof: SpaceProof, collection: str) -> None:

@@ -13,12 +13,13 @@ import numpy.typing as npt
 
 from feeder.changes import ACTIVE, UNKNOWN, Directory, Key, VectorPage, Vectors
 from feeder.sources.port import VectorSource
+from item_rules.ids import id_faults, kind_of
+from item_rules.vectors import WHY, vector_faults
 from vector_client.types import Id, Item
 
 PAGES_AHEAD = 2
-ID_CHARACTERS_MAX = 255
 HALF_PRECISION_ERROR_MAX = 1e-3
-UNFIT = frozenset({"not_finite", "zero_vector", "bad_id"})
+UNFIT = frozenset({*WHY, "bad_id"})
 """Why a row is set aside although its item exists: nobody could store it."""
 RENORMALISED: Mapping[str, object] = {"vector_source": "halfvec", "renormalised": True}
 
@@ -151,23 +152,16 @@ def renormalised(vectors: Vectors) -> Vectors:
 
 def _usable(page: VectorPage) -> tuple[npt.NDArray[np.bool_], dict[str, Sequence[Id]]]:
     """Return which rows have a vector and an id that the service can store, and the ids of the others."""
-    set_aside: dict[str, Sequence[Id]] = {}
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.einsum("ij,ij->i", page.vectors, page.vectors)
+    set_aside: dict[str, list[Id]] = {}
     good = np.ones(len(page.ids), dtype=bool)
-    doubtful = np.flatnonzero(~np.isfinite(squares) | (squares == 0))
-    is_finite = np.ones(len(page.ids), dtype=bool)
-    is_zero = np.zeros(len(page.ids), dtype=bool)
-    is_finite[doubtful] = np.isfinite(page.vectors[doubtful]).all(axis=1)
-    is_zero[doubtful] = ~page.vectors[doubtful].any(axis=1)
-    _note(set_aside, "not_finite", page.ids, ~is_finite)
-    _note(set_aside, "zero_vector", page.ids, is_zero)
-    good &= is_finite & ~is_zero
-    if page.ids and isinstance(page.ids[0], str):
-        fits = np.fromiter((1 <= len(str(i)) <= ID_CHARACTERS_MAX for i in page.ids), bool, len(page.ids))
-        _note(set_aside, "bad_id", page.ids, good & ~fits)
-        good &= fits
-    return good, set_aside
+    for row, fault in vector_faults(page.vectors).items():
+        set_aside.setdefault(fault, []).append(page.ids[row])
+        good[row] = False
+    for row in id_faults(page.ids, kind_of(page.ids[0])) if page.ids else ():
+        if good[row]:
+            set_aside.setdefault("bad_id", []).append(page.ids[row])
+            good[row] = False
+    return good, dict(set_aside)
 
 
 def _note(

@@ -6,17 +6,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
+
+import orjson
 
 from feeder.changes import Changes
 from feeder.digest import Sums, bucket_of
 from feeder.errors import ImportRefused, ServiceDown, SettingsWrong
+from item_rules.ids import id_fault, kind_of
 from vector_client.errors import BadAnswer, BadRequest, Conflict, KeyRefused, NoAnswer, NotFound, Unavailable
 from vector_client.http import VectorClient
 from vector_client.types import CollectionState, Differing, Digest, Id, Item, Rejected, Written
 
 REQUEST_BYTES_MAX = 48 * 1024 * 1024
 ITEM_BYTES = 600
-"""What an item weighs beside its vector: id, flags, ordinary metadata."""
+"""What an item weighs beside its vector, content and metadata: id, flags, names of fields."""
 
 LOOKED_UP_MAX = 64
 """So many items are looked up one by one; of more the service lists their parts of the digest in one pass."""
@@ -24,8 +28,8 @@ LOOKED_UP_MAX = 64
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What the service did with Changes; `rejected` is set aside there, with its reasons. vanished,
-    reappeared, unknown_ids: see vector_client.types.Written."""
+    """What the service did with Changes; `rejected` is set aside, with its reasons. vanished, reappeared,
+    unknown_ids: see vector_client.types.Written."""
 
     upserted: int
     deleted: int
@@ -76,32 +80,23 @@ class Applier:
         return state
 
     def apply(self, changes: Changes, cursors: Mapping[str, str]) -> Applied:
-        """Store everything, then the cursors, in one commit with the last batch.
+        """Store everything, then the cursors, in one commit with the last batch. An item that can't be sent,
+        or that the service refuses whatever else comes with it, is in `rejected`.
 
         Raises ServiceDown (repeat later), ImportRefused (another embedding_version serves), SettingsWrong.
         """
-        batches = list(_by_weight(changes.items, self._batch_items))
+        weighed, rejected = _sorted_out(changes.items)
+        batches = list(_by_weight(weighed, self._batch_items))
         last = batches.pop() if batches else ()
-        written: list[Written] = []
         with service_errors():
             waiting = [self._send(batch, changes.embedding_version) for batch in batches]
-            written += [future.result() for future in waiting]
-            written.append(
-                self._client.upsert(
-                    self._collection,
-                    last,
-                    embedding_version=changes.embedding_version if last else None,
-                    delete_ids=changes.delete_ids,
-                    delete_version=changes.delete_version,
-                    cursors=cursors,
-                    partial=True,
-                )
-            )
+            written = [each for future in waiting for each in future.result()]
+            written += self._store_last(last, changes, cursors)
         return Applied(
             sum(each.upserted for each in written),
             sum(each.deleted for each in written),
             sum(each.stale_ignored for each in written),
-            [row for each in written for row in each.rejected],
+            [*rejected, *(row for each in written for row in each.rejected)],
             written[-1].seq,
             _sum(each.vanished for each in written),
             _sum(each.reappeared for each in written),
@@ -121,18 +116,92 @@ class Applier:
     def showing(self, ids: Sequence[Id]) -> int:
         """Return how many of these items a search can return."""
         client, collection = self._client, self._collection
+        asked = _holdable(ids)
         with service_errors():
-            if len(ids) <= LOOKED_UP_MAX:
-                return sum(client.is_live(collection, item_id) for item_id in ids)
-            rows = client.digest_rows(collection, sorted({bucket_of(item_id) for item_id in ids}))
-        asked = set(ids)
-        return sum(row.active and row.has_vector for row in rows if row.id in asked)
+            if len(asked) <= LOOKED_UP_MAX:
+                return sum(client.is_live(collection, item_id) for item_id in asked)
+            rows = client.digest_rows(collection, sorted({bucket_of(item_id) for item_id in asked}))
+        wanted = set(asked)
+        return sum(row.active and row.has_vector for row in rows if row.id in wanted)
 
-    def _send(self, batch: Sequence[Item], version: str | None) -> Future[Written]:
+    def _send(self, batch: Sequence[Item], version: str | None) -> Future[Sequence[Written]]:
         assert self._pool is not None, "start() comes first"
-        return self._pool.submit(
-            self._client.upsert, self._collection, batch, embedding_version=version, partial=True
-        )
+        return self._pool.submit(self._store, batch, version)
+
+    def _store(self, batch: Sequence[Item], version: str | None) -> Sequence[Written]:
+        """Where the service refuses the whole batch for its size or for an item, send its halves: one row
+        must never end an import. What is refused alone is set aside."""
+        try:
+            return [self._client.upsert(self._collection, batch, embedding_version=version, partial=True)]
+        except BadRequest as exc:
+            if not _is_of_items(exc):
+                raise
+            if len(batch) == 1:
+                return [_nothing_but(Rejected(batch[0].id, exc.code, exc.detail))]
+        half = len(batch) // 2
+        return [*self._store(batch[:half], version), *self._store(batch[half:], version)]
+
+    def _store_last(
+        self, batch: Sequence[Item], changes: Changes, cursors: Mapping[str, str]
+    ) -> Sequence[Written]:
+        def store(items: Sequence[Item]) -> Written:
+            return self._client.upsert(
+                self._collection,
+                items,
+                embedding_version=changes.embedding_version if items else None,
+                delete_ids=_holdable(changes.delete_ids),
+                delete_version=changes.delete_version,
+                cursors=cursors,
+                partial=True,
+            )
+
+        try:
+            return [store(batch)]
+        except BadRequest as exc:
+            if not batch or not _is_of_items(exc):
+                raise
+        return [*self._store(batch, changes.embedding_version), store(())]
+
+
+def _holdable(ids: Iterable[Id]) -> list[Id]:
+    """Return those that an index can hold at all; of the others there is nothing to delete or to look up."""
+    return [item_id for item_id in ids if id_fault(item_id, kind_of(item_id)) is None]
+
+
+def _is_of_items(refusal: BadRequest) -> bool:
+    """Tell whether fewer items, or others, may be taken."""
+    locs = [each.get("loc") for each in refusal.errors if isinstance(each, dict)]
+    return refusal.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or any(
+        isinstance(loc, list) and loc[:2] == ["body", "items"] for loc in locs
+    )
+
+
+def _nothing_but(rejected: Rejected) -> Written:
+    return Written(0, 0, 0, [rejected], seq=0, version="", vanished=0, reappeared=0)
+
+
+def _sorted_out(items: Sequence[Item]) -> tuple[list[tuple[Item, int]], list[Rejected]]:
+    """Return the items that can be sent, each with its weight in bytes, and the others."""
+    weighed: list[tuple[Item, int]] = []
+    rejected: list[Rejected] = []
+    for item in items:
+        fault = id_fault(item.id, kind_of(item.id))
+        if fault is not None:
+            rejected.append(Rejected(item.id, "invalid_id", f"The id {fault}."))
+            continue
+        try:
+            weighed.append((item, _weight(item)))
+        except (TypeError, ValueError) as exc:
+            rejected.append(Rejected(item.id, "invalid_request", f"No JSON can hold it: {exc}."))
+    return weighed, rejected
+
+
+def _weight(item: Item) -> int:
+    """Raises TypeError or ValueError for what JSON has no place for. Vectors are alike: batch_items counts
+    them."""
+    metadata = 0 if item.metadata is None else len(orjson.dumps(item.metadata))
+    text = 0 if item.text is None else len(item.text.encode())
+    return ITEM_BYTES + metadata + text + 4 * len(item.image or b"") // 3
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:
@@ -141,12 +210,11 @@ def _sum(counts: Iterable[int | None]) -> int | None:
     return None if None in known else sum(count or 0 for count in known)
 
 
-def _by_weight(items: Sequence[Item], items_max: int) -> Iterator[Sequence[Item]]:
+def _by_weight(weighed: Sequence[tuple[Item, int]], items_max: int) -> Iterator[Sequence[Item]]:
     """Part items so that each request stays below REQUEST_BYTES_MAX; pictures weigh what they weigh."""
     batch: list[Item] = []
     weight = 0
-    for item in items:
-        each = ITEM_BYTES + 4 * len(item.image or b"") // 3 + 4 * len(item.text or "")
+    for item, each in weighed:
         if batch and (len(batch) >= items_max or weight + each > REQUEST_BYTES_MAX):
             yield batch
             batch, weight = [], 0

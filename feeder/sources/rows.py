@@ -15,7 +15,7 @@ import numpy as np
 from feeder.changes import Directory, IntDirectory, ItemRow, TextDirectory
 from feeder.sources.port import Rest
 from feeder.table_mapping import ItemTable
-from item_rules.ids import IdKind
+from item_rules.ids import INT64_MAX, INT64_MIN, IdKind
 from vector_client.types import Id
 
 _ROWS_BETWEEN_RESTS = 500
@@ -41,7 +41,9 @@ class IdCodec:
             return None
         if self.kind == "string":
             return str(value)
-        return int(value) if isinstance(value, int) else _canonical_int(str(value))
+        if isinstance(value, int):
+            return int(value) if INT64_MIN <= value <= INT64_MAX else None
+        return _canonical_int(str(value))
 
 
 def _canonical_int(text: str) -> int | None:
@@ -49,7 +51,7 @@ def _canonical_int(text: str) -> int | None:
         number = int(text)
     except ValueError:
         return None
-    return number if str(number) == text and -(2**63) <= number < 2**63 else None
+    return number if str(number) == text and INT64_MIN <= number <= INT64_MAX else None
 
 
 def directory_of(codec: IdCodec, rows: Iterable[Sequence[Any]], rest: Rest | None = None) -> Directory:
@@ -105,15 +107,20 @@ def _text(value: Any) -> str:
     if text.startswith("[") and text.endswith("]"):
         try:
             parts = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return text
         if all(isinstance(part, str) for part in parts):
-            return ", ".join(parts)
+            text = ", ".join(parts)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # an escape stood for half a character
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
 
 
 def _json(value: Any) -> Any:
-    """Return a value that JSON has: exact numbers stay numbers, times become ISO 8601."""
+    """Return a value that JSON has: exact numbers stay numbers (beyond 64 bits as near as float64 comes),
+    times become ISO 8601."""
     if isinstance(value, bool | int | str) or value is None:
         return value
     if isinstance(value, float):
@@ -121,7 +128,8 @@ def _json(value: Any) -> Any:
     if isinstance(value, Decimal):
         if not value.is_finite():
             return None
-        return int(value) if value == value.to_integral_value() else float(value)
+        is_whole = value == value.to_integral_value() and abs(value) <= INT64_MAX
+        return int(value) if is_whole else float(value)
     if isinstance(value, datetime | date | time):
         return value.isoformat()
     if isinstance(value, list | tuple):

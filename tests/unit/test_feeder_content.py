@@ -172,6 +172,30 @@ def test_an_index_that_lost_rows_gets_them_again_despite_the_memory(shop: Bench)
     assert shop.store.digest().root == before
 
 
+def test_an_item_that_the_index_lost_is_sent_whole_when_it_changes(texts: Bench) -> None:
+    texts.mend()
+    before = texts.store.digest().root
+    for item_id in ("r1", "r4"):
+        texts.store.index.write(NAME, _delete(item_id))
+    texts.put("r1", title="김치찌개 1", ingredients="두부, 파", active=False)
+    assert texts.noticed("r1", "r4", "r2") == {}
+    assert sorted(texts.store.embedded) == ["r1", "r4"]
+    lost = texts.stored("r1")
+    assert lost.vector is not None and not lost.active
+    texts.put("r1", title="김치찌개 1", ingredients="두부, 파", active=True)
+    texts.noticed("r1")
+    assert texts.compare().is_equal and texts.store.digest().root == before
+
+
+def test_a_lost_item_whose_content_is_gone_leaves_no_row(shop: Bench) -> None:
+    shop.mend()
+    shop.store.index.write(NAME, _delete("p3"))
+    del shop.pictures.web["http://127.0.0.1/p3.jpg"]
+    assert shop.noticed("p3") == {}
+    assert shop.stored("p3") is None
+    assert shop.mend().quarantined == {"p3": "status 404"}
+
+
 def test_a_new_address_is_fetched_and_an_old_one_is_not(shop: Bench) -> None:
     shop.mend()
     shop.pictures.asked.clear()

@@ -12,6 +12,9 @@ from feeder.changes import ACTIVE, INACTIVE, UNKNOWN, IntDirectory, Key, Survey,
 from feeder.load.import_cursor import ImportCursor
 from feeder.read.pages import clean, pages, read_ahead, renormalised
 from feeder.sources.port import VectorShape
+from index_store.engine.validation import checked_batch
+from index_store.errors import InvalidVector
+from index_store.types import CollectionSpec, ItemWrite, WriteBatch
 from vector_client.types import Id
 
 
@@ -59,18 +62,33 @@ def test_the_last_usable_row_of_an_id_wins() -> None:
     assert cleaned.set_aside == {"zero_vector": [5], "duplicate": [5]}
 
 
-def test_rows_that_cannot_be_searched_are_set_aside_by_name() -> None:
+def test_rows_that_cannot_be_stored_are_set_aside_by_name() -> None:
     nan, inf = float("nan"), float("inf")
-    page = page_of(["a", "b", "c", "d", "", "x" * 256], [[1, 1], [nan, 1], [inf, 1], [0, 0], [1, 1], [1, 1]])
+    ids = ["a", "b", "c", "d", "", "x" * 256, "a\0b", "\ud83d", "y" * 255]
+    page = page_of(ids, [[1, 1], [nan, 1], [inf, 1], [0, 0], *[[1, 1]] * 5])
     cleaned = clean(page, None)
-    assert [item.id for item in cleaned.items] == ["a"]
-    assert cleaned.set_aside == {"not_finite": ["b", "c"], "zero_vector": ["d"], "bad_id": ["", "x" * 256]}
+    assert [item.id for item in cleaned.items] == ["a", "y" * 255]
+    assert cleaned.set_aside == {
+        "not_finite": ["b", "c"],
+        "zero_vector": ["d"],
+        "bad_id": ["", "x" * 256, "a\0b", "\ud83d"],
+    }
 
 
-def test_huge_and_tiny_numbers_are_vectors_all_the_same() -> None:
-    cleaned = clean(page_of([1, 2], [[3e38, 3e38], [1e-30, 0]]), None)
-    assert [item.id for item in cleaned.items] == [1, 2]
-    assert cleaned.set_aside == {}
+def test_lengths_that_the_index_does_not_take_are_set_aside_alone() -> None:
+    vectors = [[3e38, 3e38], [1e-30, 0], [1e13, 0], [1e-13, 0], [9e11, 0], [2e-12, 0], [1, 0]]
+    page = page_of([1, 2, 3, 4, 5, 6, 7], vectors)
+    cleaned = clean(page, None)
+    assert [item.id for item in cleaned.items] == [5, 6, 7]
+    assert cleaned.set_aside == {"bad_length": [1, 2, 3, 4]}
+    spec = CollectionSpec("things", "int64", 2, "l2")
+    for item_id, vector in zip(page.ids, page.vectors, strict=True):
+        batch = WriteBatch([ItemWrite(item_id, vector)], embedding_version="v1")
+        if item_id in (5, 6, 7):
+            assert checked_batch(batch, spec).items
+        else:
+            with pytest.raises(InvalidVector):
+                checked_batch(batch, spec)
 
 
 def test_activity_comes_from_the_items_and_orphans_stay_out() -> None:
