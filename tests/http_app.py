@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from index_store.engine.index import EmbeddedIndex
 from service.http.app import Application, DemoPicture
 from service.settings import Settings
 from service.wiring import MakeIndex, Service, build
@@ -89,7 +88,7 @@ class HttpApp:
 def running_app(
     data_dir: Path,
     environ: Mapping[str, str] | None = None,
-    make_index: MakeIndex = EmbeddedIndex,
+    make_index: MakeIndex | None = None,
     demo_picture: DemoPicture | None = None,
 ) -> Iterator[HttpApp]:
     """A service on `data_dir`, opened and with its models loaded."""

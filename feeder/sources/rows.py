@@ -126,10 +126,9 @@ def _json(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Decimal):
-        if not value.is_finite():
-            return None
-        is_whole = value == value.to_integral_value() and abs(value) <= INT64_MAX
-        return int(value) if is_whole else float(value)
+        if value.is_finite() and value == value.to_integral_value() and abs(value) <= INT64_MAX:
+            return int(value)
+        return _json(float(value))
     if isinstance(value, datetime | date | time):
         return value.isoformat()
     if isinstance(value, list | tuple):

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import uvicorn
 
-from index_store.engine.index import EmbeddedIndex
 from service.app.encoders import TextEncoder
 from service.embedding.port import EmbeddedTexts, ModelInfo
 from service.errors import Overloaded
@@ -90,7 +89,7 @@ class Wire:
 def served(
     data_dir: Path,
     environ: dict[str, str] | None = None,
-    make_index: MakeIndex = EmbeddedIndex,
+    make_index: MakeIndex | None = None,
     drain_s: int | None = None,
 ) -> Iterator[Wire]:
     with running_app(data_dir, environ, make_index) as app:
