@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,9 @@ from feeder.errors import ImportRefused
 from feeder.sink.writer import Applier
 from tests.http_app import HttpApp, running_app, unit
 from vector_client.http import VectorClient
-from vector_client.transport import Call, Limits, Transport, _parsed
+from vector_client.protocol.call import Answer, Call
+from vector_client.retries import Limits
+from vector_client.transport import Transport
 from vector_client.types import Item, Keys
 
 RNG = np.random.default_rng(5)
@@ -30,11 +31,10 @@ class InProcess(Transport):
         self._app = app
         self.calls = 0
 
-    def send(self, call: Call) -> Any:
+    def send(self, call: Call[Answer]) -> Answer:
         self.calls += 1
-        headers = {"content-type": "application/json"}
-        answer = self._app.request(call.method, call.path, content=call.body, headers=headers)
-        return _parsed(answer.status_code, answer.headers, answer.content)  # type: ignore[arg-type]
+        answer = self._app.request(call.method, call.path, content=call.body, headers=call.headers())
+        return call.answer(answer.status_code, answer.headers, answer.content)
 
 
 @contextmanager
