@@ -39,5 +39,6 @@ def is_public(address: str) -> bool:
 
 
 def is_in(address: str, networks: Sequence[Network]) -> bool:
+    """Whether `address`, without its zone, lies in one of `networks`. Raises ValueError for no address."""
     parsed = ip_address(address.partition("%")[0])
     return any(parsed in network for network in networks)

@@ -1,8 +1,8 @@
 """Why a picture can't be had.
 
 FetchError
-├── FetchRefused   the address may not be asked; asking again is in vain
-└── FetchFailed    it was asked and gave no picture within the bounds; it may another time
+├── FetchRefused   the address may not be asked; another try changes nothing
+└── FetchFailed    it was asked and gave no picture within the bounds; another try may succeed
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ class FetchError(Exception):
 
 
 class FetchRefused(FetchError):
-    pass
+    """The address may not be asked: its host is not listed or not public. Another try changes nothing."""
 
 
 class FetchFailed(FetchError):
-    pass
+    """The host was asked and gave no picture within the bounds. Another try may succeed."""

@@ -35,9 +35,12 @@ def resolve(host: str, port: int) -> Sequence[str]:
 
 @dataclass(frozen=True, slots=True)
 class FetchLimits:
-    """hosts: names, `name:port` for another port than the scheme's, `*.name` for subdomains. hosts_setting:
-    what the user calls that list. s_max: seconds, name to last byte. networks: private ones where a listed
-    host may lie all the same."""
+    """Where pictures may come from, and how large and slow they may be.
+
+    hosts: `name`, `name:port` where the port is not the scheme's own, `*.name` for subdomains. hosts_setting:
+    the setting that holds them, for error messages. s_max: seconds from the name's look-up to the last byte.
+    networks: private networks in which a listed host may stand.
+    """
 
     hosts: Sequence[str]
     hosts_setting: str
@@ -58,7 +61,7 @@ class _Target:
 
 
 class PictureFetch:
-    """`fetch` blocks and is safe from any thread."""
+    """Downloads a picture a call from listed hosts. `fetch` blocks and is safe from any thread."""
 
     def __init__(self, limits: FetchLimits, *, resolve: Resolve = resolve) -> None:
         self._limits = limits
