@@ -19,6 +19,7 @@ COPY item_rules item_rules
 COPY index_store index_store
 COPY vector_client vector_client
 COPY image_fetch image_fetch
+COPY log_lines log_lines
 COPY feeder feeder
 COPY service service
 

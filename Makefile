@@ -23,7 +23,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-IMPORTED := item_rules image_fetch index_store service feeder vector_client
+IMPORTED := item_rules image_fetch log_lines index_store service feeder vector_client
 CHECKED := $(IMPORTED) benchmarks tests examples setup.py
 
 .PHONY: help

@@ -34,7 +34,6 @@ from feeder.status import as_text as status_text
 from feeder.status import status_of
 from feeder.telemetry.metrics import Metrics
 from feeder.telemetry.reporting import (
-    JsonLines,
     PlainLines,
     ProgressBar,
     ProgressLog,
@@ -44,6 +43,7 @@ from feeder.telemetry.reporting import (
 )
 from feeder.wiring import client_of, compare_once, importer_of, quarantined_of, syncer_of, tier_log_of
 from feeder.wiring_feeds import dirty_sets_of
+from log_lines.json_lines import JsonLines
 
 log = logging.getLogger("feeder")
 

@@ -21,7 +21,6 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from index_store.ann.compiled import exact_kernels, kernels
@@ -32,6 +31,7 @@ from index_store.maintenance.rebuild_request import answer_to, ask, withdraw
 from index_store.maintenance.repoint import described, repoint
 from index_store.maintenance.stats import stats
 from index_store.maintenance.worker import Maintenance, MaintenanceLimits, be_modest
+from log_lines.json_lines import JsonLines
 
 log = logging.getLogger(__name__)
 
@@ -118,24 +118,6 @@ def _said(problems: Sequence[str], told: Sequence[str] = ()) -> int:
     return 1 if problems else 0
 
 
-class _JsonLines(logging.Formatter):
-    """The service's form of a log line: time, level, event, fields."""
-
-    _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": datetime.fromtimestamp(record.created, tz=UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "event": record.getMessage(),
-            "logger": record.name,
-            **{key: value for key, value in vars(record).items() if key not in self._OWN},
-        }
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
-
-
 def _rebuild(data_dir: Path) -> int:
     """Here, when no other process maintains the directory; else ask that one, and wait for what it says."""
     request = ""
@@ -186,7 +168,7 @@ def _maintain(data_dir: Path, parent: int, keep_days: float) -> int:
         os.execv(sys.executable, [sys.executable, *again, "--keep-days", str(keep_days)])
     be_modest()
     lines = logging.StreamHandler()
-    lines.setFormatter(_JsonLines())
+    lines.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[lines])
     stop = threading.Event()
     told, teller = os.pipe()

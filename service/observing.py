@@ -6,7 +6,6 @@ import logging
 import sys
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
@@ -17,6 +16,8 @@ import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from log_lines.json_lines import JsonLines
+
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 log = logging.getLogger(__name__)
@@ -25,32 +26,6 @@ _LOG_GATHER_S = 0.05
 _LOG_CLOSE_S = 5.0
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 30.0)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
-_PLAIN_FIELDS = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {
-    "message",
-    "asctime",
-    "taskName",
-    "color_message",
-}
-
-
-_LOGGER_NAMES = {"uvicorn.error": "uvicorn"}
-"""uvicorn writes all its lines under that name: a start is no error."""
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, logger, event and the fields given as `extra`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": _LOGGER_NAMES.get(record.name, record.name),
-            "event": record.getMessage(),
-        }
-        line.update({key: value for key, value in record.__dict__.items() if key not in _PLAIN_FIELDS})
-        if record.exc_info:
-            line["traceback"] = "".join(traceback.format_exception(*record.exc_info))
-        return orjson.dumps(line, default=str).decode()
 
 
 def configure_logging(level: str) -> None:

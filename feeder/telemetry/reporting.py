@@ -12,11 +12,12 @@ from typing import Any, Protocol, TextIO
 
 from tqdm import tqdm
 
+from log_lines.json_lines import extra_fields
+
 log = logging.getLogger(__name__)
 
 LINE_SECONDS = 5.0
 _ADDRESS = re.compile(r"^'?https?://\S*: ")
-STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
 class Progress(Protocol):
@@ -117,29 +118,10 @@ def as_json(summary: Summary) -> str:
     return json.dumps(body, ensure_ascii=False, default=str)
 
 
-class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, event, and the event's own fields."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        body = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
-            "level": record.levelname.lower(),
-            "event": record.getMessage(),
-            **_fields(record),
-        }
-        if record.exc_info:
-            body["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(body, ensure_ascii=False, default=str)
-
-
 class PlainLines(logging.Formatter):
     """`event name=value ...` for people reading a log file."""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
+        fields = " ".join(f"{name}={value}" for name, value in extra_fields(record).items())
         line = f"{self.formatTime(record, '%H:%M:%S')} {record.getMessage()} {fields}".rstrip()
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
-
-
-def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    return {name: value for name, value in vars(record).items() if name not in STANDARD_FIELDS}

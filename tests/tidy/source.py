@@ -9,7 +9,15 @@ from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PRODUCT_ROOMS = ("item_rules", "image_fetch", "index_store", "service", "feeder", "vector_client")
+PRODUCT_ROOMS = (
+    "item_rules",
+    "image_fetch",
+    "log_lines",
+    "index_store",
+    "service",
+    "feeder",
+    "vector_client",
+)
 ROOMS = (*PRODUCT_ROOMS, "benchmarks", "tests")
 
 

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 
-from service.observing import JsonLines, configure_logging
-
-
-def test_the_servers_start_is_not_logged_as_an_error() -> None:
-    record = logging.LogRecord("uvicorn.error", logging.INFO, "", 0, "Started server process", None, None)
-    line = json.loads(JsonLines().format(record))
-    assert (line["logger"], line["level"]) == ("uvicorn", "info")
+from service.observing import configure_logging
 
 
 def test_builds_of_faiss_that_are_not_there_are_no_news() -> None:
