@@ -7,7 +7,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from index_store.errors import StoreDamaged, StoreUnavailable
+from index_store.errors import IndexStoreError, StoreDamaged, StoreUnavailable
 from index_store.types import Trouble
 
 PASSING = (
@@ -36,6 +36,19 @@ def is_passing(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
+
+
+def what_helps(error: BaseException | None, path: Path) -> str:
+    """What an operator can do about an error or its cause, or an empty string."""
+    while error is not None:
+        if isinstance(error, IndexStoreError) and error.hint:
+            return error.hint
+        if isinstance(error, OSError) and (hint := hint_of(error, path)):
+            return hint
+        if isinstance(error, sqlite3.Error):
+            return _HINTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, "")
+        error = error.__cause__
+    return ""
 
 
 def unreadable(path: Path, error: Exception) -> StoreDamaged | StoreUnavailable:

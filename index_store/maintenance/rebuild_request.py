@@ -58,15 +58,28 @@ def withdraw(data_dir: Path) -> None:
         (data_dir / REQUEST_FILE).unlink()
 
 
-def take_up(data_dir: Path, rebuild: Callable[[], Sequence[str]]) -> None:
-    """Do what was asked for and tell the outcome; called by the one process that maintains. A request is
-    taken once: a build that ends the process must not end every one that follows. Raises OSError."""
-    name = asked(data_dir)
-    if not name:
-        return
-    _tell(data_dir, Answer(name, os.getpid(), is_done=False))
-    withdraw(data_dir)
-    _tell(data_dir, Answer(name, os.getpid(), is_done=True, problems=list(rebuild())))
+class RebuildQueue:
+    """The side of the one process that maintains; belongs to one thread."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._unwritten: Answer | None = None
+
+    def work_off(self, rebuild: Callable[[], Sequence[str]]) -> None:
+        """Do what was asked for and tell the outcome. A request is taken once: a build that ends the process
+        must not end every one that follows. Raises OSError, on a full disk for instance: call it again later,
+        a request waits as it is, and an answer that could not be written is kept."""
+        if self._unwritten is not None:
+            _tell(self._data_dir, self._unwritten)
+            self._unwritten = None
+        name = asked(self._data_dir)
+        if not name:
+            return
+        _tell(self._data_dir, Answer(name, os.getpid(), is_done=False))
+        withdraw(self._data_dir)
+        answer = self._unwritten = Answer(name, os.getpid(), is_done=True, problems=list(rebuild()))
+        _tell(self._data_dir, answer)
+        self._unwritten = None
 
 
 def answer_to(data_dir: Path, request: str) -> Answer | None:

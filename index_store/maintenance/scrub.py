@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from index_store.catalog.snapshots import SEGMENTS, SNAPSHOTS, set_aside
+from index_store.diagnosis import is_passing, what_helps
 from index_store.errors import StoreDamaged
 from index_store.storage.durable_files import publish
 from index_store.storage.schema import COLUMNS, Connection, from_columns
@@ -48,10 +49,11 @@ class Scrub:
         self.set_aside = 0
         self._found: list[Id] = []
         self._pages = 0
+        self._is_saved = True
 
     def step(self, connection: Connection) -> bool:
         """Look at one page of rows, or at the files after the last one. True: a round is done.
-        Raises OSError, sqlite3.Error."""
+        Raises OSError (a file can't be listed), sqlite3.Error."""
         progress = self.progress
         where, parameters = ("", ()) if progress.after is None else ("WHERE id>?", (progress.after,))
         page: Sequence[Any] = connection.execute(
@@ -73,12 +75,24 @@ class Scrub:
         progress.after, progress.rows = None, 0
         progress.rounds += 1
         self._save(tuple(self._found))
-        self._found = []
+        if self._is_saved:
+            self._found = []
         return True
 
     def _save(self, damaged: tuple[Id, ...]) -> None:
+        """Write down how far the scrub is. A disk without room must not keep it from reading on: what was
+        found stays in memory until it is written, and a process that starts meanwhile reads again."""
         self.progress.damaged = tuple(dict.fromkeys(damaged))
-        publish(self._directory / SCRUB_FILE, json.dumps(asdict(self.progress)).encode())
+        path = self._directory / SCRUB_FILE
+        try:
+            publish(path, json.dumps(asdict(self.progress)).encode())
+        except OSError as exc:
+            if self._is_saved:
+                extra = {"path": str(path), "error": str(exc), "hint": what_helps(exc, path)}
+                log.warning("scrub_not_saved", extra=extra)
+            self._is_saved = False
+        else:
+            self._is_saved = True
 
 
 def scrub_files(directory: Path) -> list[Path]:
@@ -91,7 +105,9 @@ def scrub_files(directory: Path) -> list[Path]:
             try:
                 verify(path, read_manifest(path))
             except (StoreDamaged, FileNotFoundError) as exc:
-                if path.is_dir():
+                if is_passing(exc):
+                    log.warning("files_not_read", extra={"path": str(path), "error": str(exc)})
+                elif path.is_dir():
                     log.error("files_damaged", extra={"path": str(path), "error": str(exc)})
                     set_aside(path)
                     bad.append(path)

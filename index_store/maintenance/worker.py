@@ -6,6 +6,7 @@ it could not read again from the disk, so it may be killed at any moment.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -23,10 +24,11 @@ from index_store.ann.validation import count_allowed
 from index_store.catalog.aside import remove_expired
 from index_store.catalog.pointer import Member, read_pointer
 from index_store.catalog.snapshots import SEGMENTS, SNAPSHOTS, open_newest, registered_in
+from index_store.diagnosis import is_passing, what_helps
 from index_store.errors import StoreDamaged
 from index_store.maintenance.check import collection_directories
 from index_store.maintenance.compaction import BUILD_ERRORS, Workshop, drop_old, make_snapshot
-from index_store.maintenance.rebuild_request import take_up
+from index_store.maintenance.rebuild_request import ANSWER_FILE, RebuildQueue
 from index_store.maintenance.scrub import Scrub
 from index_store.segment.builder import BuildOptions, Progress
 from index_store.segment.open import Base, Known
@@ -130,6 +132,8 @@ class Maintenance:
         self._scrub_at: dict[Path, float] = {}
         self._swept: set[Path] = set()
         self._unread: dict[Path, str] = {}
+        self._waiting: set[Path] = set()
+        self._requests = RebuildQueue(data_dir)
 
     def run_forever(self, stop: Stop, may_go_on: Callable[[], bool] = lambda: True) -> None:
         """Work whenever this process is the elected one, until `stop` is set or `may_go_on` says no."""
@@ -138,11 +142,21 @@ class Maintenance:
             while self._may_go_on():
                 try:
                     if is_elected():
-                        take_up(self._data_dir, self._rebuild_all)
+                        self._do_requested()
                         self._look_after_all()
                 except Stopped:
                     log.info("maintenance_stopped")
+                except OSError as exc:
+                    self._note_failure(self._data_dir, exc)
                 stop.wait(self._limits.pause_s)
+
+    def _do_requested(self) -> None:
+        path = self._data_dir / ANSWER_FILE
+        try:
+            self._requests.work_off(self._rebuild_all)
+            self._waiting.discard(path)
+        except OSError as exc:
+            self._note_failure(path, exc)
 
     def _report(self, step: str, share: float) -> None:
         """A build may take minutes: it is left, and nothing of it kept, when the process is to end."""
@@ -189,6 +203,7 @@ class Maintenance:
                 self._look_after(collection, member)
         self._bases = {path: base for path, base in self._bases.items() if path in found}
         self._swept &= found
+        self._waiting.discard(self._data_dir)
 
     def _members(self, collection: Path) -> tuple[Member, ...]:
         """The generations to look after; none where the pointer is damaged, which is logged once."""
@@ -211,9 +226,20 @@ class Maintenance:
                 self._swept.add(directory)
             self._advance(directory)
             self._scrub(directory)
+            self._waiting.discard(directory)
         except BUILD_ERRORS as exc:
             self._bases.pop(directory, None)
-            log.error("maintenance_failed", extra={"path": str(directory), "error": str(exc)}, exc_info=True)
+            self._note_failure(directory, exc)
+
+    def _note_failure(self, path: Path, error: Exception) -> None:
+        """Say what went wrong. What the system stands in the way of, a full disk for instance, is foreseen
+        and tried again at the next look: one line says so until it goes well."""
+        extra = {"path": str(path), "error": str(error), "hint": what_helps(error, path)}
+        if not is_passing(error):
+            log.error("maintenance_failed", extra=extra, exc_info=error)
+        elif path not in self._waiting:
+            self._waiting.add(path)
+            log.warning("maintenance_waits", extra=extra)
 
     def _advance(self, directory: Path) -> None:
         """Publish the next snapshot of a generation if one is due."""
@@ -329,7 +355,8 @@ class Maintenance:
         needed = (sum(shape.rows[keep:]) + shape.changes) * int(dim) * _BYTES_A_NUMBER
         free = self._free(directory)
         if free < needed + self._limits.disk_reserve_bytes:
-            raise OSError(f"{directory}: a snapshot may need {needed >> 20} MiB, {free >> 20} MiB are free")
+            problem = f"a snapshot may need {needed >> 20} MiB, {free >> 20} MiB are free"
+            raise OSError(errno.ENOSPC, problem, str(directory))
 
 
 def _sweep(directory: Path) -> None:

@@ -48,8 +48,13 @@ class ServiceProcess:
     """`python -m service` with embedders that need no files."""
 
     def __init__(
-        self, data_dir: Path, environ: Mapping[str, str] | None = None, port: int | None = None
+        self,
+        data_dir: Path,
+        environ: Mapping[str, str] | None = None,
+        port: int | None = None,
+        log_dir: Path | None = None,
     ) -> None:
+        """log_dir: where its output goes; beside the data directory without it."""
         self.port = port or free_port()
         inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         self.environ = {
@@ -63,7 +68,7 @@ class ServiceProcess:
             "KEYLESS_WRITES": "loopback",
             **(environ or {}),
         }
-        self.log = data_dir.parent / f"service-{self.port}.log"
+        self.log = (log_dir or data_dir.parent) / f"service-{self.port}.log"
 
     def start(self, *, until_ready: bool = True, ready_s_max: float = START_S_MAX) -> ServiceProcess:
         with self.log.open("ab") as log:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from index_store.maintenance.check import check
+from index_store.maintenance.rebuild_request import ANSWER_FILE, answer_to, ask
+from index_store.maintenance.worker import Maintenance
 from tests.integration.service_process import Connection, ServiceProcess
+from tests.sealing import SMALL, SPECS, assert_same, filled, opened, snapshots_of
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
 
@@ -25,7 +32,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     try:
         yield mounted
     finally:
-        subprocess.run(["umount", str(mounted)], check=True)
+        subprocess.run(["umount", "--lazy", str(mounted)], check=True)  # this process may still map segments
 
 
 def fill_up(disk: Path) -> None:
@@ -38,9 +45,11 @@ def fill_up(disk: Path) -> None:
 
 
 @pytest.mark.parametrize("is_killed", [False, True])
-def test_a_restart_on_a_full_disk_serves_searches_and_refuses_writes(disk: Path, is_killed: bool) -> None:
+def test_a_restart_on_a_full_disk_serves_searches_and_refuses_writes(
+    disk: Path, tmp_path: Path, is_killed: bool
+) -> None:
     data = disk / "data"
-    service = ServiceProcess(data).start()
+    service = ServiceProcess(data, log_dir=tmp_path).start()  # as in production: not on the disk of the data
     connection = Connection(service.port)
     items = [{"recipe_id": number, "text": f"국 {number}"} for number in range(1, 31)]
     assert connection.post("/v1/upsert", {"items": items})[0] == 200
@@ -50,7 +59,7 @@ def test_a_restart_on_a_full_disk_serves_searches_and_refuses_writes(disk: Path,
     else:
         service.stop()
     fill_up(disk)
-    service = ServiceProcess(data).start()
+    service = ServiceProcess(data, log_dir=tmp_path).start()
     try:
         connection = Connection(service.port)
         status, answer = connection.post("/v1/search", {"query": "국 7", "top_k": 30})
@@ -67,4 +76,39 @@ def test_a_restart_on_a_full_disk_serves_searches_and_refuses_writes(disk: Path,
         connection.close()
     finally:
         service.stop()
-    assert "Traceback" not in service.log.read_text()
+    logged = service.log.read_text()
+    assert "traceback" not in logged.lower() and "Logging error" not in logged
+
+
+def test_maintenance_on_a_full_disk_says_so_once_and_goes_on_by_itself(
+    disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = disk / "data"
+    reference = filled(data)
+    request = ask(data)
+    fill_up(disk)
+    stop, looks = threading.Event(), iter(range(400))
+    maintenance = Maintenance(data, limits=replace(SMALL, scrub_pause_s=0))
+
+    def until(look: int) -> None:
+        stop.clear()
+        maintenance.run_forever(stop, lambda: next(looks) < look)
+
+    with caplog.at_level(logging.WARNING, "index_store"):
+        until(60)
+    said = [(one.getMessage(), one.__dict__["path"], one.exc_info) for one in caplog.records]
+    assert said and len(said) == len(set(said)), said
+    assert {(event, traceback) for event, _, traceback in said} <= {
+        ("maintenance_waits", None),
+        ("scrub_not_saved", None),
+    }
+    assert str(data / ANSWER_FILE) in {path for _, path, _ in said}
+    assert all("df -h" in one.__dict__["hint"] for one in caplog.records)
+    (disk / _FILLER).unlink()
+    until(200)
+    answer = answer_to(data, request)
+    assert answer is not None and answer.is_done and answer.problems == []
+    assert all(snapshots_of(data, spec.name) for spec in SPECS) and check(data) == []
+    index = opened(data)
+    assert_same(index, reference, "numbers", 1)
+    index.close()

@@ -21,6 +21,7 @@ from index_store.storage.schema import STORE_FILE, connect_sqlite
 from index_store.types import ItemDelete, ItemWrite, SearchRequest, WriteBatch
 from tests.sealing import (
     SMALL,
+    SPECS,
     assert_same,
     base_of,
     batch,
@@ -83,13 +84,20 @@ def test_the_snapshot_before_serves_when_the_newest_is_damaged(tmp_path: Path) -
     index.close()
 
 
-def test_a_full_or_failing_disk_publishes_nothing_and_serving_goes_on(tmp_path: Path) -> None:
+def test_a_full_or_failing_disk_publishes_nothing_and_serving_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """ENOSPC or EIO right after each effect on the disk."""
     reference = filled(tmp_path, rows=80)
     index = opened(tmp_path)
     names: list[str] = []
-    Maintenance(tmp_path, limits=SMALL, free=lambda _path: 1000).run_once()
+    short = Maintenance(tmp_path, limits=SMALL, free=lambda _path: 1000)
+    for _ in range(3):
+        assert short.run_once()
     assert snapshots_of(tmp_path) == []
+    said = [one for one in caplog.records if one.getMessage() == "maintenance_waits"]
+    assert len(said) == len(SPECS) and "df -h" in said[0].__dict__["hint"]
+    assert not any(one.exc_info for one in caplog.records)
     steps = [0]
     while True:
         fail_at, seen = steps[0], [0]
@@ -237,6 +245,26 @@ def test_the_scrub_finds_rotten_rows_and_goes_on_where_it_was(tmp_path: Path) ->
         index.search("numbers", [SearchRequest(query, 1)])[0].hits[0].id == 2500
     )  # the segment has it whole
     index.close()
+
+
+def test_a_scrub_that_cannot_be_saved_reads_on_and_keeps_what_it_found(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    filled(tmp_path, rows=100)
+    directory = generation_directory(tmp_path)
+    connection = sqlite3.connect(directory / STORE_FILE)
+    connection.execute("UPDATE item SET metadata='{}' WHERE id=7")
+    connection.commit()
+    blocked = directory / "scrub.json.tmp-"
+    blocked.mkdir()
+    scrub = Scrub(directory)
+    assert scrub.step(connection) and scrub.step(connection)
+    assert scrub.progress.rounds == 2 and list(scrub.progress.damaged) == [7]
+    assert [one.getMessage() for one in caplog.records].count("scrub_not_saved") == 1
+    blocked.rmdir()
+    assert scrub.step(connection)
+    connection.close()
+    assert Scrub(directory).progress.damaged == (7,)
 
 
 def test_the_scrub_finds_rotten_files_and_maintenance_makes_them_again(tmp_path: Path) -> None:
