@@ -17,7 +17,7 @@ from tests.integration.kitchen import RECIPES, TWINS, Kitchen, open_kitchen
 from vector_client.async_client import AsyncVectorClient
 from vector_client.errors import DatabaseFailed, SettingsWrong, SpaceChanged
 from vector_client.recommend.drivers import asyncpg_rows, psycopg_rows, sqlalchemy_rows
-from vector_client.recommend.pgvector import PgTable, Rows, nearest_rows
+from vector_client.recommend.pgvector import PgTable, Rows, nearest_rows, nearest_statement
 from vector_client.recommend.port import Neighbours
 from vector_client.recommend.searchers import RemoteDBVectorRecommender
 from vector_client.telemetry.events import Compared, Event
@@ -138,6 +138,21 @@ def test_text_ids_are_excluded_to_the_letter(kitchen: Kitchen, opens: Opens, row
     assert len(everything) == 8
     for one in sorted(everything):
         assert asyncio.run(found([one])) == everything - {one}
+
+
+def test_a_value_of_the_statement_is_read_once_and_not_for_every_row(kitchen: Kitchen) -> None:
+    """2,000 ids left out of 10,000 rows took 1.7 s, while the array was parsed again for each row."""
+    statement = nearest_statement(PgTable(), kitchen.vectors[0].tolist(), range(1000, 3000), 25)
+    written = "EXPLAIN " + statement.written("$1", "$3", "$2")
+
+    async def plan() -> str:
+        async with plain_asyncpg(kitchen) as connection:
+            rows = await connection.fetch(written, statement.vector, statement.limit, statement.exclude)
+            return "\n".join(row[0][:100] for row in rows)
+
+    shown = asyncio.run(plan())
+    assert "hashed SubPlan" in shown, shown
+    assert "InitPlan" in shown, shown
 
 
 @drivers
