@@ -27,10 +27,10 @@ import numpy as np
 import psycopg
 
 from feeder.changes import IntDirectory
-from feeder.read.pages import clean, pages, read_ahead
+from feeder.read.pages import items_of_page, pages, read_ahead
 from feeder.settings import Settings
 from feeder.sources.postgres.vectors import PgVectorSource
-from feeder.sources.session import Patience, postgres_session
+from feeder.sources.session import RetryPolicy, postgres_session
 from feeder.table_mapping import VectorTable
 from vector_client.errors import VectorClientError
 from vector_client.http import VectorClient
@@ -117,7 +117,7 @@ def bare_copy(environ: dict[str, str], dim: int) -> int:
 def source_of(settings: Settings, dim: int) -> PgVectorSource:
     assert settings.vectors is not None
     table = VectorTable(("bench",), "pk", "item_id", "v", "")
-    return PgVectorSource(postgres_session(settings.vectors, Patience(600, 0)), table, "int64", dim)
+    return PgVectorSource(postgres_session(settings.vectors, RetryPolicy(600, 0)), table, "int64", dim)
 
 
 def exported(settings: Settings, dim: int, page_rows: int) -> int:
@@ -140,7 +140,7 @@ def cleaned(settings: Settings, dim: int, page_rows: int) -> int:
     directory = IntDirectory(ids, np.ones(len(ids), dtype=bool))
     try:
         with read_ahead(pages(source, None, page_rows)) as ahead:
-            return sum(len(clean(page, directory).items) for page in ahead)
+            return sum(len(items_of_page(page, directory).items) for page in ahead)
     finally:
         source.close()
 

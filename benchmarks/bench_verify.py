@@ -22,56 +22,56 @@ from feeder.changes import Changes
 from feeder.compare.reconciler import Brake, Reconciler, Report
 from feeder.compare.source_side import SourceSide
 from feeder.digest import Shares, Sums, bucket_of, root_of
-from feeder.read.vector_reader import Truth
+from feeder.read.vector_reader import VectorReader
 from feeder.settings import Settings
-from feeder.sink.writer import Applied
-from feeder.state.key_map import IN_MEMORY, Ledger
+from feeder.sink.writer import WriteResult
+from feeder.state.key_map import IN_MEMORY, KeyMap
 from vector_client.types import CollectionState, Differing, Digest, DigestRow, Id
 
 VERSION = "bench-space"
 
 
 class EqualIndex:
-    """An index that holds what the source held when it was made. Fits reconcile.Store."""
+    """An index that holds what the source held when it was made. Fits sink.brake.Store."""
 
-    def __init__(self, truth: Truth) -> None:
+    def __init__(self, reader: VectorReader) -> None:
         self._side = SourceSide(Shares(VERSION))
-        for portion in truth.everything():
-            self._side.add(portion)
+        for chunk in reader.everything():
+            self._side.add_chunk(chunk)
         self._side.seal()
         self._sums = self._side.sums.copy()
 
     def state(self) -> CollectionState:
         raise NotImplementedError
 
-    def apply(self, changes: Changes, cursors: Mapping[str, str]) -> Applied:
+    def apply(self, changes: Changes, cursors: Mapping[str, str]) -> WriteResult:
         raise NotImplementedError
 
     def digest(self) -> Digest:
         return Digest(root_of(self._sums), self._sums.tolist(), self._side.count, 1)
 
     def differing(self, sums: Sums) -> Differing:
-        parts = np.flatnonzero(self._side.sums_of(len(sums)) != sums).tolist()
-        held = self._side.within(parts, len(sums))
-        rows = [DigestRow(item_id, mine.share, mine.active, True) for item_id, mine in held.items()]
+        parts = np.flatnonzero(self._side.sums_in(len(sums)) != sums).tolist()
+        held = self._side.rows_in(parts, len(sums))
+        rows = [DigestRow(item_id, row.share, row.active, True) for item_id, row in held.items()]
         return Differing(parts, rows)
 
 
-def truth_of(settings: Settings, options: argparse.Namespace) -> Truth:
+def reader_of(settings: Settings, options: argparse.Namespace) -> VectorReader:
     source = source_of(settings, options.dim)
-    truth = Truth(source, None, Ledger(IN_MEMORY), id_kind="int64", page_rows=options.page_rows)
-    truth.open()
-    return truth
+    reader = VectorReader(source, None, KeyMap(IN_MEMORY), id_kind="int64", page_rows=options.page_rows)
+    reader.open()
+    return reader
 
 
 def compared(settings: Settings, options: argparse.Namespace, index: EqualIndex) -> Report:
-    truth = truth_of(settings, options)
+    reader = reader_of(settings, options)
     try:
         return Reconciler(
-            "bench", index, truth, Brake(5), batch_items=2_000, clock=time.time, pause=lambda _: None
+            "bench", index, reader, Brake(5), batch_items=2_000, clock=time.time, pause=lambda _: None
         ).compare(VERSION)
     finally:
-        truth.close()
+        reader.close()
 
 
 def main() -> int:
@@ -85,9 +85,9 @@ def main() -> int:
         environ = databases["postgres"]
         fill(environ, options.rows, options.dim)
         settings = Settings.from_environ(environ)
-        truth = truth_of(settings, options)
-        index = EqualIndex(truth)
-        truth.close()
+        reader = reader_of(settings, options)
+        index = EqualIndex(reader)
+        reader.close()
         ratios: list[float] = []
         for _ in range(options.repeats):
             began = time.perf_counter()
@@ -107,7 +107,7 @@ def main() -> int:
                 "UPDATE bench SET v = (SELECT v FROM bench WHERE pk = 0) WHERE item_id = %s", (changed,)
             )
         began = time.perf_counter()
-        found = compared(settings, options, index).left.ids
+        found = compared(settings, options, index).left.all_ids
         print(f"one changed row of bucket {bucket_of(changed)}: {found}, {time.perf_counter() - began:.2f} s")
         assert found == [changed]
     return 0

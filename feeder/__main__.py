@@ -23,9 +23,9 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from feeder.compare.reconciler import NAMES_SHOWN, Report
 from feeder.errors import FeederError, NotEqual, SettingsWrong
-from feeder.follow.backoff import Interruptions
+from feeder.follow.backoff import Backoff
 from feeder.follow.supervisor import follow
-from feeder.load.importer import Options
+from feeder.load.importer import ImportOptions
 from feeder.settings import Settings
 from feeder.sink.writer import service_errors
 from feeder.sources.triggers.dirty_set import install, remove
@@ -41,8 +41,15 @@ from feeder.telemetry.reporting import (
     as_json,
     as_table,
 )
-from feeder.wiring import client_of, compare_once, importer_of, quarantined_of, syncer_of, tier_log_of
-from feeder.wiring_feeds import dirty_sets_of
+from feeder.wiring import (
+    client_of,
+    compare_once,
+    follower_of_collection,
+    importer_of,
+    quarantined_of,
+    tier_log_of,
+)
+from feeder.wiring_feeds import trigger_installations_of
 from log_lines.json_lines import JsonLines
 
 log = logging.getLogger("feeder")
@@ -72,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _import(settings: Settings, options: argparse.Namespace) -> int:
     """Import each collection; one that is refused does not keep the others out."""
-    chosen = Options(
+    chosen = ImportOptions(
         embedding_version=options.embedding_version,
         trust_vectors=options.trust_vectors,
         accept_orphans=options.accept_orphans,
@@ -135,9 +142,11 @@ def _sync(settings: Settings, options: argparse.Namespace) -> int:
         try:
             tables = settings.collections[name]
             tiers = tier_log_of(settings, tables)
-            interruptions = Interruptions(name, metrics, random.random, time.monotonic)
+            backoff = Backoff(name, metrics, random.random, time.monotonic)
             follow(
-                lambda: syncer_of(settings, tables, client, metrics, stop.wait, tiers), stop, interruptions
+                lambda: follower_of_collection(settings, tables, client, metrics, stop.wait, tiers),
+                stop,
+                backoff,
             )
         except FeederError as exc:
             _complain(exc, options.log_json, name)
@@ -193,14 +202,14 @@ def _summary(report: Report) -> Summary:
         "missing": len(found.missing),
         "changed": len(found.changed),
         "extra": len(found.extra),
-        "left": len(left.ids),
+        "left": len(left.all_ids),
         "quarantined": len(report.quarantined),
-        **report.set_aside,
+        **report.skipped,
         "seconds": f"{report.seconds:.1f}",
         "reading": f"{report.read_seconds:.1f}",
     }
     names = {
-        "missing": found.missing, "changed": found.changed, "extra": found.extra, "left": left.ids,
+        "missing": found.missing, "changed": found.changed, "extra": found.extra, "left": left.all_ids,
         "quarantined": list(report.quarantined),
     }  # fmt: skip
     notes = [f"root {report.root} of {report.embedding_version}"]
@@ -214,7 +223,7 @@ def _summary(report: Report) -> Summary:
 def _install(settings: Settings, options: argparse.Namespace) -> int:
     """Make or drop the triggers of each collection; needs the tables' owner."""
     for name in _names(settings, options):
-        for dirty in dirty_sets_of(settings, settings.collections[name], time.sleep):
+        for dirty in trigger_installations_of(settings, settings.collections[name], time.sleep):
             if options.command == "install-triggers":
                 install(dirty.statements, dirty.watched)
             else:

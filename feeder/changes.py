@@ -121,9 +121,9 @@ class IntDirectory:
         wanted = np.asarray(ids, dtype=np.int64)
         if not len(self._ids):
             return np.full(len(wanted), UNKNOWN, dtype=np.int8)
-        places = np.minimum(np.searchsorted(self._ids, wanted), len(self._ids) - 1)
-        found = self._ids[places] == wanted
-        return np.where(found, self._active[places].astype(np.int8), np.int8(UNKNOWN))
+        positions = np.minimum(np.searchsorted(self._ids, wanted), len(self._ids) - 1)
+        found = self._ids[positions] == wanted
+        return np.where(found, self._active[positions].astype(np.int8), np.int8(UNKNOWN))
 
 
 @dataclass(slots=True)

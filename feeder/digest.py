@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from feeder.facts import Portion
+from feeder.facts import Chunk
 from vector_client.types import Id
 
 BUCKETS = 4096
@@ -71,18 +71,18 @@ class Shares:
         """content_hash: sha256 of what the service embedded, since its vectors can't be made again."""
         return self._share(item_id, active | HAS_VECTOR | HAS_CONTENT_HASH, content_hash)
 
-    def of_portion(self, portion: Portion) -> npt.NDArray[np.uint64]:
+    def of_chunk(self, chunk: Chunk) -> npt.NDArray[np.uint64]:
         """(n,) shares of rows that lie side by side; the hash is all that is done row by row."""
-        kind = HAS_VECTOR | (HAS_CONTENT_HASH if portion.is_hashed else 0)
-        flags = portion.active.astype(np.uint8) | np.uint8(kind)
-        if not len(portion.ids):
+        kind = HAS_VECTOR | (HAS_CONTENT_HASH if chunk.is_hashed else 0)
+        flags = chunk.active.astype(np.uint8) | np.uint8(kind)
+        if not len(chunk.ids):
             return np.zeros(0, dtype=np.uint64)
-        if isinstance(portion.ids[0], int):
-            heads = np.array(portion.ids, dtype="<i8").view(np.uint8).reshape(-1, 8)
-            digests = self._digests(np.hstack([heads, flags[:, None], portion.bodies]), ())
+        if isinstance(chunk.ids[0], int):
+            heads = np.array(chunk.ids, dtype="<i8").view(np.uint8).reshape(-1, 8)
+            digests = self._digests(np.hstack([heads, flags[:, None], chunk.bodies]), ())
         else:
-            firsts = [str(item_id).encode() + b"\0" for item_id in portion.ids]
-            digests = self._digests(np.hstack([flags[:, None], portion.bodies]), firsts)
+            firsts = [str(item_id).encode() + b"\0" for item_id in chunk.ids]
+            digests = self._digests(np.hstack([flags[:, None], chunk.bodies]), firsts)
         return np.frombuffer(b"".join(digests), dtype="<u8")[:: self._base.digest_size // 8]
 
     def _digests(self, rows: npt.NDArray[np.uint8], firsts: Sequence[bytes]) -> list[bytes]:
@@ -90,14 +90,14 @@ class Shares:
         count, width = rows.shape
         data, copy = memoryview(rows.tobytes()), self._base.copy
         digests: list[bytes] = []
-        place = 0
+        position = 0
         for row in range(count):
             hasher = copy()
             if firsts:
                 hasher.update(firsts[row])
-            hasher.update(data[place : place + width])
+            hasher.update(data[position : position + width])
             digests.append(hasher.digest())
-            place += width
+            position += width
         return digests
 
     def _share(self, item_id: Id, flags: int, content: bytes) -> int:
@@ -110,10 +110,10 @@ def sums_of(shares: Mapping[Id, int]) -> Sums:
     """(4096,) sums modulo 2**64."""
     if not shares:
         return np.zeros(BUCKETS, dtype=np.uint64)
-    places = np.fromiter((bucket_of(item_id) for item_id in shares), dtype=np.int64, count=len(shares))
+    positions = np.fromiter((bucket_of(item_id) for item_id in shares), dtype=np.int64, count=len(shares))
     values = np.fromiter(shares.values(), dtype=np.uint64, count=len(shares))
     sums = np.zeros(BUCKETS, dtype=np.uint64)
-    np.add.at(sums, places, values)
+    np.add.at(sums, positions, values)
     return sums
 
 

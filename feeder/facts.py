@@ -25,7 +25,7 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class SourceState:
     """What holds now. items: what the index must hold; one without vector, text or image is there already and
     only its activity and metadata are said. absent: what it must not hold. rows: the vector rows that were
     asked for, with the ids that each key carries, none where the row is gone.
@@ -52,7 +52,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Portion:
+class Chunk:
     """A part of the source as a comparison needs it. active: (n,) bool. bodies: (n, bytes) uint8, what each
     share is made of: the packed vector, or (is_hashed) the sha256 of what the service embeds. aside: ids that
     are in quarantine, and whether they are active; only their activity is compared. is_all_orphans: said
@@ -62,12 +62,12 @@ class Portion:
     active: npt.NDArray[np.bool_]
     bodies: Bodies
     is_hashed: bool = False
-    set_aside: Mapping[str, Sequence[Id]] = field(default_factory=dict)
-    aside: Mapping[Id, bool] = field(default_factory=dict)
+    skipped: Mapping[str, Sequence[Id]] = field(default_factory=dict)
+    quarantined: Mapping[Id, bool] = field(default_factory=dict)
     is_all_orphans: bool = False
 
 
-class Facts(Protocol):
+class SourceReader(Protocol):
     """One collection's sources. For one thread."""
 
     def open(self) -> None: ...
@@ -78,20 +78,22 @@ class Facts(Protocol):
     def is_ready(self) -> bool:
         """Whether `about` knows every row: `everything` has been read to its end, and `confirm`ed."""
 
-    def about(self, keys: Iterable[Key] = (), ids: Iterable[Id] = (), *, anew: bool = False) -> Known:
+    def current_state(
+        self, keys: Iterable[Key] = (), ids: Iterable[Id] = (), *, refetch: bool = False
+    ) -> SourceState:
         """Return what holds for these ids, and for every id that these rows carried or carry now.
         anew: take nothing for stored; the index was found to differ."""
 
-    def note(self, known: Known, rejected: Mapping[Id, str]) -> None:
+    def note_stored(self, current: SourceState, rejected: Mapping[Id, str]) -> None:
         """Remember what was written, and what the service refused of it; to be called when it has stored
         the rest."""
 
-    def everything(self) -> Generator[Portion, None, None]:
+    def everything(self) -> Generator[Chunk, None, None]:
         """Return the whole source in portions; of two rows of one id the later one holds. May be left at any
         time: then the comparison is owed. Another thread may take the portions, and if it was ready when this
         was called, everything else here may be called beside it."""
 
-    def confirm(self) -> None:
+    def mark_complete(self) -> None:
         """Declare `about` ready; to be called when the index holds everything that was read."""
 
     def quarantined(self, *, only_due: bool = False) -> Mapping[Id, str]:

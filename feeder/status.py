@@ -11,7 +11,7 @@ from typing import Any
 from feeder.follow.follower import REPORT_CURSOR, TIERS_CURSOR
 from feeder.load.import_cursor import ImportCursor
 from feeder.load.importer import CURSOR_NAME
-from feeder.sink.brake import BRAKE_CURSOR, WINDOW_CURSOR, Window
+from feeder.sink.brake import BRAKE_CURSOR, WINDOW_CURSOR, VanishWindow
 from vector_client.types import CollectionState, Id
 
 NAMES_SHOWN = 20
@@ -42,12 +42,12 @@ class Status:
 
 
 def status_of(
-    state: CollectionState, aside: Mapping[Id, str], window_s: float, clock: Callable[[], float]
+    state: CollectionState, quarantined: Mapping[Id, str], window_s: float, clock: Callable[[], float]
 ) -> Status:
     """Return what the cursors say. One that another program wrote says nothing."""
     cursors = state.cursors
     report, brake = _object(cursors.get(REPORT_CURSOR)), _object(cursors.get(BRAKE_CURSOR))
-    window = Window(window_s, clock)
+    window = VanishWindow(window_s, clock)
     window.load(cursors.get(WINDOW_CURSOR))
     imported = ImportCursor.parsed(cursors[CURSOR_NAME]) if CURSOR_NAME in cursors else None
     return Status(
@@ -66,7 +66,7 @@ def status_of(
         imported=None
         if imported is None
         else {"done": imported.done, "rows": imported.rows, "version": imported.version},
-        quarantined={str(item_id): why for item_id, why in aside.items()},
+        quarantined={str(item_id): why for item_id, why in quarantined.items()},
         cursors=dict(cursors),
     )
 

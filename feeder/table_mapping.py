@@ -153,7 +153,7 @@ def parse_collections(text: str, mistakes: list[str]) -> dict[str, CollectionTab
         mistakes.append(f"collections: tables [collections.NAME] are needed, got {collections!r}")
         return {}
     for name, given in collections.items():
-        reader = _Reader(f"collections.{name}", mistakes)
+        reader = _TableReader(f"collections.{name}", mistakes)
         if not isinstance(given, dict):
             mistakes.append(f"collections.{name}: a table is needed, got {given!r}")
             continue
@@ -166,15 +166,15 @@ def parse_collections(text: str, mistakes: list[str]) -> dict[str, CollectionTab
     return found
 
 
-class _Reader:
+class _TableReader:
     """Reads typed values out of one TOML table and notes what is wrong instead of raising."""
 
     def __init__(self, path: str, mistakes: list[str]) -> None:
         self._path = path
         self._mistakes = mistakes
 
-    def at(self, name: str) -> _Reader:
-        return _Reader(f"{self._path}.{name}", self._mistakes)
+    def at(self, name: str) -> _TableReader:
+        return _TableReader(f"{self._path}.{name}", self._mistakes)
 
     def wrong(self, name: str, message: str) -> None:
         self._mistakes.append(f"{self._path}.{name}: {message}")
@@ -235,7 +235,7 @@ class _Reader:
         return value
 
 
-def _collection(name: str, table: dict[str, Any], reader: _Reader) -> CollectionTables | None:
+def _collection(name: str, table: dict[str, Any], reader: _TableReader) -> CollectionTables | None:
     source = table["source"]
     if isinstance(source, dict):
         reader.at("source").only(source, SOURCE_KEYS)
@@ -274,7 +274,7 @@ def _template(collection: Mapping[str, Any], content: list[str]) -> str:
     return template
 
 
-def _items(table: Mapping[str, Any], reader: _Reader) -> ItemTable:
+def _items(table: Mapping[str, Any], reader: _TableReader) -> ItemTable:
     reader.only(table, ITEM_KEYS)
     database = reader.choice(table, "database", ("src", "mariadb")) if "database" in table else None
     return ItemTable(
@@ -288,7 +288,7 @@ def _items(table: Mapping[str, Any], reader: _Reader) -> ItemTable:
 
 
 def _vectors(
-    table: Mapping[str, Any], collection: Mapping[str, Any], items: ItemTable | None, reader: _Reader
+    table: Mapping[str, Any], collection: Mapping[str, Any], items: ItemTable | None, reader: _TableReader
 ) -> VectorTable:
     reader.only(table, VECTOR_KEYS)
     content = list(items.content) if items else []

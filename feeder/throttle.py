@@ -17,25 +17,25 @@ from typing import Protocol, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
-Wanted: TypeAlias = Callable[[], bool]
+IsWanted: TypeAlias = Callable[[], bool]
 """Tells work whether anybody still waits for what comes of it."""
 Meanwhile: TypeAlias = Callable[[], bool]
 """Does a little of something else, and returns whether there was anything to do."""
 LOOK_S = 0.05
 
 
-class Aside(Protocol):
+class Runner(Protocol):
     """Does some work, wherever, and returns what came of it. meanwhile: what can be done beside it, here;
     what it raises leaves the work alone."""
 
-    def __call__(self, work: Callable[[Wanted], T], meanwhile: Meanwhile | None, /) -> T: ...
+    def __call__(self, work: Callable[[IsWanted], T], meanwhile: Meanwhile | None, /) -> T: ...
 
 
-def at_once(work: Callable[[Wanted], T], _meanwhile: Meanwhile | None, /) -> T:
+def run_inline(work: Callable[[IsWanted], T], _meanwhile: Meanwhile | None, /) -> T:
     return work(lambda: True)
 
 
-def when_idle(work: Callable[[Wanted], T], meanwhile: Meanwhile | None, /) -> T:
+def run_at_idle_priority(work: Callable[[IsWanted], T], meanwhile: Meanwhile | None, /) -> T:
     """Do it in a thread of its own that any other on this machine goes before. A thread can't come back from
     there without rights that a feeder does not have, so it ends with the work."""
     done: Future[T] = Future()
@@ -43,7 +43,7 @@ def when_idle(work: Callable[[Wanted], T], meanwhile: Meanwhile | None, /) -> T:
 
     def run() -> None:
         try:
-            _stand_back()
+            _lower_priority()
             done.set_result(work(lambda: not given_up.is_set()))
         except BaseException as exc:  # it is raised where it is waited for
             done.set_exception(exc)
@@ -60,13 +60,13 @@ def when_idle(work: Callable[[Wanted], T], meanwhile: Meanwhile | None, /) -> T:
         given_up.set()
 
 
-def _stand_back() -> None:
+def _lower_priority() -> None:
     if hasattr(os, "SCHED_IDLE"):
         with contextlib.suppress(OSError):  # a sandbox may forbid it: FEEDER_NICE still holds
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
-class Pacer:
+class Throttle:
     """Keeps work to a share of the time. For one thread. share: 0..1. pauses_s_max: in one piece of work."""
 
     def __init__(
@@ -83,11 +83,11 @@ class Pacer:
         self._left_s = 0.0
         self._began = 0.0
 
-    def begin(self) -> None:
+    def reset(self) -> None:
         self._left_s = self._pauses_s_max
         self._began = self._ticks()
 
-    def rest(self) -> None:
+    def slow_down(self) -> None:
         """Wait as long as the share asks for after what was done since the last rest."""
         worked_s = self._ticks() - self._began
         pause_s = min(self._left_s, worked_s / self._share - worked_s)

@@ -13,41 +13,48 @@ from typing import Literal
 from feeder.changes import Changes
 from feeder.compare.reconciler import Reconciler, Report
 from feeder.errors import BrakeOn, ServiceDown, SettingsWrong
-from feeder.facts import Facts
-from feeder.follow.activity_only import Activity
-from feeder.follow.follower import CLOCK_CURSOR, Syncer
-from feeder.follow.parts import Lookout, Pace
-from feeder.follow.parts import Parts as SyncParts
+from feeder.facts import SourceReader
+from feeder.follow.activity_only import ActivityFollower
+from feeder.follow.dependencies import FollowerDependencies, Pace, SlowChecks
+from feeder.follow.follower import CLOCK_CURSOR, Follower
 from feeder.follow.tiers import TierLog
-from feeder.follow.versions import Versions, content_version, vector_version
-from feeder.load.importer import Importer, Parts
+from feeder.follow.versions import SourceVersions, content_version, vector_version
+from feeder.load.importer import ImportDependencies, Importer
 from feeder.load.space_probe import ProbeRules, SpaceProbe
-from feeder.read.content_reader import Beside, ContentTruth, Recipe
+from feeder.read.content_reader import ContentReader, ContentRules, ContentScanSources
 from feeder.read.image_fetch import PictureFetcher
 from feeder.read.pages import PAGES_AHEAD
-from feeder.read.vector_reader import Sources, Truth
+from feeder.read.vector_reader import VectorReader, VectorScanSources
 from feeder.settings import Settings
-from feeder.sink.brake import BRAKE_CURSOR, WINDOW_CURSOR, Brake, BrakedStore, Store, Window, told_brake
-from feeder.sink.writer import Applier, service_errors
+from feeder.sink.brake import (
+    BRAKE_CURSOR,
+    WINDOW_CURSOR,
+    Brake,
+    BrakedStore,
+    Store,
+    VanishWindow,
+    brake_cursor,
+)
+from feeder.sink.writer import Writer, service_errors
 from feeder.sources.mariadb.items import MariaDBItems
 from feeder.sources.port import ItemSource, VectorSource
 from feeder.sources.postgres.items import PostgresItems
 from feeder.sources.postgres.vectors import PgVectorSource
-from feeder.sources.session import Patience, maria_session, postgres_session
-from feeder.state.content_cache import ContentState
-from feeder.state.key_map import IN_MEMORY, Ledger
+from feeder.sources.session import RetryPolicy, maria_session, postgres_session
+from feeder.state.content_cache import ContentCache
+from feeder.state.key_map import IN_MEMORY, KeyMap
 from feeder.state.state_file import FOLLOWER_CURSOR, follower_of, forget, rename
 from feeder.table_mapping import CollectionTables
 from feeder.telemetry.metrics import Metrics
 from feeder.telemetry.reporting import Progress
-from feeder.throttle import Aside, Pacer, at_once, when_idle
+from feeder.throttle import Runner, Throttle, run_at_idle_priority, run_inline
 from feeder.wiring_feeds import (
-    STORE_CHARACTERS,
+    STORE_ID_CHARACTERS,
     Pause,
-    alert_of,
     better_tier,
     feeds_of,
     lease_of,
+    short_retries,
     unread_rows,
 )
 from image_fetch.fetch import FetchLimits, PictureFetch
@@ -57,11 +64,11 @@ from vector_client.types import CollectionState, Id
 
 log = logging.getLogger(__name__)
 
-CONTENT_PAGE_ITEMS, GENTLE_PAGE_ITEMS = 5_000, 200
-GENTLE_PAGE_ROWS = 200
-POLL_REST_SHARE = 0.1
+CONTENT_PAGE_ITEMS, SCAN_PAGE_ITEMS = 5_000, 200
+SCAN_PAGE_ROWS = 200
+POLL_PAUSE_SHARE = 0.1
 """Of the time between two polls: where comparing is following, resting makes changes late."""
-RESTS_S_MAX = 30.0
+PAUSES_S_MAX = 30.0
 """In one comparison beside a log or triggers: changes wait meanwhile, a deactivated product among them."""
 
 
@@ -79,7 +86,7 @@ def client_of(settings: Settings) -> VectorClient:
 def vectors_of(settings: Settings, tables: CollectionTables) -> VectorSource:
     if tables.vectors is None:
         raise SettingsWrong(f"{tables.name}: no vector table is configured; `sync` brings its content")
-    session = postgres_session(settings.vector_database(), patience_of(settings))
+    session = postgres_session(settings.vector_database(), import_retries(settings))
     return PgVectorSource(session, tables.vectors, tables.id_kind, tables.dim)
 
 
@@ -88,12 +95,12 @@ def items_of(settings: Settings, tables: CollectionTables) -> ItemSource | None:
     if database is None or tables.items is None:
         return None
     if database.engine == "mariadb":
-        return MariaDBItems(maria_session(database, patience_of(settings)), tables.items, tables.id_kind)
-    return PostgresItems(postgres_session(database, patience_of(settings)), tables.items, tables.id_kind)
+        return MariaDBItems(maria_session(database, import_retries(settings)), tables.items, tables.id_kind)
+    return PostgresItems(postgres_session(database, import_retries(settings)), tables.items, tables.id_kind)
 
 
-def patience_of(settings: Settings) -> Patience:
-    return Patience(settings.bounds.source_timeout_s, settings.bounds.retries)
+def import_retries(settings: Settings) -> RetryPolicy:
+    return RetryPolicy(settings.bounds.source_timeout_s, settings.bounds.retries)
 
 
 def importer_of(
@@ -105,13 +112,13 @@ def importer_of(
     is_forced: bool = False,
 ) -> Importer:
     bounds = settings.bounds
-    applier = applier_of(settings, tables, client)
-    _, _, store = braked(settings, tables, applier, is_forced=is_forced)
+    writer = writer_of(settings, tables, client)
+    _, _, store = braked(settings, tables, writer, is_forced=is_forced)
     median_min = bounds.probe_text_min if tables.modality == "text" else bounds.probe_image_min
-    parts = Parts(
+    parts = ImportDependencies(
         vectors=vectors_of(settings, tables),
         items=items_of(settings, tables),
-        applier=applier,
+        writer=writer,
         store=store,
         probe=SpaceProbe(
             client,
@@ -122,7 +129,7 @@ def importer_of(
         ),
         pictures=pictures_of(settings),
         progress=progress,
-        lease=lease_of(settings, tables, patience_of(settings), state_of(client, tables).store),
+        lease=lease_of(settings, tables, import_retries(settings), state_of(client, tables).store),
     )
     return Importer(tables, parts, bounds)
 
@@ -132,36 +139,38 @@ def tier_log_of(settings: Settings, tables: CollectionTables) -> TierLog:
     return TierLog(tables.name, bounds.log_poll_ms, bounds.trigger_poll_ms, bounds.poll_s)
 
 
-def syncer_of(
+def follower_of_collection(
     settings: Settings,
     tables: CollectionTables,
     client: VectorClient,
     metrics: Metrics,
     pause: Pause,
     tiers: TierLog,
-) -> tuple[Syncer, Applier]:
+) -> tuple[Follower, Writer]:
     """Return what follows one collection, and the applier that has to be started for it."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     bounds = settings.bounds
     state = state_of(client, tables)
     path = _adopted_path(settings, tables, state)
-    applier = applier_of(settings, tables, client)
-    window, brake, store = braked(settings, tables, applier)
+    writer = writer_of(settings, tables, client)
+    window, brake, store = braked(settings, tables, writer)
     feeds = feeds_of(settings, tables, pause, state.store)
     for side, feed in feeds.items():
-        tiers.say(side, feed.tier)
+        tiers.log_tier(side, feed.tier)
     polls = any(feed.tier == "poll" for feed in feeds.values())
-    rests_s_max = POLL_REST_SHARE * bounds.poll_s if polls else RESTS_S_MAX
-    pacer = Pacer(bounds.compare_percent / 100, time.monotonic, pause, rests_s_max)
-    truth = facts_of(settings, tables, path, pacer)
+    pauses_s_max = POLL_PAUSE_SHARE * bounds.poll_s if polls else PAUSES_S_MAX
+    throttle = Throttle(bounds.compare_percent / 100, time.monotonic, pause, pauses_s_max)
+    reader = reader_of(settings, tables, path, throttle)
     fastest = bounds.log_poll_ms if any(f.tier == "log" for f in feeds.values()) else bounds.trigger_poll_ms
-    parts = SyncParts(
+    parts = FollowerDependencies(
         collection=tables.name,
         store=store,
-        truth=truth,
+        reader=reader,
         feeds=feeds,
-        lease=lease_of(settings, tables, alert_of(settings), state.store),
-        reconciler=reconciler_of(settings, tables, store, brake, truth, pause, aside=when_idle),
+        lease=lease_of(settings, tables, short_retries(settings), state.store),
+        reconciler=reconciler_of(
+            settings, tables, store, brake, reader, pause, run_scan=run_at_idle_priority
+        ),
         metrics=metrics,
         clock=time.time,
         ticks=time.monotonic,
@@ -170,33 +179,33 @@ def syncer_of(
         follower=follower_of(settings.state_dir),
         activity=activity_of(settings, tables, store, brake, path),
         vanished=window.total,
-        lookout=Lookout(
+        slow_checks=SlowChecks(
             state.store,
             lambda: unread_rows(settings, tables, feeds, state.store),
             lambda: better_tier(settings, tables, feeds, state.store),
         ),
     )
     pace = Pace(poll_s=fastest / 1000, compare_s=bounds.compare_s)
-    return Syncer(parts, pace, batch_of(settings, tables)), applier
+    return Follower(parts, pace, batch_of(settings, tables)), writer
 
 
 def braked(
-    settings: Settings, tables: CollectionTables, applier: Applier, *, is_forced: bool = False
-) -> tuple[Window, Brake, BrakedStore]:
+    settings: Settings, tables: CollectionTables, writer: Writer, *, is_forced: bool = False
+) -> tuple[VanishWindow, Brake, BrakedStore]:
     """Return the way into the service that lets no more vanish than the brake allows."""
-    window = Window(settings.bounds.brake_window_s, time.time)
-    brake = Brake(settings.bounds.brake_percent, is_forced=is_forced, lately=window.total)
-    return window, brake, BrakedStore(tables.name, applier, brake, window)
+    window = VanishWindow(settings.bounds.brake_window_s, time.time)
+    brake = Brake(settings.bounds.brake_percent, is_forced=is_forced, vanished_before=window.total)
+    return window, brake, BrakedStore(tables.name, writer, brake, window)
 
 
 def activity_of(
     settings: Settings, tables: CollectionTables, store: Store, brake: Brake, path: str
-) -> Activity | None:
+) -> ActivityFollower | None:
     """Return what is followed while the vectors are not those of the served model."""
     items = items_of(settings, tables)
     if tables.vectors is None or items is None:
         return None
-    return Activity(
+    return ActivityFollower(
         tables.name,
         items,
         store,
@@ -214,34 +223,34 @@ def compare_once(
 ) -> Report:
     """Compare one collection beside whatever follows it; mend only under the lease."""
     served = state_of(client, tables)
-    truth = facts_of(settings, tables, _path_for_once(settings, tables, served, mode), None)
-    applier = applier_of(settings, tables, client)
-    _, brake, store = braked(settings, tables, applier, is_forced=mode == "force")
-    reconciler = reconciler_of(settings, tables, store, brake, truth, time.sleep)
-    lease = lease_of(settings, tables, patience_of(settings), served.store)
-    applier.start()
+    reader = reader_of(settings, tables, _path_for_once(settings, tables, served, mode), None)
+    writer = writer_of(settings, tables, client)
+    _, brake, store = braked(settings, tables, writer, is_forced=mode == "force")
+    reconciler = reconciler_of(settings, tables, store, brake, reader, time.sleep)
+    lease = lease_of(settings, tables, import_retries(settings), served.store)
+    writer.start()
     try:
         if mode != "verify":
             lease.hold()
-        truth.open()
+        reader.open()
         state = store.state()
         version = vector_version(state) if tables.vectors else content_version(state)
         if mode == "verify":
             return reconciler.compare(version)
-        versions = Versions(time.time)
-        versions.begin_after(state.cursors.get(CLOCK_CURSOR))
-        applier.apply(Changes(), {FOLLOWER_CURSOR: ""})
-        report = reconciler.mend(version, versions.next)
+        versions = SourceVersions(time.time)
+        versions.start_after(state.cursors.get(CLOCK_CURSOR))
+        writer.apply(Changes(), {FOLLOWER_CURSOR: ""})
+        report = reconciler.repair(version, versions.next)
         counts_anew = {WINDOW_CURSOR: ""} if mode == "force" else {}
-        applier.apply(Changes(), {BRAKE_CURSOR: "", **counts_anew})
+        writer.apply(Changes(), {BRAKE_CURSOR: "", **counts_anew})
         return report
     except BrakeOn as exc:
-        applier.apply(Changes(), told_brake(exc, time.time))
+        writer.apply(Changes(), brake_cursor(exc, time.time))
         raise
     finally:
         lease.release()
-        truth.close()
-        applier.close()
+        reader.close()
+        writer.close()
 
 
 def reconciler_of(
@@ -249,47 +258,51 @@ def reconciler_of(
     tables: CollectionTables,
     store: Store,
     brake: Brake,
-    truth: Facts,
+    reader: SourceReader,
     pause: Pause,
     *,
-    aside: Aside = at_once,
+    run_scan: Runner = run_inline,
 ) -> Reconciler:
     return Reconciler(
         tables.name,
         store,
-        truth,
+        reader,
         brake,
         batch_items=batch_of(settings, tables),
         clock=time.time,
         pause=pause,
-        aside=aside,
+        run_scan=run_scan,
     )
 
 
-def facts_of(settings: Settings, tables: CollectionTables, path: str, pacer: Pacer | None) -> Facts:
+def reader_of(
+    settings: Settings, tables: CollectionTables, path: str, throttle: Throttle | None
+) -> SourceReader:
     """Return what the collection's sources say. path: where it is remembered what was seen of them.
     pacer: nobody waits for a comparison, so it takes small pages one by one, over connections of its own, and
     changes are followed meanwhile."""
     if tables.vectors is not None:
-        return truth_of(settings, tables, Ledger(path), pacer)
+        return vector_reader_of(settings, tables, KeyMap(path), throttle)
     items, database = items_of(settings, tables), settings.items_database(tables)
     if items is None or database is None or tables.items is None:
         raise SettingsWrong(f"{tables.name}: neither vectors nor items are configured")
-    others = None if pacer is None else items_of(settings, tables)
-    page_items = CONTENT_PAGE_ITEMS if pacer is None else GENTLE_PAGE_ITEMS
-    return ContentTruth(
+    others = None if throttle is None else items_of(settings, tables)
+    page_items = CONTENT_PAGE_ITEMS if throttle is None else SCAN_PAGE_ITEMS
+    return ContentReader(
         items,
-        ContentState(path, time.time),
+        ContentCache(path, time.time),
         pictures_of(settings),
-        Recipe(tables.modality, tables.text_template, page_items, settings.bounds.image_fetches),
+        ContentRules(tables.modality, tables.text_template, page_items, settings.bounds.image_fetches),
         identity=f"{database} {'.'.join(tables.items.table)} {tables.text_template}",
-        beside=Beside(others, ContentState(path, time.time), pacer) if others and pacer else None,
+        scan_sources=ContentScanSources(others, ContentCache(path, time.time), throttle)
+        if others and throttle
+        else None,
     )
 
 
 def state_path(settings: Settings, tables: CollectionTables, store: str) -> str:
     suffix = "" if tables.vectors else ".content"
-    mark = f".{store[:STORE_CHARACTERS]}" if store else ""
+    mark = f".{store[:STORE_ID_CHARACTERS]}" if store else ""
     return str(settings.state_dir / f"{tables.name}{suffix}{mark}.sqlite")
 
 
@@ -313,7 +326,7 @@ def _adopted_path(settings: Settings, tables: CollectionTables, state: Collectio
         return path
     if last and not last.startswith(follower_of(settings.state_dir)):
         return path
-    lease = lease_of(settings, tables, alert_of(settings), state.store)
+    lease = lease_of(settings, tables, short_retries(settings), state.store)
     try:
         lease.hold()
         rename(former, Path(path))
@@ -331,10 +344,10 @@ def quarantined_of(settings: Settings, name: str, store: str) -> Mapping[Id, str
     path = next((each for each in paths if Path(each).exists()), None)
     if path is None:
         return {}
-    state = ContentState(path, time.time)
+    state = ContentCache(path, time.time)
     state.open()
     try:
-        return state.quarantined()
+        return state.failures()
     finally:
         state.close()
 
@@ -373,24 +386,26 @@ def batch_of(settings: Settings, tables: CollectionTables) -> int:
     return min(bounds.batch_items, bounds.picture_batch if tables.modality == "image" else bounds.text_batch)
 
 
-def truth_of(
-    settings: Settings, tables: CollectionTables, ledger: Ledger, pacer: Pacer | None = None
-) -> Truth:
+def vector_reader_of(
+    settings: Settings, tables: CollectionTables, key_map: KeyMap, throttle: Throttle | None = None
+) -> VectorReader:
     rows = settings.bounds.page_rows
-    return Truth(
+    return VectorReader(
         vectors_of(settings, tables),
         items_of(settings, tables),
-        ledger,
+        key_map,
         id_kind=tables.id_kind,
-        page_rows=rows if pacer is None else min(rows, GENTLE_PAGE_ROWS),
-        pages_ahead=PAGES_AHEAD if pacer is None else 0,
-        pacer=pacer,
-        beside=None if pacer is None else Sources(vectors_of(settings, tables), items_of(settings, tables)),
+        page_rows=rows if throttle is None else min(rows, SCAN_PAGE_ROWS),
+        pages_ahead=PAGES_AHEAD if throttle is None else 0,
+        throttle=throttle,
+        scan_sources=None
+        if throttle is None
+        else VectorScanSources(vectors_of(settings, tables), items_of(settings, tables)),
     )
 
 
-def applier_of(settings: Settings, tables: CollectionTables, client: VectorClient) -> Applier:
+def writer_of(settings: Settings, tables: CollectionTables, client: VectorClient) -> Writer:
     bounds = settings.bounds
-    return Applier(
+    return Writer(
         client, tables.name, dim=tables.dim, batch_items=bounds.batch_items, connections=bounds.connections
     )

@@ -15,39 +15,39 @@ from feeder.errors import SettingsWrong
 from feeder.settings import Database, Settings
 from feeder.sources.change_feed import ChangeFeed, Lease, Side
 from feeder.sources.lease import MariaLease, PostgresLease
-from feeder.sources.polling import TimerFeed
-from feeder.sources.postgres.catalog import INTEGERS, look_at
+from feeder.sources.polling import PollingFeed
+from feeder.sources.postgres.catalog import INTEGERS, table_info
 from feeder.sources.postgres.logical_slot import PostgresSlotFeed, SlotNames
-from feeder.sources.session import Patience, maria_session, postgres_session
-from feeder.sources.triggers.dirty_set import Watched
-from feeder.sources.triggers.feed import DirtySetFeed, UnreadRows
+from feeder.sources.session import RetryPolicy, maria_session, postgres_session
+from feeder.sources.triggers.dirty_set import WatchedTable
+from feeder.sources.triggers.feed import TriggerFeed, UnreadRows
 from feeder.sources.triggers.statements import MariaStatements, PostgresStatements
 from feeder.table_mapping import CollectionTables, Identifier
 
 log = logging.getLogger(__name__)
 
-STORE_CHARACTERS = 12
+STORE_ID_CHARACTERS = 12
 """Of the store's name, in names that have little room."""
-SLOT_COLLECTION_MAX = 63 - len("vs__vectors_") - STORE_CHARACTERS
+SLOT_COLLECTION_MAX = 63 - len("vs__vectors_") - STORE_ID_CHARACTERS
 
 Pause: TypeAlias = Callable[[float], object]
 """Waits for seconds, or until the feeder is to end; `threading.Event.wait` fits."""
 
 
-def alert_of(settings: Settings) -> Patience:
+def short_retries(settings: Settings) -> RetryPolicy:
     """Of what runs all the time: after the second attempt whoever follows says so, and waits."""
-    return Patience(settings.bounds.source_timeout_s, min(settings.bounds.retries, 1))
+    return RetryPolicy(settings.bounds.source_timeout_s, min(settings.bounds.retries, 1))
 
 
-def lease_of(settings: Settings, tables: CollectionTables, patience: Patience, store: str) -> Lease:
+def lease_of(settings: Settings, tables: CollectionTables, policy: RetryPolicy, store: str) -> Lease:
     """The vector database is the one place all feeders of a collection share; without one, the items'.
     store: names the service's data directory; two services may follow one source."""
     database = settings.items_database(tables)
     if tables.vectors is None and database is not None:
         if database.engine == "mariadb":
-            return MariaLease(maria_session(database, patience), tables.name, store)
-        return PostgresLease(postgres_session(database, patience), tables.name, store)
-    return PostgresLease(postgres_session(settings.vector_database(), patience), tables.name, store)
+            return MariaLease(maria_session(database, policy), tables.name, store)
+        return PostgresLease(postgres_session(database, policy), tables.name, store)
+    return PostgresLease(postgres_session(settings.vector_database(), policy), tables.name, store)
 
 
 def feeds_of(
@@ -55,7 +55,8 @@ def feeds_of(
 ) -> dict[Side, ChangeFeed]:
     """Return how each side's changes are noticed: by the best that its database grants, or as configured."""
     return {
-        watch.side: _feed(settings, tables, watch, pause, store) for watch in watches_of(settings, tables)
+        watch.side: _feed(settings, tables, watch, pause, store)
+        for watch in source_tables_of(settings, tables)
     }
 
 
@@ -65,7 +66,7 @@ def unread_rows(
     """Delete what triggers wrote on sides that are followed otherwise, if nobody reads it; return how many
     rows are left there."""
     left: dict[Side, int] = {}
-    for watch in watches_of(settings, tables):
+    for watch in source_tables_of(settings, tables):
         if feeds[watch.side].tier == "triggers":
             continue
         unread = UnreadRows(
@@ -86,7 +87,7 @@ def better_tier(
     """Return what a database has come to grant since the feeds were chosen; None: nothing better."""
     if settings.tier != "auto":
         return None
-    for watch in watches_of(settings, tables):
+    for watch in source_tables_of(settings, tables):
         present = feeds[watch.side].tier
         if present == "log":
             continue
@@ -99,28 +100,30 @@ def better_tier(
     return None
 
 
-def dirty_sets_of(settings: Settings, tables: CollectionTables, pause: Pause) -> list[DirtySet]:
+def trigger_installations_of(
+    settings: Settings, tables: CollectionTables, pause: Pause
+) -> list[TriggerInstallation]:
     """Return where triggers can be installed: the vector table, and the items table if there is one."""
     return [
-        DirtySet(_statements(settings, watch, pause), _watched(settings, tables, watch))
-        for watch in watches_of(settings, tables)
+        TriggerInstallation(_statements(settings, watch, pause), _watched(settings, tables, watch))
+        for watch in source_tables_of(settings, tables)
     ]
 
 
-def watches_of(settings: Settings, tables: CollectionTables) -> list[Watch]:
+def source_tables_of(settings: Settings, tables: CollectionTables) -> list[SourceTable]:
     """Return the tables that make up a collection."""
-    watches: list[Watch] = []
+    watches: list[SourceTable] = []
     if tables.vectors is not None:
         database = settings.vector_database()
-        watches.append(Watch(database, "vectors", tables.vectors.table, tables.vectors.key))
+        watches.append(SourceTable(database, "vectors", tables.vectors.table, tables.vectors.key))
     items = settings.items_database(tables)
     if items is not None and tables.items is not None:
-        watches.append(Watch(items, "items", tables.items.table, tables.items.id))
+        watches.append(SourceTable(items, "items", tables.items.table, tables.items.id))
     return watches
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class SourceTable:
     """One side of one collection: its database, its table, and the column that names its rows."""
 
     database: Database
@@ -130,12 +133,14 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True)
-class DirtySet:
+class TriggerInstallation:
     statements: PostgresStatements | MariaStatements
-    watched: Watched
+    watched: WatchedTable
 
 
-def _feed(settings: Settings, tables: CollectionTables, watch: Watch, pause: Pause, store: str) -> ChangeFeed:
+def _feed(
+    settings: Settings, tables: CollectionTables, watch: SourceTable, pause: Pause, store: str
+) -> ChangeFeed:
     choice, bounds = settings.tier, settings.bounds
     if choice in ("auto", "log"):
         feed = _log_feed(settings, tables, watch, pause, store)
@@ -154,13 +159,13 @@ def _feed(settings: Settings, tables: CollectionTables, watch: Watch, pause: Pau
                 f"{tables.name}: no triggers for the {watch.side} in {watch.database}:"
                 " `python -m feeder install-triggers`"
             )
-    return TimerFeed(bounds.poll_s, time.monotonic, pause)
+    return PollingFeed(bounds.poll_s, time.monotonic, pause)
 
 
 def _trigger_feed(
-    settings: Settings, tables: CollectionTables, watch: Watch, pause: Pause, store: str
+    settings: Settings, tables: CollectionTables, watch: SourceTable, pause: Pause, store: str
 ) -> ChangeFeed | None:
-    dirty = DirtySetFeed(
+    dirty = TriggerFeed(
         _statements(settings, watch, pause),
         _watched(settings, tables, watch),
         settings.bounds.changes_max,
@@ -173,16 +178,16 @@ def _trigger_feed(
 
 
 def _log_feed(
-    settings: Settings, tables: CollectionTables, watch: Watch, pause: Pause, store: str
+    settings: Settings, tables: CollectionTables, watch: SourceTable, pause: Pause, store: str
 ) -> ChangeFeed | None:
-    patience, changes_max = alert_of(settings), settings.bounds.changes_max
+    policy, changes_max = short_retries(settings), settings.bounds.changes_max
     name = f"vs_{tables.name}_{watch.side}".replace("-", "_")
     read_key = _read_key(tables, watch)
     if watch.database.engine == "postgresql":
         slot_name = name_of_slot(tables.name, watch.side, store)
         former = name if store else None
         names = SlotNames(slot_name, former, name, watch.table, watch.column, read_key)
-        session = postgres_session(watch.database, patience, writes=True)
+        session = postgres_session(watch.database, policy, writes=True)
         slot = PostgresSlotFeed(session, names, changes_max, pause)
         if slot.is_granted():
             return slot
@@ -201,18 +206,18 @@ def name_of_slot(collection: str, side: Side, store: str) -> str:
         return f"vs_{name}_{side}"
     if len(name) > SLOT_COLLECTION_MAX or name != collection:  # "a-b" and "a_b" are two
         name = f"{name[: SLOT_COLLECTION_MAX - 9]}_{zlib.crc32(collection.encode()):08x}"
-    return f"vs_{name}_{side}_{store[:STORE_CHARACTERS]}"
+    return f"vs_{name}_{side}_{store[:STORE_ID_CHARACTERS]}"
 
 
 def _binlog_feed(
-    settings: Settings, watch: Watch, name: str, read_key: Callable[[Key], Key]
+    settings: Settings, watch: SourceTable, name: str, read_key: Callable[[Key], Key]
 ) -> ChangeFeed | None:
     # Only here: the library behind it is an extra.
     from feeder.sources.mariadb.binlog import BinlogNames, MariaBinlogFeed
 
     server_id = 0x40000000 | zlib.crc32(f"{name}@{watch.database.name}".encode()) & 0x3FFFFFFF
     names = BinlogNames(watch.table, watch.column, read_key, server_id)
-    session = maria_session(watch.database, alert_of(settings))
+    session = maria_session(watch.database, short_retries(settings))
     feed = MariaBinlogFeed(session, watch.database, names, settings.bounds.changes_max)
     if feed.is_granted():
         return feed
@@ -220,26 +225,26 @@ def _binlog_feed(
     return None
 
 
-def _statements(settings: Settings, watch: Watch, pause: Pause) -> PostgresStatements | MariaStatements:
-    patience = alert_of(settings)
+def _statements(settings: Settings, watch: SourceTable, pause: Pause) -> PostgresStatements | MariaStatements:
+    policy = short_retries(settings)
     if watch.database.engine == "postgresql":
-        return PostgresStatements(postgres_session(watch.database, patience, writes=True))
-    return MariaStatements(maria_session(watch.database, patience, writes=True), pause)
+        return PostgresStatements(postgres_session(watch.database, policy, writes=True))
+    return MariaStatements(maria_session(watch.database, policy, writes=True), pause)
 
 
-def _watched(settings: Settings, tables: CollectionTables, watch: Watch) -> Watched:
+def _watched(settings: Settings, tables: CollectionTables, watch: SourceTable) -> WatchedTable:
     to_key: Callable[[str], Key | None] = _read_key(tables, watch)
     if watch.side == "vectors":
-        session = postgres_session(watch.database, alert_of(settings))
+        session = postgres_session(watch.database, short_retries(settings))
         try:
-            relation = session.run(lambda connection: look_at(connection, watch.table, [watch.column]))
+            info = session.execute(lambda connection: table_info(connection, watch.table, [watch.column]))
         finally:
             session.close()
-        to_key = int if relation.columns[watch.column].type in INTEGERS else str
-    return Watched(tables.name, watch.side, watch.table, watch.column, to_key)
+        to_key = int if info.columns[watch.column].type in INTEGERS else str
+    return WatchedTable(tables.name, watch.side, watch.table, watch.column, to_key)
 
 
-def _read_key(tables: CollectionTables, watch: Watch) -> Callable[[Key], Key]:
+def _read_key(tables: CollectionTables, watch: SourceTable) -> Callable[[Key], Key]:
     """An items table may hold a number where the collection has a text; a primary key is taken as it is."""
     if watch.side == "vectors":
         return lambda key: key

@@ -10,7 +10,7 @@ import numpy as np
 from feeder.changes import Changes
 from feeder.digest import Sums
 from feeder.errors import ServiceDown
-from feeder.sink.writer import Applied
+from feeder.sink.writer import WriteResult
 from index_store.engine.index import EmbeddedIndex
 from index_store.types import ItemDelete, ItemWrite, WriteBatch
 from vector_client.types import CollectionState, Differing, Digest, DigestRow, Id, Item, Rejected
@@ -20,7 +20,7 @@ BROKEN = b"not a picture"
 
 
 class IndexStore:
-    """Fits feeder.reconcile.Store. is_down: refuses writes, as a service that cannot be reached."""
+    """Fits feeder.sink.brake.Store. is_down: refuses writes, as a service that cannot be reached."""
 
     def __init__(self, index: EmbeddedIndex, name: str) -> None:
         self.index = index
@@ -36,7 +36,7 @@ class IndexStore:
         assert current is not None
         return CollectionState(self._name, current.embedding_version, current.seq, current.cursors)
 
-    def apply(self, changes: Changes, cursors: Mapping[str, str]) -> Applied:
+    def apply(self, changes: Changes, cursors: Mapping[str, str]) -> WriteResult:
         if self.is_down:
             raise ServiceDown("down, for a test")
         items = [
@@ -59,7 +59,7 @@ class IndexStore:
         self.writes += len(items) + len(deletes)
         batch = WriteBatch(items, deletes, changes.embedding_version, cursors)
         ack = self.index.write(self._name, batch)
-        return Applied(
+        return WriteResult(
             ack.upserted,
             ack.deleted,
             ack.stale_ignored,

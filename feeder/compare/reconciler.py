@@ -15,13 +15,19 @@ from typing import TypeVar
 import numpy as np
 
 from feeder.changes import Changes
-from feeder.compare.diff import NO_DIFFERENCES, Differences, compared, parts_for, without_asides
-from feeder.compare.source_side import SourceSide, news_of
+from feeder.compare.diff import (
+    NO_DIFFERENCES,
+    Differences,
+    bucket_count_for,
+    differences_between,
+    leave_out_quarantined,
+)
+from feeder.compare.source_side import SourceSide, source_update
 from feeder.digest import BUCKETS, Shares, Sums, root_of
-from feeder.facts import Facts, Known, Portion, has_content
+from feeder.facts import Chunk, SourceReader, SourceState, has_content
 from feeder.sink.brake import Brake, Store
-from feeder.sink.writer import Applied
-from feeder.throttle import Aside, Meanwhile, Wanted, at_once
+from feeder.sink.writer import WriteResult
+from feeder.throttle import IsWanted, Meanwhile, Runner, run_inline
 from vector_client.types import Differing, Digest, Id, Item
 
 log = logging.getLogger(__name__)
@@ -49,7 +55,7 @@ class Report:
     embedding_version: str
     found: Differences
     left: Differences
-    set_aside: Mapping[str, int]
+    skipped: Mapping[str, int]
     quarantined: Mapping[Id, str]
     read_seconds: float
     seconds: float
@@ -60,8 +66,8 @@ class Report:
         if self.is_equal:
             but = f" except {len(self.quarantined):,} quarantined" if self.quarantined else ""
             return f"equal{but}, {self.rows:,} rows, root {self.root[:16]} ({differed} before)"
-        names = ", ".join(map(str, self.left.ids[:NAMES_SHOWN]))
-        return f"NOT equal: {len(self.left.ids):,} of {self.rows:,} rows differ (as {names}); {differed}"
+        names = ", ".join(map(str, self.left.all_ids[:NAMES_SHOWN]))
+        return f"NOT equal: {len(self.left.all_ids):,} of {self.rows:,} rows differ (as {names}); {differed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,30 +90,30 @@ class Reconciler:
         self,
         collection: str,
         store: Store,
-        truth: Facts,
+        reader: SourceReader,
         brake: Brake,
         *,
         batch_items: int,
         clock: Callable[[], float],
         pause: Callable[[float], object],
-        aside: Aside = at_once,
+        run_scan: Runner = run_inline,
     ) -> None:
         self._collection = collection
         self._store = store
-        self._truth = truth
+        self._reader = reader
         self._brake = brake
         self._batch_items = batch_items
         self._clock = clock
         self._pause = pause
-        self._aside = aside
+        self._run_scan = run_scan
         self._listing = NOT_LISTED
-        self._heard: set[Id] | None = None
+        self._written_meanwhile: set[Id] | None = None
 
     def compare(self, version: str) -> Report:
         """Change nothing. Rows that differ are looked at again a few times: a feeder may be writing them."""
         return self._settle(version, None, None)
 
-    def mend(
+    def repair(
         self, version: str, next_source_version: Callable[[], int], meanwhile: Meanwhile | None = None
     ) -> Report:
         """Make the index equal. Raises BrakeOn before anything is written. meanwhile: follows changes, and
@@ -115,23 +121,29 @@ class Reconciler:
         try:
             return self._settle(version, next_source_version, meanwhile)
         finally:
-            self._heard = None
+            self._written_meanwhile = None
 
-    def hear(self, known: Known) -> None:
+    def note_written(self, current: SourceState) -> None:
         """Take notice of what has just been written: these ids are read again before the two sides are
         compared, since the comparison may have read them before they changed."""
-        if self._heard is not None:
-            self._heard |= {*known.absent, *known.failed, *(item.id for item in known.items)}
+        if self._written_meanwhile is not None:
+            self._written_meanwhile |= {
+                *current.absent,
+                *current.failed,
+                *(item.id for item in current.items),
+            }
 
     def _settle(
         self, version: str, next_source_version: Callable[[], int] | None, meanwhile: Meanwhile | None
     ) -> Report:
         began_at = self._clock()
         shares = Shares(version)
-        self._heard = None if meanwhile is None else set()
-        portions = self._truth.everything()
+        self._written_meanwhile = None if meanwhile is None else set()
+        chunks = self._reader.everything()
         mends = next_source_version is not None
-        source = self._aside(lambda wanted: self._read(portions, shares, wanted, mends=mends), meanwhile)
+        source = self._run_scan(
+            lambda wanted: self._read_source(chunks, shares, wanted, mends=mends), meanwhile
+        )
         self._catch_up(source, shares)
         read_at = self._clock()
         failed: dict[Id, str] = {}
@@ -139,24 +151,24 @@ class Reconciler:
             self._check_nothing()
         digest, found = self._differences(source)
         left = found
-        if next_source_version is not None and left.ids:
+        if next_source_version is not None and left.all_ids:
             self._brake.check(vanishing=left.vanishing, held=digest.items, in_source=source.count)
         for attempt in range(ROUNDS):
-            if not left.ids:
+            if not left.all_ids:
                 break
             if next_source_version is None and attempt:
                 self._pause(0.5 * attempt)
             seq = digest.seq
-            for ids in batches(left.ids, self._batch_items):
+            for ids in batches(left.all_ids, self._batch_items):
                 # Before the reading: whoever reads later has a newer one, and wins.
                 stamp = None if next_source_version is None else next_source_version()
-                known = self._read_again(ids, left, shares)
-                failed |= {item_id: failure.reason for item_id, failure in known.failed.items()}
+                current = self._read_again(ids, left, shares)
+                failed |= {item_id: failure.reason for item_id, failure in current.failed.items()}
                 refused: Mapping[Id, str] = {}
                 if stamp is not None:
-                    _, refused = store_known(self._store, self._truth, known, version, stamp, {})
+                    _, refused = store_state(self._store, self._reader, current, version, stamp, {})
                     failed |= refused
-                source.take(news_of(known, shares, refused))
+                source.update(source_update(current, shares, refused))
                 if meanwhile is not None:
                     meanwhile()
                     self._catch_up(source, shares)
@@ -164,44 +176,47 @@ class Reconciler:
             if next_source_version is None and attempt and digest.seq == seq:
                 break  # nobody writes: what differs now goes on to differ
         if next_source_version is not None:
-            self._truth.confirm()
-        past = self._truth.quarantined() if source.aside else {}
+            self._reader.mark_complete()
+        past = self._reader.quarantined() if source.quarantined else {}
         root = root_of(source.sums)
         self._listing = NOT_LISTED
         report = Report(
             self._collection,
-            not left.ids and digest.root == root,
+            not left.all_ids and digest.root == root,
             began_at,
             source.count,
             root,
             version,
             found,
             left,
-            source.set_aside,
-            {item_id: failed.get(item_id) or past.get(item_id, "") for item_id in source.aside},
+            source.skipped,
+            {item_id: failed.get(item_id) or past.get(item_id, "") for item_id in source.quarantined},
             read_at - began_at,
             self._clock() - began_at,
         )
-        self._tell(report)
+        self._log_report(report)
         return report
 
     def _catch_up(self, source: SourceSide, shares: Shares) -> None:
         """Not what was written counts: rows that came while nobody followed were not known then."""
-        heard, self._heard = self._heard, None if self._heard is None else set()
-        for ids in batches(list(heard or ()), self._batch_items):
-            source.take(news_of(self._truth.about(ids=ids), shares))
+        written, self._written_meanwhile = (
+            self._written_meanwhile,
+            None if self._written_meanwhile is None else set(),
+        )
+        for ids in batches(list(written or ()), self._batch_items):
+            source.update(source_update(self._reader.current_state(ids=ids), shares))
 
-    def _read(
-        self, portions: Generator[Portion, None, None], shares: Shares, wanted: Wanted, *, mends: bool
+    def _read_source(
+        self, chunks: Generator[Chunk, None, None], shares: Shares, wanted: IsWanted, *, mends: bool
     ) -> SourceSide:
         source = SourceSide(shares)
-        with closing(portions):  # here: its connections belong to this thread
-            for portion in portions:
+        with closing(chunks):  # here: its connections belong to this thread
+            for chunk in chunks:
                 if not wanted():
                     return source
-                if portion.is_all_orphans and mends:
+                if chunk.is_all_orphans and mends:
                     self._check_nothing()  # before every vector of an empty table is looked at
-                source.add(portion)
+                source.add_chunk(chunk)
         source.seal()
         return source
 
@@ -210,32 +225,32 @@ class Reconciler:
         held = self._store.digest().items
         self._brake.check(vanishing=held, held=held, in_source=0)
 
-    def _read_again(self, ids: Sequence[Id], left: Differences, shares: Shares) -> Known:
+    def _read_again(self, ids: Sequence[Id], left: Differences, shares: Shares) -> SourceState:
         """Return what holds for ids that differ, with content wherever the index does not hold it already."""
-        known = self._truth.about(ids=ids)
+        current = self._reader.current_state(ids=ids)
         held = {
             item_id
-            for item_id, content in known.contents.items()
-            if (theirs := left.theirs.get(item_id))
-            and theirs.sum == shares.of_content(item_id, theirs.active, content.digest)
+            for item_id, content in current.contents.items()
+            if (index_rows := left.index_rows.get(item_id))
+            and index_rows.sum == shares.of_content(item_id, index_rows.active, content.digest)
         }
         # What a feeder that lost its memory fetched again need not be embedded again.
-        items = [replace(each, text=None, image=None) if each.id in held else each for each in known.items]
+        items = [replace(each, text=None, image=None) if each.id in held else each for each in current.items]
         again = {
             item.id
             for item in items
-            if item.id in known.contents.keys() - held - known.failed.keys() and not has_content(item)
+            if item.id in current.contents.keys() - held - current.failed.keys() and not has_content(item)
         }
-        fresh = self._truth.about(ids=again, anew=True) if again else Known((), ())
-        return Known(
+        fresh = self._reader.current_state(ids=again, refetch=True) if again else SourceState((), ())
+        return SourceState(
             [*(item for item in items if item.id not in again), *fresh.items],
-            [*known.absent, *fresh.absent],
-            known.rows,
-            {**known.contents, **fresh.contents},
-            {**known.failed, **fresh.failed},
+            [*current.absent, *fresh.absent],
+            current.rows,
+            {**current.contents, **fresh.contents},
+            {**current.failed, **fresh.failed},
         )
 
-    def _tell(self, report: Report) -> None:
+    def _log_report(self, report: Report) -> None:
         log.log(
             logging.INFO if report.is_equal else logging.WARNING,
             "compared",
@@ -247,7 +262,7 @@ class Reconciler:
                 "missing": len(report.found.missing),
                 "changed": len(report.found.changed),
                 "extra": len(report.found.extra),
-                "left": len(report.left.ids),
+                "left": len(report.left.all_ids),
                 "quarantined": len(report.quarantined),
                 "seconds": round(report.seconds, 3),
             },
@@ -262,13 +277,13 @@ class Reconciler:
             if not len(buckets):
                 return digest, NO_DIFFERENCES
             is_few = len(buckets) <= FEW_BUCKETS
-            parts = BUCKETS if is_few else parts_for(max(source.count, digest.items))
-            differing = self._listed(digest, source.sums_of(parts))
-            theirs = {row.id: row for row in differing.rows}
-            mine = source.within(differing.parts, parts)
-            without_asides(source, mine, theirs, differing.parts, parts)
-            found = compared(mine, theirs)
-            if found.ids:
+            bucket_count = BUCKETS if is_few else bucket_count_for(max(source.count, digest.items))
+            differing = self._listed(digest, source.sums_in(bucket_count))
+            index_rows = {row.id: row for row in differing.rows}
+            source_rows = source.rows_in(differing.parts, bucket_count)
+            leave_out_quarantined(source, source_rows, index_rows, differing.parts, bucket_count)
+            found = differences_between(source_rows, index_rows)
+            if found.all_ids:
                 return digest, found
         return digest, NO_DIFFERENCES
 
@@ -285,38 +300,47 @@ class Reconciler:
         return self._listing.found
 
 
-def store_known(
-    store: Store, truth: Facts, known: Known, version: str, source_version: int, cursors: Mapping[str, str]
-) -> tuple[Applied, Mapping[Id, str]]:
+def store_state(
+    store: Store,
+    reader: SourceReader,
+    current: SourceState,
+    version: str,
+    source_version: int,
+    cursors: Mapping[str, str],
+) -> tuple[WriteResult, Mapping[Id, str]]:
     """Write what is known, remember it, and return what the service refused, with its reasons.
 
     An item whose new content is refused keeps its old one, but must not be shown while it is inactive: that
     is said on its own, and the cursors go behind it.
     """
-    hidden = {item.id for item in known.items if not item.active and has_content(item)}
-    changes = changes_of(known, version, source_version)
-    applied = store.apply(changes, {} if hidden else cursors)
+    deactivated = {item.id for item in current.items if not item.active and has_content(item)}
+    changes = changes_of(current, version, source_version)
+    applied = store.apply(changes, {} if deactivated else cursors)
     refused = {row.id: f"{row.code}: {row.detail}" for row in applied.rejected if row.id is not None}
-    if hidden:
-        stay = [Item(i, active=False, source_version=source_version) for i in refused if i in hidden]
-        store.apply(Changes(stay, embedding_version=version if stay else None), cursors)
-    truth.note(known, refused)
+    if deactivated:
+        still_deactivated = [
+            Item(i, active=False, source_version=source_version) for i in refused if i in deactivated
+        ]
+        store.apply(
+            Changes(still_deactivated, embedding_version=version if still_deactivated else None), cursors
+        )
+    reader.note_stored(current, refused)
     if not applied.unknown_ids:
         return applied, refused
     # It was taken for stored, and somebody has deleted it there: this time with its content.
-    again = truth.about(ids=applied.unknown_ids, anew=True)
+    again = reader.current_state(ids=applied.unknown_ids, refetch=True)
     items = [item for item in again.items if has_content(item)]
-    _, refused_again = store_known(
-        store, truth, replace(again, items=items), version, source_version, cursors
+    _, refused_again = store_state(
+        store, reader, replace(again, items=items), version, source_version, cursors
     )
     return applied, {**refused, **refused_again}
 
 
-def changes_of(known: Known, version: str, source_version: int) -> Changes:
+def changes_of(current: SourceState, version: str, source_version: int) -> Changes:
     """Return the writes that make the index hold what is known. source_version: newer than that of any
     write made before these facts were read."""
-    items = [replace(item, source_version=source_version) for item in known.items]
-    return Changes(items, known.absent, version if items else None, delete_version=source_version)
+    items = [replace(item, source_version=source_version) for item in current.items]
+    return Changes(items, current.absent, version if items else None, delete_version=source_version)
 
 
 def batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -23,7 +23,7 @@ from vector_client.types import DigestRow, Id, Item
 log = logging.getLogger(__name__)
 
 
-class Activity:
+class ActivityFollower:
     """Brings who is active and who is gone. For one thread. forget: makes the next whole start compare
     everything, since vectors that change meanwhile are not looked at."""
 
@@ -51,14 +51,14 @@ class Activity:
     def close(self) -> None:
         self._items.close()
 
-    def write(self, ids: Sequence[Id], stamp: int, cursors: Mapping[str, str]) -> None:
+    def write_activity(self, ids: Sequence[Id], stamp: int, cursors: Mapping[str, str]) -> None:
         """Say what holds for these ids. stamp: a source_version taken before this is called."""
         found = {item_id: shown(rows) for item_id, rows in self._items.fetch(ids).items()}
         items = [Item(i, active=row.active, source_version=stamp) for i, row in found.items()]
         gone = [item_id for item_id in ids if item_id not in found]
         self._store.apply(Changes(items, gone, delete_version=stamp), cursors)
 
-    def mend(self, next_source_version: Callable[[], int]) -> int:
+    def repair_activity(self, next_source_version: Callable[[], int]) -> int:
         """Make activity equal everywhere; return how many items were wrong. Raises BrakeOn before anything
         is written."""
         directory = self._items.directory()
@@ -68,7 +68,7 @@ class Activity:
         shown_now = sum(row.active and row.has_vector for row in wrong)
         self._brake.check(vanishing=shown_now, held=len(theirs), in_source=directory.count)
         for some in batches([row.id for row in wrong], self._batch_items):
-            self.write(some, next_source_version(), {})
+            self.write_activity(some, next_source_version(), {})
         log.info("activity_compared", extra={"collection": self._collection, "mended": len(wrong)})
         return len(wrong)
 

@@ -25,7 +25,7 @@ LEASE_PATIENCE_S = 120.0
 connection for alive for that long."""
 
 
-class Stop(Protocol):
+class StopSignal(Protocol):
     """Says when to end; `threading.Event` fits."""
 
     def is_set(self) -> bool: ...
@@ -33,7 +33,7 @@ class Stop(Protocol):
     def wait(self, timeout: float) -> bool: ...
 
 
-class Interruptions:
+class Backoff:
     """What keeps one collection from being followed: said, counted, and waited out.
 
     jitter: 0..1; ticks: monotonic seconds.
@@ -68,19 +68,19 @@ class Interruptions:
             return True
         return isinstance(exc, AnotherFeeder) and self._ticks() - self._followed_at > LEASE_PATIENCE_S
 
-    def over(self) -> None:
+    def note_progress(self) -> None:
         self._followed_at = self._ticks()
         if self._in_a_row:
             log.info("sync_resumed", extra={"collection": self._collection})
         self._in_a_row = 0
-        self._metrics.following(self._collection, True)
+        self._metrics.set_following(self._collection, True)
 
-    def note(self, exc: FeederError) -> float:
+    def note_failure(self, exc: FeederError) -> float:
         """Return how many seconds to wait: the pause doubles, with full jitter."""
         self._in_a_row += 1
         kind = type(exc).__name__
-        self._metrics.following(self._collection, False)
-        self._metrics.failed(self._collection, kind)
+        self._metrics.set_following(self._collection, False)
+        self._metrics.count_failure(self._collection, kind)
         ceiling = min(self._first_s * 2.0 ** min(self._in_a_row, 16), self._highest_s)
         wait_s = ceiling * self._jitter()
         if isinstance(exc, FeedLost | ImportRefused | SettingsWrong):

@@ -6,30 +6,30 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from feeder.errors import FeederError
-from feeder.follow.backoff import Interruptions, Stop
-from feeder.follow.follower import Syncer
-from feeder.sink.writer import Applier
+from feeder.follow.backoff import Backoff, StopSignal
+from feeder.follow.follower import Follower
+from feeder.sink.writer import Writer
 
-Build: TypeAlias = Callable[[], tuple[Syncer, Applier]]
+Build: TypeAlias = Callable[[], tuple[Follower, Writer]]
 """Returns what follows a collection, by what its databases grant now. Raises FeederError."""
 
 
-def follow(build: Build, stop: Stop, interruptions: Interruptions) -> None:
+def follow(build: Build, stop: StopSignal, backoff: Backoff) -> None:
     """Follow until `stop`; after each interruption everything is built anew, since a database may grant
     something else by then. Raises AnotherFeeder and SettingsWrong where waiting is in vain."""
     while not stop.is_set():
         try:
-            _run(*build(), stop, interruptions)
+            _run(*build(), stop, backoff)
         except FeederError as exc:
-            if interruptions.is_final(exc):
+            if backoff.is_final(exc):
                 raise
-            stop.wait(interruptions.note(exc))
+            stop.wait(backoff.note_failure(exc))
 
 
-def _run(syncer: Syncer, applier: Applier, stop: Stop, interruptions: Interruptions) -> None:
-    applier.start()
+def _run(follower: Follower, writer: Writer, stop: StopSignal, backoff: Backoff) -> None:
+    writer.start()
     try:
-        syncer.run(stop, interruptions.over)
+        follower.follow_until(stop, backoff.note_progress)
     finally:
-        syncer.close()
-        applier.close()
+        follower.close()
+        writer.close()

@@ -24,7 +24,7 @@ class TierLog:
         }
         self._said: dict[Side, Tier] = {}
 
-    def say(self, side: Side, tier: Tier) -> None:
+    def log_tier(self, side: Side, tier: Tier) -> None:
         if self._said.get(side) == tier:
             return
         self._said[side] = tier

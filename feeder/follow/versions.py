@@ -11,7 +11,7 @@ from vector_client.types import CollectionState
 IMPORT_CURSOR = "import"
 
 
-class Versions:
+class SourceVersions:
     """source_versions: each newer than any the service has seen from a feeder, in milliseconds since 1970
     as far as clocks allow, so that they sort among versions that people make."""
 
@@ -19,7 +19,7 @@ class Versions:
         self._clock = clock
         self._last = 0
 
-    def begin_after(self, stored: str | None) -> None:
+    def start_after(self, stored: str | None) -> None:
         self._last = max(self._last, int(stored) if stored and stored.isdecimal() else 0)
 
     def next(self) -> int:

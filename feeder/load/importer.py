@@ -16,10 +16,10 @@ from feeder.errors import ImportRefused, SettingsWrong
 from feeder.load.import_cursor import ImportCursor, is_finished
 from feeder.load.space_probe import SpaceProbe, require
 from feeder.read.image_fetch import PictureFetcher
-from feeder.read.pages import Cleaned, clean, pages, read_ahead
+from feeder.read.pages import PageItems, items_of_page, pages, read_ahead
 from feeder.settings import Bounds
 from feeder.sink.brake import Store
-from feeder.sink.writer import Applier
+from feeder.sink.writer import Writer
 from feeder.sources.change_feed import Lease
 from feeder.sources.port import ItemSource, VectorShape, VectorSource
 from feeder.state.state_file import FOLLOWER_CURSOR
@@ -34,7 +34,7 @@ NAMES_KEPT = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ImportOptions:
     """trust_vectors: write under embedding_version without the probe. accept_orphans: leave out ids that the
     items table lacks, however many. restart: forget where an earlier run stopped. once: leave it at a
     finished import of this table under the serving version."""
@@ -48,13 +48,13 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class ImportDependencies:
     """What an import of one collection works with. items None: nothing is known about activity. store:
     the way into the service; `applier` sends."""
 
     vectors: VectorSource
     items: ItemSource | None
-    applier: Applier
+    writer: Writer
     store: Store
     probe: SpaceProbe
     pictures: PictureFetcher
@@ -68,38 +68,38 @@ class Importer:
     def __init__(
         self,
         tables: CollectionTables,
-        parts: Parts,
+        deps: ImportDependencies,
         bounds: Bounds,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tables = tables
-        self._parts = parts
+        self._deps = deps
         self._bounds = bounds
         self._clock = clock
         self._names: dict[str, list[Any]] = {}
 
-    def run(self, options: Options) -> Summary:
+    def run(self, options: ImportOptions) -> Summary:
         """Return what was taken over. Raises ImportRefused, SourceDown, ServiceDown, SettingsWrong, and
         AnotherFeeder while one follows the collection; whatever was acknowledged before stays, and the next
         run goes on behind it."""
         try:
             if not options.dry_run:
-                self._parts.lease.hold()
+                self._deps.lease.hold()
             return self._run(options)
         finally:
-            self._parts.lease.release()
+            self._deps.lease.release()
 
-    def _run(self, options: Options) -> Summary:
+    def _run(self, options: ImportOptions) -> Summary:
         began_at = self._clock()
-        parts = self._parts
-        shape = parts.vectors.open()
-        if parts.items is not None:
-            parts.items.open()
-        state = parts.store.state()
+        deps = self._deps
+        shape = deps.vectors.open()
+        if deps.items is not None:
+            deps.items.open()
+        state = deps.store.state()
         if options.once and is_finished(state.cursors.get(CURSOR_NAME), shape.identity, state.version):
             return Summary(self._tables.name, f"was imported as {state.version} before", {})
-        survey = parts.vectors.survey()
-        directory = parts.items.directory() if parts.items is not None else None
+        survey = deps.vectors.survey()
+        directory = deps.items.directory() if deps.items is not None else None
         facts = self._facts(survey, directory, shape)
         self._check(survey, directory, facts, options)
         cursor = ImportCursor.resumed(state.cursors.get(CURSOR_NAME), shape.identity, options.restart)
@@ -135,7 +135,7 @@ class Importer:
         if directory is not None:
             orphans = np.flatnonzero(directory.states(distinct) == UNKNOWN)
             facts["orphans"] = len(orphans)
-            self._names["orphans"] = [distinct[int(place)] for place in orphans[:NAMES_KEPT]]
+            self._names["orphans"] = [distinct[int(position)] for position in orphans[:NAMES_KEPT]]
             facts["items"] = directory.count
             facts["items_active"] = directory.active_count
             facts["items_without_vector"] = directory.count - (len(distinct) - len(orphans))
@@ -143,7 +143,7 @@ class Importer:
         return facts
 
     def _check(
-        self, survey: Survey, directory: Directory | None, facts: Mapping[str, Any], options: Options
+        self, survey: Survey, directory: Directory | None, facts: Mapping[str, Any], options: ImportOptions
     ) -> None:
         """The brake: a source that looks empty, or like another shop's, is not taken over unseen."""
         name = self._tables.name
@@ -165,7 +165,7 @@ class Importer:
             )
 
     def _labelled(
-        self, cursor: ImportCursor, survey: Survey, directory: Directory | None, options: Options
+        self, cursor: ImportCursor, survey: Survey, directory: Directory | None, options: ImportOptions
     ) -> tuple[ImportCursor, str]:
         """Return the cursor with the embedding_version that the vectors are proven, or said, to be of."""
         if options.trust_vectors:
@@ -182,8 +182,8 @@ class Importer:
         return cursor.labelled(proof), note
 
     def _proof(self, survey: Survey, directory: Directory | None) -> tuple[str, str]:
-        parts = self._parts
-        if parts.items is None:
+        deps = self._deps
+        if deps.items is None:
             raise ImportRefused(
                 f"{self._tables.name}: without source.items there is no content to prove the vectors by;"
                 " add it, or say --embedding-version NAME --trust-vectors"
@@ -191,65 +191,65 @@ class Importer:
         known = np.arange(len(survey.ids))
         if directory is not None:
             known = np.flatnonzero(directory.states(survey.ids) != UNKNOWN)
-        places = _spread(survey.ids, known, self._bounds.probe_rows)
-        keys = sorted(_plain(survey.keys[int(place)]) for place in places)
-        sample = parts.vectors.rows_at(keys)
-        content: Mapping[Id, Sequence[ItemRow]] = parts.items.fetch(sorted(set(sample.ids)))
-        proof = parts.probe.prove(sample, content, parts.pictures.fetch)
+        positions = _spread(survey.ids, known, self._bounds.probe_rows)
+        keys = sorted(_plain(survey.keys[int(position)]) for position in positions)
+        sample = deps.vectors.rows_at(keys)
+        content: Mapping[Id, Sequence[ItemRow]] = deps.items.fetch(sorted(set(sample.ids)))
+        proof = deps.probe.prove(sample, content, deps.pictures.picture_at)
         require(proof, self._tables.name)
         return proof.version, f"space probe: {proof}"
 
     def _copy(
         self, cursor: ImportCursor, survey: Survey, directory: Directory | None, is_half: bool
     ) -> ImportCursor:
-        parts = self._parts
-        parts.progress.begin(self._tables.name, len(survey.keys), cursor.rows)
-        parts.applier.start()
+        deps = self._deps
+        deps.progress.begin(self._tables.name, len(survey.keys), cursor.rows)
+        deps.writer.start()
         try:
-            with read_ahead(pages(parts.vectors, cursor.after, self._bounds.page_rows)) as ahead:
+            with read_ahead(pages(deps.vectors, cursor.after, self._bounds.page_rows)) as ahead:
                 for page in ahead:
-                    cleaned = clean(page, directory, self._metadata(page), is_half)
+                    cleaned = items_of_page(page, directory, self._metadata(page), is_half)
                     cursor = cursor.moved(page.keys[-1], len(page.keys), _page_counts(cleaned))
-                    parts.lease.hold()
+                    deps.lease.hold()
                     cursor = self._apply(cursor, cleaned)
-                    parts.progress.advance(len(page.keys))
-            parts.store.apply(Changes(), _cursors(replace(cursor, done=True)))
+                    deps.progress.advance(len(page.keys))
+            deps.store.apply(Changes(), _cursors(replace(cursor, done=True)))
         finally:
-            parts.progress.end()
-            parts.applier.close()
+            deps.progress.end()
+            deps.writer.close()
         return cursor
 
-    def _apply(self, cursor: ImportCursor, cleaned: Cleaned) -> ImportCursor:
+    def _apply(self, cursor: ImportCursor, cleaned: PageItems) -> ImportCursor:
         changes = Changes(cleaned.items, embedding_version=cursor.version)
-        applied = self._parts.store.apply(changes, _cursors(cursor))
-        for reason, ids in cleaned.set_aside.items():
-            self._remember(reason, ids)
+        applied = self._deps.store.apply(changes, _cursors(cursor))
+        for reason, ids in cleaned.skipped.items():
+            self._keep_names(reason, ids)
         if applied.rejected:
-            self._remember("rejected", [_rejection(row) for row in applied.rejected])
+            self._keep_names("rejected", [_rejection(row) for row in applied.rejected])
             log.warning(
                 "items_rejected", extra={"count": len(applied.rejected), "first": str(applied.rejected[0])}
             )
         # The cursor of this page is stored already and counts every row as taken; the next one corrects it.
         return cursor.counted({"stored": -len(applied.rejected), "rejected": len(applied.rejected)})
 
-    def _remember(self, reason: str, names: Sequence[Any]) -> None:
+    def _keep_names(self, reason: str, names: Sequence[Any]) -> None:
         kept = self._names.setdefault(reason, [])
         kept += names[: NAMES_KEPT - len(kept)]
 
     def _metadata(self, page: VectorPage) -> Mapping[Id, Mapping[str, object]] | None:
         """Return what the items table says beside activity."""
-        if self._parts.items is None or self._tables.items is None or not self._tables.items.metadata:
+        if self._deps.items is None or self._tables.items is None or not self._tables.items.metadata:
             return None
-        rows = self._parts.items.fetch(list(dict.fromkeys(page.ids)))
+        rows = self._deps.items.fetch(list(dict.fromkeys(page.ids)))
         return {item_id: last_shown(found).metadata for item_id, found in rows.items()}
 
 
-def _page_counts(cleaned: Cleaned) -> dict[str, int]:
+def _page_counts(cleaned: PageItems) -> dict[str, int]:
     """duplicates and orphans are known whole from the survey; the pages say the rest."""
-    aside = {
-        reason: len(ids) for reason, ids in cleaned.set_aside.items() if reason not in ("duplicate", "orphan")
+    quarantined = {
+        reason: len(ids) for reason, ids in cleaned.skipped.items() if reason not in ("duplicate", "orphan")
     }
-    return {**aside, "stored": len(cleaned.items), "inactive": cleaned.inactive}
+    return {**quarantined, "stored": len(cleaned.items), "inactive": cleaned.inactive}
 
 
 def _cursors(cursor: ImportCursor) -> dict[str, str]:
@@ -268,23 +268,25 @@ def _spread(ids: Any, known: npt.NDArray[np.int64], count: int) -> npt.NDArray[n
     _, first = np.unique(np.asarray(ids)[known], return_index=True)
     firsts = known[np.sort(first)]
     others = np.setdiff1d(known, firsts)
-    places = [_evenly(firsts, count), _evenly(others, count - len(firsts))]
-    spread: npt.NDArray[np.int64] = np.concatenate(places)
+    positions = [_evenly(firsts, count), _evenly(others, count - len(firsts))]
+    spread: npt.NDArray[np.int64] = np.concatenate(positions)
     return spread
 
 
-def _evenly(places: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
-    if count <= 0 or not len(places):
-        return places[:0]
-    chosen: npt.NDArray[np.int64] = places[np.unique(np.linspace(0, len(places) - 1, count).astype(int))]
+def _evenly(positions: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    if count <= 0 or not len(positions):
+        return positions[:0]
+    chosen: npt.NDArray[np.int64] = positions[
+        np.unique(np.linspace(0, len(positions) - 1, count).astype(int))
+    ]
     return chosen
 
 
 def _most(ids: Any) -> tuple[Any, int]:
     """Return the id that stands in the most rows, and in how many."""
     values, counts = np.unique(np.asarray(ids), return_counts=True)
-    place = int(np.argmax(counts))
-    return values[place].item(), int(counts[place])
+    position = int(np.argmax(counts))
+    return values[position].item(), int(counts[position])
 
 
 def _repeated(ids: Any) -> list[Any]:

@@ -135,7 +135,7 @@ class SpaceProbe:
     def _embedded_texts(self, texts: Sequence[str]) -> tuple[dict[str, Sequence[float]], str]:
         fresh: dict[str, Sequence[float]] = {}
         version = ""
-        for start in self._told(range(0, len(texts), TEXTS_A_CALL), len(texts)):
+        for start in self._with_progress_lines(range(0, len(texts), TEXTS_A_CALL), len(texts)):
             some = texts[start : start + TEXTS_A_CALL]
             answer = self._client.embed_batch(some, self._collection, role="document")
             fresh.update(zip(some, answer.vectors, strict=True))
@@ -148,33 +148,35 @@ class SpaceProbe:
         fresh: dict[str, Sequence[float]] = {}
         refused: dict[str, str] = {}
         version = ""
-        for place in self._told(range(len(addresses)), len(addresses)):
+        for position in self._with_progress_lines(range(len(addresses)), len(addresses)):
             try:
-                picture = pictures(addresses[place])
+                picture = pictures(addresses[position])
             except PictureRefused as exc:
-                refused[addresses[place]] = str(exc)
+                refused[addresses[position]] = str(exc)
                 continue
             try:
                 answer = self._client.embed_image(picture, self._collection)
             except BadRequest:
                 continue  # not a picture the service takes: it proves nothing either way
-            fresh[addresses[place]] = answer.vectors[0]
+            fresh[addresses[position]] = answer.vectors[0]
             version = answer.version
         for why, which in by_reason(refused)[:REASONS_SHOWN]:
             about = {"why": why, "count": len(which), "first": which[0]}
             log.warning("picture_refused", extra={"collection": self._collection, **about})
         return fresh, version
 
-    def _told(self, places: range, total: int) -> Iterator[int]:
+    def _with_progress_lines(self, positions: range, total: int) -> Iterator[int]:
         """Yield the places, and say every few seconds how far it is."""
         about = {"collection": self._collection, "contents": total}
         log.info("space_probe_began", extra=about)
         shown_at = self._clock()
-        for place in places:
-            yield place
+        for position in positions:
+            yield position
             if self._clock() - shown_at >= LINE_SECONDS:
                 shown_at = self._clock()
-                log.info("space_probe_went_on", extra={**about, "done": min(place + places.step, total)})
+                log.info(
+                    "space_probe_went_on", extra={**about, "done": min(position + positions.step, total)}
+                )
 
     def _judged(self, sample: VectorPage, cosines: npt.NDArray[np.float64], version: str) -> SpaceProof:
         compared = cosines[np.isfinite(cosines)]
@@ -244,10 +246,10 @@ def _best_cosines(
         vectors = [fresh[content] for content in contents if content in fresh]
         if vectors:
             units[item_id] = _unit(np.array(vectors, dtype=np.float64))
-    for place, item_id in enumerate(sample.ids):
+    for position, item_id in enumerate(sample.ids):
         if item_id in units:
-            cosines = units[item_id] @ _unit(sample.vectors[place].astype(np.float64))
-            best[place] = np.fmax.reduce(cosines)
+            cosines = units[item_id] @ _unit(sample.vectors[position].astype(np.float64))
+            best[position] = np.fmax.reduce(cosines)
     return best
 
 

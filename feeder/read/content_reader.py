@@ -18,13 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from feeder.changes import ItemRow, Key
-from feeder.facts import Content, Failure, Known, Portion
+from feeder.facts import Chunk, Content, Failure, SourceState
 from feeder.read.image_fetch import PictureFetcher, PictureRefused
 from feeder.read.text_template import rendered
 from feeder.sources.port import ItemSource
-from feeder.state.content_cache import ContentState, Remembered
+from feeder.state.content_cache import CachedContent, ContentCache
 from feeder.table_mapping import Modality
-from feeder.throttle import Pacer
+from feeder.throttle import Throttle
 from vector_client.types import Id, Item
 
 NO_HASH = bytes(32)
@@ -32,7 +32,7 @@ NO_HASH = bytes(32)
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class ContentRules:
     """How content becomes what is embedded. page_items: read and hashed at a time. fetches: at a time."""
 
     modality: Modality
@@ -42,29 +42,29 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class ContentScanSources:
     """Connections of their own, for whoever reads everything while `about` is asked; closed while nobody
     does. pacer: rests after each page."""
 
     items: ItemSource
-    state: ContentState
-    pacer: Pacer
+    state: ContentCache
+    throttle: Throttle
 
 
-class ContentTruth:
+class ContentReader:
     """Fits known.Facts. For one thread; `state` belongs to it."""
 
     def __init__(
         self,
         items: ItemSource,
-        state: ContentState,
+        state: ContentCache,
         pictures: PictureFetcher,
-        recipe: Recipe,
+        recipe: ContentRules,
         identity: str,
         clock: Callable[[], float] = time.time,
-        beside: Beside | None = None,
+        scan_sources: ContentScanSources | None = None,
     ) -> None:
-        self._beside = beside
+        self._scan_sources = scan_sources
         self._items = items
         self._state = state
         self._pictures = pictures
@@ -82,15 +82,17 @@ class ContentTruth:
 
     @property
     def is_ready(self) -> bool:
-        return self._state.is_of(self._identity)
+        return self._state.is_complete_for(self._identity)
 
-    def about(self, keys: Iterable[Key] = (), ids: Iterable[Id] = (), *, anew: bool = False) -> Known:
+    def current_state(
+        self, keys: Iterable[Key] = (), ids: Iterable[Id] = (), *, refetch: bool = False
+    ) -> SourceState:
         """Return items with their content where it is new, or `anew` asks for it. keys: ids here, too."""
         wanted = list(dict.fromkeys([*keys, *ids]))
         rows = {item_id: shown(found) for item_id, found in self._items.fetch(wanted).items()}
         refs = {item_id: self._ref(row) for item_id, row in rows.items()}
         absent = [item_id for item_id in wanted if not refs.get(item_id)]
-        past = self._state.recall(wanted)
+        past = self._state.lookup(wanted)
         now = self._clock()
         items: list[Item] = []
         failed: dict[Id, Failure] = {}
@@ -101,14 +103,19 @@ class ContentTruth:
             if not ref:
                 continue
             row = rows[item_id]
-            if before is not None and before.waits(ref, now):
+            if before is not None and before.is_waiting(ref, now):
                 failed[item_id] = Failure(ref, str(before.reason), row.active, is_new=False)
-            elif before is not None and before.content is not None and before.content.ref == ref and not anew:
+            elif (
+                before is not None
+                and before.content is not None
+                and before.content.ref == ref
+                and not refetch
+            ):
                 contents[item_id] = before.content
                 items.append(Item(item_id, active=row.active, metadata=row.metadata))
             else:
                 new.append(item_id)
-        for item_id, made in self._made(new, rows, refs):
+        for item_id, made in self._with_content(new, rows, refs):
             row = rows[item_id]
             if isinstance(made, Failure):
                 failed[item_id] = made
@@ -121,55 +128,55 @@ class ContentTruth:
                 # What the index holds stays, but a product that was taken off sale has to vanish.
                 contents[item_id] = held.content
                 items.append(Item(item_id, active=failure.active, metadata=rows[item_id].metadata))
-        return Known(items, absent, contents=contents, failed=failed)
+        return SourceState(items, absent, contents=contents, failed=failed)
 
-    def note(self, known: Known, rejected: Mapping[Id, str]) -> None:
-        kept_back = rejected.keys() | known.failed.keys()
-        stored = {item.id: known.contents[item.id] for item in known.items if item.id not in kept_back}
-        failed = dict(known.failed)
-        active = {item.id: item.active for item in known.items}
+    def note_stored(self, current: SourceState, rejected: Mapping[Id, str]) -> None:
+        kept_back = rejected.keys() | current.failed.keys()
+        stored = {item.id: current.contents[item.id] for item in current.items if item.id not in kept_back}
+        failed = dict(current.failed)
+        active = {item.id: item.active for item in current.items}
         for item_id, reason in rejected.items():
-            if item_id in known.contents and item_id not in failed:
-                failed[item_id] = Failure(known.contents[item_id].ref, reason, active[item_id])
-        self._state.note(stored, failed, known.absent)
+            if item_id in current.contents and item_id not in failed:
+                failed[item_id] = Failure(current.contents[item_id].ref, reason, active[item_id])
+        self._state.record(stored, failed, current.absent)
 
-    def everything(self) -> Generator[Portion, None, None]:
+    def everything(self) -> Generator[Chunk, None, None]:
         """Return what should be embedded; a picture whose address is new counts as not seen yet."""
-        if self._beside is None:
-            return self._portions(self._items, self._state, None)
-        return self._read_beside(self._beside)
+        if self._scan_sources is None:
+            return self._chunks(self._items, self._state, None)
+        return self._scan_while_following(self._scan_sources)
 
-    def _read_beside(self, beside: Beside) -> Generator[Portion, None, None]:
-        with closing(beside.items), closing(beside.state):
-            beside.items.open()
-            beside.state.open()
-            yield from self._portions(beside.items, beside.state, beside.pacer)
+    def _scan_while_following(self, scan_sources: ContentScanSources) -> Generator[Chunk, None, None]:
+        with closing(scan_sources.items), closing(scan_sources.state):
+            scan_sources.items.open()
+            scan_sources.state.open()
+            yield from self._chunks(scan_sources.items, scan_sources.state, scan_sources.throttle)
 
-    def _portions(
-        self, items: ItemSource, state: ContentState, pacer: Pacer | None
-    ) -> Generator[Portion, None, None]:
-        if pacer is not None:
-            pacer.begin()
-        ids = items.directory(None if pacer is None else pacer.rest).ids()
+    def _chunks(
+        self, items: ItemSource, state: ContentCache, throttle: Throttle | None
+    ) -> Generator[Chunk, None, None]:
+        if throttle is not None:
+            throttle.reset()
+        ids = items.directory(None if throttle is None else throttle.slow_down).ids()
         size = self._recipe.page_items
         for start in range(0, len(ids), size):
             some = ids[start : start + size]
-            yield self._portion(items.fetch(some), state.recall(some))
-            if pacer is not None:
-                pacer.rest()
+            yield self._chunk(items.fetch(some), state.lookup(some))
+            if throttle is not None:
+                throttle.slow_down()
 
-    def confirm(self) -> None:
-        self._state.confirm(self._identity)
+    def mark_complete(self) -> None:
+        self._state.mark_complete(self._identity)
 
     def quarantined(self, *, only_due: bool = False) -> Mapping[Id, str]:
-        return self._state.quarantined(only_due=only_due)
+        return self._state.failures(only_due=only_due)
 
-    def _portion(self, found: Mapping[Id, Sequence[ItemRow]], past: Mapping[Id, Remembered]) -> Portion:
+    def _chunk(self, found: Mapping[Id, Sequence[ItemRow]], past: Mapping[Id, CachedContent]) -> Chunk:
         now = self._clock()
         kept: list[Id] = []
         active: list[bool] = []
         digests: list[bytes] = []
-        aside: dict[Id, bool] = {}
+        quarantined: dict[Id, bool] = {}
         empty: list[Id] = []
         for item_id, rows in found.items():
             row, before = shown(rows), past.get(item_id)
@@ -178,8 +185,8 @@ class ContentTruth:
                 empty.append(item_id)
                 continue
             digest = self._digest(ref, before)
-            if before is not None and before.waits(ref, now):
-                aside[item_id] = row.active
+            if before is not None and before.is_waiting(ref, now):
+                quarantined[item_id] = row.active
                 if before.content is None:
                     continue
                 digest = before.content.digest
@@ -188,9 +195,9 @@ class ContentTruth:
             digests.append(digest)
         bodies = np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, len(NO_HASH))
         left_out = {"no_content": empty} if empty else {}
-        return Portion(kept, np.array(active, dtype=np.bool_), bodies, True, left_out, aside)
+        return Chunk(kept, np.array(active, dtype=np.bool_), bodies, True, left_out, quarantined)
 
-    def _digest(self, ref: str, before: Remembered | None) -> bytes:
+    def _digest(self, ref: str, before: CachedContent | None) -> bytes:
         if self._recipe.modality == "text":
             return bytes.fromhex(ref)
         if before is not None and before.content is not None and before.content.ref == ref:
@@ -210,7 +217,7 @@ class ContentTruth:
             return ""  # a template's own words are no content
         return unicodedata.normalize("NFC", rendered(self._recipe.template, row.content)).strip()
 
-    def _made(
+    def _with_content(
         self, ids: Sequence[Id], rows: Mapping[Id, ItemRow], refs: Mapping[Id, str]
     ) -> Iterator[tuple[Id, tuple[Item, Content] | Failure]]:
         if self._recipe.modality == "text":
@@ -222,7 +229,9 @@ class ContentTruth:
         if not ids:
             return
         with ThreadPoolExecutor(self._recipe.fetches, thread_name_prefix="picture") as pool:
-            for item_id, got in zip(ids, pool.map(lambda each: self._fetched(refs[each]), ids), strict=True):
+            for item_id, got in zip(
+                ids, pool.map(lambda each: self._picture_or_reason(refs[each]), ids), strict=True
+            ):
                 row, ref = rows[item_id], refs[item_id]
                 if isinstance(got, str):
                     yield item_id, Failure(ref, got, row.active)
@@ -230,10 +239,10 @@ class ContentTruth:
                 item = Item(item_id, image=got, active=row.active, metadata=row.metadata)
                 yield item_id, (item, Content(ref, hashlib.sha256(got).digest()))
 
-    def _fetched(self, url: str) -> bytes | str:
+    def _picture_or_reason(self, url: str) -> bytes | str:
         """Return the picture, or why it can't be had."""
         try:
-            return self._pictures.fetch(url)
+            return self._pictures.picture_at(url)
         except PictureRefused as exc:
             return str(exc)
 

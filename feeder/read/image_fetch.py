@@ -16,7 +16,7 @@ class PictureFetcher:
     def __init__(self, pictures: PictureFetch) -> None:
         self._pictures = pictures
 
-    def fetch(self, url: str) -> bytes:
+    def picture_at(self, url: str) -> bytes:
         """Return the bytes behind a URL. Raises PictureRefused."""
         try:
             return self._pictures.fetch(url)

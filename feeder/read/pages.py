@@ -25,11 +25,11 @@ RENORMALISED: Mapping[str, object] = {"vector_source": "halfvec", "renormalised"
 
 
 @dataclass(frozen=True, slots=True)
-class Cleaned:
+class PageItems:
     """What of a page can be stored: one item an id, the last row of it. set_aside: ids by reason."""
 
     items: Sequence[Item]
-    set_aside: Mapping[str, Sequence[Id]]
+    skipped: Mapping[str, Sequence[Id]]
     inactive: int
 
 
@@ -89,56 +89,56 @@ def read_ahead(
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class UsableRows:
     """The rows of a page that count, in key order. packed: (rows, dim) little-endian float32."""
 
     ids: Sequence[Id]
     active: npt.NDArray[np.bool_]
     packed: npt.NDArray[np.float32]
-    set_aside: Mapping[str, Sequence[Id]]
+    skipped: Mapping[str, Sequence[Id]]
 
 
-def choose(page: VectorPage, directory: Directory | None, is_half: bool = False) -> Chosen:
+def usable_rows(page: VectorPage, directory: Directory | None, is_half: bool = False) -> UsableRows:
     """Return the last row of each id that can be stored, and the ids that are set aside.
 
     directory None: every id counts as known and active. is_half: half precision leaves unit vectors up to
     8e-5 off; they are made unit length again, once.
     """
     vectors = page.vectors
-    good, set_aside = _usable(page)
+    good, skipped = _without_faults(page)
     if directory is None:
         states = np.full(len(page.ids), ACTIVE, dtype=np.int8)
     else:
         states = directory.states(page.ids)
-        _note(set_aside, "orphan", page.ids, good & (states == UNKNOWN))
+        _note(skipped, "orphan", page.ids, good & (states == UNKNOWN))
         good &= states != UNKNOWN
     rows = np.flatnonzero(good).tolist()
     last_of = {page.ids[row]: row for row in rows}
     if len(last_of) < len(rows):
-        set_aside["duplicate"] = [page.ids[row] for row in rows if last_of[page.ids[row]] != row]
+        skipped["duplicate"] = [page.ids[row] for row in rows if last_of[page.ids[row]] != row]
         rows = sorted(last_of.values())
     if is_half:
         vectors = renormalised(vectors)
     is_whole = len(rows) == len(page.ids)
     ids = page.ids if is_whole else [page.ids[row] for row in rows]
     packed = np.ascontiguousarray(vectors if is_whole else vectors[rows], dtype="<f4")
-    return Chosen(ids, states[rows] == ACTIVE, packed, set_aside)
+    return UsableRows(ids, states[rows] == ACTIVE, packed, skipped)
 
 
-def clean(
+def items_of_page(
     page: VectorPage,
     directory: Directory | None,
     metadata: Mapping[Id, Mapping[str, object]] | None = None,
     is_half: bool = False,
-) -> Cleaned:
+) -> PageItems:
     """Return the items of a page, in key order, and the ids that are set aside. Where half precision was
     made good, metadata says so."""
-    chosen = choose(page, directory, is_half)
+    chosen = usable_rows(page, directory, is_half)
     items = [
         Item(item_id, row.tobytes(), active=active, metadata=_metadata(item_id, metadata, is_half))
         for item_id, row, active in zip(chosen.ids, chosen.packed, chosen.active.tolist(), strict=True)
     ]
-    return Cleaned(items, chosen.set_aside, sum(not item.active for item in items))
+    return PageItems(items, chosen.skipped, sum(not item.active for item in items))
 
 
 def renormalised(vectors: Vectors) -> Vectors:
@@ -150,26 +150,26 @@ def renormalised(vectors: Vectors) -> Vectors:
     )
 
 
-def _usable(page: VectorPage) -> tuple[npt.NDArray[np.bool_], dict[str, Sequence[Id]]]:
+def _without_faults(page: VectorPage) -> tuple[npt.NDArray[np.bool_], dict[str, Sequence[Id]]]:
     """Return which rows have a vector and an id that the service can store, and the ids of the others."""
-    set_aside: dict[str, list[Id]] = {}
+    skipped: dict[str, list[Id]] = {}
     good = np.ones(len(page.ids), dtype=bool)
     for row, fault in vector_faults(page.vectors).items():
-        set_aside.setdefault(fault, []).append(page.ids[row])
+        skipped.setdefault(fault, []).append(page.ids[row])
         good[row] = False
     for row in id_faults(page.ids, kind_of(page.ids[0])) if page.ids else ():
         if good[row]:
-            set_aside.setdefault("bad_id", []).append(page.ids[row])
+            skipped.setdefault("bad_id", []).append(page.ids[row])
             good[row] = False
-    return good, dict(set_aside)
+    return good, dict(skipped)
 
 
 def _note(
-    set_aside: dict[str, Sequence[Id]], reason: str, ids: Sequence[Id], where: npt.NDArray[np.bool_]
+    skipped: dict[str, Sequence[Id]], reason: str, ids: Sequence[Id], where: npt.NDArray[np.bool_]
 ) -> None:
     rows = np.flatnonzero(where)
     if len(rows):
-        set_aside[reason] = [ids[int(row)] for row in rows]
+        skipped[reason] = [ids[int(row)] for row in rows]
 
 
 def _metadata(

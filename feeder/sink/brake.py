@@ -15,7 +15,7 @@ from typing import Protocol
 from feeder.changes import Changes
 from feeder.digest import Sums
 from feeder.errors import BrakeOn
-from feeder.sink.writer import Applied
+from feeder.sink.writer import WriteResult
 from vector_client.types import CollectionState, Differing, Digest, Id
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ WINDOW_CURSOR = "sync.vanished"
 """What vanished within the window, as `Window.text` writes it."""
 BRAKE_CURSOR = "sync.brake"
 """JSON with why and since_ms while the brake holds; empty when it does not."""
-WINDOW_PARTS = 60
+WINDOW_BUCKETS = 60
 WARNED_SHARE = 0.5
 """Of what may vanish: from here on the log says so."""
 PERCENT_OFF = 100.0
@@ -35,7 +35,7 @@ class Store(Protocol):
 
     def state(self) -> CollectionState: ...
 
-    def apply(self, changes: Changes, cursors: Mapping[str, str]) -> Applied: ...
+    def apply(self, changes: Changes, cursors: Mapping[str, str]) -> WriteResult: ...
 
     def digest(self) -> Digest: ...
 
@@ -46,7 +46,7 @@ class Store(Protocol):
         """Return how many of these items a search can return."""
 
 
-def nothing_lately() -> int:
+def nothing_vanished() -> int:
     return 0
 
 
@@ -59,7 +59,7 @@ class Brake:
     percent: float
     rows_min: int = 10
     is_forced: bool = False
-    lately: Callable[[], int] = nothing_lately
+    vanished_before: Callable[[], int] = nothing_vanished
 
     @property
     def is_off(self) -> bool:
@@ -76,14 +76,16 @@ class Brake:
                 f"the source holds no item at all, the index {held:,}: wrong database? Nothing was changed."
                 " To empty a collection on purpose, delete its items through the service"
             )
-        if vanishing and not self.is_off and vanishing + self.lately() > self.allowed(held):
-            raise self.held(vanishing, held)
+        if vanishing and not self.is_off and vanishing + self.vanished_before() > self.allowed(held):
+            raise self.error(vanishing, held)
 
-    def held(self, vanishing: int, held: int) -> BrakeOn:
+    def error(self, vanishing: int, held: int) -> BrakeOn:
         """Return the error that says why it holds."""
-        lately = self.lately()
+        vanished_before = self.vanished_before()
         share = 100 * vanishing / held if held else 100.0
-        before = f" after {lately:,} within the window (FEEDER_BRAKE_WINDOW_S)" if lately else ""
+        before = (
+            f" after {vanished_before:,} within the window (FEEDER_BRAKE_WINDOW_S)" if vanished_before else ""
+        )
         return BrakeOn(
             f"{vanishing:,} of {held:,} items ({share:.1f} %) would vanish{before}, at most"
             f" {self.percent:g} % may; nothing was changed. If the source is right, run"
@@ -91,12 +93,12 @@ class Brake:
         )
 
 
-def told_brake(exc: BrakeOn, clock: Callable[[], float]) -> dict[str, str]:
+def brake_cursor(exc: BrakeOn, clock: Callable[[], float]) -> dict[str, str]:
     """Return the cursor that tells everybody that the brake holds."""
     return {BRAKE_CURSOR: json.dumps({"why": str(exc), "since_ms": int(clock() * 1000)}, ensure_ascii=False)}
 
 
-class Window:
+class VanishWindow:
     """How many items vanished within the last `seconds`, net of those that came back. For one thread.
     clock: seconds since 1970, so that a restart goes on counting. held: items of the index when it began."""
 
@@ -104,52 +106,52 @@ class Window:
         self.seconds = seconds
         self.held = 0
         self._clock = clock
-        self._parts: list[tuple[int, int]] = []
+        self._buckets: list[tuple[int, int]] = []
 
     def load(self, text: str | None) -> None:
         """Go on with what `text` wrote; what another program wrote counts as nothing."""
         try:
             body = json.loads(text or "{}")
             self.held = int(body.get("held", 0))
-            self._parts = [(int(at), int(count)) for at, count in body.get("parts", ())]
+            self._buckets = [(int(at), int(count)) for at, count in body.get("parts", ())]
         except (ValueError, TypeError, AttributeError):
             log.warning("cursor_not_understood", extra={"cursor": str(text)[:200]})
 
-    def text(self, more: int = 0) -> str:
+    def as_cursor(self, more: int = 0) -> str:
         """Return it as the service stores it. more: what vanishes with the same write."""
-        parts = _added(self._live(), more, self._part()) if more else self._live()
-        return json.dumps({"held": self.held, "parts": parts}, separators=(",", ":"))
+        buckets = _increased(self._recent(), more, self._bucket_end()) if more else self._recent()
+        return json.dumps({"held": self.held, "parts": buckets}, separators=(",", ":"))
 
     def total(self) -> int:
-        return sum(count for _, count in self._live())
+        return sum(count for _, count in self._recent())
 
-    def add(self, net: int) -> None:
+    def note_vanished(self, net: int) -> None:
         """net: below 0 where more came back; they are taken off what vanished first."""
-        live = self._live()
-        self._parts = _added(live, net, self._part()) if net > 0 else _taken_off(live, -net)
+        live = self._recent()
+        self._buckets = _increased(live, net, self._bucket_end()) if net > 0 else _reduced(live, -net)
 
     def clear(self) -> None:
-        self.held, self._parts = 0, []
+        self.held, self._buckets = 0, []
 
-    def _live(self) -> list[tuple[int, int]]:
+    def _recent(self) -> list[tuple[int, int]]:
         oldest = self._clock() - self.seconds
-        return [(at, count) for at, count in self._parts if at > oldest]
+        return [(at, count) for at, count in self._buckets if at > oldest]
 
-    def _part(self) -> int:
+    def _bucket_end(self) -> int:
         """Return the end of the part of the window that it is: nothing is forgotten early."""
-        step = max(1, int(self.seconds / WINDOW_PARTS))
+        step = max(1, int(self.seconds / WINDOW_BUCKETS))
         return (int(self._clock()) // step + 1) * step
 
 
-def _added(parts: list[tuple[int, int]], count: int, at: int) -> list[tuple[int, int]]:
-    if parts and parts[-1][0] == at:
-        return [*parts[:-1], (at, parts[-1][1] + count)]
-    return [*parts, (at, count)]
+def _increased(buckets: list[tuple[int, int]], count: int, at: int) -> list[tuple[int, int]]:
+    if buckets and buckets[-1][0] == at:
+        return [*buckets[:-1], (at, buckets[-1][1] + count)]
+    return [*buckets, (at, count)]
 
 
-def _taken_off(parts: list[tuple[int, int]], count: int) -> list[tuple[int, int]]:
+def _reduced(buckets: list[tuple[int, int]], count: int) -> list[tuple[int, int]]:
     left: list[tuple[int, int]] = []
-    for at, held in parts:
+    for at, held in buckets:
         taken = min(held, count)
         count -= taken
         if held > taken:
@@ -160,7 +162,7 @@ def _taken_off(parts: list[tuple[int, int]], count: int) -> list[tuple[int, int]
 class BrakedStore:
     """Fits Store. Nothing written through it makes more vanish within the window than the brake allows."""
 
-    def __init__(self, collection: str, store: Store, brake: Brake, window: Window) -> None:
+    def __init__(self, collection: str, store: Store, brake: Brake, window: VanishWindow) -> None:
         self._collection = collection
         self._store = store
         self._brake = brake
@@ -174,19 +176,19 @@ class BrakedStore:
             self._is_loaded = True
         return state
 
-    def apply(self, changes: Changes, cursors: Mapping[str, str]) -> Applied:
+    def apply(self, changes: Changes, cursors: Mapping[str, str]) -> WriteResult:
         """Raises BrakeOn before anything is written."""
         hiding = [*changes.delete_ids, *(item.id for item in changes.items if not item.active)]
         if self._brake.is_off:
             return self._store.apply(changes, cursors)
-        expected = self._admitted(hiding) if hiding else 0
-        told = {WINDOW_CURSOR: self._window.text(expected)} if expected else {}
-        applied = self._store.apply(changes, {**cursors, **told})
+        expected = self._allowed_now(hiding) if hiding else 0
+        cursor_of_brake = {WINDOW_CURSOR: self._window.as_cursor(expected)} if expected else {}
+        applied = self._store.apply(changes, {**cursors, **cursor_of_brake})
         known = applied.vanished is not None and applied.reappeared is not None
         net = (applied.vanished or 0) - (applied.reappeared or 0) if known else expected
-        self._count(net)
+        self._note(net)
         if net != expected:
-            self._store.apply(Changes(), {WINDOW_CURSOR: self._window.text()})
+            self._store.apply(Changes(), {WINDOW_CURSOR: self._window.as_cursor()})
         return applied
 
     def digest(self) -> Digest:
@@ -198,7 +200,7 @@ class BrakedStore:
     def showing(self, ids: Sequence[Id]) -> int:
         return self._store.showing(ids)
 
-    def _admitted(self, ids: Sequence[Id]) -> int:
+    def _allowed_now(self, ids: Sequence[Id]) -> int:
         """Return how many of these may vanish now, at the most. Asks the service only when it could be too
         many. Raises BrakeOn."""
         brake, window = self._brake, self._window
@@ -210,18 +212,18 @@ class BrakedStore:
             return len(ids)
         vanishing = self._store.showing(ids)
         if vanishing > max(0, self._room()):
-            raise brake.held(vanishing, window.held)
+            raise brake.error(vanishing, window.held)
         return vanishing
 
     def _room(self) -> int:
         return self._brake.allowed(self._window.held) - self._window.total()
 
-    def _count(self, net: int) -> None:
+    def _note(self, net: int) -> None:
         window = self._window
         before = window.total()
         if not net:
             return
-        window.add(net)
+        window.note_vanished(net)
         warned_at = WARNED_SHARE * self._brake.allowed(window.held)
         if before <= warned_at < window.total():
             log.warning(

@@ -27,7 +27,7 @@ LOOKED_UP_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
+class WriteResult:
     """What the service did with Changes; `rejected` is set aside, with its reasons. vanished, reappeared,
     unknown_ids: see vector_client.types.Written."""
 
@@ -41,7 +41,7 @@ class Applied:
     unknown_ids: Sequence[Id] = ()
 
 
-class Applier:
+class Writer:
     """Writes to one collection. For one thread; sends the batches of one call over several connections.
 
     The ids of one call differ, so its batches may arrive in any order; the next call waits for all of them.
@@ -79,7 +79,7 @@ class Applier:
             raise ServiceDown(f"the service can't serve {self._collection!r}: {state.problem}")
         return state
 
-    def apply(self, changes: Changes, cursors: Mapping[str, str]) -> Applied:
+    def apply(self, changes: Changes, cursors: Mapping[str, str]) -> WriteResult:
         """Store everything, then the cursors, in one commit with the last batch. An item that can't be sent,
         or that the service refuses whatever else comes with it, is in `rejected`.
 
@@ -92,7 +92,7 @@ class Applier:
             waiting = [self._send(batch, changes.embedding_version) for batch in batches]
             written = [each for future in waiting for each in future.result()]
             written += self._store_last(last, changes, cursors)
-        return Applied(
+        return WriteResult(
             sum(each.upserted for each in written),
             sum(each.deleted for each in written),
             sum(each.stale_ignored for each in written),

@@ -20,7 +20,7 @@ Tier: TypeAlias = Literal["log", "triggers", "poll"]
 
 
 @dataclass(frozen=True, slots=True)
-class Noticed:
+class ChangeBatch:
     """What one reading found.
 
     gap: why the keys do not tell everything (TRUNCATE, DDL, a poll's timer); a full comparison must follow.
@@ -59,16 +59,16 @@ class ChangeFeed(Protocol):
     def open(self, bookmark: str | None) -> None:
         """Resume where `bookmark`, the newest one the service stored, says."""
 
-    def begin(self) -> str:
+    def restart(self) -> str:
         """Start anew, from now; return the bookmark. What is committed from now on will be noticed."""
 
-    def read(self) -> Noticed:
+    def read(self) -> ChangeBatch:
         """Return what was noticed and not acknowledged yet. Does not wait."""
 
-    def acknowledge(self, noticed: Noticed) -> None:
+    def acknowledge(self, batch: ChangeBatch) -> None:
         """Forget `noticed`; to be called only when the service has stored what came of it."""
 
-    def wait(self, seconds: float) -> None:
+    def wait_for_changes(self, seconds: float) -> None:
         """Return when something may be waiting, or after `seconds`."""
 
     def backlog(self) -> Backlog:

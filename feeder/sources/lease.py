@@ -59,7 +59,7 @@ class PostgresLease:
             row = connection.execute("SELECT pg_try_advisory_lock(%s)", (self._key,)).fetchone()
             return backend, bool(row and row[0]), self._is_older_at_work(connection)
 
-        backend, is_held, is_older_at_work = self._session.run(lock, is_quick=True)
+        backend, is_held, is_older_at_work = self._session.execute(lock, is_quick=True)
         if not is_held or is_older_at_work:
             self.release()
             raise _another(self._collection, is_older_at_work)
@@ -101,7 +101,7 @@ class MariaLease:
                 former = cursor.fetchone()
             return thread, bool(row and row[0]), bool(self._former and former and former[0])
 
-        thread, is_held, is_older_at_work = self._session.run(lock, is_quick=True)
+        thread, is_held, is_older_at_work = self._session.execute(lock, is_quick=True)
         if not is_held or is_older_at_work:
             self.release()
             raise _another(self._collection, is_older_at_work)

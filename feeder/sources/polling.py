@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from feeder.sources.change_feed import Backlog, Noticed, Tier
+from feeder.sources.change_feed import Backlog, ChangeBatch, Tier
 
 
-class TimerFeed:
+class PollingFeed:
     """Fits feeds.ChangeFeed. clock: monotonic seconds."""
 
     tier: Tier = "poll"
@@ -23,20 +23,20 @@ class TimerFeed:
     def open(self, bookmark: str | None) -> None:  # noqa: ARG002  # a timer resumes nowhere
         self._due_at = self._clock()
 
-    def begin(self) -> str:
+    def restart(self) -> str:
         self._due_at = self._clock() + self._interval_s
         return "poll"
 
-    def read(self) -> Noticed:
+    def read(self) -> ChangeBatch:
         if self._clock() < self._due_at:
-            return Noticed()
-        return Noticed(gap="the poll's interval is over", receipt=self._clock() + self._interval_s)
+            return ChangeBatch()
+        return ChangeBatch(gap="the poll's interval is over", receipt=self._clock() + self._interval_s)
 
-    def acknowledge(self, noticed: Noticed) -> None:
-        if noticed.receipt is not None:
-            self._due_at = noticed.receipt
+    def acknowledge(self, batch: ChangeBatch) -> None:
+        if batch.receipt is not None:
+            self._due_at = batch.receipt
 
-    def wait(self, seconds: float) -> None:
+    def wait_for_changes(self, seconds: float) -> None:
         self._pause(seconds)
 
     def backlog(self) -> Backlog:

@@ -13,7 +13,7 @@ from typing import Literal, Protocol, TypeAlias
 from feeder.changes import Directory, ItemRow, Key, Survey, VectorPage
 from vector_client.types import Id
 
-Rest: TypeAlias = Callable[[], object]
+Throttling: TypeAlias = Callable[[], object]
 """Called after each little piece of work; takes its time where the work is to stand back."""
 
 
@@ -52,7 +52,7 @@ class ItemSource(Protocol):
     def open(self) -> None:
         """Connect and look at the table. Raises SettingsWrong where it does not fit the configuration."""
 
-    def directory(self, rest: Rest | None = None) -> Directory:
+    def directory(self, throttle: Throttling | None = None) -> Directory:
         """Return every id with its activity, read in one pass."""
 
     def fetch(self, ids: Sequence[Id]) -> Mapping[Id, Sequence[ItemRow]]:

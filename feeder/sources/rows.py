@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from feeder.changes import Directory, IntDirectory, ItemRow, TextDirectory
-from feeder.sources.port import Rest
+from feeder.sources.port import Throttling
 from feeder.table_mapping import ItemTable
 from item_rules.ids import INT64_MAX, INT64_MIN, IdKind
 from vector_client.types import Id
 
-_ROWS_BETWEEN_RESTS = 500
+_ROWS_BETWEEN_PAUSES = 500
 """A driver in Python takes 1 ms for them."""
 
 
@@ -54,9 +54,11 @@ def _canonical_int(text: str) -> int | None:
     return number if str(number) == text and INT64_MIN <= number <= INT64_MAX else None
 
 
-def directory_of(codec: IdCodec, rows: Iterable[Sequence[Any]], rest: Rest | None = None) -> Directory:
+def directory_of(
+    codec: IdCodec, rows: Iterable[Sequence[Any]], throttle: Throttling | None = None
+) -> Directory:
     """Build a directory from (id, active) rows; rows without an id do not count."""
-    some = rows if rest is None else _with_rests(rows, rest)
+    some = rows if throttle is None else _throttled(rows, throttle)
     pairs = ((codec.from_column(item_id), bool(active)) for item_id, active in some)
     if codec.kind == "string":
         texts = TextDirectory()
@@ -69,11 +71,11 @@ def directory_of(codec: IdCodec, rows: Iterable[Sequence[Any]], rest: Rest | Non
     return IntDirectory(table["id"], table["active"])
 
 
-def _with_rests(rows: Iterable[Sequence[Any]], rest: Rest) -> Iterator[Sequence[Any]]:
+def _throttled(rows: Iterable[Sequence[Any]], throttle: Throttling) -> Iterator[Sequence[Any]]:
     for number, row in enumerate(rows, 1):
         yield row
-        if not number % _ROWS_BETWEEN_RESTS:
-            rest()
+        if not number % _ROWS_BETWEEN_PAUSES:
+            throttle()
 
 
 def columns_of(table: ItemTable) -> list[str]:

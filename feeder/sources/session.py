@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """timeout_s: of one statement. retries: attempts after the first, with growing, jittered pauses."""
 
     timeout_s: float
@@ -75,29 +75,29 @@ class Session(Generic[C]):
     """For one thread at a time. `run` may call its work several times: work reads, or writes
     what may be written twice."""
 
-    def __init__(self, name: str, driver: Driver[C], patience: Patience) -> None:
+    def __init__(self, name: str, driver: Driver[C], policy: RetryPolicy) -> None:
         self._name = name
         self._driver = driver
-        self._patience = patience
+        self._policy = policy
         self._connection: C | None = None
 
-    def run(self, work: Callable[[C], T], *, is_quick: bool = False) -> T:
+    def execute(self, work: Callable[[C], T], *, is_quick: bool = False) -> T:
         """Return what `work` returns. Raises SourceDown after the last attempt, SettingsWrong when the
         database refuses the login. is_quick: give a frozen server QUICK_SECONDS, not a whole statement's."""
-        patience = self._patience.timeout_s
-        timeout_s = min(patience, QUICK_SECONDS) if is_quick else patience
-        for attempt in range(self._patience.retries + 1):
+        policy = self._policy.timeout_s
+        timeout_s = min(policy, QUICK_SECONDS) if is_quick else policy
+        for attempt in range(self._policy.retries + 1):
             try:
                 return self._attempt(work, timeout_s)
             except self._driver.broken as exc:
                 self.close()
                 if self._driver.is_denied(exc):
                     raise SettingsWrong(f"{self._name} refuses: {_first_line(exc)}") from exc
-                if attempt == self._patience.retries:
+                if attempt == self._policy.retries:
                     raise SourceDown(f"{self._name} does not answer: {_first_line(exc)}") from exc
                 log.warning("source_retried", extra={"source": self._name, "why": _first_line(exc)})
                 pause = min(PAUSE_S * float(2**attempt), PAUSE_S_MAX)
-                self._patience.sleep(pause * (0.5 + self._patience.jitter() / 2))
+                self._policy.sleep(pause * (0.5 + self._policy.jitter() / 2))
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def close(self) -> None:
@@ -141,11 +141,11 @@ PostgresSession: TypeAlias = "Session[psycopg.Connection[Any]]"
 MariaSession: TypeAlias = "Session[pymysql.Connection[Any]]"
 
 
-def postgres_session(database: Database, patience: Patience, *, writes: bool = False) -> PostgresSession:
+def postgres_session(database: Database, policy: RetryPolicy, *, writes: bool = False) -> PostgresSession:
     """A session whose statements end after patience.timeout_s, read-only unless it `writes`."""
 
     def connect() -> psycopg.Connection[Any]:
-        milliseconds = int(patience.timeout_s * 1000)
+        milliseconds = int(policy.timeout_s * 1000)
         return psycopg.connect(
             host=database.host, port=database.port, dbname=database.name, user=database.user,
             password=database.password, autocommit=True, connect_timeout=CONNECT_SECONDS,
@@ -168,7 +168,7 @@ def postgres_session(database: Database, patience: Patience, *, writes: bool = F
     driver = Driver(
         connect, lambda c: c.fileno(), (psycopg.OperationalError, psycopg.InterfaceError), is_denied
     )
-    return Session(str(database), driver, patience)
+    return Session(str(database), driver, policy)
 
 
 class MariaConnection(pymysql.connections.Connection):
@@ -183,7 +183,7 @@ class MariaConnection(pymysql.connections.Connection):
         return context
 
 
-def maria_session(database: Database, patience: Patience, *, writes: bool = False) -> MariaSession:
+def maria_session(database: Database, policy: RetryPolicy, *, writes: bool = False) -> MariaSession:
     """A session with time limits on every read (the driver has none of its own), read-only unless it
     `writes`. READ COMMITTED: each statement sees what is committed when it begins."""
 
@@ -191,12 +191,12 @@ def maria_session(database: Database, patience: Patience, *, writes: bool = Fals
         connection = MariaConnection(
             host=database.host, port=database.port, database=database.name, user=database.user,
             password=database.password, charset="utf8mb4", autocommit=True, connect_timeout=CONNECT_SECONDS,
-            read_timeout=CONNECT_SECONDS, write_timeout=patience.timeout_s,
+            read_timeout=CONNECT_SECONDS, write_timeout=policy.timeout_s,
             init_command="SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, "
             + ("READ WRITE" if writes else "READ ONLY"),
         )  # fmt: skip
         # A frozen server takes connections and never greets: the driver's connect_timeout does not see that.
-        connection._read_timeout = patience.timeout_s  # type: ignore[attr-defined]
+        connection._read_timeout = policy.timeout_s  # type: ignore[attr-defined]
         return connection
 
     def is_denied(exc: Exception) -> bool:
@@ -204,7 +204,7 @@ def maria_session(database: Database, patience: Patience, *, writes: bool = Fals
 
     broken = (pymysql.err.OperationalError, pymysql.err.InterfaceError, OSError)
     driver = Driver(connect, _maria_socket, broken, is_denied)
-    return Session(str(database), driver, patience)
+    return Session(str(database), driver, policy)
 
 
 def _maria_socket(connection: pymysql.Connection[Any]) -> int:

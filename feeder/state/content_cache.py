@@ -35,7 +35,7 @@ failed_ref=excluded.failed_ref, reason=excluded.reason, attempts=excluded.attemp
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
+class CachedContent:
     """content: what the service acknowledged, None before. failed_ref, reason: what could not be stored
     since, None if nothing; retry_at: when to try again."""
 
@@ -45,20 +45,20 @@ class Remembered:
     attempts: int
     retry_at: float
 
-    def waits(self, ref: str, now: float) -> bool:
+    def is_waiting(self, ref: str, now: float) -> bool:
         """Tell whether this very content failed, and is not to be tried again yet."""
         return self.reason is not None and self.failed_ref == ref and now < self.retry_at
 
 
-class ContentState(StateFile):
+class ContentCache(StateFile):
     """For one thread. path: a file, or ":memory:". clock: seconds since 1970."""
 
     def __init__(self, path: str, clock: Callable[[], float]) -> None:
         super().__init__(path, _TABLES)
         self._clock = clock
 
-    def recall(self, ids: Sequence[Id]) -> dict[Id, Remembered]:
-        found: dict[Id, Remembered] = {}
+    def lookup(self, ids: Sequence[Id]) -> dict[Id, CachedContent]:
+        found: dict[Id, CachedContent] = {}
         for start in range(0, len(ids), VARIABLES):
             some = ids[start : start + VARIABLES]
             marks = ",".join("?" * len(some))
@@ -68,12 +68,12 @@ class ContentState(StateFile):
                 some,
             ):
                 content = None if digest is None else Content(ref, digest)
-                found[item_id] = Remembered(content, failed, reason, attempts, at or 0.0)
+                found[item_id] = CachedContent(content, failed, reason, attempts, at or 0.0)
         return found
 
-    def note(self, stored: Mapping[Id, Content], failed: Mapping[Id, Failure], gone: Iterable[Id]) -> None:
+    def record(self, stored: Mapping[Id, Content], failed: Mapping[Id, Failure], gone: Iterable[Id]) -> None:
         """Write down, durably, what the service acknowledged, and when to try the rest again."""
-        before = self.recall(list(failed))
+        before = self.lookup(list(failed))
         now = self._clock()
         rows = []
         for item_id, failure in failed.items():
@@ -90,7 +90,7 @@ class ContentState(StateFile):
         db.executemany("DELETE FROM content WHERE id = ?", [(item_id,) for item_id in gone])
         db.execute("COMMIT")
 
-    def quarantined(self, *, only_due: bool = False) -> dict[Id, str]:
+    def failures(self, *, only_due: bool = False) -> dict[Id, str]:
         if only_due:
             rows = self.db.execute(
                 "SELECT id, reason FROM content WHERE reason IS NOT NULL AND retry_at <= ?"

@@ -37,7 +37,7 @@ COMMIT;
 """
 
 
-class Ledger(StateFile):
+class KeyMap(StateFile):
     """For one thread. path: a file, or IN_MEMORY for one use."""
 
     def __init__(self, path: str) -> None:
@@ -45,33 +45,33 @@ class Ledger(StateFile):
         self._waiting: list[tuple[Sequence[Key], Sequence[Id]]] = []
         self._next: list[tuple[Sequence[Key], Sequence[Id]]] = []
 
-    def is_of(self, identity: str) -> bool:
+    def is_complete_for(self, identity: str) -> bool:
         """Tell whether every row of the table `identity` has been written down."""
-        return super().is_of(f"{_FORMAT} {identity}")
+        return super().is_complete_for(f"{_FORMAT} {identity}")
 
     def ids_of(self, keys: Iterable[Key]) -> set[Id]:
         """Return the ids that these rows may have brought into the index; rows never seen, none."""
-        return set(self._looked_up("SELECT DISTINCT id FROM carried WHERE source_key IN ({})", keys))
+        return set(self._lookup("SELECT DISTINCT id FROM carried WHERE source_key IN ({})", keys))
 
     def keys_of(self, ids: Iterable[Id]) -> set[Key]:
-        return set(self._looked_up("SELECT source_key FROM carried WHERE id IN ({})", ids))
+        return set(self._lookup("SELECT source_key FROM carried WHERE id IN ({})", ids))
 
-    def expect(self, rows: Mapping[Key, Sequence[Id]]) -> None:
+    def add_current(self, rows: Mapping[Key, Sequence[Id]]) -> None:
         """Add, durably, what the rows carry now to what they carried, before the service is told. Costs
         nothing where nothing is new."""
-        self._change("INSERT OR IGNORE INTO carried(source_key, id) VALUES(?, ?)", _present(rows))
+        self._execute("INSERT OR IGNORE INTO carried(source_key, id) VALUES(?, ?)", _present(rows))
 
-    def complete(self, pairs: Sequence[tuple[Key, Id]]) -> None:
+    def add_missing(self, pairs: Sequence[tuple[Key, Id]]) -> None:
         """Add what a comparison found lacking. It may be out of date by now: an id too many."""
         if pairs:
-            self._change("INSERT OR IGNORE INTO carried(source_key, id) VALUES(?, ?)", pairs)
+            self._execute("INSERT OR IGNORE INTO carried(source_key, id) VALUES(?, ?)", pairs)
 
-    def beside(self) -> Glance:
+    def view(self) -> KeyMapView:
         """Return a look at a list that was confirmed, for another thread, while this one goes on."""
         assert self._path != IN_MEMORY, "nobody else sees what is in memory"
-        return Glance(self._path)
+        return KeyMapView(self._path)
 
-    def note(self, rows: Mapping[Key, Sequence[Id]]) -> None:
+    def drop_former(self, rows: Mapping[Key, Sequence[Id]]) -> None:
         """Forget what the rows carried before, now that the service has stored what they carry; nothing: the
         row is gone or has nothing to store. Rows that share a key carry several ids."""
         others = [
@@ -80,7 +80,7 @@ class Ledger(StateFile):
             if former not in rows[key]  # few ids a key
         ]
         if others:
-            self._change("DELETE FROM carried WHERE source_key = ? AND id = ?", others)
+            self._execute("DELETE FROM carried WHERE source_key = ? AND id = ?", others)
 
     def _pairs_of(self, keys: Iterable[Key]) -> list[tuple[Key, Id]]:
         wanted, found = list(keys), []
@@ -91,13 +91,13 @@ class Ledger(StateFile):
             found += self._db.execute(statement, some).fetchall()
         return found
 
-    def _change(self, statement: str, values: Sequence[tuple[Key | Id, ...]]) -> None:
+    def _execute(self, statement: str, values: Sequence[tuple[Key | Id, ...]]) -> None:
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         db.executemany(statement, values)
         db.execute("COMMIT")
 
-    def begin_anew(self) -> None:
+    def begin_rebuild(self) -> None:
         """Start a new list beside the present one."""
         self._waiting.clear()
         self._next.clear()
@@ -107,7 +107,7 @@ class Ledger(StateFile):
             "source_key NOT NULL, id NOT NULL, PRIMARY KEY(source_key, id)) WITHOUT ROWID"
         )
 
-    def add(self, keys: Sequence[Key], ids: Sequence[Id]) -> None:
+    def add_to_rebuild(self, keys: Sequence[Key], ids: Sequence[Id]) -> None:
         """A list that lives in memory is only made when it is asked for: most comparisons find nothing."""
         if self._path == IN_MEMORY:
             self._waiting.append((keys, ids))
@@ -130,16 +130,16 @@ class Ledger(StateFile):
         )
         db.execute("COMMIT")
 
-    def end_anew(self) -> None:
+    def finish_rebuild(self) -> None:
         """Put the new list in the place of the old one, unconfirmed."""
         self._write_next()
         self.db.executescript(_SWAP)
 
-    def confirm(self, identity: str) -> None:
+    def mark_complete(self, identity: str) -> None:
         """Declare the list whole: every row of the table `identity` stands in it, and the index holds what
         follows from it. Not before: changes not read yet are understood against the old list, and what the
         new one leaves out has to be found by the comparison that made it."""
-        super().confirm(f"{_FORMAT} {identity}")
+        super().mark_complete(f"{_FORMAT} {identity}")
 
     @property
     def _db(self) -> sqlite3.Connection:
@@ -149,7 +149,7 @@ class Ledger(StateFile):
             self._insert(self.db, "carried", keys, ids)
         return self.db
 
-    def _looked_up(self, statement: str, values: Iterable[Key]) -> Iterable[Id]:
+    def _lookup(self, statement: str, values: Iterable[Key]) -> Iterable[Id]:
         wanted = list(values)
         for start in range(0, len(wanted), VARIABLES):
             some = wanted[start : start + VARIABLES]
@@ -157,14 +157,14 @@ class Ledger(StateFile):
                 yield found
 
 
-class Glance:
+class KeyMapView:
     """Looks at a ledger that somebody else writes. For one thread, which opens it."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None
 
-    def lacking(self, keys: Sequence[Key], ids: Sequence[Id]) -> list[tuple[Key, Id]]:
+    def missing_pairs(self, keys: Sequence[Key], ids: Sequence[Id]) -> list[tuple[Key, Id]]:
         """Return which of these rows do not stand there with their ids."""
         if self._connection is None:
             self._connection = sqlite3.connect(f"{Path(self._path).absolute().as_uri()}?mode=ro", uri=True)

@@ -41,15 +41,15 @@ class StateFile:
         assert self._connection is not None, "open() comes first"
         return self._connection
 
-    def is_of(self, identity: str) -> bool:
+    def is_complete_for(self, identity: str) -> bool:
         """Tell whether the whole source `identity` has been written down here."""
         row = self.db.execute("SELECT value FROM meta WHERE name = 'identity'").fetchone()
         return row is not None and row[0] == identity
 
-    def confirm(self, identity: str) -> None:
+    def mark_complete(self, identity: str) -> None:
         self.db.execute("INSERT OR REPLACE INTO meta(name, value) VALUES('identity', ?)", (identity,))
 
-    def doubt(self) -> None:
+    def invalidate(self) -> None:
         """Stand for no source until it is confirmed again."""
         self.db.execute(FORGET)
 

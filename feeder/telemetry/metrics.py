@@ -70,39 +70,39 @@ class Metrics:
         )  # fmt: skip
         self._tier = Info("feeder_tier", "How changes are noticed.", two, registry=registry)
 
-    def tier(self, collection: str, side: Side, tier: str) -> None:
+    def set_tier(self, collection: str, side: Side, tier: str) -> None:
         self._tier.labels(collection, side).info({"tier": tier})
 
-    def lag(self, collection: str, side: Side, seconds: float) -> None:
+    def observe_lag(self, collection: str, side: Side, seconds: float) -> None:
         self._lag.labels(collection, side).observe(max(0.0, seconds))
 
-    def backlog(self, collection: str, side: Side, backlog: Backlog) -> None:
+    def set_backlog(self, collection: str, side: Side, backlog: Backlog) -> None:
         self._retained.labels(collection, side).set(backlog.retained_bytes)
         self._rows.labels(collection, side).set(backlog.rows)
         self._oldest.labels(collection, side).set(backlog.oldest_s)
 
-    def written(self, collection: str, upserted: int, deleted: int, stale: int) -> None:
+    def count_written(self, collection: str, upserted: int, deleted: int, stale: int) -> None:
         for what, count in (("upserted", upserted), ("deleted", deleted), ("stale_ignored", stale)):
             self._written.labels(collection, what).inc(count)
 
-    def quarantined(self, collection: str, count: int) -> None:
+    def set_quarantined(self, collection: str, count: int) -> None:
         self._quarantined.labels(collection).set(count)
 
-    def vanished(self, collection: str, count: int) -> None:
+    def set_vanished(self, collection: str, count: int) -> None:
         self._vanished.labels(collection).set(count)
 
-    def brake(self, collection: str, is_on: bool) -> None:
+    def set_brake(self, collection: str, is_on: bool) -> None:
         self._brake.labels(collection).set(is_on)
 
-    def compared(self, collection: str, is_equal: bool, at_s: float) -> None:
+    def set_compared(self, collection: str, is_equal: bool, at_s: float) -> None:
         self._equal.labels(collection).set(is_equal)
         self._compared_at.labels(collection).set(at_s)
 
-    def following(self, collection: str, is_so: bool) -> None:
+    def set_following(self, collection: str, is_so: bool) -> None:
         self._following.labels(collection).set(is_so)
 
-    def partial(self, collection: str, is_so: bool) -> None:
+    def set_activity_only(self, collection: str, is_so: bool) -> None:
         self._partial.labels(collection).set(is_so)
 
-    def failed(self, collection: str, kind: str) -> None:
+    def count_failure(self, collection: str, kind: str) -> None:
         self._failures.labels(collection, kind).inc()

@@ -12,7 +12,7 @@ import pytest
 
 from feeder.changes import Changes
 from feeder.errors import ImportRefused
-from feeder.sink.writer import Applier
+from feeder.sink.writer import Writer
 from tests.http_app import HttpApp, running_app, unit
 from vector_client.http import VectorClient
 from vector_client.protocol.call import Answer, Call
@@ -38,14 +38,14 @@ class InProcess(Transport):
 
 
 @contextmanager
-def writer(folder: Path, collection: str = "recipes", **environ: str) -> Iterator[tuple[Applier, InProcess]]:
+def a_writer(folder: Path, collection: str = "recipes", **environ: str) -> Iterator[tuple[Writer, InProcess]]:
     with running_app(folder, environ) as app:
         transport = InProcess(app)
         client = VectorClient(transport, Keys())
-        applier = Applier(client, collection, dim=384, batch_items=8, connections=2)
-        applier.start()
-        yield applier, transport
-        applier.close()
+        writer = Writer(client, collection, dim=384, batch_items=8, connections=2)
+        writer.start()
+        yield writer, transport
+        writer.close()
 
 
 def vector() -> bytes:
@@ -74,57 +74,57 @@ def test_one_bad_row_is_set_aside_and_the_rest_is_stored(tmp_path: Path) -> None
     ]
     good = [Item(number, vector()) for number in range(1, 31)]
     items = [each for pair in zip(good, bad, strict=False) for each in pair] + good[len(bad) :]
-    with writer(tmp_path) as (applier, _):
-        changes = Changes(items, [5, 2**63, "x"], applier.state().version, delete_version=9)
-        applied = applier.apply(changes, {"sync": "7"})
+    with a_writer(tmp_path) as (writer, _):
+        changes = Changes(items, [5, 2**63, "x"], writer.state().version, delete_version=9)
+        applied = writer.apply(changes, {"sync": "7"})
         assert (applied.upserted, applied.deleted) == (30, 1)
         assert {row.id for row in applied.rejected} == {"x"} | {item.id for item in bad}
         assert all(row.detail for row in applied.rejected)
-        assert applier.state().cursors == {"sync": "7"}
-        assert applier.digest().items == 29
-        assert applier.showing([1, 2, 5, 2**63, 2**70]) == 2
+        assert writer.state().cursors == {"sync": "7"}
+        assert writer.digest().items == 29
+        assert writer.showing([1, 2, 5, 2**63, 2**70]) == 2
 
 
 def test_an_id_that_no_index_can_hold_is_neither_sent_nor_looked_up(tmp_path: Path) -> None:
-    with writer(tmp_path, "products") as (applier, transport):
+    with a_writer(tmp_path, "products") as (writer, transport):
         long, nul = "x" * 256, "a\0b"
-        applied = applier.apply(Changes([Item(long, None), Item(nul, None)], [long, nul, "\ud83d"], None), {})
+        applied = writer.apply(Changes([Item(long, None), Item(nul, None)], [long, nul, "\ud83d"], None), {})
         assert [row.code for row in applied.rejected] == ["invalid_id", "invalid_id"]
         calls = transport.calls
-        assert applier.showing([long, nul, ""]) == 0 and transport.calls == calls
+        assert writer.showing([long, nul, ""]) == 0 and transport.calls == calls
 
 
 @pytest.mark.parametrize("limits", [{"UPSERT_BYTES_MAX": "9000"}, {"UPSERT_ITEMS_MAX": "3"}])
 def test_a_batch_that_is_too_large_goes_in_halves(tmp_path: Path, limits: dict[str, str]) -> None:
-    with writer(tmp_path, **limits) as (applier, _):
+    with a_writer(tmp_path, **limits) as (writer, _):
         items = [Item(number, vector()) for number in range(40)]
         if "UPSERT_BYTES_MAX" in limits:
             items.insert(17, Item(99, vector(), metadata={"a": "b" * 9000}))
-        applied = applier.apply(Changes(items, [3], applier.state().version, delete_version=9), {"sync": "7"})
+        applied = writer.apply(Changes(items, [3], writer.state().version, delete_version=9), {"sync": "7"})
         assert (applied.upserted, applied.deleted) == (40, 1)
         expected = [(99, "body_too_large")] if "UPSERT_BYTES_MAX" in limits else []
         assert [(row.id, row.code) for row in applied.rejected] == expected
-        assert applier.digest().items == 39 and applier.state().cursors == {"sync": "7"}
+        assert writer.digest().items == 39 and writer.state().cursors == {"sync": "7"}
 
 
 def test_what_concerns_the_whole_request_is_not_sent_in_halves(tmp_path: Path) -> None:
-    with writer(tmp_path) as (applier, transport):
+    with a_writer(tmp_path) as (writer, transport):
         with pytest.raises(ImportRefused):
             too_many = {str(number): "" for number in range(17)}
-            applier.apply(Changes([Item(1, vector()), Item(2, vector())]), too_many)
+            writer.apply(Changes([Item(1, vector()), Item(2, vector())]), too_many)
         assert transport.calls == 1
 
 
 def test_items_are_parted_by_what_their_metadata_weighs(tmp_path: Path) -> None:
-    with writer(tmp_path, METADATA_BYTES_MAX="1000000", UPSERT_BYTES_MAX=str(64 << 20)) as (
-        applier,
+    with a_writer(tmp_path, METADATA_BYTES_MAX="1000000", UPSERT_BYTES_MAX=str(64 << 20)) as (
+        writer,
         transport,
     ):
         heavy = {"a": "가" * 300_000}
         items = [Item(number, vector(), metadata=heavy) for number in range(80)]
-        big = Applier(applier._client, "recipes", dim=384, batch_items=5000, connections=1)
+        big = Writer(writer._client, "recipes", dim=384, batch_items=5000, connections=1)
         big.start()
-        changes = Changes(items, embedding_version=applier.state().version)
+        changes = Changes(items, embedding_version=writer.state().version)
         before = transport.calls
         applied = big.apply(changes, {})
         big.close()
@@ -132,8 +132,8 @@ def test_items_are_parted_by_what_their_metadata_weighs(tmp_path: Path) -> None:
 
 
 def test_what_the_service_does_not_know_is_told(tmp_path: Path) -> None:
-    with writer(tmp_path) as (applier, _):
-        applier.apply(Changes([Item(1, vector())], embedding_version=applier.state().version), {})
+    with a_writer(tmp_path) as (writer, _):
+        writer.apply(Changes([Item(1, vector())], embedding_version=writer.state().version), {})
         said = [Item(1, None, active=False), Item(2, None), Item(3, None, metadata={"a": 1})]
-        applied = applier.apply(Changes(said), {})
+        applied = writer.apply(Changes(said), {})
         assert (applied.upserted, list(applied.unknown_ids)) == (1, [2, 3])

@@ -7,6 +7,7 @@ temporary directory, and are ended by the process id they were started with.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import json
@@ -160,7 +161,8 @@ class Server:
         assert self._process is not None
         whole = psutil.Process(self._process.pid)
         for process in [whole, *whole.children(recursive=True)]:
-            process.send_signal(number)
+            with contextlib.suppress(psutil.NoSuchProcess):  # a server process of one connection has ended
+                process.send_signal(number)
 
     def stop(self) -> None:
         process = self._process

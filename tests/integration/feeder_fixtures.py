@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.databases import MariaDBServer, PostgresServer
-from tests.integration.follower import COUNT, Follower, following
+from tests.integration.follower import COUNT, FollowerHarness, following
 from tests.integration.product_shop import ProductShop
 
 
@@ -33,14 +33,16 @@ def filled(shop: ProductShop) -> Iterator[ProductShop]:
 
 
 @pytest.fixture(params=["log", "triggers"])
-def follower(request: pytest.FixtureRequest, products: ProductShop, tmp_path: Path) -> Iterator[Follower]:
+def follower(
+    request: pytest.FixtureRequest, products: ProductShop, tmp_path: Path
+) -> Iterator[FollowerHarness]:
     built = following(products, request.param, tmp_path)
     yield built
     built.close()
 
 
 @pytest.fixture
-def log_follower(products: ProductShop, tmp_path: Path) -> Iterator[Follower]:
+def log_follower(products: ProductShop, tmp_path: Path) -> Iterator[FollowerHarness]:
     built = following(products, "log", tmp_path)
     yield built
     built.close()
@@ -49,7 +51,7 @@ def log_follower(products: ProductShop, tmp_path: Path) -> Iterator[Follower]:
 @pytest.fixture(params=["log", "triggers"])
 def maria_follower(
     request: pytest.FixtureRequest, maria_products: ProductShop, tmp_path: Path
-) -> Iterator[Follower]:
+) -> Iterator[FollowerHarness]:
     built = following(maria_products, request.param, tmp_path)
     yield built
     built.close()

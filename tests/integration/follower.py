@@ -13,26 +13,26 @@ from prometheus_client import CollectorRegistry
 
 from feeder.changes import Changes
 from feeder.compare.reconciler import Reconciler
-from feeder.follow.activity_only import Activity
-from feeder.follow.follower import Syncer
-from feeder.follow.parts import Lookout, Pace, Parts
+from feeder.follow.activity_only import ActivityFollower
+from feeder.follow.dependencies import FollowerDependencies, Pace, SlowChecks
+from feeder.follow.follower import Follower
 from feeder.follow.versions import vector_version
 from feeder.settings import Settings
 from feeder.sink.brake import Brake
 from feeder.sources.triggers.dirty_set import install
-from feeder.state.key_map import Ledger
+from feeder.state.key_map import KeyMap
 from feeder.state.state_file import forget
 from feeder.table_mapping import CollectionTables
 from feeder.telemetry.metrics import Metrics
-from feeder.throttle import Pacer, at_once, when_idle
-from feeder.wiring import items_of, truth_of
+from feeder.throttle import Throttle, run_at_idle_priority, run_inline
+from feeder.wiring import items_of, vector_reader_of
 from feeder.wiring_feeds import (
-    alert_of,
     better_tier,
-    dirty_sets_of,
     feeds_of,
     lease_of,
     name_of_slot,
+    short_retries,
+    trigger_installations_of,
     unread_rows,
 )
 from index_store.engine.index import EmbeddedIndex
@@ -46,7 +46,7 @@ SLOT = name_of_slot(NAME, "vectors", STORE)
 STATEMENT_SECONDS = "2"
 
 
-class Follower:
+class FollowerHarness:
     """A feeder in this process, one step at a time. `again()` is a restart: everything is built anew from
     what the databases, the index and the state directory hold. pacer: compare aside, in its pace."""
 
@@ -65,52 +65,54 @@ class Follower:
         self.store = IndexStore(self.index, NAME)
         self.store.apply(Changes(), {"import": json.dumps({"version": VERSION})})
         self.brake = Brake(5.0)
-        self.pacer: Pacer | None = None
+        self.throttle: Throttle | None = None
         self.registry = CollectorRegistry()
-        self.syncer: Syncer | None = None
+        self.running: Follower | None = None
 
-    def again(self, *, start: bool = True) -> Syncer:
+    def again(self, *, start: bool = True) -> Follower:
         self.stop()
         settings = Settings.from_environ(self.environ)
         tables = settings.collections[NAME]
         settings.state_dir.mkdir(exist_ok=True)
-        ledger = Ledger(str(settings.state_dir / "products.sqlite"))
-        self.truth = truth_of(settings, tables, ledger, self.pacer)
+        key_map = KeyMap(str(settings.state_dir / "products.sqlite"))
+        self.reader = vector_reader_of(settings, tables, key_map, self.throttle)
         self.feeds = feeds_of(settings, tables, time.sleep, self.store_id)
         self.registry = CollectorRegistry()
         reconciler = Reconciler(
-            NAME, self.store, self.truth, self.brake, batch_items=500, clock=time.time, pause=time.sleep,
-            aside=at_once if self.pacer is None else when_idle,
+            NAME, self.store, self.reader, self.brake, batch_items=500, clock=time.time, pause=time.sleep,
+            run_scan=run_inline if self.throttle is None else run_at_idle_priority,
         )  # fmt: skip
         store_id = self.store_id
-        lease = lease_of(settings, tables, alert_of(settings), self.store_id)
-        parts = Parts(
-            NAME, self.store, self.truth, self.feeds, lease, reconciler, Metrics(self.registry),
+        lease = lease_of(settings, tables, short_retries(settings), self.store_id)
+        parts = FollowerDependencies(
+            NAME, self.store, self.reader, self.feeds, lease, reconciler, Metrics(self.registry),
             time.time, time.monotonic, Random(0).random, vector_version, "here",
-            self._activity(settings, tables), lookout=Lookout(
+            self._activity(settings, tables), slow_checks=SlowChecks(
                 "",
                 lambda: unread_rows(settings, tables, self.feeds, store_id),
                 lambda: better_tier(settings, tables, self.feeds, store_id),
             ),
         )  # fmt: skip
-        self.syncer = Syncer(parts, Pace(poll_s=0.02, compare_s=3600), 500)
+        self.running = Follower(parts, Pace(poll_s=0.02, compare_s=3600), 500)
         if start:
-            self.syncer.start()
-        return self.syncer
+            self.running.start()
+        return self.running
 
-    def _activity(self, settings: Settings, tables: CollectionTables) -> Activity:
+    def _activity(self, settings: Settings, tables: CollectionTables) -> ActivityFollower:
         items = items_of(settings, tables)
         assert items is not None
-        ledger = str(settings.state_dir / "products.sqlite")
-        return Activity(NAME, items, self.store, self.brake, batch_items=500, forget=lambda: forget(ledger))
+        key_map = str(settings.state_dir / "products.sqlite")
+        return ActivityFollower(
+            NAME, items, self.store, self.brake, batch_items=500, forget=lambda: forget(key_map)
+        )
 
     def value(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(name, {"collection": NAME, **labels})
 
     def stop(self) -> None:
-        if self.syncer is not None:
-            self.syncer.close()
-            self.syncer = None
+        if self.running is not None:
+            self.running.close()
+            self.running = None
 
     def close(self) -> None:
         self.stop()
@@ -124,33 +126,33 @@ class Follower:
 
     def follow(self, seconds: float = 10) -> None:
         """Step until the index equals the source."""
-        assert self.syncer is not None
+        assert self.running is not None
         deadline = time.monotonic() + seconds
         while True:
-            if not self.syncer.step() and self.held() == self.shop.expected():
+            if not self.running.step() and self.held() == self.shop.expected():
                 return
             assert time.monotonic() < deadline, "the index never equalled the source"
             time.sleep(0.02)
 
 
-def following(shop: ProductShop, tier: str, folder: Path) -> Follower:
+def following(shop: ProductShop, tier: str, folder: Path) -> FollowerHarness:
     """Return a follower that has seen the whole shop."""
     if tier == "triggers":
         (folder / "collections.toml").write_text(COLLECTIONS, encoding="utf-8")
         environ = shop.environ(as_owner=True) | {"COLLECTIONS_FILE": str(folder / "collections.toml")}
         settings = Settings.from_environ(environ)
-        for dirty in dirty_sets_of(settings, settings.collections[NAME], time.sleep):
+        for dirty in trigger_installations_of(settings, settings.collections[NAME], time.sleep):
             install(dirty.statements, dirty.watched)
             dirty.statements.close()
     if tier != "poll":
         shop.grant("log" if tier == "log" else "triggers")
-    follower = Follower(shop, tier, folder)
+    follower = FollowerHarness(shop, tier, folder)
     follower.again()
     assert follower.held() == shop.expected()
     return follower
 
 
-def on_pg(follower: Follower, *statements: str) -> None:
+def on_pg(follower: FollowerHarness, *statements: str) -> None:
     with closing(follower.shop.pg()) as db:
         for statement in statements:
             db.execute(statement.encode())

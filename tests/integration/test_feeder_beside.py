@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from feeder.throttle import Pacer
-from tests.integration.follower import SLOT, Follower, following, on_pg
+from feeder.throttle import Throttle
+from tests.integration.follower import SLOT, FollowerHarness, following, on_pg
 from tests.integration.product_shop import ProductShop, Tier
 
 
-def compared_beside(follower: Follower, compare: Callable[[], object], *statements: str) -> None:
+def compared_beside(follower: FollowerHarness, compare: Callable[[], object], *statements: str) -> None:
     """Compare; once all rows have been read let the shop change, and go on when the change has been seen."""
     read, seen = threading.Event(), threading.Event()
     wrong: list[BaseException] = []
@@ -37,7 +37,7 @@ def compared_beside(follower: Follower, compare: Callable[[], object], *statemen
         finally:
             seen.set()
 
-    follower.pacer = Pacer(0.5, time.monotonic, hold_up)
+    follower.throttle = Throttle(0.5, time.monotonic, hold_up)
     follower.again()
     changing = threading.Thread(target=change)
     changing.start()
@@ -62,8 +62,8 @@ def test_changes_are_followed_beside_a_comparison(products: ProductShop, tmp_pat
     with closing(following(products, tier, tmp_path)) as follower:
 
         def compare() -> None:
-            assert follower.syncer is not None
-            follower.syncer.compare("a test asks for it")
+            assert follower.running is not None
+            follower.running.compare_all("a test asks for it")
 
         compared_beside(follower, compare, *CHANGES, "UPDATE product SET is_active = NOT is_active")
         assert follower.held() == products.expected(), "nothing was set back"
@@ -83,10 +83,10 @@ def test_changes_are_followed_beside_the_comparison_after_a_lost_slot(
                 f"SELECT pg_drop_replication_slot('{SLOT}')",
                 "DELETE FROM product_vectors WHERE product_id = 'p5'",
             )
-            assert follower.syncer is not None
+            assert follower.running is not None
             deadline = time.monotonic() + 30
             while "p5" in held():
-                follower.syncer.step()
+                follower.running.step()
                 assert time.monotonic() < deadline
 
         held = follower.held

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.follower import Follower, on_pg
+from tests.integration.follower import FollowerHarness, on_pg
 from tests.integration.product_shop import COLLECTIONS, ProductShop, Tier
 from tests.integration.test_feeder_two_services import installed
 
@@ -21,7 +21,7 @@ COMPOSITE = (
 
 @pytest.mark.parametrize("tier", ["log", "triggers"])
 def test_each_row_of_a_shared_key_is_followed(products: ProductShop, tmp_path: Path, tier: Tier) -> None:
-    with closing(Follower(products, tier, tmp_path)) as follower:
+    with closing(FollowerHarness(products, tier, tmp_path)) as follower:
         file = tmp_path / "collections.toml"
         file.write_text(COLLECTIONS.replace('key = "product_vector_id"', 'key = "site"'), encoding="utf-8")
         on_pg(follower, *COMPOSITE)

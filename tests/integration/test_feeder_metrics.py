@@ -9,39 +9,39 @@ from prometheus_client import CollectorRegistry
 
 from feeder.errors import BrakeOn
 from feeder.telemetry.metrics import Metrics
-from tests.integration.follower import Follower, on_pg
+from tests.integration.follower import FollowerHarness, on_pg
 from tests.integration.product_shop import DIM
 from tests.integration.service_process import ROOT
 
 
-def value(follower: Follower, name: str, **labels: str) -> float:
+def value(follower: FollowerHarness, name: str, **labels: str) -> float:
     found = follower.value(name, **labels)
     assert found is not None, name
     return found
 
 
-def test_the_four_that_matter(log_follower: Follower) -> None:
+def test_the_four_that_matter(log_follower: FollowerHarness) -> None:
     follower = log_follower
-    assert follower.syncer is not None
+    assert follower.running is not None
     on_pg(follower, "UPDATE product SET is_active = NOT is_active WHERE id = 'p1'")
     follower.follow()
     assert value(follower, "feeder_lag_seconds_count", side="items") >= 1
     assert 0 < value(follower, "feeder_lag_seconds_sum", side="items") < 5
 
     on_pg(follower, "SELECT pg_logical_emit_message(true, 'x', repeat('x', 100000))")
-    follower.syncer._check()
+    follower.running._check()
     assert value(follower, "feeder_retained_wal_bytes", side="vectors") > 50_000
 
     zero = "[" + ",".join(["0"] * DIM) + "]"
     on_pg(follower, f"UPDATE product_vectors SET vector = '{zero}' WHERE product_id IN ('p2', 'p3')")
     while value(follower, "feeder_quarantined_items") != 2:
-        follower.syncer.step()
-    follower.syncer.compare("for a test")
+        follower.running.step()
+    follower.running.compare_all("for a test")
     assert value(follower, "feeder_quarantined_items") == 2, "a full comparison counts the same"
     assert '"quarantined": 2' in follower.store.state().cursors["sync.report"]
     on_pg(follower, "DELETE FROM product_vectors WHERE product_id = 'p3'")
     while value(follower, "feeder_quarantined_items") != 1:
-        follower.syncer.step()
+        follower.running.step()
 
     assert value(follower, "feeder_brake") == 0
     on_pg(follower, "TRUNCATE product_vectors")

@@ -15,13 +15,13 @@ import pytest
 from feeder.changes import Changes
 from feeder.errors import BrakeOn, ImportRefused
 from index_store.types import ItemWrite, WriteBatch
-from tests.integration.follower import COUNT, NAME, VERSION, Follower, following, on_pg
+from tests.integration.follower import COUNT, NAME, VERSION, FollowerHarness, following, on_pg
 from tests.integration.product_shop import DIM, ProductShop, vector_for
 
 OTHER = "space-2"
 
 
-def promoted(follower: Follower) -> dict[str, bytes]:
+def promoted(follower: FollowerHarness) -> dict[str, bytes]:
     """Fill a generation of another model with vectors of its own, promote it, and return them."""
     follower.index.advance(NAME, "begin", OTHER)
     rng = np.random.default_rng(3)
@@ -32,20 +32,20 @@ def promoted(follower: Follower) -> dict[str, bytes]:
     return {item_id: vector.tobytes() for item_id, vector in vectors.items()}
 
 
-def interrupted(follower: Follower, version: str = OTHER) -> None:
+def interrupted(follower: FollowerHarness, version: str = OTHER) -> None:
     """Until the feeder sees that another version is served; then start again, as `run` does."""
-    assert follower.syncer is not None
-    follower.syncer._check_at = 0.0
+    assert follower.running is not None
+    follower.running._check_at = 0.0
     with pytest.raises(ImportRefused, match=version):
-        follower.syncer.step()
+        follower.running.step()
     follower.again()
 
 
-def until(follower: Follower, expected: dict[str, tuple[bool, bytes]]) -> None:
-    assert follower.syncer is not None
+def until(follower: FollowerHarness, expected: dict[str, tuple[bool, bytes]]) -> None:
+    assert follower.running is not None
     deadline = time.monotonic() + 10
     while follower.held() != expected:
-        follower.syncer.step()
+        follower.running.step()
         assert time.monotonic() < deadline, "never equal"
         time.sleep(0.02)
 
@@ -107,7 +107,7 @@ def test_the_brake_holds_here_too(products: ProductShop, tmp_path: Path) -> None
 def test_an_empty_index_waits_for_its_import(products: ProductShop, tmp_path: Path) -> None:
     """An import needs the lease, so nobody may keep it meanwhile."""
     products.grant("log")
-    with closing(Follower(products, "log", tmp_path)) as follower:
+    with closing(FollowerHarness(products, "log", tmp_path)) as follower:
         follower.store.apply(Changes(), {"import": json.dumps({"version": "another"})})
         with pytest.raises(ImportRefused, match=r"feeder import products"):
             follower.again()

@@ -10,7 +10,7 @@ import pytest
 
 from feeder.errors import SettingsWrong, SourceDown
 from feeder.settings import Database
-from feeder.sources.session import CONNECT_SECONDS, Patience, maria_session, postgres_session
+from feeder.sources.session import CONNECT_SECONDS, RetryPolicy, maria_session, postgres_session
 from tests.integration.databases import MariaDBServer, PostgresServer
 
 
@@ -28,10 +28,10 @@ def database_of(server: MariaDBServer | PostgresServer, name: str) -> Database:
 def test_what_mariadb_refuses_is_not_tried_again(
     mariadb: MariaDBServer, maria_database: str, statement: str
 ) -> None:
-    patience = Patience(5, 3, sleep=never)
-    with closing(maria_session(database_of(mariadb, maria_database), patience)) as session:
+    policy = RetryPolicy(5, 3, sleep=never)
+    with closing(maria_session(database_of(mariadb, maria_database), policy)) as session:
         try:
-            session.run(lambda connection: connection.cursor().execute(statement))
+            session.execute(lambda connection: connection.cursor().execute(statement))
         except SettingsWrong as exc:
             assert "refuses" in str(exc)
         except Exception as exc:
@@ -43,20 +43,20 @@ def test_what_mariadb_refuses_is_not_tried_again(
 def test_another_kind_of_server_is_named(mariadb: MariaDBServer, maria_database: str) -> None:
     wrong = Database("postgresql", "127.0.0.1", mariadb.port, maria_database, "root", mariadb.password)
     with (
-        closing(postgres_session(wrong, Patience(5, 3, sleep=never))) as session,
+        closing(postgres_session(wrong, RetryPolicy(5, 3, sleep=never))) as session,
         pytest.raises(SettingsWrong, match="SRC_DB_ENGINE=mariadb"),
     ):
-        session.run(lambda connection: connection.execute("SELECT 1"))
+        session.execute(lambda connection: connection.execute("SELECT 1"))
 
 
 def test_a_frozen_server_that_never_greets_is_given_up(mariadb: MariaDBServer, maria_database: str) -> None:
-    patience = Patience(60, 0)
-    with closing(maria_session(database_of(mariadb, maria_database), patience)) as session:
+    policy = RetryPolicy(60, 0)
+    with closing(maria_session(database_of(mariadb, maria_database), policy)) as session:
         mariadb.send(signal.SIGSTOP)
         began = time.monotonic()
         try:
             with pytest.raises(SourceDown):
-                session.run(lambda connection: connection.ping())
+                session.execute(lambda connection: connection.ping())
         finally:
             mariadb.send(signal.SIGCONT)
         assert time.monotonic() - began < CONNECT_SECONDS + 2
@@ -64,6 +64,6 @@ def test_a_frozen_server_that_never_greets_is_given_up(mariadb: MariaDBServer, m
 
 def test_connecting_reads_no_certificates(mariadb: MariaDBServer, maria_database: str) -> None:
     """The driver's own way loads all of this machine's, 20 ms each time, and then looks at none."""
-    with closing(maria_session(database_of(mariadb, maria_database), Patience(5, 0))) as session:
+    with closing(maria_session(database_of(mariadb, maria_database), RetryPolicy(5, 0))) as session:
         loaded = session.run(lambda connection: connection.ctx.cert_store_stats())  # type: ignore[attr-defined]
     assert loaded["x509_ca"] == 0

@@ -12,12 +12,12 @@ import pytest
 from feeder.changes import Changes
 from feeder.errors import BrakeOn, ServiceDown
 from feeder.sources.postgres.pgoutput import parse_lsn
-from tests.integration.follower import COUNT, SLOT, Follower, following, on_pg
+from tests.integration.follower import COUNT, SLOT, FollowerHarness, following, on_pg
 from tests.integration.product_shop import ProductShop
 
 
 class TestSlot:
-    def confirmed(self, follower: Follower) -> int:
+    def confirmed(self, follower: FollowerHarness) -> int:
         with closing(follower.shop.pg()) as db:
             row = db.execute(
                 f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = '{SLOT}'"
@@ -25,24 +25,24 @@ class TestSlot:
         assert row is not None
         return parse_lsn(row[0])
 
-    def test_it_stands_where_the_service_stands(self, log_follower: Follower) -> None:
+    def test_it_stands_where_the_service_stands(self, log_follower: FollowerHarness) -> None:
         on_pg(log_follower, "UPDATE product_vectors SET note = 'a' WHERE product_id = 'p1'")
         log_follower.follow()
         stored = json.loads(log_follower.store.state().cursors["sync.vectors"])["lsn"]
         assert parse_lsn(stored) == self.confirmed(log_follower)
 
-    def test_it_stays_while_the_service_is_down(self, log_follower: Follower) -> None:
+    def test_it_stays_while_the_service_is_down(self, log_follower: FollowerHarness) -> None:
         before = self.confirmed(log_follower)
         on_pg(log_follower, "UPDATE product_vectors SET note = 'a' WHERE product_id = 'p1'")
         log_follower.store.is_down = True
         with pytest.raises(ServiceDown):
             while True:
-                assert log_follower.syncer is not None
-                log_follower.syncer.step()
+                assert log_follower.running is not None
+                log_follower.running.step()
         assert self.confirmed(log_follower) == before
 
     @pytest.mark.parametrize("how", ["dropped", "made anew", "dropped under way"])
-    def test_a_slot_that_is_gone_is_made_up_for(self, log_follower: Follower, how: str) -> None:
+    def test_a_slot_that_is_gone_is_made_up_for(self, log_follower: FollowerHarness, how: str) -> None:
         drop = f"SELECT pg_drop_replication_slot('{SLOT}')"
         make = f"SELECT pg_create_logical_replication_slot('{SLOT}', 'pgoutput')"
         if how != "dropped under way":
@@ -54,7 +54,7 @@ class TestSlot:
         log_follower.follow()
         assert "p1" not in log_follower.held()
 
-    def test_a_lost_slot_is_made_up_for(self, log_follower: Follower) -> None:
+    def test_a_lost_slot_is_made_up_for(self, log_follower: FollowerHarness) -> None:
         log_follower.stop()
         on_pg(log_follower, "ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'", "SELECT pg_reload_conf()")
         try:
@@ -76,7 +76,7 @@ class TestSlot:
         log_follower.follow()
         assert "p1" not in log_follower.held()
 
-    def test_a_service_that_went_back_to_a_backup_is_noticed(self, log_follower: Follower) -> None:
+    def test_a_service_that_went_back_to_a_backup_is_noticed(self, log_follower: FollowerHarness) -> None:
         old = log_follower.store.state().cursors["sync.vectors"]
         on_pg(log_follower, "UPDATE product_vectors SET note = 'a' WHERE product_id = 'p1'")
         log_follower.follow()
@@ -86,7 +86,9 @@ class TestSlot:
         log_follower.follow()
         assert "p5" in log_follower.held()
 
-    def test_another_s_log_is_let_go_and_an_open_transaction_is_not(self, log_follower: Follower) -> None:
+    def test_another_s_log_is_let_go_and_an_open_transaction_is_not(
+        self, log_follower: FollowerHarness
+    ) -> None:
         with closing(log_follower.shop.pg()) as late:
             late.autocommit = False
             late.execute("DELETE FROM product_vectors WHERE product_id = 'p1'")
@@ -95,9 +97,9 @@ class TestSlot:
                 "CREATE TABLE noise AS SELECT repeat(md5(g::text), 30) FROM generate_series(1, 60000) g",
             )
             before = self.confirmed(log_follower)
-            assert log_follower.syncer is not None
+            assert log_follower.running is not None
             for _ in range(5):
-                log_follower.syncer.step()
+                log_follower.running.step()
             assert self.confirmed(log_follower) > before + 16 * 2**20
             late.commit()
         log_follower.follow()
@@ -105,7 +107,7 @@ class TestSlot:
 
 
 class TestMariaDB:
-    def test_items_go_and_come_back(self, maria_follower: Follower) -> None:
+    def test_items_go_and_come_back(self, maria_follower: FollowerHarness) -> None:
         shop = maria_follower.shop
         for statement in (
             "UPDATE product SET is_active = false WHERE id = 'p1'",
@@ -138,10 +140,10 @@ class TestMariaDB:
                 time.sleep(0.2)
         with closing(follower):
             caplog.clear()
-            syncer = follower.again()
+            running = follower.again()
             deadline = time.monotonic() + 10
             while not any("no longer holds our place" in getattr(each, "why", "") for each in caplog.records):
-                syncer.step()
+                running.step()
                 assert time.monotonic() < deadline
             follower.follow()
             assert "p1" not in follower.held()

@@ -14,8 +14,8 @@ import pytest
 
 from feeder.errors import BrakeOn, FeedLost, SettingsWrong, SourceDown
 from feeder.settings import Settings
-from feeder.sources.triggers.feed import DirtySetFeed
-from feeder.wiring_feeds import dirty_sets_of
+from feeder.sources.triggers.feed import TriggerFeed
+from feeder.wiring_feeds import trigger_installations_of
 from tests.integration.databases import PostgresServer
 from tests.integration.follower import COUNT, NAME, STORE, following, on_pg
 from tests.integration.product_shop import PRODUCT, VECTORS, ProductShop
@@ -36,7 +36,7 @@ class Link:
     def cut(self) -> None:
         self._passes.clear()
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         self._passes.set()
 
     def close(self) -> None:
@@ -83,7 +83,7 @@ def test_a_half_open_link_is_given_up_and_mended(
             follower.follow()
         assert time.monotonic() - began < 20, "statement limit and watchdog end it"
         on_pg(follower, "DELETE FROM product_vectors WHERE product_id = 'p1'")
-        link.mend()
+        link.repair()
         follower.again()
         follower.follow()
         assert "p1" not in follower.held()
@@ -97,15 +97,15 @@ def test_a_silent_binary_log_is_given_up(maria_products: ProductShop, tmp_path: 
         closing(following(maria_products, "log", tmp_path)) as follower,
     ):
         follower.environ |= {"SRC_DB_PORT": str(link.port)}
-        syncer = follower.again()
+        running = follower.again()
         follower.follow()
         link.cut()
         began = time.monotonic()
         with pytest.raises(SourceDown):
             while time.monotonic() - began < 40:
-                syncer.step()
+                running.step()
                 time.sleep(0.05)
-        link.mend()
+        link.repair()
         maria_products.item("DELETE FROM product WHERE id = 'p1'")
         follower.again()
         follower.follow()
@@ -141,8 +141,8 @@ def test_triggers_that_are_gone_say_so(products: ProductShop, tmp_path: Path) ->
         follower.stop()
         on_pg(follower, "DELETE FROM vs_dirty_install")
         settings = Settings.from_environ(follower.environ)
-        dirty = dirty_sets_of(settings, settings.collections[NAME], time.sleep)[0]
-        feed = DirtySetFeed(dirty.statements, dirty.watched, 10, STORE)
+        dirty = trigger_installations_of(settings, settings.collections[NAME], time.sleep)[0]
+        feed = TriggerFeed(dirty.statements, dirty.watched, 10, STORE)
         with pytest.raises(FeedLost, match="not installed"):
             feed.open("x")
         feed.close()
@@ -171,10 +171,10 @@ def test_triggers_that_are_gone_are_missed_within_seconds(
 ) -> None:
     with closing(following(products, "triggers", tmp_path)) as follower:
         on_pg(follower, statement)
-        assert follower.syncer is not None
-        follower.syncer._check_at = 0.0
+        assert follower.running is not None
+        follower.running._check_at = 0.0
         with pytest.raises(FeedLost, match="not installed"):
-            follower.syncer.step()
+            follower.running.step()
         follower.environ["FEEDER_TIER"] = "auto"
         on_pg(follower, "DELETE FROM product_vectors WHERE product_id = 'p1'")
         follower.again()
@@ -188,10 +188,10 @@ def test_a_log_that_is_lost_again_and_again_is_given_up(products: ProductShop, t
     with closing(following(products, "log", tmp_path)) as follower:
         on_pg(follower, "DROP PUBLICATION vs_products_vectors")
         on_pg(follower, "DELETE FROM product_vectors WHERE product_id = 'p1'")
-        assert follower.syncer is not None
+        assert follower.running is not None
         with pytest.raises(FeedLost, match="publication"):
             for _ in range(3):
-                follower.syncer.step()
+                follower.running.step()
         follower.environ["FEEDER_TIER"] = "auto"
         follower.again()
         follower.follow()

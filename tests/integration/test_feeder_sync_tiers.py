@@ -119,8 +119,8 @@ def test_writers_in_any_order_end_in_equality(case: tuple[Tier, ProductShop], se
         assert_equal(shop, service, environ)
         tiers = service.client.status()["products"].cursors["sync.tiers"]
         assert tiers == f"vectors={tier} items={tier}"
-        told = json.load(urlopen(f"{service.url}/v1/sync/status"))["collections"]["products"]
-        assert told["in_sync"] is not None and told["as_of_ms"] > 0
+        reported = json.load(urlopen(f"{service.url}/v1/sync/status"))["collections"]["products"]
+        assert reported["in_sync"] is not None and reported["as_of_ms"] > 0
     finally:
         print(end(feeder)[-3000:])
     assert feeder.returncode == 0

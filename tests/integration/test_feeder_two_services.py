@@ -14,8 +14,8 @@ import pytest
 from feeder.errors import AnotherFeeder
 from feeder.settings import Settings
 from feeder.sources.triggers.dirty_set import install, remove
-from feeder.wiring_feeds import alert_of, dirty_sets_of, lease_of, name_of_slot
-from tests.integration.follower import NAME, OTHER_STORE, STORE, Follower, following, on_pg
+from feeder.wiring_feeds import lease_of, name_of_slot, short_retries, trigger_installations_of
+from tests.integration.follower import NAME, OTHER_STORE, STORE, FollowerHarness, following, on_pg
 from tests.integration.product_shop import COLLECTIONS, ProductShop, Tier
 
 OLD_PG = (
@@ -24,10 +24,12 @@ OLD_PG = (
 )
 
 
-def beside(follower: Follower, tier: str, folder: Path, store: str = OTHER_STORE) -> Follower:
+def second_service(
+    follower: FollowerHarness, tier: str, folder: Path, store: str = OTHER_STORE
+) -> FollowerHarness:
     """Another service's feeder on the same source."""
     folder.mkdir()
-    other = Follower(follower.shop, tier, folder, store)
+    other = FollowerHarness(follower.shop, tier, folder, store)
     other.environ["FEEDER_STATE_DIR"] = str(folder / "state")
     return other
 
@@ -54,17 +56,17 @@ def dirty_rows(shop: ProductShop) -> int:
     return int(rows)
 
 
-def looked_out(follower: Follower) -> None:
-    assert follower.syncer is not None
-    follower.syncer._check_at, follower.syncer._lookout_at = 0.0, -1e9
-    follower.syncer.step()
+def looked_out(follower: FollowerHarness) -> None:
+    assert follower.running is not None
+    follower.running._check_at, follower.running._slow_checks_at = 0.0, -1e9
+    follower.running.step()
 
 
 @pytest.mark.parametrize("tier", ["log", "triggers", "poll"])
 def test_each_service_sees_every_change(shop: ProductShop, tmp_path: Path, tier: Tier) -> None:
     with ExitStack() as stack:
         blue = stack.enter_context(closing(following(shop, tier, tmp_path)))
-        green = stack.enter_context(closing(beside(blue, tier, tmp_path / "green")))
+        green = stack.enter_context(closing(second_service(blue, tier, tmp_path / "green")))
         green.again()
         for number in (1, 3, 5):
             change(shop, number)
@@ -88,7 +90,7 @@ def test_a_reader_that_comes_compares_and_one_that_was_struck_out_too(
 ) -> None:
     with ExitStack() as stack:
         blue = stack.enter_context(closing(following(products, tier, tmp_path)))
-        green = stack.enter_context(closing(beside(blue, tier, tmp_path / "green")))
+        green = stack.enter_context(closing(second_service(blue, tier, tmp_path / "green")))
         green.again()
         green.stop()
         if tier == "triggers":
@@ -115,9 +117,9 @@ def test_an_older_release_s_slot_is_taken_over_without_a_comparison(
         follower.again()
         follower.stop()
         for side in ("vectors", "items"):
-            place = json.loads(follower.store.state().cursors[f"sync.{side}"])
-            del place["slot"]
-            forget(follower, side, json.dumps(place))
+            position = json.loads(follower.store.state().cursors[f"sync.{side}"])
+            del position["slot"]
+            forget(follower, side, json.dumps(position))
         on_pg(follower, f"SELECT pg_drop_replication_slot('{name_of_slot(NAME, 'vectors', STORE)}')",
               f"SELECT pg_drop_replication_slot('{name_of_slot(NAME, 'items', STORE)}')")  # fmt: skip
         change(products, 1)
@@ -132,7 +134,7 @@ def test_an_older_release_s_slot_is_taken_over_without_a_comparison(
         assert slots == {name_of_slot(NAME, "vectors", STORE), name_of_slot(NAME, "items", STORE)}
 
 
-def forget(follower: Follower, side: str, bookmark: str) -> None:
+def forget(follower: FollowerHarness, side: str, bookmark: str) -> None:
     from feeder.changes import Changes
 
     follower.store.apply(Changes(), {f"sync.{side}": bookmark})
@@ -151,7 +153,7 @@ def test_an_older_release_s_triggers_serve_one_service_until_they_are_installed_
         assert {feed.tier for feed in blue.feeds.values()} == {"triggers"}
         assert dirty_rows(products) == 0
 
-        green = stack.enter_context(closing(beside(blue, "auto", tmp_path / "green")))
+        green = stack.enter_context(closing(second_service(blue, "auto", tmp_path / "green")))
         green.again()
         assert {feed.tier for feed in green.feeds.values()} == {"poll"}, "it takes nothing from the first"
         looked_out(green)
@@ -164,7 +166,7 @@ def test_an_older_release_s_triggers_serve_one_service_until_they_are_installed_
         products.grant("triggers")
         blue.again()
         looked_out(green)
-        assert green.syncer is not None and green.syncer._is_outdated
+        assert green.running is not None and green.running._is_outdated
         green.again()
         assert {feed.tier for feed in green.feeds.values()} == {"triggers"}
         change(products, 5)
@@ -176,7 +178,7 @@ def test_an_older_release_s_triggers_serve_one_service_until_they_are_installed_
 def test_an_older_feeder_that_still_runs_is_not_overlooked(
     maria_products: ProductShop, tmp_path: Path, engine: str
 ) -> None:
-    with closing(Follower(maria_products, "poll", tmp_path)) as follower:
+    with closing(FollowerHarness(maria_products, "poll", tmp_path)) as follower:
         if engine == "mariadb":
             tables = COLLECTIONS.split("[collections.products.source.vectors]")
             items = tables[1].split("[collections.products.source.items]")[1]
@@ -187,7 +189,7 @@ def test_an_older_feeder_that_still_runs_is_not_overlooked(
         settings = Settings.from_environ(follower.environ)
         products = settings.collections[NAME]
         older, ours, other = (
-            lease_of(settings, products, alert_of(settings), store) for store in ("", STORE, OTHER_STORE)
+            lease_of(settings, products, short_retries(settings), store) for store in ("", STORE, OTHER_STORE)
         )
         older.hold()
         with pytest.raises(AnotherFeeder, match="older release"):
@@ -195,7 +197,7 @@ def test_an_older_feeder_that_still_runs_is_not_overlooked(
         older.release()
         eventually_held(ours.hold)
         other.hold()
-        twin = lease_of(settings, products, alert_of(settings), STORE)
+        twin = lease_of(settings, products, short_retries(settings), STORE)
         with pytest.raises(AnotherFeeder, match="of this service"):
             twin.hold()
         for lease in (ours, other, twin):
@@ -222,7 +224,7 @@ def installed(shop: ProductShop, folder: Path) -> None:
 def owner_s(shop: ProductShop, folder: Path) -> list[Any]:
     environ = shop.environ(as_owner=True) | {"COLLECTIONS_FILE": str(folder / "collections.toml")}
     settings = Settings.from_environ(environ)
-    return dirty_sets_of(settings, settings.collections[NAME], time.sleep)
+    return trigger_installations_of(settings, settings.collections[NAME], time.sleep)
 
 
 def test_rows_that_nobody_reads_go_and_are_counted_until_then(shop: ProductShop, tmp_path: Path) -> None:
@@ -249,7 +251,7 @@ def test_another_service_s_rows_stay(products: ProductShop, tmp_path: Path) -> N
     with ExitStack() as stack:
         blue = stack.enter_context(closing(following(products, "triggers", tmp_path)))
         products.grant("log")
-        green = stack.enter_context(closing(beside(blue, "log", tmp_path / "green")))
+        green = stack.enter_context(closing(second_service(blue, "log", tmp_path / "green")))
         green.again()
         change(products, 1)
         looked_out(green)
@@ -263,11 +265,11 @@ def test_a_running_feeder_notices_new_triggers(shop: ProductShop, tmp_path: Path
         follower.environ["FEEDER_TIER"] = "auto"
         follower.again()
         looked_out(follower)
-        assert follower.syncer is not None and not follower.syncer._is_outdated
+        assert follower.running is not None and not follower.running._is_outdated
         installed(shop, tmp_path)
         shop.grant("triggers")
         looked_out(follower)
-        assert follower.syncer._is_outdated
+        assert follower.running._is_outdated
         follower.again()
         assert {feed.tier for feed in follower.feeds.values()} == {"triggers"}
         change(shop, 1)

@@ -16,19 +16,19 @@ from prometheus_client import CollectorRegistry
 from feeder.changes import Key, VectorPage
 from feeder.compare.reconciler import Reconciler
 from feeder.errors import BrakeOn, FeedLost, SourceDown
-from feeder.follow.follower import OWES, Syncer
-from feeder.follow.parts import Pace, Parts
-from feeder.read.vector_reader import Sources, Truth
-from feeder.sink.brake import Brake, BrakedStore, Window
-from feeder.sources.change_feed import Backlog, Noticed, Tier
-from feeder.state.key_map import Ledger
+from feeder.follow.dependencies import FollowerDependencies, Pace
+from feeder.follow.follower import OWES, Follower
+from feeder.read.vector_reader import VectorReader, VectorScanSources
+from feeder.sink.brake import Brake, BrakedStore, VanishWindow
+from feeder.sources.change_feed import Backlog, ChangeBatch, Tier
+from feeder.state.key_map import KeyMap
 from feeder.state.state_file import FOLLOWER_CURSOR
 from feeder.telemetry.metrics import Metrics
-from feeder.throttle import Aside, Meanwhile, Wanted, when_idle
+from feeder.throttle import IsWanted, Meanwhile, Runner, run_at_idle_priority
 from index_store.engine.index import EmbeddedIndex
 from index_store.types import CollectionSpec
 from tests.index_side import IndexStore
-from tests.unit.test_feeder_reconcile import DIM, NAME, VERSION, ListItems, ListVectors
+from tests.unit.test_feeder_reconciler import DIM, NAME, VERSION, ListItems, ListVectors
 
 T = TypeVar("T")
 
@@ -47,22 +47,22 @@ class ListFeed:
         if bookmark is None or self.is_lost:
             raise FeedLost("no place")
 
-    def begin(self) -> str:
+    def restart(self) -> str:
         self.is_lost = False
         self.keys.clear()
         return "begun"
 
-    def read(self) -> Noticed:
+    def read(self) -> ChangeBatch:
         if self.is_lost:
             raise FeedLost("the place is gone")
         keys = list(dict.fromkeys(self.keys))
-        return Noticed(keys, self.gap, "on" if keys or self.gap else None, len(self.keys))
+        return ChangeBatch(keys, self.gap, "on" if keys or self.gap else None, len(self.keys))
 
-    def acknowledge(self, noticed: Noticed) -> None:
-        del self.keys[: noticed.receipt]
+    def acknowledge(self, batch: ChangeBatch) -> None:
+        del self.keys[: batch.receipt]
         self.gap = None
 
-    def wait(self, seconds: float) -> None: ...
+    def wait_for_changes(self, seconds: float) -> None: ...
 
     def backlog(self) -> Backlog:
         return Backlog()
@@ -79,7 +79,7 @@ class FreeLease:
 class Shop:
     """Two tables in memory, what notices their changes, and one feeder after the other."""
 
-    def __init__(self, folder: Path, aside: Aside) -> None:
+    def __init__(self, folder: Path, run_scan: Runner) -> None:
         self.index = EmbeddedIndex(folder, [CollectionSpec(NAME, "string", DIM, "l2")])
         self.index.open()
         self.index.advance(NAME, "begin", VERSION)
@@ -87,8 +87,8 @@ class Shop:
         self.vectors, self.items = ListVectors(), ListItems()
         self.slow = SlowVectors(self.vectors)
         self.feeds = {"vectors": ListFeed(), "items": ListFeed()}
-        self.now, self.aside, self.brake = 1000.0, aside, Brake(100)
-        self._ledger = str(folder / "ledger.sqlite")
+        self.now, self.run_scan, self.brake = 1000.0, run_scan, Brake(100)
+        self._key_map = str(folder / "ledger.sqlite")
 
     def put(self, key: int, item_id: str, seed: int) -> None:
         vector = np.random.default_rng(seed).standard_normal(DIM).astype(np.float32)
@@ -107,24 +107,24 @@ class Shop:
             self.items.active[item_id] = active
         self.feeds["items"].keys.append(item_id)
 
-    def feeder(self) -> Syncer:
-        truth = Truth(
-            self.vectors, self.items, Ledger(self._ledger), id_kind="string", page_rows=7,
-            beside=Sources(self.slow, self.items), pages_ahead=0,
+    def feeder(self) -> Follower:
+        reader = VectorReader(
+            self.vectors, self.items, KeyMap(self._key_map), id_kind="string", page_rows=7,
+            scan_sources=VectorScanSources(self.slow, self.items), pages_ahead=0,
         )  # fmt: skip
         self.registry = CollectorRegistry()
-        self.window = Window(3600, self.clock)
-        brake = replace(self.brake, lately=self.window.total)
+        self.window = VanishWindow(3600, self.clock)
+        brake = replace(self.brake, vanished_before=self.window.total)
         store = BrakedStore(NAME, self.store, brake, self.window)
         self.reconciler = Reconciler(
-            NAME, store, truth, brake, batch_items=10, clock=self.clock, pause=lambda _: None,
-            aside=self.aside,
+            NAME, store, reader, brake, batch_items=10, clock=self.clock, pause=lambda _: None,
+            run_scan=self.run_scan,
         )  # fmt: skip
-        parts = Parts(
-            NAME, store, truth, self.feeds, FreeLease(), self.reconciler, Metrics(self.registry),
+        parts = FollowerDependencies(
+            NAME, store, reader, self.feeds, FreeLease(), self.reconciler, Metrics(self.registry),
             self.clock, self.clock, lambda: 1.0, lambda _: VERSION, "here", None, self.window.total,
         )  # fmt: skip
-        return Syncer(parts, Pace(poll_s=0.01, compare_s=3600), 10)
+        return Follower(parts, Pace(poll_s=0.01, compare_s=3600), 10)
 
     def clock(self) -> float:
         return self.now
@@ -157,14 +157,14 @@ class SlowVectors(ListVectors):
         return found
 
 
-def in_turns(work: Callable[[Wanted], T], meanwhile: Meanwhile | None, /) -> T:
+def in_turns(work: Callable[[IsWanted], T], meanwhile: Meanwhile | None, /) -> T:
     """One thread that follows before each portion is taken: the same order every time."""
     return work(lambda: True if meanwhile is None else (meanwhile(), True)[1])
 
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Shop]:
-    built = Shop(tmp_path, when_idle)
+    built = Shop(tmp_path, run_at_idle_priority)
     for key in range(30):
         built.put(key, f"p{key}", key)
         built.show(f"p{key}", True)
@@ -190,7 +190,7 @@ class Gate:
             assert self.opened.wait(20)
 
 
-def compared_beside(shop: Shop, syncer: Syncer, during: Callable[[], None]) -> None:
+def compared_beside(shop: Shop, follower: Follower, during: Callable[[], None]) -> None:
     """Compare everything, and do something else when half of it has been read."""
     shop.slow.behind = gate = Gate(3)
     wrong: list[BaseException] = []
@@ -207,7 +207,7 @@ def compared_beside(shop: Shop, syncer: Syncer, during: Callable[[], None]) -> N
     thread = threading.Thread(target=other)
     thread.start()
     try:
-        syncer.compare("a test asks for it")
+        follower.compare_all("a test asks for it")
     finally:
         thread.join()
         if wrong:
@@ -225,8 +225,8 @@ def until(is_so: Callable[[], bool]) -> None:
 
 def test_a_change_is_there_before_the_comparison_ends(shop: Shop) -> None:
     """Of rows that were read already, and of rows that were not."""
-    syncer = shop.feeder()
-    syncer.start()
+    follower = shop.feeder()
+    follower.start()
 
     def change() -> None:
         for key in (1, 29):
@@ -238,21 +238,21 @@ def test_a_change_is_there_before_the_comparison_ends(shop: Shop) -> None:
         shop.show("new", True)
         until(lambda: shop.held() == shop.expected())
 
-    compared_beside(shop, syncer, change)
+    compared_beside(shop, follower, change)
     assert shop.held() == shop.expected(), "nothing was set back"
     assert shop.store.digest().items == len(shop.expected())
     assert shop.follower() == "here"
-    assert not syncer.step()
+    assert not follower.step()
     shop.remove(40)  # a row that came meanwhile is remembered
-    syncer.step()
+    follower.step()
     assert shop.held() == shop.expected()
-    syncer.close()
+    follower.close()
 
 
 def test_many_new_items_meanwhile_are_no_reason_to_brake(shop: Shop) -> None:
     shop.brake = Brake(5)
-    syncer = shop.feeder()
-    syncer.start()
+    follower = shop.feeder()
+    follower.start()
 
     def change() -> None:
         for key in range(-20, 0):  # before what has been read already
@@ -260,16 +260,16 @@ def test_many_new_items_meanwhile_are_no_reason_to_brake(shop: Shop) -> None:
             shop.show(f"n{key}", True)
         until(lambda: shop.held() == shop.expected())
 
-    compared_beside(shop, syncer, change)
+    compared_beside(shop, follower, change)
     assert shop.held() == shop.expected()
-    syncer.close()
+    follower.close()
 
 
 def test_an_interrupted_comparison_is_owed_though_its_feed_went_on(shop: Shop) -> None:
     """The lost feed's new place is stored with what was followed: alone it would hide what was missed."""
     shop.put(5, "p5", 500)  # nobody will ever name it
     shop.feeds["vectors"].is_lost = True
-    syncer = shop.feeder()
+    follower = shop.feeder()
     missed = shop.held()["p5"]
 
     def change() -> None:
@@ -281,20 +281,20 @@ def test_an_interrupted_comparison_is_owed_though_its_feed_went_on(shop: Shop) -
     def broken(_: object) -> dict[str, list[object]]:
         raise SourceDown("gone")
 
-    syncer.compare = lambda *given, **more: compared_beside_once(given, more)  # type: ignore[method-assign]
+    follower.compare_all = lambda *given, **more: compared_beside_once(given, more)  # type: ignore[method-assign]
 
     def compared_beside_once(given: tuple[str, ...], more: dict[str, object]) -> None:
-        del syncer.compare  # type: ignore[attr-defined]
+        del follower.compare_all  # type: ignore[attr-defined]
         shop.slow.behind = gate = Gate(3)
         threading.Thread(target=lambda: (gate.reached.wait(20), change()), daemon=True).start()
         try:
-            syncer.compare(*given, **more)  # type: ignore[arg-type]
+            follower.compare_all(*given, **more)  # type: ignore[arg-type]
         finally:
             gate.opened.set()
 
     with pytest.raises(SourceDown):
-        syncer.start()
-    syncer.close()
+        follower.start()
+    follower.close()
     assert shop.held()["p5"] == missed
     assert shop.follower() == "here" + OWES
     assert shop.store.state().cursors["sync.vectors"] == "on"
@@ -310,12 +310,12 @@ def test_an_interrupted_comparison_is_owed_though_its_feed_went_on(shop: Shop) -
 def test_nothing_is_followed_beside_once_the_brake_held(shop: Shop) -> None:
     """A wrong database says of each item that changes that it is gone."""
     shop.brake = Brake(5)
-    syncer = shop.feeder()
-    syncer.start()
+    follower = shop.feeder()
+    follower.start()
     taken = {item_id: shop.items.active.pop(item_id) for item_id in list(shop.items.active)[:20]}
     with pytest.raises(BrakeOn):
-        syncer.compare("a test asks for it")
-    syncer.close()
+        follower.compare_all("a test asks for it")
+    follower.close()
     before = shop.held()
     shop.put(1, "p1", 1000)
     again = shop.feeder()
@@ -362,28 +362,28 @@ def test_any_order_of_changes_comparisons_losses_and_restarts(tmp_path: Path, se
     for _ in range(30):
         change()
     shop.slow.behind = change
-    syncer = shop.feeder()
-    syncer.start()
+    follower = shop.feeder()
+    follower.start()
     for _ in range(60):
         change()
         what = rng.random()
         if what < 0.15:
-            syncer.compare("a test asks for it")
+            follower.compare_all("a test asks for it")
         elif what < 0.25:
             feed = rng.choice(list(shop.feeds.values()))
             feed.is_lost, shop.now = True, shop.now + 31
             feed.keys.clear()
         elif what < 0.35:
-            syncer.close()
-            syncer = shop.feeder()
-            syncer.start()
-        syncer.step()
+            follower.close()
+            follower = shop.feeder()
+            follower.start()
+        follower.step()
     shop.slow.behind = lambda: None
     for side, each in hidden:
         shop.feeds[side].keys.append(each)
-    while syncer.step():
+    while follower.step():
         pass
     assert shop.held() == shop.expected()
     assert shop.reconciler.compare(VERSION).is_equal
-    syncer.close()
+    follower.close()
     shop.index.close()

@@ -12,14 +12,14 @@ import pytest
 
 from feeder.changes import Changes
 from feeder.errors import BrakeOn
-from feeder.follow.follower import Syncer
-from feeder.sink.brake import BRAKE_CURSOR, WINDOW_CURSOR, Brake, BrakedStore, Window
-from feeder.sink.writer import Applied
+from feeder.follow.follower import Follower
+from feeder.sink.brake import BRAKE_CURSOR, WINDOW_CURSOR, Brake, BrakedStore, VanishWindow
+from feeder.sink.writer import WriteResult
 from index_store.engine.index import EmbeddedIndex
 from index_store.types import CollectionSpec
 from tests.index_side import IndexStore
 from tests.unit.test_feeder_beside import Shop, in_turns
-from tests.unit.test_feeder_reconcile import DIM, NAME, VERSION
+from tests.unit.test_feeder_reconciler import DIM, NAME, VERSION
 from vector_client.types import Item
 
 COUNT, PERCENT, WINDOW_S = 400, 5.0, 3600.0
@@ -45,10 +45,10 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
     built.index.close()
 
 
-def started(shop: Shop) -> Syncer:
-    syncer = shop.feeder()
-    syncer.start()
-    return syncer
+def started(shop: Shop) -> Follower:
+    follower = shop.feeder()
+    follower.start()
+    return follower
 
 
 def shown(shop: Shop) -> int:
@@ -67,16 +67,16 @@ def remove(shop: Shop, how: str, numbers: range) -> None:
 
 @pytest.mark.parametrize("how", ["rows", "items", "activity"])
 def test_a_fifth_that_vanishes_at_once_is_held(shop: Shop, how: str) -> None:
-    syncer, before = started(shop), shown(shop)
+    follower, before = started(shop), shown(shop)
     remove(shop, how, range(1, 77))
     with pytest.raises(BrakeOn, match="reconcile --force"):
-        while syncer.step():
+        while follower.step():
             pass
     assert before - shown(shop) <= MAY_VANISH
     assert shop.registry.get_sample_value("feeder_brake", {"collection": NAME}) == 1
-    told = json.loads(shop.store.state().cursors[BRAKE_CURSOR])
-    assert "would vanish" in told["why"] and told["since_ms"] == shop.now * 1000
-    syncer.close()
+    reported = json.loads(shop.store.state().cursors[BRAKE_CURSOR])
+    assert "would vanish" in reported["why"] and reported["since_ms"] == shop.now * 1000
+    follower.close()
 
 
 @pytest.mark.parametrize("how", ["rows", "items", "activity"])
@@ -87,15 +87,15 @@ def test_bit_by_bit_over_restarts_counts_together(
     caplog.set_level(logging.WARNING)
     before, braked = shown(shop), 0
     for first in range(1, 77, 4):
-        syncer = shop.feeder()
+        follower = shop.feeder()
         remove(shop, how, range(first, first + 4))
         try:
-            syncer.start()
-            while syncer.step():
+            follower.start()
+            while follower.step():
                 pass
         except BrakeOn:
             braked += 1
-        syncer.close()
+        follower.close()
         shop.now += 60
     assert braked > 10
     assert MAY_VANISH - 4 <= before - shown(shop) <= MAY_VANISH
@@ -103,19 +103,19 @@ def test_bit_by_bit_over_restarts_counts_together(
 
 
 def test_what_is_allowed_in_each_window_goes_on(shop: Shop) -> None:
-    syncer, before = started(shop), shown(shop)
+    follower, before = started(shop), shown(shop)
     for first in range(0, 100, 20):
         remove(shop, "activity", range(first, first + 15))
-        while syncer.step():
+        while follower.step():
             pass
         shop.now += WINDOW_S + 61
     assert before - shown(shop) > 3 * MAY_VANISH
     assert shop.held() == shop.expected()
-    syncer.close()
+    follower.close()
 
 
 def test_changes_of_inactive_items_and_new_items_are_no_loss(shop: Shop) -> None:
-    syncer = started(shop)
+    follower = started(shop)
     for number in range(COUNT):
         if number % 10 == 0:
             shop.put(number, f"p{number}", 1000 + number)
@@ -123,61 +123,61 @@ def test_changes_of_inactive_items_and_new_items_are_no_loss(shop: Shop) -> None
     for number in range(COUNT, COUNT + 100):
         shop.put(number, f"p{number}", number)
         shop.show(f"p{number}", False)
-    while syncer.step():
+    while follower.step():
         pass
     assert shop.held() == shop.expected()
     assert shop.window.total() == 0
-    syncer.close()
+    follower.close()
 
 
 def test_what_comes_back_is_no_loss(shop: Shop) -> None:
     """Products that are sold out and in again all day."""
-    syncer = started(shop)
+    follower = started(shop)
     for _ in range(12):
         for is_active in (False, True):
             for number in range(1, 10):
                 shop.show(f"p{number}", is_active)
-            while syncer.step():
+            while follower.step():
                 pass
     assert shop.held() == shop.expected()
     assert shop.window.total() == 0
-    syncer.close()
+    follower.close()
 
 
 def test_a_comparison_counts_what_was_followed_before(shop: Shop) -> None:
-    syncer, before = started(shop), shown(shop)
+    follower, before = started(shop), shown(shop)
     remove(shop, "activity", range(1, 17))
-    while syncer.step():
+    while follower.step():
         pass
     for number in range(21, 30):
         shop.items.active[f"p{number}"] = False  # nobody names it
     with pytest.raises(BrakeOn, match="after 15 within the window"):
-        syncer.compare("a test asks for it")
+        follower.compare_all("a test asks for it")
     assert before - shown(shop) == 15
-    syncer.close()
+    follower.close()
 
 
 def test_the_brake_is_let_go_by_a_comparison_that_goes_well(shop: Shop) -> None:
-    syncer = started(shop)
+    follower = started(shop)
     remove(shop, "items", range(1, 77))
     with pytest.raises(BrakeOn):
-        while syncer.step():
+        while follower.step():
             pass
-    syncer.close()
-    syncer = shop.feeder()
+    follower.close()
+    follower = shop.feeder()
     with pytest.raises(BrakeOn):
-        syncer.start()
+        follower.start()
     assert shop.registry.get_sample_value("feeder_brake", {"collection": NAME}) == 1
-    syncer.close()
+    follower.close()
     for number in range(1, 77):
         shop.items.active[f"p{number}"] = number % 10 != 0
-    syncer = started(shop)
-    while syncer.step():
+    follower = started(shop)
+    while follower.step():
         pass
     assert shop.held() == shop.expected()
     assert shop.store.state().cursors[BRAKE_CURSOR] == ""
     assert shop.registry.get_sample_value("feeder_brake", {"collection": NAME}) == 0
-    syncer.close()
+    follower.close()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -185,22 +185,22 @@ def test_a_model_of_the_window(seed: int) -> None:
     """Of any order of losses and returns: never more counted than vanished lately, and all that did where
     nothing came back."""
     rng, now = Random(seed), [1_000_000.0]
-    window = Window(600, lambda: now[0])
+    window = VanishWindow(600, lambda: now[0])
     lost: list[tuple[float, int]] = []
     for _ in range(300):
         now[0] += rng.random() * 20
         count = rng.randrange(1, 9)
         if seed < 2 or rng.random() < 0.6:
-            window.add(count)
+            window.note_vanished(count)
             lost.append((now[0], count))
         else:
-            window.add(-count)
+            window.note_vanished(-count)
         recent = sum(each for at, each in lost if at > now[0] - 600)
         nearly = sum(each for at, each in lost if at > now[0] - 610)
         assert window.total() <= nearly
         assert seed >= 2 or window.total() >= recent
-        again = Window(600, lambda: now[0])
-        again.load(window.text())
+        again = VanishWindow(600, lambda: now[0])
+        again.load(window.as_cursor())
         assert again.total() == window.total(), "a restart goes on counting"
     now[0] += 611
     assert window.total() == 0
@@ -208,7 +208,7 @@ def test_a_model_of_the_window(seed: int) -> None:
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"parts": 7}', '{"parts": [["a", 1]]}', '"x"'])
 def test_another_program_s_window_counts_as_nothing(text: str) -> None:
-    window = Window(600, lambda: 0.0)
+    window = VanishWindow(600, lambda: 0.0)
     window.load(text)
     assert window.total() == 0
 
@@ -216,9 +216,9 @@ def test_another_program_s_window_counts_as_nothing(text: str) -> None:
 class OldStore(IndexStore):
     """A service of the release before, which does not tell what vanished."""
 
-    def apply(self, changes: Changes, cursors: dict[str, str]) -> Applied:  # type: ignore[override]
+    def apply(self, changes: Changes, cursors: dict[str, str]) -> WriteResult:  # type: ignore[override]
         done = super().apply(changes, cursors)
-        return Applied(done.upserted, done.deleted, done.stale_ignored, done.rejected, done.seq)
+        return WriteResult(done.upserted, done.deleted, done.stale_ignored, done.rejected, done.seq)
 
 
 @pytest.mark.parametrize("kind", [IndexStore, OldStore])
@@ -228,13 +228,13 @@ def test_the_count_is_stored_with_the_rows(tmp_path: Path, kind: type[IndexStore
     index.advance(NAME, "begin", VERSION)
     plain = kind(index, NAME)
     plain.apply(Changes([Item(n, VECTOR) for n in range(100)], embedding_version=VERSION), {})
-    window = Window(600, lambda: 5.0)
+    window = VanishWindow(600, lambda: 5.0)
     store = BrakedStore(NAME, plain, Brake(50, rows_min=0), window)
     seq = store.state().seq
     applied = store.apply(Changes(delete_ids=list(range(30))), {"sync.items": "there"})
     cursors = plain.state().cursors
     assert applied.seq == seq + 30 and cursors["sync.items"] == "there"
-    again = Window(600, lambda: 5.0)
+    again = VanishWindow(600, lambda: 5.0)
     again.load(cursors[WINDOW_CURSOR])
     assert again.total() == 30
     with pytest.raises(BrakeOn):

@@ -48,8 +48,8 @@ def test_relation_names_its_columns_and_the_key() -> None:
     )
     columns = (Column("VECTOR_ID", 23, True), Column("VECTOR_NAME", 16400, False))
     assert relation == pgoutput.Relation(7, "public", "RECIPE_VECTOR_TABLE", columns)
-    assert relation.place_of("VECTOR_NAME") == 1
-    assert relation.place_of("RECIPE_ID") is None
+    assert relation.position_of("VECTOR_NAME") == 1
+    assert relation.position_of("RECIPE_ID") is None
 
 
 def test_insert_with_binary_values() -> None:

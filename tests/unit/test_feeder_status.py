@@ -9,7 +9,7 @@ import pytest
 
 from feeder.follow.tiers import TierLog
 from feeder.load.import_cursor import ImportCursor
-from feeder.sink.brake import Window
+from feeder.sink.brake import VanishWindow
 from feeder.status import as_json, as_text, status_of
 from feeder.telemetry.reporting import by_reason
 from vector_client.types import CollectionState
@@ -18,9 +18,9 @@ NOW_S = 1_800_000_000.0
 
 
 def window() -> str:
-    found = Window(3600, lambda: NOW_S)
-    found.add(12)
-    return found.text()
+    found = VanishWindow(3600, lambda: NOW_S)
+    found.note_vanished(12)
+    return found.as_cursor()
 
 
 CURSORS = {
@@ -78,8 +78,8 @@ def test_what_another_program_wrote_says_nothing(name: str, text: str) -> None:
 
 
 def test_many_quarantined_are_not_all_printed() -> None:
-    aside = dict.fromkeys(range(500), "no picture")
-    status = status_of(CollectionState("x", "m.1", 1), aside, 3600, lambda: NOW_S)
+    quarantined = dict.fromkeys(range(500), "no picture")
+    status = status_of(CollectionState("x", "m.1", 1), quarantined, 3600, lambda: NOW_S)
     assert len(as_text(status).splitlines()) < 40 and "480 more" in as_text(status)
     assert len(json.loads(as_json(status))["quarantined"]) == 500
 
@@ -88,9 +88,9 @@ def test_the_tier_and_its_freshness_are_said_once(caplog: pytest.LogCaptureFixtu
     caplog.set_level(logging.INFO)
     tiers = TierLog("products", 50, 200, 300)
     for _ in range(3):  # a database that is down and comes back is no news
-        tiers.say("vectors", "log")
-        tiers.say("items", "poll")
-    tiers.say("items", "triggers")
+        tiers.log_tier("vectors", "log")
+        tiers.log_tier("items", "poll")
+    tiers.log_tier("items", "triggers")
     said = [(r.levelname, r.side, r.tier, r.freshness) for r in caplog.records]  # type: ignore[attr-defined]
     assert [each[:3] for each in said] == [
         ("INFO", "vectors", "log"), ("WARNING", "items", "poll"), ("INFO", "items", "triggers"),

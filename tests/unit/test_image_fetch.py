@@ -97,7 +97,7 @@ def through_service(pictures: PictureFetch, url: str) -> bytes:
 
 
 def through_feeder(pictures: PictureFetch, url: str) -> bytes:
-    return FeederFetcher(pictures).fetch(url)
+    return FeederFetcher(pictures).picture_at(url)
 
 
 @pytest.fixture(params=[through_service, through_feeder])
@@ -208,8 +208,8 @@ def test_one_deadline_holds_over_everything(fetch: Fetch, shop: Shop, path: str)
     host = f"shop.example:{shop.port}"
     fetcher = pictures([host], slow_names if path == "name" else local)
     started = time.monotonic()
-    told = refusal(fetch, fetcher, f"{scheme}://{host}/{'slow' if path == 'tls' else path}")
-    assert "longer than 0.8 s" in told, told
+    reported = refusal(fetch, fetcher, f"{scheme}://{host}/{'slow' if path == 'tls' else path}")
+    assert "longer than 0.8 s" in reported, reported
     assert time.monotonic() - started < 3.5, "the shop goes on for five seconds, the resolver for four"
 
 

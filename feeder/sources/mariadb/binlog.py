@@ -25,7 +25,7 @@ from pymysqlreplication.row_event import DeleteRowsEvent, UpdateRowsEvent, Write
 from feeder.changes import Key
 from feeder.errors import FeedLost, SettingsWrong, SourceDown
 from feeder.settings import Database
-from feeder.sources.change_feed import Backlog, Noticed, Tier
+from feeder.sources.change_feed import Backlog, ChangeBatch, Tier
 from feeder.sources.session import CONNECT_SECONDS, MariaConnection, MariaSession
 from feeder.table_mapping import Identifier
 
@@ -82,16 +82,16 @@ class MariaBinlogFeed:
         self._database = database
         self._names = names
         self._changes_max = changes_max
-        self._reader: _Reader | None = None
+        self._reader: _BinlogThread | None = None
         self._position: dict[str, str] = {}
-        self._pending: Noticed | None = None
+        self._pending: ChangeBatch | None = None
 
     def is_granted(self) -> bool:
         """Tell whether the server writes whole rows, and lets this user read them."""
         log_bin, row_format, image, metadata, position, _ = self._server()
         if not log_bin or row_format != "ROW" or image != "FULL" or metadata != "FULL" or not position:
             return False
-        grants = self._session.run(lambda connection: _column(connection, "SHOW GRANTS"))
+        grants = self._session.execute(lambda connection: _column(connection, "SHOW GRANTS"))
         return any("REPLICATION SLAVE" in grant or "ALL PRIVILEGES ON *.*" in grant for grant in grants)
 
     def open(self, bookmark: str | None) -> None:
@@ -99,27 +99,27 @@ class MariaBinlogFeed:
             raise FeedLost("the service holds no place in the binary log")
         self._resume(bookmark)
 
-    def begin(self) -> str:
+    def restart(self) -> str:
         self._stop_reader()
         position = str(self._server()[4])
         self._resume(position)
         return position
 
-    def read(self) -> Noticed:
+    def read(self) -> ChangeBatch:
         """The same changes again until they are acknowledged."""
         if self._pending is None:
             assert self._reader is not None, "open() comes first"
-            self._pending = self._gathered(self._reader)
-        return self._pending or Noticed()
+            self._pending = self._next_batch(self._reader)
+        return self._pending or ChangeBatch()
 
-    def acknowledge(self, noticed: Noticed) -> None:
-        if noticed.receipt is not None:
-            self._position = noticed.receipt
+    def acknowledge(self, batch: ChangeBatch) -> None:
+        if batch.receipt is not None:
+            self._position = batch.receipt
         self._pending = None
 
-    def wait(self, seconds: float) -> None:
+    def wait_for_changes(self, seconds: float) -> None:
         if self._reader is not None:
-            self._reader.wait(seconds)
+            self._reader.wait_for_news(seconds)
 
     def backlog(self) -> Backlog:
         return Backlog(rows=0 if self._reader is None else self._reader.waiting)
@@ -133,16 +133,16 @@ class MariaBinlogFeed:
         self._position = _parsed(position)
         self._pending = None
         schema = self._names.table[0] if len(self._names.table) > 1 else str(self._server()[5])
-        self._reader = _Reader(self._database, self._names, schema, position)
+        self._reader = _BinlogThread(self._database, self._names, schema, position)
         self._reader.start()
 
-    def _gathered(self, reader: _Reader) -> Noticed | None:
+    def _next_batch(self, reader: _BinlogThread) -> ChangeBatch | None:
         keys: dict[Key, None] = {}
         position = dict(self._position)
         gap: str | None = None
         first: float | None = None
         count = 0
-        for transaction in reader.take():
+        for transaction in reader.drain():
             position |= _parsed(transaction.gtid)
             keys |= transaction.keys
             gap = gap or transaction.gap
@@ -155,7 +155,7 @@ class MariaBinlogFeed:
             return None
         is_full = len(keys) >= self._changes_max
         bookmark = ",".join(position[domain] for domain in sorted(position))
-        return Noticed(list(keys), gap, bookmark, position, is_full, first)
+        return ChangeBatch(list(keys), gap, bookmark, position, is_full, first)
 
     def _stop_reader(self) -> None:
         reader, self._reader = self._reader, None
@@ -168,10 +168,10 @@ class MariaBinlogFeed:
                 cursor.execute(_SERVER)
                 return tuple(cursor.fetchone() or ())
 
-        return self._session.run(ask)
+        return self._session.execute(ask)
 
 
-class _Reader:
+class _BinlogThread:
     """A thread that follows the binary log from one place until an error or `stop`."""
 
     def __init__(self, database: Database, names: BinlogNames, schema: str, position: str) -> None:
@@ -194,7 +194,7 @@ class _Reader:
     def waiting(self) -> int:
         return self._ready.qsize()
 
-    def take(self) -> Iterator[_Transaction]:
+    def drain(self) -> Iterator[_Transaction]:
         """Yield what is there. Raises what ended the thread once everything before it has been taken."""
         self._has_news.clear()
         while True:
@@ -205,7 +205,7 @@ class _Reader:
         if self._error is not None and self._ready.empty():
             raise _translated(self._error) from self._error
 
-    def wait(self, seconds: float) -> None:
+    def wait_for_news(self, seconds: float) -> None:
         self._has_news.wait(seconds)
 
     def stop(self) -> None:

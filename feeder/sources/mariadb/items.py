@@ -10,7 +10,7 @@ import pymysql.cursors
 
 from feeder.changes import Directory, ItemRow
 from feeder.errors import SettingsWrong
-from feeder.sources.port import Rest
+from feeder.sources.port import Throttling
 from feeder.sources.rows import IdCodec, columns_of, directory_of, item_rows
 from feeder.sources.session import MariaSession
 from feeder.table_mapping import ItemTable
@@ -48,7 +48,7 @@ class MariaDBItems:
             )
         self._codec = IdCodec(self._codec.kind, types[self._table.id] in INTEGERS)
 
-    def directory(self, rest: Rest | None = None) -> Directory:
+    def directory(self, throttle: Throttling | None = None) -> Directory:
         """One unbuffered pass: a consistent picture, and exact text ids where a GROUP BY or a key page would
         follow the column's collation (which may hold "a" and "A" for one)."""
         statement = (
@@ -58,7 +58,7 @@ class MariaDBItems:
         def read(connection: pymysql.Connection[Any]) -> Directory:
             with connection.cursor(pymysql.cursors.SSCursor) as cursor:
                 cursor.execute(statement)
-                return directory_of(self._codec, cursor, rest)
+                return directory_of(self._codec, cursor, throttle)
 
         return self._translated(read)
 
@@ -92,7 +92,7 @@ class MariaDBItems:
 
     def _translated(self, read: Callable[[pymysql.Connection[Any]], T]) -> T:
         try:
-            return self._session.run(read)
+            return self._session.execute(read)
         except pymysql.MySQLError as exc:
             raise SettingsWrong(f"{self._quoted_table()}: {exc.args[-1] if exc.args else exc}") from exc
 

@@ -30,7 +30,7 @@ class CopyFormatError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Fixed:
+class FixedField:
     """A field whose length is known: a number, or a vector of `dim` elements (that are not NULL)."""
 
     kind: Kind
@@ -42,7 +42,7 @@ class Fixed:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class CopiedRows:
     """Columns in the order asked: one array for each fixed field (vectors: (n, dim) float32), one list of
     str for each text."""
 
@@ -51,7 +51,7 @@ class Rows:
     texts: Sequence[list[str]]
 
 
-def parse(data: bytes, fixed: Sequence[Fixed], texts: int = 0) -> Rows:
+def parse(data: bytes, fixed: Sequence[FixedField], texts: int = 0) -> CopiedRows:
     """Read a whole COPY BINARY stream: `fixed` fields first, then `texts` UTF-8 fields, none of them NULL.
 
     Raises CopyFormatError.
@@ -73,7 +73,7 @@ def parse(data: bytes, fixed: Sequence[Fixed], texts: int = 0) -> Rows:
             )
         records = np.frombuffer(data, dtype=dtype, count=size // dtype.itemsize, offset=body)
     _check(records, fixed, texts)
-    return Rows(len(records), [_native(records, n, field) for n, field in enumerate(fixed)], columns)
+    return CopiedRows(len(records), [_native(records, n, field) for n, field in enumerate(fixed)], columns)
 
 
 def _body_start(data: bytes) -> int:
@@ -85,7 +85,7 @@ def _body_start(data: bytes) -> int:
     return HEADER_BYTES + int(extension)
 
 
-def _record_dtype(fixed: Sequence[Fixed]) -> np.dtype[np.void]:
+def _record_dtype(fixed: Sequence[FixedField]) -> np.dtype[np.void]:
     parts: list[Any] = [("fields", ">i2")]
     for n, field in enumerate(fixed):
         parts.append((f"length{n}", ">i4"))
@@ -126,7 +126,7 @@ def _walk(data: bytes, body: int, prefix: int, texts: int) -> tuple[list[int], l
     return starts, columns
 
 
-def _check(records: npt.NDArray[np.void], fixed: Sequence[Fixed], texts: int) -> None:
+def _check(records: npt.NDArray[np.void], fixed: Sequence[FixedField], texts: int) -> None:
     _all_equal(records["fields"], len(fixed) + texts, "field count")
     for n, field in enumerate(fixed):
         _all_equal(records[f"length{n}"], field.length, f"length of field {n}")
@@ -141,7 +141,7 @@ def _all_equal(values: npt.NDArray[Any], expected: int, what: str) -> None:
         raise CopyFormatError(f"record {row}: {what} is {values[row]}, expected {expected}")
 
 
-def _native(records: npt.NDArray[np.void], n: int, field: Fixed) -> npt.NDArray[Any]:
+def _native(records: npt.NDArray[np.void], n: int, field: FixedField) -> npt.NDArray[Any]:
     """Copy a column into this machine's byte order; half precision becomes single."""
     values = records[f"value{n}"]
     if field.dim:

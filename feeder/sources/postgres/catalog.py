@@ -30,7 +30,7 @@ WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class TableColumn:
     """modifier: a vector's declared dimension, -1 for any."""
 
     type: str
@@ -39,15 +39,15 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Relation:
+class TableInfo:
     """identity: database, name and oid; a table that was dropped and made anew has another."""
 
     identity: str
     is_table: bool
-    columns: Mapping[str, Column]
+    columns: Mapping[str, TableColumn]
 
 
-def look_at(connection: psycopg.Connection[Any], table: Identifier, names: Sequence[str]) -> Relation:
+def table_info(connection: psycopg.Connection[Any], table: Identifier, names: Sequence[str]) -> TableInfo:
     """Return the relation with all its columns. Raises SettingsWrong when it, or one of `names`, is not
     there."""
     quoted = sql.Identifier(*table).as_string(connection)
@@ -59,8 +59,8 @@ def look_at(connection: psycopg.Connection[Any], table: Identifier, names: Seque
         )
     oid, kind, database, printed = found
     rows = connection.execute(_COLUMNS, (oid,)).fetchall()
-    columns = {name: Column(type_name, modifier, unique) for name, type_name, modifier, unique in rows}
+    columns = {name: TableColumn(type_name, modifier, unique) for name, type_name, modifier, unique in rows}
     missing = [name for name in names if name not in columns]
     if missing:
         raise SettingsWrong(f"{quoted} has no column {', '.join(missing)}; it has {', '.join(columns)}")
-    return Relation(f"{database}/{printed}/{oid}", kind in TABLE_KINDS, columns)
+    return TableInfo(f"{database}/{printed}/{oid}", kind in TABLE_KINDS, columns)

@@ -10,8 +10,8 @@ from psycopg import sql
 
 from feeder.changes import Directory, ItemRow
 from feeder.errors import SettingsWrong
-from feeder.sources.port import Rest
-from feeder.sources.postgres.catalog import INTEGERS, look_at
+from feeder.sources.port import Throttling
+from feeder.sources.postgres.catalog import INTEGERS, table_info
 from feeder.sources.rows import IdCodec, columns_of, directory_of, item_rows
 from feeder.sources.session import PostgresSession
 from feeder.table_mapping import ItemTable
@@ -30,15 +30,15 @@ class PostgresItems:
     def open(self) -> None:
         table = self._table
         names = [table.id, *columns_of(table)]
-        relation = self._session.run(lambda connection: look_at(connection, table.table, names))
-        is_int = relation.columns[table.id].type in INTEGERS
+        info = self._session.execute(lambda connection: table_info(connection, table.table, names))
+        is_int = info.columns[table.id].type in INTEGERS
         self._codec = IdCodec(self._codec.kind, is_int)
 
-    def directory(self, rest: Rest | None = None) -> Directory:
+    def directory(self, throttle: Throttling | None = None) -> Directory:
         statement = sql.SQL("SELECT {}, {} FROM {}").format(
             self._id(), self._active(self._table.active), sql.Identifier(*self._table.table)
         )
-        return directory_of(self._codec, self._rows(statement), rest)
+        return directory_of(self._codec, self._rows(statement), throttle)
 
     def fetch(self, ids: Sequence[Id]) -> Mapping[Id, Sequence[ItemRow]]:
         table = self._table
@@ -70,6 +70,6 @@ class PostgresItems:
                 return cursor.fetchall()
 
         try:
-            return self._session.run(read)
+            return self._session.execute(read)
         except psycopg.Error as exc:
             raise SettingsWrong(f"{'.'.join(self._table.table)}: {exc}") from exc

@@ -18,7 +18,7 @@ from psycopg import sql
 
 from feeder.changes import Key
 from feeder.errors import FeedLost, SettingsWrong, SourceDown
-from feeder.sources.change_feed import Backlog, Noticed, Tier
+from feeder.sources.change_feed import Backlog, ChangeBatch, Tier
 from feeder.sources.postgres import pgoutput
 from feeder.sources.postgres.pgoutput import (
     Commit,
@@ -88,21 +88,21 @@ class SlotNames:
     read_key: Callable[[Key], Key]
 
 
-class _Reading:
+class _Peek:
     """What one peek has come across so far, of table `oid`. end_lsn: of the last whole transaction."""
 
     def __init__(self, oid: int, column: str, read_key: Callable[[Key], Key]) -> None:
         self._oid = oid
         self._column = column
         self._read_key = read_key
-        self._place = 0
+        self._position = 0
         self._type_oid = 0
         self.keys: dict[Key, None] = {}
         self.gap: str | None = None
         self.end_lsn: int | None = None
         self.committed_at_s: float | None = None
 
-    def take(self, message: Message) -> None:
+    def add_message(self, message: Message) -> None:
         if isinstance(message, Commit):
             self.end_lsn = message.end_lsn
             self.committed_at_s = self.committed_at_s or message.committed_at_s
@@ -110,11 +110,11 @@ class _Reading:
             if self._oid in message.oids:
                 self.gap = "the table was truncated"
         elif isinstance(message, Relation | Insert | Update | Delete) and message.oid == self._oid:
-            self._take_ours(message)
+            self._add_own_message(message)
 
-    def _take_ours(self, message: Relation | Insert | Update | Delete) -> None:
+    def _add_own_message(self, message: Relation | Insert | Update | Delete) -> None:
         if isinstance(message, Relation):
-            self._take_relation(message)
+            self._set_columns(message)
         elif isinstance(message, Insert):
             self._add(message.new)
         elif isinstance(message, Delete):
@@ -124,17 +124,17 @@ class _Reading:
             if message.old is not None:
                 self._add(message.old)
 
-    def _take_relation(self, relation: Relation) -> None:
-        place = relation.place_of(self._column)
-        if place is None or not relation.columns[place].is_key:
+    def _set_columns(self, relation: Relation) -> None:
+        position = relation.position_of(self._column)
+        if position is None or not relation.columns[position].is_key:
             raise MalformedMessage(
                 f"column {self._column!r} is not published, or not part of the table's REPLICA IDENTITY:"
                 " deletes would go unseen"
             )
-        self._place, self._type_oid = place, relation.columns[place].type_oid
+        self._position, self._type_oid = position, relation.columns[position].type_oid
 
     def _add(self, row: Row) -> None:
-        key = pgoutput.decode(row[self._place], self._type_oid)
+        key = pgoutput.decode(row[self._position], self._type_oid)
         if key is not None:
             self.keys[self._read_key(key)] = None
 
@@ -166,19 +166,19 @@ class PostgresSlotFeed:
             row = connection.execute(_GRANTED, parameters).fetchone()
             return row is not None and bool(row[0])
 
-        return self._session.run(ask)
+        return self._session.execute(ask)
 
     def open(self, bookmark: str | None) -> None:
         slot = self._names.slot
-        self._look_at_table()
-        server, now = self._look_at_server()
+        self._read_table_oid()
+        server, now = self._server_position()
         stored = _parsed_bookmark(bookmark)
         if stored is not None and stored.slot not in (slot, ""):
             raise FeedLost(
                 f"the bookmark is of slot {stored.slot!r}, ours is {slot!r}: another service's data"
             )
         if stored is not None and not stored.slot and self._names.former is not None:
-            self._take_over(self._names.former)
+            self._adopt_former_slot(self._names.former)
         found = self._run(lambda connection: connection.execute(_SLOT, (slot,)).fetchone())
         if found is None:
             raise FeedLost(f"there is no slot {slot!r}: it was never made, or dropped")
@@ -203,10 +203,10 @@ class PostgresSlotFeed:
             raise FeedLost(f"the server is at {pgoutput.format_lsn(now)}, before the bookmark: it went back")
         self._server = server
 
-    def begin(self) -> str:
+    def restart(self) -> str:
         slot = self._names.slot
-        self._look_at_table()
-        self._server, _ = self._look_at_server()
+        self._read_table_oid()
+        self._server, _ = self._server_position()
 
         def create(connection: psycopg.Connection[Any]) -> str:
             connection.execute(
@@ -223,13 +223,13 @@ class PostgresSlotFeed:
         self._confirmed = pgoutput.parse_lsn(self._run(create))
         return self._bookmark(self._confirmed)
 
-    def read(self) -> Noticed:
-        server, before = self._look_at_server()
+    def read(self) -> ChangeBatch:
+        server, before = self._server_position()
         if server != self._server:
             raise FeedLost(f"slot {self._names.slot!r} was on {self._server}, it is on {server} now")
         found = self._run(self._peek)
         if found.end_lsn is not None:
-            return Noticed(
+            return ChangeBatch(
                 keys=list(found.keys),
                 gap=found.gap,
                 bookmark=self._bookmark(found.end_lsn),
@@ -240,18 +240,18 @@ class PostgresSlotFeed:
         if before - self._confirmed > IDLE_ADVANCE_BYTES:
             # Nothing of ours in all that log: let the server recycle it. A transaction still open now
             # commits behind `before`, and is sent whole when it does.
-            return Noticed(bookmark=self._bookmark(before), receipt=before)
-        return Noticed()
+            return ChangeBatch(bookmark=self._bookmark(before), receipt=before)
+        return ChangeBatch()
 
-    def acknowledge(self, noticed: Noticed) -> None:
-        if noticed.receipt is None or noticed.receipt <= self._confirmed:
+    def acknowledge(self, batch: ChangeBatch) -> None:
+        if batch.receipt is None or batch.receipt <= self._confirmed:
             return
-        lsn = pgoutput.format_lsn(noticed.receipt)
+        lsn = pgoutput.format_lsn(batch.receipt)
         statement = "SELECT end_lsn::text FROM pg_replication_slot_advance(%s, %s::pg_lsn)"
         self._run(lambda connection: connection.execute(statement, (self._names.slot, lsn)).fetchone())
-        self._confirmed = noticed.receipt
+        self._confirmed = batch.receipt
 
-    def wait(self, seconds: float) -> None:
+    def wait_for_changes(self, seconds: float) -> None:
         self._pause(seconds)
 
     def backlog(self) -> Backlog:
@@ -264,7 +264,7 @@ class PostgresSlotFeed:
     def close(self) -> None:
         self._session.close()
 
-    def _take_over(self, former: str) -> None:
+    def _adopt_former_slot(self, former: str) -> None:
         """Go on in a slot of our own where `former` stands, and drop that one: it was this service's, since
         the service holds its place."""
         slot = self._names.slot
@@ -281,17 +281,17 @@ class PostgresSlotFeed:
         if self._run(copy):
             log.info("slot_renamed", extra={"former": former, "slot": slot})
 
-    def _peek(self, connection: psycopg.Connection[Any]) -> _Reading:
+    def _peek(self, connection: psycopg.Connection[Any]) -> _Peek:
         names = self._names
-        reading = _Reading(self._oid, names.column, names.read_key)
+        reading = _Peek(self._oid, names.column, names.read_key)
         parameters = (names.slot, self._changes_max, names.publication)
         with connection.cursor(binary=True) as cursor:
             # Row by row: one transaction may be larger than memory, its keys are not.
             for (data,) in cursor.stream(_PEEK, parameters):
-                reading.take(pgoutput.parse(data))
+                reading.add_message(pgoutput.parse(data))
         return reading
 
-    def _look_at_table(self) -> None:
+    def _read_table_oid(self) -> None:
         def ask(connection: psycopg.Connection[Any]) -> Sequence[Any] | None:
             table = sql.Identifier(*self._names.table).as_string(connection)
             return connection.execute("SELECT to_regclass(%s)::oid", (table,)).fetchone()
@@ -301,7 +301,7 @@ class PostgresSlotFeed:
             raise SettingsWrong(f"no table {'.'.join(self._names.table)}")
         self._oid = int(row[0])
 
-    def _look_at_server(self) -> tuple[str, int]:
+    def _server_position(self) -> tuple[str, int]:
         """Return the name of the log we read, and the place it has reached. Other names are another server,
         another timeline, and a table or publication made anew: a server leaves changes out of the log in
         silence while a table is not published. Raises FeedLost while it is not."""
@@ -318,13 +318,13 @@ class PostgresSlotFeed:
         return "/".join(row[:4]), pgoutput.parse_lsn(row[4])
 
     def _bookmark(self, lsn: int) -> str:
-        place = {"server": self._server, "lsn": pgoutput.format_lsn(lsn), "slot": self._names.slot}
-        return json.dumps(place)
+        position = {"server": self._server, "lsn": pgoutput.format_lsn(lsn), "slot": self._names.slot}
+        return json.dumps(position)
 
     def _run(self, work: Callable[[psycopg.Connection[Any]], T], *, is_quick: bool = False) -> T:
         slot = self._names.slot
         try:
-            return self._session.run(work, is_quick=is_quick)
+            return self._session.execute(work, is_quick=is_quick)
         except psycopg.errors.ObjectInUse as exc:
             raise SourceDown(f"slot {slot!r} is read by another connection for now") from exc
         except (psycopg.errors.UndefinedObject, psycopg.errors.ObjectNotInPrerequisiteState) as exc:

@@ -73,7 +73,7 @@ class Relation:
     table: str
     columns: tuple[Column, ...]
 
-    def place_of(self, column: str) -> int | None:
+    def position_of(self, column: str) -> int | None:
         """Return where `column` stands in a row, None when the log does not carry it."""
         return next((n for n, known in enumerate(self.columns) if known.name == column), None)
 
@@ -118,7 +118,7 @@ Message: TypeAlias = Begin | Commit | Relation | Insert | Update | Delete | Trun
 
 def parse(data: bytes) -> Message:
     """Return one message. Raises MalformedMessage for anything else, trailing bytes included."""
-    reader = _Reader(data)
+    reader = _MessageReader(data)
     kind = reader.letter()
     parser = _PARSERS.get(kind)
     if parser is None:
@@ -176,14 +176,14 @@ def _utf8(data: bytes) -> str:
         raise MalformedMessage(f"not UTF-8: {data[:40]!r} (is client_encoding UTF8?)") from exc
 
 
-class _Reader:
+class _MessageReader:
     """A place in one message."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 0
 
-    def take(self, count: int) -> bytes:
+    def read_bytes(self, count: int) -> bytes:
         end = self._at + count
         if count < 0 or end > len(self._data):
             raise MalformedMessage(f"{count} bytes wanted at {self._at} of {len(self._data)}")
@@ -191,16 +191,16 @@ class _Reader:
         return taken
 
     def number(self, layout: struct.Struct) -> int:
-        return int(layout.unpack(self.take(layout.size))[0])
+        return int(layout.unpack(self.read_bytes(layout.size))[0])
 
     def letter(self) -> str:
-        return self.take(1).decode("latin-1")
+        return self.read_bytes(1).decode("latin-1")
 
     def string(self) -> str:
         end = self._data.find(b"\0", self._at)
         if end < 0:
             raise MalformedMessage(f"a string without end at {self._at}")
-        text = self.take(end - self._at)
+        text = self.read_bytes(end - self._at)
         self._at += 1
         return _utf8(text)
 
@@ -216,20 +216,20 @@ _OID: Final = struct.Struct(">I")
 _LONG: Final = struct.Struct(">q")
 
 
-def _moment(reader: _Reader) -> float:
+def _moment(reader: _MessageReader) -> float:
     return _POSTGRES_EPOCH_S + reader.number(_LONG) / 1e6
 
 
-def _begin(reader: _Reader) -> Begin:
+def _begin(reader: _MessageReader) -> Begin:
     return Begin(reader.number(_LONG), _moment(reader), reader.number(_OID))
 
 
-def _commit(reader: _Reader) -> Commit:
+def _commit(reader: _MessageReader) -> Commit:
     reader.number(_BYTE)
     return Commit(reader.number(_LONG), reader.number(_LONG), _moment(reader))
 
 
-def _relation(reader: _Reader) -> Relation:
+def _relation(reader: _MessageReader) -> Relation:
     oid, schema, table = reader.number(_OID), reader.string(), reader.string()
     reader.number(_BYTE)
     columns = []
@@ -240,11 +240,11 @@ def _relation(reader: _Reader) -> Relation:
     return Relation(oid, schema or "pg_catalog", table, tuple(columns))
 
 
-def _row(reader: _Reader) -> Row:
+def _row(reader: _MessageReader) -> Row:
     return tuple(_value(reader) for _ in range(reader.number(_SHORT)))
 
 
-def _value(reader: _Reader) -> Value:
+def _value(reader: _MessageReader) -> Value:
     kind = reader.letter()
     if kind == "n":
         return None
@@ -252,17 +252,17 @@ def _value(reader: _Reader) -> Value:
         return Unchanged()
     if kind not in "tb":
         raise MalformedMessage(f"unknown kind of value {kind!r}")
-    data = reader.take(reader.number(_INT))
+    data = reader.read_bytes(reader.number(_INT))
     return Text(_utf8(data)) if kind == "t" else Binary(data)
 
 
-def _insert(reader: _Reader) -> Insert:
+def _insert(reader: _MessageReader) -> Insert:
     oid = reader.number(_OID)
     _expect(reader.letter(), "N")
     return Insert(oid, _row(reader))
 
 
-def _update(reader: _Reader) -> Update:
+def _update(reader: _MessageReader) -> Update:
     oid, kind, old = reader.number(_OID), reader.letter(), None
     if kind in "KO":
         old, kind = _row(reader), reader.letter()
@@ -270,13 +270,13 @@ def _update(reader: _Reader) -> Update:
     return Update(oid, old, _row(reader))
 
 
-def _delete(reader: _Reader) -> Delete:
+def _delete(reader: _MessageReader) -> Delete:
     oid = reader.number(_OID)
     _expect(reader.letter(), "KO")
     return Delete(oid, _row(reader))
 
 
-def _truncate(reader: _Reader) -> Truncate:
+def _truncate(reader: _MessageReader) -> Truncate:
     count = reader.number(_INT)
     reader.number(_BYTE)
     return Truncate(tuple(reader.number(_OID) for _ in range(count)))
@@ -287,7 +287,7 @@ def _expect(kind: str, allowed: Sequence[str]) -> None:
         raise MalformedMessage(f"a row marked {kind!r}, one of {allowed!r} expected")
 
 
-_PARSERS: Final[Mapping[str, Callable[[_Reader], Message]]] = {
+_PARSERS: Final[Mapping[str, Callable[[_MessageReader], Message]]] = {
     "B": _begin,
     "C": _commit,
     "R": _relation,

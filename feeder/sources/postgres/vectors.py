@@ -15,8 +15,8 @@ from psycopg import sql
 from feeder.changes import Key, Survey, VectorPage
 from feeder.errors import SettingsWrong, SourceDown
 from feeder.sources.port import VectorShape
-from feeder.sources.postgres.binary_copy import CopyFormatError, Fixed, Rows, parse
-from feeder.sources.postgres.catalog import INTEGERS, Column, Relation, look_at
+from feeder.sources.postgres.binary_copy import CopiedRows, CopyFormatError, FixedField, parse
+from feeder.sources.postgres.catalog import INTEGERS, TableColumn, TableInfo, table_info
 from feeder.sources.session import PostgresSession
 from feeder.table_mapping import VectorTable
 from item_rules.ids import IdKind
@@ -38,7 +38,7 @@ class _Plan:
     id_is_int: bool
     dim_is_fixed: bool
     tie_break: sql.Composable | None
-    vector_field: Fixed
+    vector_field: FixedField
 
 
 class PgVectorSource:
@@ -54,10 +54,10 @@ class PgVectorSource:
     def open(self) -> VectorShape:
         table = self._table
         names = (table.key, table.id, table.vector)
-        relation = self._session.run(lambda connection: look_at(connection, table.table, names))
-        kind = self._vector_kind(relation.columns[table.vector])
-        self._plan = self._planned(relation, kind)
-        return VectorShape(relation.identity, kind, relation.columns[table.key].is_unique)
+        info = self._session.execute(lambda connection: table_info(connection, table.table, names))
+        kind = self._vector_kind(info.columns[table.vector])
+        self._plan = self._planned(info, kind)
+        return VectorShape(info.identity, kind, info.columns[table.key].is_unique)
 
     def survey(self) -> Survey:
         plan = self._opened()
@@ -71,7 +71,7 @@ class PgVectorSource:
             " + CASE WHEN {vector} IS NULL THEN 4 WHEN {wrong_dim} THEN 8 ELSE 0 END)::int2"
         ).format(key=plan.key, id=plan.id, vector=plan.vector, wrong_dim=wrong_dim)
         fixed, texts = _split(plan, "COALESCE({}, 0)::int8", "COALESCE({}::text, '')")
-        fixed.insert(0, (bits, Fixed("int16")))
+        fixed.insert(0, (bits, FixedField("int16")))
         columns = sql.SQL(", ").join([part for part, _ in fixed] + texts)
         statement = sql.SQL("SELECT {} FROM {}").format(columns, plan.source)
         rows = self._copy(statement, [field for _, field in fixed], len(texts))
@@ -98,7 +98,7 @@ class PgVectorSource:
         assert self._plan is not None, "open() comes first"
         return self._plan
 
-    def _vector_kind(self, column: Column) -> Literal["vector", "halfvec"]:
+    def _vector_kind(self, column: TableColumn) -> Literal["vector", "halfvec"]:
         name = f"{'.'.join(self._table.table)}.{self._table.vector}"
         if column.type not in ("vector", "halfvec"):
             raise SettingsWrong(f"{name} is of type {column.type}, not vector or halfvec")
@@ -108,15 +108,15 @@ class PgVectorSource:
             )
         return cast(Literal["vector", "halfvec"], column.type)
 
-    def _planned(self, relation: Relation, kind: Literal["vector", "halfvec"]) -> _Plan:
+    def _planned(self, info: TableInfo, kind: Literal["vector", "halfvec"]) -> _Plan:
         table = self._table
-        id_column, key_column = relation.columns[table.id], relation.columns[table.key]
+        id_column, key_column = info.columns[table.id], info.columns[table.key]
         if self._id_kind == "int64" and id_column.type not in INTEGERS:
             raise SettingsWrong(
                 f"{'.'.join(table.table)}.{table.id} is of type {id_column.type}; a collection with"
                 ' id_type = "int64" needs an integer column'
             )
-        ties = sql.SQL("s.ctid") if relation.is_table else sql.SQL("1")
+        ties = sql.SQL("s.ctid") if info.is_table else sql.SQL("1")
         return _Plan(
             source=sql.SQL("{} AS s").format(sql.Identifier(*table.table)),
             key=sql.Identifier("s", table.key),
@@ -124,12 +124,12 @@ class PgVectorSource:
             vector=sql.Identifier("s", table.vector),
             key_is_int=key_column.type in INTEGERS,
             id_is_int=self._id_kind == "int64",
-            dim_is_fixed=relation.columns[table.vector].modifier == self._dim,
+            dim_is_fixed=info.columns[table.vector].modifier == self._dim,
             tie_break=None if key_column.is_unique else ties,
-            vector_field=Fixed(kind, self._dim),
+            vector_field=FixedField(kind, self._dim),
         )
 
-    def _surveyed(self, plan: _Plan, rows: Rows) -> Survey:
+    def _surveyed(self, plan: _Plan, rows: CopiedRows) -> Survey:
         bits = rows.fixed[0]
         ints, texts = iter(rows.fixed[1:]), iter(rows.texts)
         good = bits == 0
@@ -137,10 +137,10 @@ class PgVectorSource:
         ids: Any = next(ints) if plan.id_is_int else next(texts)
         bad, bad_keys = {}, {}
         for name, bit in BAD_BITS.items():
-            places = np.flatnonzero(bits & bit)
-            bad[name] = len(places)
+            positions = np.flatnonzero(bits & bit)
+            bad[name] = len(positions)
             bad_keys[name] = (
-                [] if name == "no_key" else [_plain(keys[place]) for place in places[:KEYS_NAMED]]
+                [] if name == "no_key" else [_plain(keys[position]) for position in positions[:KEYS_NAMED]]
             )
         return Survey(rows.count, _kept(keys, good), _kept(ids, good), bad, bad_keys)
 
@@ -173,20 +173,20 @@ class PgVectorSource:
         rows = self._copy(statement, [field for _, field in fixed], len(texts))
         return self._paged(plan, rows)
 
-    def _paged(self, plan: _Plan, rows: Rows) -> VectorPage:
+    def _paged(self, plan: _Plan, rows: CopiedRows) -> VectorPage:
         ints, texts = iter(rows.fixed[:-1]), iter(rows.texts)
         keys: Sequence[Key] = next(ints).tolist() if plan.key_is_int else next(texts)
         ids: Sequence[Id] = next(ints).tolist() if plan.id_is_int else next(texts)
         return VectorPage(keys, ids, rows.fixed[-1])
 
-    def _copy(self, statement: sql.Composable, fixed: Sequence[Fixed], texts: int) -> Rows:
+    def _copy(self, statement: sql.Composable, fixed: Sequence[FixedField], texts: int) -> CopiedRows:
         def read(connection: psycopg.Connection[Any]) -> bytes:
             copy = sql.SQL("COPY ({}) TO STDOUT (FORMAT BINARY)").format(statement)
             with connection.cursor() as cursor, cursor.copy(copy) as stream:
                 return b"".join(stream)
 
         try:
-            return parse(self._session.run(read), fixed, texts)
+            return parse(self._session.execute(read), fixed, texts)
         except CopyFormatError as exc:
             raise SourceDown(f"{'.'.join(self._table.table)}: {exc}") from exc
         except psycopg.Error as exc:
@@ -203,13 +203,13 @@ def _kept(column: Any, good: npt.NDArray[np.bool_]) -> Any:
 
 def _split(
     plan: _Plan, int_form: str, text_form: str
-) -> tuple[list[tuple[sql.Composable, Fixed]], list[sql.Composable]]:
+) -> tuple[list[tuple[sql.Composable, FixedField]], list[sql.Composable]]:
     """Return key and id as they are asked for: integers among the fixed fields, the others as texts."""
-    fixed: list[tuple[sql.Composable, Fixed]] = []
+    fixed: list[tuple[sql.Composable, FixedField]] = []
     texts: list[sql.Composable] = []
     for column, is_int in ((plan.key, plan.key_is_int), (plan.id, plan.id_is_int)):
         if is_int:
-            fixed.append((sql.SQL(int_form).format(column), Fixed("int64")))
+            fixed.append((sql.SQL(int_form).format(column), FixedField("int64")))
         else:
             texts.append(sql.SQL(text_form).format(column))
     return fixed, texts

@@ -26,7 +26,7 @@ _FORGET = "DELETE FROM {table} WHERE collection = %s AND side = %s"
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class WatchedTable:
     """One side of one collection: the table, the column that names its rows, and what a key becomes."""
 
     collection: str
@@ -65,7 +65,7 @@ class Statements(Protocol):
 
     def change(self, statements: Sequence[str], parameters: Sequence[Any] = ()) -> None: ...
 
-    def wait(self, seconds: float) -> None: ...
+    def wait_for_notice(self, seconds: float) -> None: ...
 
     def close(self) -> None: ...
 
@@ -75,7 +75,7 @@ class OwnerStatements(Statements, Protocol):
 
     def install(self, words: Mapping[str, str]) -> None: ...
 
-    def drop_triggers(self, watched: Watched) -> None: ...
+    def drop_triggers(self, watched: WatchedTable) -> None: ...
 
     def qualified(self, table: Identifier) -> Identifier:
         """Return the table's name with its schema where a trigger would not find it without."""
@@ -83,7 +83,7 @@ class OwnerStatements(Statements, Protocol):
     def literal(self, text: str) -> str: ...
 
 
-def names_of(statements: Statements, watched: Watched) -> dict[str, str]:
+def names_of(statements: Statements, watched: WatchedTable) -> dict[str, str]:
     """Return the dirty set's tables: they lie beside the watched table, in its schema."""
     schema = watched.table[:-1]
     return {
@@ -95,7 +95,7 @@ def names_of(statements: Statements, watched: Watched) -> dict[str, str]:
     }
 
 
-def install(statements: OwnerStatements, watched: Watched) -> None:
+def install(statements: OwnerStatements, watched: WatchedTable) -> None:
     """Make the dirty set and the triggers of one side; doing it again is harmless, and tells the feeder to
     compare everything once. Needs the table's owner."""
     table = statements.qualified(watched.table)
@@ -113,7 +113,7 @@ def install(statements: OwnerStatements, watched: Watched) -> None:
     )
 
 
-def remove(statements: OwnerStatements, watched: Watched) -> None:
+def remove(statements: OwnerStatements, watched: WatchedTable) -> None:
     """Undo `install`, also what is half there: triggers, rows, and the tables once no other side uses them.
     Needs the table's owner."""
     statements.drop_triggers(watched)

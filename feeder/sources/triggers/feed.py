@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 
 from feeder.errors import FeedLost
-from feeder.sources.change_feed import Backlog, Noticed, Tier
-from feeder.sources.triggers.dirty_set import EVENTS, Statements, Watched, names_of
+from feeder.sources.change_feed import Backlog, ChangeBatch, Tier
+from feeder.sources.triggers.dirty_set import EVENTS, Statements, WatchedTable, names_of
 from feeder.sources.triggers.readers import Readers
 
 log = logging.getLogger(__name__)
@@ -24,12 +24,12 @@ _READ = "SELECT gen, source_key, {moment} FROM {dirty} AS d WHERE {unseen} ORDER
 _BACKLOG = "SELECT COUNT(*), COALESCE({age}, 0) FROM {dirty} AS d WHERE {unseen}"
 
 
-class DirtySetFeed:
+class TriggerFeed:
     """Fits feeds.ChangeFeed. Needs the rights of docs/FEEDER.md. reader: who reads, the service's store."""
 
     tier: Tier = "triggers"
 
-    def __init__(self, statements: Statements, watched: Watched, rows_max: int, reader: str) -> None:
+    def __init__(self, statements: Statements, watched: WatchedTable, rows_max: int, reader: str) -> None:
         self._statements = statements
         self._watched = watched
         self._rows_max = rows_max
@@ -46,7 +46,7 @@ class DirtySetFeed:
         if installed is None:
             return False
         try:
-            self._readers.check(installed)
+            self._readers.require_rights(installed)
         except FeedLost as exc:
             log.warning("triggers_not_granted", extra={"trigger": self._watched.trigger, "why": str(exc)})
             return False
@@ -61,7 +61,7 @@ class DirtySetFeed:
         self._readers.resume(installed)
         self._followed = installed
 
-    def begin(self) -> str:
+    def restart(self) -> str:
         installed = self._install_id()
         if installed is None:
             raise FeedLost(f"the triggers of {self._watched.trigger} are not installed")
@@ -69,12 +69,12 @@ class DirtySetFeed:
         self._followed = installed
         return installed
 
-    def read(self) -> Noticed:
+    def read(self) -> ChangeBatch:
         unseen, values = self._readers.unseen()
         statement = _READ.format(moment=self._statements.moment, unseen=unseen, **self._names)
         rows = self._statements.rows(statement, [*values, self._rows_max])
         keys = (None if text is None else self._watched.read_key(str(text)) for _, text, _ in rows)
-        return Noticed(
+        return ChangeBatch(
             keys=list(dict.fromkeys(key for key in keys if key is not None)),
             gap="the table was truncated" if any(text is None for _, text, _ in rows) else None,
             receipt=[int(gen) for gen, _, _ in rows],
@@ -82,12 +82,12 @@ class DirtySetFeed:
             committed_at_s=min((float(at) for _, _, at in rows), default=None),
         )
 
-    def acknowledge(self, noticed: Noticed) -> None:
-        if noticed.receipt:
-            self._readers.see(noticed.receipt)
+    def acknowledge(self, batch: ChangeBatch) -> None:
+        if batch.receipt:
+            self._readers.mark_seen(batch.receipt)
 
-    def wait(self, seconds: float) -> None:
-        self._statements.wait(seconds)
+    def wait_for_changes(self, seconds: float) -> None:
+        self._statements.wait_for_notice(seconds)
 
     def backlog(self) -> Backlog:
         unseen, values = self._readers.unseen()
@@ -96,7 +96,7 @@ class DirtySetFeed:
         if self._followed is not None and self._install_id() != self._followed:
             raise FeedLost(f"the triggers of {self._watched.trigger} were removed, or installed anew")
         if self._followed is not None:
-            self._readers.keep()
+            self._readers.keep_alive()
         return Backlog(rows=int(rows), oldest_s=max(0.0, float(oldest_s)))
 
     def close(self) -> None:
@@ -118,7 +118,7 @@ class DirtySetFeed:
 class UnreadRows:
     """What triggers write although this reader follows the table otherwise."""
 
-    def __init__(self, statements: Statements, watched: Watched, reader: str) -> None:
+    def __init__(self, statements: Statements, watched: WatchedTable, reader: str) -> None:
         self._statements = statements
         self._watched = watched
         self._names = names_of(statements, watched)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from feeder.errors import FeedLost
-from feeder.sources.triggers.dirty_set import SHARED, Statements, Watched, names_of
+from feeder.sources.triggers.dirty_set import SHARED, Statements, WatchedTable, names_of
 
 _SIDE = "collection = %s AND side = %s"
 _UNSEEN = _SIDE + " AND NOT EXISTS (SELECT 1 FROM {seen} AS s WHERE s.reader = %s AND s.gen = d.gen)"
@@ -36,7 +36,7 @@ class Readers:
     """One reader among those of a watched table. For one thread. Where triggers of an older release are
     installed there can be one reader only: it holds a lock that another service's feeder can't take."""
 
-    def __init__(self, statements: Statements, watched: Watched, reader: str) -> None:
+    def __init__(self, statements: Statements, watched: WatchedTable, reader: str) -> None:
         self._statements = statements
         self._reader = reader
         self._names = names_of(statements, watched)
@@ -44,24 +44,24 @@ class Readers:
         self._lock = f"vector feeder dirty {watched.collection} {watched.side} {self._names['dirty']}"
         self._is_shared = True
 
-    def check(self, installed: str) -> None:
+    def require_rights(self, installed: str) -> None:
         """Raises FeedLost where this user may not read here, or somebody else is the only reader."""
-        self._look_at(installed)
+        self._set_kind(installed)
         if self._is_shared:
             self._statements.change([statement.format(**self._names) for statement in _RIGHTS])
 
     def resume(self, installed: str) -> None:
         """Raises FeedLost unless this reader has been entered."""
-        self._look_at(installed)
-        self.keep()
+        self._set_kind(installed)
+        self.keep_alive()
 
     def enter(self, installed: str) -> None:
         """From now on rows are kept for this reader."""
-        self._look_at(installed)
+        self._set_kind(installed)
         if self._is_shared:
-            self._change(self._statements.register, [*self._side, self._reader])
+            self._run_statement(self._statements.register, [*self._side, self._reader])
 
-    def keep(self) -> None:
+    def keep_alive(self) -> None:
         """Say that this reader is there, and drop what all have seen. Raises FeedLost where it was struck
         out, since rows may have gone unseen."""
         if not self._is_shared:
@@ -70,18 +70,18 @@ class Readers:
         readers = self._known()
         if self._reader not in readers:
             raise FeedLost(f"{self._names['readers']} does not name this service: never, or not for a week")
-        self._change(self._statements.beat, [*self._side, self._reader])
+        self._run_statement(self._statements.beat, [*self._side, self._reader])
         if len(readers) > 1 or self._statements.rows(_ANY_SEEN.format(**self._names), []):
-            self._change(self._statements.lapse, self._side)
+            self._run_statement(self._statements.lapse, self._side)
             self._drop_seen()
 
     def leave(self, installed: str) -> bool:
         """Read no more; return whether nobody else does."""
-        self._look_at(installed)
+        self._set_kind(installed)
         if not self._is_shared:
             return True
-        self._change(_STRIKE_OUT, [*self._side, self._reader])
-        self._change(self._statements.lapse, self._side)
+        self._run_statement(_STRIKE_OUT, [*self._side, self._reader])
+        self._run_statement(self._statements.lapse, self._side)
         return not self._known()
 
     def unseen(self) -> tuple[str, list[Any]]:
@@ -90,12 +90,12 @@ class Readers:
             return _SIDE, [*self._side]
         return _UNSEEN.format(**self._names), [*self._side, self._reader]
 
-    def see(self, gens: Sequence[int]) -> None:
+    def mark_seen(self, gens: Sequence[int]) -> None:
         """Note that these rows have been dealt with."""
         if not self._is_shared or self._known() == [self._reader]:
-            self._change(_DROP + self._statements.any_gen, [*self._side, gens])
+            self._run_statement(_DROP + self._statements.any_gen, [*self._side, gens])
             return
-        self._change(self._statements.note_seen, [self._reader, *self._side, gens])
+        self._run_statement(self._statements.note_seen, [self._reader, *self._side, gens])
         self._drop_seen()
 
     def drop_some(self, rows_max: int) -> int:
@@ -103,10 +103,10 @@ class Readers:
         found = self._statements.rows(_SOME.format(**self._names), [*self._side, rows_max])
         gens = [int(gen) for (gen,) in found]
         if gens:
-            self._change(_DROP + self._statements.any_gen, [*self._side, gens])
+            self._run_statement(_DROP + self._statements.any_gen, [*self._side, gens])
         return len(gens)
 
-    def _look_at(self, installed: str) -> None:
+    def _set_kind(self, installed: str) -> None:
         self._is_shared = installed.startswith(SHARED)
         if not self._is_shared:
             self._claim()
@@ -124,8 +124,8 @@ class Readers:
         return [str(name) for (name,) in self._statements.rows(_READERS.format(**self._names), self._side)]
 
     def _drop_seen(self) -> None:
-        self._change(_SEEN_BY_ALL, self._side * 3)
-        self._change(_FORGET_SEEN, [])
+        self._run_statement(_SEEN_BY_ALL, self._side * 3)
+        self._run_statement(_FORGET_SEEN, [])
 
-    def _change(self, statement: str, values: Sequence[Any]) -> None:
+    def _run_statement(self, statement: str, values: Sequence[Any]) -> None:
         self._statements.change([statement.format(**self._names)], values)

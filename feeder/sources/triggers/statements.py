@@ -12,7 +12,7 @@ from psycopg import sql
 
 from feeder.errors import FeedLost, SettingsWrong
 from feeder.sources.session import MariaSession, PostgresSession
-from feeder.sources.triggers.dirty_set import EVENTS, Watched, names_of
+from feeder.sources.triggers.dirty_set import EVENTS, WatchedTable, names_of
 from feeder.table_mapping import Identifier
 
 T = TypeVar("T")
@@ -83,7 +83,7 @@ class PostgresStatements:
     def install(self, words: Mapping[str, str]) -> None:
         self.change([_filled("dirty_postgres.sql", words)])
 
-    def drop_triggers(self, watched: Watched) -> None:
+    def drop_triggers(self, watched: WatchedTable) -> None:
         names = names_of(self, watched)
         function = self.quoted((*watched.table[:-1], watched.trigger))
         triggers = [self.quoted((f"{watched.trigger}_{event}",)) for event in EVENTS]
@@ -94,7 +94,7 @@ class PostgresStatements:
             ]
         )
 
-    def wait(self, seconds: float) -> None:
+    def wait_for_notice(self, seconds: float) -> None:
         def listen(connection: psycopg.Connection[Any]) -> None:
             connection.execute("LISTEN vs_dirty")
             for _ in connection.notifies(timeout=seconds, stop_after=1):
@@ -107,7 +107,7 @@ class PostgresStatements:
 
     def _run(self, work: Callable[[psycopg.Connection[Any]], T], *, is_quick: bool = False) -> T:
         try:
-            return self._session.run(work, is_quick=is_quick)
+            return self._session.execute(work, is_quick=is_quick)
         except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege) as exc:
             raise FeedLost(f"no dirty set for this user: {str(exc).strip()}") from exc
         except psycopg.Error as exc:
@@ -165,12 +165,12 @@ class MariaStatements:
     def install(self, words: Mapping[str, str]) -> None:
         self.change(_filled("dirty_mariadb.sql", words).split("\n--;\n"))
 
-    def drop_triggers(self, watched: Watched) -> None:
+    def drop_triggers(self, watched: WatchedTable) -> None:
         schema = watched.table[:-1]
         triggers = [self.quoted((*schema, f"{watched.trigger}_{event}")) for event in EVENTS]
         self.change([f"DROP TRIGGER IF EXISTS {trigger}" for trigger in triggers])
 
-    def wait(self, seconds: float) -> None:
+    def wait_for_notice(self, seconds: float) -> None:
         self._pause(seconds)
 
     def close(self) -> None:
@@ -178,7 +178,7 @@ class MariaStatements:
 
     def _run(self, work: Callable[[pymysql.Connection[Any]], T], *, is_quick: bool = False) -> T:
         try:
-            return self._session.run(work, is_quick=is_quick)
+            return self._session.execute(work, is_quick=is_quick)
         except pymysql.MySQLError as exc:
             if exc.args and exc.args[0] in _MARIADB_MISSING:
                 raise FeedLost(f"no dirty set for this user: {exc.args[-1]}") from exc

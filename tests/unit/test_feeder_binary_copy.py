@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feeder.sources.postgres.binary_copy import HEADER_BYTES, SIGNATURE, CopyFormatError, Fixed, parse
+from feeder.sources.postgres.binary_copy import HEADER_BYTES, SIGNATURE, CopyFormatError, FixedField, parse
 
 HEADER = SIGNATURE + struct.pack(">II", 0, 0)
-KEY_AND_VECTOR = [Fixed("int64"), Fixed("vector", 3)]
+KEY_AND_VECTOR = [FixedField("int64"), FixedField("vector", 3)]
 
 
 def field(data: bytes | None) -> bytes:
@@ -46,7 +46,7 @@ def test_fixed_records_are_read_whole() -> None:
 
 
 def test_half_precision_becomes_single() -> None:
-    rows = parse(stream([vector([1.0, 0.33325195], "e")]), [Fixed("halfvec", 2)])
+    rows = parse(stream([vector([1.0, 0.33325195], "e")]), [FixedField("halfvec", 2)])
     assert rows.fixed[0].tolist() == [[1.0, float(np.float16(0.33325195))]]
 
 

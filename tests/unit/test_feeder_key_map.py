@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from feeder.read.vector_reader import Truth
-from feeder.state.key_map import Ledger
+from feeder.read.vector_reader import VectorReader
+from feeder.state.key_map import KeyMap
 from feeder.state.state_file import follower_of
-from tests.unit.test_feeder_reconcile import ListItems, ListVectors
+from tests.unit.test_feeder_reconciler import ListItems, ListVectors
 
 
 class Source:
@@ -24,48 +24,48 @@ class Source:
         self.vectors.rows[key] = (item_id, np.array([1, 0, 0, key], dtype=np.float32))
         self.items.active[item_id] = True
 
-    def begun(self) -> Truth:
-        truth = Truth(self.vectors, self.items, Ledger(self._path), id_kind="string", page_rows=7)
-        truth.open()
-        return truth
+    def begun(self) -> VectorReader:
+        reader = VectorReader(self.vectors, self.items, KeyMap(self._path), id_kind="string", page_rows=7)
+        reader.open()
+        return reader
 
-    def followed(self) -> Truth:
+    def followed(self) -> VectorReader:
         """One that has read everything, and whose index holds it."""
-        truth = self.begun()
-        list(truth.everything())
-        truth.confirm()
-        return truth
+        reader = self.begun()
+        list(reader.everything())
+        reader.mark_complete()
+        return reader
 
 
 def test_a_row_that_is_gone_again_after_a_kill_takes_its_id_along(tmp_path: Path) -> None:
     """The service may have stored the item; the row can't be asked for its id any more."""
     source = Source(tmp_path)
     source.put(1, "a")
-    truth = source.followed()
+    reader = source.followed()
     source.put(2, "b")
-    assert [item.id for item in truth.about(keys=[2]).items] == ["b"]
-    truth.close()  # killed: the service stored b, nothing was noted
+    assert [item.id for item in reader.current_state(keys=[2]).items] == ["b"]
+    reader.close()  # killed: the service stored b, nothing was noted
     del source.vectors.rows[2]
     again = source.begun()
     assert again.is_ready
-    assert list(again.about(keys=[2]).absent) == ["b"]
+    assert list(again.current_state(keys=[2]).absent) == ["b"]
     again.close()
 
 
 def test_a_row_that_moved_twice_around_a_kill_leaves_no_id_behind(tmp_path: Path) -> None:
     source = Source(tmp_path)
     source.put(1, "a")
-    truth = source.followed()
+    reader = source.followed()
     source.put(1, "b")
-    truth.about(keys=[1])
-    truth.close()  # killed: the service holds b and not a
+    reader.current_state(keys=[1])
+    reader.close()  # killed: the service holds b and not a
     source.put(1, "c")
     again = source.begun()
-    known = again.about(keys=[1])
+    known = again.current_state(keys=[1])
     assert [item.id for item in known.items] == ["c"]
     assert set(known.absent) == {"a", "b"}
-    again.note(known, {})
-    assert set(again.about(keys=[1]).absent) == set(), "forgotten once the service has stored it"
+    again.note_stored(known, {})
+    assert set(again.current_state(keys=[1]).absent) == set(), "forgotten once the service has stored it"
     again.close()
 
 
@@ -79,9 +79,9 @@ def test_a_file_of_the_former_form_is_made_anew(tmp_path: Path) -> None:
             "CREATE TABLE row(source_key PRIMARY KEY NOT NULL, id NOT NULL) WITHOUT ROWID;"
             "INSERT INTO meta VALUES('identity', 'list')"
         )
-    truth = source.begun()
-    assert not truth.is_ready
-    truth.close()
+    reader = source.begun()
+    assert not reader.is_ready
+    reader.close()
 
 
 def test_a_state_directory_has_one_name_whoever_asks_first(tmp_path: Path) -> None:

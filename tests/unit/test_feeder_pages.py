@@ -10,7 +10,7 @@ import pytest
 
 from feeder.changes import ACTIVE, INACTIVE, UNKNOWN, IntDirectory, Key, Survey, TextDirectory, VectorPage
 from feeder.load.import_cursor import ImportCursor
-from feeder.read.pages import clean, pages, read_ahead, renormalised
+from feeder.read.pages import items_of_page, pages, read_ahead, renormalised
 from feeder.sources.port import VectorShape
 from index_store.engine.validation import checked_batch
 from index_store.errors import InvalidVector
@@ -53,22 +53,22 @@ def page_of(ids: Sequence[Id], vectors: Sequence[Sequence[float]]) -> VectorPage
 
 def test_the_last_usable_row_of_an_id_wins() -> None:
     page = page_of([5, 6, 5, 7, 5], [[1, 0], [2, 0], [3, 0], [4, 0], [0, 0]])
-    cleaned = clean(page, None)
+    cleaned = items_of_page(page, None)
     assert [(item.id, np.frombuffer(item.vector, "<f4")[0]) for item in cleaned.items] == [
         (6, 2.0),
         (5, 3.0),
         (7, 4.0),
     ]
-    assert cleaned.set_aside == {"zero_vector": [5], "duplicate": [5]}
+    assert cleaned.skipped == {"zero_vector": [5], "duplicate": [5]}
 
 
 def test_rows_that_cannot_be_stored_are_set_aside_by_name() -> None:
     nan, inf = float("nan"), float("inf")
     ids = ["a", "b", "c", "d", "", "x" * 256, "a\0b", "\ud83d", "y" * 255]
     page = page_of(ids, [[1, 1], [nan, 1], [inf, 1], [0, 0], *[[1, 1]] * 5])
-    cleaned = clean(page, None)
+    cleaned = items_of_page(page, None)
     assert [item.id for item in cleaned.items] == ["a", "y" * 255]
-    assert cleaned.set_aside == {
+    assert cleaned.skipped == {
         "not_finite": ["b", "c"],
         "zero_vector": ["d"],
         "bad_id": ["", "x" * 256, "a\0b", "\ud83d"],
@@ -78,9 +78,9 @@ def test_rows_that_cannot_be_stored_are_set_aside_by_name() -> None:
 def test_lengths_that_the_index_does_not_take_are_set_aside_alone() -> None:
     vectors = [[3e38, 3e38], [1e-30, 0], [1e13, 0], [1e-13, 0], [9e11, 0], [2e-12, 0], [1, 0]]
     page = page_of([1, 2, 3, 4, 5, 6, 7], vectors)
-    cleaned = clean(page, None)
+    cleaned = items_of_page(page, None)
     assert [item.id for item in cleaned.items] == [5, 6, 7]
-    assert cleaned.set_aside == {"bad_length": [1, 2, 3, 4]}
+    assert cleaned.skipped == {"bad_length": [1, 2, 3, 4]}
     spec = CollectionSpec("things", "int64", 2, "l2")
     for item_id, vector in zip(page.ids, page.vectors, strict=True):
         batch = WriteBatch([ItemWrite(item_id, vector)], embedding_version="v1")
@@ -93,9 +93,9 @@ def test_lengths_that_the_index_does_not_take_are_set_aside_alone() -> None:
 
 def test_activity_comes_from_the_items_and_orphans_stay_out() -> None:
     directory = IntDirectory(np.array([1, 2, 2], dtype=np.int64), np.array([False, True, False]))
-    cleaned = clean(page_of([1, 2, 3], [[1, 0]] * 3), directory)
+    cleaned = items_of_page(page_of([1, 2, 3], [[1, 0]] * 3), directory)
     assert [(item.id, item.active) for item in cleaned.items] == [(1, False), (2, True)]
-    assert cleaned.set_aside == {"orphan": [3]}
+    assert cleaned.skipped == {"orphan": [3]}
     assert cleaned.inactive == 1
 
 
@@ -111,9 +111,9 @@ def test_half_precision_is_renormalised_once_and_says_so() -> None:
         "vectors that were never unit stay as they are"
     )
     page = VectorPage([1], ["7"], halves[:1])
-    (item,) = clean(page, None, {"7": {"name": "국"}}, is_half=True).items
+    (item,) = items_of_page(page, None, {"7": {"name": "국"}}, is_half=True).items
     assert item.metadata == {"name": "국", "vector_source": "halfvec", "renormalised": True}
-    (item,) = clean(page, None, {"7": {"name": "국"}}).items
+    (item,) = items_of_page(page, None, {"7": {"name": "국"}}).items
     assert np.array_equal(np.frombuffer(item.vector, "<f4"), halves[0]), "float32 goes over bit for bit"
 
 

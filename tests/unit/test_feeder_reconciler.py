@@ -14,10 +14,10 @@ from feeder.changes import Directory, ItemRow, Key, Survey, TextDirectory, Vecto
 from feeder.compare.reconciler import Reconciler, Report, changes_of
 from feeder.digest import BUCKETS, Shares, bucket_of, root_of, sums_of
 from feeder.errors import BrakeOn
-from feeder.read.vector_reader import Truth
+from feeder.read.vector_reader import VectorReader
 from feeder.sink.brake import Brake
-from feeder.sources.port import Rest, VectorShape
-from feeder.state.key_map import IN_MEMORY, Ledger
+from feeder.sources.port import Throttling, VectorShape
+from feeder.state.key_map import IN_MEMORY, KeyMap
 from index_store.engine.index import EmbeddedIndex
 from index_store.storage import digest as theirs
 from index_store.types import CollectionSpec
@@ -62,7 +62,7 @@ class ListItems:
 
     def open(self) -> None: ...
 
-    def directory(self, rest: Rest | None = None) -> Directory:  # noqa: ARG002
+    def directory(self, throttle: Throttling | None = None) -> Directory:  # noqa: ARG002
         self.directories += 1
         return TextDirectory(dict(self.active))
 
@@ -77,8 +77,8 @@ class Bench:
 
     def __init__(self, index: EmbeddedIndex) -> None:
         self.vectors, self.items, self.store = ListVectors(), ListItems(), IndexStore(index, NAME)
-        self.truth = Truth(self.vectors, self.items, Ledger(IN_MEMORY), id_kind="string", page_rows=7)
-        self.truth.open()
+        self.reader = VectorReader(self.vectors, self.items, KeyMap(IN_MEMORY), id_kind="string", page_rows=7)
+        self.reader.open()
         self.clock, self.batch_items = 1_000_000, 10
 
     def put(self, count: int, first: int = 0) -> None:
@@ -89,7 +89,7 @@ class Bench:
 
     def reconciler(self, brake: Brake | None = None) -> Reconciler:
         return Reconciler(
-            NAME, self.store, self.truth, brake or Brake(5.0),
+            NAME, self.store, self.reader, brake or Brake(5.0),
             batch_items=self.batch_items, clock=lambda: 0.0, pause=lambda _: None,
         )  # fmt: skip
 
@@ -97,8 +97,8 @@ class Bench:
         self.clock += 1
         return self.clock
 
-    def mend(self, brake: Brake | None = None) -> Report:
-        return self.reconciler(brake).mend(VERSION, self.version)
+    def repair(self, brake: Brake | None = None) -> Report:
+        return self.reconciler(brake).repair(VERSION, self.version)
 
     def compare(self) -> Report:
         return self.reconciler().compare(VERSION)
@@ -111,7 +111,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     index.advance(NAME, "begin", VERSION)
     built = Bench(index)
     yield built
-    built.truth.close()
+    built.reader.close()
     index.close()
 
 
@@ -140,7 +140,7 @@ def test_sums_wrap_at_64_bits() -> None:
 
 def test_an_empty_index_is_filled_and_proved(bench: Bench) -> None:
     bench.put(50)
-    report = bench.mend()
+    report = bench.repair()
     assert report.is_equal and report.rows == 50 and len(report.found.missing) == 50
     assert bench.store.digest().root == report.root
     assert bench.compare().is_equal
@@ -149,7 +149,7 @@ def test_an_empty_index_is_filled_and_proved(bench: Bench) -> None:
 @pytest.mark.parametrize("what", ["changed", "missing", "extra", "deactivated"])
 def test_a_single_difference_is_named_and_mended(bench: Bench, what: str) -> None:
     bench.put(200)
-    bench.mend()
+    bench.repair()
     if what == "changed":
         bench.vectors.rows[31] = ("상품-31", np.array([0, 0, 0, 1], dtype=np.float32))
     elif what == "missing":
@@ -160,32 +160,32 @@ def test_a_single_difference_is_named_and_mended(bench: Bench, what: str) -> Non
         bench.items.active["상품-31"] = False
     named = "상품-1000" if what == "missing" else "상품-31"
     seen = bench.compare()
-    assert not seen.is_equal and seen.left.ids == [named]
+    assert not seen.is_equal and seen.left.all_ids == [named]
     assert {"missing": seen.left.missing, "extra": seen.left.extra}.get(what, seen.left.changed) == [named]
     before = bench.store.writes
-    assert bench.mend().is_equal
+    assert bench.repair().is_equal
     assert bench.store.writes == before + 1, "only the row that differs is written"
     assert bench.compare().is_equal
 
 
 def test_the_smallest_bit_of_a_vector_counts(bench: Bench) -> None:
     bench.put(20)
-    bench.mend()
+    bench.repair()
     vector = bench.vectors.rows[5][1].copy()
     vector.view(np.uint32)[1] ^= 1
     bench.vectors.rows[5] = ("상품-5", vector)
-    assert bench.compare().left.ids == ["상품-5"]
+    assert bench.compare().left.all_ids == ["상품-5"]
 
 
 def test_the_last_row_of_an_id_wins_and_its_end_brings_the_other_back(bench: Bench) -> None:
     bench.put(3)
     old, new = bench.vectors.rows[1][1], np.array([0, 1, 0, 0], dtype=np.float32)
     bench.vectors.rows[99] = ("상품-1", new)
-    assert bench.mend().is_equal
+    assert bench.repair().is_equal
     (stored,) = bench.store.index.get(NAME, ["상품-1"])
     assert stored is not None and np.array_equal(stored.vector, new)
     del bench.vectors.rows[99]
-    assert bench.mend().is_equal
+    assert bench.repair().is_equal
     (stored,) = bench.store.index.get(NAME, ["상품-1"])
     assert stored is not None and np.array_equal(stored.vector, old)
 
@@ -194,58 +194,58 @@ def test_zero_and_nan_vectors_are_set_aside(bench: Bench) -> None:
     bench.put(5)
     bench.vectors.rows[2] = ("상품-2", np.zeros(DIM, dtype=np.float32))
     bench.vectors.rows[3] = ("상품-3", np.full(DIM, np.nan, dtype=np.float32))
-    report = bench.mend()
+    report = bench.repair()
     assert report.is_equal and report.rows == 3
-    assert report.set_aside == {"zero_vector": 1, "not_finite": 1}
+    assert report.skipped == {"zero_vector": 1, "not_finite": 1}
 
 
 class TestBrake:
     def test_an_empty_source_empties_nothing_even_forced(self, bench: Bench) -> None:
         bench.put(40)
-        bench.mend()
+        bench.repair()
         bench.vectors.rows.clear()
         for brake in (Brake(5.0), Brake(5.0, is_forced=True), Brake(100.0)):
             with pytest.raises(BrakeOn, match="no item at all"):
-                bench.mend(brake)
+                bench.repair(brake)
         assert bench.store.digest().items == 40
 
     def test_a_comparison_that_was_stopped_is_owed(self, bench: Bench) -> None:
         """Its list of rows is newer than what the index holds: following on with it would lose ids."""
         bench.put(40)
-        assert not bench.truth.is_ready
-        bench.mend()
-        assert bench.truth.is_ready
+        assert not bench.reader.is_ready
+        bench.repair()
+        assert bench.reader.is_ready
         bench.vectors.rows.clear()
         with pytest.raises(BrakeOn):
-            bench.mend()
-        assert not bench.truth.is_ready
+            bench.repair()
+        assert not bench.reader.is_ready
 
     def test_an_empty_items_table_is_told_before_any_vector_is_read(self, bench: Bench) -> None:
         bench.put(40)
-        bench.mend()
+        bench.repair()
         active, bench.items.active = bench.items.active, {}
         bench.vectors.pages = 0
         for _ in range(3):
             with pytest.raises(BrakeOn, match="no item at all"):
-                bench.mend()
-        assert not bench.vectors.pages and not bench.truth.is_ready, "the comparison is owed"
+                bench.repair()
+        assert not bench.vectors.pages and not bench.reader.is_ready, "the comparison is owed"
         seen = bench.compare()
-        assert len(seen.left.extra) == 40 and seen.set_aside == {"orphan": 40}
+        assert len(seen.left.extra) == 40 and seen.skipped == {"orphan": 40}
         bench.items.active = active
-        assert bench.mend().is_equal and bench.truth.is_ready
+        assert bench.repair().is_equal and bench.reader.is_ready
 
     def test_without_items_an_empty_index_still_learns_its_rows(self, bench: Bench) -> None:
         bench.put(40)
         active, bench.items.active = bench.items.active, {}
-        assert bench.mend().is_equal and bench.truth.is_ready
+        assert bench.repair().is_equal and bench.reader.is_ready
         bench.items.active = active
-        known = bench.truth.about(ids=["상품-7"])
+        known = bench.reader.current_state(ids=["상품-7"])
         assert [item.id for item in known.items] == ["상품-7"]
 
     @pytest.mark.parametrize("way", ["delete", "deactivate"])
     def test_too_much_at_once_stops_before_anything_is_written(self, bench: Bench, way: str) -> None:
         bench.put(400)
-        bench.mend()
+        bench.repair()
         before, writes = bench.store.digest().root, bench.store.writes
         for number in range(1, 60):
             if way == "delete":
@@ -253,16 +253,16 @@ class TestBrake:
             else:
                 bench.items.active[f"상품-{number}"] = False
         with pytest.raises(BrakeOn, match="would vanish"):
-            bench.mend()
+            bench.repair()
         assert (bench.store.digest().root, bench.store.writes) == (before, writes)
-        assert bench.mend(Brake(5.0, is_forced=True)).is_equal
+        assert bench.repair(Brake(5.0, is_forced=True)).is_equal
 
     def test_a_few_always_go(self, bench: Bench) -> None:
         bench.put(20)
-        bench.mend()
+        bench.repair()
         for number in range(8):
             bench.items.active.pop(f"상품-{number}")
-        assert bench.mend().is_equal
+        assert bench.repair().is_equal
 
     @pytest.mark.parametrize(("vanishing", "held"), [(50, 1000), (10, 11), (0, 0)])
     def test_below_its_limit_it_is_silent(self, vanishing: int, held: int) -> None:
@@ -277,12 +277,12 @@ def test_a_late_write_of_an_older_reading_is_ignored(bench: Bench) -> None:
     """What a feeder that lost its lease may still have under way."""
     bench.put(3)
     stale = bench.version()
-    known = bench.truth
+    known = bench.reader
     list(known.everything())
-    old = known.about(ids=["상품-1"])
-    bench.mend()
+    old = known.current_state(ids=["상품-1"])
+    bench.repair()
     bench.items.active["상품-1"] = False
-    bench.mend()
+    bench.repair()
     applied = bench.store.apply(changes_of(old, VERSION, stale), {})
     assert applied.stale_ignored == 1
     assert bench.compare().is_equal
@@ -290,25 +290,27 @@ def test_a_late_write_of_an_older_reading_is_ignored(bench: Bench) -> None:
 
 def test_an_index_that_nobody_writes_is_listed_once(bench: Bench) -> None:
     bench.put(60)
-    bench.mend()
+    bench.repair()
     for number in range(40):
         bench.vectors.rows[number] = (f"상품-{number}", np.array([0, 0, 1, 0], dtype=np.float32))
     bench.store.listings = 0
     report = bench.compare()
     assert len(report.left.changed) == 40 and bench.store.listings == 1
     bench.store.listings = 0
-    assert bench.mend().is_equal and bench.store.listings == 1
+    assert bench.repair().is_equal and bench.store.listings == 1
 
 
 @pytest.mark.parametrize("differing", [3, 400])
 def test_few_others_are_listed_with_the_rows_that_differ(bench: Bench, differing: int) -> None:
     """Seen at 1,000,000 rows: of 10,000 that differ nearly every bucket does."""
-    bench.truth.close()
+    bench.reader.close()
     bench.batch_items = 2_000
-    bench.truth = Truth(bench.vectors, bench.items, Ledger(IN_MEMORY), id_kind="string", page_rows=20_000)
-    bench.truth.open()
+    bench.reader = VectorReader(
+        bench.vectors, bench.items, KeyMap(IN_MEMORY), id_kind="string", page_rows=20_000
+    )
+    bench.reader.open()
     bench.put(20_000)
-    bench.mend(Brake(100.0))
+    bench.repair(Brake(100.0))
     bench.store.listed = bench.store.listings = 0
     for number in range(differing):
         bench.vectors.rows[number * 7] = (f"상품-{number * 7}", np.array([0, 0, 1, 0], dtype=np.float32))
@@ -318,4 +320,4 @@ def test_few_others_are_listed_with_the_rows_that_differ(bench: Bench, differing
     assert len(seen.left.changed) == differing
     assert (seen.left.missing, seen.left.extra) == (["상품-30000"], ["상품-19999"])
     assert bench.store.listings == 1 and bench.store.listed < 6 * (differing + 2)
-    assert bench.mend().is_equal and bench.compare().is_equal
+    assert bench.repair().is_equal and bench.compare().is_equal

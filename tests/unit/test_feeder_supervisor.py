@@ -13,20 +13,20 @@ from prometheus_client import CollectorRegistry
 from feeder.changes import Changes, Key, VectorPage
 from feeder.compare.reconciler import Reconciler
 from feeder.errors import AnotherFeeder, FeederError, SettingsWrong, SourceDown
-from feeder.follow.backoff import LEASE_PATIENCE_S, Interruptions
-from feeder.follow.follower import Syncer
-from feeder.follow.parts import Pace, Parts
+from feeder.follow.backoff import LEASE_PATIENCE_S, Backoff
+from feeder.follow.dependencies import FollowerDependencies, Pace
+from feeder.follow.follower import Follower
 from feeder.follow.supervisor import follow
-from feeder.read.vector_reader import Truth
+from feeder.read.vector_reader import VectorReader
 from feeder.sink.brake import Brake
-from feeder.sources.polling import TimerFeed
-from feeder.state.key_map import IN_MEMORY, Ledger
+from feeder.sources.polling import PollingFeed
+from feeder.state.key_map import IN_MEMORY, KeyMap
 from feeder.state.state_file import FOLLOWER_CURSOR
 from feeder.telemetry.metrics import Metrics
 from index_store.engine.index import EmbeddedIndex
 from index_store.types import CollectionSpec
 from tests.index_side import IndexStore
-from tests.unit.test_feeder_reconcile import DIM, NAME, VERSION, ListItems, ListVectors
+from tests.unit.test_feeder_reconciler import DIM, NAME, VERSION, ListItems, ListVectors
 
 
 @dataclass
@@ -81,29 +81,29 @@ class Bench:
         self.put("a")
         self.store = IndexStore(self.index, NAME)
         self.metrics = Metrics(self.registry)
-        truth = Truth(self.vectors, self.items, Ledger(IN_MEMORY), id_kind="string", page_rows=7)
+        reader = VectorReader(self.vectors, self.items, KeyMap(IN_MEMORY), id_kind="string", page_rows=7)
         clock = lambda: self.time.now  # noqa: E731  # a clock
-        parts = Parts(
-            collection=NAME, store=self.store, truth=truth,
+        parts = FollowerDependencies(
+            collection=NAME, store=self.store, reader=reader,
             feeds={
-                "vectors": TimerFeed(5, clock, self.time.wait),
-                "items": TimerFeed(5, clock, self.time.wait),
+                "vectors": PollingFeed(5, clock, self.time.wait),
+                "items": PollingFeed(5, clock, self.time.wait),
             },
             lease=ScriptedLease(self.time, wrong),
             reconciler=Reconciler(
-                NAME, self.store, truth, Brake(5), batch_items=10, clock=clock, pause=self.time.wait
+                NAME, self.store, reader, Brake(5), batch_items=10, clock=clock, pause=self.time.wait
             ),
             metrics=self.metrics, clock=clock, ticks=clock, jitter=lambda: 1.0,
             version_of=lambda _: VERSION, follower="here",
         )  # fmt: skip
         self.parts = parts
-        self.interruptions = Interruptions(NAME, self.metrics, lambda: 1.0, clock)
+        self.backoff = Backoff(NAME, self.metrics, lambda: 1.0, clock)
 
     def follow(self) -> None:
-        follow(self.build, self.time, self.interruptions)  # type: ignore[arg-type]
+        follow(self.build, self.time, self.backoff)  # type: ignore[arg-type]
 
-    def build(self) -> tuple[Syncer, NoApplier]:
-        return Syncer(self.parts, Pace(poll_s=0.5, compare_s=3600, check_s=1), 10), NoApplier()
+    def build(self) -> tuple[Follower, NoWriter]:
+        return Follower(self.parts, Pace(poll_s=0.5, compare_s=3600, check_s=1), 10), NoWriter()
 
     def put(self, item_id: str) -> None:
         self.vectors.rows[len(self.vectors.rows)] = (item_id, np.array([1, 0, 0, 0], dtype=np.float32))
@@ -164,21 +164,21 @@ def test_a_database_that_is_down_at_the_start_is_waited_for(tmp_path: Path) -> N
     bench = Bench(tmp_path, lambda _: None)
     asked: list[float] = []
 
-    def build() -> tuple[Syncer, NoApplier]:
+    def build() -> tuple[Follower, NoWriter]:
         asked.append(bench.time.now)
         if bench.time.now < 30:
             raise SourceDown("down")
         return bench.build()
 
     bench.time.stops_at = 100
-    follow(build, bench.time, bench.interruptions)  # type: ignore[arg-type]
+    follow(build, bench.time, bench.backoff)  # type: ignore[arg-type]
     assert len(asked) > 3
     assert bench.value("feeder_following") == 1
     assert bench.store.digest().items == 1
     bench.index.close()
 
 
-class NoApplier:
+class NoWriter:
     def start(self) -> None: ...
 
     def close(self) -> None: ...
@@ -195,19 +195,19 @@ def test_two_polls_ask_for_one_comparison_an_interval(tmp_path: Path) -> None:
 def test_what_others_wrote_meanwhile_is_compared_at_the_next_start(tmp_path: Path) -> None:
     """An import, a reconcile, a feeder on another machine: what is remembered here may be older than that."""
     bench = Bench(tmp_path, lambda _: None)
-    ledger = Ledger(str(tmp_path / "products.sqlite"))
-    truth = Truth(bench.vectors, bench.items, ledger, id_kind="string", page_rows=7)
+    key_map = KeyMap(str(tmp_path / "products.sqlite"))
+    reader = VectorReader(bench.vectors, bench.items, key_map, id_kind="string", page_rows=7)
     reconciler = Reconciler(
-        NAME, bench.store, truth, Brake(5), batch_items=10, clock=bench.parts.clock, pause=bench.time.wait
+        NAME, bench.store, reader, Brake(5), batch_items=10, clock=bench.parts.clock, pause=bench.time.wait
     )
-    parts = replace(bench.parts, truth=truth, reconciler=reconciler, feeds={})
+    parts = replace(bench.parts, reader=reader, reconciler=reconciler, feeds={})
     compared = []
     for others in ({}, {}, {FOLLOWER_CURSOR: ""}, {}, {FOLLOWER_CURSOR: "another machine"}):
         bench.store.apply(Changes(), others)
         before = bench.reads()
-        syncer = Syncer(parts, Pace(poll_s=0.5, compare_s=3600, check_s=1), 10)
-        syncer.start()
-        syncer.close()
+        follower = Follower(parts, Pace(poll_s=0.5, compare_s=3600, check_s=1), 10)
+        follower.start()
+        follower.close()
         compared.append(bench.reads() > before)
     assert compared == [True, False, True, False, True]
     bench.index.close()
@@ -224,18 +224,20 @@ def test_comparing_takes_a_hundredth_of_the_time_at_most(tmp_path: Path, took_s:
 
     slow = SlowVectors()
     slow.rows = bench.vectors.rows
-    truth = Truth(slow, bench.items, Ledger(IN_MEMORY), id_kind="string", page_rows=7)
+    reader = VectorReader(slow, bench.items, KeyMap(IN_MEMORY), id_kind="string", page_rows=7)
     reconciler = Reconciler(
-        NAME, bench.store, truth, Brake(5), batch_items=10, clock=bench.parts.clock, pause=bench.time.wait
+        NAME, bench.store, reader, Brake(5), batch_items=10, clock=bench.parts.clock, pause=bench.time.wait
     )
-    syncer = Syncer(replace(bench.parts, truth=truth, reconciler=reconciler, feeds={}), Pace(0.5, 3600), 10)
-    syncer.start()
+    follower = Follower(
+        replace(bench.parts, reader=reader, reconciler=reconciler, feeds={}), Pace(0.5, 3600), 10
+    )
+    follower.start()
     began = bench.time.now
     bench.time.now = began + next_s - 1
-    syncer.step()
+    follower.step()
     assert bench.reads() == 1
     bench.time.now = began + next_s
-    syncer.step()
+    follower.step()
     assert bench.reads() == 2
-    syncer.close()
+    follower.close()
     bench.index.close()

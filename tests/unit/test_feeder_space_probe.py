@@ -79,7 +79,7 @@ def test_an_id_of_many_rows_costs_each_text_once(caplog: pytest.LogCaptureFixtur
 
 
 def test_the_sample_is_bounded_whatever_the_ids_hold() -> None:
-    content = {n: rows(*(f"{n}-{place}" for place in range(600))) for n in range(20)}
+    content = {n: rows(*(f"{n}-{position}" for position in range(600))) for n in range(20)}
     content |= {n: rows(f"상품 {n}") for n in range(20, 60)}
     ids = list(range(60))
     texts = [f"{n}-7" if n < 20 else f"상품 {n}" for n in ids]
@@ -129,10 +129,10 @@ def test_the_best_of_several_contents_counts_and_noise_is_still_seen() -> None:
 def test_ids_come_before_their_further_rows(kind: type) -> None:
     ids = [kind(1)] * 455 + [kind(n) for n in range(2, 147)]
     survey = np.array(ids) if kind is int else ids
-    places = _spread(survey, np.arange(600), 200)
-    assert len({ids[place] for place in places}) == 146 and len(places) <= 201
+    positions = _spread(survey, np.arange(600), 200)
+    assert len({ids[position] for position in positions}) == 146 and len(positions) <= 201
     few = _spread(survey, np.arange(600), 50)
-    assert len({ids[place] for place in few}) == len(few) == 50
+    assert len({ids[position] for position in few}) == len(few) == 50
     assert _most(survey) == (kind(1), 455)
     assert len(_spread(survey, np.arange(0), 50)) == 0
 

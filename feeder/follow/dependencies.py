@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from feeder.compare.reconciler import Reconciler
-from feeder.facts import Facts
-from feeder.follow.activity_only import Activity
-from feeder.sink.brake import Store, nothing_lately
+from feeder.facts import SourceReader
+from feeder.follow.activity_only import ActivityFollower
+from feeder.sink.brake import Store, nothing_vanished
 from feeder.sources.change_feed import ChangeFeed, Lease, Side
 from feeder.telemetry.metrics import Metrics
 from vector_client.types import CollectionState
@@ -25,7 +25,7 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
-class Lookout:
+class SlowChecks:
     """What may change while a collection is followed. store: the service's data directory, as it was named
     when this was wired. unread: rows that triggers wrote and this follower does not read, by side.
     better: what a database has come to grant, None for nothing better."""
@@ -36,7 +36,7 @@ class Lookout:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class FollowerDependencies:
     """One collection's sources, lease and service. clock: seconds since 1970; ticks: monotonic seconds.
     version_of: the embedding_version to write under, or why there is none. follower: names the memory behind
     `truth`. activity: what can be followed without a version, None where that is nothing. vanished: how many
@@ -44,7 +44,7 @@ class Parts:
 
     collection: str
     store: Store
-    truth: Facts
+    reader: SourceReader
     feeds: Mapping[Side, ChangeFeed]
     lease: Lease
     reconciler: Reconciler
@@ -54,6 +54,6 @@ class Parts:
     jitter: Callable[[], float]
     version_of: Callable[[CollectionState], str]
     follower: str
-    activity: Activity | None = None
-    vanished: Callable[[], int] = nothing_lately
-    lookout: Lookout | None = None
+    activity: ActivityFollower | None = None
+    vanished: Callable[[], int] = nothing_vanished
+    slow_checks: SlowChecks | None = None

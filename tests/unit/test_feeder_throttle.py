@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from feeder.sources.rows import IdCodec, directory_of
-from feeder.throttle import Pacer, Wanted, at_once, when_idle
+from feeder.throttle import IsWanted, Throttle, run_at_idle_priority, run_inline
 
 
-class Watch:
+class SourceTable:
     """A clock that pauses move on, and that work moves on."""
 
     def __init__(self) -> None:
@@ -26,24 +26,24 @@ class Watch:
 
 @pytest.mark.parametrize(("share", "pause"), [(0.1, 0.45), (0.5, 0.05), (1.0, None)])
 def test_a_share_of_the_time_is_worked(share: float, pause: float | None) -> None:
-    watch = Watch()
-    pacer = Pacer(share, lambda: watch.now_s, watch.pause)
+    watch = SourceTable()
+    throttle = Throttle(share, lambda: watch.now_s, watch.pause)
     watch.now_s += 1000  # what was done before does not count
-    pacer.begin()
+    throttle.reset()
     for _ in range(3):
         watch.now_s += 0.05
-        pacer.rest()
+        throttle.slow_down()
     assert watch.pauses == ([] if pause is None else [pause] * 3)
 
 
 def test_pauses_have_a_limit_in_each_piece_of_work() -> None:
-    watch = Watch()
-    pacer = Pacer(0.1, lambda: watch.now_s, watch.pause, pauses_s_max=1.0)
+    watch = SourceTable()
+    throttle = Throttle(0.1, lambda: watch.now_s, watch.pause, pauses_s_max=1.0)
     for _ in range(2):
-        pacer.begin()
+        throttle.reset()
         for _ in range(5):
             watch.now_s += 0.05
-            pacer.rest()
+            throttle.slow_down()
     assert watch.pauses == [0.45, 0.45, 0.1] * 2
 
 
@@ -64,11 +64,11 @@ def test_a_list_of_ids_is_read_with_rests() -> None:
 
 def test_idle_work_is_done_elsewhere_and_its_errors_come_back() -> None:
     here = threading.get_ident()
-    assert at_once(lambda _: threading.get_ident(), None) == here
-    assert when_idle(lambda _: threading.get_ident(), None) != here
+    assert run_inline(lambda _: threading.get_ident(), None) == here
+    assert run_at_idle_priority(lambda _: threading.get_ident(), None) != here
     for meanwhile in (None, lambda: False):
         with pytest.raises(ZeroDivisionError):
-            when_idle(lambda _: 1 // 0, meanwhile)
+            run_at_idle_priority(lambda _: 1 // 0, meanwhile)
 
 
 def test_something_else_is_done_beside_idle_work() -> None:
@@ -80,14 +80,14 @@ def test_something_else_is_done_beside_idle_work() -> None:
             enough.set()
         return True
 
-    assert when_idle(lambda _: enough.wait(20), meanwhile)
+    assert run_at_idle_priority(lambda _: enough.wait(20), meanwhile)
     assert set(done) == {threading.get_ident()}
 
 
 def test_idle_work_that_nobody_waits_for_is_told() -> None:
     begun, ended = threading.Event(), threading.Event()
 
-    def work(is_wanted: Wanted) -> None:
+    def work(is_wanted: IsWanted) -> None:
         begun.set()
         while is_wanted():
             threading.Event().wait(0.001)
@@ -98,11 +98,11 @@ def test_idle_work_that_nobody_waits_for_is_told() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        when_idle(work, meanwhile)
+        run_at_idle_priority(work, meanwhile)
     assert ended.wait(20)
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="this system knows no idle threads")
 def test_idle_work_gives_way_and_nobody_else_does() -> None:
-    assert when_idle(lambda _: os.sched_getscheduler(0), None) == os.SCHED_IDLE
+    assert run_at_idle_priority(lambda _: os.sched_getscheduler(0), None) == os.SCHED_IDLE
     assert os.sched_getscheduler(0) == os.SCHED_OTHER

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from feeder.errors import ServiceDown
-from feeder.sink.writer import Applier
+from feeder.sink.writer import Writer
 from vector_client.http import VectorClient
 from vector_client.retries import Limits
 
@@ -59,14 +59,14 @@ def service() -> Iterator[Service]:
     built.server.server_close()
 
 
-def applier(service: Service) -> Applier:
-    return Applier(service.client, "products", dim=4, batch_items=10, connections=1)
+def writer(service: Service) -> Writer:
+    return Writer(service.client, "products", dim=4, batch_items=10, connections=1)
 
 
 def test_of_one_collection_among_sound_ones(service: Service) -> None:
     service.body = {"store": "1f", "collections": {"products": BROKEN, "recipes": SOUND}}
     with pytest.raises(ServiceDown) as failure:
-        applier(service).state()
+        writer(service).state()
     assert f"{REASON} {HINT}" in str(failure.value)
     assert service.client.status()["recipes"].problem == ""
 
@@ -74,6 +74,6 @@ def test_of_one_collection_among_sound_ones(service: Service) -> None:
 def test_of_a_whole_answer(service: Service) -> None:
     service.status, service.body = 503, PROBLEM
     with pytest.raises(ServiceDown) as failure:
-        applier(service).state()
+        writer(service).state()
     assert HINT in str(failure.value) and REASON[:300] in str(failure.value)
     assert service.asked == 1, "no retry mends it"
