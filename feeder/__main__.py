@@ -49,7 +49,7 @@ from feeder.wiring import (
     quarantined_of,
     tier_log_of,
 )
-from feeder.wiring_feeds import trigger_installations_of
+from feeder.wiring_feeds import trigger_targets_of
 from log_lines.json_lines import JsonLines
 
 log = logging.getLogger("feeder")
@@ -223,7 +223,7 @@ def _summary(report: Report) -> Summary:
 def _install(settings: Settings, options: argparse.Namespace) -> int:
     """Make or drop the triggers of each collection; needs the tables' owner."""
     for name in _names(settings, options):
-        for dirty in trigger_installations_of(settings, settings.collections[name], time.sleep):
+        for dirty in trigger_targets_of(settings, settings.collections[name], time.sleep):
             if options.command == "install-triggers":
                 install(dirty.statements, dirty.watched)
             else:

@@ -11,7 +11,7 @@ from typing import Any
 from feeder.follow.follower import REPORT_CURSOR, TIERS_CURSOR
 from feeder.load.import_cursor import ImportCursor
 from feeder.load.importer import CURSOR_NAME
-from feeder.sink.brake import BRAKE_CURSOR, WINDOW_CURSOR, VanishWindow
+from feeder.sink.brake import BRAKE_CURSOR, WINDOW_CURSOR, BrakeWindow
 from vector_client.types import CollectionState, Id
 
 NAMES_SHOWN = 20
@@ -47,7 +47,7 @@ def status_of(
     """Return what the cursors say. One that another program wrote says nothing."""
     cursors = state.cursors
     report, brake = _object(cursors.get(REPORT_CURSOR)), _object(cursors.get(BRAKE_CURSOR))
-    window = VanishWindow(window_s, clock)
+    window = BrakeWindow(window_s, clock)
     window.load(cursors.get(WINDOW_CURSOR))
     imported = ImportCursor.parsed(cursors[CURSOR_NAME]) if CURSOR_NAME in cursors else None
     return Status(

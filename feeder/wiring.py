@@ -15,7 +15,7 @@ from feeder.compare.reconciler import Reconciler, Report
 from feeder.errors import BrakeOn, ServiceDown, SettingsWrong
 from feeder.facts import SourceReader
 from feeder.follow.activity_only import ActivityFollower
-from feeder.follow.dependencies import FollowerDependencies, Pace, SlowChecks
+from feeder.follow.dependencies import FollowerDependencies, Pace, TimedChecks
 from feeder.follow.follower import CLOCK_CURSOR, Follower
 from feeder.follow.tiers import TierLog
 from feeder.follow.versions import SourceVersions, content_version, vector_version
@@ -31,8 +31,8 @@ from feeder.sink.brake import (
     WINDOW_CURSOR,
     Brake,
     BrakedStore,
+    BrakeWindow,
     Store,
-    VanishWindow,
     brake_cursor,
 )
 from feeder.sink.writer import Writer, service_errors
@@ -179,7 +179,7 @@ def follower_of_collection(
         follower=follower_of(settings.state_dir),
         activity=activity_of(settings, tables, store, brake, path),
         vanished=window.total,
-        slow_checks=SlowChecks(
+        timed_checks=TimedChecks(
             state.store,
             lambda: unread_rows(settings, tables, feeds, state.store),
             lambda: better_tier(settings, tables, feeds, state.store),
@@ -191,9 +191,9 @@ def follower_of_collection(
 
 def braked(
     settings: Settings, tables: CollectionTables, writer: Writer, *, is_forced: bool = False
-) -> tuple[VanishWindow, Brake, BrakedStore]:
+) -> tuple[BrakeWindow, Brake, BrakedStore]:
     """Return the way into the service that lets no more vanish than the brake allows."""
-    window = VanishWindow(settings.bounds.brake_window_s, time.time)
+    window = BrakeWindow(settings.bounds.brake_window_s, time.time)
     brake = Brake(settings.bounds.brake_percent, is_forced=is_forced, vanished_before=window.total)
     return window, brake, BrakedStore(tables.name, writer, brake, window)
 
@@ -264,15 +264,9 @@ def reconciler_of(
     run_scan: Runner = run_inline,
 ) -> Reconciler:
     return Reconciler(
-        tables.name,
-        store,
-        reader,
-        brake,
-        batch_items=batch_of(settings, tables),
-        clock=time.time,
-        pause=pause,
-        run_scan=run_scan,
-    )
+        tables.name, store, reader, brake,
+        batch_items=batch_of(settings, tables), clock=time.time, pause=pause, run_scan=run_scan,
+    )  # fmt: skip
 
 
 def reader_of(
@@ -365,17 +359,11 @@ def _path_for_once(settings: Settings, tables: CollectionTables, state: Collecti
 
 def pictures_of(settings: Settings) -> PictureFetcher:
     bounds = settings.bounds
-    return PictureFetcher(
-        PictureFetch(
-            FetchLimits(
-                sorted(settings.image_hosts),
-                "FEEDER_IMAGE_HOSTS",
-                bounds.image_bytes_max,
-                bounds.image_timeout_s,
-                settings.image_networks,
-            )
-        )
-    )
+    limits = FetchLimits(
+        sorted(settings.image_hosts), "FEEDER_IMAGE_HOSTS", bounds.image_bytes_max, bounds.image_timeout_s,
+        settings.image_networks,
+    )  # fmt: skip
+    return PictureFetcher(PictureFetch(limits))
 
 
 def batch_of(settings: Settings, tables: CollectionTables) -> int:

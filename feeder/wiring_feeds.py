@@ -13,7 +13,7 @@ from typing import TypeAlias
 from feeder.changes import Key
 from feeder.errors import SettingsWrong
 from feeder.settings import Database, Settings
-from feeder.sources.change_feed import ChangeFeed, Lease, Side
+from feeder.sources.change_feed import ChangeFeed, GrantedFeed, Lease, Side
 from feeder.sources.lease import MariaLease, PostgresLease
 from feeder.sources.polling import PollingFeed
 from feeder.sources.postgres.catalog import INTEGERS, table_info
@@ -100,12 +100,10 @@ def better_tier(
     return None
 
 
-def trigger_installations_of(
-    settings: Settings, tables: CollectionTables, pause: Pause
-) -> list[TriggerInstallation]:
+def trigger_targets_of(settings: Settings, tables: CollectionTables, pause: Pause) -> list[TriggerTarget]:
     """Return where triggers can be installed: the vector table, and the items table if there is one."""
     return [
-        TriggerInstallation(_statements(settings, watch, pause), _watched(settings, tables, watch))
+        TriggerTarget(_statements(settings, watch, pause), _watched(settings, tables, watch))
         for watch in source_tables_of(settings, tables)
     ]
 
@@ -133,7 +131,7 @@ class SourceTable:
 
 
 @dataclass(frozen=True, slots=True)
-class TriggerInstallation:
+class TriggerTarget:
     statements: PostgresStatements | MariaStatements
     watched: WatchedTable
 
@@ -164,7 +162,7 @@ def _feed(
 
 def _trigger_feed(
     settings: Settings, tables: CollectionTables, watch: SourceTable, pause: Pause, store: str
-) -> ChangeFeed | None:
+) -> GrantedFeed | None:
     dirty = TriggerFeed(
         _statements(settings, watch, pause),
         _watched(settings, tables, watch),
@@ -179,7 +177,7 @@ def _trigger_feed(
 
 def _log_feed(
     settings: Settings, tables: CollectionTables, watch: SourceTable, pause: Pause, store: str
-) -> ChangeFeed | None:
+) -> GrantedFeed | None:
     policy, changes_max = short_retries(settings), settings.bounds.changes_max
     name = f"vs_{tables.name}_{watch.side}".replace("-", "_")
     read_key = _read_key(tables, watch)
@@ -211,7 +209,7 @@ def name_of_slot(collection: str, side: Side, store: str) -> str:
 
 def _binlog_feed(
     settings: Settings, watch: SourceTable, name: str, read_key: Callable[[Key], Key]
-) -> ChangeFeed | None:
+) -> GrantedFeed | None:
     # Only here: the library behind it is an extra.
     from feeder.sources.mariadb.binlog import BinlogNames, MariaBinlogFeed
 

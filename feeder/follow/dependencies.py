@@ -25,7 +25,7 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
-class SlowChecks:
+class TimedChecks:
     """What may change while a collection is followed. store: the service's data directory, as it was named
     when this was wired. unread: rows that triggers wrote and this follower does not read, by side.
     better: what a database has come to grant, None for nothing better."""
@@ -56,4 +56,4 @@ class FollowerDependencies:
     follower: str
     activity: ActivityFollower | None = None
     vanished: Callable[[], int] = nothing_vanished
-    slow_checks: SlowChecks | None = None
+    timed_checks: TimedChecks | None = None

@@ -41,7 +41,7 @@ COMPARED_SHARE_MAX = 0.01
 OWES = " owes a comparison"
 """Behind our name in FOLLOWER_CURSOR, while what is followed may not be all that changed."""
 IDS_SHOWN = 5
-SLOW_CHECKS_S = 60.0
+TIMED_CHECKS_S = 60.0
 """Between two looks at what changes seldom."""
 RESTARTS_APART_S = 30.0
 """Two new starts of a feed are at least so far apart."""
@@ -72,7 +72,7 @@ class Follower:
         self._unfollowed: set[Side] | None = None
         self._brake_cursor: dict[str, str] = {}
         self._stop: StopSignal | None = None
-        self._slow_checks_at = -SLOW_CHECKS_S
+        self._timed_checks_at = -TIMED_CHECKS_S
         self._unread: Mapping[Side, int] = {}
         self._is_outdated = False
 
@@ -340,7 +340,7 @@ class Follower:
         self._check_at = deps.ticks() + self._pace.check_s
         deps.lease.hold()
         state = deps.store.state()
-        self._run_slow_checks(state)
+        self._run_timed_checks(state)
         if self._version_now(state) != self._version:
             raise ImportRefused(f"{deps.collection} serves another embedding_version now: {state.version}")
         deps.metrics.set_vanished(deps.collection, deps.vanished())
@@ -356,15 +356,15 @@ class Follower:
                 if side in self._feeds():
                     self._restart_feed(side, exc)
 
-    def _run_slow_checks(self, state: CollectionState) -> None:
-        deps, slow_checks = self._deps, self._deps.slow_checks
+    def _run_timed_checks(self, state: CollectionState) -> None:
+        deps, timed_checks = self._deps, self._deps.timed_checks
         now = deps.ticks()
-        if slow_checks is None or now < self._slow_checks_at + SLOW_CHECKS_S:
+        if timed_checks is None or now < self._timed_checks_at + TIMED_CHECKS_S:
             return
-        self._slow_checks_at = now
-        self._unread = slow_checks.unread()
-        why = slow_checks.better()
-        if state.store != slow_checks.store:
+        self._timed_checks_at = now
+        self._unread = timed_checks.unread()
+        why = timed_checks.better()
+        if state.store != timed_checks.store:
             why = "another data directory answers for the service now"
         if why is not None:
             log.warning("following_anew", extra={"collection": deps.collection, "why": why})

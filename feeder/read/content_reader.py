@@ -22,7 +22,7 @@ from feeder.facts import Chunk, Content, Failure, SourceState
 from feeder.read.image_fetch import PictureFetcher, PictureRefused
 from feeder.read.text_template import rendered
 from feeder.sources.port import ItemSource
-from feeder.state.content_cache import CachedContent, ContentCache
+from feeder.state.content_cache import ContentCache, StoredContent
 from feeder.table_mapping import Modality
 from feeder.throttle import Throttle
 from vector_client.types import Id, Item
@@ -52,7 +52,7 @@ class ContentScanSources:
 
 
 class ContentReader:
-    """Fits known.Facts. For one thread; `state` belongs to it."""
+    """Fits facts.SourceReader. For one thread; `state` belongs to it."""
 
     def __init__(
         self,
@@ -166,12 +166,12 @@ class ContentReader:
                 throttle.slow_down()
 
     def mark_complete(self) -> None:
-        self._state.mark_complete(self._identity)
+        self._state.mark_complete_for(self._identity)
 
     def quarantined(self, *, only_due: bool = False) -> Mapping[Id, str]:
         return self._state.failures(only_due=only_due)
 
-    def _chunk(self, found: Mapping[Id, Sequence[ItemRow]], past: Mapping[Id, CachedContent]) -> Chunk:
+    def _chunk(self, found: Mapping[Id, Sequence[ItemRow]], past: Mapping[Id, StoredContent]) -> Chunk:
         now = self._clock()
         kept: list[Id] = []
         active: list[bool] = []
@@ -197,7 +197,7 @@ class ContentReader:
         left_out = {"no_content": empty} if empty else {}
         return Chunk(kept, np.array(active, dtype=np.bool_), bodies, True, left_out, quarantined)
 
-    def _digest(self, ref: str, before: CachedContent | None) -> bytes:
+    def _digest(self, ref: str, before: StoredContent | None) -> bytes:
         if self._recipe.modality == "text":
             return bytes.fromhex(ref)
         if before is not None and before.content is not None and before.content.ref == ref:

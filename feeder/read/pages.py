@@ -89,7 +89,7 @@ def read_ahead(
 
 
 @dataclass(frozen=True, slots=True)
-class UsableRows:
+class ChosenRows:
     """The rows of a page that count, in key order. packed: (rows, dim) little-endian float32."""
 
     ids: Sequence[Id]
@@ -98,7 +98,7 @@ class UsableRows:
     skipped: Mapping[str, Sequence[Id]]
 
 
-def usable_rows(page: VectorPage, directory: Directory | None, is_half: bool = False) -> UsableRows:
+def chosen_rows(page: VectorPage, directory: Directory | None, is_half: bool = False) -> ChosenRows:
     """Return the last row of each id that can be stored, and the ids that are set aside.
 
     directory None: every id counts as known and active. is_half: half precision leaves unit vectors up to
@@ -122,7 +122,7 @@ def usable_rows(page: VectorPage, directory: Directory | None, is_half: bool = F
     is_whole = len(rows) == len(page.ids)
     ids = page.ids if is_whole else [page.ids[row] for row in rows]
     packed = np.ascontiguousarray(vectors if is_whole else vectors[rows], dtype="<f4")
-    return UsableRows(ids, states[rows] == ACTIVE, packed, skipped)
+    return ChosenRows(ids, states[rows] == ACTIVE, packed, skipped)
 
 
 def items_of_page(
@@ -133,7 +133,7 @@ def items_of_page(
 ) -> PageItems:
     """Return the items of a page, in key order, and the ids that are set aside. Where half precision was
     made good, metadata says so."""
-    chosen = usable_rows(page, directory, is_half)
+    chosen = chosen_rows(page, directory, is_half)
     items = [
         Item(item_id, row.tobytes(), active=active, metadata=_metadata(item_id, metadata, is_half))
         for item_id, row, active in zip(chosen.ids, chosen.packed, chosen.active.tolist(), strict=True)

@@ -14,7 +14,7 @@ import numpy as np
 from feeder.changes import Directory, IntDirectory, ItemRow, Key, TextDirectory, VectorPage, last_shown
 from feeder.errors import SettingsWrong
 from feeder.facts import Chunk, SourceState
-from feeder.read.pages import PAGES_AHEAD, UNFIT, PageItems, items_of_page, pages, read_ahead, usable_rows
+from feeder.read.pages import PAGES_AHEAD, UNFIT, PageItems, chosen_rows, items_of_page, pages, read_ahead
 from feeder.sources.port import ItemSource, Throttling, VectorSource
 from feeder.state.key_map import KeyMap
 from feeder.throttle import Throttle
@@ -44,7 +44,7 @@ class _ScanNotes:
 
 
 class VectorReader:
-    """Reads one collection's sources. Fits known.Facts. For one thread; `ledger` belongs to it.
+    """Reads one collection's sources. Fits facts.SourceReader. For one thread; `ledger` belongs to it.
 
     pages_ahead: 0 keeps one processor busy instead of two while everything is read. pacer: rests after each
     of these pages. beside: what everything is read from, so that `about` can be asked meanwhile.
@@ -192,7 +192,7 @@ class VectorReader:
                     throttle()
 
     def _chunk(self, page: VectorPage, directory: Directory | None, read: _ScanNotes) -> Chunk:
-        chosen = usable_rows(page, directory, self._is_half)
+        chosen = chosen_rows(page, directory, self._is_half)
         read.add_unfit(chosen.skipped)
         bodies = chosen.packed.view(np.uint8)
         return Chunk(chosen.ids, chosen.active, bodies, skipped=chosen.skipped)
@@ -211,7 +211,7 @@ class VectorReader:
     def mark_complete(self) -> None:
         """Declare `about` ready; to be called when the index holds everything that was read."""
         self._merge_scan()
-        self._key_map.mark_complete(self._identity)
+        self._key_map.mark_complete_for(self._identity)
 
     def quarantined(self, *, only_due: bool = False) -> Mapping[Id, str]:
         """None is ever due: a vector that can't be stored can't be until its row changes."""

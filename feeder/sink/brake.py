@@ -77,9 +77,9 @@ class Brake:
                 " To empty a collection on purpose, delete its items through the service"
             )
         if vanishing and not self.is_off and vanishing + self.vanished_before() > self.allowed(held):
-            raise self.error(vanishing, held)
+            raise self.brake_error(vanishing, held)
 
-    def error(self, vanishing: int, held: int) -> BrakeOn:
+    def brake_error(self, vanishing: int, held: int) -> BrakeOn:
         """Return the error that says why it holds."""
         vanished_before = self.vanished_before()
         share = 100 * vanishing / held if held else 100.0
@@ -98,7 +98,7 @@ def brake_cursor(exc: BrakeOn, clock: Callable[[], float]) -> dict[str, str]:
     return {BRAKE_CURSOR: json.dumps({"why": str(exc), "since_ms": int(clock() * 1000)}, ensure_ascii=False)}
 
 
-class VanishWindow:
+class BrakeWindow:
     """How many items vanished within the last `seconds`, net of those that came back. For one thread.
     clock: seconds since 1970, so that a restart goes on counting. held: items of the index when it began."""
 
@@ -162,7 +162,7 @@ def _reduced(buckets: list[tuple[int, int]], count: int) -> list[tuple[int, int]
 class BrakedStore:
     """Fits Store. Nothing written through it makes more vanish within the window than the brake allows."""
 
-    def __init__(self, collection: str, store: Store, brake: Brake, window: VanishWindow) -> None:
+    def __init__(self, collection: str, store: Store, brake: Brake, window: BrakeWindow) -> None:
         self._collection = collection
         self._store = store
         self._brake = brake
@@ -212,7 +212,7 @@ class BrakedStore:
             return len(ids)
         vanishing = self._store.showing(ids)
         if vanishing > max(0, self._room()):
-            raise brake.error(vanishing, window.held)
+            raise brake.brake_error(vanishing, window.held)
         return vanishing
 
     def _room(self) -> int:

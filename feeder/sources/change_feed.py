@@ -77,6 +77,13 @@ class ChangeFeed(Protocol):
     def close(self) -> None: ...
 
 
+class GrantedFeed(ChangeFeed, Protocol):
+    """A feed that needs rights, which a database may not have granted."""
+
+    def is_granted(self) -> bool:
+        """Tell whether this user may follow by it."""
+
+
 class Lease(Protocol):
     def hold(self) -> None:
         """Take the lease, or make sure that it is still ours. Raises AnotherFeeder, SourceDown."""

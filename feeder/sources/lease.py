@@ -41,7 +41,7 @@ def key_of(collection: str, store: str) -> bytes:
 
 
 class PostgresLease:
-    """Fits sync.Lease: an advisory lock. Needs no right but CONNECT."""
+    """Fits sources.change_feed.Lease: an advisory lock. Needs no right but CONNECT."""
 
     def __init__(self, session: PostgresSession, collection: str, store: str) -> None:
         self._session = session
@@ -77,7 +77,7 @@ class PostgresLease:
 
 
 class MariaLease:
-    """Fits sync.Lease, where no PostgreSQL takes part: a named lock. Needs no right at all."""
+    """Fits sources.change_feed.Lease, where no PostgreSQL takes part: a named lock. Needs no right at all."""
 
     def __init__(self, session: MariaSession, collection: str, store: str) -> None:
         self._session = session

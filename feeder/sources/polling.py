@@ -8,7 +8,7 @@ from feeder.sources.change_feed import Backlog, ChangeBatch, Tier
 
 
 class PollingFeed:
-    """Fits feeds.ChangeFeed. clock: monotonic seconds."""
+    """Fits sources.change_feed.ChangeFeed. clock: monotonic seconds."""
 
     tier: Tier = "poll"
 

@@ -35,7 +35,7 @@ failed_ref=excluded.failed_ref, reason=excluded.reason, attempts=excluded.attemp
 
 
 @dataclass(frozen=True, slots=True)
-class CachedContent:
+class StoredContent:
     """content: what the service acknowledged, None before. failed_ref, reason: what could not be stored
     since, None if nothing; retry_at: when to try again."""
 
@@ -57,8 +57,8 @@ class ContentCache(StateFile):
         super().__init__(path, _TABLES)
         self._clock = clock
 
-    def lookup(self, ids: Sequence[Id]) -> dict[Id, CachedContent]:
-        found: dict[Id, CachedContent] = {}
+    def lookup(self, ids: Sequence[Id]) -> dict[Id, StoredContent]:
+        found: dict[Id, StoredContent] = {}
         for start in range(0, len(ids), VARIABLES):
             some = ids[start : start + VARIABLES]
             marks = ",".join("?" * len(some))
@@ -68,7 +68,7 @@ class ContentCache(StateFile):
                 some,
             ):
                 content = None if digest is None else Content(ref, digest)
-                found[item_id] = CachedContent(content, failed, reason, attempts, at or 0.0)
+                found[item_id] = StoredContent(content, failed, reason, attempts, at or 0.0)
         return found
 
     def record(self, stored: Mapping[Id, Content], failed: Mapping[Id, Failure], gone: Iterable[Id]) -> None:

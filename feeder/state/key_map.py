@@ -135,11 +135,11 @@ class KeyMap(StateFile):
         self._write_next()
         self.db.executescript(_SWAP)
 
-    def mark_complete(self, identity: str) -> None:
+    def mark_complete_for(self, identity: str) -> None:
         """Declare the list whole: every row of the table `identity` stands in it, and the index holds what
         follows from it. Not before: changes not read yet are understood against the old list, and what the
         new one leaves out has to be found by the comparison that made it."""
-        super().mark_complete(f"{_FORMAT} {identity}")
+        super().mark_complete_for(f"{_FORMAT} {identity}")
 
     @property
     def _db(self) -> sqlite3.Connection:

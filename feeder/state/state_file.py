@@ -46,7 +46,7 @@ class StateFile:
         row = self.db.execute("SELECT value FROM meta WHERE name = 'identity'").fetchone()
         return row is not None and row[0] == identity
 
-    def mark_complete(self, identity: str) -> None:
+    def mark_complete_for(self, identity: str) -> None:
         self.db.execute("INSERT OR REPLACE INTO meta(name, value) VALUES('identity', ?)", (identity,))
 
     def invalidate(self) -> None:

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from feeder.changes import Changes
 from feeder.compare.reconciler import Reconciler
 from feeder.follow.activity_only import ActivityFollower
-from feeder.follow.dependencies import FollowerDependencies, Pace, SlowChecks
+from feeder.follow.dependencies import FollowerDependencies, Pace, TimedChecks
 from feeder.follow.follower import Follower
 from feeder.follow.versions import vector_version
 from feeder.settings import Settings
@@ -32,7 +32,7 @@ from feeder.wiring_feeds import (
     lease_of,
     name_of_slot,
     short_retries,
-    trigger_installations_of,
+    trigger_targets_of,
     unread_rows,
 )
 from index_store.engine.index import EmbeddedIndex
@@ -87,7 +87,7 @@ class FollowerHarness:
         parts = FollowerDependencies(
             NAME, self.store, self.reader, self.feeds, lease, reconciler, Metrics(self.registry),
             time.time, time.monotonic, Random(0).random, vector_version, "here",
-            self._activity(settings, tables), slow_checks=SlowChecks(
+            self._activity(settings, tables), timed_checks=TimedChecks(
                 "",
                 lambda: unread_rows(settings, tables, self.feeds, store_id),
                 lambda: better_tier(settings, tables, self.feeds, store_id),
@@ -141,7 +141,7 @@ def following(shop: ProductShop, tier: str, folder: Path) -> FollowerHarness:
         (folder / "collections.toml").write_text(COLLECTIONS, encoding="utf-8")
         environ = shop.environ(as_owner=True) | {"COLLECTIONS_FILE": str(folder / "collections.toml")}
         settings = Settings.from_environ(environ)
-        for dirty in trigger_installations_of(settings, settings.collections[NAME], time.sleep):
+        for dirty in trigger_targets_of(settings, settings.collections[NAME], time.sleep):
             install(dirty.statements, dirty.watched)
             dirty.statements.close()
     if tier != "poll":

@@ -14,7 +14,7 @@ import pytest
 from feeder.errors import AnotherFeeder
 from feeder.settings import Settings
 from feeder.sources.triggers.dirty_set import install, remove
-from feeder.wiring_feeds import lease_of, name_of_slot, short_retries, trigger_installations_of
+from feeder.wiring_feeds import lease_of, name_of_slot, short_retries, trigger_targets_of
 from tests.integration.follower import NAME, OTHER_STORE, STORE, FollowerHarness, following, on_pg
 from tests.integration.product_shop import COLLECTIONS, ProductShop, Tier
 
@@ -58,7 +58,7 @@ def dirty_rows(shop: ProductShop) -> int:
 
 def looked_out(follower: FollowerHarness) -> None:
     assert follower.running is not None
-    follower.running._check_at, follower.running._slow_checks_at = 0.0, -1e9
+    follower.running._check_at, follower.running._timed_checks_at = 0.0, -1e9
     follower.running.step()
 
 
@@ -224,7 +224,7 @@ def installed(shop: ProductShop, folder: Path) -> None:
 def owner_s(shop: ProductShop, folder: Path) -> list[Any]:
     environ = shop.environ(as_owner=True) | {"COLLECTIONS_FILE": str(folder / "collections.toml")}
     settings = Settings.from_environ(environ)
-    return trigger_installations_of(settings, settings.collections[NAME], time.sleep)
+    return trigger_targets_of(settings, settings.collections[NAME], time.sleep)
 
 
 def test_rows_that_nobody_reads_go_and_are_counted_until_then(shop: ProductShop, tmp_path: Path) -> None:

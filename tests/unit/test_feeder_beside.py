@@ -19,7 +19,7 @@ from feeder.errors import BrakeOn, FeedLost, SourceDown
 from feeder.follow.dependencies import FollowerDependencies, Pace
 from feeder.follow.follower import OWES, Follower
 from feeder.read.vector_reader import VectorReader, VectorScanSources
-from feeder.sink.brake import Brake, BrakedStore, VanishWindow
+from feeder.sink.brake import Brake, BrakedStore, BrakeWindow
 from feeder.sources.change_feed import Backlog, ChangeBatch, Tier
 from feeder.state.key_map import KeyMap
 from feeder.state.state_file import FOLLOWER_CURSOR
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class ListFeed:
-    """A feed that says what it is told to have noticed, until that is acknowledged. Fits feeds.ChangeFeed."""
+    """Names the keys that it is given until they are acknowledged. Fits sources.change_feed.ChangeFeed."""
 
     tier: Tier = "log"
 
@@ -113,7 +113,7 @@ class Shop:
             scan_sources=VectorScanSources(self.slow, self.items), pages_ahead=0,
         )  # fmt: skip
         self.registry = CollectorRegistry()
-        self.window = VanishWindow(3600, self.clock)
+        self.window = BrakeWindow(3600, self.clock)
         brake = replace(self.brake, vanished_before=self.window.total)
         store = BrakedStore(NAME, self.store, brake, self.window)
         self.reconciler = Reconciler(

@@ -13,7 +13,7 @@ import pytest
 from feeder.changes import Changes
 from feeder.errors import BrakeOn
 from feeder.follow.follower import Follower
-from feeder.sink.brake import BRAKE_CURSOR, WINDOW_CURSOR, Brake, BrakedStore, VanishWindow
+from feeder.sink.brake import BRAKE_CURSOR, WINDOW_CURSOR, Brake, BrakedStore, BrakeWindow
 from feeder.sink.writer import WriteResult
 from index_store.engine.index import EmbeddedIndex
 from index_store.types import CollectionSpec
@@ -185,7 +185,7 @@ def test_a_model_of_the_window(seed: int) -> None:
     """Of any order of losses and returns: never more counted than vanished lately, and all that did where
     nothing came back."""
     rng, now = Random(seed), [1_000_000.0]
-    window = VanishWindow(600, lambda: now[0])
+    window = BrakeWindow(600, lambda: now[0])
     lost: list[tuple[float, int]] = []
     for _ in range(300):
         now[0] += rng.random() * 20
@@ -199,7 +199,7 @@ def test_a_model_of_the_window(seed: int) -> None:
         nearly = sum(each for at, each in lost if at > now[0] - 610)
         assert window.total() <= nearly
         assert seed >= 2 or window.total() >= recent
-        again = VanishWindow(600, lambda: now[0])
+        again = BrakeWindow(600, lambda: now[0])
         again.load(window.as_cursor())
         assert again.total() == window.total(), "a restart goes on counting"
     now[0] += 611
@@ -208,7 +208,7 @@ def test_a_model_of_the_window(seed: int) -> None:
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"parts": 7}', '{"parts": [["a", 1]]}', '"x"'])
 def test_another_program_s_window_counts_as_nothing(text: str) -> None:
-    window = VanishWindow(600, lambda: 0.0)
+    window = BrakeWindow(600, lambda: 0.0)
     window.load(text)
     assert window.total() == 0
 
@@ -228,13 +228,13 @@ def test_the_count_is_stored_with_the_rows(tmp_path: Path, kind: type[IndexStore
     index.advance(NAME, "begin", VERSION)
     plain = kind(index, NAME)
     plain.apply(Changes([Item(n, VECTOR) for n in range(100)], embedding_version=VERSION), {})
-    window = VanishWindow(600, lambda: 5.0)
+    window = BrakeWindow(600, lambda: 5.0)
     store = BrakedStore(NAME, plain, Brake(50, rows_min=0), window)
     seq = store.state().seq
     applied = store.apply(Changes(delete_ids=list(range(30))), {"sync.items": "there"})
     cursors = plain.state().cursors
     assert applied.seq == seq + 30 and cursors["sync.items"] == "there"
-    again = VanishWindow(600, lambda: 5.0)
+    again = BrakeWindow(600, lambda: 5.0)
     again.load(cursors[WINDOW_CURSOR])
     assert again.total() == 30
     with pytest.raises(BrakeOn):

@@ -9,7 +9,7 @@ import pytest
 
 from feeder.follow.tiers import TierLog
 from feeder.load.import_cursor import ImportCursor
-from feeder.sink.brake import VanishWindow
+from feeder.sink.brake import BrakeWindow
 from feeder.status import as_json, as_text, status_of
 from feeder.telemetry.reporting import by_reason
 from vector_client.types import CollectionState
@@ -18,7 +18,7 @@ NOW_S = 1_800_000_000.0
 
 
 def window() -> str:
-    found = VanishWindow(3600, lambda: NOW_S)
+    found = BrakeWindow(3600, lambda: NOW_S)
     found.note_vanished(12)
     return found.as_cursor()
 

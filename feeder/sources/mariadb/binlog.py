@@ -71,7 +71,7 @@ class _Transaction:
 
 
 class MariaBinlogFeed:
-    """Fits feeds.ChangeFeed. A thread reads ahead; `read` takes what it has."""
+    """Fits sources.change_feed.ChangeFeed. A thread reads ahead; `read` takes what it has."""
 
     tier: Tier = "log"
 
@@ -82,7 +82,7 @@ class MariaBinlogFeed:
         self._database = database
         self._names = names
         self._changes_max = changes_max
-        self._reader: _BinlogThread | None = None
+        self._reader: _BinlogReader | None = None
         self._position: dict[str, str] = {}
         self._pending: ChangeBatch | None = None
 
@@ -119,7 +119,7 @@ class MariaBinlogFeed:
 
     def wait_for_changes(self, seconds: float) -> None:
         if self._reader is not None:
-            self._reader.wait_for_news(seconds)
+            self._reader.wait_for_transactions(seconds)
 
     def backlog(self) -> Backlog:
         return Backlog(rows=0 if self._reader is None else self._reader.waiting)
@@ -133,10 +133,10 @@ class MariaBinlogFeed:
         self._position = _parsed(position)
         self._pending = None
         schema = self._names.table[0] if len(self._names.table) > 1 else str(self._server()[5])
-        self._reader = _BinlogThread(self._database, self._names, schema, position)
+        self._reader = _BinlogReader(self._database, self._names, schema, position)
         self._reader.start()
 
-    def _next_batch(self, reader: _BinlogThread) -> ChangeBatch | None:
+    def _next_batch(self, reader: _BinlogReader) -> ChangeBatch | None:
         keys: dict[Key, None] = {}
         position = dict(self._position)
         gap: str | None = None
@@ -171,7 +171,7 @@ class MariaBinlogFeed:
         return self._session.execute(ask)
 
 
-class _BinlogThread:
+class _BinlogReader:
     """A thread that follows the binary log from one place until an error or `stop`."""
 
     def __init__(self, database: Database, names: BinlogNames, schema: str, position: str) -> None:
@@ -205,7 +205,7 @@ class _BinlogThread:
         if self._error is not None and self._ready.empty():
             raise _translated(self._error) from self._error
 
-    def wait_for_news(self, seconds: float) -> None:
+    def wait_for_transactions(self, seconds: float) -> None:
         self._has_news.wait(seconds)
 
     def stop(self) -> None:

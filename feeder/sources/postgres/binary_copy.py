@@ -42,7 +42,7 @@ class FixedField:
 
 
 @dataclass(frozen=True, slots=True)
-class CopiedRows:
+class BinaryRows:
     """Columns in the order asked: one array for each fixed field (vectors: (n, dim) float32), one list of
     str for each text."""
 
@@ -51,7 +51,7 @@ class CopiedRows:
     texts: Sequence[list[str]]
 
 
-def parse(data: bytes, fixed: Sequence[FixedField], texts: int = 0) -> CopiedRows:
+def parse(data: bytes, fixed: Sequence[FixedField], texts: int = 0) -> BinaryRows:
     """Read a whole COPY BINARY stream: `fixed` fields first, then `texts` UTF-8 fields, none of them NULL.
 
     Raises CopyFormatError.
@@ -73,7 +73,7 @@ def parse(data: bytes, fixed: Sequence[FixedField], texts: int = 0) -> CopiedRow
             )
         records = np.frombuffer(data, dtype=dtype, count=size // dtype.itemsize, offset=body)
     _check(records, fixed, texts)
-    return CopiedRows(len(records), [_native(records, n, field) for n, field in enumerate(fixed)], columns)
+    return BinaryRows(len(records), [_native(records, n, field) for n, field in enumerate(fixed)], columns)
 
 
 def _body_start(data: bytes) -> int:

@@ -88,7 +88,7 @@ class SlotNames:
     read_key: Callable[[Key], Key]
 
 
-class _Peek:
+class _SlotReading:
     """What one peek has come across so far, of table `oid`. end_lsn: of the last whole transaction."""
 
     def __init__(self, oid: int, column: str, read_key: Callable[[Key], Key]) -> None:
@@ -140,7 +140,7 @@ class _Peek:
 
 
 class PostgresSlotFeed:
-    """Fits feeds.ChangeFeed."""
+    """Fits sources.change_feed.ChangeFeed."""
 
     tier: Tier = "log"
 
@@ -281,9 +281,9 @@ class PostgresSlotFeed:
         if self._run(copy):
             log.info("slot_renamed", extra={"former": former, "slot": slot})
 
-    def _peek(self, connection: psycopg.Connection[Any]) -> _Peek:
+    def _peek(self, connection: psycopg.Connection[Any]) -> _SlotReading:
         names = self._names
-        reading = _Peek(self._oid, names.column, names.read_key)
+        reading = _SlotReading(self._oid, names.column, names.read_key)
         parameters = (names.slot, self._changes_max, names.publication)
         with connection.cursor(binary=True) as cursor:
             # Row by row: one transaction may be larger than memory, its keys are not.

@@ -15,7 +15,7 @@ from psycopg import sql
 from feeder.changes import Key, Survey, VectorPage
 from feeder.errors import SettingsWrong, SourceDown
 from feeder.sources.port import VectorShape
-from feeder.sources.postgres.binary_copy import CopiedRows, CopyFormatError, FixedField, parse
+from feeder.sources.postgres.binary_copy import BinaryRows, CopyFormatError, FixedField, parse
 from feeder.sources.postgres.catalog import INTEGERS, TableColumn, TableInfo, table_info
 from feeder.sources.session import PostgresSession
 from feeder.table_mapping import VectorTable
@@ -129,7 +129,7 @@ class PgVectorSource:
             vector_field=FixedField(kind, self._dim),
         )
 
-    def _surveyed(self, plan: _Plan, rows: CopiedRows) -> Survey:
+    def _surveyed(self, plan: _Plan, rows: BinaryRows) -> Survey:
         bits = rows.fixed[0]
         ints, texts = iter(rows.fixed[1:]), iter(rows.texts)
         good = bits == 0
@@ -173,13 +173,13 @@ class PgVectorSource:
         rows = self._copy(statement, [field for _, field in fixed], len(texts))
         return self._paged(plan, rows)
 
-    def _paged(self, plan: _Plan, rows: CopiedRows) -> VectorPage:
+    def _paged(self, plan: _Plan, rows: BinaryRows) -> VectorPage:
         ints, texts = iter(rows.fixed[:-1]), iter(rows.texts)
         keys: Sequence[Key] = next(ints).tolist() if plan.key_is_int else next(texts)
         ids: Sequence[Id] = next(ints).tolist() if plan.id_is_int else next(texts)
         return VectorPage(keys, ids, rows.fixed[-1])
 
-    def _copy(self, statement: sql.Composable, fixed: Sequence[FixedField], texts: int) -> CopiedRows:
+    def _copy(self, statement: sql.Composable, fixed: Sequence[FixedField], texts: int) -> BinaryRows:
         def read(connection: psycopg.Connection[Any]) -> bytes:
             copy = sql.SQL("COPY ({}) TO STDOUT (FORMAT BINARY)").format(statement)
             with connection.cursor() as cursor, cursor.copy(copy) as stream:

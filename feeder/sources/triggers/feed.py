@@ -25,7 +25,10 @@ _BACKLOG = "SELECT COUNT(*), COALESCE({age}, 0) FROM {dirty} AS d WHERE {unseen}
 
 
 class TriggerFeed:
-    """Fits feeds.ChangeFeed. Needs the rights of docs/FEEDER.md. reader: who reads, the service's store."""
+    """Fits sources.change_feed.ChangeFeed. Needs the rights of docs/FEEDER.md.
+
+    reader: who reads, named by the store id of its service.
+    """
 
     tier: Tier = "triggers"
 
