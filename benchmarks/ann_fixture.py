@@ -19,7 +19,7 @@ from index_store.ann.sq8 import add_codes, encode_query, new_codes
 from index_store.engine.index import EmbeddedIndex
 from index_store.maintenance.worker import Maintenance, MaintenanceLimits
 from index_store.segment.builder import BuildOptions
-from index_store.segment.reader import Segment
+from index_store.segment.reader import SegmentReader
 from index_store.types import CollectionSpec, Id, ItemWrite, SearchRequest, WriteBatch
 
 M, EF_CONSTRUCTION = 16, 200
@@ -102,11 +102,11 @@ class Stored:
         request = SearchRequest(vector=query, k=k, **more)
         return [hit.id for hit in self.index.search(NAME, [request])[0].hits]
 
-    def segment(self) -> Segment:
+    def segment(self) -> SegmentReader:
         """The largest segment, mapped once more."""
         found = sorted(self.data_dir.glob("collections/*/*/segments/*/vectors.f32"))
         largest = max(found, key=lambda path: path.stat().st_size)
-        return Segment.open(largest.parent)
+        return SegmentReader.open(largest.parent)
 
     def close(self) -> None:
         self.index.close()
@@ -124,8 +124,8 @@ class Bench:
     queries: Matrix
     default: Stored
     plain: Stored
-    segment: Segment
-    plain_segment: Segment
+    segment: SegmentReader
+    plain_segment: SegmentReader
     raw: Any
     codes: Any
     coded: Matrix

@@ -20,7 +20,7 @@ from index_store.ann.rerank import Matrix
 from index_store.ann.validation import pack_allowed
 from index_store.segment.builder import BuildOptions, RowChunk, build_segment
 from index_store.segment.info import SegmentIdentity
-from index_store.segment.reader import Segment
+from index_store.segment.reader import SegmentReader
 
 _BLOCK = 50_000
 _GIB_MAX = 8.0
@@ -64,7 +64,7 @@ def measure(rows: int, queries: int, folder: Path) -> list[SeenRow]:
     manifest = build_segment(directory, identity, chunks(), BuildOptions(), time.thread_time, progress)
     cpu, took = time.process_time() - began, time.perf_counter() - wall
     opened = time.perf_counter()
-    segment = Segment.open(directory, manifest.sha256)
+    segment = SegmentReader.open(directory, manifest.sha256)
     opened = time.perf_counter() - opened
     asked = mixture.rows(queries, 7)
     half = np.random.default_rng(11).random(rows) < 0.5
@@ -84,7 +84,7 @@ def measure(rows: int, queries: int, folder: Path) -> list[SeenRow]:
     ]
 
 
-def _served(segment: Segment, asked: Matrix, live: Bitmap | None, what: str) -> list[SeenRow]:
+def _served(segment: SegmentReader, asked: Matrix, live: Bitmap | None, what: str) -> list[SeenRow]:
     """Recall and processor time of searches; the truth is the segment's own proven scan."""
     seen = []
     for k in (10, 25):

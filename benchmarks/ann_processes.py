@@ -17,7 +17,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from index_store.segment.reader import Segment
+from index_store.segment.reader import SegmentReader
 
 
 def run_processes(
@@ -67,7 +67,7 @@ def main() -> None:
     threads, searches = int(sys.argv[3]), int(sys.argv[4])
     faiss.omp_set_num_threads(1)
     before = _memory(directory)[1]
-    segment = Segment.open(directory)
+    segment = SegmentReader.open(directory)
     print("ready", flush=True)
     sys.stdin.readline()
 

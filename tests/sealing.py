@@ -67,7 +67,7 @@ def generation_of(index: EmbeddedIndex, collection: str = "numbers") -> Generati
 
 def base_of(index: EmbeddedIndex, collection: str = "numbers") -> str:
     """The name of the snapshot that is served; '' for none."""
-    return generation_of(index, collection).refresh().base
+    return generation_of(index, collection).refresh().snapshot
 
 
 def filled(data_dir: Path, rows: int = 300) -> ReferenceIndex:

@@ -1,4 +1,4 @@
-"""Snapshots of a generation on disk: which sealed segments, which of their rows are live, as of which seq.
+"""Snapshots of a generation on disk: which segments, which of their rows are live, as of which seq.
 
     segments/<name>/        sealed rows, shared by the snapshots that name them
     snapshots/<name>/       manifest.json, and live-<i>.bits: a bit a row of the i-th segment
@@ -22,7 +22,7 @@ from index_store.ann.validation import count_allowed
 from index_store.catalog.registry import Registered, read_registered
 from index_store.diagnosis import is_passing, unreadable
 from index_store.errors import StoreDamaged
-from index_store.segment.open import Base, Known, Sealed, open_sealed
+from index_store.segment.open import OpenSegment, OpenSegments, OpenSnapshot, open_segment
 from index_store.storage.schema import SQLITE_ERRORS, STORE_FILE, Connection, Connector
 from index_store.storage.sealed_directory import Manifest, quarantine, read_manifest, verify
 
@@ -50,7 +50,7 @@ def read_owner(connection: Connection) -> Owner:
 
 
 def snapshot_facts(
-    owner: Owner, seq: int, sealed: Sequence[Sealed], live: Sequence[Bitmap]
+    owner: Owner, seq: int, segments: Sequence[OpenSegment], live: Sequence[Bitmap]
 ) -> dict[str, Any]:
     """What a snapshot's manifest states."""
     return {
@@ -58,8 +58,8 @@ def snapshot_facts(
         "embedding_version": owner.embedding_version,
         "seq": seq,
         "segments": [
-            {"name": s.name, "sha256": s.segment.sha256, "rows": s.segment.rows, "live": count_allowed(bits)}
-            for s, bits in zip(sealed, live, strict=True)
+            {"name": s.name, "sha256": s.reader.sha256, "rows": s.reader.rows, "live": count_allowed(bits)}
+            for s, bits in zip(segments, live, strict=True)
         ],
     }
 
@@ -81,8 +81,8 @@ def registered_in(directory: Path, connect: Connector) -> tuple[Owner, list[Regi
 
 
 def open_newest(
-    directory: Path, owner: Owner, entries: Sequence[Registered], known: Known, trusts: bool = False
-) -> Base | None:
+    directory: Path, owner: Owner, entries: Sequence[Registered], known: OpenSegments, trusts: bool = False
+) -> OpenSnapshot | None:
     """The newest snapshot that is whole; those that are not are set aside. None: load the store.
 
     trusts: files that were published while this process was running are not read again in full.
@@ -105,10 +105,10 @@ def open_snapshot(
     directory: Path,
     owner: Owner,
     entry: Registered,
-    known: Known,
+    known: OpenSegments,
     trusts: bool,
     sets_aside: bool = True,
-) -> Base:
+) -> OpenSnapshot:
     """Raises StoreDamaged, and sets aside the segment whose files do not match, unless the system kept them
     from being read. Raises OSError."""
     path = directory / SNAPSHOTS / entry.name
@@ -120,24 +120,29 @@ def open_snapshot(
     stated = (facts.get("store_uuid"), facts.get("embedding_version"), facts.get("seq"))
     if stated != (owner.store_uuid, owner.embedding_version, entry.seq):
         raise StoreDamaged(f"{path} belongs to another store")
-    sealed = tuple(_open_one(directory, owner, one, known, trusts, sets_aside) for one in facts["segments"])
-    live = tuple(_read_live(path, place, one.segment.rows) for place, one in enumerate(sealed))
-    return Base(entry.name, entry.seq, sealed, live)
+    segments = tuple(_open_one(directory, owner, one, known, trusts, sets_aside) for one in facts["segments"])
+    live = tuple(_read_live(path, place, one.reader.rows) for place, one in enumerate(segments))
+    return OpenSnapshot(entry.name, entry.seq, segments, live)
 
 
 def _open_one(
-    directory: Path, owner: Owner, stated: Mapping[str, Any], known: Known, trusts: bool, sets_aside: bool
-) -> Sealed:
+    directory: Path,
+    owner: Owner,
+    stated: Mapping[str, Any],
+    known: OpenSegments,
+    trusts: bool,
+    sets_aside: bool,
+) -> OpenSegment:
     name, sha256 = str(stated["name"]), str(stated["sha256"])
     found = known.get((name, sha256))
     if found is not None:
         return found
     path = directory / SEGMENTS / name
     try:
-        sealed = open_sealed(path, sha256 if trusts else None)
-        if sealed.segment.sha256 != sha256:
+        segment = open_segment(path, sha256 if trusts else None)
+        if segment.reader.sha256 != sha256:
             raise StoreDamaged(f"{path} is not the segment that its snapshot names")
-        identity = sealed.segment.facts.identity
+        identity = segment.reader.facts.identity
         its = Owner(
             identity.store_uuid, identity.embedding_version, identity.id_kind, identity.dim, identity.metric
         )
@@ -147,7 +152,7 @@ def _open_one(
         if sets_aside and not is_passing(exc):
             set_aside(path)
         raise
-    return sealed
+    return segment
 
 
 def _read_live(path: Path, place: int, rows: int) -> Bitmap:

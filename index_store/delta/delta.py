@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from index_store.ann.rerank import rescore
 from index_store.delta import float32_bounds
-from index_store.delta.id_index import KeyIndex, Keys, RowNumbers, keys_of
+from index_store.delta.id_index import IdIndex, Keys, RowNumbers, keys_of
 from index_store.delta.quantized import CodedRows, coded_rows
 from index_store.filter.cache import FilterMasks
 from index_store.filter.columns import MetadataColumns
@@ -48,7 +48,7 @@ class Candidates:
 
 
 class Delta:
-    """Rows 0..rows-1. `append` and `bury` belong to one thread at a time; all else to any thread, for
+    """Rows 0..rows-1. `append` and `mark_deleted` belong to one thread at a time; all else to any thread, for
     rows that were published to it (`generation.View`)."""
 
     def __init__(self, spec: CollectionSpec) -> None:
@@ -111,7 +111,7 @@ class Delta:
                 coded.append(coded_rows(first, fresh, self._spec.metric))
         self._coded = tuple(coded)
 
-    def bury(self, rows: RowNumbers, seq: npt.NDArray[np.int64]) -> None:
+    def mark_deleted(self, rows: RowNumbers, seq: npt.NDArray[np.int64]) -> None:
         """These rows end at these seqs."""
         self.dead.data[rows] = seq
 
@@ -137,7 +137,7 @@ class Delta:
     def metadata_texts(self, rows: RowNumbers) -> list[str | None]:
         return [self._texts[row] for row in rows.tolist()]
 
-    def rows_of(self, ids: Sequence[Id] | Keys, index: KeyIndex, count: int) -> RowNumbers:
+    def find_rows(self, ids: Sequence[Id] | Keys, index: IdIndex, count: int) -> RowNumbers:
         """Every row, live or dead, of these ids among the first `count` rows."""
         if len(ids) == 0:
             return np.empty(0, dtype=np.int64)

@@ -26,7 +26,7 @@ def keys_of(ids: Sequence[Id] | Keys, kind: IdKind) -> Keys:
     return np.fromiter(map(hash, ids), dtype=np.int64, count=len(ids))
 
 
-class KeyIndex:
+class IdIndex:
     """Rows by key. Immutable: it covers the first `covered` rows by order, later ones by a scan."""
 
     def __init__(self, keys: Keys) -> None:

@@ -24,20 +24,20 @@ from index_store.errors import PageExpired, Unavailable
 from index_store.query.execute import Answer, answer, texts_of, vectors_of
 from index_store.query.view import (
     View,
-    based_view,
+    apply_commits,
     compacted,
     empty_view,
-    followed,
-    forgetting,
-    is_wasteful,
-    living_count,
-    sorted_anew,
-    whole_view,
+    live_count,
+    needs_compaction,
+    view_of_delta,
+    view_of_snapshot,
+    with_fresh_index,
+    without_history,
 )
-from index_store.segment.open import Known
+from index_store.segment.open import OpenSegments
 from index_store.storage.schema import Connector, connect_sqlite
 from index_store.storage.scrub_state import SCRUB_FILE
-from index_store.storage.store import Store, Tail
+from index_store.storage.store import RowPage, Store
 from index_store.types import CollectionSpec, Hit, PageKey, SearchRequest, SearchResult, Vector
 
 log = logging.getLogger(__name__)
@@ -164,13 +164,13 @@ class Generation:
         """Apply what was committed since. Lock held."""
         tail = self.store.tail(self._view.seq)
         if tail is not None:
-            self._view = followed(self._view, self._tails(tail))
+            self._view = apply_commits(self._view, self._pages_from(tail))
 
-    def _tails(self, tail: Tail) -> list[Tail]:
-        tails = [tail]
-        while (more := self.store.tail(tails[-1].seq)) is not None and more.seq > tails[-1].seq:
-            tails.append(more)
-        return tails
+    def _pages_from(self, tail: RowPage) -> list[RowPage]:
+        pages = [tail]
+        while (more := self.store.tail(pages[-1].seq)) is not None and more.seq > pages[-1].seq:
+            pages.append(more)
+        return pages
 
     def _look(self, now: float) -> None:
         """Look whether rows were scrubbed, and forget the snapshot before the last. Lock held."""
@@ -188,7 +188,7 @@ class Generation:
         view, stamp = self._view, _stamp(self.store.directory)
         if stamp != self._stamp:
             self._stamp, work = stamp, self._swap
-        elif is_wasteful(view):
+        elif needs_compaction(view):
             work = self._compact
         elif view.index.is_behind(view.count):
             work = self._sort
@@ -207,7 +207,7 @@ class Generation:
 
     def _sort(self) -> None:
         """Make the newest ids quick to find."""
-        index = sorted_anew(self._view).index
+        index = with_fresh_index(self._view).index
         with self._lock:
             self._view = replace(self._view, index=index)  # of the same delta: this is the only upkeep
 
@@ -220,11 +220,11 @@ class Generation:
     def _swap(self) -> None:
         """Make the newest snapshot the view's."""
         old = self._view
-        known = {(one.sealed.name, one.sealed.segment.sha256): one.sealed for one in old.segments}
-        fresh = self._based(known, trusts=True, unless=old.base)
+        known = {(one.segment.name, one.segment.reader.sha256): one.segment for one in old.segments}
+        fresh = self._based(known, trusts=True, unless=old.snapshot)
         if fresh is not None:
             self._serve(fresh, keeps_old=True)
-            log.info("snapshot_opened", extra={"generation": self.name, "snapshot": fresh.base})
+            log.info("snapshot_opened", extra={"generation": self.name, "snapshot": fresh.snapshot})
 
     def _serve(self, fresh: View, *, keeps_old: bool) -> None:
         """Let searches have a view that was made beside them. keeps_old: for pages of the one before."""
@@ -236,7 +236,7 @@ class Generation:
         with self._lock:
             tail = self.store.tail(fresh.seq)
             if tail is not None:
-                fresh = followed(fresh, self._tails(tail))
+                fresh = apply_commits(fresh, self._pages_from(tail))
             if self._view.seq < fresh.seq:
                 self._follow()
             former = replace(self._view, former=None) if keeps_old else self._view.former
@@ -248,23 +248,23 @@ class Generation:
         """The view after all that was committed since it, and how many live items the store counts then."""
         counted = 0
         for tail in self.store.since(view.seq):
-            view, counted = sorted_anew(followed(view, [tail])), tail.live or 0
-        return forgetting(view), counted
+            view, counted = with_fresh_index(apply_commits(view, [tail])), tail.live or 0
+        return without_history(view), counted
 
-    def _based(self, known: Known, *, trusts: bool, unless: str = "") -> View | None:
+    def _based(self, known: OpenSegments, *, trusts: bool, unless: str = "") -> View | None:
         """A view of the newest sound snapshot and all commits after it; None: there is none, or it is
         `unless`."""
         directory = self.store.directory
         owner, entries = registered_in(directory, self._connect)
         if unless and entries and entries[0].name == unless:
             return None
-        base = open_newest(directory, owner, entries, known, trusts)
-        if base is None or base.name == unless:
+        snapshot = open_newest(directory, owner, entries, known, trusts)
+        if snapshot is None or snapshot.name == unless:
             return None
-        view, counted = self._replayed(based_view(base, self._spec))
-        if living_count(view) != counted and not self.store.damaged_rows:
+        view, counted = self._replayed(view_of_snapshot(snapshot, self._spec))
+        if live_count(view) != counted and not self.store.damaged_rows:
             # Changes are found by an index of the store; a rotten page of it hides some.
-            log.error("tail_incomplete", extra={"generation": self.name, "snapshot": base.name})
+            log.error("tail_incomplete", extra={"generation": self.name, "snapshot": snapshot.name})
             return None
         return view
 
@@ -275,9 +275,9 @@ class Generation:
             if live:
                 delta.append(live)
             seq, counted = page.seq, page.live or 0
-        view = whole_view(delta, seq)
-        if living_count(view) != counted and not self.store.damaged_rows:
-            self.store.miss(abs(living_count(view) - counted))
+        view = view_of_delta(delta, seq)
+        if live_count(view) != counted and not self.store.damaged_rows:
+            self.store.miss(abs(live_count(view) - counted))
         return view
 
 

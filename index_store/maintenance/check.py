@@ -16,7 +16,7 @@ from index_store.catalog.aside import Aside, asides_in
 from index_store.catalog.pointer import BACKUP_FILE, POINTER_FILE, Pointer, decode, read_pointer
 from index_store.catalog.snapshots import SNAPSHOTS, open_snapshot, registered_in
 from index_store.errors import StoreDamaged, StoreUnavailable
-from index_store.segment.open import Base
+from index_store.segment.open import OpenSnapshot
 from index_store.storage import digest
 from index_store.storage.digest import ShareHasher
 from index_store.storage.rows import Row
@@ -115,7 +115,7 @@ def check_snapshots(directory: Path) -> Iterator[str]:
             yield f"{directory / SNAPSHOTS / entry.name} lacks {missing} live rows or holds them twice"
 
 
-def _missing_rows(directory: Path, base: Base) -> int:
+def _missing_rows(directory: Path, base: OpenSnapshot) -> int:
     """Rows of the store, unchanged since the snapshot, that are not live in exactly one of its segments."""
     connection = connect_sqlite(directory / STORE_FILE)
     try:
@@ -127,11 +127,11 @@ def _missing_rows(directory: Path, base: Base) -> int:
         connection.close()
     ids, seqs = [row[0] for row in found], np.array([row[1] for row in found], dtype=np.int64)
     times = np.zeros(len(ids), dtype=np.int64)
-    for one, live in zip(base.sealed, base.live, strict=True):
-        rows = one.segment.rows_of(ids)
+    for one, live in zip(base.segments, base.live, strict=True):
+        rows = one.reader.rows_of(ids)
         known = np.flatnonzero(rows >= 0)
         known = known[holds(live, rows[known])]
-        times[known] += one.segment.seqs[rows[known]] == seqs[known]
+        times[known] += one.reader.seqs[rows[known]] == seqs[known]
     return int(np.count_nonzero(times != 1))
 
 

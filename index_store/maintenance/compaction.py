@@ -38,8 +38,8 @@ from index_store.segment.builder import BuildOptions, Progress, RowChunk, build_
 from index_store.segment.ids import IdArray
 from index_store.segment.info import SegmentIdentity
 from index_store.segment.metadata import write_metadata
-from index_store.segment.open import Base, Sealed, open_sealed
-from index_store.segment.reader import Segment
+from index_store.segment.open import OpenSegment, OpenSnapshot, open_segment
+from index_store.segment.reader import SegmentReader
 from index_store.storage.rows import Row
 from index_store.storage.schema import COLUMNS, STORE_FILE, Connection, Connector, from_columns
 from index_store.storage.sealed_directory import (
@@ -84,12 +84,12 @@ class _Read:
     texts: dict[Id, str | None] = field(default_factory=dict)
 
 
-def make_snapshot(directory: Path, base: Base | None, keep: int, shop: Workshop) -> Registered:
+def make_snapshot(directory: Path, base: OpenSnapshot | None, keep: int, shop: Workshop) -> Registered:
     """Build, check and publish; return what the store has registered. base: the newest sound snapshot, as
     opened. Raises OSError, WriteFailed, StoreDamaged, sqlite3.Error: nothing was published then."""
     for name in (SEGMENTS, SNAPSHOTS):
         (directory / name).mkdir(exist_ok=True)
-    kept = () if base is None else base.sealed[:keep]
+    kept = () if base is None else base.segments[:keep]
     connection = shop.connect(directory / STORE_FILE)
     try:
         owner, entries = read_owner(connection), read_registered(connection)
@@ -103,12 +103,12 @@ def make_snapshot(directory: Path, base: Base | None, keep: int, shop: Workshop)
     finally:
         connection.close()
     live = [] if base is None else [_still_live(*pair, read) for pair in zip(kept, base.live, strict=False)]
-    sealed = list(kept)
+    segments = list(kept)
     if fresh is not None:
-        sealed.append(fresh)
-        live.append(all_rows(fresh.segment.rows))
+        segments.append(fresh)
+        live.append(all_rows(fresh.reader.rows))
     number = max((entry.number for entry in entries), default=0) + 1
-    return _publish(directory, number, snapshot_facts(owner, read.seq, sealed, live), live, shop)
+    return _publish(directory, number, snapshot_facts(owner, read.seq, segments, live), live, shop)
 
 
 def _rows(connection: Connection, after_seq: int) -> Iterator[Row | Id]:
@@ -120,7 +120,7 @@ def _rows(connection: Connection, after_seq: int) -> Iterator[Row | Id]:
 
 def _build(
     directory: Path, owner: Owner, rows: Iterator[Row | Id], read: _Read, shop: Workshop
-) -> Sealed | None:
+) -> OpenSegment | None:
     """A new segment of the live rows, published under its name; None when no row is live."""
     chunks = _chunks(rows, read, owner.dim)
     first = next(chunks, None)
@@ -151,14 +151,14 @@ def _build(
             temporary, identity, everything(), shop.options, shop.clock, shop.progress, decorate
         )
         shop.step("segment_sealed")
-        check_recall(Segment.open(temporary, manifest.sha256), shop.options.target)
+        check_recall(SegmentReader.open(temporary, manifest.sha256), shop.options.target)
         final = directory / SEGMENTS / f"s{read.seq:012d}-{uuid.uuid4().hex[:8]}"
         publish(temporary, final)
     except Exception:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     shop.step("segment_published")
-    return open_sealed(final, manifest.sha256)
+    return open_segment(final, manifest.sha256)
 
 
 def _chunks(rows: Iterator[Row | Id], read: _Read, dim: int) -> Iterator[RowChunk]:
@@ -184,13 +184,13 @@ def _chunk(page: Sequence[Row], dim: int) -> RowChunk:
     return RowChunk([row.id for row in page], np.array([row.seq for row in page], np.int64), vectors)
 
 
-def _still_live(one: Sealed, live: Bitmap, read: _Read) -> Bitmap:
+def _still_live(one: OpenSegment, live: Bitmap, read: _Read) -> Bitmap:
     """What is left of a kept segment: every change that was read came after it."""
-    rows = one.segment.rows_of(read.changed)
+    rows = one.reader.rows_of(read.changed)
     return without(live, rows)
 
 
-def check_recall(segment: Segment, target: float) -> None:
+def check_recall(segment: SegmentReader, target: float) -> None:
     """Compare the segment's own answers with exact ones. Raises StoreDamaged when they are not as good as
     they are meant to be: a graph that was built wrong must not be published."""
     if segment.facts.storage is None:

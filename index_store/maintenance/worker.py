@@ -31,7 +31,7 @@ from index_store.maintenance.compaction import BUILD_ERRORS, Workshop, drop_old,
 from index_store.maintenance.rebuild_request import ANSWER_FILE, RebuildQueue
 from index_store.maintenance.scrub import Scrub
 from index_store.segment.builder import BuildOptions, Progress
-from index_store.segment.open import Base, Known
+from index_store.segment.open import OpenSegments, OpenSnapshot
 from index_store.storage.disk_guard import RESERVE_BYTES, FreeBytes, free_bytes
 from index_store.storage.schema import STORE_FILE, Connector, connect_sqlite
 from index_store.storage.sealed_directory import sweep_leftovers
@@ -126,7 +126,7 @@ class Maintenance:
         self._may_go_on: Callable[[], bool] = lambda: True
         # A build compares engines: by processor time, or what else the machine does would choose.
         self._shop = Workshop(connect, self._limits.build, stopwatch, self._report, step)
-        self._bases: dict[Path, Base] = {}
+        self._bases: dict[Path, OpenSnapshot] = {}
         self._growth: dict[Path, tuple[int, int]] = {}
         self._scrubs: dict[Path, Scrub] = {}
         self._scrub_at: dict[Path, float] = {}
@@ -306,7 +306,7 @@ class Maintenance:
                 problems.append(self._unread[collection])
         return problems
 
-    def _publish(self, directory: Path, base: Base | None, keep: int) -> None:
+    def _publish(self, directory: Path, base: OpenSnapshot | None, keep: int) -> None:
         _sweep(directory)
         make_snapshot(directory, base, keep, self._shop)
         self._open_base(directory, trusts=True)
@@ -319,8 +319,8 @@ class Maintenance:
         if old is not None and entries and entries[0].name == old.name:
             self._bases[directory] = old
             return False
-        sealed = () if old is None else old.sealed
-        known: Known = {(one.name, one.segment.sha256): one for one in sealed}
+        segments = () if old is None else old.segments
+        known: OpenSegments = {(one.name, one.reader.sha256): one for one in segments}
         base = open_newest(directory, owner, entries, known, trusts)
         if base is not None:
             self._bases[directory] = base
@@ -338,7 +338,7 @@ class Maintenance:
             connection.close()
         if base is None:
             return Shape((), 0, int(changes), is_damaged)
-        rows = tuple(one.segment.rows for one in base.sealed)
+        rows = tuple(one.reader.rows for one in base.segments)
         live = sum(count_allowed(bits) for bits in base.live)
         return Shape(rows, sum(rows) - live, int(changes), is_damaged)
 

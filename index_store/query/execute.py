@@ -17,7 +17,7 @@ from index_store.delta.delta import Place
 from index_store.delta.id_index import RowNumbers
 from index_store.filter.cache import Condition, condition_of
 from index_store.filter.compile import Mask
-from index_store.query.view import SealedView, View, living
+from index_store.query.view import SegmentView, View, live_ids
 from index_store.segment.reader import Found
 from index_store.types import CollectionSpec, Id, SearchRequest, Vector
 
@@ -72,7 +72,7 @@ def _nearest(
     for number, one in enumerate(view.segments):
         allowed = _allowed_bits(view, one, request, condition)
         rows, distances = _sealed_candidates(one, request, k, allowed, after)
-        part = _part(number, rows, distances, one.sealed.segment.ids_of(rows))
+        part = _part(number, rows, distances, one.segment.reader.ids_of(rows))
         nearest = part if nearest is None else _merged(nearest, part, k)
     if view.count:
         # Last, and told how near its rows must be: mostly none of so few rows is.
@@ -100,11 +100,11 @@ def _merged(one: _Part, other: _Part, k: int) -> _Part:
 
 
 def _sealed_candidates(
-    one: SealedView, request: SearchRequest, k: int, allowed: _Allowed, after: Place | None
+    one: SegmentView, request: SearchRequest, k: int, allowed: _Allowed, after: Place | None
 ) -> Found:
     """The k nearest allowed rows of a segment that come after `after`. A segment knows of no place to go
     on from, so it is asked for more until enough of them lie beyond."""
-    segment = one.sealed.segment
+    segment = one.segment.reader
     query, excluded, exact = request.vector, request.exclude_ids, request.exact
     bits, count = allowed
     if after is None:
@@ -131,25 +131,25 @@ class _Allowed(NamedTuple):
 
 
 def _allowed_bits(
-    view: View, one: SealedView, request: SearchRequest, condition: Condition | None
+    view: View, one: SegmentView, request: SearchRequest, condition: Condition | None
 ) -> _Allowed:
     """Live rows (as of the page's seq) that pass the filter, excluded ones among them."""
     bits = one.live if one.hidden else None
-    count: int | None = one.sealed.segment.rows - one.hidden
-    if request.after is not None and one.buried:
+    count: int | None = one.segment.reader.rows - one.hidden
+    if request.after is not None and one.deletion_count:
         bits, count = _pinned_bits(view, one, request.after.seq), None
     if condition is not None:
-        passing = one.sealed.masks.bitmap(condition)
+        passing = one.segment.masks.bitmap(condition)
         bits, count = passing if bits is None else bits & passing, None
     return _Allowed(bits, count)
 
 
-def _pinned_bits(view: View, one: SealedView, seq: int) -> Bitmap:
+def _pinned_bits(view: View, one: SegmentView, seq: int) -> Bitmap:
     """Rows live at `seq`, less those whose item is not live any more: a later page shows items where they
     stood, but never a deleted one."""
-    rows = one.burials.after(seq, one.buried)
-    ids: list[Id] = one.sealed.segment.ids_of(rows).tolist()
-    alive = living(view, ids)
+    rows = one.deletions.deleted_after(seq, one.deletion_count)
+    ids: list[Id] = one.segment.reader.ids_of(rows).tolist()
+    alive = live_ids(view, ids)
     return with_rows(one.live, rows[np.array([i in alive for i in ids], dtype=np.bool_)])
 
 
@@ -164,13 +164,13 @@ def _allowed_mask(view: View, request: SearchRequest, condition: Condition | Non
         changed = np.flatnonzero(allowed & ~live)
         if len(changed):
             ids = view.delta.ids(changed)
-            alive = living(view, ids)
+            alive = live_ids(view, ids)
             allowed[changed] = [item_id in alive for item_id in ids]
     if condition is not None:
         allowed = allowed & view.delta.masks.mask(condition, view.count)
     if len(request.exclude_ids):
         allowed = allowed.copy()
-        allowed[view.delta.rows_of(request.exclude_ids, view.index, view.count)] = False
+        allowed[view.delta.find_rows(request.exclude_ids, view.index, view.count)] = False
     return allowed
 
 
@@ -190,7 +190,7 @@ def texts_of(view: View, found: Answer) -> list[str | None]:
         some = (
             view.delta.metadata_texts(rows)
             if number < 0
-            else view.segments[number].sealed.metadata.texts(rows)
+            else view.segments[number].segment.metadata.texts(rows)
         )
         for place, text in zip(places.tolist(), some, strict=True):
             texts[place] = text
@@ -204,6 +204,6 @@ def vectors_of(view: View, found: Answer, dim: int) -> Vector:
         places = found.parts == number
         rows = found.rows[places]
         out[places] = (
-            view.delta.vectors(rows) if number < 0 else view.segments[number].sealed.segment.vectors[rows]
+            view.delta.vectors(rows) if number < 0 else view.segments[number].segment.reader.vectors[rows]
         )
     return out

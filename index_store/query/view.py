@@ -2,7 +2,8 @@
 
     View = sealed segments, each with a bitmap of its live rows + the delta: rows committed since
 
-Views share everything that only grows (delta, burials). One thread at a time makes a view out of the last.
+Views share everything that only grows: the delta and the deletion logs. One thread at a time makes a view out
+of the last.
 """
 
 from __future__ import annotations
@@ -17,127 +18,133 @@ from index_store.ann.bitmap import holds, without
 from index_store.ann.port import Bitmap
 from index_store.ann.validation import count_allowed
 from index_store.delta.delta import Delta
-from index_store.delta.id_index import KeyIndex, RowNumbers
+from index_store.delta.id_index import IdIndex, RowNumbers
 from index_store.filter.compile import Mask
 from index_store.filter.growable import Column
 from index_store.query.visibility import History
-from index_store.segment.open import Base, Sealed
-from index_store.storage.store import Tail
+from index_store.segment.open import OpenSegment, OpenSnapshot
+from index_store.storage.store import RowPage
 from index_store.types import CollectionSpec, Id
 
 _COMPACT_ROWS = 16_384
 
 
-class Burials:
-    """Which rows of a segment died at which seq, in the order of dying. One thread appends."""
+class DeletionLog:
+    """Which rows of a segment were deleted at which seq, in that order. One thread adds."""
 
     def __init__(self) -> None:
         self._rows = Column(np.int64(0), 64)
         self._seqs = Column(np.int64(0), 64)
 
-    def append(self, start: int, rows: RowNumbers, seqs: npt.NDArray[np.int64]) -> None:
+    def add(self, start: int, rows: RowNumbers, seqs: npt.NDArray[np.int64]) -> None:
         self._rows.put(start, rows)
         self._seqs.put(start, seqs)
 
-    def after(self, seq: int, count: int) -> RowNumbers:
-        """The rows among the first `count` burials that were still live at `seq`."""
+    def deleted_after(self, seq: int, count: int) -> RowNumbers:
+        """The rows among the first `count` deletions that were still live at `seq`."""
         rows: RowNumbers = self._rows.data[:count][self._seqs.data[:count] > seq]
         return rows
 
 
 @dataclass(frozen=True, slots=True)
-class SealedView:
-    """live: what may be returned; `hidden` rows of the segment may not. buried: burials that belong to it."""
+class SegmentView:
+    """live: rows that may be returned. hidden: how many may not. deletion_count: how many entries of
+    `deletions` belong to this view."""
 
-    sealed: Sealed
+    segment: OpenSegment
     live: Bitmap
     hidden: int
-    burials: Burials
-    buried: int
+    deletions: DeletionLog
+    deletion_count: int
 
-    def rows_of(self, ids: Sequence[Id]) -> RowNumbers:
+    def rows_with(self, ids: Sequence[Id]) -> RowNumbers:
         """The rows of those ids that the segment holds, live or not, in any order."""
-        rows = self.sealed.segment.rows_of(ids)
+        rows = self.segment.reader.rows_of(ids)
         return rows[rows >= 0]
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Delta rows up to `count`, of which `live` are live at `seq`, and the segments of snapshot `base`.
+    """Delta rows up to `count`, of which `live` are live at `seq`, and the segments of one snapshot.
 
-    former: the same moment over the snapshot that was served before: it knows what was live at older seqs.
+    snapshot: its name, '' without one. former: the same moment over the snapshot that was served before: it
+    knows what was live at older seqs.
     """
 
-    segments: tuple[SealedView, ...]
+    segments: tuple[SegmentView, ...]
     delta: Delta
     count: int
     live: Mask
-    index: KeyIndex
+    index: IdIndex
     history: History
     seq: int
-    base: str
+    snapshot: str
     former: View | None
 
 
 def empty_view(spec: CollectionSpec) -> View:
-    return _whole(Delta(spec), 0, (), "")
+    return _view_without_history(Delta(spec), 0, (), "")
 
 
-def whole_view(delta: Delta, seq: int) -> View:
+def view_of_delta(delta: Delta, seq: int) -> View:
     """A view without segments of a delta whose rows are all live, with no history before `seq`."""
-    return _whole(delta, seq, (), "")
+    return _view_without_history(delta, seq, (), "")
 
 
-def based_view(base: Base, spec: CollectionSpec) -> View:
+def view_of_snapshot(snapshot: OpenSnapshot, spec: CollectionSpec) -> View:
     """A snapshot as it was sealed."""
-    segments = tuple(_sealed_view(one, live) for one, live in zip(base.sealed, base.live, strict=True))
-    return _whole(Delta(spec), base.seq, segments, base.name)
+    segments = tuple(
+        _segment_view(one, live) for one, live in zip(snapshot.segments, snapshot.live, strict=True)
+    )
+    return _view_without_history(Delta(spec), snapshot.seq, segments, snapshot.name)
 
 
-def _whole(delta: Delta, seq: int, segments: tuple[SealedView, ...], base: str) -> View:
+def _view_without_history(delta: Delta, seq: int, segments: tuple[SegmentView, ...], snapshot: str) -> View:
     keys = delta.keys.data[: delta.rows].copy()
     live = np.ones(delta.rows, dtype=np.bool_)
-    return View(segments, delta, delta.rows, live, KeyIndex(keys), History(floor=seq), seq, base, former=None)
+    return View(
+        segments, delta, delta.rows, live, IdIndex(keys), History(floor=seq), seq, snapshot, former=None
+    )
 
 
-def _sealed_view(sealed: Sealed, live: Bitmap) -> SealedView:
-    return SealedView(sealed, live, sealed.segment.rows - count_allowed(live), Burials(), 0)
+def _segment_view(segment: OpenSegment, live: Bitmap) -> SegmentView:
+    return SegmentView(segment, live, segment.reader.rows - count_allowed(live), DeletionLog(), 0)
 
 
-def forgetting(view: View) -> View:
-    """The same view with no history: for one that was replayed from tails that hold last states only."""
+def without_history(view: View) -> View:
+    """The same view with no history: for one that was replayed from pages that hold last states only."""
     return replace(view, history=History(floor=view.seq))
 
 
-def followed(view: View, tails: Sequence[Tail]) -> View:
-    """The view after tails that follow it without a gap."""
+def apply_commits(view: View, pages: Sequence[RowPage]) -> View:
+    """The view after pages of commits that follow it without a gap."""
     start, history = view.seq, view.history
     former = view.former
     if former is not None:
-        former = None if is_wasteful(former) else followed(former, tails)
-    for tail in tails:
-        view = _applied(view, tail)
-    return replace(view, history=history.after(start, tails), former=former)
+        former = None if needs_compaction(former) else apply_commits(former, pages)
+    for page in pages:
+        view = _apply_page(view, page)
+    return replace(view, history=history.after(start, pages), former=former)
 
 
-def _applied(view: View, tail: Tail) -> View:
-    """The view after a tail: old rows of its ids are buried, live states are appended."""
+def _apply_page(view: View, page: RowPage) -> View:
+    """The view after one page: old rows of its ids are marked dead, live states are appended."""
     delta = view.delta
-    damaged = [item_id for item_id in tail.damaged if _is_readable(item_id)]
-    seqs = {row.id: row.seq for row in tail.rows} | dict.fromkeys(damaged, tail.seq)
+    damaged = [item_id for item_id in page.damaged if _is_readable(item_id)]
+    seqs = {row.id: row.seq for row in page.rows} | dict.fromkeys(damaged, page.seq)
     ids = list(seqs)
-    segments = tuple(_buried(one, ids, seqs) for one in view.segments)
-    old = delta.rows_of(ids, view.index, view.count)
+    segments = tuple(_with_deletions(one, ids, seqs) for one in view.segments)
+    old = delta.find_rows(ids, view.index, view.count)
     old = old[view.live[old]]
-    fresh = [row for row in tail.rows if row.is_live]
+    fresh = [row for row in page.rows if row.is_live]
     count = view.count + len(fresh)
     live = np.ones(count, dtype=np.bool_)
     live[: view.count] = view.live[: view.count]
     live[old] = False
-    delta.bury(old, np.array([seqs[item_id] for item_id in delta.ids(old)], dtype=np.int64))
+    delta.mark_deleted(old, np.array([seqs[item_id] for item_id in delta.ids(old)], dtype=np.int64))
     if fresh:
         delta.append(fresh)
-    return replace(view, segments=segments, count=count, live=live, seq=tail.seq)
+    return replace(view, segments=segments, count=count, live=live, seq=page.seq)
 
 
 def _is_readable(item_id: object) -> bool:
@@ -147,22 +154,22 @@ def _is_readable(item_id: object) -> bool:
     return item_id.isascii() or not any("\ud800" <= character <= "\udfff" for character in item_id)
 
 
-def _buried(one: SealedView, ids: list[Id], seqs: dict[Id, int]) -> SealedView:
-    rows = one.rows_of(ids)
+def _with_deletions(one: SegmentView, ids: list[Id], seqs: dict[Id, int]) -> SegmentView:
+    rows = one.rows_with(ids)
     rows = rows[holds(one.live, rows)]
     if not len(rows):
         return one
-    died = [seqs[item_id] for item_id in one.sealed.segment.ids_of(rows).tolist()]
-    one.burials.append(one.buried, rows, np.array(died, dtype=np.int64))
+    died = [seqs[item_id] for item_id in one.segment.reader.ids_of(rows).tolist()]
+    one.deletions.add(one.deletion_count, rows, np.array(died, dtype=np.int64))
     return replace(
         one,
         live=without(one.live, rows),
         hidden=one.hidden + len(rows),
-        buried=one.buried + len(rows),
+        deletion_count=one.deletion_count + len(rows),
     )
 
 
-def is_wasteful(view: View) -> bool:
+def needs_compaction(view: View) -> bool:
     """Whether so many rows of the delta are dead that it is worth making one without them."""
     return view.count - int(np.count_nonzero(view.live)) > max(_COMPACT_ROWS, view.count // 2)
 
@@ -170,29 +177,29 @@ def is_wasteful(view: View) -> bool:
 def compacted(view: View) -> View:
     """The same moment without dead rows, and so with no history before it. Reads a view that others follow
     meanwhile; takes about 3 us a row."""
-    segments = tuple(replace(one, burials=Burials(), buried=0) for one in view.segments)
-    return _whole(view.delta.compacted(view.live), view.seq, segments, view.base)
+    segments = tuple(replace(one, deletions=DeletionLog(), deletion_count=0) for one in view.segments)
+    return _view_without_history(view.delta.compacted(view.live), view.seq, segments, view.snapshot)
 
 
-def sorted_anew(view: View) -> View:
+def with_fresh_index(view: View) -> View:
     """The same view, its keys sorted again if many have come since."""
     if not view.index.is_behind(view.count):
         return view
-    return replace(view, index=KeyIndex(view.delta.keys.data[: view.count].copy()))
+    return replace(view, index=IdIndex(view.delta.keys.data[: view.count].copy()))
 
 
-def living(view: View, ids: Sequence[Id]) -> set[Id]:
+def live_ids(view: View, ids: Sequence[Id]) -> set[Id]:
     """Those of the ids that are live now, in whatever part."""
-    rows = view.delta.rows_of(ids, view.index, view.count)
+    rows = view.delta.find_rows(ids, view.index, view.count)
     found = set(view.delta.ids(rows[view.live[rows]]))
     for one in view.segments:
-        rows = one.rows_of(ids)
-        found.update(one.sealed.segment.ids_of(rows[holds(one.live, rows)]).tolist())
+        rows = one.rows_with(ids)
+        found.update(one.segment.reader.ids_of(rows[holds(one.live, rows)]).tolist())
     return found
 
 
-def living_count(view: View) -> int:
+def live_count(view: View) -> int:
     """How many items are live."""
     return int(np.count_nonzero(view.live)) + sum(
-        one.sealed.segment.rows - one.hidden for one in view.segments
+        one.segment.reader.rows - one.hidden for one in view.segments
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from index_store.storage.store import Tail
+from index_store.storage.store import RowPage
 
 GAPS_MAX = 256
 
@@ -26,10 +26,10 @@ class History:
     def is_known(self, seq: int, newest: int) -> bool:
         return self.floor <= seq <= newest and not any(first <= seq < end for first, end in self.gaps)
 
-    def after(self, seq: int, tails: Sequence[Tail]) -> History:
-        """The history once `tails`, which follow `seq`, were applied together."""
-        end = tails[-1].seq
-        seqs = np.array([row.seq for tail in tails for row in tail.rows], dtype=np.int64)
+    def after(self, seq: int, pages: Sequence[RowPage]) -> History:
+        """The history once `pages`, which follow `seq`, were applied together."""
+        end = pages[-1].seq
+        seqs = np.array([row.seq for page in pages for row in page.rows], dtype=np.int64)
         if len(seqs) == end - seq:
             return self
         missing = np.flatnonzero(seqs != np.arange(seq + 1, seq + 1 + len(seqs)))

@@ -9,40 +9,40 @@ from pathlib import Path
 from index_store.ann.port import Bitmap
 from index_store.filter.cache import SealedMasks
 from index_store.segment.metadata import SealedMetadata
-from index_store.segment.reader import Segment
+from index_store.segment.reader import SegmentReader
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
+class OpenSegment:
     """One open segment under the name of its directory. Nothing in it changes."""
 
     name: str
-    segment: Segment
+    reader: SegmentReader
     metadata: SealedMetadata
     masks: SealedMasks
 
     @property
     def seq(self) -> int:
         """Every write up to it is in this segment or in an earlier one."""
-        return self.segment.facts.identity.seq
+        return self.reader.facts.identity.seq
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class OpenSnapshot:
     """An open snapshot. live: one bitmap a segment, as of `seq`. name: '' when there is none."""
 
     name: str
     seq: int
-    sealed: tuple[Sealed, ...]
+    segments: tuple[OpenSegment, ...]
     live: tuple[Bitmap, ...]
 
 
-Known = Mapping[tuple[str, str], Sealed]
+OpenSegments = Mapping[tuple[str, str], OpenSegment]
 """Open segments by name and manifest checksum: a segment that stays is not opened again."""
 
 
-def open_sealed(directory: Path, verified_sha256: str | None) -> Sealed:
+def open_segment(directory: Path, verified_sha256: str | None) -> OpenSegment:
     """Map a segment's directory. Raises StoreDamaged."""
-    segment = Segment.open(directory, verified_sha256)
+    reader = SegmentReader.open(directory, verified_sha256)
     metadata = SealedMetadata.open(directory)
-    return Sealed(directory.name, segment, metadata, SealedMasks(metadata, segment.rows))
+    return OpenSegment(directory.name, reader, metadata, SealedMasks(metadata, reader.rows))

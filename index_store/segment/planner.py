@@ -55,7 +55,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class SegmentProfile:
     """What the planner knows of a segment. table: ef by k, for the recall wanted; empty without a graph.
     gather_rows: so many allowed rows are scored one by one."""
 
@@ -69,25 +69,25 @@ _GATHER = Plan("gather")
 _SCAN = Plan("scan")
 
 
-def first_plan(ground: Ground, allowed: int, k: int) -> Plan:
+def first_plan(profile: SegmentProfile, allowed: int, k: int) -> Plan:
     """Return how to look for k of the `allowed` rows. 1 <= k <= allowed."""
-    if allowed <= ground.gather_rows:
+    if allowed <= profile.gather_rows:
         return _GATHER
-    few = max(SCAN_SHARE * ground.rows, min(SCAN_ROWS, ground.rows / 2))
-    if not ground.table.known or allowed <= few:
+    few = max(SCAN_SHARE * profile.rows, min(SCAN_ROWS, profile.rows / 2))
+    if not profile.table.known or allowed <= few:
         return _SCAN
     # Where the k-th allowed row stands varies from query to query: one standard deviation more is looked at.
-    spread = math.sqrt(k * (1 - allowed / ground.rows))
-    return _cheaper(ground, allowed, math.ceil((k + spread) * ground.rows / allowed))
+    spread = math.sqrt(k * (1 - allowed / profile.rows))
+    return _cheaper(profile, allowed, math.ceil((k + spread) * profile.rows / allowed))
 
 
-def plan_beyond(ground: Ground, plan: Plan, allowed: int, k: int, near: int) -> Plan:
+def plan_beyond(profile: SegmentProfile, plan: Plan, allowed: int, k: int, near: int) -> Plan:
     """Return `plan`, or the one that reaches k rows behind `near` hidden ones that stand before them all."""
-    return _cheaper(ground, allowed, k + near + near // _FAR) if plan.way == "graph" else plan
+    return _cheaper(profile, allowed, k + near + near // _FAR) if plan.way == "graph" else plan
 
 
 def next_plan(
-    ground: Ground, done: Plan, allowed: int, k: int, places: npt.NDArray[np.int64] | None
+    profile: SegmentProfile, done: Plan, allowed: int, k: int, places: npt.NDArray[np.int64] | None
 ) -> Plan | None:
     """Return how to repeat a graph search, or None when its answer stands.
 
@@ -101,23 +101,23 @@ def next_plan(
         rank = int(places[k - 1]) + 1
         if rank <= done.rank:
             return None
-        rank += max(0, rank - math.ceil(k * ground.rows / allowed)) // _FAR
-        needed = ground.table.ef_for(rank)
+        rank += max(0, rank - math.ceil(k * profile.rows / allowed)) // _FAR
+        needed = profile.table.ef_for(rank)
         if needed is not None and needed <= done.breadth * _ENOUGH:
             return None
-        return _cheaper(ground, allowed, rank)
+        return _cheaper(profile, allowed, rank)
     if found * 4 < k:
         return _SCAN  # too few to guess from; the region is mostly hidden
     # As dense as behind the first: rows hidden because they are near stand before it.
     first = int(places[0])
-    return _cheaper(ground, allowed, math.ceil(first + _GUESSED * k * (done.breadth - first) / found))
+    return _cheaper(profile, allowed, math.ceil(first + _GUESSED * k * (done.breadth - first) / found))
 
 
-def _cheaper(ground: Ground, allowed: int, rank: int) -> Plan:
-    ef = ground.table.ef_for(rank)
-    if ef is None or ef >= ground.rows:
+def _cheaper(profile: SegmentProfile, allowed: int, rank: int) -> Plan:
+    ef = profile.table.ef_for(rank)
+    if ef is None or ef >= profile.rows:
         return _SCAN
-    scan_us = ground.calibration.scan_us_at(allowed / ground.rows)
-    if ground.calibration.graph_us(ef) >= scan_us:
+    scan_us = profile.calibration.scan_us_at(allowed / profile.rows)
+    if profile.calibration.graph_us(ef) >= scan_us:
         return _SCAN
     return Plan("graph", ef, rank + rank // 8)

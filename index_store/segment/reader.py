@@ -27,8 +27,8 @@ from index_store.segment.planner import (
     GATHER_ROWS,
     GATHER_SHARE,
     GRAPH_TRIES,
-    Ground,
     Plan,
+    SegmentProfile,
     first_plan,
     next_plan,
     plan_beyond,
@@ -61,12 +61,12 @@ _NOISE_MARGIN = 6.0
 """Candidates within so many standard deviations of the engine's rounding of the k-th are scored again."""
 
 
-class Want(NamedTuple):
+class SegmentQuery(NamedTuple):
     """One question to a segment. allowed_count: at least so many rows may be returned, exactly so many when
     nothing is `excluded`. excluded: ids, sorted, whose bits are still set in `allowed`. exact: no row may be
     missed. ef: breadth of the graph instead of the planned one, never repeated; for measurements."""
 
-    query: Vector
+    vector: Vector
     k: int
     allowed: Bitmap | None
     allowed_count: int
@@ -75,7 +75,7 @@ class Want(NamedTuple):
     ef: int | None
 
 
-class Segment:
+class SegmentReader:
     """Safe from any thread: nothing here changes between `open` and `close`.
 
     Close it only when nobody searches it any more; dropping the last reference does the same.
@@ -101,12 +101,12 @@ class Segment:
         self._metric: Metric = facts.identity.metric
         gather = 0 if self._metric == "cosine" else int(facts.rows * GATHER_SHARE)
         table = facts.calibration.ef_table(facts.target)
-        self._ground = Ground(facts.rows, facts.calibration, table, max(GATHER_ROWS, gather))
+        self._profile = SegmentProfile(facts.rows, facts.calibration, table, max(GATHER_ROWS, gather))
         self._plans: dict[tuple[int, int], Plan] = {}
         self._slack = max(_NOISE_MARGIN * facts.calibration.noise, 1e-6)
 
     @classmethod
-    def open(cls, directory: Path, verified_sha256: str | None = None) -> Segment:
+    def open(cls, directory: Path, verified_sha256: str | None = None) -> SegmentReader:
         """Map a published directory after checking every byte of it. Raises StoreDamaged.
 
         verified_sha256: manifest checksum of a directory whose files were already verified since they were
@@ -146,7 +146,7 @@ class Segment:
 
     def candidates(
         self,
-        query: Vector,
+        vector: Vector,
         k: int,
         allowed: Bitmap | None,
         *,
@@ -157,59 +157,59 @@ class Segment:
     ) -> Found:
         """Return the nearest min(k, allowed) rows with their exact distances, by (distance, id).
 
-        query: (dim,) float32, finite. allowed: None for all rows. allowed_count: bits set in `allowed`, for
+        vector: (dim,) float32, finite. allowed: None for all rows. allowed_count: bits set in `allowed`, for
         who knows it. excluded: any ids; their rows are not returned either. exact: certainly the true
         answer; else recall is what the calibration promises. ef: breadth of the graph for measurements.
         """
         count = allowed_count
         if count is None:
             count = self.rows if allowed is None else count_allowed(allowed)
-        want = Want(query, k, None if count == self.rows else allowed, count, _NO_IDS, exact, ef)
+        query = SegmentQuery(vector, k, None if count == self.rows else allowed, count, _NO_IDS, exact, ef)
         near = 0
         if len(excluded):
             if isinstance(excluded, np.ndarray):
                 excluded = np.sort(excluded)  # looked up in order: neighbours lie in the same memory
-            want = self._excluding(want, excluded)
-            near = 0 if exact else self._count_near(query, excluded)
-        want = want._replace(k=min(k, want.allowed_count)) if k > want.allowed_count else want
-        if want.k <= 0:
+            query = self._excluding(query, excluded)
+            near = 0 if exact else self._count_near(vector, excluded)
+        query = query._replace(k=min(k, query.allowed_count)) if k > query.allowed_count else query
+        if query.k <= 0:
             return np.empty(0, np.int64), np.empty(0, np.float64)
-        plan = self._first_plan(want)
+        plan = self._first_plan(query)
         if plan.way == "gather":
-            return self._by_gather(want)
+            return self._by_gather(query)
         is_crowded = exact or near > 0 or plan.way == "graph"
         if near:
-            plan = plan_beyond(self._ground, plan, want.allowed_count, want.k, near)
+            plan = plan_beyond(self._profile, plan, query.allowed_count, query.k, near)
         if plan.way == "graph":
-            found = self._by_graph(want, plan)
+            found = self._by_graph(query, plan)
             if found is not None:
                 return found
-        return self._by_scan(self._resolved(want), is_crowded)
+        return self._by_scan(self._resolved(query), is_crowded)
 
-    def _first_plan(self, want: Want) -> Plan:
-        if want.ef is not None and self._graph is not None:
-            return Plan("graph", want.ef)
-        return Plan("scan") if want.exact else self.plan(want.allowed_count, want.k)
+    def _first_plan(self, query: SegmentQuery) -> Plan:
+        if query.ef is not None and self._graph is not None:
+            return Plan("graph", query.ef)
+        return Plan("scan") if query.exact else self.plan(query.allowed_count, query.k)
 
-    def _excluding(self, want: Want, ids: Sequence[Id] | IdArray) -> Want:
+    def _excluding(self, query: SegmentQuery, ids: Sequence[Id] | IdArray) -> SegmentQuery:
         """The question less these ids. A graph's few rows are compared with them by id, which takes a tenth
         of looking up a thousand rows to make a bitmap: that is left to who needs one."""
         if not isinstance(ids, np.ndarray):
-            return self._without(want, self.rows_of(ids))
-        later = want._replace(excluded=ids, allowed_count=want.allowed_count - len(ids))
-        if want.k <= later.allowed_count and self._first_plan(later).way == "graph":
+            return self._without(query, self.rows_of(ids))
+        later = query._replace(excluded=ids, allowed_count=query.allowed_count - len(ids))
+        if query.k <= later.allowed_count and self._first_plan(later).way == "graph":
             return later
         return self._resolved(later)
 
-    def _resolved(self, want: Want) -> Want:
+    def _resolved(self, query: SegmentQuery) -> SegmentQuery:
         """The same question with all that it hides in `allowed`, and counted."""
-        if not len(want.excluded):
-            return want
-        return self._without(want, self.rows_of(want.excluded))
+        if not len(query.excluded):
+            return query
+        return self._without(query, self.rows_of(query.excluded))
 
-    def _without(self, want: Want, rows: Rows) -> Want:
-        bits = without(all_rows(self.rows) if want.allowed is None else want.allowed, rows)
-        return want._replace(allowed=bits, allowed_count=count_allowed(bits), excluded=_NO_IDS)
+    def _without(self, query: SegmentQuery, rows: Rows) -> SegmentQuery:
+        bits = without(all_rows(self.rows) if query.allowed is None else query.allowed, rows)
+        return query._replace(allowed=bits, allowed_count=count_allowed(bits), excluded=_NO_IDS)
 
     def plan(self, allowed_count: int, k: int) -> Plan:
         """Return how `candidates` would begin; 1 <= k <= allowed_count."""
@@ -217,10 +217,10 @@ class Segment:
         if plan is None:
             if len(self._plans) >= _PLANS_KEPT:
                 self._plans = {}  # two threads that both do this lose nothing
-            plan = self._plans[allowed_count, k] = first_plan(self._ground, allowed_count, k)
+            plan = self._plans[allowed_count, k] = first_plan(self._profile, allowed_count, k)
         return plan
 
-    def _count_near(self, query: Vector, excluded: Sequence[Id] | IdArray) -> int:
+    def _count_near(self, vector: Vector, excluded: Sequence[Id] | IdArray) -> int:
         """How many of these ids have rows here, if a few of those rows are nearer than nearly all of a few
         others, else 0. Behind near ones the usual search would find little: it is spared. A guess, and cheap;
         either way the answer is as good."""
@@ -230,58 +230,58 @@ class Segment:
         some = asked[asked >= 0]
         if not len(some):
             return 0
-        theirs, others = self._scan.rough_distances(query, some)
+        theirs, others = self._scan.rough_distances(vector, some)
         middle = np.partition(theirs, len(theirs) // 2)[len(theirs) // 2]
         nearer = np.count_nonzero(others < middle)
         if nearer > len(others) * _NEAR_SHARE:
             return 0
         return len(excluded) * len(some) // len(asked)
 
-    def _by_graph(self, want: Want, plan: Plan) -> Found | None:
+    def _by_graph(self, query: SegmentQuery, plan: Plan) -> Found | None:
         """The answer by links, or None when a scan must give it: too few found, or a tie at the end."""
         assert self._graph is not None
         for _ in range(GRAPH_TRIES):
-            rows, engine = self._graph.knn(want.query, plan.breadth, allowed=None, ef=plan.breadth)
+            rows, engine = self._graph.knn(query.vector, plan.breadth, allowed=None, ef=plan.breadth)
             places = None
-            if want.allowed is not None or len(want.excluded):
-                places = self._places(want, rows)
+            if query.allowed is not None or len(query.excluded):
+                places = self._places(query, rows)
                 rows, engine = rows[places], engine[places]
             again = None
-            if want.ef is None or len(rows) < want.k:
-                again = next_plan(self._ground, plan, want.allowed_count, want.k, places)
+            if query.ef is None or len(rows) < query.k:
+                again = next_plan(self._profile, plan, query.allowed_count, query.k, places)
             if again is None:
-                return self._near(want, rows, engine) if len(rows) >= want.k else None
+                return self._near(query, rows, engine) if len(rows) >= query.k else None
             if again.way != "graph":
                 return None
             plan = again
         return None
 
-    def _places(self, want: Want, rows: Rows) -> npt.NDArray[np.int64]:
+    def _places(self, query: SegmentQuery, rows: Rows) -> npt.NDArray[np.int64]:
         """The places in `rows` whose row may be returned, in order."""
-        if want.allowed is None:
-            return _places_not_among(self.ids_of(rows), want.excluded)
-        places = _places_allowed(rows, want.allowed)
-        if not len(want.excluded):
+        if query.allowed is None:
+            return _places_not_among(self.ids_of(rows), query.excluded)
+        places = _places_allowed(rows, query.allowed)
+        if not len(query.excluded):
             return places
-        return places[_places_not_among(self.ids_of(rows[places]), want.excluded)]
+        return places[_places_not_among(self.ids_of(rows[places]), query.excluded)]
 
-    def _near(self, want: Want, rows: Rows, engine: npt.NDArray[np.float32]) -> Found | None:
+    def _near(self, query: SegmentQuery, rows: Rows, engine: npt.NDArray[np.float32]) -> Found | None:
         """Score again what may belong to the nearest k; None if equal distances run past what was found."""
-        kth = float(engine[want.k - 1])
+        kth = float(engine[query.k - 1])
         # A float32 limit: for a float64 one numpy would widen all of `engine` first.
         inside = int(engine.searchsorted(np.float32(kth + self._slack * (1.0 + abs(kth))), "right"))
-        is_cut = inside == len(rows) > want.k and inside < want.allowed_count
-        found = self._nearest_of(want, rows[:inside])
-        if is_cut and rescore(want.query, self.vectors, self._metric, rows).max() <= found[1][-1] + 1e-12:
+        is_cut = inside == len(rows) > query.k and inside < query.allowed_count
+        found = self._nearest_of(query, rows[:inside])
+        if is_cut and rescore(query.vector, self.vectors, self._metric, rows).max() <= found[1][-1] + 1e-12:
             return None
         return found
 
-    def _by_gather(self, want: Want) -> Found:
+    def _by_gather(self, query: SegmentQuery) -> Found:
         """Score every allowed row: for a few of them nothing is faster."""
-        rows = np.arange(self.rows) if want.allowed is None else rows_allowed(want.allowed, self.rows)
-        return self._nearest_of(want, rows)
+        rows = np.arange(self.rows) if query.allowed is None else rows_allowed(query.allowed, self.rows)
+        return self._nearest_of(query, rows)
 
-    def _by_scan(self, want: Want, is_crowded: bool) -> Found:
+    def _by_scan(self, query: SegmentQuery, is_crowded: bool) -> Found:
         """Scan the codes, and score again every row whose rounding could have hidden that it belongs to
         the answer; scan for more rows when those end before that is certain.
 
@@ -289,28 +289,28 @@ class Segment:
         scanned within two. `exact`: the error is proven; else it is very likely. Ties of the k-th are all
         looked at, whatever their number.
         """
-        error = self._scan.error_bound(want.query, proven=want.exact)
-        error *= 2.0 if want.exact else math.sqrt(2.0)  # of two rows; likely ones do not add up in full
+        error = self._scan.error_bound(query.vector, proven=query.exact)
+        error *= 2.0 if query.exact else math.sqrt(2.0)  # of two rows; likely ones do not add up in full
         # Measured at k = 25 of 98,000: 28 rows lie within it, 150 to 212 with the nearest 1,000 hidden, 222
         # when proven. Too few means a second scan, too many a longer heap.
-        fetch = 4 * want.k + (300 if want.exact else 120) if is_crowded else 2 * want.k + 64
+        fetch = 4 * query.k + (300 if query.exact else 120) if is_crowded else 2 * query.k + 64
         while True:
-            rows, engine = self._scan.knn(want.query, fetch, allowed=want.allowed, ef=0)
-            reach = self._scan.reach(float(engine[want.k - 1]), error)
+            rows, engine = self._scan.knn(query.vector, fetch, allowed=query.allowed, ef=0)
+            reach = self._scan.reach(float(engine[query.k - 1]), error)
             inside = int(np.searchsorted(engine, reach, side="right"))
-            if inside < len(rows) or len(rows) >= want.allowed_count:
-                return self._nearest_of(want, rows[:inside])
+            if inside < len(rows) or len(rows) >= query.allowed_count:
+                return self._nearest_of(query, rows[:inside])
             fetch *= 4
 
-    def _nearest_of(self, want: Want, rows: Rows) -> Found:
+    def _nearest_of(self, query: SegmentQuery, rows: Rows) -> Found:
         """The k nearest of these rows. Ids are looked up only where distances tie: strings are slow."""
-        if len(rows) > want.k + _FEW:
+        if len(rows) > query.k + _FEW:
             length = self.facts.codes.length
-            rows = near_rows(want.query, self.vectors, rows, want.k, self._metric, length)
-        found, distances, is_tied = nearest_rows(want.query, self.vectors, self._metric, rows, want.k)
+            rows = near_rows(query.vector, self.vectors, rows, query.k, self._metric, length)
+        found, distances, is_tied = nearest_rows(query.vector, self.vectors, self._metric, rows, query.k)
         if is_tied:
-            distances = rescore(want.query, self.vectors, self._metric, rows)
-            best = select(distances, self._ids.ids_of(rows), want.k)
+            distances = rescore(query.vector, self.vectors, self._metric, rows)
+            best = select(distances, self._ids.ids_of(rows), query.k)
             return rows[best], distances[best]
         return found, distances
 

@@ -49,7 +49,7 @@ _LISTED_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Tail:
+class RowPage:
     """Some rows after a place in the order of commits. seq: everything up to it is in this tail or before.
     damaged: ids whose row failed its checksum; they are in no other list. live: how many live items the store
     counts as of `seq`; None in a part that ends before it."""
@@ -200,7 +200,7 @@ class Store:
         (0.1 us). Read it before the tail that it shall stand for."""
         return self._newest.read()
 
-    def tail(self, after_seq: int) -> Tail | None:
+    def tail(self, after_seq: int) -> RowPage | None:
         """What was committed after `after_seq`, at most a page of it; None when nothing was (4 us; 10 amid
         searches)."""
         with self._tail_lock, self._translated():
@@ -216,19 +216,19 @@ class Store:
         rows, damaged = self._sorted_out(values)
         if len(values) == _PAGE_ROWS and rows:
             seq = min(seq, rows[-1].seq)
-        return Tail(rows, damaged, seq)
+        return RowPage(rows, damaged, seq)
 
-    def load(self) -> Iterator[Tail]:
+    def load(self) -> Iterator[RowPage]:
         """Every known row, page by page, all as of the `seq` that each page names. In key order, which
         reads the file once from front to end."""
         yield from self._pages(f"SELECT {COLUMNS} FROM item WHERE deleted=0", ())
 
-    def since(self, after_seq: int) -> Iterator[Tail]:
+    def since(self, after_seq: int) -> Iterator[RowPage]:
         """All that was committed after `after_seq`, deleted rows included, as of the `seq` that each page
         names. Beside the tail, not in its way."""
         yield from self._pages(f"SELECT {COLUMNS} FROM item WHERE seq>? ORDER BY seq", (after_seq,))
 
-    def _pages(self, query: str, parameters: Sequence[object]) -> Iterator[Tail]:
+    def _pages(self, query: str, parameters: Sequence[object]) -> Iterator[RowPage]:
         with self._aside() as connection:
             (live,), (seq,) = connection.execute(
                 "SELECT value FROM meta WHERE key IN ('live', 'seq') ORDER BY key"
@@ -237,9 +237,9 @@ class Store:
             for values in connection.execute(query, parameters):
                 page.append(values)
                 if len(page) == _PAGE_ROWS:
-                    yield Tail(*self._sorted_out(page), seq)
+                    yield RowPage(*self._sorted_out(page), seq)
                     page = []
-            yield Tail(*self._sorted_out(page), seq, live)
+            yield RowPage(*self._sorted_out(page), seq, live)
 
     @contextmanager
     def _aside(self) -> Iterator[Connection]:

@@ -52,15 +52,15 @@ class Life:
         self.index.write("things", WriteBatch((), [ItemDelete(n) for n in numbers], "v1"))
 
     def seal(self, *, merges: bool) -> None:
-        before = generation_of(self.index, "things").refresh().base
+        before = generation_of(self.index, "things").refresh().snapshot
         limits = self._merge if merges else self._keep
         assert Maintenance(self._data_dir, limits=limits, stopwatch=ClockWithSlowScan()).run_once()
-        until(lambda: generation_of(self.index, "things").refresh().base != before, 60)
+        until(lambda: generation_of(self.index, "things").refresh().snapshot != before, 60)
 
     def rebuild(self) -> None:
-        before = generation_of(self.index, "things").refresh().base
+        before = generation_of(self.index, "things").refresh().snapshot
         assert Maintenance(self._data_dir, limits=self._merge, stopwatch=ClockWithSlowScan()).rebuild() == []
-        until(lambda: generation_of(self.index, "things").refresh().base != before, 60)
+        until(lambda: generation_of(self.index, "things").refresh().snapshot != before, 60)
 
     def segments(self) -> int:
         return len(generation_of(self.index, "things").refresh().segments)

@@ -19,7 +19,7 @@ from index_store.ann.rerank import Distances, Matrix, rescore
 from index_store.ann.validation import pack_allowed
 from index_store.segment.builder import BuildOptions, RowChunk, build_segment
 from index_store.segment.info import SegmentIdentity
-from index_store.segment.reader import Segment
+from index_store.segment.reader import SegmentReader
 from index_store.storage.sealed_directory import new_directory
 from tests.sealing import ClockWithSlowScan
 
@@ -35,7 +35,7 @@ Mask = npt.NDArray[np.bool_]
 class Built:
     """A segment, queries, and the exact distance of every row to every query."""
 
-    segment: Segment
+    segment: SegmentReader
     queries: Matrix
     distances: Distances
 
@@ -52,7 +52,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     chunk = RowChunk(np.arange(len(data.rows)), np.arange(len(data.rows)), data.rows)
     slow_scan = ClockWithSlowScan() if engine == "hnsw" else time.perf_counter
     build_segment(directory, identity, [chunk], options, slow_scan)
-    segment = Segment.open(directory)
+    segment = SegmentReader.open(directory)
     print(segment.facts.engine, segment.facts.storage, segment.facts.calibration.ef_table(0.99))
     distances = np.array([rescore(query, segment.vectors, "l2") for query in data.queries])
     yield Built(segment, data.queries, distances)

@@ -20,7 +20,6 @@ REPEATED_CLASSES: dict[str, set[str]] = {
 SHARED_METHODS: dict[str, set[str]] = {
     "index_store": {
         "advance",
-        "after",
         "append",
         "candidates",
         "commit",
@@ -30,7 +29,6 @@ SHARED_METHODS: dict[str, set[str]] = {
         "note",
         "put",
         "read",
-        "rows_of",
         "take",
         "to_json",
     },
@@ -60,17 +58,10 @@ SHARED_METHODS: dict[str, set[str]] = {
 """Method names of classes that have nothing to do with each other."""
 AVOIDED_WORDS: dict[str, set[str]] = {
     "index_store": {
-        "anew",
         "aside",
         "asked",
-        "burials",
-        "buried",
-        "bury",
-        "forgetting",
-        "ground",
         "modest",
         "truth",
-        "want",
         "workshop",
     },
     "service": {

@@ -226,7 +226,7 @@ def test_many_keys_and_odd_metadata_filter_alike(index: EmbeddedIndex, tmp_path:
     until(lambda: base_of(index) != "")
     assert answers() == before
     assert answers() == before  # from the bitmaps kept
-    metadata = generation_of(index).refresh().segments[0].sealed.metadata
+    metadata = generation_of(index).refresh().segments[0].segment.metadata
     rows = np.arange(700)
     assert sum(text is None for text in metadata.texts(rows)) == 64
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from index_store.ann.calibration import Calibration, EfTable, Point
-from index_store.segment.planner import GATHER_ROWS, Ground, Plan, first_plan, next_plan
+from index_store.segment.planner import GATHER_ROWS, Plan, SegmentProfile, first_plan, next_plan
 
 TABLE = Calibration(
     points=(
@@ -21,8 +21,8 @@ TABLE = Calibration(
     queries=256,
 )
 ROWS = 100_000
-GROUND = Ground(ROWS, TABLE, TABLE.ef_table(0.99))
-SCAN_ONLY = Ground(ROWS, TABLE, EfTable(()))
+GROUND = SegmentProfile(ROWS, TABLE, TABLE.ef_table(0.99))
+SCAN_ONLY = SegmentProfile(ROWS, TABLE, EfTable(()))
 
 
 def test_ef_grows_with_k_and_target() -> None:

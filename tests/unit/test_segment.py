@@ -15,7 +15,7 @@ from index_store.ann.validation import pack_allowed
 from index_store.errors import StoreDamaged
 from index_store.segment.builder import BuildOptions, RowChunk, build_segment
 from index_store.segment.info import SegmentIdentity
-from index_store.segment.reader import Segment
+from index_store.segment.reader import SegmentReader
 from index_store.storage.sealed_directory import new_directory, publish
 from index_store.types import Metric
 from item_rules.ids import IdKind
@@ -66,7 +66,7 @@ def _brute(
 @pytest.mark.parametrize("kind", ["int64", "string"])
 def test_rows_keep_their_id_seq_and_vector(tmp_path: Path, options: BuildOptions, kind: IdKind) -> None:
     vectors, ids = _vectors(1300), _ids(1300, kind)
-    segment = Segment.open(_build(tmp_path, vectors, options, kind=kind))
+    segment = SegmentReader.open(_build(tmp_path, vectors, options, kind=kind))
     rows = segment.rows_of(ids)
     assert sorted(rows.tolist()) == list(range(1300))
     assert segment.ids_of(rows).tolist() == ids
@@ -79,7 +79,7 @@ def test_rows_keep_their_id_seq_and_vector(tmp_path: Path, options: BuildOptions
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.05])
 def test_exact_search_is_brute_force(tmp_path: Path, metric: Metric, share: float) -> None:
     vectors, ids = _vectors(3000), _ids(3000)
-    segment = Segment.open(_build(tmp_path, vectors, GRAPH, metric))
+    segment = SegmentReader.open(_build(tmp_path, vectors, GRAPH, metric))
     random = np.random.default_rng(SEED)
     for n in range(15):
         query = (vectors[n] + random.normal(size=DIM) * 0.5).astype(np.float32)
@@ -97,7 +97,7 @@ def test_exact_search_is_brute_force(tmp_path: Path, metric: Metric, share: floa
 def test_never_short_and_never_hidden(tmp_path: Path, options: BuildOptions) -> None:
     """Whatever is hidden, at random or the nearest ones: min(k, allowed) rows, each allowed, each once."""
     vectors = _vectors(4000)
-    segment = Segment.open(_build(tmp_path, vectors, options))
+    segment = SegmentReader.open(_build(tmp_path, vectors, options))
     random = np.random.default_rng(SEED)
     for n in range(60):
         query = (vectors[n * 3] + random.normal(size=DIM) * 0.3).astype(np.float32)
@@ -116,18 +116,18 @@ def test_equal_vectors_come_by_id(tmp_path: Path, options: BuildOptions, kind: I
     vectors = _vectors(2000)
     vectors[500:900] = vectors[500]  # one product name, 400 ids
     ids = _ids(2000, kind)
-    segment = Segment.open(_build(tmp_path, vectors, options, kind=kind))
+    segment = SegmentReader.open(_build(tmp_path, vectors, options, kind=kind))
     rows, distances = segment.candidates(vectors[500], 30, None)
     assert segment.ids_of(rows).tolist() == sorted(ids[500:900])[:30]
     assert (distances == 0).all()
 
 
 def test_an_empty_segment_and_a_single_row(tmp_path: Path) -> None:
-    empty = Segment.open(_build(tmp_path, _vectors(0), SCAN))
+    empty = SegmentReader.open(_build(tmp_path, _vectors(0), SCAN))
     assert len(empty.candidates(_vectors(1)[0], 5, None)[0]) == 0
     assert empty.rows_of([1, 2]).tolist() == [-1, -1]
     (tmp_path / "one").mkdir()
-    one = Segment.open(_build(tmp_path / "one", _vectors(1), SCAN))
+    one = SegmentReader.open(_build(tmp_path / "one", _vectors(1), SCAN))
     assert one.candidates(_vectors(1)[0], 5, None)[0].tolist() == [0]
 
 
@@ -153,28 +153,28 @@ def test_damaged_files_are_refused_before_they_are_mapped(tmp_path: Path, option
         for place in random.integers(0, len(content), 25):
             path.write_bytes(content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :])
             with pytest.raises(StoreDamaged):
-                Segment.open(directory)
+                SegmentReader.open(directory)
         for length in (0, 1, len(content) // 2, len(content) - 1):
             path.write_bytes(content[:length])
             with pytest.raises(StoreDamaged):
-                Segment.open(directory)
+                SegmentReader.open(directory)
         path.write_bytes(content)
-    Segment.open(directory)
+    SegmentReader.open(directory)
 
 
 def test_a_verified_manifest_spares_reading_the_files_but_no_other(tmp_path: Path) -> None:
     directory = _build(tmp_path, _vectors(300), SCAN)
-    sha256 = Segment.open(directory).sha256
-    assert Segment.open(directory, sha256).rows == 300
+    sha256 = SegmentReader.open(directory).sha256
+    assert SegmentReader.open(directory, sha256).rows == 300
     path = directory / "vectors.f32"
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")
     with pytest.raises(StoreDamaged):
-        Segment.open(directory, "another checksum")
+        SegmentReader.open(directory, "another checksum")
 
 
 def test_a_segment_goes_on_serving_after_its_directory_is_gone(tmp_path: Path) -> None:
     directory = _build(tmp_path, _vectors(900), GRAPH)
-    segment = Segment.open(directory)
+    segment = SegmentReader.open(directory)
     before = segment.candidates(_vectors(900)[5], 10, None)[0].tolist()
     for path in directory.iterdir():
         path.unlink()
@@ -183,7 +183,7 @@ def test_a_segment_goes_on_serving_after_its_directory_is_gone(tmp_path: Path) -
 
 def test_threads_get_the_answers_that_one_thread_gets(tmp_path: Path) -> None:
     vectors = _vectors(3000)
-    segment = Segment.open(_build(tmp_path, vectors, GRAPH))
+    segment = SegmentReader.open(_build(tmp_path, vectors, GRAPH))
     masks = [None, *(pack_allowed(np.random.default_rng(n).random(3000) < 0.9) for n in range(3))]
 
     def ask(n: int) -> list[int]:
@@ -200,7 +200,7 @@ def test_engines_that_take_equal_time_give_the_scan_which_is_exact(tmp_path: Pat
     directory = new_directory(tmp_path, "s")
     rows = RowChunk(_ids(1200), np.arange(1200), _vectors(1200))
     build_segment(directory, _identity(), [rows], options, lambda: float(next(ticks)))
-    facts = Segment.open(directory).facts
+    facts = SegmentReader.open(directory).facts
     assert facts.engine == "scan" and facts.storage is None
     assert not (directory / "graph.faiss").exists()
 
@@ -208,7 +208,7 @@ def test_engines_that_take_equal_time_give_the_scan_which_is_exact(tmp_path: Pat
 @pytest.mark.parametrize("storage", ["float32", "bf16", "int8"])
 def test_a_wanted_storage_is_built_and_calibrated(tmp_path: Path, storage: Storage) -> None:
     options = BuildOptions(engine="hnsw", storage=storage, queries=64, seed=SEED)
-    facts = Segment.open(_build(tmp_path, _vectors(2000), options)).facts
+    facts = SegmentReader.open(_build(tmp_path, _vectors(2000), options)).facts
     assert facts.storage == storage
     assert facts.calibration.points[-1].recall[0] >= 0.99
     table = facts.calibration.ef_table(0.99)

@@ -14,7 +14,7 @@ from index_store.ann.row_order import local_order
 from index_store.ann.validation import count_allowed, pack_allowed, rows_allowed
 from index_store.segment.builder import BuildOptions, RowChunk, build_segment
 from index_store.segment.info import SegmentIdentity
-from index_store.segment.reader import Segment
+from index_store.segment.reader import SegmentReader
 from index_store.storage.sealed_directory import new_directory
 from index_store.types import Metric
 
@@ -78,7 +78,7 @@ def test_excluded_ids_change_no_promise(tmp_path: Path, engine: str) -> None:
     chunk = RowChunk(np.arange(6000), np.arange(6000), vectors)
     identity = SegmentIdentity("store", "v1", "int64", DIM, "l2", 1)
     build_segment(directory, identity, [chunk], options, time.thread_time)
-    segment = Segment.open(directory)
+    segment = SegmentReader.open(directory)
     random = np.random.default_rng(SEED)
     found = possible = 0
     for n in range(60):
