@@ -196,7 +196,7 @@ class Vocabulary:
 def read_vocabulary(glossary: str, plain_words: str) -> Vocabulary:
     """Terms stand in the first column of each table of terms, avoided words in the second one of the last."""
     tables = [table_after(glossary, found) for found in re.findall(r"<!-- (terms of [a-z ]+:)", glossary)]
-    terms = [word for table in tables for row in table for word in split_name(row[0])]
+    terms = [word for table in tables for row in table for word in _words_of(row[0])]
     avoided = {
         word: row[0].replace("`", "")
         for row in table_after(glossary, "avoided:")
@@ -209,6 +209,11 @@ def read_vocabulary(glossary: str, plain_words: str) -> Vocabulary:
 def split_name(name: str) -> list[str]:
     """The words of an identifier or a term, in small letters: `SQ8Codes` -> sq, 8, codes."""
     return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)]
+
+
+def _words_of(term: str) -> list[str]:
+    """The words of a term, and those that one word hides: SQLite is `sqlite` as well as sq, lite."""
+    return [*split_name(term), *re.findall(r"[a-z0-9]+", term.lower())]
 
 
 def _singulars(word: str) -> Iterator[str]:

@@ -123,6 +123,45 @@ def test_every_dependency_was_decided() -> None:
     assert not undecided, f"no decision note names them in backquotes: {undecided}"
 
 
+CHANGE_KINDS = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+def wrong_changelog(text: str, version: str) -> Iterator[str]:
+    """What keeps a changelog from the usual form, or from naming `version` as its newest one."""
+    heads = [title for level, title in headings(text) if level == 2]
+    if heads[:1] != ["Unreleased"]:
+        yield "begins with no section 'Unreleased'"
+    dated = [re.fullmatch(r"(\d+\.\d+\.\d+) - (\d{4}-\d{2}-\d{2})", head) for head in heads[1:]]
+    if not all(dated) or not dated:
+        yield f"a version is 'N.N.N - YYYY-MM-DD': {heads[1:]}"
+    elif dated[0] and dated[0][1] != version:
+        yield f"its newest version is {dated[0][1]}, pyproject.toml has {version}"
+    kinds = {title for level, title in headings(text) if level == 3 and not title.startswith("Before you ")}
+    if kinds - CHANGE_KINDS:
+        yield f"no kinds of change: {sorted(kinds - CHANGE_KINDS)}"
+
+
+def test_the_changelog_has_the_usual_form_and_version() -> None:
+    version = tomllib.loads(read("pyproject.toml"))["project"]["version"]
+    assert list(wrong_changelog(read("CHANGELOG.md"), version)) == []
+    assert f"\n  version: {version}\n" in read("openapi.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# C\n## 1.0.0 - 2026-01-01\n",
+        "# C\n## Unreleased\n## 1.0.0\n",
+        "# C\n## Unreleased\n",
+        "# C\n## Unreleased\n## 0.9.0 - 2026-01-01\n",
+        "# C\n## Unreleased\n### News\n## 1.0.0 - 2026-01-01\n",
+    ],
+)
+def test_a_changelog_of_another_form_is_found(text: str) -> None:
+    assert list(wrong_changelog(text, "1.0.0"))
+    assert not list(wrong_changelog("# C\n## Unreleased\n### Fixed\n## 1.0.0 - 2026-01-01\n", "1.0.0"))
+
+
 def test_help_lists_every_target() -> None:
     makefile = read("Makefile")
     described = set(re.findall(r"^([a-z]+):.*## ", makefile, flags=re.MULTILINE))
