@@ -179,7 +179,8 @@ class StoredItem:
 
 @dataclass(frozen=True, slots=True)
 class GenerationStatus:
-    """One generation in numbers. items: known ids, live or not; live: what a search can return."""
+    """One generation in numbers. items: known ids, live or not; live: what a search can return. dim: of its
+    vectors. origin: what made them, in the words of who writes them; empty where nobody has noted it."""
 
     generation: str
     role: Literal["current", "next", "former"]
@@ -188,6 +189,8 @@ class GenerationStatus:
     live: int
     seq: int
     cursors: Mapping[str, str]
+    dim: int = 0
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)

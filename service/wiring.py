@@ -48,6 +48,7 @@ from service.http.dependencies import Desk
 from service.http.wire.body_reader import BodyReader
 from service.observing import Metrics, RequestLog
 from service.settings import Settings
+from service.wiring_catalogue import serving_catalogue
 
 log = logging.getLogger(__name__)
 
@@ -166,11 +167,10 @@ def build(
     """Raises BadConfiguration. metrics_dir: where several workers sum their metrics. before_serving: awaited
     when everything is open and before the first connection is taken. models: being opened already.
     demo_picture: of a file name, where the demo is served."""
-    catalogue = read_collections(settings)
+    served = serving_catalogue(settings, read_collections(settings))
+    catalogue = served.catalogue
     index = _index(settings, catalogue, make_index)
-    readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
-    writers = ThreadPoolExecutor(settings.write_threads, thread_name_prefix="writer")
-    fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetcher")
+    readers, writers, fetchers = _executors(settings)
     metrics = Metrics(metrics_dir)
     slots = {each.name: Slot(each.model, each.text_template) for each in catalogue.collections}
     encoders = Encoders(slots)
@@ -205,6 +205,7 @@ def build(
         lifecycle.is_open,
         partial(maintenance_status, settings.data_dir),
         metrics,
+        served.changes,
         probe_s=settings.probe_s,
     )
     parts = Parts(
@@ -230,6 +231,15 @@ def _index(settings: Settings, catalogue: Catalogue, make_index: MakeIndex | Non
     limits = EngineLimits(metadata_bytes_max=settings.metadata_bytes_max)
     make = make_index or partial(EmbeddedIndex, limits=limits)
     return make(settings.data_dir, [each.spec for each in catalogue.collections])
+
+
+def _executors(settings: Settings) -> tuple[ThreadPoolExecutor, ThreadPoolExecutor, ThreadPoolExecutor]:
+    """Threads that read the index, write it, and fetch pictures."""
+    return (
+        ThreadPoolExecutor(_READERS, thread_name_prefix="reader"),
+        ThreadPoolExecutor(settings.write_threads, thread_name_prefix="writer"),
+        ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetcher"),
+    )
 
 
 def _guarded(settings: Settings) -> PictureFetch:

@@ -15,6 +15,7 @@ from pathlib import Path
 import faiss
 
 from index_store.ann.compiled import exact_kernels, kernels
+from index_store.catalog.identity import record_origin
 from index_store.engine.collection import Collection, Members, Step, reduced
 from index_store.engine.generation import Generation
 from index_store.engine.validation import check_ids, check_spec, checked_batch, checked_request
@@ -193,6 +194,16 @@ class EmbeddedIndex:
         self._collection(collection).advance(step, embedding_version)
         return self.status(collection)
 
+    def record_origin(self, collection: str, embedding_version: str, origin: str) -> bool:
+        """Note what made the vectors of that version, in words that only the caller reads; return whether any
+        generation said otherwise before. Raises WriteFailed."""
+        noted = False
+        with self._collection(collection).members() as members:
+            for generation in members.in_order():
+                if generation.embedding_version == embedding_version:
+                    noted |= record_origin(generation.store.directory, self._connect, origin)
+        return noted
+
     def backup(self, directory: Path) -> Mapping[str, int]:
         """Write a hot copy of all stores of the data directory to a new `directory`; return the seq of each
         copied store by file name.
@@ -329,6 +340,8 @@ def _statuses(members: Members) -> list[GenerationStatus]:
                 live=counters.live,
                 seq=counters.seq,
                 cursors=counters.cursors,
+                dim=counters.dim,
+                origin=counters.origin,
             )
         )
     return out

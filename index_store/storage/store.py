@@ -66,6 +66,8 @@ class Counters:
     live: int
     seq: int
     cursors: Mapping[str, str]
+    dim: int
+    origin: str
 
 
 def create_store(
@@ -270,7 +272,8 @@ class Store:
         with self._read_lock, self._translated(), _snapshot(_opened(self._read)) as connection:
             meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
             cursors = dict(connection.execute("SELECT source, value FROM cursor").fetchall())
-        return Counters(meta["items"], meta["live"], meta["seq"], cursors)
+        origin = str(meta.get("origin") or "")
+        return Counters(meta["items"], meta["live"], meta["seq"], cursors, meta["dim"], origin)
 
     def digest(self, parts: int = BUCKETS) -> Digest:
         """The sums as committed, less the shares of rows that are known to be damaged: what can't be

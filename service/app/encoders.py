@@ -101,10 +101,12 @@ def with_template(info: ModelInfo, text_template: str) -> ModelInfo:
 
     The same model under another template gives vectors that answer other questions, so they never meet.
     """
-    if not text_template:
-        return info
-    mark = hashlib.sha256(text_template.encode()).hexdigest()[:8]
-    return replace(info, embedding_version=f"{info.embedding_version}.t{mark}")
+    return replace(info, embedding_version=info.embedding_version + template_suffix(text_template))
+
+
+def template_suffix(text_template: str) -> str:
+    """Return what a text template adds to its model's embedding_version; nothing without a template."""
+    return f".t{hashlib.sha256(text_template.encode()).hexdigest()[:8]}" if text_template else ""
 
 
 class Encoders:

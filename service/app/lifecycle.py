@@ -18,10 +18,12 @@ from index_store.errors import (
     PointerLost,
     StoreDamaged,
     Unavailable,
+    WriteFailed,
 )
 from index_store.port import VectorIndex
 from index_store.types import SearchRequest
 from service.app.encoders import ImageEncoder, Slot, TextEncoder
+from service.app.generations.origin import Origin
 from service.app.search_queue import SearchLane
 from service.collections import NO_MODEL, PLACEHOLDER_MODEL, Collection
 from service.embedding.port import ModelInfo
@@ -41,6 +43,9 @@ _OPENERS = 3
 class OpenableIndex(VectorIndex, Protocol):
     def open(self) -> Mapping[str, Unavailable]:
         """Open each collection that is not open; return why some can't be, by name."""
+
+    def record_origin(self, collection: str, embedding_version: str, origin: str) -> bool:
+        """Note what made the vectors of that version, for the time when another model is configured."""
 
 
 class Loader(Protocol):
@@ -78,6 +83,7 @@ class Lifecycle:
         self._is_open = False
         self._not_open: dict[str, Unavailable] = {}
         self._unbegun: set[str] = set()
+        self._origins: dict[str, Origin] = {}
         self._retrying: asyncio.Task[None] | None = None
 
     def is_open(self) -> bool:
@@ -195,6 +201,7 @@ class Lifecycle:
                 await text.embed_query(_WARM_UP_TEXT)
         info = slot.info_with(text=text, image=image)
         await index_open
+        self._origins[collection.name] = _origin_of(collection, reference)
         await self._begin_if_possible(opener, collection, info)
         slot.fill(text=text, image=image)
         log.info("model_loaded", extra={"collection": collection.name, "version": info.embedding_version})
@@ -214,11 +221,18 @@ class Lifecycle:
             self._unbegun.add(collection.name)
 
     def _begin(self, collection: Collection, info: ModelInfo) -> None:
-        """A collection without a generation gets its first one, under the model's version."""
+        """A collection without a generation gets its first one, under the model's version. The generation of
+        that version notes which model this is, so that it can be served after the settings have changed."""
         if self._index.status(collection.name).current is None:
             # Another worker may do the same at this moment.
             with contextlib.suppress(GenerationConflict):
                 self._index.advance(collection.name, "begin", info.embedding_version)
+        try:
+            origin = self._origins[collection.name].text()
+            if self._index.record_origin(collection.name, info.embedding_version, origin):
+                log.info("origin_noted", extra={"collection": collection.name, "origin": origin})
+        except WriteFailed as exc:  # a full disk: the next start notes it
+            log.warning("origin_not_noted", extra={"collection": collection.name, "error": str(exc)})
         vector = np.ones(collection.dim, dtype=np.float32)
         self._index.search(collection.name, [SearchRequest(vector=vector, k=1)])
 
@@ -244,6 +258,11 @@ class Lifecycle:
             executor.shutdown(wait=True, cancel_futures=True)
         self._index.close()
         log.info("closed")
+
+
+def _origin_of(collection: Collection, reference: str) -> Origin:
+    """reference: of the model that really serves, which may stand in for the configured one."""
+    return Origin(reference, collection.text_template if collection.modality == "text" else "")
 
 
 def _may_pass(error: Unavailable) -> bool:

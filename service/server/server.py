@@ -29,6 +29,7 @@ from service.server.maintenance_process import Maintainer
 from service.server.ready_notice import Announcer
 from service.server.workers import Workers
 from service.settings import Settings
+from service.wiring_catalogue import serving_catalogue
 
 if TYPE_CHECKING:
     from service.app.ingest import Ingester
@@ -75,7 +76,8 @@ def made_application(
     no garbage. is_demo: the demo's pictures are served too."""
     gc.disable()
     models = EarlyModels(settings.models_dir, threads=settings.model_threads, runtime=settings.model_runtime)
-    models.begin((c.modality, c.model, c.dim) for c in catalogue.collections if c.model != NO_MODEL)
+    served = serving_catalogue(settings, catalogue).catalogue.collections
+    models.begin((c.modality, c.model, c.dim) for c in served if c.model != NO_MODEL)
     from service.wiring import build
 
     picture = None

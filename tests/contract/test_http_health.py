@@ -142,7 +142,7 @@ def test_one_damaged_store_is_named_and_the_other_collection_serves(
     assert [(record.levelname, record.__dict__["code"]) for record in told] == [("ERROR", "store_damaged")]
 
 
-@pytest.mark.parametrize("change", [{"dim": 256}, {"metric": "cosine"}, {"id_type": "string"}])
+@pytest.mark.parametrize("change", [{"metric": "cosine"}, {"id_type": "string"}])
 def test_another_shape_takes_only_its_collection_out(
     seeded: Path, tmp_path: Path, change: dict[str, Any]
 ) -> None:
@@ -182,10 +182,10 @@ def test_text_search_that_answers_503_is_told_though_vectors_are_served(tmp_path
         assert [each["code"] for each in ready(app)] == ["model_unavailable"]
 
 
-def test_a_model_of_another_version_is_told(seeded: Path) -> None:
+def test_a_model_that_is_configured_and_does_not_serve_yet_is_told(seeded: Path) -> None:
     with running_app(seeded, {"IMAGE_MODEL": "builtin:placeholder"}) as app:
-        assert reasons(app).keys() == {("products", "embedding_version_mismatch")}
-        assert [each["collection"] for each in ready(app)] == ["products"]
+        assert reasons(app).keys() == {("products", "model_change_pending")}
+        assert ready(app) == []
         assert app.post("/v1/search", {"query": "갈비탕"}).status_code == 200
 
 

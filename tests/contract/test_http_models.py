@@ -37,15 +37,17 @@ def test_another_text_template_is_another_embedding_version(tmp_path: Path) -> N
         answer = app.post("/v1/upsert", {"items": [{"recipe_id": 1, "text": "갈비탕"}]})
         assert answer.json()["version"] == first
         assert app.post("/v1/embed", {"text": "갈비탕"}).json()["version"] == first
-    with running_app(tmp_path / "a", configured(tmp_path, "{title} {description}")) as app:
+    with running_app(tmp_path / "b", configured(tmp_path, "{title} {description}")) as app:
         assert version_of(app, "recipes") != first
-        problem = app.post("/v1/search", {"query": "갈비탕"})
-        assert (problem.status_code, problem.json()["code"]) == (503, "model_unavailable")
-        assert "embedding_version_mismatch" in problem.json()["detail"]
-        assert app.post("/v1/search", {"like_ids": [1]}).status_code == 200
-        assert app.get("/health").json()["collections"]["recipes"]["model_available"] is False
+    with running_app(tmp_path / "a", configured(tmp_path, "{title} {description}")) as app:
+        assert version_of(app, "recipes") == first, "what made the vectors goes on serving"
+        answer = app.post("/v1/search", {"query": "갈비탕"}).json()
+        assert (answer["embedding_version"], answer["results"][0]["recipe_id"]) == (first, 1)
+        (reason,) = app.get("/health").json()["reasons"]
+        assert (reason["code"], reason["collection"]) == ("model_change_pending", "recipes")
     with running_app(tmp_path / "a", configured(tmp_path, "{title}")) as app:
         assert app.post("/v1/search", {"query": "갈비탕"}).json()["results"][0]["recipe_id"] == 1
+        assert app.get("/health").json()["reasons"] == []
 
 
 def test_without_a_template_the_version_is_the_models_own(tmp_path: Path) -> None:

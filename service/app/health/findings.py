@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from index_store.errors import IndexStoreError, StoreDamaged, Unavailable
 from index_store.types import CollectionStatus
 from service.app.encoders import Slot
+from service.app.generations.serving import ModelChange
 from service.errors import DeadlineExceeded, ModelUnavailable, Overloaded, ServiceError, Starting
 
 STARTING = "starting"
@@ -66,14 +67,32 @@ def of_model(collection: str, slot: Slot, status: CollectionStatus) -> Finding |
             collection,
             "embedding_version_mismatch",
             f"the collection serves {current.embedding_version}, the model is {slot.info.embedding_version}",
-            "configure the model of the serving version again, or fill a generation of the new one "
-            "and POST /v1/promote",
+            "no model here gives the serving version: bring its files and configure it again, or fill a "
+            "generation of the configured model and POST /v1/promote",
             blocks=True,
         )
     if slot.info.is_placeholder and slot.reason:
         reason = f"a placeholder serves, its vectors carry no meaning: {slot.reason}"
         return Finding(collection, "placeholder_serves", reason, slot.hint)
     return None
+
+
+def of_change(collection: str, change: ModelChange, served: str, status: CollectionStatus) -> Finding | None:
+    """The configuration asks for another model than the one that made the current generation, which goes on
+    serving. None once the generation of the configured model is current. served: the reference in use."""
+    current = status.current
+    if current is None or current.embedding_version == change.embedding_version:
+        return None
+    wanted = change.configured
+    what = f"the model {wanted.model}" if wanted.model != served else "another text template or dim"
+    reason = (
+        f"{what} is configured ({change.embedding_version or 'its version is not known'}), the collection "
+        f"goes on under {current.embedding_version}, made by {served}"
+    )
+    if change.problem:
+        reason = f"{reason}; the configured model can't be used: {change.problem}"
+    hint = f"configure {served} again, or fill a generation of the new version and POST /v1/promote"
+    return Finding(collection, "model_change_pending", reason, change.hint or hint)
 
 
 def fits(slot: Slot, status: CollectionStatus | None) -> bool:

@@ -18,7 +18,8 @@ from index_store.errors import IndexStoreError
 from index_store.port import VectorIndex
 from index_store.types import CollectionStatus
 from service.app.encoders import Encoders, Slot
-from service.app.health.findings import STARTING, Finding, fits, of_error, of_model, of_troubles
+from service.app.generations.serving import ModelChange
+from service.app.health.findings import STARTING, Finding, fits, of_change, of_error, of_model, of_troubles
 from service.app.health.maintenance_status import MaintenanceStatus
 from service.app.search import Question, Searcher
 from service.app.sync_report import SyncReport, sync_report
@@ -61,9 +62,11 @@ class Prober:
         is_open: Callable[[], bool],
         maintenance: Callable[[], MaintenanceStatus],
         metrics: Metrics,
+        changes: Mapping[str, ModelChange],
         *,
         probe_s: float,
     ) -> None:
+        """changes: what the configuration asks for instead of what serves, by collection."""
         self._catalogue = catalogue
         self._encoders = encoders
         self._searcher = searcher
@@ -72,6 +75,7 @@ class Prober:
         self._is_open = is_open
         self._maintenance = maintenance
         self._metrics = metrics
+        self._changes = changes
         self._probe_s = probe_s
         self._probes = 0
         self._report = _Report()
@@ -149,6 +153,9 @@ class Prober:
         of_its_model = of_model(name, self._slot(collection), status) if has_model else None
         if of_its_model is not None:
             findings.append(of_its_model)
+        if name in self._changes:
+            pending = of_change(name, self._changes[name], self._slot(collection).reference, status)
+            findings.extend([pending] if pending else [])
         by_content = has_model and (of_its_model is None or not of_its_model.blocks)
         try:
             await self._searcher.find(self._question(collection, by_content=by_content))

@@ -1,0 +1,77 @@
+"""What a generation says about itself, read and noted without opening it: its version, its dim, its origin.
+
+The *origin* says in the words of whoever writes the vectors how they can be made again (model and text
+template). The index keeps it in the store of record, so that it goes with every backup, and never reads it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from index_store.catalog.pointer import read_pointer
+from index_store.errors import StoreDamaged, Unavailable, WriteFailed
+from index_store.storage.durable_files import locked
+from index_store.storage.schema import (
+    LOCK_FILE,
+    SQLITE_ERRORS,
+    STORE_FILE,
+    Connector,
+    connect_reading,
+    prepare,
+)
+
+log = logging.getLogger(__name__)
+
+ORIGIN_KEY = "origin"
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationIdentity:
+    """One generation. dim: of its vectors. origin: empty where nobody has noted it."""
+
+    embedding_version: str
+    dim: int
+    origin: str
+
+
+def current_identity(collection: Path) -> GenerationIdentity | None:
+    """Return what the current generation below the directory `collection` says of itself; None where there is
+    none, or where it can't be read: opening the collection tells why. Changes nothing."""
+    try:
+        member = read_pointer(collection).current
+        if member is None:
+            return None
+        connection = connect_reading(collection / member.name / STORE_FILE)
+        try:
+            meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+        finally:
+            connection.close()
+        return GenerationIdentity(member.embedding_version, int(meta["dim"]), str(meta.get(ORIGIN_KEY) or ""))
+    except (*SQLITE_ERRORS, Unavailable, StoreDamaged, OSError, KeyError, ValueError, TypeError) as exc:
+        log.warning("generation_not_identified", extra={"path": str(collection), "error": str(exc)})
+        return None
+
+
+def record_origin(generation: Path, connect: Connector, origin: str) -> bool:
+    """Note `origin` in the store of the directory `generation`, durably; return whether it said another one
+    before. Raises WriteFailed."""
+    try:
+        with locked(generation / LOCK_FILE):
+            connection = connect(generation / STORE_FILE)
+            try:
+                found = connection.execute("SELECT value FROM meta WHERE key=?", (ORIGIN_KEY,)).fetchone()
+                if found is not None and found[0] == origin:
+                    return False
+                prepare(connection)
+                connection.execute(
+                    "INSERT INTO meta(key, value) VALUES(?,?) "
+                    "ON CONFLICT(key) DO UPDATE SET value=excluded.value",
+                    (ORIGIN_KEY, origin),
+                )
+                return True
+            finally:
+                connection.close()
+    except (*SQLITE_ERRORS, OSError) as exc:
+        raise WriteFailed(f"{generation}: what made its vectors could not be noted: {exc}") from exc
