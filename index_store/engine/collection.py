@@ -244,7 +244,7 @@ class Collection:
                 seq = carry_over(current, fresh, 0)
                 # Nothing is written to the current generation between the last look and the rename, so
                 # every later write finds the new one.
-                with current.frozen():
+                with current.commits_blocked():
                     carry_over(current, fresh, seq)
                     write_pointer(self._directory, pointer.begun(member))
             finally:

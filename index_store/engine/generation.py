@@ -101,7 +101,7 @@ class Generation:
 
     def refresh(self) -> View:
         """Apply what was committed since the last call, by any process, and return the newest view."""
-        if self.store.mark() == self._mark and self._clock() < self._look_at:
+        if self.store.commit_mark() == self._mark and self._clock() < self._look_at:
             return self._view  # so ends almost every call, without a lock
         with self._lock:
             now = self._clock()
@@ -109,7 +109,7 @@ class Generation:
             if is_to_look:
                 self._look_at = now + _LOOK_S
                 self._look(now)
-            mark = self.store.mark()
+            mark = self.store.commit_mark()
             if mark != self._mark or is_to_look:  # else who held the lock has just applied it
                 self._follow()
                 self._keep_up()
@@ -179,7 +179,7 @@ class Generation:
         scrubbed = _modified(self.store.directory / SCRUB_FILE)
         if scrubbed != self._scrubbed:
             self._scrubbed = scrubbed
-            self.store.look_again()
+            self.store.recheck_suspects()
 
     def _keep_up(self) -> None:
         """Start the thread that does what searches shall not wait for, if any of it is due. Lock held."""
@@ -247,7 +247,7 @@ class Generation:
     def _replayed(self, view: View) -> tuple[View, int]:
         """The view after all that was committed since it, and how many live items the store counts then."""
         counted = 0
-        for tail in self.store.since(view.seq):
+        for tail in self.store.commits_after(view.seq):
             view, counted = with_fresh_index(apply_commits(view, [tail])), tail.live or 0
         return without_history(view), counted
 
@@ -270,14 +270,14 @@ class Generation:
 
     def _loaded(self) -> View:
         delta, seq, counted = Delta(self._spec), 0, 0
-        for page in self.store.load():
+        for page in self.store.scan_items():
             live = [row for row in page.rows if row.is_live]
             if live:
                 delta.append(live)
             seq, counted = page.seq, page.live or 0
         view = view_of_delta(delta, seq)
         if live_count(view) != counted and not self.store.damaged_rows:
-            self.store.miss(abs(live_count(view) - counted))
+            self.store.report_missing(abs(live_count(view) - counted))
         return view
 
 

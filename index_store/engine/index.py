@@ -30,12 +30,12 @@ from index_store.errors import (
 )
 from index_store.maintenance.backup import backup_data
 from index_store.query.view import View
-from index_store.storage.digest import BUCKETS, PARTS_MAX
+from index_store.storage.digest import BUCKETS, BUCKETS_MAX
 from index_store.storage.disk_guard import RESERVE_BYTES, Ballast, DiskGuard, FreeBytes, free_bytes
 from index_store.storage.group_commit import WriterLimits
 from index_store.storage.schema import Connector, connect_sqlite
 from index_store.storage.store import Store
-from index_store.storage.transaction import Committed
+from index_store.storage.transaction import CommitResult
 from index_store.types import (
     Ack,
     CollectionSpec,
@@ -178,7 +178,7 @@ class EmbeddedIndex:
         found = self._collection(collection)
         _check_parts(parts, ())
         with found.members() as members:
-            return _existing(members).store.digest(parts)
+            return _existing(members).store.compute_digest(parts)
 
     def digest_rows(
         self, collection: str, numbers: Sequence[int], parts: int = BUCKETS
@@ -186,7 +186,7 @@ class EmbeddedIndex:
         found = self._collection(collection)
         _check_parts(parts, numbers)
         with found.members() as members:
-            return iter(list(_existing(members).store.digest_rows(numbers, parts)))
+            return iter(list(_existing(members).store.compute_digest_rows(numbers, parts)))
 
     def advance(self, collection: str, step: Step, embedding_version: str) -> CollectionStatus:
         if not embedding_version:
@@ -251,8 +251,8 @@ _NOTHING = SearchResult(hits=(), generation="", embedding_version="", seq=0, exh
 
 
 def _check_parts(parts: int, numbers: Sequence[int]) -> None:
-    if not 1 <= parts <= PARTS_MAX or parts & (parts - 1):
-        raise InvalidRequest(f"parts must be a power of two, {PARTS_MAX} at most, got {parts}", "parts")
+    if not 1 <= parts <= BUCKETS_MAX or parts & (parts - 1):
+        raise InvalidRequest(f"parts must be a power of two, {BUCKETS_MAX} at most, got {parts}", "parts")
     for number in numbers:
         if not 0 <= number < parts:
             raise InvalidRequest(f"bucket must be 0..{parts - 1}, got {number}", "bucket")
@@ -288,7 +288,7 @@ def _existing(members: Members) -> Generation:
 class _Done:
     """What one generation made of a write. held: ids of the batch's items, but for those it does not know."""
 
-    committed: Committed
+    committed: CommitResult
     embedding_version: str
     held: Set[Id]
 

@@ -18,7 +18,7 @@ from index_store.diagnosis import is_passing, what_helps
 from index_store.errors import StoreDamaged
 from index_store.storage.durable_files import publish
 from index_store.storage.schema import COLUMNS, Connection, from_columns
-from index_store.storage.scrub_state import SCRUB_FILE, read_scrubbed
+from index_store.storage.scrub_state import SCRUB_FILE, read_scrub_state
 from index_store.storage.sealed_directory import MARKS, read_manifest, verify
 from index_store.types import Id
 
@@ -44,7 +44,7 @@ class Scrub:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        stored = read_scrubbed(directory)
+        stored = read_scrub_state(directory)
         self.progress = Progress(stored.after, stored.rows, stored.rounds, tuple(stored.damaged))
         self.set_aside = 0
         self._found: list[Id] = []

@@ -29,8 +29,8 @@ _ACKED_SIZE = _ACKED_BODY.size + 4
 _NEWEST_SIZE = 8
 
 
-class NewestSeq:
-    """Eight bytes in the lock file, which all who write to the store share anyhow. `note` under the lock,
+class SharedSeq:
+    """Eight bytes in the lock file, which all who write to the store share anyhow. `publish` under the lock,
     the rest from any thread."""
 
     def __init__(self, directory: Path) -> None:
@@ -53,23 +53,23 @@ class NewestSeq:
         if descriptor is not None:
             os.close(descriptor)
 
-    def note(self, seq: int) -> None:
+    def publish(self, seq: int) -> None:
         """Everything up to `seq` is committed. Raises OSError: then nobody may be told of the commit."""
         assert self._descriptor is not None, "the store is closed"
         os.pwrite(self._descriptor, seq.to_bytes(_NEWEST_SIZE, "little", signed=True), 0)
 
-    def read(self) -> int:
+    def latest(self) -> int:
         return self._mapped[0]
 
 
 class AckedSeq:
-    """One file beside a store. `note` belongs to one thread, under the store's lock."""
+    """One file beside a store. `publish` belongs to one thread, under the store's lock."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / ACKED_FILE
         self._descriptor: int | None = None
 
-    def note(self, store_uuid: str, seq: int) -> None:
+    def record(self, store_uuid: str, seq: int) -> None:
         """Everything up to `seq` is committed. Raises OSError."""
         if self._descriptor is None:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

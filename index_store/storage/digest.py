@@ -18,7 +18,7 @@ import numpy.typing as npt
 from index_store.types import DIGEST_BUCKETS, Id
 
 BUCKETS = DIGEST_BUCKETS
-PARTS_MAX = 1 << 20
+BUCKETS_MAX = 1 << 20
 """The finest sums that are ever asked for: 8 MiB of them."""
 _MASK = (1 << 64) - 1
 
@@ -77,7 +77,7 @@ def buckets_from(sums: Iterable[tuple[int, int]]) -> npt.NDArray[np.uint64]:
     return out
 
 
-def folded(sums: npt.NDArray[np.uint64], parts: int) -> npt.NDArray[np.uint64]:
+def fold_buckets(sums: npt.NDArray[np.uint64], parts: int) -> npt.NDArray[np.uint64]:
     """(parts,) out of more sums: part p of many belongs to part p modulo `parts` of few."""
     out: npt.NDArray[np.uint64] = sums.reshape(-1, parts).sum(axis=0, dtype=np.uint64)
     return out

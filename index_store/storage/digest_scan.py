@@ -21,7 +21,7 @@ _PAGE_ROWS = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class DigestPage:
     """Some known rows. crcs: uint32; the low bits of one are the number of its bucket or part. shares:
     uint64, as stored."""
 
@@ -29,13 +29,13 @@ class Page:
     crcs: npt.NDArray[np.uint32]
     shares: npt.NDArray[np.uint64]
 
-    def within(self, is_wanted: npt.NDArray[np.bool_]) -> list[Id]:
+    def ids_in(self, is_wanted: npt.NDArray[np.bool_]) -> list[Id]:
         """The ids of those parts for which it is True. is_wanted: (parts,)."""
         places = np.flatnonzero(is_wanted[self.crcs & np.uint32(len(is_wanted) - 1)])
         return [self.ids[place] for place in places.tolist()]
 
 
-def small_columns(connection: Connection) -> Iterator[Page]:
+def digest_pages(connection: Connection) -> Iterator[DigestPage]:
     """Every known row, as of the transaction that the caller opened."""
     rows = iter(connection.execute("SELECT id, share FROM item WHERE deleted=0"))
     while found := list(islice(rows, _PAGE_ROWS)):
@@ -45,11 +45,11 @@ def small_columns(connection: Connection) -> Iterator[Page]:
             yield _page([row for row in found if _is_readable(*row)])
 
 
-def _page(rows: list[tuple[Id, int]]) -> Page:
+def _page(rows: list[tuple[Id, int]]) -> DigestPage:
     ids = [item_id for item_id, _ in rows]
     crcs = np.fromiter(map(crc_of, ids), dtype=np.uint32, count=len(ids))
     shares = np.fromiter((share for _, share in rows), dtype=np.int64, count=len(ids))
-    return Page(ids, crcs, shares.view(np.uint64))
+    return DigestPage(ids, crcs, shares.view(np.uint64))
 
 
 def _is_readable(item_id: Id, share: object) -> bool:
@@ -62,9 +62,9 @@ def _is_readable(item_id: Id, share: object) -> bool:
     return isinstance(share, int)
 
 
-def sums_of(connection: Connection, parts: int) -> npt.NDArray[np.uint64]:
+def bucket_sums(connection: Connection, parts: int) -> npt.NDArray[np.uint64]:
     """(parts,) sums modulo 2**64 of the shares as stored. parts: a power of two."""
     sums = np.zeros(parts, dtype=np.uint64)
-    for page in small_columns(connection):
+    for page in digest_pages(connection):
         np.add.at(sums, page.crcs & np.uint32(parts - 1), page.shares)
     return sums

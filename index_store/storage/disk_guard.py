@@ -19,7 +19,7 @@ BALLAST_FILE = "ballast"
 _BALLAST_BYTES = 4 * 1024 * 1024
 RESERVE_BYTES = 64 * 1024 * 1024
 
-_KEPT_FREE = 12
+_FILES_KEPT_FREE = 12
 """For connections: a process that opened stores with its last files could not be asked what is wrong."""
 
 
@@ -77,7 +77,7 @@ class Ballast:
         return True
 
 
-def require_files(wanted: int) -> None:
+def require_free_files(wanted: int) -> None:
     """Raise OSError (EMFILE) when `wanted` files can't be opened without using up those kept free."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
@@ -86,5 +86,5 @@ def require_files(wanted: int) -> None:
         used = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     except FileNotFoundError:
         return  # a system without /proc: opening tells
-    if used + wanted + _KEPT_FREE > soft:
+    if used + wanted + _FILES_KEPT_FREE > soft:
         raise OSError(errno.EMFILE, f"{used} of {soft} files are open, {wanted} more are needed")

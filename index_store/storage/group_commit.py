@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from index_store.errors import IndexStoreError, ReadOnly, Unavailable, WriteFailed
-from index_store.storage.commit_marks import AckedSeq, NewestSeq
+from index_store.storage.commit_marks import AckedSeq, SharedSeq
 from index_store.storage.digest import ShareHasher
 from index_store.storage.disk_guard import DiskGuard
 from index_store.storage.durable_files import locked
 from index_store.storage.schema import LOCK_FILE, STORE_FILE, Connection, Connector, prepare
-from index_store.storage.transaction import Committed, Job, commit_jobs
+from index_store.storage.transaction import CommitResult, WriteJob, commit_jobs
 from index_store.types import Trouble
 
 log = logging.getLogger(__name__)
@@ -33,9 +33,9 @@ class WriterLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
-    job: Job
-    done: Future[Committed]
+class _QueuedWrite:
+    job: WriteJob
+    done: Future[CommitResult]
 
     @property
     def rows(self) -> int:
@@ -43,7 +43,7 @@ class _Waiting:
 
 
 class GroupCommitter:
-    """The only writer of a store in this process; `commit` may be called from any thread.
+    """The only writer of a store in this process; `submit` may be called from any thread.
 
     A commit that fails is indeterminate: SQLite may have made it durable before the error. Its callers get
     WriteFailed, and the connection is opened anew before the next write, so that nothing of the failed
@@ -58,46 +58,46 @@ class GroupCommitter:
         self._connect = connect
         self._disk = disk
         self._limits = limits
-        self._jobs: queue.Queue[_Waiting | None] = queue.Queue()
-        self._places = threading.Semaphore(limits.queue_batches_max)
+        self._jobs: queue.Queue[_QueuedWrite | None] = queue.Queue()
+        self._slots = threading.Semaphore(limits.queue_batches_max)
         self._connection: Connection | None = None
         self._store_uuid = ""
-        self._newest = NewestSeq(directory)
-        self._acked = AckedSeq(directory)
+        self._shared_seq = SharedSeq(directory)
+        self._acked_seq = AckedSeq(directory)
         self._thread = threading.Thread(target=self._run, name=f"commit-{directory.name}", daemon=True)
         self._is_closed = False
         self._failure = ""
-        self._gate = threading.Lock()
+        self._state_lock = threading.Lock()
 
     def start(self) -> None:
         """Raises OSError."""
-        self._newest.open()
+        self._shared_seq.open()
         self._thread.start()
 
     def close(self) -> None:
         """Commit what waits, then stop."""
-        with self._gate:
+        with self._state_lock:
             if self._is_closed:
                 return
             self._is_closed = True
         if self._thread.ident is None:  # opening the store failed before that
-            self._newest.close()
+            self._shared_seq.close()
             return
         self._jobs.put(None)
         self._thread.join()
 
-    def commit(self, job: Job) -> Committed:
+    def submit(self, job: WriteJob) -> CommitResult:
         """Return when the batch is on disk. Raises WriteFailed, ReadOnly, Unavailable."""
-        waiting = _Waiting(job, Future())
+        queued = _QueuedWrite(job, Future())
         # Not under the gate: who waits there waits for all before it, one limit after the other.
-        if not self._places.acquire(timeout=self._limits.queue_wait_s):
+        if not self._slots.acquire(timeout=self._limits.queue_wait_s):
             raise Unavailable("too many writes are waiting; try again later")
-        with self._gate:
+        with self._state_lock:
             if self._is_closed:
-                self._places.release()
+                self._slots.release()
                 raise Unavailable("the store is closed")
-            self._jobs.put(waiting)
-        return waiting.done.result()
+            self._jobs.put(queued)
+        return queued.done.result()
 
     def trouble(self) -> Trouble | None:
         """Why a write would be refused now, as far as can be told without writing."""
@@ -117,7 +117,7 @@ class GroupCommitter:
     def _run(self) -> None:
         is_open = True
         while is_open:
-            jobs, is_open = self._take()
+            jobs, is_open = self._next_batch()
             if not jobs:
                 continue
             try:
@@ -128,23 +128,23 @@ class GroupCommitter:
             except Exception as exc:
                 log.exception("commit_failed")
                 self._failure = str(exc)
-                self._forget_connection()
+                self._drop_connection()
                 for job in jobs:
                     job.done.set_exception(WriteFailed(f"the write failed: {exc}"))
             else:
                 for job, result in zip(jobs, results, strict=True):
                     job.done.set_result(result)
-        self._forget_connection()
-        self._newest.close()
-        self._acked.close()
+        self._drop_connection()
+        self._shared_seq.close()
+        self._acked_seq.close()
 
-    def _take(self) -> tuple[list[_Waiting], bool]:
+    def _next_batch(self) -> tuple[list[_QueuedWrite], bool]:
         """Wait for one job, then take what else has come while the last commit was running."""
-        jobs: list[_Waiting] = []
+        jobs: list[_QueuedWrite] = []
         rows = 0
         job = self._jobs.get()
         while job is not None:
-            self._places.release()
+            self._slots.release()
             jobs.append(job)
             rows += job.rows
             if len(jobs) >= self._limits.batches_max or rows >= self._limits.rows_max:
@@ -155,22 +155,22 @@ class GroupCommitter:
                 return jobs, True
         return jobs, False
 
-    def _commit(self, jobs: list[Job]) -> list[Committed]:
+    def _commit(self, jobs: list[WriteJob]) -> list[CommitResult]:
         problem = self._disk.problem()
         if problem:
             raise ReadOnly(problem, self._hint())
         try:
             # The lock is fair where SQLite's busy handler sleeps and starves.
             with locked(self._directory / LOCK_FILE):
-                connection = self._open()
+                connection = self._open_connection()
                 connection.execute("BEGIN IMMEDIATE")
                 results = commit_jobs(connection, self._hasher, jobs)
                 connection.execute("COMMIT")
                 if results:
-                    self._newest.note(results[-1].seq)
-                    self._note(results[-1].seq)
+                    self._shared_seq.publish(results[-1].seq)
+                    self._mark_acked(results[-1].seq)
         except (sqlite3.Error, OSError) as exc:
-            self._forget_connection()
+            self._drop_connection()
             self._failure = str(exc)
             raise WriteFailed(
                 f"the write failed and may or may not be stored; repeating it is safe ({exc})", self._hint()
@@ -178,14 +178,14 @@ class GroupCommitter:
         self._failure = ""
         return results
 
-    def _note(self, seq: int) -> None:
+    def _mark_acked(self, seq: int) -> None:
         """What is committed stays so, whatever happens to the side file."""
         try:
-            self._acked.note(self._store_uuid, seq)
+            self._acked_seq.record(self._store_uuid, seq)
         except OSError as exc:
             log.warning("acked_seq_not_noted", extra={"store": str(self._directory), "error": str(exc)})
 
-    def _open(self) -> Connection:
+    def _open_connection(self) -> Connection:
         if self._connection is None:
             connection = self._connect(self._directory / STORE_FILE)
             prepare(connection)
@@ -195,7 +195,7 @@ class GroupCommitter:
             self._connection = connection
         return self._connection
 
-    def _forget_connection(self) -> None:
+    def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
         if connection is None:
             return

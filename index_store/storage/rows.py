@@ -120,7 +120,7 @@ def tombstone(stored: Row | None, delete: ItemDelete, seq: int) -> Row:
     )
 
 
-def distrusted(damaged: Row) -> Row:
+def without_content(damaged: Row) -> Row:
     """What stays of a row whose checksum failed: that the id was known, and nothing that could be served.
     Inactive until a write says otherwise, because a deactivated id must never come back by bit rot."""
     return replace(

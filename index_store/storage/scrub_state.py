@@ -13,7 +13,7 @@ SCRUB_FILE = "scrub.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Scrubbed:
+class ScrubState:
     """after: the last id looked at in this round. damaged: ids to look at again, not a verdict."""
 
     after: Id | None = None
@@ -22,12 +22,12 @@ class Scrubbed:
     damaged: Sequence[Id] = ()
 
 
-def read_scrubbed(directory: Path) -> Scrubbed:
+def read_scrub_state(directory: Path) -> ScrubState:
     """A file that can't be read is no news: the scrub begins again."""
     try:
         body = json.loads((directory / SCRUB_FILE).read_bytes())
         damaged = [one for one in body["damaged"] if isinstance(one, int | str)]
         after = body["after"] if isinstance(body["after"], int | str) else None
-        return Scrubbed(after, int(body["rows"]), int(body["rounds"]), damaged)
+        return ScrubState(after, int(body["rows"]), int(body["rounds"]), damaged)
     except (OSError, ValueError, KeyError, TypeError):
-        return Scrubbed()
+        return ScrubState()

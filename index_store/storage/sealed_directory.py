@@ -31,21 +31,21 @@ QUARANTINE_MARK = ".bad-"
 MARKS = (TEMPORARY_MARK, QUARANTINE_MARK)
 
 _MANIFEST_BYTES_MAX = 1 << 20
-PART_BYTES = 1 << 24
+CHUNK_BYTES = 1 << 24
 _HASH_THREADS = 4
 _LARGE_BYTES = 1 << 20
 _READ_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
-class FileFact:
-    """parts: the sha256 of each `PART_BYTES` of a larger file, so that several threads can check it."""
+class FileEntry:
+    """parts: the sha256 of each `CHUNK_BYTES` of a larger file, so that several threads can check it."""
 
     size: int
     sha256: str
     parts: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, object]:
+    def manifest_entry(self) -> dict[str, object]:
         body: dict[str, object] = {"size": self.size, "sha256": self.sha256}
         return body | ({"parts": list(self.parts)} if self.parts else {})
 
@@ -55,7 +55,7 @@ class Manifest:
     """What a directory holds. facts: its owner's own, JSON values. sha256: of the manifest file itself."""
 
     facts: Mapping[str, Any]
-    files: Mapping[str, FileFact]
+    files: Mapping[str, FileEntry]
     sha256: str
 
 
@@ -72,11 +72,11 @@ def seal(directory: Path, facts: Mapping[str, Any]) -> Manifest:
     for name in names:
         with (directory / name).open("rb") as file:
             os.fsync(file.fileno())
-    files = _measured(directory, names)
+    files = _file_entries(directory, names)
     body = {
         "format_version": FORMAT_VERSION,
         "facts": dict(facts),
-        "files": {name: fact.to_json() for name, fact in files.items()},
+        "files": {name: fact.manifest_entry() for name, fact in files.items()},
     }
     content = _encode(body | {"checksum": hashlib.sha256(_encode(body)).hexdigest()})
     with (directory / MANIFEST).open("wb") as file:
@@ -107,7 +107,7 @@ def read_manifest(directory: Path) -> Manifest:
         version = body["format_version"]
         canonical = _encode(body | {"checksum": stated})
         files = {
-            str(name): FileFact(int(f["size"]), str(f["sha256"]), tuple(map(str, f.get("parts", ()))))
+            str(name): FileEntry(int(f["size"]), str(f["sha256"]), tuple(map(str, f.get("parts", ()))))
             for name, f in body["files"].items()
         }
         facts = dict(body["facts"])
@@ -136,9 +136,9 @@ def verify(directory: Path, manifest: Manifest) -> None:
     wanted = {
         part: sha256
         for name, fact in manifest.files.items()
-        for part, sha256 in _stated(directory / name, fact)
+        for part, sha256 in _stated_hashes(directory / name, fact)
     }
-    for part, found in zip(wanted, _hashed(list(wanted)), strict=True):
+    for part, found in zip(wanted, _hash_all(list(wanted)), strict=True):
         if found != wanted[part]:
             raise StoreDamaged(f"{part.path} does not match its checksum")
 
@@ -172,7 +172,7 @@ def _encode(body: Mapping[str, Any]) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _FileChunk:
     """Some bytes of a file."""
 
     path: Path
@@ -180,44 +180,44 @@ class _Part:
     size: int
 
 
-def _parts_of(path: Path, size: int) -> list[_Part]:
+def _chunks_of(path: Path, size: int) -> list[_FileChunk]:
     """What a file is hashed by besides the whole; nothing for one that is no larger than a part."""
-    if size <= PART_BYTES:
+    if size <= CHUNK_BYTES:
         return []
-    return [_Part(path, start, min(PART_BYTES, size - start)) for start in range(0, size, PART_BYTES)]
+    return [_FileChunk(path, start, min(CHUNK_BYTES, size - start)) for start in range(0, size, CHUNK_BYTES)]
 
 
-def _stated(path: Path, fact: FileFact) -> list[tuple[_Part, str]]:
+def _stated_hashes(path: Path, fact: FileEntry) -> list[tuple[_FileChunk, str]]:
     """What a manifest says of a file; of one made before there were parts, the whole."""
-    parts = _parts_of(path, fact.size)
+    parts = _chunks_of(path, fact.size)
     if len(parts) != len(fact.parts):
-        return [(_Part(path, 0, fact.size), fact.sha256)]
-    return list(zip(parts, fact.parts, strict=True)) or [(_Part(path, 0, fact.size), fact.sha256)]
+        return [(_FileChunk(path, 0, fact.size), fact.sha256)]
+    return list(zip(parts, fact.parts, strict=True)) or [(_FileChunk(path, 0, fact.size), fact.sha256)]
 
 
-def _measured(directory: Path, names: Sequence[str]) -> dict[str, FileFact]:
+def _file_entries(directory: Path, names: Sequence[str]) -> dict[str, FileEntry]:
     sizes = {name: _size(directory / name) for name in names}
-    parts = {name: _parts_of(directory / name, size) for name, size in sizes.items()}
-    whole = [_Part(directory / name, 0, size) for name, size in sizes.items()]
-    found = iter(_hashed([*whole, *itertools.chain.from_iterable(parts.values())]))
+    parts = {name: _chunks_of(directory / name, size) for name, size in sizes.items()}
+    whole = [_FileChunk(directory / name, 0, size) for name, size in sizes.items()]
+    found = iter(_hash_all([*whole, *itertools.chain.from_iterable(parts.values())]))
     hashes = dict(zip(names, found, strict=False))
     return {
-        name: FileFact(sizes[name], hashes[name], tuple(itertools.islice(found, len(parts[name]))))
+        name: FileEntry(sizes[name], hashes[name], tuple(itertools.islice(found, len(parts[name]))))
         for name in names
     }
 
 
-def _hashed(parts: Sequence[_Part]) -> list[str]:
+def _hash_all(parts: Sequence[_FileChunk]) -> list[str]:
     """The sha256 of each. Large ones beside each other; a small one takes less time than handing it on."""
     large = [part for part in parts if part.size >= _LARGE_BYTES]
-    hashed: dict[_Part, str] = {}
+    hashed: dict[_FileChunk, str] = {}
     if large:
         with ThreadPoolExecutor(_HASH_THREADS, "sha256") as pool:
             hashed = dict(zip(large, pool.map(_hash, large), strict=True))
     return [hashed[part] if part in hashed else _hash(part) for part in parts]
 
 
-def _hash(part: _Part) -> str:
+def _hash(part: _FileChunk) -> str:
     """Hashing and reading let other threads run."""
     digest, left = hashlib.sha256(), part.size
     buffer = memoryview(bytearray(min(_READ_BYTES, left)))

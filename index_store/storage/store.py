@@ -15,10 +15,10 @@ import numpy as np
 from index_store.diagnosis import items_missing, rows_damaged, store_behind, unreadable
 from index_store.errors import StoreDamaged, StoreUnavailable, WriteFailed
 from index_store.storage import digest
-from index_store.storage.commit_marks import ACKED_FILE, NewestSeq, acked_seq
+from index_store.storage.commit_marks import ACKED_FILE, SharedSeq, acked_seq
 from index_store.storage.digest import BUCKETS, ShareHasher
-from index_store.storage.digest_scan import small_columns, sums_of
-from index_store.storage.disk_guard import DiskGuard, require_files
+from index_store.storage.digest_scan import bucket_sums, digest_pages
+from index_store.storage.disk_guard import DiskGuard, require_free_files
 from index_store.storage.durable_files import locked, sync_directory
 from index_store.storage.group_commit import GroupCommitter, WriterLimits
 from index_store.storage.rows import Row
@@ -35,8 +35,8 @@ from index_store.storage.schema import (
     from_columns,
     prepare,
 )
-from index_store.storage.scrub_state import read_scrubbed
-from index_store.storage.transaction import Committed, Job, read_rows
+from index_store.storage.scrub_state import read_scrub_state
+from index_store.storage.transaction import CommitResult, WriteJob, read_rows
 from index_store.types import CollectionSpec, Digest, DigestRow, Id, Trouble, WriteBatch
 
 log = logging.getLogger(__name__)
@@ -117,37 +117,37 @@ class Store:
         self._connect = connect
         self._disk = disk or DiskGuard(directory)
         hasher = ShareHasher(embedding_version)
-        self._newest = NewestSeq(directory)
-        self._writer = GroupCommitter(directory, hasher, connect, self._disk, limits or WriterLimits())
+        self._shared_seq = SharedSeq(directory)
+        self._committer = GroupCommitter(directory, hasher, connect, self._disk, limits or WriterLimits())
         self._tail_lock = threading.Lock()
         self._read_lock = threading.Lock()
-        self._tail: Connection | None = None
-        self._read: Connection | None = None
+        self._tail_connection: Connection | None = None
+        self._read_connection: Connection | None = None
         self._damaged: dict[Id, int] = {}
-        self._lost_seqs = 0
-        self._missing = 0
+        self._seqs_behind = 0
+        self._missing_rows = 0
 
     def open(self, spec: CollectionSpec) -> None:
         """Raises StoreDamaged when the file is not this collection's store of this version, StoreUnavailable
         when it was made with another dim, metric or id type, or can't be opened now; OSError. To be closed
         even then."""
-        require_files(_FILES)
-        with self._translated():
-            self._tail = self._connect(self.directory / STORE_FILE)
-            prepare(self._tail)
-            self._read = self._connect(self.directory / STORE_FILE)
-            prepare(self._read)
-            meta = dict(self._read.execute("SELECT key, value FROM meta").fetchall())
+        require_free_files(_FILES)
+        with self._translating_errors():
+            self._tail_connection = self._connect(self.directory / STORE_FILE)
+            prepare(self._tail_connection)
+            self._read_connection = self._connect(self.directory / STORE_FILE)
+            prepare(self._read_connection)
+            meta = dict(self._read_connection.execute("SELECT key, value FROM meta").fetchall())
         self._check_identity(meta, spec)
-        self._lost_seqs = max(0, acked_seq(self.directory, str(meta["store_uuid"])) - int(meta["seq"]))
-        if self._lost_seqs:
+        self._seqs_behind = max(0, acked_seq(self.directory, str(meta["store_uuid"])) - int(meta["seq"]))
+        if self._seqs_behind:
             log.error(
                 "seq_went_backwards",
-                extra={"store": str(self.directory), "seq": meta["seq"], "lost": self._lost_seqs},
+                extra={"store": str(self.directory), "seq": meta["seq"], "lost": self._seqs_behind},
             )
-        self.look_again()
-        self._newest.open()
-        self._writer.start()
+        self.recheck_suspects()
+        self._shared_seq.open()
+        self._committer.start()
 
     def _check_identity(self, meta: Mapping[str, object], spec: CollectionSpec) -> None:
         path = self.directory / STORE_FILE
@@ -172,66 +172,66 @@ class Store:
                     f"{setting} {value} declare a collection of another name and import into that",
                 )
 
-    def look_again(self) -> None:
+    def recheck_suspects(self) -> None:
         """Read the rows that the scrub found damaged: not every row is read any more when a generation opens.
         Raises StoreDamaged."""
-        suspects = list(read_scrubbed(self.directory).damaged)
+        suspects = list(read_scrub_state(self.directory).damaged)
         if suspects:
             self.read(suspects)
 
     def close(self) -> None:
-        self._writer.close()
+        self._committer.close()
         with self._tail_lock, self._read_lock:
-            for connection in (self._tail, self._read):
+            for connection in (self._tail_connection, self._read_connection):
                 if connection is not None:
                     connection.close()
-            self._tail = self._read = None
-        self._newest.close()
+            self._tail_connection = self._read_connection = None
+        self._shared_seq.close()
 
-    def commit(self, batch: WriteBatch, known_elsewhere: Set[Id] = frozenset()) -> Committed:
+    def commit(self, batch: WriteBatch, known_elsewhere: Set[Id] = frozenset()) -> CommitResult:
         """Store the whole batch durably, or nothing. known_elsewhere: ids that another generation holds; what
         is said of them without a vector is stored ahead of it. Raises WriteFailed, ReadOnly, Unavailable."""
-        return self._writer.commit(Job(batch, known_elsewhere))
+        return self._committer.submit(WriteJob(batch, known_elsewhere))
 
-    def frozen(self) -> AbstractContextManager[None]:
+    def commits_blocked(self) -> AbstractContextManager[None]:
         """A context in which no process commits to this store. Raises OSError."""
         return locked(self.directory / LOCK_FILE)
 
-    def mark(self) -> int:
+    def commit_mark(self) -> int:
         """A number that is another one after each commit of any process, before that is acknowledged
         (0.1 us). Read it before the tail that it shall stand for."""
-        return self._newest.read()
+        return self._shared_seq.latest()
 
     def tail(self, after_seq: int) -> RowPage | None:
         """What was committed after `after_seq`, at most a page of it; None when nothing was (4 us; 10 amid
         searches)."""
-        with self._tail_lock, self._translated():
-            connection = _opened(self._tail)
+        with self._tail_lock, self._translating_errors():
+            connection = _require_open(self._tail_connection)
             some = connection.execute("SELECT seq FROM item WHERE seq>? LIMIT 1", (after_seq,)).fetchone()
             if some is None:
                 return None
-            with _snapshot(connection):
+            with _read_transaction(connection):
                 values = connection.execute(
                     f"SELECT {COLUMNS} FROM item WHERE seq>? ORDER BY seq LIMIT {_PAGE_ROWS}", (after_seq,)
                 ).fetchall()
                 (seq,) = connection.execute("SELECT value FROM meta WHERE key='seq'").fetchone()
-        rows, damaged = self._sorted_out(values)
+        rows, damaged = self._checked(values)
         if len(values) == _PAGE_ROWS and rows:
             seq = min(seq, rows[-1].seq)
         return RowPage(rows, damaged, seq)
 
-    def load(self) -> Iterator[RowPage]:
+    def scan_items(self) -> Iterator[RowPage]:
         """Every known row, page by page, all as of the `seq` that each page names. In key order, which
         reads the file once from front to end."""
         yield from self._pages(f"SELECT {COLUMNS} FROM item WHERE deleted=0", ())
 
-    def since(self, after_seq: int) -> Iterator[RowPage]:
+    def commits_after(self, after_seq: int) -> Iterator[RowPage]:
         """All that was committed after `after_seq`, deleted rows included, as of the `seq` that each page
         names. Beside the tail, not in its way."""
         yield from self._pages(f"SELECT {COLUMNS} FROM item WHERE seq>? ORDER BY seq", (after_seq,))
 
     def _pages(self, query: str, parameters: Sequence[object]) -> Iterator[RowPage]:
-        with self._aside() as connection:
+        with self._own_connection() as connection:
             (live,), (seq,) = connection.execute(
                 "SELECT value FROM meta WHERE key IN ('live', 'seq') ORDER BY key"
             ).fetchall()
@@ -239,23 +239,23 @@ class Store:
             for values in connection.execute(query, parameters):
                 page.append(values)
                 if len(page) == _PAGE_ROWS:
-                    yield RowPage(*self._sorted_out(page), seq)
+                    yield RowPage(*self._checked(page), seq)
                     page = []
-            yield RowPage(*self._sorted_out(page), seq, live)
+            yield RowPage(*self._checked(page), seq, live)
 
     @contextmanager
-    def _aside(self) -> Iterator[Connection]:
+    def _own_connection(self) -> Iterator[Connection]:
         """A connection of its own that sees one moment: what takes long is in nobody's way."""
-        with self._translated():
+        with self._translating_errors():
             connection = self._connect(self.directory / STORE_FILE)
             try:
-                with _snapshot(connection):
+                with _read_transaction(connection):
                     yield connection
             finally:
                 connection.close()
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translating_errors(self) -> Iterator[None]:
         try:
             yield
         except SQLITE_ERRORS as exc:
@@ -263,39 +263,43 @@ class Store:
 
     def read(self, ids: Sequence[Id]) -> dict[Id, Row]:
         """The rows of these ids that are known and sound."""
-        with self._read_lock, self._translated():
-            sound, damaged = read_rows(_opened(self._read), ids)
-        self._note(sound, damaged.values())
+        with self._read_lock, self._translating_errors():
+            sound, damaged = read_rows(_require_open(self._read_connection), ids)
+        self._remember_damage(sound, damaged.values())
         return {item_id: row for item_id, row in sound.items() if not row.deleted}
 
     def counters(self) -> Counters:
-        with self._read_lock, self._translated(), _snapshot(_opened(self._read)) as connection:
+        with (
+            self._read_lock,
+            self._translating_errors(),
+            _read_transaction(_require_open(self._read_connection)) as connection,
+        ):
             meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
             cursors = dict(connection.execute("SELECT source, value FROM cursor").fetchall())
         origin = str(meta.get("origin") or "")
         return Counters(meta["items"], meta["live"], meta["seq"], cursors, meta["dim"], origin)
 
-    def digest(self, parts: int = BUCKETS) -> Digest:
+    def compute_digest(self, parts: int = BUCKETS) -> Digest:
         """The sums as committed, less the shares of rows that are known to be damaged: what can't be
         served must not count as proof. More parts than are kept are added up from the rows' shares."""
-        self._look_at_damaged()
-        with self._aside() as connection:
+        self._recheck_damaged()
+        with self._own_connection() as connection:
             meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
             kept = connection.execute("SELECT bucket, sum FROM digest").fetchall()
-            sums = digest.buckets_from(kept) if parts <= BUCKETS else sums_of(connection, parts)
+            sums = digest.buckets_from(kept) if parts <= BUCKETS else bucket_sums(connection, parts)
         damaged = dict(self._damaged)
         for item_id, share in damaged.items():
             np.subtract.at(sums, [digest.crc_of(item_id) & (len(sums) - 1)], np.uint64(share))
-        root = digest.root_of(digest.folded(sums, BUCKETS))
-        sums = digest.folded(sums, parts)
+        root = digest.root_of(digest.fold_buckets(sums, BUCKETS))
+        sums = digest.fold_buckets(sums, parts)
         return Digest(root=root, buckets=sums, items=meta["items"] - len(damaged), seq=meta["seq"])
 
-    def digest_rows(self, numbers: Sequence[int], parts: int = BUCKETS) -> Iterator[DigestRow]:
+    def compute_digest_rows(self, numbers: Sequence[int], parts: int = BUCKETS) -> Iterator[DigestRow]:
         """The known ids of these parts, their shares computed from the rows."""
         is_wanted = np.zeros(parts, dtype=np.bool_)
         is_wanted[list(numbers)] = True
-        with self._aside() as connection:
-            wanted = [item_id for page in small_columns(connection) for item_id in page.within(is_wanted)]
+        with self._own_connection() as connection:
+            wanted = [item_id for page in digest_pages(connection) for item_id in page.ids_in(is_wanted)]
         hasher = ShareHasher(self._embedding_version)
         for start in range(0, len(wanted), _LISTED_ROWS):
             for row in self.read(wanted[start : start + _LISTED_ROWS]).values():
@@ -307,40 +311,40 @@ class Store:
         """How many rows are known to fail their checksum. `troubles` tells of them."""
         return len(self._damaged)
 
-    def miss(self, rows: int) -> None:
+    def report_missing(self, rows: int) -> None:
         """So many live items are not where they should be; `troubles` tells of it from now on."""
         log.error("rows_missing", extra={"store": str(self.directory), "rows": rows})
-        self._missing = rows
+        self._missing_rows = rows
 
     def troubles(self) -> list[Trouble]:
         """What is wrong that searches survive, worst first."""
-        self._look_at_damaged()
+        self._recheck_damaged()
         path = self.directory / STORE_FILE
         found: list[Trouble] = []
-        if self._lost_seqs:
-            found.append(store_behind(path, self._lost_seqs, path.with_name(ACKED_FILE)))
-        if self._missing:
-            found.append(items_missing(path, self._missing))
+        if self._seqs_behind:
+            found.append(store_behind(path, self._seqs_behind, path.with_name(ACKED_FILE)))
+        if self._missing_rows:
+            found.append(items_missing(path, self._missing_rows))
         if self._damaged:
             found.append(rows_damaged(path, len(self._damaged)))
-        refused = self._writer.trouble()
+        refused = self._committer.trouble()
         return [*found, refused] if refused else found
 
-    def _look_at_damaged(self) -> None:
+    def _recheck_damaged(self) -> None:
         """Some may have been written again since, by any process. Beyond a page the next search finds out."""
-        if self._damaged and self._read is not None:
+        if self._damaged and self._read_connection is not None:
             self.read(list(self._damaged)[:_PAGE_ROWS])
 
-    def _sorted_out(self, page: Sequence[Sequence[object]]) -> tuple[list[Row], list[Id]]:
+    def _checked(self, page: Sequence[Sequence[object]]) -> tuple[list[Row], list[Id]]:
         rows: list[Row] = []
         damaged: list[Row] = []
         for values in page:
             row, is_sound = from_columns(values)
             (rows if is_sound else damaged).append(row)
-        self._note({row.id: row for row in rows} if self._damaged else {}, damaged)
+        self._remember_damage({row.id: row for row in rows} if self._damaged else {}, damaged)
         return rows, [row.id for row in damaged]
 
-    def _note(self, sound: Mapping[Id, Row], damaged: Iterable[Row]) -> None:
+    def _remember_damage(self, sound: Mapping[Id, Row], damaged: Iterable[Row]) -> None:
         for item_id in self._damaged.keys() & sound.keys():
             self._damaged.pop(item_id, None)
         for row in damaged:
@@ -349,14 +353,14 @@ class Store:
                 self._damaged[row.id] = row.share
 
 
-def _opened(connection: Connection | None) -> Connection:
+def _require_open(connection: Connection | None) -> Connection:
     if connection is None:
         raise StoreDamaged("the store is closed")
     return connection
 
 
 @contextmanager
-def _snapshot(connection: Connection) -> Iterator[Connection]:
+def _read_transaction(connection: Connection) -> Iterator[Connection]:
     """All reads inside see one moment."""
     connection.execute("BEGIN")
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from index_store.storage import digest
 from index_store.storage.digest import ShareHasher
-from index_store.storage.rows import Row, distrusted, is_stale, tombstone, written
+from index_store.storage.rows import Row, is_stale, tombstone, without_content, written
 from index_store.storage.schema import COLUMNS, UPSERT, Connection, from_columns, to_columns
 from index_store.types import Id, WriteBatch
 
@@ -15,7 +15,7 @@ _IDS_A_SELECT = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Committed:
+class CommitResult:
     """What one batch did. seq: the store's place after it. vanished, reappeared: see types.Ack.
     unknown_ids: of items without a vector, those that this store does not hold."""
 
@@ -29,7 +29,7 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class WriteJob:
     """A batch as one generation's store takes it. known_elsewhere: ids that another generation holds; what is
     said of them without a vector is stored here ahead of it."""
 
@@ -38,7 +38,7 @@ class Job:
 
 
 @dataclass(slots=True)
-class _Work:
+class _TransactionRows:
     """The rows that one transaction touches: as they were, and as they will be."""
 
     seq: int
@@ -47,18 +47,18 @@ class _Work:
     now: dict[Id, Row]
     changed: dict[Id, Row] = field(default_factory=dict)
 
-    def put(self, row: Row) -> None:
+    def change(self, row: Row) -> None:
         self.seq = row.seq
         self.now[row.id] = row
         self.changed[row.id] = row
 
 
-def commit_jobs(connection: Connection, hasher: ShareHasher, jobs: Sequence[Job]) -> list[Committed]:
+def commit_jobs(connection: Connection, hasher: ShareHasher, jobs: Sequence[WriteJob]) -> list[CommitResult]:
     """Apply the batches in order inside the transaction that the caller opened and will commit."""
     batches = [job.batch for job in jobs]
-    work = _read(connection, _ids_of(batches))
-    results = [_apply(work, job, hasher) for job in jobs]
-    _store(connection, work)
+    work = _read_touched(connection, _ids_of(batches))
+    results = [_apply_batch(work, job, hasher) for job in jobs]
+    _write_changes(connection, work)
     cursors = [pair for batch in batches for pair in batch.cursors.items()]
     connection.executemany(
         "INSERT INTO cursor(source, value) VALUES(?,?) "
@@ -88,18 +88,18 @@ def _ids_of(batches: Sequence[WriteBatch]) -> Iterable[Id]:
     return sorted(ids)  # in key order every page is read once
 
 
-def _read(connection: Connection, ids: Iterable[Id]) -> _Work:
+def _read_touched(connection: Connection, ids: Iterable[Id]) -> _TransactionRows:
     sound, damaged = read_rows(connection, ids)
     (seq,) = connection.execute("SELECT value FROM meta WHERE key='seq'").fetchone()
-    now = sound | {item_id: distrusted(row) for item_id, row in damaged.items()}
-    return _Work(seq=seq, before=sound, damaged=damaged, now=now)
+    now = sound | {item_id: without_content(row) for item_id, row in damaged.items()}
+    return _TransactionRows(seq=seq, before=sound, damaged=damaged, now=now)
 
 
-def _apply(work: _Work, job: Job, hasher: ShareHasher) -> Committed:
+def _apply_batch(work: _TransactionRows, job: WriteJob, hasher: ShareHasher) -> CommitResult:
     upserted = deleted = stale = 0
     batch = job.batch
     touched = [*(item.id for item in batch.items), *(delete.id for delete in batch.deletes)]
-    was_live = {row.id: row.is_live for each in touched if (row := work.now.get(each)) is not None}
+    live_before = {row.id: row.is_live for each in touched if (row := work.now.get(each)) is not None}
     unknown: dict[Id, None] = {}
     for item in batch.items:
         stored = work.now.get(item.id)
@@ -110,7 +110,7 @@ def _apply(work: _Work, job: Job, hasher: ShareHasher) -> Committed:
         if is_stale(stored, item.source_version):
             stale += 1
             continue
-        work.put(written(stored, item, work.seq + 1, hasher))
+        work.change(written(stored, item, work.seq + 1, hasher))
         upserted += 1
     for delete in batch.deletes:
         stored = work.now.get(delete.id)
@@ -119,26 +119,26 @@ def _apply(work: _Work, job: Job, hasher: ShareHasher) -> Committed:
             continue
         is_held = stored is not None and not stored.deleted
         if is_held or delete.source_version is not None:
-            work.put(tombstone(stored, delete, work.seq + 1))
+            work.change(tombstone(stored, delete, work.seq + 1))
         deleted += is_held
-    vanished = sum(was and not work.now[item_id].is_live for item_id, was in was_live.items())
-    reappeared = sum(not was and work.now[item_id].is_live for item_id, was in was_live.items())
-    return Committed(upserted, deleted, stale, work.seq, vanished, reappeared, tuple(unknown))
+    vanished = sum(was and not work.now[item_id].is_live for item_id, was in live_before.items())
+    reappeared = sum(not was and work.now[item_id].is_live for item_id, was in live_before.items())
+    return CommitResult(upserted, deleted, stale, work.seq, vanished, reappeared, tuple(unknown))
 
 
-def _store(connection: Connection, work: _Work) -> None:
+def _write_changes(connection: Connection, work: _TransactionRows) -> None:
     if not work.changed:
         return
     rows = [work.changed[item_id] for item_id in sorted(work.changed)]
     connection.executemany(UPSERT, [to_columns(row) for row in rows])
     if work.damaged.keys() & work.changed.keys():
-        recount(connection)
+        recount_from_rows(connection)
     else:
         _update_counters(connection, work, rows)
     connection.execute("UPDATE meta SET value=? WHERE key='seq'", (work.seq,))
 
 
-def _update_counters(connection: Connection, work: _Work, rows: Sequence[Row]) -> None:
+def _update_counters(connection: Connection, work: _TransactionRows, rows: Sequence[Row]) -> None:
     items = live = 0
     shares: dict[int, int] = {}
     for row in rows:
@@ -158,7 +158,7 @@ def _update_counters(connection: Connection, work: _Work, rows: Sequence[Row]) -
     _store_sums(connection, shares)
 
 
-def recount(connection: Connection) -> None:
+def recount_from_rows(connection: Connection) -> None:
     """Make counters and digest from the rows: after a damaged row was replaced nobody knows what it
     had added. Reads every row's small columns; rare."""
     items = live = 0

@@ -216,7 +216,7 @@ def behind(data_dir: Path) -> None:
     (uuid,) = connection.execute("SELECT value FROM meta WHERE key='store_uuid'").fetchone()
     connection.close()
     side_file = AckedSeq(store.parent)
-    side_file.note(uuid, 1000)
+    side_file.record(uuid, 1000)
     side_file.close()
 
 

@@ -21,7 +21,7 @@ from index_store.storage.disk_guard import DiskGuard
 from index_store.storage.group_commit import GroupCommitter, WriterLimits
 from index_store.storage.schema import STORE_FILE, connect_sqlite, prepare
 from index_store.storage.store import create_store
-from index_store.storage.transaction import Job, commit_jobs
+from index_store.storage.transaction import WriteJob, commit_jobs
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, WriteBatch
 from tests.simulation.failing_disk import ApswConnection, Disk, FailingVFS, after_power_loss
 
@@ -92,7 +92,7 @@ def test_no_power_loss_loses_an_acknowledged_commit(
     for number in range(COMMITS):
         batch = batch_of(number, chance)
         connection.execute("BEGIN IMMEDIATE")
-        commit_jobs(connection, ShareHasher("v1"), [Job(batch)])
+        commit_jobs(connection, ShareHasher("v1"), [WriteJob(batch)])
         connection.execute("COMMIT")
         states.append(applied(states[-1] if states else {}, batch, number))
         acknowledged.append(len(disk.events))
@@ -149,14 +149,14 @@ def _commit_through(path: Path, disk: Disk, chance: random.Random) -> tuple[int,
     while number < 12 and failures < 3:
         batch = batch_of(number, chance)
         try:
-            writer.commit(Job(batch))
+            writer.submit(WriteJob(batch))
         except WriteFailed:
             failures += 1
             # Indeterminate: either state may be on disk until the same batch is repeated with success.
             possible[number] = applied(state, batch, number)
             try:
                 disk.fail_at = None if failures == 2 else disk.fail_at
-                writer.commit(Job(batch))
+                writer.submit(WriteJob(batch))
             except WriteFailed:
                 continue_from_disk = failures >= 2
                 assert not continue_from_disk, "a mended disk must take writes again without a restart"

@@ -19,7 +19,7 @@ from index_store.delta.delta import Delta
 from index_store.engine.index import EmbeddedIndex
 from index_store.errors import PageExpired, StoreDamaged, WriteFailed
 from index_store.maintenance.check import check
-from index_store.storage.commit_marks import NewestSeq
+from index_store.storage.commit_marks import SharedSeq
 from index_store.storage.rows import Row
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, Metric, SearchRequest, Vector, WriteBatch
 from tests.sealing import generation_of, until
@@ -161,14 +161,14 @@ def test_what_others_would_not_be_told_of_is_not_acknowledged(
     vector = np.ones((1, DIM), np.float32)
     index.write("l2", upsert([1], vector))
     with monkeypatch.context() as patched:
-        patched.setattr(NewestSeq, "note", _no_room)
+        patched.setattr(SharedSeq, "publish", _no_room)
         with pytest.raises(WriteFailed, match="repeating it is safe"):
             index.write("l2", upsert([2], vector))
     index.write("l2", upsert([2], vector))
     assert found_ids(index, vector[0]) == [1, 2]
 
 
-def _no_room(_self: NewestSeq, _seq: int) -> None:
+def _no_room(_self: SharedSeq, _seq: int) -> None:
     raise OSError(errno.ENOSPC, "no space left on device")
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from index_store.errors import StoreDamaged
 from index_store.storage.sealed_directory import (
+    CHUNK_BYTES,
     MANIFEST,
-    PART_BYTES,
     new_directory,
     publish,
     quarantine,
@@ -80,10 +80,10 @@ def test_a_large_file_is_checked_in_parts(tmp_path: Path, has_parts: bool) -> No
     """And as a whole, where its manifest was made before there were parts."""
     directory = new_directory(tmp_path, "segment-1")
     path = directory / "vectors"
-    size = 2 * PART_BYTES + 5
+    size = 2 * CHUNK_BYTES + 5
     with path.open("wb") as file:
         file.truncate(size)
-    (directory / "just").write_bytes(bytes(PART_BYTES))
+    (directory / "just").write_bytes(bytes(CHUNK_BYTES))
     manifest = seal(directory, FACTS)
     assert read_manifest(directory).files == manifest.files
     fact = manifest.files["vectors"]
@@ -93,7 +93,7 @@ def test_a_large_file_is_checked_in_parts(tmp_path: Path, has_parts: bool) -> No
     if not has_parts:
         manifest = replace(manifest, files={name: replace(f, parts=()) for name, f in manifest.files.items()})
     verify(directory, manifest)
-    for place in (0, PART_BYTES - 1, PART_BYTES, 2 * PART_BYTES, size - 1):
+    for place in (0, CHUNK_BYTES - 1, CHUNK_BYTES, 2 * CHUNK_BYTES, size - 1):
         for content in (b"x", b"\0"):
             with path.open("r+b") as file:
                 file.seek(place)
