@@ -90,7 +90,7 @@ class Stored:
     def seal(self, options: BuildOptions, seal_rows: int = 1) -> None:
         """Let maintenance work once, and open what it made."""
         self.index.close()
-        limits = MaintenanceLimits(seal_rows=seal_rows, growing_looks_max=0, build=options)
+        limits = MaintenanceLimits(seal_rows=seal_rows, growing_polls_max=0, build=options)
         assert Maintenance(self.data_dir, limits=limits).run_once()
         self.reopen()
 

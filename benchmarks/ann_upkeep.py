@@ -125,7 +125,7 @@ def while_building(bench: Bench) -> list[SeenRow]:
         "from index_store.segment.builder import BuildOptions\n"
         "be_modest()\n"
         "build = BuildOptions(engine='hnsw', storage='float32')\n"
-        "limits = MaintenanceLimits(seal_rows=1, waste_share=0.0, growing_looks_max=0, build=build)\n"
+        "limits = MaintenanceLimits(seal_rows=1, waste_share=0.0, growing_polls_max=0, build=build)\n"
         "Maintenance(Path(sys.argv[1]), limits=limits).run_once()\n"
     )
     before = stored.ask(bench.queries[0], 25)

@@ -27,10 +27,10 @@ from index_store.ann.compiled import exact_kernels, kernels
 from index_store.errors import IndexStoreError
 from index_store.maintenance.backup import backup_data, check_backup, is_backup, restore_data
 from index_store.maintenance.check import check, collection_directories, notes
-from index_store.maintenance.rebuild_request import answer_to, ask, withdraw
-from index_store.maintenance.repoint import described, repoint
+from index_store.maintenance.rebuild_request import request_rebuild, status_of, withdraw_request
+from index_store.maintenance.repoint import describe_pointer, repoint
 from index_store.maintenance.stats import stats
-from index_store.maintenance.worker import Maintenance, MaintenanceLimits, be_modest
+from index_store.maintenance.worker import Maintenance, MaintenanceLimits, lower_priority
 from log_lines.json_lines import JsonLines
 
 log = logging.getLogger(__name__)
@@ -91,10 +91,10 @@ def _run(asked: argparse.Namespace) -> int:
         print("restored " + ", ".join(restore_data(asked.target, asked.data_dir)))
         return 0
     if asked.command == "repoint":
-        print(described(repoint(asked.data_dir, asked.collection, asked.generation)))
+        print(describe_pointer(repoint(asked.data_dir, asked.collection, asked.generation)))
         return 0
     if asked.command == "check" and is_backup(asked.data_dir):
-        return _said(check_backup(asked.data_dir))
+        return _print_problems(check_backup(asked.data_dir))
     if not collection_directories(asked.data_dir):
         print(f"{asked.data_dir} holds no collections", file=sys.stderr)
         return 2
@@ -105,11 +105,11 @@ def _run(asked: argparse.Namespace) -> int:
     elif asked.command == "rebuild":
         return _rebuild(asked.data_dir)
     else:
-        return _said(check(asked.data_dir), notes(asked.data_dir))
+        return _print_problems(check(asked.data_dir), notes(asked.data_dir))
     return 0
 
 
-def _said(problems: Sequence[str], told: Sequence[str] = ()) -> int:
+def _print_problems(problems: Sequence[str], told: Sequence[str] = ()) -> int:
     for problem in problems:
         print(problem)
     for note in told:
@@ -124,9 +124,9 @@ def _rebuild(data_dir: Path) -> int:
     never = threading.Event()
     while (problems := Maintenance(data_dir, progress=_show).rebuild()) is None:
         if not request:
-            request = ask(data_dir)
+            request = request_rebuild(data_dir)
             print("asked the process that maintains this directory; waiting for it", file=sys.stderr)
-        answer = answer_to(data_dir, request)
+        answer = status_of(data_dir, request)
         if answer is not None and answer.is_done:
             problems = list(answer.problems)
             break
@@ -138,7 +138,7 @@ def _rebuild(data_dir: Path) -> int:
         never.wait(_WATCH_S)  # the other process tells by a file
     else:
         if request:
-            withdraw(data_dir)
+            withdraw_request(data_dir)
     for problem in problems:
         print(problem, file=sys.stderr)
     print("rebuilt" if not problems else f"{len(problems)} problems")
@@ -166,7 +166,7 @@ def _maintain(data_dir: Path, parent: int, keep_days: float) -> int:
         os.environ[_PASSIVE] = "passive"
         again = ["-m", "index_store", "maintain", str(data_dir), "--parent", str(parent)]
         os.execv(sys.executable, [sys.executable, *again, "--keep-days", str(keep_days)])
-    be_modest()
+    lower_priority()
     lines = logging.StreamHandler()
     lines.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[lines])
@@ -176,13 +176,13 @@ def _maintain(data_dir: Path, parent: int, keep_days: float) -> int:
     signal.set_wakeup_fd(teller)  # written at once; a handler in Python waits until a call of FAISS returns
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    threading.Thread(target=_leave_in_time, args=(stop, told, parent), name="leave", daemon=True).start()
-    limits = MaintenanceLimits(set_aside_keep_s=keep_days * 86_400)
+    threading.Thread(target=_exit_in_time, args=(stop, told, parent), name="leave", daemon=True).start()
+    limits = MaintenanceLimits(quarantine_keep_s=keep_days * 86_400)
     Maintenance(data_dir, limits=limits).run_forever(stop)
     return 0
 
 
-def _leave_in_time(stop: threading.Event, told: int, parent: int) -> None:
+def _exit_in_time(stop: threading.Event, told: int, parent: int) -> None:
     """End this process soon after a signal, or after its parent, whatever it is doing: minutes may pass
     between two looks of a build at `stop`, and who may be killed at any moment need not wait for them."""
     while not parent or os.getppid() == parent:

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 from fastapi import FastAPI
 
 from image_fetch.fetch import FetchLimits, PictureFetch
-from index_store.catalog.aside import asides_in
+from index_store.catalog.quarantine import quarantined_in
 from index_store.engine.index import EmbeddedIndex, EngineLimits
 from index_store.maintenance.backup import backup_data
 from index_store.maintenance.check import collection_directories
@@ -289,7 +289,7 @@ def _exposition(metrics: Metrics, data_dir: Path) -> bytes:
     status = maintenance_status(data_dir)
     metrics.maintained(is_up=status.word == "up", restarts=status.restarts)
     for collection in collection_directories(data_dir):
-        asides = asides_in(collection)
+        asides = quarantined_in(collection)
         metrics.set_aside(collection.name, len(asides), sum(aside.size() for aside in asides))
     return metrics.exposition()
 

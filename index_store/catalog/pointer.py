@@ -9,7 +9,7 @@ import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from index_store.catalog.aside import GENERATION, asides_in, generations_in, holds_rows
+from index_store.catalog.quarantine import GENERATION, generations_in, holds_rows, quarantined_in
 from index_store.errors import GenerationConflict, PointerLost
 from index_store.storage.durable_files import publish
 
@@ -23,7 +23,7 @@ ADVANCE_LOCK = "advance.lock"
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class GenerationName:
     """One generation: its directory's name, made here and never by a caller, and its address."""
 
     name: str
@@ -34,17 +34,17 @@ class Member:
 class Pointer:
     """Roles of the generations. counter: number of the newest directory ever named."""
 
-    current: Member | None = None
-    next: Member | None = None
-    former: Member | None = None
+    current: GenerationName | None = None
+    next: GenerationName | None = None
+    former: GenerationName | None = None
     counter: int = 0
 
     @property
-    def members(self) -> tuple[Member, ...]:
+    def members(self) -> tuple[GenerationName, ...]:
         """Current first: writes go to it before the others."""
         return tuple(m for m in (self.current, self.next, self.former) if m is not None)
 
-    def named(self, embedding_version: str) -> tuple[Member, Pointer]:
+    def with_new_generation(self, embedding_version: str) -> tuple[GenerationName, Pointer]:
         """A new member of that version, not in any role yet, and the pointer that has counted it."""
         if any(m.embedding_version == embedding_version for m in self.members):
             raise GenerationConflict(f"a generation of {embedding_version!r} exists already")
@@ -53,21 +53,21 @@ class Pointer:
                 f"{self.next.embedding_version!r} is being built: promote or abort it first"
             )
         counter = self.counter + 1
-        return Member(f"g{counter:06d}", embedding_version), replace(self, counter=counter)
+        return GenerationName(f"g{counter:06d}", embedding_version), replace(self, counter=counter)
 
-    def begun(self, member: Member) -> Pointer:
+    def with_next(self, member: GenerationName) -> Pointer:
         return replace(self, next=member) if self.current else replace(self, current=member)
 
     def promoted(self, embedding_version: str) -> Pointer:
-        member = _expect(self.next, embedding_version, "promote", "next")
+        member = _require_role(self.next, embedding_version, "promote", "next")
         return replace(self, current=member, next=None, former=self.current)
 
     def rolled_back(self, embedding_version: str) -> Pointer:
-        member = _expect(self.former, embedding_version, "rollback", "former")
+        member = _require_role(self.former, embedding_version, "rollback", "former")
         return replace(self, current=member, former=self.current)
 
     def aborted(self, embedding_version: str) -> Pointer:
-        _expect(self.next, embedding_version, "abort", "next")
+        _require_role(self.next, embedding_version, "abort", "next")
         return replace(self, next=None)
 
     def without(self, name: str) -> Pointer:
@@ -77,7 +77,9 @@ class Pointer:
         return replace(self, next=None if is_next else self.next, former=None if is_former else self.former)
 
 
-def _expect(member: Member | None, embedding_version: str, step: str, role: str) -> Member:
+def _require_role(
+    member: GenerationName | None, embedding_version: str, step: str, role: str
+) -> GenerationName:
     if member is None:
         raise GenerationConflict(f"nothing to {step}: there is no {role} generation")
     if member.embedding_version != embedding_version:
@@ -96,7 +98,7 @@ def read_pointer(directory: Path) -> Pointer:
         return decode(path.read_bytes())
     except FileNotFoundError:
         if not (directory / BACKUP_FILE).exists():
-            return _first(directory)
+            return _pointer_of_new_collection(directory)
         problem = "it is missing"
     except ValueError as exc:
         problem = str(exc)
@@ -104,26 +106,26 @@ def read_pointer(directory: Path) -> Pointer:
         pointer = decode((directory / BACKUP_FILE).read_bytes())
     except (OSError, ValueError) as exc:
         text = f"{path} is damaged ({problem}) and so is its copy ({exc}); nothing was changed"
-        raise PointerLost(text, hint=hint_for(directory)) from exc
+        raise PointerLost(text, hint=repoint_command(directory)) from exc
     log.error("pointer_damaged", extra={"path": str(path), "problem": problem})
     return pointer
 
 
-def _first(directory: Path) -> Pointer:
+def _pointer_of_new_collection(directory: Path) -> Pointer:
     """The pointer of a collection that is new: no file of it, and no row either."""
     if not directory.is_dir():
         return Pointer()
     held = [path.name for path in generations_in(directory) if holds_rows(path)]
-    held += [aside.path.name for aside in asides_in(directory)]
+    held += [one.path.name for one in quarantined_in(directory)]
     if not held:
         return Pointer()
     what = f"{directory / POINTER_FILE} and {BACKUP_FILE} are missing beside {', '.join(held)}"
     raise PointerLost(
-        f"{what}: which of them to serve is unknown; nothing was changed", hint=hint_for(directory)
+        f"{what}: which of them to serve is unknown; nothing was changed", hint=repoint_command(directory)
     )
 
 
-def hint_for(directory: Path) -> str:
+def repoint_command(directory: Path) -> str:
     """The command that makes a pointer for this collection again."""
     return shlex.join(
         ["python", "-m", "index_store", "repoint", str(directory.parent.parent), directory.name]
@@ -162,7 +164,7 @@ def decode(content: bytes) -> Pointer:
     for role, found in body["generations"].items():
         if not GENERATION.fullmatch(found["name"]):
             raise ValueError(f"{found['name']!r} is no name of a generation")
-        members[role] = Member(found["name"], found["embedding_version"])
+        members[role] = GenerationName(found["name"], found["embedding_version"])
     return Pointer(
         members.get("current"), members.get("next"), members.get("former"), counter=body["counter"]
     )

@@ -18,7 +18,7 @@ _PREFIX = "snapshot/"
 
 
 @dataclass(frozen=True, slots=True)
-class Registered:
+class SnapshotEntry:
     """One snapshot. number: rises with each; seq: every write up to it is in the snapshot; sha256: of its
     manifest."""
 
@@ -28,7 +28,7 @@ class Registered:
     sha256: str
 
 
-def read_registered(connection: Connection) -> list[Registered]:
+def read_registered(connection: Connection) -> list[SnapshotEntry]:
     """Newest first. Entries that can't be read are left out: without them the store is loaded instead."""
     found = connection.execute(
         "SELECT key, value FROM meta WHERE key >= ? AND key < ?", (_PREFIX, _PREFIX + "\x7f")
@@ -37,7 +37,7 @@ def read_registered(connection: Connection) -> list[Registered]:
     return sorted(entries, key=lambda entry: entry.number, reverse=True)
 
 
-def register(directory: Path, connect: Connector, add: Sequence[Registered], drop: Sequence[str]) -> None:
+def register(directory: Path, connect: Connector, add: Sequence[SnapshotEntry], drop: Sequence[str]) -> None:
     """Add and drop entries in one durable transaction. Raises OSError, sqlite3.Error."""
     with locked(directory / LOCK_FILE):
         connection = connect(directory / STORE_FILE)
@@ -53,14 +53,14 @@ def register(directory: Path, connect: Connector, add: Sequence[Registered], dro
             connection.close()
 
 
-def _encoded(entry: Registered) -> str:
+def _encoded(entry: SnapshotEntry) -> str:
     return json.dumps({"number": entry.number, "seq": entry.seq, "sha256": entry.sha256})
 
 
-def _decoded(key: str, value: object) -> Registered | None:
+def _decoded(key: str, value: object) -> SnapshotEntry | None:
     try:
         body = json.loads(str(value))
-        return Registered(
+        return SnapshotEntry(
             key.removeprefix(_PREFIX), int(body["number"]), int(body["seq"]), str(body["sha256"])
         )
     except (ValueError, KeyError, TypeError):

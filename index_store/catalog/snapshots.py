@@ -19,7 +19,7 @@ import numpy as np
 
 from index_store.ann.port import Bitmap
 from index_store.ann.validation import count_allowed
-from index_store.catalog.registry import Registered, read_registered
+from index_store.catalog.registry import SnapshotEntry, read_registered
 from index_store.diagnosis import is_passing, unreadable
 from index_store.errors import StoreDamaged
 from index_store.segment.open import OpenSegment, OpenSegments, OpenSnapshot, open_segment
@@ -33,7 +33,7 @@ SNAPSHOTS = "snapshots"
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class StoreIdentity:
     """The store that a snapshot must belong to."""
 
     store_uuid: str
@@ -43,19 +43,21 @@ class Owner:
     metric: str
 
 
-def read_owner(connection: Connection) -> Owner:
+def read_identity(connection: Connection) -> StoreIdentity:
     """Raises sqlite3.Error, KeyError."""
     meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
-    return Owner(meta["store_uuid"], meta["embedding_version"], meta["id_kind"], meta["dim"], meta["metric"])
+    return StoreIdentity(
+        meta["store_uuid"], meta["embedding_version"], meta["id_kind"], meta["dim"], meta["metric"]
+    )
 
 
 def snapshot_facts(
-    owner: Owner, seq: int, segments: Sequence[OpenSegment], live: Sequence[Bitmap]
+    identity: StoreIdentity, seq: int, segments: Sequence[OpenSegment], live: Sequence[Bitmap]
 ) -> dict[str, Any]:
     """What a snapshot's manifest states."""
     return {
-        "store_uuid": owner.store_uuid,
-        "embedding_version": owner.embedding_version,
+        "store_uuid": identity.store_uuid,
+        "embedding_version": identity.embedding_version,
         "seq": seq,
         "segments": [
             {"name": s.name, "sha256": s.reader.sha256, "rows": s.reader.rows, "live": count_allowed(bits)}
@@ -68,12 +70,12 @@ def live_file(place: int) -> str:
     return f"live-{place}.bits"
 
 
-def registered_in(directory: Path, connect: Connector) -> tuple[Owner, list[Registered]]:
+def registered_snapshots(directory: Path, connect: Connector) -> tuple[StoreIdentity, list[SnapshotEntry]]:
     """The store's identity and its snapshots, newest first. Raises StoreDamaged, StoreUnavailable."""
     try:
         connection = connect(directory / STORE_FILE)
         try:
-            return read_owner(connection), read_registered(connection)
+            return read_identity(connection), read_registered(connection)
         finally:
             connection.close()
     except (*SQLITE_ERRORS, KeyError) as exc:
@@ -81,7 +83,11 @@ def registered_in(directory: Path, connect: Connector) -> tuple[Owner, list[Regi
 
 
 def open_newest(
-    directory: Path, owner: Owner, entries: Sequence[Registered], known: OpenSegments, trusts: bool = False
+    directory: Path,
+    identity: StoreIdentity,
+    entries: Sequence[SnapshotEntry],
+    known: OpenSegments,
+    trusts: bool = False,
 ) -> OpenSnapshot | None:
     """The newest snapshot that is whole; those that are not are set aside. None: load the store.
 
@@ -91,23 +97,23 @@ def open_newest(
         if not (directory / SNAPSHOTS / entry.name).is_dir():
             continue  # registered, and then a crash came before the rename; or set aside already
         try:
-            return open_snapshot(directory, owner, entry, known, trusts)
+            return open_snapshot(directory, identity, entry, known, trusts)
         except (StoreDamaged, OSError) as exc:
             if is_passing(exc):
                 log.error("snapshot_not_opened", extra={"snapshot": entry.name, "error": str(exc)})
                 continue
             log.error("snapshot_damaged", extra={"snapshot": entry.name, "error": str(exc)})
-            set_aside(directory / SNAPSHOTS / entry.name)
+            try_quarantine(directory / SNAPSHOTS / entry.name)
     return None
 
 
 def open_snapshot(
     directory: Path,
-    owner: Owner,
-    entry: Registered,
+    identity: StoreIdentity,
+    entry: SnapshotEntry,
     known: OpenSegments,
     trusts: bool,
-    sets_aside: bool = True,
+    quarantines: bool = True,
 ) -> OpenSnapshot:
     """Raises StoreDamaged, and sets aside the segment whose files do not match, unless the system kept them
     from being read. Raises OSError."""
@@ -118,20 +124,22 @@ def open_snapshot(
     verify(path, manifest)
     facts = manifest.facts
     stated = (facts.get("store_uuid"), facts.get("embedding_version"), facts.get("seq"))
-    if stated != (owner.store_uuid, owner.embedding_version, entry.seq):
+    if stated != (identity.store_uuid, identity.embedding_version, entry.seq):
         raise StoreDamaged(f"{path} belongs to another store")
-    segments = tuple(_open_one(directory, owner, one, known, trusts, sets_aside) for one in facts["segments"])
+    segments = tuple(
+        _open_named_segment(directory, identity, one, known, trusts, quarantines) for one in facts["segments"]
+    )
     live = tuple(_read_live(path, place, one.reader.rows) for place, one in enumerate(segments))
     return OpenSnapshot(entry.name, entry.seq, segments, live)
 
 
-def _open_one(
+def _open_named_segment(
     directory: Path,
-    owner: Owner,
+    identity: StoreIdentity,
     stated: Mapping[str, Any],
     known: OpenSegments,
     trusts: bool,
-    sets_aside: bool,
+    quarantines: bool,
 ) -> OpenSegment:
     name, sha256 = str(stated["name"]), str(stated["sha256"])
     found = known.get((name, sha256))
@@ -142,15 +150,13 @@ def _open_one(
         segment = open_segment(path, sha256 if trusts else None)
         if segment.reader.sha256 != sha256:
             raise StoreDamaged(f"{path} is not the segment that its snapshot names")
-        identity = segment.reader.facts.identity
-        its = Owner(
-            identity.store_uuid, identity.embedding_version, identity.id_kind, identity.dim, identity.metric
-        )
-        if its != owner:
+        its = segment.reader.facts.identity
+        owner = StoreIdentity(its.store_uuid, its.embedding_version, its.id_kind, its.dim, its.metric)
+        if owner != identity:
             raise StoreDamaged(f"{path} belongs to another store")
     except (StoreDamaged, OSError) as exc:
-        if sets_aside and not is_passing(exc):
-            set_aside(path)
+        if quarantines and not is_passing(exc):
+            try_quarantine(path)
         raise
     return segment
 
@@ -162,17 +168,17 @@ def _read_live(path: Path, place: int, rows: int) -> Bitmap:
     return live
 
 
-def set_aside(path: Path) -> None:
+def try_quarantine(path: Path) -> None:
     """Quarantine a directory that another process may be setting aside at this moment."""
     try:
-        aside = quarantine(path)
+        quarantined = quarantine(path)
     except OSError as exc:
         log.warning("quarantine_failed", extra={"path": str(path), "error": str(exc)})
         return
-    log.error("quarantined", extra={"path": str(path), "aside": str(aside)})
+    log.error("quarantined", extra={"path": str(path), "aside": str(quarantined)})
 
 
-def manifest_names(directory: Path, entry: Registered) -> set[str]:
+def segments_named_by(directory: Path, entry: SnapshotEntry) -> set[str]:
     """Names of the segments that a snapshot needs. Raises StoreDamaged."""
     manifest: Manifest = read_manifest(directory / SNAPSHOTS / entry.name)
     return {str(one["name"]) for one in manifest.facts["segments"]}

@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from index_store.catalog.aside import clear_away, generations_in
 from index_store.catalog.pointer import (
     ADVANCE_LOCK,
     POINTER_FILE,
-    Member,
+    GenerationName,
     Pointer,
     read_pointer,
     write_pointer,
 )
+from index_store.catalog.quarantine import generations_in, retire_or_remove
 from index_store.diagnosis import hint_of, is_passing, unavailable
 from index_store.engine.generation import Generation
 from index_store.errors import StoreDamaged, StoreUnavailable, Unavailable, WriteFailed
@@ -125,7 +125,7 @@ class Collection:
         with self._lock:
             self._follow()
             self._is_open = True
-        self._set_aside()
+        self._quarantine_unreadable()
 
     def _as_failure(self, error: Unavailable | OSError) -> Unavailable:
         """The error as callers are told it: with the file and what helps."""
@@ -135,7 +135,7 @@ class Collection:
             error.hint = shlex.join(["python", "-m", "index_store", "check", str(self._directory.parents[1])])
         return error
 
-    def _set_aside(self) -> None:
+    def _quarantine_unreadable(self) -> None:
         """Take generations that can't be read, and are not current, out of the way of the collection."""
         if not self._unreadable:
             return
@@ -226,15 +226,15 @@ class Collection:
         )
 
     def _begin(self, pointer: Pointer, embedding_version: str) -> None:
-        member, pointer = pointer.named(embedding_version)
+        member, pointer = pointer.with_new_generation(embedding_version)
         directory = self._directory / member.name
         if directory.exists():  # a pointer that was put back has counted less than there is
-            clear_away(directory, self._now())
+            retire_or_remove(directory, self._now())
         unpublished = new_directory(self._directory, member.name)
         create_store(unpublished, self.spec, embedding_version)
         publish(unpublished, directory)  # whole: a store without rows is told from one that can't be read
         if pointer.current is None:
-            write_pointer(self._directory, pointer.begun(member))
+            write_pointer(self._directory, pointer.with_next(member))
             return
         fresh = self._make_store(directory, embedding_version)
         with self.members() as members:
@@ -246,7 +246,7 @@ class Collection:
                 # every later write finds the new one.
                 with current.commits_blocked():
                     carry_over(current, fresh, seq)
-                    write_pointer(self._directory, pointer.begun(member))
+                    write_pointer(self._directory, pointer.with_next(member))
             finally:
                 fresh.close()
 
@@ -291,7 +291,7 @@ class Collection:
             if generation.name not in self._members.generations:
                 generation.close()
 
-    def _opened(self, member: Member) -> Generation:
+    def _opened(self, member: GenerationName) -> Generation:
         known = self._members.generations.get(member.name)
         if known is not None:
             return known
@@ -367,6 +367,6 @@ def _sweep(directory: Path, pointer: Pointer, now: float) -> None:
     named = {member.name for member in pointer.members}
     for path in generations_in(directory):
         if path.name not in named:
-            clear_away(path, now)
+            retire_or_remove(path, now)
     sweep_leftovers(directory)
     sync_directory(directory)

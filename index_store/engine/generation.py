@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from index_store.catalog.snapshots import SNAPSHOTS, open_newest, registered_in
+from index_store.catalog.snapshots import SNAPSHOTS, open_newest, registered_snapshots
 from index_store.delta.delta import Delta
 from index_store.errors import PageExpired, Unavailable
 from index_store.query.execute import Answer, answer, texts_of, vectors_of
@@ -255,7 +255,7 @@ class Generation:
         """A view of the newest sound snapshot and all commits after it; None: there is none, or it is
         `unless`."""
         directory = self.store.directory
-        owner, entries = registered_in(directory, self._connect)
+        owner, entries = registered_snapshots(directory, self._connect)
         if unless and entries and entries[0].name == unless:
             return None
         snapshot = open_newest(directory, owner, entries, known, trusts)

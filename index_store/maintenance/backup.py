@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 _TRIES = 3
 _KIND = "backup"
-_LEFT = re.compile(r".+\.tmp-[0-9a-f]{12}")
+_LEFTOVER_NAME = re.compile(r".+\.tmp-[0-9a-f]{12}")
 
 
 def backup_data(
@@ -54,7 +54,7 @@ def backup_data(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _require_room(data_dir, target.parent, reserve_bytes, free)
-        with _workplace(target.parent, target.name) as temporary:
+        with _staging_directory(target.parent, target.name) as temporary:
             seqs: dict[str, int] = {}
             for collection in collection_directories(data_dir):
                 seqs.update(_copy_collection(collection, temporary, connect))
@@ -98,16 +98,16 @@ def _publish(sealed: Path, target: Path) -> None:
 
 
 @contextmanager
-def _workplace(parent: Path, name: str) -> Iterator[Path]:
+def _staging_directory(parent: Path, name: str) -> Iterator[Path]:
     """A new directory to fill, gone afterwards if it was not published; removes what others left who were
     killed before that. One that is being filled is locked, and the kernel lets go of a dead one's lock."""
     for path in parent.iterdir():
-        if _LEFT.fullmatch(path.name) and path.is_dir() and (holder := _claim(path)) is not None:
+        if _LEFTOVER_NAME.fullmatch(path.name) and path.is_dir() and (holder := _try_lock(path)) is not None:
             log.warning("leftover_removed", extra={"path": str(path)})
             shutil.rmtree(path, ignore_errors=True)
             os.close(holder)
     temporary = new_directory(parent, name)
-    holder = _claim(temporary)
+    holder = _try_lock(temporary)
     try:
         yield temporary
     finally:
@@ -116,7 +116,7 @@ def _workplace(parent: Path, name: str) -> Iterator[Path]:
             os.close(holder)
 
 
-def _claim(directory: Path) -> int | None:
+def _try_lock(directory: Path) -> int | None:
     """A descriptor that locks the directory; None when somebody else does, or the disk knows no locks."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -171,7 +171,7 @@ def check_backup(backup: Path) -> list[str]:
     """One sentence for each thing that is wrong with a backup; an empty list says that it can be restored.
     Reads every byte of every file and every row, where it lies; writes nothing: a read-only disk will do."""
     try:
-        manifest = _verified(backup)
+        manifest = _verified_manifest(backup)
     except (StoreDamaged, OSError) as exc:
         return [str(exc)]
     return [problem for name in _collections(manifest) for problem in _check_copies(backup, name)]
@@ -193,7 +193,7 @@ def _check_copies(backup: Path, collection: str) -> Iterator[str]:
             yield f"{path}: {exc}"
 
 
-def _verified(backup: Path) -> Manifest:
+def _verified_manifest(backup: Path) -> Manifest:
     """Raises StoreDamaged."""
     manifest = read_manifest(backup)
     if manifest.facts.get("kind") != _KIND:
@@ -212,10 +212,10 @@ def restore_data(backup: Path, data_dir: Path) -> list[str]:
     final = data_dir / "collections"
     if final.exists() and any(final.iterdir()):
         raise WriteFailed(f"{data_dir} holds collections already; restore into an empty directory")
-    names = _collections(_verified(backup))
+    names = _collections(_verified_manifest(backup))
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        with _workplace(data_dir, "restore") as staging:
+        with _staging_directory(data_dir, "restore") as staging:
             for name in names:
                 _restore_collection(backup, staging / "collections" / name)
             problems = check(staging)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from index_store.ann.bitmap import holds
-from index_store.catalog.aside import Aside, asides_in
 from index_store.catalog.pointer import BACKUP_FILE, POINTER_FILE, Pointer, decode, read_pointer
-from index_store.catalog.snapshots import SNAPSHOTS, open_snapshot, registered_in
+from index_store.catalog.quarantine import QuarantinedGeneration, quarantined_in
+from index_store.catalog.snapshots import SNAPSHOTS, open_snapshot, registered_snapshots
 from index_store.errors import StoreDamaged, StoreUnavailable
 from index_store.segment.open import OpenSnapshot
 from index_store.storage import digest
@@ -52,14 +52,14 @@ def check(data_dir: Path) -> list[str]:
 
 def notes(data_dir: Path) -> list[str]:
     """One sentence for each generation that was set aside; nothing is wrong with that."""
-    return [_note(aside) for path in collection_directories(data_dir) for aside in asides_in(path)]
+    return [_note(found) for path in collection_directories(data_dir) for found in quarantined_in(path)]
 
 
-def _note(aside: Aside) -> str:
-    if aside.retired_at is None:
-        return f"{aside.path}: damaged and set aside, {aside.size()} bytes; kept until somebody removes it"
-    at = datetime.fromtimestamp(aside.retired_at, UTC).isoformat(timespec="seconds")
-    return f"{aside.path}: retired at {at}, {aside.size()} bytes; maintenance removes it some days later"
+def _note(found: QuarantinedGeneration) -> str:
+    if found.retired_at is None:
+        return f"{found.path}: damaged and set aside, {found.size()} bytes; kept until somebody removes it"
+    at = datetime.fromtimestamp(found.retired_at, UTC).isoformat(timespec="seconds")
+    return f"{found.path}: retired at {at}, {found.size()} bytes; maintenance removes it some days later"
 
 
 def collection_directories(data_dir: Path) -> list[Path]:
@@ -98,7 +98,7 @@ def check_snapshots(directory: Path) -> Iterator[str]:
     """What is wrong with the published snapshots of one generation. A registered one that is not there is
     sound: the store is read instead."""
     try:
-        owner, entries = registered_in(directory, connect_sqlite)
+        identity, entries = registered_snapshots(directory, connect_sqlite)
     except (StoreDamaged, StoreUnavailable) as exc:
         yield str(exc)
         return
@@ -106,7 +106,7 @@ def check_snapshots(directory: Path) -> Iterator[str]:
         if not (directory / SNAPSHOTS / entry.name).is_dir():
             continue
         try:
-            base = open_snapshot(directory, owner, entry, {}, trusts=False, sets_aside=False)
+            base = open_snapshot(directory, identity, entry, {}, trusts=False, quarantines=False)
             missing = _missing_rows(directory, base)
         except (StoreDamaged, OSError) as exc:
             yield str(exc)

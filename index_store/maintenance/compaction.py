@@ -23,14 +23,14 @@ import numpy as np
 from index_store.ann.bitmap import all_rows, without
 from index_store.ann.calibration import Clock
 from index_store.ann.port import Bitmap
-from index_store.catalog.registry import Registered, read_registered, register
+from index_store.catalog.registry import SnapshotEntry, read_registered, register
 from index_store.catalog.snapshots import (
     SEGMENTS,
     SNAPSHOTS,
-    Owner,
+    StoreIdentity,
     live_file,
-    manifest_names,
-    read_owner,
+    read_identity,
+    segments_named_by,
     snapshot_facts,
 )
 from index_store.errors import StoreDamaged, StoreUnavailable, WriteFailed
@@ -54,7 +54,7 @@ from index_store.types import Id
 
 log = logging.getLogger(__name__)
 
-Step: TypeAlias = Callable[[str], None]
+StepHook: TypeAlias = Callable[[str], None]
 
 _PAGE_ROWS = 4096
 _EVIDENCE_MAX = 2
@@ -65,18 +65,18 @@ _RECALL_MARGIN = 0.03
 
 
 @dataclass(frozen=True, slots=True)
-class Workshop:
+class BuildContext:
     """What building needs. step: called after each effect on the disk; may raise."""
 
     connect: Connector
     options: BuildOptions
     clock: Clock
     progress: Progress
-    step: Step
+    step: StepHook
 
 
 @dataclass(slots=True)
-class _Read:
+class _ScannedRows:
     """What was read of the store: the ids that changed, and the metadata of the live ones."""
 
     seq: int
@@ -84,31 +84,35 @@ class _Read:
     texts: dict[Id, str | None] = field(default_factory=dict)
 
 
-def make_snapshot(directory: Path, base: OpenSnapshot | None, keep: int, shop: Workshop) -> Registered:
+def make_snapshot(
+    directory: Path, base: OpenSnapshot | None, keep: int, context: BuildContext
+) -> SnapshotEntry:
     """Build, check and publish; return what the store has registered. base: the newest sound snapshot, as
     opened. Raises OSError, WriteFailed, StoreDamaged, sqlite3.Error: nothing was published then."""
     for name in (SEGMENTS, SNAPSHOTS):
         (directory / name).mkdir(exist_ok=True)
     kept = () if base is None else base.segments[:keep]
-    connection = shop.connect(directory / STORE_FILE)
+    connection = context.connect(directory / STORE_FILE)
     try:
-        owner, entries = read_owner(connection), read_registered(connection)
+        owner, entries = read_identity(connection), read_registered(connection)
         connection.execute("BEGIN")
         try:
             (seq,) = connection.execute("SELECT value FROM meta WHERE key='seq'").fetchone()
-            read = _Read(seq)
-            fresh = _build(directory, owner, _rows(connection, kept[-1].seq if kept else 0), read, shop)
+            scanned = _ScannedRows(seq)
+            fresh = _build(directory, owner, _rows(connection, kept[-1].seq if kept else 0), scanned, context)
         finally:
             connection.execute("ROLLBACK")
     finally:
         connection.close()
-    live = [] if base is None else [_still_live(*pair, read) for pair in zip(kept, base.live, strict=False)]
+    live = (
+        [] if base is None else [_still_live(*pair, scanned) for pair in zip(kept, base.live, strict=False)]
+    )
     segments = list(kept)
     if fresh is not None:
         segments.append(fresh)
         live.append(all_rows(fresh.reader.rows))
     number = max((entry.number for entry in entries), default=0) + 1
-    return _publish(directory, number, snapshot_facts(owner, read.seq, segments, live), live, shop)
+    return _publish(directory, number, snapshot_facts(owner, scanned.seq, segments, live), live, context)
 
 
 def _rows(connection: Connection, after_seq: int) -> Iterator[Row | Id]:
@@ -119,24 +123,28 @@ def _rows(connection: Connection, after_seq: int) -> Iterator[Row | Id]:
 
 
 def _build(
-    directory: Path, owner: Owner, rows: Iterator[Row | Id], read: _Read, shop: Workshop
+    directory: Path,
+    owner: StoreIdentity,
+    rows: Iterator[Row | Id],
+    scanned: _ScannedRows,
+    context: BuildContext,
 ) -> OpenSegment | None:
     """A new segment of the live rows, published under its name; None when no row is live."""
-    chunks = _chunks(rows, read, owner.dim)
+    chunks = _chunks(rows, scanned, owner.dim)
     first = next(chunks, None)
     if first is None:
         return None
     temporary = new_directory(directory / SEGMENTS, "segment")
-    shop.step("segment_begun")
+    context.step("segment_begun")
 
     def everything() -> Iterator[RowChunk]:
         yield first
         yield from chunks
 
     def decorate(into: Path, ids: IdArray) -> None:
-        shop.step("segment_engines_written")
-        write_metadata(into, [read.texts[item_id] for item_id in ids.tolist()])
-        shop.step("segment_metadata_written")
+        context.step("segment_engines_written")
+        write_metadata(into, [scanned.texts[item_id] for item_id in ids.tolist()])
+        context.step("segment_metadata_written")
 
     identity = SegmentIdentity(
         owner.store_uuid,
@@ -144,33 +152,33 @@ def _build(
         "int64" if owner.id_kind == "int64" else "string",
         owner.dim,
         owner.metric,  # type: ignore[arg-type]  # the store checked it when it was opened
-        read.seq,
+        scanned.seq,
     )
     try:
         manifest = build_segment(
-            temporary, identity, everything(), shop.options, shop.clock, shop.progress, decorate
+            temporary, identity, everything(), context.options, context.clock, context.progress, decorate
         )
-        shop.step("segment_sealed")
-        check_recall(SegmentReader.open(temporary, manifest.sha256), shop.options.target)
-        final = directory / SEGMENTS / f"s{read.seq:012d}-{uuid.uuid4().hex[:8]}"
+        context.step("segment_sealed")
+        check_recall(SegmentReader.open(temporary, manifest.sha256), context.options.target)
+        final = directory / SEGMENTS / f"s{scanned.seq:012d}-{uuid.uuid4().hex[:8]}"
         publish(temporary, final)
     except Exception:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    shop.step("segment_published")
+    context.step("segment_published")
     return open_segment(final, manifest.sha256)
 
 
-def _chunks(rows: Iterator[Row | Id], read: _Read, dim: int) -> Iterator[RowChunk]:
+def _chunks(rows: Iterator[Row | Id], scanned: _ScannedRows, dim: int) -> Iterator[RowChunk]:
     page: list[Row] = []
     for row in rows:
         if not isinstance(row, Row):
             if isinstance(row, int | str):
-                read.changed.append(row)
+                scanned.changed.append(row)
             continue
-        read.changed.append(row.id)
+        scanned.changed.append(row.id)
         if row.is_live:
-            read.texts[row.id] = row.metadata
+            scanned.texts[row.id] = row.metadata
             page.append(row)
         if len(page) == _PAGE_ROWS:
             yield _chunk(page, dim)
@@ -184,9 +192,9 @@ def _chunk(page: Sequence[Row], dim: int) -> RowChunk:
     return RowChunk([row.id for row in page], np.array([row.seq for row in page], np.int64), vectors)
 
 
-def _still_live(one: OpenSegment, live: Bitmap, read: _Read) -> Bitmap:
+def _still_live(one: OpenSegment, live: Bitmap, scanned: _ScannedRows) -> Bitmap:
     """What is left of a kept segment: every change that was read came after it."""
-    rows = one.reader.rows_of(read.changed)
+    rows = one.reader.rows_of(scanned.changed)
     return without(live, rows)
 
 
@@ -208,29 +216,29 @@ def check_recall(segment: SegmentReader, target: float) -> None:
 
 
 def _publish(
-    directory: Path, number: int, facts: dict[str, object], live: Sequence[Bitmap], shop: Workshop
-) -> Registered:
+    directory: Path, number: int, facts: dict[str, object], live: Sequence[Bitmap], context: BuildContext
+) -> SnapshotEntry:
     temporary = new_directory(directory / SEGMENTS, "snapshot")
     try:
         for place, bits in enumerate(live):
             (temporary / live_file(place)).write_bytes(bits.tobytes())
-        shop.step("snapshot_written")
+        context.step("snapshot_written")
         manifest = seal(temporary, facts)
-        shop.step("snapshot_sealed")
+        context.step("snapshot_sealed")
         name = f"n{number:08d}-{uuid.uuid4().hex[:8]}"
-        entry = Registered(name, number, int(str(facts["seq"])), manifest.sha256)
-        register(directory, shop.connect, [entry], [])
-        shop.step("snapshot_registered")
+        entry = SnapshotEntry(name, number, int(str(facts["seq"])), manifest.sha256)
+        register(directory, context.connect, [entry], [])
+        context.step("snapshot_registered")
         publish(temporary, directory / SNAPSHOTS / name)
     except Exception:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    shop.step("snapshot_published")
+    context.step("snapshot_published")
     log.info("snapshot_published", extra={"snapshot": name, "segments": len(live), "seq": facts["seq"]})
     return entry
 
 
-def drop_old(directory: Path, connect: Connector, kept_max: int, step: Step) -> None:
+def drop_old(directory: Path, connect: Connector, kept_max: int, step: StepHook) -> None:
     """Keep the newest snapshots, remove all others and the segments that only they named. Whoever has
     those open goes on reading the unlinked files. Only for the one process that builds."""
     connection = connect(directory / STORE_FILE)
@@ -245,7 +253,7 @@ def drop_old(directory: Path, connect: Connector, kept_max: int, step: Step) -> 
         register(directory, connect, [], dropped)
         step("snapshots_unregistered")
     try:
-        named = {name for entry in kept for name in manifest_names(directory, entry)}
+        named = {name for entry in kept for name in segments_named_by(directory, entry)}
     except StoreDamaged as exc:
         log.error("snapshot_damaged", extra={"path": str(directory), "error": str(exc)})
         return

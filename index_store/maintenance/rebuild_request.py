@@ -21,7 +21,7 @@ ANSWER_FILE = "rebuild.answer"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RebuildStatus:
     """process_id: of who works on it. problems: sentences, empty when all went well."""
 
     request: str
@@ -30,7 +30,7 @@ class Answer:
     problems: Sequence[str] = ()
 
 
-def ask(data_dir: Path) -> str:
+def request_rebuild(data_dir: Path) -> str:
     """Leave a request and return its name; the name of the one that waits already, if there is one.
     Raises OSError."""
     name = uuid.uuid4().hex[:12]
@@ -39,13 +39,13 @@ def ask(data_dir: Path) -> str:
             data_dir / REQUEST_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644
         )
     except FileExistsError:
-        return asked(data_dir) or name
+        return pending_request(data_dir) or name
     with os.fdopen(descriptor, "w") as file:
         file.write(name)
     return name
 
 
-def asked(data_dir: Path) -> str:
+def pending_request(data_dir: Path) -> str:
     """The name of the request that waits; '' for none."""
     try:
         return (data_dir / REQUEST_FILE).read_text().strip()
@@ -53,7 +53,7 @@ def asked(data_dir: Path) -> str:
         return ""
 
 
-def withdraw(data_dir: Path) -> None:
+def withdraw_request(data_dir: Path) -> None:
     with suppress(FileNotFoundError):
         (data_dir / REQUEST_FILE).unlink()
 
@@ -63,35 +63,39 @@ class RebuildQueue:
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
-        self._unwritten: Answer | None = None
+        self._unwritten_status: RebuildStatus | None = None
 
-    def work_off(self, rebuild: Callable[[], Sequence[str]]) -> None:
+    def serve(self, rebuild: Callable[[], Sequence[str]]) -> None:
         """Do what was asked for and tell the outcome. A request is taken once: a build that ends the process
         must not end every one that follows. Raises OSError, on a full disk for instance: call it again later,
         a request waits as it is, and an answer that could not be written is kept."""
-        if self._unwritten is not None:
-            _tell(self._data_dir, self._unwritten)
-            self._unwritten = None
-        name = asked(self._data_dir)
+        if self._unwritten_status is not None:
+            _write_status(self._data_dir, self._unwritten_status)
+            self._unwritten_status = None
+        name = pending_request(self._data_dir)
         if not name:
             return
-        _tell(self._data_dir, Answer(name, os.getpid(), is_done=False))
-        withdraw(self._data_dir)
-        answer = self._unwritten = Answer(name, os.getpid(), is_done=True, problems=list(rebuild()))
-        _tell(self._data_dir, answer)
-        self._unwritten = None
+        _write_status(self._data_dir, RebuildStatus(name, os.getpid(), is_done=False))
+        withdraw_request(self._data_dir)
+        answer = self._unwritten_status = RebuildStatus(
+            name, os.getpid(), is_done=True, problems=list(rebuild())
+        )
+        _write_status(self._data_dir, answer)
+        self._unwritten_status = None
 
 
-def answer_to(data_dir: Path, request: str) -> Answer | None:
+def status_of(data_dir: Path, request: str) -> RebuildStatus | None:
     try:
         told = json.loads((data_dir / ANSWER_FILE).read_text())
-        answer = Answer(told["request"], int(told["process_id"]), bool(told["is_done"]), told["problems"])
+        answer = RebuildStatus(
+            told["request"], int(told["process_id"]), bool(told["is_done"]), told["problems"]
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return answer if answer.request == request else None
 
 
-def _tell(data_dir: Path, answer: Answer) -> None:
+def _write_status(data_dir: Path, answer: RebuildStatus) -> None:
     body = {
         "request": answer.request,
         "process_id": answer.process_id,

@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from index_store.catalog.aside import asides_in, generations_in
 from index_store.catalog.pointer import (
     ADVANCE_LOCK,
     BACKUP_FILE,
     POINTER_FILE,
-    Member,
+    GenerationName,
     Pointer,
-    hint_for,
     read_pointer,
+    repoint_command,
     write_pointer,
 )
+from index_store.catalog.quarantine import generations_in, quarantined_in
 from index_store.errors import GenerationConflict, StoreDamaged, UnknownCollection
 from index_store.maintenance.check import check_store
 from index_store.storage.durable_files import locked
@@ -32,7 +32,7 @@ _PROBLEMS_MAX = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class RepointCandidate:
     """A store that a pointer could name. problems: what is wrong with it, the first few sentences."""
 
     path: Path
@@ -42,8 +42,8 @@ class Candidate:
     problems: Sequence[str]
 
     @property
-    def member(self) -> Member:
-        return Member(self.path.name, self.embedding_version)
+    def member(self) -> GenerationName:
+        return GenerationName(self.path.name, self.embedding_version)
 
     def __str__(self) -> str:
         facts = f"{self.embedding_version!r}, {self.live} live items, seq {self.seq}"
@@ -63,7 +63,7 @@ def repoint(data_dir: Path, collection: str, generation: str | None = None) -> P
         raise UnknownCollection(f"{data_dir} holds no collection {collection!r}", "collection")
     with locked(directory / ADVANCE_LOCK):
         _require_lost(directory)
-        found = _candidates(directory)
+        found = _repoint_candidates(directory)
         chosen = _newest(directory, found) if generation is None else _named(directory, found, generation)
         pointer = _pointer(directory, found, chosen)
         _keep_old_files(directory)
@@ -75,7 +75,7 @@ def repoint(data_dir: Path, collection: str, generation: str | None = None) -> P
     return pointer
 
 
-def described(pointer: Pointer) -> str:
+def describe_pointer(pointer: Pointer) -> str:
     """A line for each role."""
     roles = {"current": pointer.current, "next": pointer.next, "former": pointer.former}
     return "\n".join(f"{role}: {one.name}, {one.embedding_version}" for role, one in roles.items() if one)
@@ -90,12 +90,12 @@ def _require_lost(directory: Path) -> None:
         raise GenerationConflict(f"{directory} has a sound pointer; nothing was changed")
 
 
-def _candidates(directory: Path) -> list[Candidate]:
+def _repoint_candidates(directory: Path) -> list[RepointCandidate]:
     """Newest first; a store that can't be read at all has no version."""
     return [_candidate(path) for path in reversed(generations_in(directory))]
 
 
-def _candidate(path: Path) -> Candidate:
+def _candidate(path: Path) -> RepointCandidate:
     try:
         connection = connect_sqlite(path / STORE_FILE)
         try:
@@ -106,15 +106,15 @@ def _candidate(path: Path) -> Candidate:
         problems = list(itertools.islice(check_store(path / STORE_FILE, version), _PROBLEMS_MAX))
         if meta["collection"] != path.parent.name:
             problems.append(f"it says that it belongs to the collection {meta['collection']!r}")
-        return Candidate(path, version, int(meta["live"]), int(meta["seq"]), problems)
+        return RepointCandidate(path, version, int(meta["live"]), int(meta["seq"]), problems)
     except (OSError, *SQLITE_ERRORS, KeyError, TypeError, ValueError) as exc:
-        return Candidate(path, "", 0, 0, [f"it can't be read ({exc})"])
+        return RepointCandidate(path, "", 0, 0, [f"it can't be read ({exc})"])
 
 
-def _newest(directory: Path, found: Sequence[Candidate]) -> Candidate:
+def _newest(directory: Path, found: Sequence[RepointCandidate]) -> RepointCandidate:
     if not found:
-        aside = ", ".join(one.path.name for one in asides_in(directory))
-        text = f"{directory} holds no store; set aside are: {aside or 'none'}. Restore a backup instead"
+        quarantined = ", ".join(one.path.name for one in quarantined_in(directory))
+        text = f"{directory} holds no store; set aside are: {quarantined or 'none'}. Restore a backup instead"
         raise StoreDamaged(text)
     newest = found[0]
     if newest.problems or newest.live < max(one.live for one in found):
@@ -123,12 +123,12 @@ def _newest(directory: Path, found: Sequence[Candidate]) -> Candidate:
         fullest = max(found, key=lambda one: one.live)
         raise StoreDamaged(
             f"the newest store, {newest.path.name}, {why}: name the one to serve.{listed}",
-            hint=f"{hint_for(directory)} --generation {fullest.path.name}",
+            hint=f"{repoint_command(directory)} --generation {fullest.path.name}",
         )
     return newest
 
 
-def _named(directory: Path, found: Sequence[Candidate], name: str) -> Candidate:
+def _named(directory: Path, found: Sequence[RepointCandidate], name: str) -> RepointCandidate:
     for one in found:
         if one.path.name == name:
             if not one.embedding_version:
@@ -138,7 +138,7 @@ def _named(directory: Path, found: Sequence[Candidate], name: str) -> Candidate:
     raise StoreDamaged(f"{directory} holds no {name!r}; there are: {names or 'none'}")
 
 
-def _pointer(directory: Path, found: Sequence[Candidate], chosen: Candidate) -> Pointer:
+def _pointer(directory: Path, found: Sequence[RepointCandidate], chosen: RepointCandidate) -> Pointer:
     """Of the other sound stores the newest older one stays as former, the newest newer one as next."""
     place = found.index(chosen)
     others = [one for one in found if not one.problems and one.embedding_version != chosen.embedding_version]
@@ -147,7 +147,7 @@ def _pointer(directory: Path, found: Sequence[Candidate], chosen: Candidate) -> 
     if newer and older and newer[0].embedding_version == older[0].embedding_version:
         older = []
     numbers = [int(path.name[1:]) for path in generations_in(directory)]
-    numbers += [int(aside.generation[1:]) for aside in asides_in(directory)]
+    numbers += [int(one.generation[1:]) for one in quarantined_in(directory)]
     return Pointer(
         current=chosen.member,
         next=newer[0].member if newer else None,

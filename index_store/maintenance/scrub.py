@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from index_store.catalog.snapshots import SEGMENTS, SNAPSHOTS, set_aside
+from index_store.catalog.snapshots import SEGMENTS, SNAPSHOTS, try_quarantine
 from index_store.diagnosis import is_passing, what_helps
 from index_store.errors import StoreDamaged
 from index_store.storage.durable_files import publish
@@ -30,7 +30,7 @@ DAMAGED_MAX = 1000
 
 
 @dataclass(slots=True)
-class Progress:
+class ScrubProgress:
     """after: the last id looked at, None at the start of a round. rounds: whole passes done."""
 
     after: Id | None = None
@@ -40,13 +40,15 @@ class Progress:
 
 
 class Scrub:
-    """One generation's scrub. `step` belongs to one thread. set_aside: directories that did not match."""
+    """One generation's scrub. `step` belongs to one thread.
+
+    quarantined: how many directories did not match their checksums so far."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         stored = read_scrub_state(directory)
-        self.progress = Progress(stored.after, stored.rows, stored.rounds, tuple(stored.damaged))
-        self.set_aside = 0
+        self.progress = ScrubProgress(stored.after, stored.rows, stored.rounds, tuple(stored.damaged))
+        self.quarantined = 0
         self._found: list[Id] = []
         self._pages = 0
         self._is_saved = True
@@ -71,7 +73,7 @@ class Scrub:
             if self._pages % _SAVED_PAGES == 0 or self._found:
                 self._save((*progress.damaged, *self._found))
             return False
-        self.set_aside += len(scrub_files(self._directory))
+        self.quarantined += len(scrub_files(self._directory))
         progress.after, progress.rows = None, 0
         progress.rounds += 1
         self._save(tuple(self._found))
@@ -109,6 +111,6 @@ def scrub_files(directory: Path) -> list[Path]:
                     log.warning("files_not_read", extra={"path": str(path), "error": str(exc)})
                 elif path.is_dir():
                     log.error("files_damaged", extra={"path": str(path), "error": str(exc)})
-                    set_aside(path)
+                    try_quarantine(path)
                     bad.append(path)
     return bad

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from index_store.catalog.aside import asides_in
-from index_store.catalog.pointer import Member, Pointer, read_pointer
-from index_store.catalog.snapshots import SNAPSHOTS, registered_in
+from index_store.catalog.pointer import GenerationName, Pointer, read_pointer
+from index_store.catalog.quarantine import quarantined_in
+from index_store.catalog.snapshots import SNAPSHOTS, registered_snapshots
 from index_store.maintenance.check import collection_directories
 from index_store.storage.schema import STORE_FILE, connect_sqlite
 from index_store.storage.sealed_directory import read_manifest
@@ -22,11 +22,11 @@ def stats(data_dir: Path) -> dict[str, Any]:
 def _collection(directory: Path, pointer: Pointer) -> dict[str, Any]:
     roles = {"current": pointer.current, "next": pointer.next, "former": pointer.former}
     found: dict[str, Any] = {role: _generation(directory, member) for role, member in roles.items() if member}
-    asides = [{"name": aside.path.name, "bytes": aside.size()} for aside in asides_in(directory)]
+    asides = [{"name": aside.path.name, "bytes": aside.size()} for aside in quarantined_in(directory)]
     return found | ({"set_aside": asides} if asides else {})
 
 
-def _generation(directory: Path, member: Member) -> dict[str, Any]:
+def _generation(directory: Path, member: GenerationName) -> dict[str, Any]:
     connection = connect_sqlite(directory / member.name / STORE_FILE)
     try:
         meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
@@ -50,7 +50,7 @@ def _generation(directory: Path, member: Member) -> dict[str, Any]:
 
 def _snapshot(directory: Path) -> dict[str, Any] | None:
     """The newest snapshot that is there: how far it is, and the rows of its segments."""
-    _, entries = registered_in(directory, connect_sqlite)
+    _, entries = registered_snapshots(directory, connect_sqlite)
     for entry in entries:
         path = directory / SNAPSHOTS / entry.name
         if path.is_dir():

@@ -21,13 +21,13 @@ from typing import TypeAlias
 
 from index_store.ann.calibration import Clock
 from index_store.ann.validation import count_allowed
-from index_store.catalog.aside import remove_expired
-from index_store.catalog.pointer import Member, read_pointer
-from index_store.catalog.snapshots import SEGMENTS, SNAPSHOTS, open_newest, registered_in
+from index_store.catalog.pointer import GenerationName, read_pointer
+from index_store.catalog.quarantine import remove_expired
+from index_store.catalog.snapshots import SEGMENTS, SNAPSHOTS, open_newest, registered_snapshots
 from index_store.diagnosis import is_passing, what_helps
 from index_store.errors import StoreDamaged
 from index_store.maintenance.check import collection_directories
-from index_store.maintenance.compaction import BUILD_ERRORS, Workshop, drop_old, make_snapshot
+from index_store.maintenance.compaction import BUILD_ERRORS, BuildContext, drop_old, make_snapshot
 from index_store.maintenance.rebuild_request import ANSWER_FILE, RebuildQueue
 from index_store.maintenance.scrub import Scrub
 from index_store.segment.builder import BuildOptions, Progress
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 MAINTENANCE_LOCK = "maintenance.lock"
 
-SET_ASIDE_KEEP_S = 7 * 86_400.0
+QUARANTINE_KEEP_S = 7 * 86_400.0
 
 _NICE = 10
 _GROWING_SHARE = 0.005
@@ -50,7 +50,7 @@ _BYTES_A_NUMBER = 10
 Stop: TypeAlias = threading.Event
 
 
-class Stopped(Exception):
+class BuildStopped(Exception):
     """A build was left because the process is to end."""
 
 
@@ -59,8 +59,8 @@ class MaintenanceLimits:
     """seal_rows: changes since the newest snapshot that make the next one. segments_max: more are merged.
     waste_share: changes and dead rows, as a share of the first segment, that rebuild everything.
     pause_s: between two looks. scrub_pause_s: between two rounds of reading everything again.
-    growing_looks_max: how many looks a rebuild waits for an import to come to its end.
-    set_aside_keep_s: how long a retired generation is kept before it is removed."""
+    growing_polls_max: how many looks a rebuild waits for an import to come to its end.
+    quarantine_keep_s: how long a retired generation is kept before it is removed."""
 
     seal_rows: int = 4096
     segments_max: int = 4
@@ -68,14 +68,14 @@ class MaintenanceLimits:
     snapshots_kept: int = 2
     pause_s: float = 1.0
     scrub_pause_s: float = 3600.0
-    growing_looks_max: int = 120
-    set_aside_keep_s: float = SET_ASIDE_KEEP_S
+    growing_polls_max: int = 120
+    quarantine_keep_s: float = QUARANTINE_KEEP_S
     disk_reserve_bytes: int = RESERVE_BYTES
     build: BuildOptions = field(default_factory=BuildOptions)
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class GenerationShape:
     """A generation as the policy sees it. rows: of each segment. dead: rows of segments that are not live.
     changes: rows of the store, tombstones included, that came after the snapshot."""
 
@@ -85,7 +85,7 @@ class Shape:
     is_damaged: bool
 
 
-def segments_kept(shape: Shape, limits: MaintenanceLimits) -> int | None:
+def segments_kept(shape: GenerationShape, limits: MaintenanceLimits) -> int | None:
     """How many segments the next snapshot keeps; None when none is due. Pure."""
     if shape.is_damaged:
         if not shape.rows and not shape.changes:
@@ -123,45 +123,45 @@ class Maintenance:
         self._clock = clock
         self._now = now
         self._progress = progress
-        self._may_go_on: Callable[[], bool] = lambda: True
+        self._may_continue: Callable[[], bool] = lambda: True
         # A build compares engines: by processor time, or what else the machine does would choose.
-        self._shop = Workshop(connect, self._limits.build, stopwatch, self._report, step)
-        self._bases: dict[Path, OpenSnapshot] = {}
+        self._context = BuildContext(connect, self._limits.build, stopwatch, self._report_progress, step)
+        self._open_snapshots: dict[Path, OpenSnapshot] = {}
         self._growth: dict[Path, tuple[int, int]] = {}
         self._scrubs: dict[Path, Scrub] = {}
-        self._scrub_at: dict[Path, float] = {}
+        self._next_scrub_at: dict[Path, float] = {}
         self._swept: set[Path] = set()
-        self._unread: dict[Path, str] = {}
+        self._damaged_pointers: dict[Path, str] = {}
         self._waiting: set[Path] = set()
         self._requests = RebuildQueue(data_dir)
 
-    def run_forever(self, stop: Stop, may_go_on: Callable[[], bool] = lambda: True) -> None:
-        """Work whenever this process is the elected one, until `stop` is set or `may_go_on` says no."""
-        self._may_go_on = lambda: not stop.is_set() and may_go_on()
+    def run_forever(self, stop: Stop, may_continue: Callable[[], bool] = lambda: True) -> None:
+        """Work whenever this process is the elected one, until `stop` is set or `may_continue` says no."""
+        self._may_continue = lambda: not stop.is_set() and may_continue()
         with self._elected() as is_elected:
-            while self._may_go_on():
+            while self._may_continue():
                 try:
                     if is_elected():
-                        self._do_requested()
-                        self._look_after_all()
-                except Stopped:
+                        self._serve_requests()
+                        self._maintain_all()
+                except BuildStopped:
                     log.info("maintenance_stopped")
                 except OSError as exc:
                     self._note_failure(self._data_dir, exc)
                 stop.wait(self._limits.pause_s)
 
-    def _do_requested(self) -> None:
+    def _serve_requests(self) -> None:
         path = self._data_dir / ANSWER_FILE
         try:
-            self._requests.work_off(self._rebuild_all)
+            self._requests.serve(self._rebuild_all)
             self._waiting.discard(path)
         except OSError as exc:
             self._note_failure(path, exc)
 
-    def _report(self, step: str, share: float) -> None:
+    def _report_progress(self, step: str, share: float) -> None:
         """A build may take minutes: it is left, and nothing of it kept, when the process is to end."""
-        if not self._may_go_on():
-            raise Stopped
+        if not self._may_continue():
+            raise BuildStopped
         self._progress(step, share)
 
     def run_once(self) -> bool:
@@ -169,7 +169,7 @@ class Maintenance:
         with self._elected() as is_elected:
             if not is_elected():
                 return False
-            self._look_after_all()
+            self._maintain_all()
             return True
 
     @contextmanager
@@ -195,40 +195,40 @@ class Maintenance:
         finally:
             os.close(descriptor)
 
-    def _look_after_all(self) -> None:
+    def _maintain_all(self) -> None:
         found: set[Path] = set()
         for collection in collection_directories(self._data_dir):
-            for member in self._members(collection):
+            for member in self._generations(collection):
                 found.add(collection / member.name)
-                self._look_after(collection, member)
-        self._bases = {path: base for path, base in self._bases.items() if path in found}
+                self._maintain_one(collection, member)
+        self._open_snapshots = {path: base for path, base in self._open_snapshots.items() if path in found}
         self._swept &= found
         self._waiting.discard(self._data_dir)
 
-    def _members(self, collection: Path) -> tuple[Member, ...]:
+    def _generations(self, collection: Path) -> tuple[GenerationName, ...]:
         """The generations to look after; none where the pointer is damaged, which is logged once."""
         try:
             members = read_pointer(collection).members
         except StoreDamaged as exc:
-            if self._unread.get(collection) != str(exc):
+            if self._damaged_pointers.get(collection) != str(exc):
                 log.error("pointer_damaged", extra={"path": str(collection), "problem": str(exc)})
-            self._unread[collection] = str(exc)
+            self._damaged_pointers[collection] = str(exc)
             return ()
-        self._unread.pop(collection, None)
-        remove_expired(collection, self._limits.set_aside_keep_s, self._now())
+        self._damaged_pointers.pop(collection, None)
+        remove_expired(collection, self._limits.quarantine_keep_s, self._now())
         return members
 
-    def _look_after(self, collection: Path, member: Member) -> None:
+    def _maintain_one(self, collection: Path, member: GenerationName) -> None:
         directory = collection / member.name
         try:
             if directory not in self._swept:
                 _sweep(directory)
                 self._swept.add(directory)
-            self._advance(directory)
+            self._publish_if_due(directory)
             self._scrub(directory)
             self._waiting.discard(directory)
         except BUILD_ERRORS as exc:
-            self._bases.pop(directory, None)
+            self._open_snapshots.pop(directory, None)
             self._note_failure(directory, exc)
 
     def _note_failure(self, path: Path, error: Exception) -> None:
@@ -241,29 +241,29 @@ class Maintenance:
             self._waiting.add(path)
             log.warning("maintenance_waits", extra=extra)
 
-    def _advance(self, directory: Path) -> None:
+    def _publish_if_due(self, directory: Path) -> None:
         """Publish the next snapshot of a generation if one is due."""
         if not (directory / STORE_FILE).exists():
             return  # it was dropped between reading its name and looking
-        shape = self._shape(directory)
+        shape = self._measure_shape(directory)
         keep = segments_kept(shape, self._limits)
         if keep is None:
             return
         if keep == 0 and self._is_growing(directory, shape):
             return
-        base = self._bases.get(directory)
+        base = self._open_snapshots.get(directory)
         self._require_room(directory, shape, keep)
         log.info("snapshot_begun", extra={"path": str(directory), "keep": keep, "changes": shape.changes})
         self._publish(directory, base, keep)
 
-    def _is_growing(self, directory: Path, shape: Shape) -> bool:
+    def _is_growing(self, directory: Path, shape: GenerationShape) -> bool:
         """Whether to wait with a graph that takes minutes because rows are still pouring in: it would be
         made again right after. Until then they are searched in memory. For a bounded number of looks."""
         rows = sum(shape.rows) + shape.changes
         before, waited = self._growth.get(directory, (0, 0))
         grows = shape.changes - before > _GROWING_SHARE * rows
         is_worth_it = rows >= self._limits.build.graph_rows_min and not shape.is_damaged
-        if is_worth_it and grows and waited < self._limits.growing_looks_max:
+        if is_worth_it and grows and waited < self._limits.growing_polls_max:
             self._growth[directory] = (shape.changes, waited + 1)
             return True
         self._growth.pop(directory, None)
@@ -271,16 +271,16 @@ class Maintenance:
 
     def _scrub(self, directory: Path) -> None:
         """One page of the slow reading of everything."""
-        if not (directory / STORE_FILE).exists() or self._clock() < self._scrub_at.get(directory, 0.0):
+        if not (directory / STORE_FILE).exists() or self._clock() < self._next_scrub_at.get(directory, 0.0):
             return
         scrub = self._scrubs.setdefault(directory, Scrub(directory))
         connection = self._connect(directory / STORE_FILE)
-        before = scrub.set_aside
+        before = scrub.quarantined
         try:
             if scrub.step(connection):
-                self._scrub_at[directory] = self._clock() + self._limits.scrub_pause_s
-            if scrub.set_aside > before:
-                self._bases.pop(directory, None)  # what is open here may be what is rotten
+                self._next_scrub_at[directory] = self._clock() + self._limits.scrub_pause_s
+            if scrub.quarantined > before:
+                self._open_snapshots.pop(directory, None)  # what is open here may be what is rotten
         finally:
             connection.close()
 
@@ -294,7 +294,7 @@ class Maintenance:
         """One generation that can't be rebuilt does not stop the others."""
         problems = []
         for collection in collection_directories(self._data_dir):
-            for member in self._members(collection):
+            for member in self._generations(collection):
                 try:
                     self._publish(collection / member.name, None, 0)
                 except BUILD_ERRORS as exc:
@@ -302,33 +302,33 @@ class Maintenance:
                     log.error(
                         "rebuild_failed", extra={"path": str(collection / member.name), "error": str(exc)}
                     )
-            if collection in self._unread:
-                problems.append(self._unread[collection])
+            if collection in self._damaged_pointers:
+                problems.append(self._damaged_pointers[collection])
         return problems
 
     def _publish(self, directory: Path, base: OpenSnapshot | None, keep: int) -> None:
         _sweep(directory)
-        make_snapshot(directory, base, keep, self._shop)
-        self._open_base(directory, trusts=True)
+        make_snapshot(directory, base, keep, self._context)
+        self._open_newest(directory, trusts=True)
         drop_old(directory, self._connect, self._limits.snapshots_kept, self._step)
 
-    def _open_base(self, directory: Path, *, trusts: bool) -> bool:
+    def _open_newest(self, directory: Path, *, trusts: bool) -> bool:
         """Open the newest sound snapshot; whether a newer one was found damaged."""
-        owner, entries = registered_in(directory, self._connect)
-        old = self._bases.pop(directory, None)
+        identity, entries = registered_snapshots(directory, self._connect)
+        old = self._open_snapshots.pop(directory, None)
         if old is not None and entries and entries[0].name == old.name:
-            self._bases[directory] = old
+            self._open_snapshots[directory] = old
             return False
         segments = () if old is None else old.segments
         known: OpenSegments = {(one.name, one.reader.sha256): one for one in segments}
-        base = open_newest(directory, owner, entries, known, trusts)
+        base = open_newest(directory, identity, entries, known, trusts)
         if base is not None:
-            self._bases[directory] = base
+            self._open_snapshots[directory] = base
         return bool(entries) and (base is None or base.name != entries[0].name)
 
-    def _shape(self, directory: Path) -> Shape:
-        is_damaged = self._open_base(directory, trusts=False)
-        base = self._bases.get(directory)
+    def _measure_shape(self, directory: Path) -> GenerationShape:
+        is_damaged = self._open_newest(directory, trusts=False)
+        base = self._open_snapshots.get(directory)
         connection = self._connect(directory / STORE_FILE)
         try:
             (changes,) = connection.execute(
@@ -337,12 +337,12 @@ class Maintenance:
         finally:
             connection.close()
         if base is None:
-            return Shape((), 0, int(changes), is_damaged)
+            return GenerationShape((), 0, int(changes), is_damaged)
         rows = tuple(one.reader.rows for one in base.segments)
         live = sum(count_allowed(bits) for bits in base.live)
-        return Shape(rows, sum(rows) - live, int(changes), is_damaged)
+        return GenerationShape(rows, sum(rows) - live, int(changes), is_damaged)
 
-    def _require_room(self, directory: Path, shape: Shape, keep: int) -> None:
+    def _require_room(self, directory: Path, shape: GenerationShape, keep: int) -> None:
         """Raises OSError: a build must not take the room that the store needs to go on."""
         try:
             connection = self._connect(directory / STORE_FILE)
@@ -366,6 +366,6 @@ def _sweep(directory: Path) -> None:
             sweep_leftovers(folder)
 
 
-def be_modest() -> None:
+def lower_priority() -> None:
     """Let everything else on the machine go first; once is enough."""
     os.nice(max(0, _NICE - os.nice(0)))

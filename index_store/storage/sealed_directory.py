@@ -145,10 +145,10 @@ def verify(directory: Path, manifest: Manifest) -> None:
 
 def quarantine(directory: Path) -> Path:
     """Move a damaged directory out of the way, keeping its bytes for whoever looks into it."""
-    aside = directory.with_name(f"{directory.name}{QUARANTINE_MARK}{uuid.uuid4().hex[:8]}")
-    directory.rename(aside)
-    sync_directory(aside.parent)
-    return aside
+    quarantined = directory.with_name(f"{directory.name}{QUARANTINE_MARK}{uuid.uuid4().hex[:8]}")
+    directory.rename(quarantined)
+    sync_directory(quarantined.parent)
+    return quarantined
 
 
 def remove(directory: Path) -> None:

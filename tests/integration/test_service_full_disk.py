@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from index_store.maintenance.check import check
-from index_store.maintenance.rebuild_request import ANSWER_FILE, answer_to, ask
+from index_store.maintenance.rebuild_request import ANSWER_FILE, request_rebuild, status_of
 from index_store.maintenance.worker import Maintenance
 from tests.integration.service_process import Connection, ServiceProcess
 from tests.sealing import SMALL, SPECS, assert_same, filled, opened, snapshots_of
@@ -85,7 +85,7 @@ def test_maintenance_on_a_full_disk_says_so_once_and_goes_on_by_itself(
 ) -> None:
     data = disk / "data"
     reference = filled(data)
-    request = ask(data)
+    request = request_rebuild(data)
     fill_up(disk)
     stop, looks = threading.Event(), iter(range(400))
     maintenance = Maintenance(data, limits=replace(SMALL, scrub_pause_s=0))
@@ -106,7 +106,7 @@ def test_maintenance_on_a_full_disk_says_so_once_and_goes_on_by_itself(
     assert all("df -h" in one.__dict__["hint"] for one in caplog.records)
     (disk / _FILLER).unlink()
     until(200)
-    answer = answer_to(data, request)
+    answer = status_of(data, request)
     assert answer is not None and answer.is_done and answer.problems == []
     assert all(snapshots_of(data, spec.name) for spec in SPECS) and check(data) == []
     index = opened(data)

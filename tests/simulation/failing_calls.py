@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from index_store.catalog.aside import RETIRED_MARK
+from index_store.catalog.quarantine import RETIRED_MARK
 from index_store.storage.commit_marks import ACKED_FILE
 from index_store.storage.schema import LOCK_FILE
 

@@ -23,13 +23,19 @@ import numpy as np
 import pytest
 
 from index_store.catalog.pointer import BACKUP_FILE, POINTER_FILE, decode, read_pointer
-from index_store.catalog.registry import Registered
-from index_store.catalog.snapshots import SEGMENTS, SNAPSHOTS, Owner, open_snapshot, registered_in
+from index_store.catalog.registry import SnapshotEntry
+from index_store.catalog.snapshots import (
+    SEGMENTS,
+    SNAPSHOTS,
+    StoreIdentity,
+    open_snapshot,
+    registered_snapshots,
+)
 from index_store.engine.index import EmbeddedIndex
 from index_store.errors import StoreDamaged, StoreUnavailable
 from index_store.maintenance.backup import backup_data, restore_data
 from index_store.maintenance.check import check
-from index_store.maintenance.scrub import Progress
+from index_store.maintenance.scrub import ScrubProgress
 from index_store.maintenance.worker import Maintenance, MaintenanceLimits
 from index_store.segment.builder import BuildOptions
 from index_store.storage.commit_marks import ACKED_FILE
@@ -124,8 +130,8 @@ class Snapshot:
     """The newest one of a collection, and what opening it checks."""
 
     generation: Path
-    owner: Owner
-    entry: Registered
+    owner: StoreIdentity
+    entry: SnapshotEntry
 
     def directories(self) -> list[Path]:
         path = self.generation / SNAPSHOTS / self.entry.name
@@ -136,7 +142,7 @@ class Snapshot:
 
     def is_refused(self) -> bool:
         try:
-            open_snapshot(self.generation, self.owner, self.entry, {}, trusts=False, sets_aside=False)
+            open_snapshot(self.generation, self.owner, self.entry, {}, trusts=False, quarantines=False)
         except StoreDamaged:
             return True
         return False
@@ -165,7 +171,7 @@ def look_through_directories(folder: Path) -> None:
     for build, spec in ((SCAN, SPECS[0]), (GRAPH, SPECS[1])):
         filled(folder / spec.name, build)
         generation = folder / spec.name / "collections" / spec.name / "g000001"
-        owner, entries = registered_in(generation, connect_sqlite)
+        owner, entries = registered_snapshots(generation, connect_sqlite)
         snapshot = Snapshot(generation, owner, entries[0])
         assert not snapshot.is_refused()
         for directory in snapshot.directories():
@@ -246,7 +252,9 @@ def look_through_stores(folder: Path) -> None:
         if way == "alone":
             shutil.rmtree(data / generation / SEGMENTS)
             shutil.rmtree(data / generation / SNAPSHOTS)
-        publish(data / generation / SCRUB_FILE, json.dumps(asdict(Progress(7, 7, 1, (8, 2**62)))).encode())
+        publish(
+            data / generation / SCRUB_FILE, json.dumps(asdict(ScrubProgress(7, 7, 1, (8, 2**62)))).encode()
+        )
         for file in (STORE_FILE, SCRUB_FILE, ACKED_FILE):
             with copied(data, "sound") as sound:
                 for name, damage in damages(sound / generation / file, chance):

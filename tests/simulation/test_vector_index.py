@@ -200,7 +200,7 @@ class IndexMachine(RuleBasedStateMachine):
             while not scrub.step(connection):
                 pass
             connection.close()
-            assert scrub.set_aside == 0 and scrub.progress.damaged == ()
+            assert scrub.quarantined == 0 and scrub.progress.damaged == ()
 
     @rule(which=st.integers(0, 1), query=st.integers(0, 12), goes_on=st.booleans())
     def back_up_and_restore(self, which: int, query: int, goes_on: bool) -> None:

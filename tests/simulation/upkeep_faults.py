@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from index_store.catalog.aside import asides_in
+from index_store.catalog.quarantine import quarantined_in
 from index_store.catalog.snapshots import SEGMENTS, SNAPSHOTS
 from index_store.engine.index import EmbeddedIndex
 from index_store.errors import IndexStoreError
@@ -212,7 +212,7 @@ def _settle_advance(bench: Bench) -> None:
         if other.role == "next":
             status = index.advance(NAME, "abort", other.embedding_version)
     index.close()
-    asides = asides_in(bench.generation.parent)
+    asides = quarantined_in(bench.generation.parent)
     for aside in asides:  # a store with rows, whole, whatever call was hit
         connection = connect_sqlite(aside.path / STORE_FILE)
         (version,) = connection.execute("SELECT value FROM meta WHERE key='embedding_version'").fetchone()

@@ -6,10 +6,7 @@ What is renamed is removed here too: a line that is no longer needed fails.
 from __future__ import annotations
 
 REPEATED_CLASSES: dict[str, set[str]] = {
-    "index_store": {
-        "Answer",
-        "_Part",
-    },
+    "index_store": set(),
     "service": set(),
     "feeder": set(),
     "vector_client": {
@@ -22,15 +19,8 @@ SHARED_METHODS: dict[str, set[str]] = {
         "advance",
         "append",
         "candidates",
-        "commit",
-        "digest",
-        "digest_rows",
         "nearest",
-        "note",
-        "put",
-        "read",
         "take",
-        "to_json",
     },
     "service": {
         "begin",
@@ -58,11 +48,7 @@ SHARED_METHODS: dict[str, set[str]] = {
 """Method names of classes that have nothing to do with each other."""
 AVOIDED_WORDS: dict[str, set[str]] = {
     "index_store": {
-        "aside",
-        "asked",
-        "modest",
         "truth",
-        "workshop",
     },
     "service": {
         "aside",

@@ -25,7 +25,7 @@ def test_the_golden_directory_opens_and_answers(tmp_path: Path, collection: str,
     index = EmbeddedIndex(tmp_path / "data", SPECS)
     index.open()
     view = generation_of(index, collection).refresh()
-    assert [one.sealed.segment.rows for one in view.segments] == [149, 19] and view.count == 6
+    assert [one.segment.reader.rows for one in view.segments] == [149, 19] and view.count == 6
     query = vector(77) + np.float32(0.1)
     truth = rescore(query, np.stack([vector(n) for n in LIVE]), metric)
     wanted = [LIVE[place] for place in np.argsort(truth)]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from index_store.__main__ import main
-from index_store.catalog.aside import asides_in, generations_in
 from index_store.catalog.pointer import BACKUP_FILE, POINTER_FILE, read_pointer
+from index_store.catalog.quarantine import generations_in, quarantined_in
 from index_store.engine.index import EmbeddedIndex
 from index_store.errors import GenerationConflict, StoreDamaged, UnknownCollection
 from index_store.maintenance.check import check, notes
@@ -136,7 +136,7 @@ def test_what_a_first_begin_left_is_no_lost_pointer(tmp_path: Path, directory: P
     lose_pointer(directory)
     assert generations_in(directory)
     index = opened(tmp_path, clock)
-    assert generations_in(directory) == [] and asides_in(directory) == []
+    assert generations_in(directory) == [] and quarantined_in(directory) == []
     index.advance(NAME, "begin", "v1")
     index.write(NAME, batch(5, "v1"))
     assert len(ids_of(index)) == 5
@@ -231,29 +231,29 @@ def test_repoint_tells_of_a_damaged_store_and_keeps_it(tmp_path: Path, directory
     index.advance(NAME, "begin", "v3")
     index.close()
     assert [path.name for path in generations_in(directory)] == ["g000001", "g000003"]
-    assert [aside.retired_at for aside in asides_in(directory)] == [None]
+    assert [aside.retired_at for aside in quarantined_in(directory)] == [None]
     clock.now += 400 * DAY_S
     Maintenance(tmp_path, now=clock).run_once()
-    assert [aside.generation for aside in asides_in(directory)] == ["g000002"]
+    assert [aside.generation for aside in quarantined_in(directory)] == ["g000002"]
 
 
 def test_a_retired_generation_is_kept_counted_and_removed_in_time(
     tmp_path: Path, directory: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     filled(tmp_path, clock, 30, 30, 30)
-    (aside,) = asides_in(directory)
+    (aside,) = quarantined_in(directory)
     assert (aside.generation, aside.retired_at) == ("g000001", clock.now)
     (note,) = notes(tmp_path)
     assert aside.path.name in note and "2027-01-15T08:00:00+00:00" in note
     assert main(["check", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"note: {note}\nsound\n"
-    worker = Maintenance(tmp_path, limits=MaintenanceLimits(set_aside_keep_s=3 * DAY_S), now=clock)
+    worker = Maintenance(tmp_path, limits=MaintenanceLimits(quarantine_keep_s=3 * DAY_S), now=clock)
     clock.now += 3 * DAY_S - 1
     worker.run_once()
-    assert asides_in(directory) == [aside]
+    assert quarantined_in(directory) == [aside]
     clock.now += 1
     worker.run_once()
-    assert asides_in(directory) == [] and notes(tmp_path) == []
+    assert quarantined_in(directory) == [] and notes(tmp_path) == []
     assert check(tmp_path) == []
 
 
@@ -266,7 +266,7 @@ def test_an_aborted_generation_can_be_brought_back_by_its_name(
     index.write(NAME, batch(30, "v2"))
     index.advance(NAME, "abort", "v2")
     index.close()
-    (aside,) = asides_in(directory)
+    (aside,) = quarantined_in(directory)
     lose_pointer(directory)
     with pytest.raises(StoreDamaged, match=aside.path.name.replace(".", r"\.")):
         read_pointer(directory)
@@ -291,7 +291,7 @@ def test_a_pointer_that_counts_too_little_costs_no_store(
         (directory / name).write_bytes(old)
     index.advance(NAME, "begin", "v2")
     index.close()
-    assert [aside.generation for aside in asides_in(directory)] == ["g000002"]
+    assert [aside.generation for aside in quarantined_in(directory)] == ["g000002"]
     assert check(tmp_path) == []
 
 

@@ -13,7 +13,7 @@ from index_store.ann.rerank import rescore
 from index_store.engine.index import EmbeddedIndex
 from index_store.errors import PageExpired
 from index_store.maintenance.check import check
-from index_store.maintenance.worker import Maintenance, MaintenanceLimits, Shape, segments_kept
+from index_store.maintenance.worker import GenerationShape, Maintenance, MaintenanceLimits, segments_kept
 from index_store.segment.builder import BuildOptions
 from index_store.types import ItemDelete, ItemWrite, SearchRequest, WriteBatch
 from tests.reference_index import ReferenceIndex
@@ -156,7 +156,7 @@ def test_when_the_next_snapshot_is_due() -> None:
     limits = MaintenanceLimits(seal_rows=100, segments_max=4, waste_share=0.2)
 
     def kept(rows: tuple[int, ...], dead: int, changes: int, is_damaged: bool = False) -> int | None:
-        return segments_kept(Shape(rows, dead, changes, is_damaged), limits)
+        return segments_kept(GenerationShape(rows, dead, changes, is_damaged), limits)
 
     assert kept((), 0, 99) is None
     assert kept((), 0, 100) == 0
@@ -233,7 +233,7 @@ def test_many_keys_and_odd_metadata_filter_alike(index: EmbeddedIndex, tmp_path:
 
 def test_a_rebuild_waits_for_an_import_to_end(index: EmbeddedIndex, tmp_path: Path) -> None:
     limits = MaintenanceLimits(
-        seal_rows=1, disk_reserve_bytes=0, growing_looks_max=3, build=BuildOptions("scan", graph_rows_min=50)
+        seal_rows=1, disk_reserve_bytes=0, growing_polls_max=3, build=BuildOptions("scan", graph_rows_min=50)
     )
     maintenance = Maintenance(tmp_path, limits=limits)
     data = vectors(400)

@@ -24,14 +24,14 @@ log = logging.getLogger(__name__)
 GENERATION = re.compile(r"g[0-9]{6,18}")
 RETIRED_MARK = ".old-"
 _TIME = "%Y%m%dT%H%M%SZ"
-_ASIDE = re.compile(
+_QUARANTINED_NAME = re.compile(
     rf"(g[0-9]{{6,18}})(?:{re.escape(RETIRED_MARK)}(\d{{8}}T\d{{6}}Z)-|{re.escape(QUARANTINE_MARK)})[0-9a-f]{{8}}"
 )
-_HELD = ("segments", ACKED_FILE)
+_EVIDENCE_OF_ROWS = ("segments", ACKED_FILE)
 
 
 @dataclass(frozen=True, slots=True)
-class Aside:
+class QuarantinedGeneration:
     """A directory that was set aside. retired_at: seconds since the epoch; None for a damaged one."""
 
     path: Path
@@ -55,14 +55,14 @@ def generations_in(collection: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name[1:]))
 
 
-def asides_in(collection: Path) -> list[Aside]:
+def quarantined_in(collection: Path) -> list[QuarantinedGeneration]:
     """What was set aside in a collection, by name."""
     found = []
     for path in sorted(collection.iterdir()):
-        match = _ASIDE.fullmatch(path.name)
+        match = _QUARANTINED_NAME.fullmatch(path.name)
         if match and path.is_dir():
             since = match[2] and datetime.strptime(match[2], _TIME).replace(tzinfo=UTC).timestamp()
-            found.append(Aside(path, match[1], since or None))
+            found.append(QuarantinedGeneration(path, match[1], since or None))
     return found
 
 
@@ -70,10 +70,10 @@ def holds_rows(generation: Path) -> bool:
     """Whether a generation's directory may hold anything that was acknowledged. One that can't be read does.
     Changes nothing."""
     store = generation / STORE_FILE
-    if any((generation / name).exists() for name in _HELD):
+    if any((generation / name).exists() for name in _EVIDENCE_OF_ROWS):
         return True
     try:
-        if not store.exists() or (store.stat().st_size == 0 and not _log_of(store).exists()):
+        if not store.exists() or (store.stat().st_size == 0 and not _write_ahead_log(store).exists()):
             return False
         connection = connect_reading(store)
         try:
@@ -85,11 +85,11 @@ def holds_rows(generation: Path) -> bool:
         return True
 
 
-def _log_of(store: Path) -> Path:
+def _write_ahead_log(store: Path) -> Path:
     return store.with_name(f"{store.name}-wal")
 
 
-def clear_away(generation: Path, now: float) -> None:
+def retire_or_remove(generation: Path, now: float) -> None:
     """Take a generation that no role names out of the way: renamed when it may hold rows, removed when it
     was only begun. Whoever has it open keeps its files. Raises OSError."""
     if not holds_rows(generation):
@@ -97,18 +97,18 @@ def clear_away(generation: Path, now: float) -> None:
         log.info("generation_removed", extra={"path": str(generation), "reason": "it never held a row"})
         return
     at = datetime.fromtimestamp(now, UTC).strftime(_TIME)
-    aside = generation.with_name(f"{generation.name}{RETIRED_MARK}{at}-{uuid.uuid4().hex[:8]}")
-    generation.rename(aside)
-    sync_directory(aside.parent)
-    log.warning("generation_retired", extra={"path": str(generation), "aside": str(aside)})
+    retired = generation.with_name(f"{generation.name}{RETIRED_MARK}{at}-{uuid.uuid4().hex[:8]}")
+    generation.rename(retired)
+    sync_directory(retired.parent)
+    log.warning("generation_retired", extra={"path": str(generation), "aside": str(retired)})
 
 
 def remove_expired(collection: Path, keep_s: float, now: float) -> list[Path]:
     """Remove what was retired more than `keep_s` ago, and return it. What was damaged stays."""
     expired = [
-        aside.path
-        for aside in asides_in(collection)
-        if aside.retired_at is not None and aside.retired_at + keep_s <= now
+        one.path
+        for one in quarantined_in(collection)
+        if one.retired_at is not None and one.retired_at + keep_s <= now
     ]
     for path in expired:
         shutil.rmtree(path, ignore_errors=True)
