@@ -123,7 +123,7 @@ def while_building(bench: Bench) -> list[SeenRow]:
     code = (
         "import sys; from pathlib import Path; from index_store.maintenance.worker import *\n"
         "from index_store.segment.builder import BuildOptions\n"
-        "be_modest()\n"
+        "lower_priority()\n"
         "build = BuildOptions(engine='hnsw', storage='float32')\n"
         "limits = MaintenanceLimits(seal_rows=1, waste_share=0.0, growing_polls_max=0, build=build)\n"
         "Maintenance(Path(sys.argv[1]), limits=limits).run_once()\n"

@@ -144,9 +144,9 @@ def test_no_file_left_is_no_damage(tmp_path: Path) -> None:
     run_child(
         """
         import os
-        from index_store.catalog.snapshots import open_newest, registered_in
+        from index_store.catalog.snapshots import open_newest, registered_snapshots
         from index_store.storage.schema import connect_sqlite
-        owner, entries = registered_in(data, connect_sqlite)
+        owner, entries = registered_snapshots(data, connect_sqlite)
         limit(len(os.listdir("/proc/self/fd")) - 1)
         assert open_newest(data, owner, entries, {}) is None
         limit(1024)
