@@ -1,8 +1,8 @@
 """Serves a text search with the index faked, by the front door or by what it replaces, for bench_http.
 
 `python -m benchmarks.http_cost front|route PORT DATA_DIR`. `route` is the same service with an ordinary
-FastAPI route (pydantic body, response_model) behind the same edge, key check, searcher, embedder and lane,
-with the same checks and the same answer.
+FastAPI route (pydantic body, response_model) behind the same middleware, key check, searcher, embedder and
+queue, with the same checks and the same answer.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from index_store.types import (
 )
 from service.http.app import Application
 from service.http.auth import Role, TrustedProxies
-from service.http.middleware import Edge
+from service.http.middleware import RequestMiddleware
 from service.http.transport.protocol import SearchProtocol
 from service.http.wire.schemas import SearchIn
 from service.http.wire.search import SearchLimits, read_question, write_answer
@@ -137,38 +137,42 @@ class SearchAnswer(BaseModel):
 def ordinary(service: Service) -> ASGIApp:
     """The same service with /v1/search as a FastAPI route: the same checks, answers and problems."""
     parts = service.parts
-    desk = parts.desk
-    limits = SearchLimits(desk.settings.search_top_k, desk.settings.top_k_max, desk.settings.query_chars_max)
+    dependencies = parts.dependencies
+    limits = SearchLimits(
+        dependencies.settings.search_top_k,
+        dependencies.settings.top_k_max,
+        dependencies.settings.query_chars_max,
+    )
     app = FastAPI(openapi_url=None, redirect_slashes=False)
 
     @app.post(
         PATH,
         response_model=SearchAnswer,
         response_model_exclude_unset=True,
-        dependencies=desk.requires(Role.SEARCH),
+        dependencies=dependencies.requires(Role.SEARCH),
     )
     async def post_search(body: SearchBody) -> Any:
         began = time.perf_counter()
-        asked = read_question(cast("SearchIn", body), desk.catalogue, limits)
+        asked = read_question(cast("SearchIn", body), dependencies.catalogue, limits)
         answer = await parts.searcher.find(asked.question)
         return write_answer(asked, answer, (time.perf_counter() - began) * 1000)
 
-    edge = Edge(app, parts.metrics, parts.request_log, TrustedProxies(()), parts.is_open)
+    middleware = RequestMiddleware(app, parts.metrics, parts.request_log, TrustedProxies(()), parts.is_open)
 
-    return Either(edge, service.application)
+    return Either(middleware, service.application)
 
 
 class Either:
     """The ordinary route for searches, the service's application for all else."""
 
-    def __init__(self, edge: Edge, application: Application) -> None:
-        self.edge = edge
+    def __init__(self, middleware: RequestMiddleware, application: Application) -> None:
+        self.middleware = middleware
         self.connection_limits = application.connection_limits
         self._application = application
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_search = scope["type"] == "http" and scope["path"] == PATH
-        await (self.edge if is_search else self._application)(scope, receive, send)
+        await (self.middleware if is_search else self._application)(scope, receive, send)
 
 
 def main(which: str, port: str, data_dir: str) -> None:

@@ -82,11 +82,11 @@ def _reading(service: Service, bodies: Sequence[bytes]) -> Mapping[str, float]:
 
 async def _finding(service: Service, bodies: Sequence[bytes]) -> Mapping[str, float]:
     searcher, asked = service.parts.searcher, _asked(service, bodies)
-    text = service.parts.desk.encoders.text(asked.collection.name)
+    text = service.parts.dependencies.encoders.text(asked.collection.name)
     question = asked.question
     request = SearchRequest(vector=np.ones(asked.collection.dim, np.float32), k=question.k)
     lane = SearchLane(
-        service.parts.desk.index, service.parts.metrics, queue_requests_max=1000, queue_ms_max=1000
+        service.parts.dependencies.index, service.parts.metrics, queue_requests_max=1000, queue_ms_max=1000
     )
     lane.start()
 
@@ -131,7 +131,7 @@ def _asked(service: Service, bodies: Sequence[bytes]) -> Asked:
 
 
 def _limits(service: Service) -> SearchLimits:
-    settings = service.parts.desk.settings
+    settings = service.parts.dependencies.settings
     return SearchLimits(settings.search_top_k, settings.top_k_max, settings.query_chars_max)
 
 

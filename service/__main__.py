@@ -86,9 +86,9 @@ def create_app() -> Application:
 
 def create_loop() -> SharingLoop:
     """The event loop of each of several workers."""
-    from service.http.transport.connection_balancer import Share, SharingLoop
+    from service.http.transport.connection_balancer import ConnectionShare, SharingLoop
 
-    return SharingLoop(Share(Path(os.environ[METRICS_DIR]) / "connections"))
+    return SharingLoop(ConnectionShare(Path(os.environ[METRICS_DIR]) / "connections"))
 
 
 def create_protocol(**given: Any) -> SearchProtocol:

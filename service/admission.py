@@ -102,18 +102,18 @@ class FairQueue(Generic[Entry]):
     def __len__(self) -> int:
         return len(self._heap)
 
-    def put(self, entry: Entry, units: float, caller: str) -> None:
+    def push(self, entry: Entry, units: float, caller: str) -> None:
         start = max(self._now, self._ends.get(caller, 0.0))
         self._ends[caller] = start + units
         self._waiting[caller] = self._waiting.get(caller, 0.0) + units
         heapq.heappush(self._heap, _Place(start, next(self._numbers), units, caller, entry))
 
     def put_back(self, place: _Place[Entry]) -> None:
-        """Undo `take`."""
+        """Undo `pop`."""
         self._waiting[place.caller] = self._waiting.get(place.caller, 0.0) + place.units
         heapq.heappush(self._heap, place)
 
-    def take(self) -> _Place[Entry]:
+    def pop(self) -> _Place[Entry]:
         """Take out what goes first. Raises IndexError."""
         place = heapq.heappop(self._heap)
         self._now = max(self._now, place.start)
@@ -140,4 +140,4 @@ class FairQueue(Generic[Entry]):
     def drain(self) -> Iterator[Entry]:
         """Take out everything."""
         while self._heap:
-            yield self.take().entry
+            yield self.pop().entry

@@ -173,7 +173,7 @@ class HealthGauges:
         )
         self._degraded_now: set[tuple[str, str]] = set()
 
-    def set(self, ready: Mapping[str, bool], degraded: Collection[tuple[str, str]]) -> None:
+    def record_probe(self, ready: Mapping[str, bool], degraded: Collection[tuple[str, str]]) -> None:
         for collection, is_ready in ready.items():
             self._ready.labels(collection).set(is_ready)
         for labels in self._degraded_now.difference(degraded):
@@ -183,7 +183,7 @@ class HealthGauges:
         self._degraded_now = {*degraded}
 
 
-class AsideGauges:
+class QuarantineGauges:
     """What retired generations take."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -202,7 +202,7 @@ class AsideGauges:
             multiprocess_mode="mostrecent",
         )
 
-    def set(self, collection: str, generations: int, size: int) -> None:
+    def record_sizes(self, collection: str, generations: int, size: int) -> None:
         self._generations.labels(collection).set(generations)
         self._bytes.labels(collection).set(size)
 
@@ -268,7 +268,7 @@ class Metrics:
             registry=self._registry,
             multiprocess_mode="mostrecent",
         )
-        self._aside = AsideGauges(self._registry)
+        self._quarantine = QuarantineGauges(self._registry)
         self._health = HealthGauges(self._registry)
         self._by_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
@@ -303,12 +303,12 @@ class Metrics:
         self._maintenance_up.set(is_up)
         self._maintenance_restarts.set(restarts)
 
-    def set_aside(self, collection: str, generations: int, size: int) -> None:
-        self._aside.set(collection, generations, size)
+    def quarantined(self, collection: str, generations: int, size: int) -> None:
+        self._quarantine.record_sizes(collection, generations, size)
 
     def probed(self, ready: Mapping[str, bool], degraded: Collection[tuple[str, str]]) -> None:
         """degraded: (collection, code) of all that is wrong now."""
-        self._health.set(ready, degraded)
+        self._health.record_probe(ready, degraded)
 
     def exposition(self) -> bytes:
         if self._shared_dir is None:

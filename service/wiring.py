@@ -42,9 +42,9 @@ from service.embedding.port import Modality
 from service.embedding.serving.encoders import Batcher, ImageBatcher
 from service.embedding.serving.queue import LaneLimits
 from service.errors import ModelUnavailable
-from service.http.app import Application, DemoPicture, Lifespan, Parts
+from service.http.app import Application, ApplicationParts, DemoPicture, Lifespan
 from service.http.auth import Keys, Role, TrustedProxies
-from service.http.dependencies import Desk
+from service.http.dependencies import Dependencies
 from service.http.wire.body_reader import BodyReader
 from service.observing import Metrics, RequestLog
 from service.settings import Settings
@@ -76,7 +76,7 @@ class Service:
     """A built service. Nothing is open before `lifecycle.opened`."""
 
     application: Application
-    parts: Parts
+    parts: ApplicationParts
     ingester: Ingester
     catalogue: Catalogue
     lifecycle: Lifecycle
@@ -208,8 +208,9 @@ def build(
         served.changes,
         probe_s=settings.probe_s,
     )
-    parts = Parts(
-        desk=Desk(settings, catalogue, _keys(settings), encoders, index, readers, _bodies(settings)),
+    shared = Dependencies(settings, catalogue, _keys(settings), encoders, index, readers, _bodies(settings))
+    parts = ApplicationParts(
+        dependencies=shared,
         searcher=searcher,
         ingester=ingester,
         pictures=pictures,
@@ -290,7 +291,7 @@ def _exposition(metrics: Metrics, data_dir: Path) -> bytes:
     metrics.maintained(is_up=status.word == "up", restarts=status.restarts)
     for collection in collection_directories(data_dir):
         asides = quarantined_in(collection)
-        metrics.set_aside(collection.name, len(asides), sum(aside.size() for aside in asides))
+        metrics.quarantined(collection.name, len(asides), sum(aside.size() for aside in asides))
     return metrics.exposition()
 
 

@@ -89,7 +89,7 @@ class Pen:
             shrink = step * 2.2
             self.part(Oval(x0 + shrink, y - 4 + shrink / 3, x1 - shrink, y + 4 - shrink / 3), (grey,) * 3)
 
-    def body(self, *outlines: Outline, roundness: float = 0.45) -> None:
+    def surface(self, *outlines: Outline, roundness: float = 0.45) -> None:
         """Fill with the patterned cloth, darker towards the sides: 0 flat, 1 a deep round."""
         mask = Image.new("L", (_INK, _INK), 0)
         stencil = ImageDraw.Draw(mask)
@@ -135,7 +135,7 @@ class Pen:
         red, green, blue = (int(part + (255 - part) * share) for part in self.rgb)
         return red, green, blue
 
-    def jpeg(self) -> bytes:
+    def to_jpeg(self) -> bytes:
         stream = io.BytesIO()
         self._image.reduce(2).save(stream, "JPEG", quality=88)
         return stream.getvalue()
@@ -165,7 +165,7 @@ def draw(shape: Callable[[Pen], None], colour: Colour, pattern: Pattern, *, scal
     """Return a JPEG of PIXELS x PIXELS; the same arguments give the same bytes."""
     pen = Pen(colour, pattern, scale)
     shape(pen)
-    return pen.jpeg()
+    return pen.to_jpeg()
 
 
 def _side_light(width: int, height: int, roundness: float) -> Image.Image:

@@ -1,4 +1,4 @@
-"""The whole HTTP application: edge, front door, and FastAPI for every ordinary route."""
+"""The whole HTTP application: middleware, front door, and FastAPI for every ordinary route."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from service.app.health.prober import Prober
 from service.app.ingest import Ingester, PictureSource
 from service.app.search import Searcher
 from service.http.auth import TrustedProxies
-from service.http.dependencies import Desk, exchange_of
-from service.http.middleware import Edge
+from service.http.dependencies import Dependencies, RouteGroup, exchange_of
+from service.http.middleware import RequestMiddleware
 from service.http.routes.demo import DemoRoutes
 from service.http.routes.digest import DigestRoutes
 from service.http.routes.embed import EmbedRoutes
@@ -38,12 +38,12 @@ Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class ApplicationParts:
     """What the application is made of. lifespan: opens everything, and closes it after the last request.
     contract: openapi.yaml, which is served as it is. demo_picture: where the demo is served, the picture of a
     file name."""
 
-    desk: Desk
+    dependencies: Dependencies
     searcher: Searcher
     ingester: Ingester
     pictures: PictureSource
@@ -62,28 +62,30 @@ class Parts:
 class Application:
     """The ASGI callable. `routes` lists what it serves, for the contract test."""
 
-    def __init__(self, parts: Parts) -> None:
-        settings = parts.desk.settings
+    def __init__(self, parts: ApplicationParts) -> None:
+        settings = parts.dependencies.settings
         self.searcher = parts.searcher
-        self.bodies = parts.desk.bodies
+        self.bodies = parts.dependencies.bodies
         self._routers = _routers(parts)
         self._front = SearchFront(
             _fastapi(self._routers, parts.lifespan),
             parts.searcher,
-            parts.desk.catalogue,
-            parts.desk.keys,
+            parts.dependencies.catalogue,
+            parts.dependencies.keys,
             SearchLimits(settings.search_top_k, settings.top_k_max, settings.query_chars_max),
             searches_max=settings.searches_max,
             body_bytes_max=settings.search_bytes_max,
             bodies=self.bodies,
         )
         proxies = TrustedProxies(settings.trusted_proxies)
-        self.edge = Edge(self._front, parts.metrics, parts.request_log, proxies, parts.is_open)
+        self.middleware = RequestMiddleware(
+            self._front, parts.metrics, parts.request_log, proxies, parts.is_open
+        )
         self.connection_limits = connection_limits(settings)
-        self.shortcut = Shortcut(self.edge, self._front, parts.searcher)
+        self.shortcut = Shortcut(self.middleware, self._front, parts.searcher)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.edge(scope, receive, send)
+        await self.middleware(scope, receive, send)
 
     def routes(self) -> list[tuple[str, str]]:
         """Return every (method, path template), in the spelling of openapi.yaml."""
@@ -104,19 +106,20 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
     )
 
 
-def _routers(parts: Parts) -> list[APIRouter]:
-    desk = parts.desk
-    demo = [] if parts.demo_picture is None else [DemoRoutes(desk, parts.demo_picture).router()]
-    return [
-        *demo,
-        HealthRoutes(desk, parts.prober, parts.contract).router(),
-        EmbedRoutes(desk).router(),
-        WriteRoutes(desk, parts.ingester, IntakeReader(desk.catalogue, desk.settings)).router(),
-        ItemRoutes(desk).router(),
-        LegacyRoutes(desk, parts.searcher, parts.pictures).router(),
-        OpsRoutes(desk, parts.exposition, parts.snapshots, parts.store_id).router(),
-        DigestRoutes(desk).router(),
+def _routers(parts: ApplicationParts) -> list[APIRouter]:
+    shared = parts.dependencies
+    groups: list[RouteGroup] = [
+        HealthRoutes(shared, parts.prober, parts.contract),
+        EmbedRoutes(shared),
+        WriteRoutes(shared, parts.ingester, IntakeReader(shared.catalogue, shared.settings)),
+        ItemRoutes(shared),
+        LegacyRoutes(shared, parts.searcher, parts.pictures),
+        OpsRoutes(shared, parts.exposition, parts.snapshots, parts.store_id),
+        DigestRoutes(shared),
     ]
+    if parts.demo_picture is not None:
+        groups.insert(0, DemoRoutes(shared, parts.demo_picture))
+    return [group.router() for group in groups]
 
 
 def _fastapi(routers: Sequence[APIRouter], lifespan: Lifespan) -> FastAPI:
@@ -134,7 +137,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
     exchange.code = problem.code
     return Response(
-        problem.body(request.scope["path"], exchange.request_id.decode()),
+        problem.to_json(request.scope["path"], exchange.request_id.decode()),
         status_code=problem.status,
         media_type=PROBLEM_JSON,
         headers=dict(problem.headers),

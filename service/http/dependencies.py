@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import orjson
-from fastapi import Depends, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.params import Depends as DependsParam
 
 from index_store.port import VectorIndex
@@ -35,9 +35,19 @@ class JsonResponse(Response):
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
+class RouteGroup(Protocol):
+    """Routes that belong together, as the application takes them."""
+
+    def router(self) -> APIRouter:
+        """Return the routes, each with the check of its role; called once."""
+
+
 @dataclass(frozen=True, slots=True)
-class Desk:
-    """readers: a bounded executor for calls of the index that read the disk."""
+class Dependencies:
+    """What every group of routes may use.
+
+    readers: a bounded executor for calls of the index that read the disk.
+    """
 
     settings: Settings
     catalogue: Catalogue
@@ -58,20 +68,20 @@ class Desk:
         depends: DependsParam = Depends(check)
         return [depends]
 
-    async def body(self, request: Request, bytes_max: int) -> bytes:
+    async def read_body(self, request: Request, bytes_max: int) -> bytes:
         """Return the whole JSON body, undecoded."""
         headers = exchange_of(request).headers
         require_json(headers)
         return await self.bodies.whole(request.receive, headers, bytes_max=bytes_max)
 
-    async def json(self, request: Request, decoder: msgspec.json.Decoder[T]) -> T:
-        return decode_json(decoder, await self.body(request, self.settings.search_bytes_max))
+    async def read_json(self, request: Request, decoder: msgspec.json.Decoder[T]) -> T:
+        return decode_json(decoder, await self.read_body(request, self.settings.search_bytes_max))
 
     def collection(self, name: str | None) -> Collection:
         """The named collection, or the default one. Raises HttpRefusal 404."""
         return self.catalogue.default if name is None else find_collection(self.catalogue, name)
 
-    async def read(self, call: Callable[[], T]) -> T:
+    async def run_blocking(self, call: Callable[[], T]) -> T:
         """Run a blocking read of the index beside the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self.readers, call)
 

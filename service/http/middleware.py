@@ -90,15 +90,15 @@ class Exchange:
         own = (b"x-request-id", self.request_id)
         return (own, (b"traceparent", self.traceparent)) if self.trace_id else (own,)
 
-    async def refuse(self, path: str, problem: Problem) -> None:
+    async def send_problem(self, path: str, problem: Problem) -> None:
         """Send `problem` as the answer."""
-        body = self.refusal(path, problem)
+        body = self.problem_body(path, problem)
         await self.answer(problem.status, body, PROBLEM, fields_of(problem))
 
-    def refusal(self, path: str, problem: Problem) -> bytes:
+    def problem_body(self, path: str, problem: Problem) -> bytes:
         """Note `problem`; return the body that tells it."""
         self.code = problem.code
-        return problem.body(path, self.request_id.decode())
+        return problem.to_json(path, self.request_id.decode())
 
     def fields(self, status: int) -> bytes:
         """Note that an answer starts; return our headers as they go over the wire."""
@@ -115,7 +115,7 @@ def fields_of(problem: Problem) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
 
 
-class Edge:
+class RequestMiddleware:
     """Wraps the whole application. is_open: False answers 503 `starting` on all but the health routes."""
 
     def __init__(
@@ -145,7 +145,7 @@ class Edge:
         if method == "HEAD":  # answered as GET is, without the body
             scope = {**scope, "method": "GET"}
             send = _without_body(send)
-        exchange = self.begin(dict(scope["headers"]), send)
+        exchange = self.begin_request(dict(scope["headers"]), send)
         path = canonical_path(scope["path"], scope.get("raw_path") or b"")
         scope["path"] = path
         scope[EXCHANGE] = exchange
@@ -153,21 +153,21 @@ class Edge:
             if self.is_open() or path in _OPEN_WHILE_STARTING:
                 await self._inner(scope, receive, exchange.marked)
             else:
-                await exchange.refuse(path, _STARTING)
+                await exchange.send_problem(path, _STARTING)
         except asyncio.CancelledError:  # a stop that does not wait any longer
             if exchange.is_started:
                 raise
-            await exchange.refuse(path, _STOPPING)
+            await exchange.send_problem(path, _STOPPING)
         except Exception as exc:
             await self._fail(exc, path, exchange)
         finally:
             route = exchange.route or getattr(scope.get("route"), "path", _UNKNOWN_ROUTE)
-            self.end(exchange, method, route, scope.get("client"), started)
+            self.end_request(exchange, method, route, scope.get("client"), started)
             # The server's `send` holds the scope: left in there, every request would leave a ring of objects
             # for the collector to find.
             del scope[EXCHANGE]
 
-    def begin(self, headers: Headers, send: Send) -> Exchange:
+    def begin_request(self, headers: Headers, send: Send) -> Exchange:
         """Count a request in; each is to `end`."""
         self._metrics.request_began()
         return Exchange(headers, self._request_id(headers), send)
@@ -178,13 +178,13 @@ class Edge:
             return offered
         return b"%s-%x" % (self._id_prefix, next(self._id_count))
 
-    def unforeseen(self, error: Exception, exchange: Exchange) -> None:
+    def internal_error(self, error: Exception, exchange: Exchange) -> None:
         """Log and count what is no refusal."""
         log.error("request_failed", exc_info=error, extra={"request_id": exchange.request_id.decode()})
         self._metrics.unexpected("request")
         exchange.code = "internal_error"
 
-    def unforeseen_unread(self, error: BaseException) -> Problem:
+    def internal_error_unread(self, error: BaseException) -> Problem:
         """Log and count an error of ours in reading a request; return what tells it."""
         log.error("request_not_read", exc_info=error)
         self._metrics.unexpected("connection")
@@ -194,18 +194,18 @@ class Edge:
         """Count and log a refusal of what could not be read as a request. Return our header lines and the
         body."""
         started = time.perf_counter()
-        exchange = self.begin({}, _nowhere)
-        body = exchange.refusal("", problem)
+        exchange = self.begin_request({}, _nowhere)
+        body = exchange.problem_body("", problem)
         fields = exchange.fields(problem.status)
-        self.end(exchange, _UNREAD, _UNKNOWN_ROUTE, client, started)
+        self.end_request(exchange, _UNREAD, _UNKNOWN_ROUTE, client, started)
         return fields, body
 
     async def _fail(self, error: Exception, path: str, exchange: Exchange) -> None:
-        self.unforeseen(error, exchange)
+        self.internal_error(error, exchange)
         if not exchange.is_started:
-            await exchange.refuse(path, problem_of(error))
+            await exchange.send_problem(path, problem_of(error))
 
-    def end(
+    def end_request(
         self, exchange: Exchange, method: str, route: str, client: Sequence[Any] | None, started: float
     ) -> None:
         """Count and log. client: (address, port). started: on `time.perf_counter`."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from service.http.transport.connection_balancer import Share, SharingLoop
+from service.http.transport.connection_balancer import ConnectionShare, SharingLoop
 
 SPAWN = multiprocessing.get_context("spawn")
 WORKERS = 3
@@ -33,11 +33,11 @@ class SayWho(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SharingLoop)
-        loop.share.give_back()
+        loop.share.remove_connection()
 
 
 def work(path: Path, listener: socket.socket) -> None:
-    loop = SharingLoop(Share(path))
+    loop = SharingLoop(ConnectionShare(path))
     loop.run_until_complete(loop.create_server(SayWho, sock=listener))
     loop.run_forever()
 

@@ -57,27 +57,27 @@ def test_a_burst_is_taken_once_and_earned_again_by_quiet() -> None:
 def test_one_caller_is_served_in_order() -> None:
     queue: FairQueue[int] = FairQueue()
     for number in range(20):
-        queue.put(number, random.Random(number).random(), "a")
+        queue.push(number, random.Random(number).random(), "a")
     assert list(queue.drain()) == list(range(20))
 
 
 def test_callers_take_turns_by_work_not_by_count() -> None:
     queue: FairQueue[str] = FairQueue()
     for _ in range(10):
-        queue.put("long", 10, "hog")
+        queue.push("long", 10, "hog")
     for _ in range(10):
-        queue.put("short", 1, "other")
-    first = [queue.take().entry for _ in range(11)]
+        queue.push("short", 1, "other")
+    first = [queue.pop().entry for _ in range(11)]
     assert first.count("short") == 10, "ten short ones are as much work as one long one"
 
 
 def test_what_waits_before_a_new_one_counts_each_other_caller_up_to_its_own() -> None:
     queue: FairQueue[int] = FairQueue()
     for _ in range(50):
-        queue.put(0, 10, "hog")
+        queue.push(0, 10, "hog")
     assert queue.units_before(10, "hog") == 500
     assert queue.units_before(2, "other") == 2
-    queue.put(0, 2, "other")
+    queue.push(0, 2, "other")
     assert queue.units_before(2, "other") == 2 + 4
 
 
@@ -91,11 +91,11 @@ def test_nothing_is_lost_or_doubled_and_no_caller_waits_for_more_than_its_share(
     queue: FairQueue[int] = FairQueue()
     found = []
     for number, ((caller, units), is_taken) in enumerate(zip(entries, takes, strict=False)):
-        queue.put(number, units, caller)
+        queue.push(number, units, caller)
         if is_taken:
-            place = queue.take()
+            place = queue.pop()
             queue.put_back(place)
-            found.append(queue.take().entry)
+            found.append(queue.pop().entry)
     found.extend(queue.drain())
     assert sorted(found) == list(range(len(entries)))
     assert len(queue) == 0

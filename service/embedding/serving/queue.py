@@ -205,7 +205,7 @@ class Lanes(Generic[Item, Result]):
                 raise Overloaded(f"{len(queue)} {lane} items are waiting for {self._name}, {most} may.")
             was_empty = not queue
             for job in jobs:
-                queue.put(job, job.weight, job.caller)
+                queue.push(job, job.weight, job.caller)
             if was_empty or len(queue) >= self._expected:
                 self._wake[lane].notify(len(jobs))
         return [job.future for job in jobs]
@@ -270,7 +270,7 @@ class Lanes(Generic[Item, Result]):
         returned = []
         longest = 0
         while line.queue and len(jobs) < most:
-            place = line.queue.take()
+            place = line.queue.pop()
             if place.caller in kept_back:
                 returned.append(place)
                 continue

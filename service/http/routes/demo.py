@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 from fastapi import APIRouter, Response
 
-from service.http.dependencies import Desk
+from service.http.dependencies import Dependencies
 from service.http.wire.problems import HttpRefusal
 
 _CACHE = {"cache-control": "public, max-age=86400"}
 
 
 class DemoRoutes:
-    def __init__(self, desk: Desk, jpeg: Callable[[str], bytes | None]) -> None:
+    def __init__(self, dependencies: Dependencies, jpeg: Callable[[str], bytes | None]) -> None:
         """jpeg: the picture of a file name, None when there is none."""
-        self._desk = desk
+        self._dependencies = dependencies
         self._jpeg = jpeg
 
     def router(self) -> APIRouter:
@@ -24,7 +24,7 @@ class DemoRoutes:
         return router
 
     async def get_picture(self, file_name: str) -> Response:
-        picture = await self._desk.read(lambda: self._jpeg(file_name))
+        picture = await self._dependencies.run_blocking(lambda: self._jpeg(file_name))
         if picture is None:
             raise HttpRefusal(404, "unknown_item", f"The demo has no picture {file_name[:64]!r}.")
         return Response(picture, media_type="image/jpeg", headers=_CACHE)

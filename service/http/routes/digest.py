@@ -20,7 +20,7 @@ from index_store.errors import GenerationConflict
 from service.collections import Collection
 from service.errors import InvalidInput
 from service.http.auth import Role
-from service.http.dependencies import Desk
+from service.http.dependencies import Dependencies
 from service.http.wire.problems import HttpRefusal
 from service.http.wire.schemas import DigestIn
 from service.http.wire.values import read_base64
@@ -32,12 +32,12 @@ PARTS_MAX = 1 << 20
 
 
 class DigestRoutes:
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, dependencies: Dependencies) -> None:
+        self._dependencies = dependencies
         self._decoder = msgspec.json.Decoder(DigestIn)
 
     def router(self) -> APIRouter:
-        router = APIRouter(dependencies=self._desk.requires(Role.ADMIN))
+        router = APIRouter(dependencies=self._dependencies.requires(Role.ADMIN))
         path = "/v1/collections/{collection}/digest"
         router.add_api_route(path, self.get_digest, methods=["GET"])
         router.add_api_route(path, self.post_digest, methods=["POST"])
@@ -46,26 +46,28 @@ class DigestRoutes:
     async def get_digest(
         self, collection: str, bucket: Annotated[str | None, Query(pattern=_BUCKETS)] = None
     ) -> Response:
-        found = self._desk.collection(collection)
+        found = self._dependencies.collection(collection)
         if bucket is None:
             return await self._answer(found, lambda: self._sums(found))
         numbers = [int(each) for each in bucket.split(",")]
         return await self._answer(found, lambda: self._listed(found, numbers))
 
     async def post_digest(self, collection: str, request: Request) -> Response:
-        found = self._desk.collection(collection)
-        body = await self._desk.json(request, self._decoder)
+        found = self._dependencies.collection(collection)
+        body = await self._dependencies.read_json(request, self._decoder)
         return await self._answer(found, lambda: self._compared(found, body))
 
     async def _answer(self, collection: Collection, make: Callable[[], dict[str, Any]]) -> Response:
         try:
-            data = await self._desk.read(lambda: orjson.dumps({"collection": collection.name, **make()}))
+            data = await self._dependencies.run_blocking(
+                lambda: orjson.dumps({"collection": collection.name, **make()})
+            )
         except GenerationConflict as exc:
             raise HttpRefusal(404, "unknown_item", f"The collection {collection.name!r} is empty.") from exc
         return Response(data, media_type="application/json")
 
     def _sums(self, collection: Collection) -> dict[str, Any]:
-        digest = self._desk.index.digest(collection.name)
+        digest = self._dependencies.index.digest(collection.name)
         return {
             "root": digest.root,
             "items": digest.items,
@@ -74,7 +76,7 @@ class DigestRoutes:
         }
 
     def _listed(self, collection: Collection, buckets: list[int]) -> dict[str, Any]:
-        rows = self._desk.index.digest_rows(collection.name, buckets)
+        rows = self._dependencies.index.digest_rows(collection.name, buckets)
         described = [
             {"id": row.id, "sum": f"{row.sum:016x}", "active": row.active, "has_vector": row.has_vector}
             for row in rows
@@ -85,14 +87,16 @@ class DigestRoutes:
     def _compared(self, collection: Collection, body: DigestIn) -> dict[str, Any]:
         """The rows of the parts whose sums are not those of the caller, of some of them if they are many."""
         theirs = _sums_in(body.sums)
-        digest = self._desk.index.digest(collection.name, len(theirs))
+        digest = self._dependencies.index.digest(collection.name, len(theirs))
         numbers = np.flatnonzero(digest.buckets != theirs)
         numbers = numbers[np.searchsorted(numbers, body.first) :]
-        rows_max = self._desk.settings.digest_rows_max
+        rows_max = self._dependencies.settings.digest_rows_max
         some = max(1, rows_max * len(theirs) // max(1, digest.items))
         following = int(numbers[some]) if len(numbers) > some else None
         wanted = numbers[:some].tolist()
-        rows = list(self._desk.index.digest_rows(collection.name, wanted, len(theirs))) if wanted else []
+        rows = (
+            list(self._dependencies.index.digest_rows(collection.name, wanted, len(theirs))) if wanted else []
+        )
         return {
             "seq": digest.seq,
             "parts": wanted,

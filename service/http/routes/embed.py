@@ -12,39 +12,41 @@ from index_store.types import Vector
 from service.collections import Collection
 from service.errors import InvalidInput
 from service.http.auth import Role
-from service.http.dependencies import Desk, JsonResponse, exchange_of
+from service.http.dependencies import Dependencies, JsonResponse, exchange_of
 from service.http.wire.problems import HttpRefusal
 from service.http.wire.schemas import EmbedBatchIn, EmbedIn
 from service.http.wire.values import in_range, not_one_of, read_picture, read_text
 
 
 class EmbedRoutes:
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, dependencies: Dependencies) -> None:
+        self._dependencies = dependencies
         self._embed_decoder = msgspec.json.Decoder(EmbedIn)
         self._batch_decoder = msgspec.json.Decoder(EmbedBatchIn)
 
     def router(self) -> APIRouter:
-        router = APIRouter(dependencies=self._desk.requires(Role.SEARCH))
+        router = APIRouter(dependencies=self._dependencies.requires(Role.SEARCH))
         router.add_api_route("/v1/embed", self.post_embed, methods=["POST"])
         router.add_api_route("/v1/embed-batch", self.post_embed_batch, methods=["POST"])
         router.add_api_route("/v1/model-info", self.get_model_info, methods=["GET"])
         return router
 
     async def post_embed(self, request: Request) -> JsonResponse:
-        body = await self._desk.json(request, self._embed_decoder)
+        body = await self._dependencies.read_json(request, self._embed_decoder)
         caller = exchange_of(request).caller
         _require_unit(body.normalize)
         if (body.text is None) == (body.image is None):
             raise not_one_of({"text": body.text, "image": body.image})
         collection = self._collection(body, "text" if body.text is not None else "image")
-        info = self._desk.encoders.info(collection.name)
+        info = self._dependencies.encoders.info(collection.name)
         answer: dict[str, Any] = {"dim": info.dim, "version": info.embedding_version}
         if body.image is not None:
             data = read_picture(body.image, "image")
-            answer["embedding"] = await self._desk.encoders.image(collection.name).embed_query(data, caller)
+            answer["embedding"] = await self._dependencies.encoders.image(collection.name).embed_query(
+                data, caller
+            )
         else:
-            text = read_text(str(body.text), self._desk.settings.query_chars_max, "text")
+            text = read_text(str(body.text), self._dependencies.settings.query_chars_max, "text")
             vectors, truncated = await self._text_vectors(collection, [text], body.role, caller)
             answer["embedding"], answer["truncated"] = vectors[0], truncated[0]
         return JsonResponse(answer)
@@ -53,7 +55,7 @@ class EmbedRoutes:
         self, collection: Collection, texts: Sequence[str], role: str | None, caller: str
     ) -> tuple[Sequence[Vector], Sequence[bool]]:
         """Without a role the texts are queries: that is what the deployed callers embed."""
-        encoder = self._desk.encoders.text(collection.name)
+        encoder = self._dependencies.encoders.text(collection.name)
         if role == "document":
             embedded = await encoder.embed_documents(texts)
             return list(embedded.vectors), embedded.truncated.tolist()
@@ -61,13 +63,13 @@ class EmbedRoutes:
         return [vector for vector, _ in pairs], [bool(is_cut) for _, is_cut in pairs]
 
     async def post_embed_batch(self, request: Request) -> JsonResponse:
-        body = await self._desk.json(request, self._batch_decoder)
+        body = await self._dependencies.read_json(request, self._batch_decoder)
         _require_unit(body.normalize)
-        settings = self._desk.settings
+        settings = self._dependencies.settings
         in_range("texts", len(body.texts), 1, settings.embed_texts_max)
         texts = [_nth_text(text, place, settings.query_chars_max) for place, text in enumerate(body.texts)]
         collection = self._collection(body, "text")
-        info = self._desk.encoders.info(collection.name)
+        info = self._dependencies.encoders.info(collection.name)
         vectors, truncated = await self._text_vectors(
             collection, texts, body.role, exchange_of(request).caller
         )
@@ -84,28 +86,28 @@ class EmbedRoutes:
     def _collection(self, body: EmbedIn | EmbedBatchIn, modality: str) -> Collection:
         """The collection whose model embeds: named, found by its model, or the modality's default."""
         if body.collection is not None:
-            return self._desk.collection(body.collection)
-        catalogue = self._desk.catalogue
+            return self._dependencies.collection(body.collection)
+        catalogue = self._dependencies.catalogue
         if body.model is None:
             collection = catalogue.default_of(modality)
             if collection is None:
                 raise HttpRefusal(404, "unknown_collection", f"No {modality} collection is configured.")
             return collection
         for collection in catalogue.collections:
-            info = self._desk.encoders.slot(collection.name).info
+            info = self._dependencies.encoders.slot(collection.name).info
             known = (collection.model, info.name if info else "", info.embedding_version if info else "")
             if body.model in known and collection.modality == modality:
                 return collection
         raise InvalidInput("model", f"is not one of the {modality} models of /v1/model-info")
 
     async def get_model_info(self) -> JsonResponse:
-        described = {each.name: self._described(each) for each in self._desk.catalogue.collections}
-        default = described[self._desk.catalogue.default.name]
+        described = {each.name: self._described(each) for each in self._dependencies.catalogue.collections}
+        default = described[self._dependencies.catalogue.default.name]
         head = {key: default[key] for key in ("model", "dim", "version", "model_available")}
         return JsonResponse({**head, "collections": described})
 
     def _described(self, collection: Collection) -> dict[str, Any]:
-        slot = self._desk.encoders.slot(collection.name)
+        slot = self._dependencies.encoders.slot(collection.name)
         info = slot.info
         described: dict[str, Any] = {
             "model": info.name if info else collection.model,

@@ -14,7 +14,7 @@ from service.app.search import Question, Searcher
 from service.collections import Collection
 from service.errors import FieldError, InvalidInput
 from service.http.auth import Role
-from service.http.dependencies import Desk, JsonResponse, exchange_of
+from service.http.dependencies import Dependencies, JsonResponse, exchange_of
 from service.http.wire.body import media_type
 from service.http.wire.problems import HttpRefusal
 from service.http.wire.schemas import SimilarByUrlIn
@@ -29,14 +29,14 @@ TopK = Annotated[int | None, Query()]
 
 
 class LegacyRoutes:
-    def __init__(self, desk: Desk, searcher: Searcher, pictures: PictureSource) -> None:
-        self._desk = desk
+    def __init__(self, dependencies: Dependencies, searcher: Searcher, pictures: PictureSource) -> None:
+        self._dependencies = dependencies
         self._searcher = searcher
         self._pictures = pictures
         self._url_decoder = msgspec.json.Decoder(SimilarByUrlIn)
 
     def router(self) -> APIRouter:
-        router = APIRouter(dependencies=self._desk.requires(Role.SEARCH))
+        router = APIRouter(dependencies=self._dependencies.requires(Role.SEARCH))
         router.add_api_route("/search_similar", self.post_search_similar, methods=["POST"])
         router.add_api_route("/search_similar_by_url", self.post_search_similar_by_url, methods=["POST"])
         return router
@@ -47,7 +47,7 @@ class LegacyRoutes:
         return JsonResponse(await self._similar(request, data, wanted))
 
     async def post_search_similar_by_url(self, request: Request, top_k: TopK = None) -> JsonResponse:
-        body = await self._desk.json(request, self._url_decoder)
+        body = await self._dependencies.read_json(request, self._url_decoder)
         in_range("image_url", len(body.image_url), 1, _URL_CHARS_MAX)
         wanted = top_k if top_k is not None else body.top_k
         self._k(wanted)  # before a fetch is spent on it
@@ -58,10 +58,10 @@ class LegacyRoutes:
         headers = exchange_of(request).headers
         if media_type(headers) != b"multipart/form-data":
             raise HttpRefusal(415, "unsupported_media_type", "The content type must be multipart/form-data.")
-        bytes_max = self._desk.settings.image_bytes_max + _FORM_EXTRA_BYTES
+        bytes_max = self._dependencies.settings.image_bytes_max + _FORM_EXTRA_BYTES
         try:
             async with (
-                self._desk.bodies.streamed(request.receive, headers, bytes_max=bytes_max) as receive,
+                self._dependencies.bodies.streamed(request.receive, headers, bytes_max=bytes_max) as receive,
                 Request(request.scope, receive).form(max_files=1, max_fields=8) as form,
             ):
                 file, top_k = form.get("file"), form.get("top_k")
@@ -95,12 +95,12 @@ class LegacyRoutes:
         ]
 
     def _k(self, top_k: int | None) -> int:
-        settings = self._desk.settings
+        settings = self._dependencies.settings
         wanted = settings.default_top_k if top_k is None else top_k
         return in_range("top_k", wanted, 1, settings.top_k_max)
 
     def _collection(self) -> Collection:
-        collection = self._desk.catalogue.default_of("image")
+        collection = self._dependencies.catalogue.default_of("image")
         if collection is None:
             raise HttpRefusal(404, "unknown_collection", "No picture collection is configured.")
         return collection

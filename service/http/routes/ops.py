@@ -18,7 +18,7 @@ from service.app.health.prober import Prober
 from service.app.sync_report import sync_report
 from service.collections import Collection
 from service.http.auth import Role
-from service.http.dependencies import Desk, JsonResponse, exchange_of
+from service.http.dependencies import Dependencies, JsonResponse, exchange_of
 from service.http.wire.problems import HttpRefusal
 from service.http.wire.schemas import SnapshotIn, StepIn
 from service.http.wire.values import read_id
@@ -29,9 +29,13 @@ Step = Literal["promote", "rollback", "abort"]
 
 class OpsRoutes:
     def __init__(
-        self, desk: Desk, exposition: Callable[[], bytes], snapshots: Snapshots, store_id: Callable[[], str]
+        self,
+        dependencies: Dependencies,
+        exposition: Callable[[], bytes],
+        snapshots: Snapshots,
+        store_id: Callable[[], str],
     ) -> None:
-        self._desk = desk
+        self._dependencies = dependencies
         self._exposition = exposition
         self._snapshots = snapshots
         self._store_id = store_id
@@ -39,7 +43,7 @@ class OpsRoutes:
         self._step_decoder = msgspec.json.Decoder(StepIn)
 
     def router(self) -> APIRouter:
-        router = APIRouter(dependencies=self._desk.requires(Role.ADMIN))
+        router = APIRouter(dependencies=self._dependencies.requires(Role.ADMIN))
         router.add_api_route("/metrics", self.get_metrics, methods=["GET"])
         router.add_api_route("/v1/collections", self.get_collections, methods=["GET"])
         router.add_api_route(
@@ -54,12 +58,14 @@ class OpsRoutes:
         return router
 
     async def get_metrics(self) -> Response:
-        return Response(await self._desk.read(self._exposition), media_type=METRICS_CONTENT_TYPE)
+        return Response(
+            await self._dependencies.run_blocking(self._exposition), media_type=METRICS_CONTENT_TYPE
+        )
 
     async def get_collections(self) -> JsonResponse:
         described = [
             self._described(each, await self._status_or_why(each))
-            for each in self._desk.catalogue.collections
+            for each in self._dependencies.catalogue.collections
         ]
         return JsonResponse({"collections": described})
 
@@ -69,19 +75,19 @@ class OpsRoutes:
         current = None if isinstance(status, Unavailable) else status.current
         unknown = None if is_broken else 0
         described = asdict(collection)
-        described["is_default"] = collection is self._desk.catalogue.default_of(collection.modality)
+        described["is_default"] = collection is self._dependencies.catalogue.default_of(collection.modality)
         del described["default"]
         described["embedding_version"] = current.embedding_version if current else ""
         described["generation"] = current.generation if current else None
         described["count"] = current.live if current else unknown
         described["seq"] = current.seq if current else unknown
-        described["model_available"] = self._desk.encoders.slot(collection.name).is_available
+        described["model_available"] = self._dependencies.encoders.slot(collection.name).is_available
         described["problem"] = str(status) if isinstance(status, Unavailable) else status.problem
         hint = status.hint if isinstance(status, Unavailable) else _hints(status)
         return {**described, "hint": hint} if hint else described
 
     async def get_generations(self, collection: str) -> JsonResponse:
-        found = self._desk.collection(collection)
+        found = self._dependencies.collection(collection)
         return JsonResponse(_generations(found, await self._status(found)))
 
     async def post_promote(self, request: Request) -> JsonResponse:
@@ -95,8 +101,8 @@ class OpsRoutes:
 
     async def _take(self, step: Step, role: str, request: Request) -> JsonResponse:
         """The step is about the generation in `role`; a caller that believes in another is told so."""
-        body = await self._desk.json(request, self._step_decoder)
-        collection = self._desk.collection(body.collection)
+        body = await self._dependencies.read_json(request, self._step_decoder)
+        collection = self._dependencies.collection(body.collection)
         status = await self._status(collection)
         subject = next((each for each in status.others if each.role == role), None)
         if subject is None:
@@ -106,20 +112,22 @@ class OpsRoutes:
                 f"the {role} generation is of {subject.embedding_version!r}, not {body.embedding_version!r}"
             )
         version = subject.embedding_version
-        after = await self._desk.read(lambda: self._desk.index.advance(collection.name, step, version))
+        after = await self._dependencies.run_blocking(
+            lambda: self._dependencies.index.advance(collection.name, step, version)
+        )
         return JsonResponse(_generations(collection, after))
 
     async def post_snapshot(self, request: Request) -> JsonResponse:
-        await self._desk.json(request, self._snapshot_decoder)
-        return JsonResponse(asdict(await self._desk.read(self._snapshots.make)))
+        await self._dependencies.read_json(request, self._snapshot_decoder)
+        return JsonResponse(asdict(await self._dependencies.run_blocking(self._snapshots.make)))
 
     async def get_snapshots(self) -> JsonResponse:
-        kept = await self._desk.read(self._snapshots.kept)
+        kept = await self._dependencies.run_blocking(self._snapshots.kept)
         return JsonResponse({"snapshots": [asdict(each) for each in kept]})
 
     async def get_sync_status(self) -> JsonResponse:
         described = {}
-        for collection in self._desk.catalogue.collections:
+        for collection in self._dependencies.catalogue.collections:
             status = await self._status_or_why(collection)
             current = None if isinstance(status, Unavailable) else status.current
             cursors = dict(current.cursors) if current else {}
@@ -132,7 +140,7 @@ class OpsRoutes:
             if isinstance(status, Unavailable):
                 known.update(seq=None, problem=str(status), hint=status.hint)
             described[collection.name] = known
-        store = await self._desk.read(self._store_id)
+        store = await self._dependencies.run_blocking(self._store_id)
         return JsonResponse({"store": store, "collections": described})
 
     async def _status_or_why(self, collection: Collection) -> CollectionStatus | Unavailable:
@@ -142,15 +150,15 @@ class OpsRoutes:
             return exc
 
     async def _status(self, collection: Collection) -> CollectionStatus:
-        return await self._desk.read(lambda: self._desk.index.status(collection.name))
+        return await self._dependencies.run_blocking(lambda: self._dependencies.index.status(collection.name))
 
 
 class HealthRoutes:
     """Open to everyone, and true while the rest still starts."""
 
-    def __init__(self, desk: Desk, prober: Prober, contract: bytes) -> None:
+    def __init__(self, dependencies: Dependencies, prober: Prober, contract: bytes) -> None:
         """contract: openapi.yaml."""
-        self._desk = desk
+        self._dependencies = dependencies
         self._prober = prober
         self._contract = contract
 
@@ -166,8 +174,8 @@ class HealthRoutes:
         """An administrator is also told which routes are open to whom."""
         health = await self._prober.health()
         peer = request.client.host if request.client else None
-        if self._desk.keys.opens(Role.ADMIN, exchange_of(request).headers, peer):
-            health = {**health, "access": self._desk.settings.access()}
+        if self._dependencies.keys.opens(Role.ADMIN, exchange_of(request).headers, peer):
+            health = {**health, "access": self._dependencies.settings.access()}
         return _with_retry(health, is_good=health["status"] in ("ok", "degraded"))
 
     async def get_livez(self) -> JsonResponse:
@@ -197,12 +205,12 @@ class _AnyText(Convertor[str]):
 class ItemRoutes:
     """Reading one item back: /v1/items/{id}."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, dependencies: Dependencies) -> None:
+        self._dependencies = dependencies
 
     def router(self) -> APIRouter:
         register_url_convertor("text", _AnyText())
-        router = APIRouter(dependencies=self._desk.requires(Role.SEARCH))
+        router = APIRouter(dependencies=self._dependencies.requires(Role.SEARCH))
         router.add_api_route("/v1/items/{id:text}", self.get_item, methods=["GET"])
         return router
 
@@ -212,9 +220,9 @@ class ItemRoutes:
         collection: str | None = None,
         include: Annotated[Literal["vector"] | None, Query()] = None,
     ) -> JsonResponse:
-        found = self._desk.collection(collection)
+        found = self._dependencies.collection(collection)
         wanted = read_id(_path_id(id, found), found, "id")
-        status, item = await self._desk.read(lambda: self._look_up(found.name, [wanted]))
+        status, item = await self._dependencies.run_blocking(lambda: self._look_up(found.name, [wanted]))
         if item is None or status is None:
             raise HttpRefusal(404, "unknown_item", f"There is no item {id[:64]!r} in {found.name!r}.")
         document: dict[str, Any] = {
@@ -232,7 +240,7 @@ class ItemRoutes:
         return JsonResponse(document)
 
     def _look_up(self, collection: str, ids: Ids) -> tuple[GenerationStatus | None, StoredItem | None]:
-        index = self._desk.index
+        index = self._dependencies.index
         return index.status(collection).current, index.get(collection, ids)[0]
 
 

@@ -88,7 +88,7 @@ class SearchFront:
             body = await self._bodies.whole(receive, exchange.headers, bytes_max=self.body_bytes_max)
             document = await handler(scope, exchange.headers, body)
         except HANDLED as exc:
-            await exchange.refuse(scope["path"], problem_of(exc))
+            await exchange.send_problem(scope["path"], problem_of(exc))
             return
         await exchange.answer(200, encoded(document), JSON)
 

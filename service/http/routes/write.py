@@ -14,7 +14,7 @@ from item_rules.ids import int64_fault
 from service.app.ingest import Ingester, Intake, NewItem
 from service.errors import Reject
 from service.http.auth import Role
-from service.http.dependencies import Desk, JsonResponse
+from service.http.dependencies import Dependencies, JsonResponse
 from service.http.wire.body import decode_json, require_utf8
 from service.http.wire.schemas import IdsIn, UpsertIn
 from service.http.wire.upsert import IntakeReader
@@ -27,15 +27,15 @@ _TOLD_CHARS_MAX = 1024
 
 
 class WriteRoutes:
-    def __init__(self, desk: Desk, ingester: Ingester, reader: IntakeReader) -> None:
-        self._desk = desk
+    def __init__(self, dependencies: Dependencies, ingester: Ingester, reader: IntakeReader) -> None:
+        self._dependencies = dependencies
         self._ingester = ingester
         self._reader = reader
         self._upsert_decoder = msgspec.json.Decoder(UpsertIn)
         self._ids_decoder = msgspec.json.Decoder(IdsIn)
 
     def router(self) -> APIRouter:
-        router = APIRouter(dependencies=self._desk.requires(Role.WRITE))
+        router = APIRouter(dependencies=self._dependencies.requires(Role.WRITE))
         router.add_api_route("/v1/upsert", self.post_upsert, methods=["POST"])
         router.add_api_route("/v1/delete", self.post_delete, methods=["POST"])
         router.add_api_route("/v1/activate", self.post_activate, methods=["POST"])
@@ -43,12 +43,12 @@ class WriteRoutes:
         return router
 
     async def post_upsert(self, request: Request, partial: Annotated[bool, Query()] = False) -> JsonResponse:
-        body = await self._desk.body(request, self._desk.settings.upsert_bytes_max)
+        body = await self._dependencies.read_body(request, self._dependencies.settings.upsert_bytes_max)
         if len(body) <= _INLINE_BYTES_MAX:
             intake = self._read_upsert(body)
         else:
             intake = await asyncio.get_running_loop().run_in_executor(
-                self._desk.readers, self._read_upsert, body
+                self._dependencies.readers, self._read_upsert, body
             )
         return _written(*await self._ingester.ingest(intake, partial=partial))
 
@@ -58,7 +58,7 @@ class WriteRoutes:
 
     async def post_delete(self, request: Request) -> JsonResponse:
         body = await self._ids_body(request)
-        collection = self._desk.collection(body.collection)
+        collection = self._dependencies.collection(body.collection)
         ids = read_ids(body.ids, collection, "ids")
         deletes = [ItemDelete(id, body.source_version) for id in ids]
         return await self._ingest(Intake(collection.name, deletes=deletes))
@@ -71,7 +71,7 @@ class WriteRoutes:
 
     async def _set_active(self, request: Request, *, active: bool) -> JsonResponse:
         body = await self._ids_body(request)
-        collection = self._desk.collection(body.collection)
+        collection = self._dependencies.collection(body.collection)
         items = [
             NewItem(place, id, active=active, source_version=body.source_version)
             for place, id in enumerate(read_ids(body.ids, collection, "ids"))
@@ -79,8 +79,8 @@ class WriteRoutes:
         return await self._ingest(Intake(collection.name, items=items))
 
     async def _ids_body(self, request: Request) -> IdsIn:
-        body = await self._desk.json(request, self._ids_decoder)
-        in_range("ids", len(body.ids), 0, self._desk.settings.upsert_items_max)
+        body = await self._dependencies.read_json(request, self._ids_decoder)
+        in_range("ids", len(body.ids), 0, self._dependencies.settings.upsert_items_max)
         read_source_version(body.source_version)
         return body
 
@@ -106,14 +106,14 @@ def _written(ack: Ack, rejects: Sequence[Reject]) -> JsonResponse:
 
 def _rejected(reject: Reject) -> dict[str, Any]:
     return {
-        "id": reject.id if _can_be_told(reject.id) else None,
+        "id": reject.id if _is_encodable(reject.id) else None,
         "code": reject.code,
         "detail": reject.detail,
         "loc": ["body", *reject.loc],
     }
 
 
-def _can_be_told(id: Id | None) -> bool:
+def _is_encodable(id: Id | None) -> bool:
     """An answer has no room for every number and every text; `loc` says which one it was."""
     if isinstance(id, int):
         return int64_fault(id) is None

@@ -15,7 +15,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from service.http.middleware import PROBLEM, Edge
+from service.http.middleware import PROBLEM, RequestMiddleware
 from service.http.wire.body import ConnectionLimits
 from service.http.wire.problems import Problem
 
@@ -29,7 +29,7 @@ _UPGRADES = frozenset((b"upgrade", b"http2-settings"))
 
 
 class BoundedApplication(Protocol):
-    edge: Edge
+    middleware: RequestMiddleware
     connection_limits: ConnectionLimits
 
 
@@ -53,7 +53,7 @@ class BoundedProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         application = cast("BoundedApplication", self.app)
-        self._edge = application.edge
+        self._middleware = application.middleware
         self._limits = application.connection_limits
         self._stage = _BETWEEN
         self._is_upgrade = False
@@ -115,7 +115,7 @@ class BoundedProtocol(HttpToolsProtocol):
         elif isinstance(cause, httptools.HttpParserError):
             self._refuse(_malformed(cause))
         else:
-            self._refuse(self._edge.unforeseen_unread(cause or error))
+            self._refuse(self._middleware.internal_error_unread(cause or error))
 
     # The parser's calls
 
@@ -265,7 +265,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _send_refusal(self, problem: Problem) -> None:
         self.flow.resume_reading()
-        fields, body = self._edge.refuse_unread(problem, self.client)
+        fields, body = self._middleware.refuse_unread(problem, self.client)
         defaults = b"".join(b"%s: %s\r\n" % field for field in self.server_state.default_headers)
         self.transport.write(
             b"%s%scontent-type: %s\r\ncontent-length: %d\r\nconnection: close\r\n%s\r\n%s"

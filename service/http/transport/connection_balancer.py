@@ -31,7 +31,7 @@ _IN_VAIN_S = 0.2
 _NO_ROOM_S = 0.5
 
 
-class Share:
+class ConnectionShare:
     """How many connections this worker has, where the others see it, and they theirs. For one thread.
 
     A file of one number a worker, mapped by all: 0 is nobody, else connections + 1. A worker's place is its
@@ -46,17 +46,17 @@ class Share:
         self._place = self._claimed()
         self._counts[self._place] = 0
 
-    def begin(self) -> None:
+    def join(self) -> None:
         """Let the others see that this worker takes connections."""
         self._counts[self._place] = 1
 
-    def end(self) -> None:
+    def leave(self) -> None:
         self._counts[self._place] = 0
 
-    def take(self) -> None:
+    def add_connection(self) -> None:
         self._counts[self._place] += 1
 
-    def give_back(self) -> None:
+    def remove_connection(self) -> None:
         self._counts[self._place] -= 1
 
     def is_larger(self) -> bool:
@@ -86,10 +86,10 @@ class Share:
 
 
 class SharingLoop(uvloop.Loop):  # type: ignore[misc]  # it has no types
-    """A loop whose servers take connections by `share`. Their protocols call `share.give_back` when a
+    """A loop whose servers take connections by `share`. Their protocols call `share.remove_connection` when a
     connection ends."""
 
-    def __init__(self, share: Share) -> None:
+    def __init__(self, share: ConnectionShare) -> None:
         super().__init__()
         self.share = share
 
@@ -114,12 +114,12 @@ class _Server:
         self._is_closed = False
         self._connecting: set[asyncio.Task[None]] = set()
         self._listen()
-        loop.share.begin()
+        loop.share.join()
 
     def close(self) -> None:
         """Take nothing more but what is in line already: the system would reset it. Protocols have
         `close_after_answer`."""
-        self._loop.share.end()
+        self._loop.share.leave()
         self._rest()
         self._is_closed = True
         while self._accept():
@@ -169,7 +169,7 @@ class _Server:
             self._timer = self._loop.call_later(_NO_ROOM_S, self._listen)
             return False
         sock.setblocking(False)
-        self._loop.share.take()
+        self._loop.share.add_connection()
         task = self._loop.create_task(self._connect(sock))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
@@ -181,6 +181,6 @@ class _Server:
             if self._is_closed:
                 protocol.close_after_answer()
         except OSError as exc:  # reset before it began
-            self._loop.share.give_back()
+            self._loop.share.remove_connection()
             sock.close()
             log.info("connection_lost_at_once", extra={"error": str(exc)})

@@ -1,8 +1,8 @@
 """A search without a task of its own: what came whole and can go straight into line for the index.
 
 The server's protocol offers each such request here first. What this shortcut does not take (another route, a
-refusal, a text that a model must embed first) goes the ordinary way through `Edge` and `SearchFront`, whose
-checks and counts are used here too: there is one of each.
+refusal, a text that a model must embed first) goes the ordinary way through `RequestMiddleware` and
+`SearchFront`, whose checks and counts are used here too: there is one of each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from starlette.types import Message
 from index_store.types import SearchResult, Vector
 from service.app.search import Answer, Searcher
 from service.errors import Overloaded
-from service.http.middleware import JSON, PROBLEM, Edge, Exchange, fields_of
+from service.http.middleware import JSON, PROBLEM, Exchange, RequestMiddleware, fields_of
 from service.http.routes.search import SearchFront, encoded
 from service.http.wire.body import Headers
 from service.http.wire.problems import HANDLED, problem_of
@@ -36,8 +36,8 @@ Reply: TypeAlias = Callable[[int, bytes, bytes, bytes], None]
 class Shortcut:
     """`take` from the event loop."""
 
-    def __init__(self, edge: Edge, front: SearchFront, searcher: Searcher) -> None:
-        self._edge = edge
+    def __init__(self, middleware: RequestMiddleware, front: SearchFront, searcher: Searcher) -> None:
+        self._middleware = middleware
         self._front = front
         self._searcher = searcher
 
@@ -50,7 +50,7 @@ class Shortcut:
     ) -> bool:
         """Return False if the request has to go the ordinary way; else `reply` is called once, later."""
         if (
-            not self._edge.is_open()
+            not self._middleware.is_open()
             or b"content-encoding" in headers
             or len(body) > self._front.body_bytes_max
         ):
@@ -59,7 +59,7 @@ class Shortcut:
         try:
             caller = self._front.check_key(headers, client)
             asked = self._front.read_search(url.partition(b"?")[2], headers, body)
-            search = DirectSearch(self._edge, asked, client, reply, started)
+            search = DirectSearch(self._middleware, asked, client, reply, started)
             found_by = self._searcher.find_for(asked.question, search, caller)
         except Overloaded as refusal:
             search.refuse(headers, refusal)  # cheaper here: refusals are many when there is most to do
@@ -79,7 +79,15 @@ class DirectSearch:
     """One search in line. Fits `service.app.search_queue.Asker`."""
 
     __slots__ = (
-        "_asked", "_client", "_edge", "_exchange", "_is_over", "_reply", "_started", "_truncated", "_vector",
+        "_asked",
+        "_client",
+        "_exchange",
+        "_is_over",
+        "_middleware",
+        "_reply",
+        "_started",
+        "_truncated",
+        "_vector",
     )  # fmt: skip
 
     _exchange: Exchange
@@ -87,9 +95,14 @@ class DirectSearch:
     _truncated: bool | None
 
     def __init__(
-        self, edge: Edge, asked: Asked, client: Sequence[Any] | None, reply: Reply, started: float
+        self,
+        middleware: RequestMiddleware,
+        asked: Asked,
+        client: Sequence[Any] | None,
+        reply: Reply,
+        started: float,
     ) -> None:
-        self._edge = edge
+        self._middleware = middleware
         self._asked = asked
         self._client = client
         self._reply = reply
@@ -97,13 +110,13 @@ class DirectSearch:
         self._is_over = False
 
     def begin(self, headers: Headers, vector: Vector, truncated: bool | None) -> None:
-        self._exchange = self._edge.begin(headers, _nowhere)
+        self._exchange = self._middleware.begin_request(headers, _nowhere)
         self._vector = vector
         self._truncated = truncated
 
     def refuse(self, headers: Headers, refusal: Overloaded) -> None:
         """Answer once the protocol has noted that the request is taken."""
-        self._exchange = self._edge.begin(headers, _nowhere)
+        self._exchange = self._middleware.begin_request(headers, _nowhere)
         asyncio.get_running_loop().call_soon(self.set_exception, refusal)
 
     def done(self) -> bool:
@@ -122,15 +135,15 @@ class DirectSearch:
     def set_exception(self, exception: Exception, /) -> None:
         error = Searcher.told(self._asked.question, exception)
         if not isinstance(error, HANDLED):
-            self._edge.unforeseen(error, self._exchange)
+            self._middleware.internal_error(error, self._exchange)
         problem = problem_of(error)
         lines = b"".join([b"%s: %s\r\n" % field for field in fields_of(problem)])
-        self._finish(problem.status, PROBLEM, lines, self._exchange.refusal(_ROUTE, problem))
+        self._finish(problem.status, PROBLEM, lines, self._exchange.problem_body(_ROUTE, problem))
 
     def _finish(self, status: int, content_type: bytes, lines: bytes, body: bytes) -> None:
         self._is_over = True
         self._reply(status, content_type, lines + self._exchange.fields(status), body)
-        self._edge.end(self._exchange, "POST", _ROUTE, self._client, self._started)
+        self._middleware.end_request(self._exchange, "POST", _ROUTE, self._client, self._started)
 
 
 async def _nowhere(_: Message) -> None:

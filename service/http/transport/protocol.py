@@ -59,7 +59,7 @@ class SearchProtocol(BoundedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(self.loop, SharingLoop):
-            self.loop.share.give_back()
+            self.loop.share.remove_connection()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

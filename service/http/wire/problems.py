@@ -53,7 +53,7 @@ class Problem:
     headers: Mapping[str, str] = field(default_factory=dict)
     hint: str = ""
 
-    def body(self, instance: str, request_id: str) -> bytes:
+    def to_json(self, instance: str, request_id: str) -> bytes:
         document: dict[str, Any] = {
             "type": f"urn:problem:{self.code}",
             "title": HTTPStatus(self.status).phrase,
