@@ -40,6 +40,7 @@ _UMASK = 0o027
 
 
 def main(argv: Sequence[str]) -> int:
+    """Run `models ...`, or serve until a signal; return the exit status."""
     if argv[:1] == ["models"]:
         from service.embedding.catalog import cli  # serving needs nothing of what converts models
 

@@ -32,10 +32,12 @@ class Pace:
         self._units = 1.0
 
     def note(self, units: float, took_s: float) -> None:
+        """Record that `units` of work took `took_s` seconds."""
         self._took_s = _PACE_MEMORY * self._took_s + took_s
         self._units = _PACE_MEMORY * self._units + units
 
     def seconds(self, units: float) -> float:
+        """Return how long `units` of work are expected to take."""
         return units * self._took_s / self._units
 
 
@@ -103,6 +105,7 @@ class FairQueue(Generic[Entry]):
         return len(self._heap)
 
     def push(self, entry: Entry, units: float, caller: str) -> None:
+        """Queue an entry. units: how much work it is. caller: whose share it counts against."""
         start = max(self._now, self._ends.get(caller, 0.0))
         self._ends[caller] = start + units
         self._waiting[caller] = self._waiting.get(caller, 0.0) + units

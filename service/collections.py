@@ -64,6 +64,7 @@ class Collection:
 
     @property
     def spec(self) -> CollectionSpec:
+        """The part of it that the index knows."""
         return CollectionSpec(name=self.name, id_kind=self.id_type, dim=self.dim, metric=self.metric)
 
 
@@ -74,10 +75,12 @@ class Catalogue:
     collections: tuple[Collection, ...]
 
     def get(self, name: str) -> Collection | None:
+        """Return the collection of that name, None when there is none."""
         return next((each for each in self.collections if each.name == name), None)
 
     @property
     def default(self) -> Collection:
+        """The collection of requests that name none."""
         return next((each for each in self.collections if each.default), self.collections[0])
 
     def default_of(self, modality: str) -> Collection | None:
@@ -91,6 +94,7 @@ class Catalogue:
         return first
 
     def by_id_field(self, field: str) -> Collection | None:
+        """Return the first collection whose items are named by `field`, None when there is none."""
         return next((each for each in self.collections if each.id_field == field), None)
 
 

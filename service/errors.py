@@ -5,12 +5,12 @@ ServiceError
 ├── Refused                 the caller's fault: nothing was changed
 │   ├── InvalidInput        one field is wrong
 │   ├── InvalidImage        not a picture that is read here, or too large
-│   ├── UnknownItem
+│   ├── UnknownItem         a search starts from an item that is not there
 │   └── BatchRejected       items of an all-or-nothing write are wrong
 └── TryLater                the same request may succeed later
     ├── Starting            collections or models are still being opened
     ├── Overloaded          it would wait longer than it may; `retry_after_s` is how long
-    ├── DeadlineExceeded
+    ├── DeadlineExceeded    it was begun and not finished in time
     └── ModelUnavailable    the model can't load, or serves another embedding_version
 """
 
@@ -82,7 +82,7 @@ class InvalidImage(Refused):
 
 
 class UnknownItem(Refused):
-    pass
+    """A search names an item (`like_ids`) that the collection does not hold."""
 
 
 class BatchRejected(Refused):
@@ -102,15 +102,15 @@ class TryLater(ServiceError):
 
 
 class Starting(TryLater):
-    pass
+    """Collections or models are still being opened; waiting helps."""
 
 
 class Overloaded(TryLater):
-    pass
+    """It would wait longer than it may. `retry_after_s`: seconds until the queue is short enough."""
 
 
 class DeadlineExceeded(TryLater):
-    pass
+    """It was taken, but not finished within the caller's or the service's limit."""
 
 
 class ModelUnavailable(TryLater):

@@ -71,6 +71,7 @@ class RequestLog:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
+        """Start the thread that writes; without a stream nothing is written."""
         if self._stream is not None:
             self._thread = threading.Thread(target=self._run, args=(self._stream,), name="log", daemon=True)
             self._thread.start()
@@ -84,9 +85,11 @@ class RequestLog:
 
     @property
     def is_silent(self) -> bool:
+        """Whether lines are not written at all."""
         return self._stream is None
 
     def write(self, line: RequestLine) -> None:
+        """Queue one line. Event loop only; never blocks."""
         if len(self._lines) >= self._lines_max:
             self._dropped += 1
             return
@@ -174,6 +177,7 @@ class HealthGauges:
         self._degraded_now: set[tuple[str, str]] = set()
 
     def record_probe(self, ready: Mapping[str, bool], degraded: Collection[tuple[str, str]]) -> None:
+        """Show which collections are ready, and every (collection, code) that is wrong now."""
         for collection, is_ready in ready.items():
             self._ready.labels(collection).set(is_ready)
         for labels in self._degraded_now.difference(degraded):
@@ -203,6 +207,7 @@ class QuarantineGauges:
         )
 
     def record_sizes(self, collection: str, generations: int, size: int) -> None:
+        """Show how many generations of `collection` are kept apart, and their bytes."""
         self._generations.labels(collection).set(generations)
         self._bytes.labels(collection).set(size)
 
@@ -273,6 +278,7 @@ class Metrics:
         self._by_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def request_began(self) -> None:
+        """Count a request in."""
         self._in_flight.inc()
 
     def request_ended(self, route: str, method: str, status: int, seconds: float, code: str) -> None:
@@ -289,21 +295,26 @@ class Metrics:
             self._problems.labels(code).inc()
 
     def searched(self, requests: int) -> None:
+        """Count one call of the index that answered `requests` searches."""
         self._search_batch.observe(requests)
 
     def written(self, collection: str, upserted: int, deleted: int, rejected: int) -> None:
+        """Count the items of one acknowledged write."""
         for kind, count in (("upserted", upserted), ("deleted", deleted), ("rejected", rejected)):
             if count:
                 self._written.labels(collection, kind).inc(count)
 
     def unexpected(self, place: str) -> None:
+        """Count an error that is no refusal. place: which part of the service met it."""
         self._errors.labels(place).inc()
 
     def maintained(self, *, is_up: bool, restarts: int) -> None:
+        """Show whether the maintenance process runs, and how often it was started again."""
         self._maintenance_up.set(is_up)
         self._maintenance_restarts.set(restarts)
 
     def quarantined(self, collection: str, generations: int, size: int) -> None:
+        """Show what generations without a role take on the disk."""
         self._quarantine.record_sizes(collection, generations, size)
 
     def probed(self, ready: Mapping[str, bool], degraded: Collection[tuple[str, str]]) -> None:
@@ -311,6 +322,7 @@ class Metrics:
         self._health.record_probe(ready, degraded)
 
     def exposition(self) -> bytes:
+        """Return all metrics in Prometheus's text format. Reads files where there are several workers."""
         if self._shared_dir is None:
             return generate_latest(self._registry)
         registry = CollectorRegistry()

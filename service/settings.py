@@ -41,6 +41,8 @@ _BOOLEANS = {
 
 
 def number(default: int, low: int, high: int, unit: str, meaning: str) -> Any:
+    """A whole number of `low` to `high`."""
+
     def parse(raw: str) -> int:
         try:
             value = int(raw)
@@ -54,6 +56,8 @@ def number(default: int, low: int, high: int, unit: str, meaning: str) -> Any:
 
 
 def choice(default: str, allowed: tuple[str, ...], meaning: str) -> Any:
+    """One of the words in `allowed`."""
+
     def parse(raw: str) -> str:
         if raw not in allowed:
             raise ValueError(f"must be one of {', '.join(allowed)}, got {raw!r}")
@@ -63,14 +67,17 @@ def choice(default: str, allowed: tuple[str, ...], meaning: str) -> Any:
 
 
 def text(default: str, meaning: str) -> Any:
+    """Any text."""
     return _setting(default, str, "text", "", meaning)
 
 
 def path(default: str, meaning: str) -> Any:
+    """A path with a default."""
     return _setting(Path(default), Path, "path", "", meaning)
 
 
 def optional_path(meaning: str) -> Any:
+    """A path, or None."""
     return _setting(None, Path, "path", "", meaning)
 
 
@@ -86,6 +93,7 @@ def switch(meaning: str) -> Any:
 
 
 def names(meaning: str) -> Any:
+    """Names with commas between them."""
     return _setting((), _comma_list, "comma list", "", meaning)
 
 
@@ -102,6 +110,8 @@ def keys(meaning: str) -> Any:
 
 
 def networks(meaning: str) -> Any:
+    """Networks as 10.0.0.0/8, with commas between them."""
+
     def parse(raw: str) -> tuple[str, ...]:
         for part in _comma_list(raw):
             try:
@@ -132,6 +142,8 @@ def _setting(
 
 @dataclass(frozen=True, slots=True)
 class Settings:
+    """Every setting of the service, each with its default, bounds and meaning. Constant."""
+
     host: str = text("0.0.0.0", "Address to listen on.")
     port: int = number(8080, 0, 65_535, "port", "Port to listen on; 0 takes a free one.")
     workers: int = number(1, 1, 64, "processes", "Serving processes; all share one index on disk.")
@@ -280,6 +292,7 @@ class Settings:
         return settings
 
     def keys_by_variable(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the keys by the variable that they were read from."""
         return {
             "SEARCH_API_KEY": self.search_api_key,
             "WRITE_API_KEY": self.write_api_key,
@@ -297,6 +310,7 @@ class Settings:
 
 
 def variable(setting: Field[Any]) -> str:
+    """Return the name of the environment variable of a setting."""
     return setting.name.upper()
 
 

@@ -97,6 +97,7 @@ class ModelLoader:
         self._images: dict[tuple[str, int], ImageBatcher] = {}
 
     def load_text(self, reference: str, dim: int) -> TextEncoder:
+        """See Loader."""
         key = (reference, dim)
         if key not in self._texts:
             settings = self._settings
@@ -111,6 +112,7 @@ class ModelLoader:
         return self._texts[key]
 
     def load_image(self, reference: str, dim: int) -> ImageEncoder:
+        """See Loader."""
         key = (reference, dim)
         if key not in self._images:
             settings = self._settings
@@ -129,6 +131,7 @@ class ModelLoader:
         return self._images[key]
 
     def load_text_tower(self, reference: str, dim: int) -> TextEncoder | None:
+        """See Loader."""
         models_dir = self._settings.models_dir
         try:
             versions = {version_of(reference, models_dir, modality=each, dim=dim) for each in _MODALITIES}

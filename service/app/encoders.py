@@ -16,7 +16,8 @@ class TextEncoder(Protocol):
     """A loaded text model behind its line of requests. All raise Overloaded, DeadlineExceeded."""
 
     @property
-    def info(self) -> ModelInfo: ...
+    def info(self) -> ModelInfo:
+        """What the model is. Constant."""
 
     async def embed_query(self, text: str, caller: str = "") -> tuple[Vector, bool]:
         """Return the vector and whether the text was longer than the model reads. caller: whose share of the
@@ -31,16 +32,19 @@ class TextEncoder(Protocol):
     def known_query(self, text: str) -> tuple[Vector, bool] | None:
         """Return the same without waiting, if it is remembered."""
 
-    async def embed_documents(self, texts: Sequence[str]) -> EmbeddedTexts: ...
+    async def embed_documents(self, texts: Sequence[str]) -> EmbeddedTexts:
+        """Return the vectors of `texts`, for writing. Raises TryLater."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End its threads; what waits is refused."""
 
 
 class ImageEncoder(Protocol):
     """A loaded picture model behind its line of requests. All raise Overloaded, DeadlineExceeded."""
 
     @property
-    def info(self) -> ModelInfo: ...
+    def info(self) -> ModelInfo:
+        """What the model is. Constant."""
 
     async def embed_query(self, data: bytes, caller: str = "") -> Vector:
         """caller: whose share of decoders and model this takes. Raises InvalidImage."""
@@ -48,7 +52,8 @@ class ImageEncoder(Protocol):
     async def embed_documents(self, datas: Sequence[bytes]) -> Sequence[Vector | InvalidImage]:
         """One undecodable picture never spoils the others: it gets its error in its place."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End its threads; what waits is refused."""
 
 
 @dataclass(slots=True)
@@ -80,6 +85,7 @@ class Slot:
 
     @property
     def is_loading(self) -> bool:
+        """Whether neither a model nor a reason why there is none has come yet."""
         return self.info is None and not self.reason
 
     @property
@@ -88,9 +94,11 @@ class Slot:
         return self.info is not None and not self.info.is_placeholder
 
     def fail(self, error: ModelUnavailable) -> None:
+        """Say that the model can't load, and why."""
         self.reason, self.hint = error.reason, error.hint
 
     def unavailable(self) -> Starting | ModelUnavailable:
+        """Return the error for a request that needs the model while there is none."""
         if self.is_loading:
             return Starting(f"The model {self.reference} is still loading.")
         return ModelUnavailable(self.reason, self.hint)
@@ -116,6 +124,7 @@ class Encoders:
         self._slots = slots
 
     def slot(self, collection: str) -> Slot:
+        """Return the place of a collection's model. Raises KeyError for an unknown collection."""
         return self._slots[collection]
 
     def info(self, collection: str) -> ModelInfo:

@@ -31,7 +31,8 @@ T = TypeVar("T")
 class PictureSource(Protocol):
     """Where pictures behind an address come from. Raises InvalidImage."""
 
-    async def fetch(self, url: str) -> bytes: ...
+    async def fetch(self, url: str) -> bytes:
+        """Return the bytes behind `url`. Raises InvalidImage, Overloaded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ _OPENERS = 3
 
 
 class OpenableIndex(VectorIndex, Protocol):
+    """An index whose collections are opened after it was made, one by one."""
+
     def open(self) -> Mapping[str, Unavailable]:
         """Open each collection that is not open; return why some can't be, by name."""
 
@@ -51,9 +53,11 @@ class OpenableIndex(VectorIndex, Protocol):
 class Loader(Protocol):
     """Opens model files and starts the threads behind them. Blocking; raises ModelUnavailable."""
 
-    def load_text(self, reference: str, dim: int) -> TextEncoder: ...
+    def load_text(self, reference: str, dim: int) -> TextEncoder:
+        """Return the text encoder of a model reference, started. Raises ModelUnavailable."""
 
-    def load_image(self, reference: str, dim: int) -> ImageEncoder: ...
+    def load_image(self, reference: str, dim: int) -> ImageEncoder:
+        """Return the picture encoder of a model reference, started. Raises ModelUnavailable."""
 
     def load_text_tower(self, reference: str, dim: int) -> TextEncoder | None:
         """Return what puts texts among the pictures of this picture model; None when it has none."""

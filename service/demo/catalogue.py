@@ -61,6 +61,7 @@ class Product:
 
 
 def recipes() -> list[Recipe]:
+    """Return the demo's recipes, read from the package."""
     rows = json.loads(files("service.demo").joinpath("recipes.json").read_text("utf-8"))
     return [Recipe(**{**row, "ingredients": tuple(row["ingredients"])}) for row in rows]
 

@@ -21,7 +21,8 @@ _ITEMS_A_WRITE = 50
 class Writer(Protocol):
     """The part of the Ingester that the demo needs."""
 
-    async def ingest(self, intake: Intake, *, partial: bool) -> tuple[Ack, Sequence[Reject]]: ...
+    async def ingest(self, intake: Intake, *, partial: bool) -> tuple[Ack, Sequence[Reject]]:
+        """Embed and store a batch, as `service.app.ingest.Ingester.ingest`."""
 
 
 async def load_demo(ingester: Writer, catalogue: Catalogue) -> int:

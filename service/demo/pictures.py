@@ -105,6 +105,7 @@ class Pen:
             self.edge(outline)
 
     def part(self, outline: Outline, rgb: Rgb) -> None:
+        """Fill `outline` with one colour."""
         self._fill(self._draw, outline, rgb)
 
     def edge(self, outline: Outline, width: float = 0.7) -> None:
@@ -121,6 +122,7 @@ class Pen:
             )
 
     def line(self, points: Points, width: float, rgb: Rgb) -> None:
+        """Draw a line through `points`. width: in percent of the picture."""
         self._draw.line(self._points(points), fill=rgb, width=self._length(width), joint="curve")
 
     def arc(self, around: Oval, start: float, end: float, width: float, rgb: Rgb) -> None:
@@ -128,14 +130,17 @@ class Pen:
         self._draw.arc(self._corners(around), start, end, fill=rgb, width=self._length(width))
 
     def darker(self, factor: float = 0.75) -> Rgb:
+        """Return the object's colour, darker. factor: 0 is black, 1 the colour itself."""
         red, green, blue = self.rgb
         return int(red * factor), int(green * factor), int(blue * factor)
 
     def lighter(self, share: float = 0.45) -> Rgb:
+        """Return the object's colour, lighter. share: 0 is the colour itself, 1 white."""
         red, green, blue = (int(part + (255 - part) * share) for part in self.rgb)
         return red, green, blue
 
     def to_jpeg(self) -> bytes:
+        """Return the finished picture, reduced by two to smooth its edges."""
         stream = io.BytesIO()
         self._image.reduce(2).save(stream, "JPEG", quality=88)
         return stream.getvalue()

@@ -10,6 +10,7 @@ _GROUND = (246, 246, 243)
 
 
 def mug(pen: Pen) -> None:
+    """Draw a mug with a handle."""
     pen.shadow(18, 82, 84)
     pen.arc(Oval(60, 38, 88, 72), 250, 110, 6, pen.darker(0.85))
     pen.surface(Box(24, 28, 70, 84, 7), roundness=0.5)
@@ -19,6 +20,7 @@ def mug(pen: Pen) -> None:
 
 
 def bottle(pen: Pen) -> None:
+    """Draw a bottle with a cap."""
     pen.shadow(28, 72, 92)
     pen.part(Box(43, 6, 57, 18, 2), DARK)
     pen.part(Box(45, 17, 55, 30), METAL)
@@ -28,6 +30,7 @@ def bottle(pen: Pen) -> None:
 
 
 def gift_box(pen: Pen) -> None:
+    """Draw a box with a ribbon."""
     pen.shadow(14, 90, 88)
     pen.surface(Poly([(18, 42), (60, 50), (60, 92), (18, 80)]), roundness=0.15)
     pen.surface(Poly([(60, 50), (86, 40), (86, 78), (60, 92)]), roundness=0.75)
@@ -47,6 +50,7 @@ def gift_box(pen: Pen) -> None:
 
 
 def tote(pen: Pen) -> None:
+    """Draw a bag with two handles."""
     pen.shadow(16, 84, 90)
     pen.arc(Oval(34, 12, 66, 74), 180, 360, 3.4, pen.darker(0.7))
     pen.surface(Poly([(25, 40), (75, 40), (81, 90), (19, 90)]), roundness=0.3)
@@ -56,6 +60,7 @@ def tote(pen: Pen) -> None:
 
 
 def shirt(pen: Pen) -> None:
+    """Draw a shirt with short sleeves."""
     left: Points = [(40, 16), (26, 20), (8, 38), (17, 52), (28, 44), (28, 90)]
     right: Points = [(100 - x, y) for x, y in reversed(left)]
     pen.surface(Poly([*left, *right]), roundness=0.35)
@@ -66,6 +71,7 @@ def shirt(pen: Pen) -> None:
 
 
 def sneaker(pen: Pen) -> None:
+    """Draw a shoe from the side."""
     pen.shadow(6, 94, 82)
     pen.surface(
         Poly(
@@ -93,6 +99,7 @@ def sneaker(pen: Pen) -> None:
 
 
 def lamp(pen: Pen) -> None:
+    """Draw a table lamp."""
     pen.shadow(24, 76, 90)
     pen.part(Oval(30, 44, 70, 56), LIGHT)
     pen.line([(50, 48), (50, 86)], 3, METAL)
@@ -103,6 +110,7 @@ def lamp(pen: Pen) -> None:
 
 
 def plate(pen: Pen) -> None:
+    """Draw a plate from above."""
     pen.part(Oval(9, 13, 93, 94), (226, 226, 222))
     pen.surface(Oval(8, 9, 92, 92), roundness=0.2)
     pen.part(Oval(24, 25, 76, 76), pen.lighter(0.72))
@@ -111,6 +119,7 @@ def plate(pen: Pen) -> None:
 
 
 def phone_case(pen: Pen) -> None:
+    """Draw the back of a phone case."""
     pen.part(Box(31, 9, 72, 94, 9), (222, 222, 218))
     pen.surface(Box(29, 6, 70, 92, 9), roundness=0.2)
     pen.part(Box(33, 10, 52, 30, 5), DARK)
@@ -121,6 +130,7 @@ def phone_case(pen: Pen) -> None:
 
 
 def backpack(pen: Pen) -> None:
+    """Draw a backpack from the front."""
     pen.shadow(18, 82, 91)
     pen.arc(Oval(40, 6, 60, 30), 180, 360, 3, DARK)
     for strap in (Box(17, 40, 27, 80, 5), Box(73, 40, 83, 80, 5)):
@@ -134,6 +144,7 @@ def backpack(pen: Pen) -> None:
 
 
 def umbrella(pen: Pen) -> None:
+    """Draw an open umbrella."""
     pen.line([(50, 8), (50, 84)], 2.2, METAL)
     pen.arc(Oval(50, 76, 64, 92), 0, 180, 2.8, WOOD)
     canopy = [(50 + 42 * cos(pi + pi * t / 40), 52 + 38 * sin(pi + pi * t / 40)) for t in range(41)]
@@ -145,6 +156,7 @@ def umbrella(pen: Pen) -> None:
 
 
 def cushion(pen: Pen) -> None:
+    """Draw a square cushion."""
     pen.shadow(14, 86, 88)
     side = [(14 + 72 * t / 24, 18 + 3.5 * sin(pi * t / 24)) for t in range(25)]
     outline = side
@@ -156,6 +168,7 @@ def cushion(pen: Pen) -> None:
 
 
 def clock(pen: Pen) -> None:
+    """Draw a wall clock."""
     pen.part(Oval(12, 14, 92, 94), (226, 226, 222))
     pen.surface(Oval(9, 9, 91, 91), roundness=0.35)
     pen.part(Oval(19, 19, 81, 81), WHITE)
@@ -172,6 +185,7 @@ def clock(pen: Pen) -> None:
 
 
 def cap(pen: Pen) -> None:
+    """Draw a cap with a visor."""
     pen.shadow(10, 92, 76)
     dome = [(42 + 30 * cos(pi + pi * t / 30), 66 + 44 * sin(pi + pi * t / 30)) for t in range(31)]
     pen.part(Poly([(50, 62), (74, 59), (90, 66), (95, 74), (70, 72), (44, 72)]), pen.darker(0.65))
@@ -182,6 +196,7 @@ def cap(pen: Pen) -> None:
 
 
 def pot(pen: Pen) -> None:
+    """Draw a pot with a lid."""
     pen.shadow(14, 86, 84)
     for handle in (Box(8, 50, 24, 57, 3), Box(76, 50, 92, 57, 3)):
         pen.part(handle, DARK)

@@ -85,6 +85,7 @@ class Application:
         self.shortcut = Shortcut(self.middleware, self._front, parts.searcher)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or run the lifespan, as ASGI asks."""
         await self.middleware(scope, receive, send)
 
     def routes(self) -> list[tuple[str, str]]:
@@ -98,6 +99,7 @@ class Application:
 
 
 def connection_limits(settings: Settings) -> ConnectionLimits:
+    """Return the bounds of one connection, out of the settings."""
     return ConnectionLimits(
         head_bytes_max=settings.head_bytes_max,
         head_fields_max=settings.head_fields_max,

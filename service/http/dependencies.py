@@ -32,6 +32,7 @@ class JsonResponse(Response):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
+        """Return `content` as JSON bytes. Raises TypeError for what JSON has no form for."""
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
@@ -75,6 +76,7 @@ class Dependencies:
         return await self.bodies.whole(request.receive, headers, bytes_max=bytes_max)
 
     async def read_json(self, request: Request, decoder: msgspec.json.Decoder[T]) -> T:
+        """Return the decoded body, `search_bytes_max` at most. Raises HttpRefusal, InvalidInput."""
         return decode_json(decoder, await self.read_body(request, self.settings.search_bytes_max))
 
     def collection(self, name: str | None) -> Collection:
@@ -87,5 +89,6 @@ class Dependencies:
 
 
 def exchange_of(request: Request) -> Exchange:
+    """Return what the middleware knows of this request."""
     exchange: Exchange = request.scope[EXCHANGE]
     return exchange

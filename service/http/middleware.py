@@ -109,6 +109,7 @@ class Exchange:
 
 
 def fields_of(problem: Problem) -> list[tuple[bytes, bytes]]:
+    """Return the header fields of a problem as ASGI has them, names in small letters."""
     headers = {name.lower(): value for name, value in problem.headers.items()}
     if problem.status in (408, 413):
         headers["connection"] = "close"  # the rest of the body is not wanted
@@ -136,6 +137,7 @@ class RequestMiddleware:
         self._id_count = itertools.count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or run the lifespan, as ASGI asks. Never raises but for a cancelled request."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self._inner(scope, receive, send)

@@ -45,6 +45,7 @@ class Maintainer:
         self._thread.start()
 
     def close(self) -> None:
+        """End the process and the thread that watches it; kill it if it does not end in time."""
         self._is_closing.set()
         with self._lock:
             child = self._child

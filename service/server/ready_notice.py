@@ -29,9 +29,11 @@ class Announcer:
         self._thread = threading.Thread(target=self._watch, name="announcer", daemon=True)
 
     def start(self) -> None:
+        """Start asking."""
         self._thread.start()
 
     def close(self) -> None:
+        """Stop asking, and wait for the thread."""
         self._is_closed.set()
         self._thread.join()
 

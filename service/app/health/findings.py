@@ -26,6 +26,7 @@ class Finding:
     blocks: bool = False
 
     def document(self) -> dict[str, str | None]:
+        """Return it as /health and /readyz show it; `hint` only where there is one."""
         told: dict[str, str | None] = {
             "collection": self.collection,
             "code": self.code,

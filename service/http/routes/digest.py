@@ -32,11 +32,14 @@ PARTS_MAX = 1 << 20
 
 
 class DigestRoutes:
+    """/v1/collections/{collection}/digest: proof of content, for administrators."""
+
     def __init__(self, dependencies: Dependencies) -> None:
         self._dependencies = dependencies
         self._decoder = msgspec.json.Decoder(DigestIn)
 
     def router(self) -> APIRouter:
+        """See RouteGroup."""
         router = APIRouter(dependencies=self._dependencies.requires(Role.ADMIN))
         path = "/v1/collections/{collection}/digest"
         router.add_api_route(path, self.get_digest, methods=["GET"])
@@ -46,6 +49,7 @@ class DigestRoutes:
     async def get_digest(
         self, collection: str, bucket: Annotated[str | None, Query(pattern=_BUCKETS)] = None
     ) -> Response:
+        """Answer with all sums, or with the rows of the buckets named. bucket: numbers with commas."""
         found = self._dependencies.collection(collection)
         if bucket is None:
             return await self._answer(found, lambda: self._sums(found))
@@ -53,6 +57,7 @@ class DigestRoutes:
         return await self._answer(found, lambda: self._listed(found, numbers))
 
     async def post_digest(self, collection: str, request: Request) -> Response:
+        """Answer with the rows of the buckets in which the caller's sums differ from ours."""
         found = self._dependencies.collection(collection)
         body = await self._dependencies.read_json(request, self._decoder)
         return await self._answer(found, lambda: self._compared(found, body))

@@ -19,12 +19,15 @@ from service.http.wire.values import in_range, not_one_of, read_picture, read_te
 
 
 class EmbedRoutes:
+    """Vectors of texts and pictures, and which models make them."""
+
     def __init__(self, dependencies: Dependencies) -> None:
         self._dependencies = dependencies
         self._embed_decoder = msgspec.json.Decoder(EmbedIn)
         self._batch_decoder = msgspec.json.Decoder(EmbedBatchIn)
 
     def router(self) -> APIRouter:
+        """See RouteGroup."""
         router = APIRouter(dependencies=self._dependencies.requires(Role.SEARCH))
         router.add_api_route("/v1/embed", self.post_embed, methods=["POST"])
         router.add_api_route("/v1/embed-batch", self.post_embed_batch, methods=["POST"])
@@ -32,6 +35,7 @@ class EmbedRoutes:
         return router
 
     async def post_embed(self, request: Request) -> JsonResponse:
+        """Answer with the vector of one text or one picture."""
         body = await self._dependencies.read_json(request, self._embed_decoder)
         caller = exchange_of(request).caller
         _require_unit(body.normalize)
@@ -63,6 +67,7 @@ class EmbedRoutes:
         return [vector for vector, _ in pairs], [bool(is_cut) for _, is_cut in pairs]
 
     async def post_embed_batch(self, request: Request) -> JsonResponse:
+        """Answer with the vectors of many texts, in order."""
         body = await self._dependencies.read_json(request, self._batch_decoder)
         _require_unit(body.normalize)
         settings = self._dependencies.settings
@@ -101,6 +106,7 @@ class EmbedRoutes:
         raise InvalidInput("model", f"is not one of the {modality} models of /v1/model-info")
 
     async def get_model_info(self) -> JsonResponse:
+        """Answer with each collection's model, the default one's at the head."""
         described = {each.name: self._described(each) for each in self._dependencies.catalogue.collections}
         default = described[self._dependencies.catalogue.default.name]
         head = {key: default[key] for key in ("model", "dim", "version", "model_available")}

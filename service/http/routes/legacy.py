@@ -29,6 +29,8 @@ TopK = Annotated[int | None, Query()]
 
 
 class LegacyRoutes:
+    """The routes of `api.py`: similar pictures, by upload or by address."""
+
     def __init__(self, dependencies: Dependencies, searcher: Searcher, pictures: PictureSource) -> None:
         self._dependencies = dependencies
         self._searcher = searcher
@@ -36,17 +38,20 @@ class LegacyRoutes:
         self._url_decoder = msgspec.json.Decoder(SimilarByUrlIn)
 
     def router(self) -> APIRouter:
+        """See RouteGroup."""
         router = APIRouter(dependencies=self._dependencies.requires(Role.SEARCH))
         router.add_api_route("/search_similar", self.post_search_similar, methods=["POST"])
         router.add_api_route("/search_similar_by_url", self.post_search_similar_by_url, methods=["POST"])
         return router
 
     async def post_search_similar(self, request: Request, top_k: TopK = None) -> JsonResponse:
+        """Answer with the products that look like the uploaded picture."""
         data, form_top_k = await self._upload(request)
         wanted = top_k if top_k is not None else form_top_k
         return JsonResponse(await self._similar(request, data, wanted))
 
     async def post_search_similar_by_url(self, request: Request, top_k: TopK = None) -> JsonResponse:
+        """Answer with the products that look like the picture behind an address."""
         body = await self._dependencies.read_json(request, self._url_decoder)
         in_range("image_url", len(body.image_url), 1, _URL_CHARS_MAX)
         wanted = top_k if top_k is not None else body.top_k

@@ -28,6 +28,8 @@ Step = Literal["promote", "rollback", "abort"]
 
 
 class OpsRoutes:
+    """What an administrator sees and decides: metrics, generations, copies, state of the sync."""
+
     def __init__(
         self,
         dependencies: Dependencies,
@@ -43,6 +45,7 @@ class OpsRoutes:
         self._step_decoder = msgspec.json.Decoder(StepIn)
 
     def router(self) -> APIRouter:
+        """See RouteGroup."""
         router = APIRouter(dependencies=self._dependencies.requires(Role.ADMIN))
         router.add_api_route("/metrics", self.get_metrics, methods=["GET"])
         router.add_api_route("/v1/collections", self.get_collections, methods=["GET"])
@@ -58,11 +61,13 @@ class OpsRoutes:
         return router
 
     async def get_metrics(self) -> Response:
+        """Answer in Prometheus's text format, summed over all workers."""
         return Response(
             await self._dependencies.run_blocking(self._exposition), media_type=METRICS_CONTENT_TYPE
         )
 
     async def get_collections(self) -> JsonResponse:
+        """Answer with every collection: its settings, its current generation, what is wrong with it."""
         described = [
             self._described(each, await self._status_or_why(each))
             for each in self._dependencies.catalogue.collections
@@ -87,16 +92,20 @@ class OpsRoutes:
         return {**described, "hint": hint} if hint else described
 
     async def get_generations(self, collection: str) -> JsonResponse:
+        """Answer with the generations of one collection, the current one first."""
         found = self._dependencies.collection(collection)
         return JsonResponse(_generations(found, await self._status(found)))
 
     async def post_promote(self, request: Request) -> JsonResponse:
+        """Make the next generation current; the current one becomes the former."""
         return await self._take("promote", "next", request)
 
     async def post_rollback(self, request: Request) -> JsonResponse:
+        """Make the former generation current again."""
         return await self._take("rollback", "former", request)
 
     async def post_abort(self, request: Request) -> JsonResponse:
+        """Give up the next generation."""
         return await self._take("abort", "next", request)
 
     async def _take(self, step: Step, role: str, request: Request) -> JsonResponse:
@@ -118,14 +127,17 @@ class OpsRoutes:
         return JsonResponse(_generations(collection, after))
 
     async def post_snapshot(self, request: Request) -> JsonResponse:
+        """Make a copy of the data directory while it serves; answer with where it lies."""
         await self._dependencies.read_json(request, self._snapshot_decoder)
         return JsonResponse(asdict(await self._dependencies.run_blocking(self._snapshots.make)))
 
     async def get_snapshots(self) -> JsonResponse:
+        """Answer with the copies that are kept, the newest first."""
         kept = await self._dependencies.run_blocking(self._snapshots.kept)
         return JsonResponse({"snapshots": [asdict(each) for each in kept]})
 
     async def get_sync_status(self) -> JsonResponse:
+        """Answer with what the feeder stored of its progress, by collection."""
         described = {}
         for collection in self._dependencies.catalogue.collections:
             status = await self._status_or_why(collection)
@@ -163,6 +175,7 @@ class HealthRoutes:
         self._contract = contract
 
     def router(self) -> APIRouter:
+        """See RouteGroup."""
         router = APIRouter()
         router.add_api_route("/health", self.get_health, methods=["GET"])
         router.add_api_route("/livez", self.get_livez, methods=["GET"])
@@ -179,12 +192,15 @@ class HealthRoutes:
         return _with_retry(health, is_good=health["status"] in ("ok", "degraded"))
 
     async def get_livez(self) -> JsonResponse:
+        """Answer 200 as long as the event loop runs."""
         return JsonResponse({"status": "ok"})
 
     async def get_openapi(self) -> Response:
+        """Answer with the contract of the running version."""
         return Response(self._contract, media_type="application/yaml")
 
     async def get_readyz(self) -> JsonResponse:
+        """Answer 200 while every collection answers queries of its main kind, else 503 with the reasons."""
         waiting = await self._prober.waiting_for()
         status = "not_ready" if waiting else "ready"
         return _with_retry({"status": status, "waiting_for": waiting}, is_good=not waiting)
@@ -209,6 +225,7 @@ class ItemRoutes:
         self._dependencies = dependencies
 
     def router(self) -> APIRouter:
+        """See RouteGroup."""
         register_url_convertor("text", _AnyText())
         router = APIRouter(dependencies=self._dependencies.requires(Role.SEARCH))
         router.add_api_route("/v1/items/{id:text}", self.get_item, methods=["GET"])
@@ -220,6 +237,7 @@ class ItemRoutes:
         collection: str | None = None,
         include: Annotated[Literal["vector"] | None, Query()] = None,
     ) -> JsonResponse:
+        """Answer with one item as the current generation holds it. Raises HttpRefusal 404."""
         found = self._dependencies.collection(collection)
         wanted = read_id(_path_id(id, found), found, "id")
         status, item = await self._dependencies.run_blocking(lambda: self._look_up(found.name, [wanted]))

@@ -27,6 +27,8 @@ _TOLD_CHARS_MAX = 1024
 
 
 class WriteRoutes:
+    """Upsert, delete, activate, deactivate. 200 means stored and visible to every later search."""
+
     def __init__(self, dependencies: Dependencies, ingester: Ingester, reader: IntakeReader) -> None:
         self._dependencies = dependencies
         self._ingester = ingester
@@ -35,6 +37,7 @@ class WriteRoutes:
         self._ids_decoder = msgspec.json.Decoder(IdsIn)
 
     def router(self) -> APIRouter:
+        """See RouteGroup."""
         router = APIRouter(dependencies=self._dependencies.requires(Role.WRITE))
         router.add_api_route("/v1/upsert", self.post_upsert, methods=["POST"])
         router.add_api_route("/v1/delete", self.post_delete, methods=["POST"])
@@ -43,6 +46,7 @@ class WriteRoutes:
         return router
 
     async def post_upsert(self, request: Request, partial: Annotated[bool, Query()] = False) -> JsonResponse:
+        """Store items, or with `partial` those of them that are right. Raises BatchRejected."""
         body = await self._dependencies.read_body(request, self._dependencies.settings.upsert_bytes_max)
         if len(body) <= _INLINE_BYTES_MAX:
             intake = self._read_upsert(body)
@@ -57,6 +61,7 @@ class WriteRoutes:
         return self._reader.read(decode_json(self._upsert_decoder, body))
 
     async def post_delete(self, request: Request) -> JsonResponse:
+        """Delete ids; unknown ones are no error."""
         body = await self._ids_body(request)
         collection = self._dependencies.collection(body.collection)
         ids = read_ids(body.ids, collection, "ids")
@@ -64,9 +69,11 @@ class WriteRoutes:
         return await self._ingest(Intake(collection.name, deletes=deletes))
 
     async def post_activate(self, request: Request) -> JsonResponse:
+        """Let ids be found again; the answer lists those that are unknown."""
         return await self._set_active(request, active=True)
 
     async def post_deactivate(self, request: Request) -> JsonResponse:
+        """Hide ids from searches without deleting them; the answer lists those that are unknown."""
         return await self._set_active(request, active=False)
 
     async def _set_active(self, request: Request, *, active: bool) -> JsonResponse:

@@ -29,6 +29,8 @@ _UPGRADES = frozenset((b"upgrade", b"http2-settings"))
 
 
 class BoundedApplication(Protocol):
+    """What the protocol needs of the application."""
+
     middleware: RequestMiddleware
     connection_limits: ConnectionLimits
 
@@ -69,11 +71,13 @@ class BoundedProtocol(HttpToolsProtocol):
     # The connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See asyncio.Protocol. Starts the time in which a head must come."""
         super().connection_made(transport)
         self._head_since = self.loop.time()
         self._look_by(self._head_since + self._limits.head_read_s_max)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol. Ends the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -120,6 +124,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # The parser's calls
 
     def on_message_begin(self) -> None:
+        """See httptools: the first byte of a request came."""
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -129,6 +134,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._idle_since = None
 
     def on_headers_complete(self) -> None:
+        """See httptools: the head is whole. Refuses one beyond the bounds."""
         self._stage = _BODY
         self._head_since = None
         limits = self._limits
@@ -153,13 +159,16 @@ class BoundedProtocol(HttpToolsProtocol):
         self.headers = []  # fields after a chunked body are nobody's: no proxy has looked at them
 
     def on_body(self, body: bytes) -> None:
+        """See httptools: a piece of the body."""
         self.note_body()
         super().on_body(body)
 
     def note_body(self) -> None:
+        """Record that the parser consumed what came so far: nothing unfinished is held."""
         self._loose_bytes = -1
 
     def on_message_complete(self) -> None:
+        """See httptools: the body is whole."""
         if not self._is_upgrade:
             self.note_end()
             super().on_message_complete()
@@ -201,6 +210,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # Answers, and their ends
 
     def on_response_complete(self) -> None:
+        """See HttpToolsProtocol: the next request of the pipeline may begin."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             self._look_at_writing()
@@ -225,10 +235,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self.timeout_keep_alive = 0
 
     def pause_writing(self) -> None:
+        """See asyncio.Protocol. The caller does not read: its time begins."""
         super().pause_writing()
         self._look_at_writing()
 
     def resume_writing(self) -> None:
+        """See asyncio.Protocol. The caller reads again."""
         super().resume_writing()
         self._stalled_since = None
 

@@ -51,12 +51,15 @@ class ConnectionShare:
         self._counts[self._place] = 1
 
     def leave(self) -> None:
+        """Let the others see that this worker takes no more connections."""
         self._counts[self._place] = 0
 
     def add_connection(self) -> None:
+        """Count a connection that was accepted."""
         self._counts[self._place] += 1
 
     def remove_connection(self) -> None:
+        """Count a connection that ended."""
         self._counts[self._place] -= 1
 
     def is_larger(self) -> bool:
@@ -96,6 +99,7 @@ class SharingLoop(uvloop.Loop):  # type: ignore[misc]  # it has no types
     async def create_server(
         self, protocol_factory: Callable[[], asyncio.Protocol], *, sock: socket.socket, **_: Any
     ) -> _Server:
+        """Return a server on `sock` that accepts by share, as uvicorn asks for one."""
         return _Server(self, protocol_factory, sock)
 
 

@@ -58,16 +58,19 @@ class SearchProtocol(BoundedProtocol):
         self._heads_of: object = None
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol. The worker has one connection less."""
         if isinstance(self.loop, SharingLoop):
             self.loop.share.remove_connection()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol. A body that did not come whole goes the ordinary way."""
         super().data_received(data)
         if self._parts is not None and not self.transport.is_closing() and not self.is_refused:
             self._go_on_ordinarily()
 
     def begin_message(self) -> None:
+        """See BoundedProtocol: decides whether the request may be a direct search."""
         if self._may_be_direct():
             self._parts = []
             self._fields = self.headers
@@ -76,6 +79,7 @@ class SearchProtocol(BoundedProtocol):
             super().begin_message()
 
     def on_body(self, body: bytes) -> None:
+        """See httptools: kept for the direct search, or passed on."""
         if self._parts is None:
             super().on_body(body)
         else:
@@ -83,6 +87,7 @@ class SearchProtocol(BoundedProtocol):
             self._parts.append(body)
 
     def on_message_complete(self) -> None:
+        """See httptools: hands a direct search over, or passes it on."""
         parts = self._parts
         if parts is None:
             super().on_message_complete()

@@ -19,6 +19,7 @@ _CHARS_MAX = 2048
 
 
 def write_cursor(collection: Collection, key: PageKey) -> str:
+    """Return the cursor that continues behind `key`; it is bound to the collection by a check value."""
     payload = orjson.dumps([_FORMAT, key.generation, key.seq, key.distance, key.id])
     return base64.urlsafe_b64encode(_check(collection, payload) + payload).decode().rstrip("=")
 

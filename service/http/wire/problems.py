@@ -54,6 +54,7 @@ class Problem:
     hint: str = ""
 
     def to_json(self, instance: str, request_id: str) -> bytes:
+        """Return the problem document (RFC 9457) as JSON bytes."""
         document: dict[str, Any] = {
             "type": f"urn:problem:{self.code}",
             "title": HTTPStatus(self.status).phrase,

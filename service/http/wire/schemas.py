@@ -34,6 +34,8 @@ class SearchIn(msgspec.Struct, gc=False):
 
 
 class SearchBatchIn(msgspec.Struct):
+    """POST /v1/search-batch."""
+
     searches: list[SearchIn]
 
 
@@ -47,6 +49,8 @@ class VectorParametersIn(msgspec.Struct):
 
 
 class EmbedIn(msgspec.Struct):
+    """POST /v1/embed: one of `text` and `image`."""
+
     text: str | None = None
     image: str | None = None
     normalize: bool | None = None
@@ -56,6 +60,8 @@ class EmbedIn(msgspec.Struct):
 
 
 class EmbedBatchIn(msgspec.Struct):
+    """POST /v1/embed-batch."""
+
     texts: list[str]
     normalize: bool | None = None
     collection: str | None = None
@@ -64,11 +70,15 @@ class EmbedBatchIn(msgspec.Struct):
 
 
 class SimilarByUrlIn(msgspec.Struct):
+    """POST /search_similar_by_url."""
+
     image_url: str
     top_k: int | None = None
 
 
 class DeleteIn(msgspec.Struct, forbid_unknown_fields=True):
+    """One delete of an upsert batch."""
+
     id: IdIn
     source_version: int | None = None
 
@@ -112,12 +122,16 @@ def item_type(id_field: str) -> type[ItemIn]:
 
 
 class IdsIn(msgspec.Struct, forbid_unknown_fields=True):
+    """POST /v1/delete, /v1/activate, /v1/deactivate."""
+
     ids: list[IdIn]
     collection: str | None = None
     source_version: int | None = None
 
 
 class StepIn(msgspec.Struct, forbid_unknown_fields=True):
+    """POST /v1/promote, /v1/rollback, /v1/abort."""
+
     collection: str
     embedding_version: str | None = None
 

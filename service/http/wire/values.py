@@ -24,6 +24,7 @@ _DATA_URI = "data:"
 
 
 def find_collection(catalogue: Catalogue, name: str) -> Collection:
+    """Return the named collection. Raises HttpRefusal 404."""
     collection = catalogue.get(name)
     if collection is None:
         raise HttpRefusal(404, "unknown_collection", f"There is no collection {name[:64]!r}.")
@@ -40,6 +41,7 @@ def not_one_of(contents: Mapping[str, object]) -> InvalidInput:
 
 
 def in_range(field: str, value: int, low: int, high: int) -> int:
+    """Return `value` if it is `low` to `high`. Raises InvalidInput."""
     if not low <= value <= high:
         raise InvalidInput(field, f"must be {low} to {high}")
     return value
@@ -57,6 +59,7 @@ def read_vector(value: VectorIn, dim: int, field: str = "vector") -> Vector:
 
 
 def checked_vector(vector: npt.NDArray[np.float32], dim: int, field: str = "vector") -> Vector:
+    """Return `vector` if it has `dim` finite values and a direction. Raises InvalidInput."""
     fault = dimension_fault(vector.shape[0], dim)
     if fault is not None:
         raise InvalidInput(field, fault, "invalid_dimension")
@@ -67,6 +70,7 @@ def checked_vector(vector: npt.NDArray[np.float32], dim: int, field: str = "vect
 
 
 def read_base64(value: str, field: str) -> bytes:
+    """Return the bytes of a base64 text. Raises InvalidInput."""
     try:
         return binascii.a2b_base64(value, strict_mode=True)
     except (binascii.Error, ValueError) as exc:
@@ -102,12 +106,14 @@ def read_id(value: Id, collection: Collection, field: str) -> Id:
 
 
 def read_ids(values: Sequence[Id], collection: Collection, field: str) -> list[Id]:
+    """Return `values` as ids of the collection's kind. Raises InvalidInput for the first that is none."""
     for place, fault in id_faults(values, collection.id_type).items():
         raise InvalidInput((field, place), fault, "invalid_id")
     return list(values)
 
 
 def read_source_version(value: int | None, field: str = "source_version") -> int | None:
+    """Return a version that fits 64 bits, or None. Raises InvalidInput."""
     fault = None if value is None else int64_fault(value)
     if fault is not None:
         raise InvalidInput(field, fault)
