@@ -24,7 +24,8 @@ _PART = re.compile(r'\s*(?:"((?:[^"]|"")+)"|`((?:[^`]|``)+)`|([^\s."`]+))\s*(\.|
 
 FILE_KEYS = ("collections",)
 COLLECTION_KEYS = (
-    "id_field", "id_type", "modality", "dim", "metric", "model", "text_template", "default", "source",
+    "id_field", "id_type", "modality", "dim", "metric", "model", "text_template", "keep_content", "default",
+    "source",
 )  # fmt: skip
 """What the service and the feeder read of one collection."""
 SOURCE_KEYS = ("vectors", "items")

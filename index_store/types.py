@@ -40,6 +40,18 @@ class CollectionSpec:
     metric: Metric
 
 
+ContentKind: TypeAlias = Literal["text", "picture", "address"]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a vector was made of. data: a text in UTF-8, the bytes of a picture file, or the address of one in
+    UTF-8, by `kind`."""
+
+    kind: ContentKind
+    data: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class ItemWrite:
     """One item to store. `None` keeps what is stored (vector, active, metadata are independent facts).
@@ -47,6 +59,8 @@ class ItemWrite:
     vector: (dim,) float32, finite, not zero. An item without one changes what is stored of its id; where
     nothing is, or it was deleted, nothing is stored and `Ack.unknown_ids` names it.
     source_version: place of the fact in its source's own order; older than the stored one is ignored.
+    content: what the vector was made of, to be kept with the item; only together with its content_hash. A
+    write that changes the content_hash without it drops what was kept.
     """
 
     id: Id
@@ -55,6 +69,7 @@ class ItemWrite:
     metadata: Metadata | None = None
     source_version: int | None = None
     content_hash: bytes | None = None
+    content: Content | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +195,8 @@ class StoredItem:
 @dataclass(frozen=True, slots=True)
 class GenerationStatus:
     """One generation in numbers. items: known ids, live or not; live: what a search can return. dim: of its
-    vectors. origin: what made them, in the words of who writes them; empty where nobody has noted it."""
+    vectors. origin: what made them, in the words of who writes them; empty where nobody has noted it.
+    contents: items whose content is kept, so that another model can read it."""
 
     generation: str
     role: Literal["current", "next", "former"]
@@ -191,6 +207,7 @@ class GenerationStatus:
     cursors: Mapping[str, str]
     dim: int = 0
     origin: str = ""
+    contents: int = 0
 
 
 @dataclass(frozen=True, slots=True)

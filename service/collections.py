@@ -50,7 +50,8 @@ _DIM_MAX = 4096
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """One named set of vectors, as configured. model: a reference as docs/SETTINGS.md lists them."""
+    """One named set of vectors, as configured. model: a reference as docs/SETTINGS.md lists them.
+    keep_content: None leaves it to the modality."""
 
     name: str
     id_field: str = "id"
@@ -60,7 +61,13 @@ class Collection:
     metric: Metric = "l2"
     model: str = ""
     text_template: str = ""
+    keep_content: bool | None = None
     default: bool = False
+
+    @property
+    def keeps_content(self) -> bool:
+        """Whether texts, or the bytes of pictures, stay with their items. A picture's address always does."""
+        return self.modality == "text" if self.keep_content is None else self.keep_content
 
     @property
     def spec(self) -> CollectionSpec:
@@ -191,6 +198,7 @@ def _mistakes_of(name: str, table: Mapping[str, Any]) -> list[str]:
         "metric": str,
         "model": str,
         "text_template": str,
+        "keep_content": bool,
         "default": bool,
         "source": dict,
     }

@@ -187,7 +187,7 @@ def build(
         min_seq_wait_ms=settings.min_seq_wait_ms,
     )
     pictures = PictureFetcher(_guarded(settings), fetchers)
-    ingester = Ingester(encoders, pictures, index, writers, metrics, writes_max=settings.queue_requests_max)
+    ingester = _ingester(settings, catalogue, encoders, pictures, index, writers, metrics)
     lifecycle = Lifecycle(
         index,
         catalogue.collections,
@@ -243,6 +243,26 @@ def _executors(settings: Settings) -> tuple[ThreadPoolExecutor, ThreadPoolExecut
         ThreadPoolExecutor(_READERS, thread_name_prefix="reader"),
         ThreadPoolExecutor(settings.write_threads, thread_name_prefix="writer"),
         ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetcher"),
+    )
+
+
+def _ingester(
+    settings: Settings,
+    catalogue: Catalogue,
+    encoders: Encoders,
+    pictures: PictureFetcher,
+    index: OpenableIndex,
+    writers: ThreadPoolExecutor,
+    metrics: Metrics,
+) -> Ingester:
+    return Ingester(
+        encoders,
+        pictures,
+        index,
+        writers,
+        metrics,
+        writes_max=settings.queue_requests_max,
+        content_kept_for=[each.name for each in catalogue.collections if each.keeps_content],
     )
 
 

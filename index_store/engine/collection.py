@@ -338,7 +338,7 @@ def carry_over(source: Store, target: Store, after_seq: int) -> int:
 def reduced(batch: WriteBatch) -> WriteBatch:
     """What a batch of vectors means to a generation of another version: activity and deletes."""
     items = [
-        replace(item, vector=None, metadata=None, content_hash=None)
+        replace(item, vector=None, metadata=None, content_hash=None, content=None)
         for item in batch.items
         if item.active is not None
     ]

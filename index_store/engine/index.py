@@ -342,6 +342,7 @@ def _statuses(members: Members) -> list[GenerationStatus]:
                 cursors=counters.cursors,
                 dim=counters.dim,
                 origin=counters.origin,
+                contents=counters.contents,
             )
         )
     return out

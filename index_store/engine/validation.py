@@ -109,6 +109,8 @@ def _check_item(item: ItemWrite, spec: CollectionSpec, field: str, metadata_byte
         raise InvalidRequest(f"{field}.active must be true or false", f"{field}.active")
     if item.content_hash is not None and len(item.content_hash) > CONTENT_HASH_BYTES_MAX:
         raise InvalidRequest(f"{field}.content_hash is too long", f"{field}.content_hash")
+    if item.content is not None and not item.content_hash:
+        raise InvalidRequest(f"{field}.content needs its content_hash", f"{field}.content")
     fault = None if item.metadata is None else metadata_fault(item.metadata, metadata_bytes_max)
     if fault is not None:
         raise InvalidRequest(f"{field}.metadata {fault}", f"{field}.metadata")

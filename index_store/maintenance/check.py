@@ -15,6 +15,7 @@ from index_store.ann.bitmap import holds
 from index_store.catalog.pointer import BACKUP_FILE, POINTER_FILE, Pointer, decode, read_pointer
 from index_store.catalog.quarantine import QuarantinedGeneration, quarantined_in
 from index_store.catalog.snapshots import SNAPSHOTS, open_snapshot, registered_snapshots
+from index_store.contents.table import check_contents
 from index_store.errors import StoreDamaged, StoreUnavailable
 from index_store.segment.open import OpenSnapshot
 from index_store.storage import digest
@@ -152,6 +153,7 @@ def check_store(path: Path, embedding_version: str, connect: Connector = connect
         sums = _Sums()
         yield from _check_rows(connection, meta, sums)
         yield from _check_sums(connection, meta, sums)
+        yield from check_contents(connection)
     finally:
         connection.close()
 

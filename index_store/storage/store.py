@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from index_store.contents.table import COUNTER
 from index_store.diagnosis import items_missing, rows_damaged, store_behind, unreadable
 from index_store.errors import StoreDamaged, StoreUnavailable, WriteFailed
 from index_store.storage import digest
@@ -68,6 +69,7 @@ class Counters:
     cursors: Mapping[str, str]
     dim: int
     origin: str
+    contents: int
 
 
 def create_store(
@@ -277,7 +279,8 @@ class Store:
             meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
             cursors = dict(connection.execute("SELECT source, value FROM cursor").fetchall())
         origin = str(meta.get("origin") or "")
-        return Counters(meta["items"], meta["live"], meta["seq"], cursors, meta["dim"], origin)
+        contents = int(meta.get(COUNTER, 0))
+        return Counters(meta["items"], meta["live"], meta["seq"], cursors, meta["dim"], origin, contents)
 
     def compute_digest(self, parts: int = BUCKETS) -> Digest:
         """The sums as committed, less the shares of rows that are known to be damaged: what can't be

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
+from index_store.contents.table import KeptContent, keep_contents
 from index_store.storage import digest
 from index_store.storage.digest import ShareHasher
 from index_store.storage.rows import Row, is_stale, tombstone, without_content, written
 from index_store.storage.schema import COLUMNS, UPSERT, Connection, from_columns, to_columns
-from index_store.types import Id, WriteBatch
+from index_store.types import Content, Id, WriteBatch
 
 _IDS_A_SELECT = 500
 
@@ -46,11 +47,26 @@ class _TransactionRows:
     damaged: dict[Id, Row]
     now: dict[Id, Row]
     changed: dict[Id, Row] = field(default_factory=dict)
+    contents: dict[Id, KeptContent | None] = field(default_factory=dict)
 
-    def change(self, row: Row) -> None:
+    def change(self, row: Row, content: Content | None = None, *, is_made_anew: bool = True) -> None:
+        """content: what the row's vector is made of, where that is to be kept. is_made_anew: nothing that was
+        kept before is known to be its content."""
+        before = self.now.get(row.id)
+        if content is not None and row.content_hash is not None:
+            self.contents[row.id] = KeptContent(content, row.content_hash)
+        elif (row.id in self.damaged and row.id not in self.changed) or (
+            before is not None and _is_obsolete(before, row, is_made_anew)
+        ):
+            self.contents[row.id] = None
         self.seq = row.seq
         self.now[row.id] = row
         self.changed[row.id] = row
+
+
+def _is_obsolete(before: Row, row: Row, is_made_anew: bool) -> bool:
+    """Whether what may be kept of the row before is not the content of the row now."""
+    return before.content_hash is not None and (is_made_anew or before.content_hash != row.content_hash)
 
 
 def commit_jobs(connection: Connection, hasher: ShareHasher, jobs: Sequence[WriteJob]) -> list[CommitResult]:
@@ -110,7 +126,8 @@ def _apply_batch(work: _TransactionRows, job: WriteJob, hasher: ShareHasher) -> 
         if is_stale(stored, item.source_version):
             stale += 1
             continue
-        work.change(written(stored, item, work.seq + 1, hasher))
+        row = written(stored, item, work.seq + 1, hasher)
+        work.change(row, item.content, is_made_anew=item.vector is not None)
         upserted += 1
     for delete in batch.deletes:
         stored = work.now.get(delete.id)
@@ -135,6 +152,7 @@ def _write_changes(connection: Connection, work: _TransactionRows) -> None:
         recount_from_rows(connection)
     else:
         _update_counters(connection, work, rows)
+    keep_contents(connection, work.contents)
     connection.execute("UPDATE meta SET value=? WHERE key='seq'", (work.seq,))
 
 

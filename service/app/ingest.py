@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from index_store.errors import GenerationConflict, VersionMismatch
 from index_store.port import VectorIndex
-from index_store.types import Ack, Id, ItemDelete, ItemWrite, Metadata, Vector, WriteBatch
+from index_store.types import Ack, Content, Id, ItemDelete, ItemWrite, Metadata, Vector, WriteBatch
 from service.app.encoders import Encoders
 from service.errors import (
     BatchRejected,
@@ -77,13 +77,16 @@ class Ingester:
         metrics: Metrics,
         *,
         writes_max: int,
+        content_kept_for: Collection[str] = (),
     ) -> None:
+        """content_kept_for: the collections whose texts, or pictures' bytes, are kept."""
         self._encoders = encoders
         self._pictures = pictures
         self._index = index
         self._writers = writers
         self._metrics = metrics
         self._writes_max = writes_max
+        self._content_kept_for = frozenset(content_kept_for)
         self._writes = 0
 
     async def ingest(self, intake: Intake, *, partial: bool) -> tuple[Ack, Sequence[Reject]]:
@@ -141,7 +144,7 @@ class Ingester:
         texts = [item for item in intake.items if item.text is not None]
         pictures = [item for item in intake.items if _is_picture(item)]
         vectors = {item.place: item.vector for item in intake.items if item.vector is not None}
-        contents: dict[int, bytes] = {item.place: str(item.text).encode() for item in texts}
+        contents = {item.place: Content("text", str(item.text).encode()) for item in texts}
         rejects: list[Reject] = []
         if texts:
             encoder = self._encoders.text(intake.collection)
@@ -153,10 +156,10 @@ class Ingester:
                 if isinstance(outcome, InvalidImage):
                     rejects.append(_unreadable(item, outcome))
                 else:
-                    vectors[item.place], contents[item.place] = outcome, content
+                    vectors[item.place], contents[item.place] = outcome, Content("picture", content)
         bad = {reject.loc[1] for reject in rejects}
         writes = [
-            _item_write(item, vectors.get(item.place), contents.get(item.place))
+            self._item_write(intake.collection, item, vectors.get(item.place), contents.get(item.place))
             for item in intake.items
             if item.place not in bad
         ]
@@ -195,6 +198,25 @@ class Ingester:
             self._index.advance(collection, "begin", str(batch.embedding_version))
         return self._index.write(collection, batch)
 
+    def _item_write(
+        self, collection: str, item: NewItem, vector: Vector | None, content: Content | None
+    ) -> ItemWrite:
+        return ItemWrite(
+            id=item.id,
+            vector=vector,
+            active=item.active,
+            metadata=item.metadata,
+            source_version=item.source_version,
+            content_hash=None if content is None else hashlib.sha256(content.data).digest(),
+            content=None if content is None else self._to_keep(collection, item, content),
+        )
+
+    def _to_keep(self, collection: str, item: NewItem, content: Content) -> Content | None:
+        """What of an item's content stays with it, so that another model can read it one day."""
+        if collection in self._content_kept_for:
+            return content
+        return Content("address", item.picture_url.encode()) if item.picture_url is not None else None
+
     async def _on_writer(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._writers, call)
 
@@ -215,14 +237,3 @@ def _unreadable(item: NewItem, error: InvalidImage) -> Reject:
 def _place(reject: Reject) -> tuple[bool, str | int]:
     """Items in their order, then deletes."""
     return reject.loc[0] != "items", reject.loc[1]
-
-
-def _item_write(item: NewItem, vector: Vector | None, content: bytes | None) -> ItemWrite:
-    return ItemWrite(
-        id=item.id,
-        vector=vector,
-        active=item.active,
-        metadata=item.metadata,
-        source_version=item.source_version,
-        content_hash=None if content is None else hashlib.sha256(content).digest(),
-    )

@@ -335,3 +335,29 @@ def test_the_placeholder_serves_only_where_it_was_asked_for_and_says_so(tmp_path
         assert [row["recipe_id"] for row in answer["results"]] == [2]
         assert "placeholder" in answer["embedding_version"]
         assert app.get("/health").json()["model_available"] is False
+
+
+def contents(app: HttpApp, collection: str) -> int:
+    (current,) = app.get(f"/v1/collections/{collection}/generations").json()["generations"]
+    kept: int = current["contents"]
+    return kept
+
+
+def test_texts_are_kept_and_pictures_bytes_only_where_that_was_asked_for(tmp_path: Path) -> None:
+    shown = {"product_id": "p", "image": picture(1)}
+    with running_app(tmp_path / "a") as app:
+        assert upsert(app, {"recipe_id": 1, "text": "국"}, vector_item(2)).status_code == 200
+        assert app.post("/v1/upsert", {"items": [shown]}).status_code == 200
+        assert (contents(app, "recipes"), contents(app, "products")) == (1, 0)
+        assert app.post("/v1/delete", {"collection": "recipes", "ids": [1]}).status_code == 200
+        assert contents(app, "recipes") == 0
+    file = tmp_path / "collections.toml"
+    file.write_text(
+        '[collections.recipes]\nid_field = "recipe_id"\nkeep_content = false\n'
+        '[collections.products]\nid_field = "product_id"\nid_type = "string"\nmodality = "image"\n'
+        "dim = 512\nkeep_content = true\n"
+    )
+    with running_app(tmp_path / "b", {"COLLECTIONS_FILE": str(file)}) as app:
+        assert upsert(app, {"recipe_id": 1, "text": "국"}).status_code == 200
+        assert app.post("/v1/upsert", {"items": [shown]}).status_code == 200
+        assert (contents(app, "recipes"), contents(app, "products")) == (0, 1)

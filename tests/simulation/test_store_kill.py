@@ -5,16 +5,18 @@ from __future__ import annotations
 import random
 import select
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 
+from index_store.contents.table import read_contents
 from index_store.engine.index import EmbeddedIndex
 from index_store.maintenance.check import check
 from index_store.types import SearchRequest
-from tests.simulation.upserting import IDS_A_THREAD, SPEC, THREADS
+from tests.simulation.upserting import IDS_A_THREAD, SPEC, THREADS, text_of
 
 SEED = 4_410
 KILLS = 30
@@ -76,6 +78,17 @@ def lost(index: EmbeddedIndex, newest: dict[int, int], sent: dict[int, int]) -> 
     return wrong
 
 
+def contents_of_others(data_dir: Path, index: EmbeddedIndex) -> list[int]:
+    """Even ids whose kept content is not that of the version that is stored, and odd ones that have any."""
+    ids = list(range(THREADS * IDS_A_THREAD))
+    connection = sqlite3.connect(data_dir / "collections" / "things" / "g000001" / "store.sqlite")
+    kept = read_contents(connection, ids)
+    connection.close()
+    items = zip(ids, index.get("things", ids), strict=True)
+    wanted = {i: text_of(item.source_version or 0) for i, item in items if item is not None and i % 2 == 0}
+    return [i for i in ids if (kept[i].content.data if i in kept else None) != wanted.get(i)]
+
+
 def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path: Path) -> None:
     print(f"seed {SEED}")
     chance = random.Random(SEED)
@@ -92,6 +105,7 @@ def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path: Path) -> None:
         newest.update(found)
         index.open()
         assert lost(index, newest, in_flight(found, first)) == []
+        assert contents_of_others(tmp_path, index) == []
         current = index.status("things").current
         assert current is not None
         query = np.ones(SPEC.dim, dtype=np.float32)

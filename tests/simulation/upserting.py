@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import threading
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from index_store.engine.index import EmbeddedIndex
-from index_store.types import CollectionSpec, ItemDelete, ItemWrite, WriteBatch
+from index_store.types import CollectionSpec, Content, ItemDelete, ItemWrite, WriteBatch
 
 SPEC = CollectionSpec("things", "int64", 16, "l2")
 THREADS = 32
@@ -21,11 +22,22 @@ IDS_A_THREAD = 20
 
 
 def batch_of(item_id: int, version: int) -> WriteBatch:
-    """Every seventh write is a delete; the vector tells the version."""
+    """Every seventh write is a delete; the vector tells the version, and so does the content of even ids."""
     if version % 7 == 0:
         return WriteBatch(deletes=[ItemDelete(item_id, version)])
     vector = np.full(SPEC.dim, version + 1, dtype=np.float32)
-    return WriteBatch([ItemWrite(item_id, vector, True, None, version)], (), "v1")
+    if item_id % 2:
+        return WriteBatch([ItemWrite(item_id, vector, True, None, version)], (), "v1")
+    data = text_of(version)
+    item = ItemWrite(
+        item_id, vector, True, None, version, hashlib.sha256(data).digest(), Content("text", data)
+    )
+    return WriteBatch([item], (), "v1")
+
+
+def text_of(version: int) -> bytes:
+    """What items of even ids are made of."""
+    return f"text of version {version}".encode()
 
 
 def upsert_for_ever(index: EmbeddedIndex, thread: int, first: int) -> None:
