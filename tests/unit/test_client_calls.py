@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
+from tests import virtual_time
 from vector_client.async_transport import first_answer
 from vector_client.errors import (
     BadAnswer,
@@ -94,7 +95,7 @@ def hedged(
             raise answer
         return answer
 
-    return asyncio.run(first_answer(ask, 0.02, lambda: allowed)), told
+    return virtual_time.run(first_answer(ask, 0.02, lambda: allowed)), told
 
 
 def test_a_hedge_wins_and_the_slow_request_ends() -> None:
