@@ -55,6 +55,8 @@ log = logging.getLogger(__name__)
 _MODALITIES: tuple[Modality, ...] = ("text", "image")
 _PICTURES_A_BATCH = 16
 """A picture's forward pass gains nothing from larger batches."""
+_PICTURES_A_QUERY_BATCH = 4
+"""What the runtime takes at once: more would wait for each other."""
 _YOUNG_OBJECTS = 20_000
 _CONTRACT_PLACES = (Path(__file__).parents[1] / "openapi.yaml", Path(__file__).parent / "openapi.yaml")
 """In a checkout it stands at the root, in an installation in this package (setup.py)."""
@@ -118,7 +120,10 @@ class ModelLoader:
             settings = self._settings
             batcher = ImageBatcher(
                 self._models.image(reference, dim),
-                limits=_lanes(settings, min(settings.batch_size, _PICTURES_A_BATCH)),
+                limits=replace(
+                    _lanes(settings, min(settings.batch_size, _PICTURES_A_BATCH)),
+                    query_weight_max=_PICTURES_A_QUERY_BATCH,
+                ),
                 decode_limits=_decode_lanes(settings),
                 pictures=DecodeLimits(
                     settings.image_bytes_max, settings.image_pixels_max, settings.image_work_ms_max

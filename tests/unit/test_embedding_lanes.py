@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError, Future
 
 import pytest
 
-from service.embedding.serving.queue import Lane, LaneLimits, Lanes
+from service.embedding.serving.queue import LANES, Lane, LaneLimits, Lanes
 from service.errors import DeadlineExceeded, Overloaded, Starting
 
 
@@ -173,6 +173,24 @@ def test_a_batch_is_bounded_by_its_longest_item(lanes: Lanes[int, int], model: M
     model.gate.set()
     assert [f.result(10) for f in found] == [2, 4, 6, 8]
     assert [items for _, items in model.batches[1:]] == [[1, 2], [3], [4]]
+
+
+def test_a_batch_of_queries_is_shorter_than_one_of_documents(model: Model, clock: Clock) -> None:
+    limits = LaneLimits(streams=1, batch_weight_max=100, query_weight_max=40)
+    lanes: Lanes[int, int] = Lanes("test", model.run, limits, clock)
+    lanes.start()
+    try:
+        for lane in LANES:
+            hold(lanes, model, lane)
+        found = [*submit(lanes, "query", 1, 2, 3, weight=20), *submit(lanes, "query", 4, weight=90)]
+        found += submit(lanes, "document", 5, 6, 7, weight=20)
+        model.gate.set()
+        assert [f.result(10) for f in found] == [2, 4, 6, 8, 10, 12, 14]
+        assert [items for lane, items in model.batches if lane == "query"] == [[0], [1, 2], [3], [4]]
+        assert [items for lane, items in model.batches if lane == "document"] == [[0], [5, 6, 7]]
+    finally:
+        model.gate.set()
+        lanes.close()
 
 
 def test_a_full_queue_refuses_and_takes_nothing(lanes: Lanes[int, int], model: Model) -> None:

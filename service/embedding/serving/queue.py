@@ -33,8 +33,6 @@ Lane: TypeAlias = Literal["query", "document"]
 LANES: tuple[Lane, ...] = ("query", "document")
 _DOCUMENTS_NICE = 10
 """A tenth of a query's weight: enough to give way at once, and documents never stop altogether."""
-_WEIGHT_TOGETHER = 128
-"""Some short texts go together however slow the machine is: alone each takes almost as long."""
 _SECONDS_A_WEIGHT = 0.0002
 """Assumed before anything was measured."""
 _GATHER = 0.2
@@ -47,7 +45,8 @@ class LaneLimits:
 
     streams: threads of each lane. wait_ms_max: expected wait beyond which a query is not admitted.
     queries_max, documents_max: items that may wait; one document request larger than documents_max is taken
-    when nothing else waits. batch_items_max, batch_weight_max: bounds of a batch. long_ms: a caller whose
+    when nothing else waits. batch_items_max, batch_weight_max: bounds of a batch. query_weight_max: of a
+    batch of queries, which all wait for its end; more at once gains next to nothing. long_ms: a caller whose
     queries hold all streams but one for longer waits for one of them, so that one stays for the others.
     """
 
@@ -57,6 +56,7 @@ class LaneLimits:
     documents_max: int = 10_000
     batch_items_max: int = 32
     batch_weight_max: int = 1024
+    query_weight_max: int = 400
     long_ms: float = math.inf
 
 
@@ -262,10 +262,8 @@ class Lanes(Generic[Item, Result]):
         limits = self._limits
         most = min(limits.batch_items_max, -(-(len(line.queue) + line.running) // limits.streams))
         kept_back = self._kept_back(line)
-        weight_max = limits.batch_weight_max
-        if line is self._lines["query"]:  # nobody waits long for whoever goes in the same pass
-            quick = max(_WEIGHT_TOGETHER, int(limits.wait_ms_max / 2000 / line.pace.seconds(1)))
-            weight_max = min(weight_max, quick)
+        is_query = line is self._lines["query"]
+        weight_max = limits.query_weight_max if is_query else limits.batch_weight_max
         jobs: list[_Job[Item, Result]] = []
         returned = []
         longest = 0
