@@ -49,6 +49,9 @@ class ImageEncoder(Protocol):
     async def embed_query(self, data: bytes, caller: str = "") -> Vector:
         """caller: whose share of decoders and model this takes. Raises InvalidImage."""
 
+    def refusal(self, bytes_count: int, caller: str) -> Overloaded | None:
+        """Return why `embed_query` would refuse a picture of so many bytes, or None."""
+
     async def embed_documents(self, datas: Sequence[bytes]) -> Sequence[Vector | InvalidImage]:
         """One undecodable picture never spoils the others: it gets its error in its place."""
 

@@ -18,7 +18,7 @@ from index_store.port import VectorIndex
 from index_store.types import Filter, Id, Ids, PageKey, SearchRequest, SearchResult, StoredItem, Vector
 from service.app.encoders import Encoders
 from service.app.search_queue import Asker, SearchLane
-from service.errors import InvalidInput, ModelUnavailable, Starting, UnknownItem
+from service.errors import InvalidInput, ModelUnavailable, Overloaded, Starting, UnknownItem
 
 T = TypeVar("T")
 
@@ -126,6 +126,11 @@ class Searcher:
         deadline = time.monotonic() + self._deadline_s
         self._lane.put(question.collection, _request(question, vector, version), deadline, asker)
         return vector, truncated
+
+    def picture_refusal(self, collection: str, bytes_count: int, caller: str) -> Overloaded | None:
+        """Return why a picture of so many bytes would not be embedded now, or None. Costs next to nothing."""
+        image = self._encoders.slot(collection).image
+        return None if image is None else image.refusal(bytes_count, caller)
 
     @staticmethod
     def told(question: Question, error: Exception) -> Exception:

@@ -7,9 +7,8 @@ import logging
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 from service.app.health.maintenance_status import STATUS_FILE
 
@@ -20,22 +19,19 @@ _LONGEST_PAUSE_S = 60.0
 _END_S_MAX = 5.0
 _STATUS_BYTES = 128
 
-Pause: TypeAlias = Callable[[float], object]
-
 
 class Maintainer:
     """Keeps one child process running. `start` and `close` from one thread, once each.
 
-    The child may be killed at any moment. It ends by itself when its parent is killed.
+    The child may be killed at any moment, and a parent that is killed takes it along: the child looks.
     """
 
-    def __init__(self, command: Sequence[str], data_dir: Path, pause: Pause | None = None) -> None:
-        """pause: waits before the next start for so many seconds, or less when this is closed."""
+    def __init__(self, command: Sequence[str], data_dir: Path, first_pause_s: float = _FIRST_PAUSE_S) -> None:
         self._command = list(command)
         self._status_file = data_dir / STATUS_FILE
+        self._pause_s = first_pause_s
         self._restarts = 0
         self._is_closing = threading.Event()
-        self._pause: Pause = pause or self._is_closing.wait
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._watch, name="maintainer", daemon=True)
@@ -86,14 +82,13 @@ class Maintainer:
             log.error("maintenance_status_not_written", extra=extra)
 
     def _watch(self) -> None:
-        pause_s = _FIRST_PAUSE_S
+        pause_s = self._pause_s
         while not self._is_closing.is_set():
             code = self._child.wait() if self._child is not None else None
             if self._is_closing.is_set():
                 return
             log.warning("maintenance_ended", extra={"exit_code": code, "restarts": self._restarts})
-            self._pause(pause_s)
-            if self._is_closing.is_set():
+            if self._is_closing.wait(pause_s):
                 return
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
             self._restarts += 1

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pillow_heif
 import pytest
 from PIL import Image
 
-from tests.http_app import HttpApp, picture_bytes, running_app, seed
+from service.app.encoders import ImageEncoder
+from service.embedding.port import ModelInfo
+from service.errors import Overloaded
+from tests.http_app import HttpApp, application_of, picture_bytes, running_app, seed
 from tests.unit.test_embedding_decoders import jpeg_with_scans, slow_picture
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "HEIF")
@@ -72,3 +76,45 @@ def test_slow_pictures_of_one_caller_hold_up_neither_the_others_nor_the_end(tmp_
             assert answer.status_code == 200
         assert not any(each.done() for each in hog), "others waited for the slow pictures"
     assert all(not each.done() or each.result().status_code == 503 for each in hog), "the end waited for them"
+
+
+class FullImages:
+    """A picture model whose queue is full; a picture that is read all the same fails the test."""
+
+    def __init__(self, inner: ImageEncoder) -> None:
+        self._inner = inner
+        self.asked: list[tuple[int, str]] = []
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._inner.info
+
+    def refusal(self, bytes_count: int, caller: str) -> Overloaded:
+        self.asked.append((bytes_count, caller))
+        return Overloaded("Work of 2.3 s waits for picture-model, more than may.", retry_after_s=2.3)
+
+    async def embed_query(self, data: bytes, caller: str = "") -> Any:
+        raise AssertionError(f"{len(data)} bytes of {caller} were read")
+
+    async def embed_documents(self, datas: Sequence[bytes]) -> Any:
+        return await self._inner.embed_documents(datas)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def test_an_upload_that_would_wait_too_long_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with running_app(tmp_path, {"SEARCH_API_KEY": "first-key,second-key"}) as app:
+        slot = application_of(app).searcher._encoders.slot("products")
+        assert slot.image is not None
+        slot.image = full = FullImages(slot.image)
+        upload = {"file": ("a.png", picture_bytes(1))}
+        answer = app.post("/search_similar", files=upload, headers={"x-api-key": "second-key"})
+        assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
+        assert answer.headers["retry-after"] == "3"
+        ((announced, caller),) = full.asked
+        assert len(picture_bytes(1)) < announced < len(picture_bytes(1)) + 1000
+        assert caller == "key 1"
+        assert app.post("/search_similar", files=upload).status_code == 401, "keys come first"
+        count = 'uhok_http_requests_total{method="POST",route="/search_similar",status="503"} 1.0'
+        assert count in app.get("/metrics").text

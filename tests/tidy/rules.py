@@ -45,15 +45,6 @@ MAY_READ_THE_CLOCK: dict[str, str] = {
 MAY_PRINT: dict[str, str] = {}
 """path -> why this file may print though it is no `__main__`."""
 
-MAY_WAIT: dict[str, str] = {
-    "tests/unit/test_client_calls.py": "in virtual time",
-    "tests/unit/test_embedding_decoders.py": "polls for a process that another thread starts",
-    "tests/unit/test_feeder_throttle.py": "work that polls whether it is still wanted, as real work does",
-    "tests/unit/test_image_fetch.py": "one deadline over real sockets is what is tested",
-    "tests/unit/test_index_store_commands.py": "ends a child in the middle of a graph",
-}
-"""path -> why this unit test may wait in real time."""
-
 Rule = Callable[[SourceFile], Iterator[Finding]]
 
 
@@ -198,22 +189,6 @@ def no_mocks(source: SourceFile) -> Iterator[Finding]:
             yield Finding(source.path, node.lineno, "mocker: write an honest small fake instead")
 
 
-def unit_tests_do_not_wait(source: SourceFile) -> Iterator[Finding]:
-    """Pass a clock, or wait for the event itself: a sleep is slow, and too short on some machine."""
-    if not source.path.startswith("tests/unit/") or source.path in MAY_WAIT:
-        return
-    for node in ast.walk(source.tree):
-        if isinstance(node, ast.Call) and _is_wait(source, node):
-            yield Finding(source.path, node.lineno, "waits in real time: pass a clock, or wait for an event")
-
-
-def _is_wait(source: SourceFile, call: ast.Call) -> bool:
-    if ast.unparse(call.func) == "threading.Event().wait":
-        return True
-    is_turn = bool(call.args) and isinstance(call.args[0], ast.Constant) and call.args[0].value == 0
-    return source.dotted(call.func) in {"time.sleep", "asyncio.sleep"} and not is_turn
-
-
 def stands_alone(source: SourceFile) -> Iterator[Finding]:
     """The product knows no folder outside itself."""
     if not source.is_product:
@@ -277,6 +252,5 @@ RULES: tuple[Rule, ...] = (
     no_module_state,
     broad_excepts_speak,
     no_mocks,
-    unit_tests_do_not_wait,
     stands_alone,
 )

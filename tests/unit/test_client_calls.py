@@ -10,7 +10,6 @@ from typing import Any
 import orjson
 import pytest
 
-from tests import virtual_time
 from vector_client.async_transport import first_answer
 from vector_client.errors import (
     BadAnswer,
@@ -95,7 +94,7 @@ def hedged(
             raise answer
         return answer
 
-    return virtual_time.run(first_answer(ask, 0.02, lambda: allowed)), told
+    return asyncio.run(first_answer(ask, 0.02, lambda: allowed)), told
 
 
 def test_a_hedge_wins_and_the_slow_request_ends() -> None:

@@ -241,6 +241,10 @@ class ImageBatcher:
         self._lanes.close()
         self._embedder.close()
 
+    def refusal(self, bytes_count: int, caller: str) -> Overloaded | None:
+        """Return why `embed_query` would refuse a picture of so many bytes, or None."""
+        return self._lanes.refusal(1, caller) or self._decoding.refusal(_picture_weight(bytes_count), caller)
+
     async def embed_query(
         self, data: bytes, caller: str = "", deadline_ms: float | None = None
     ) -> FloatVector:
@@ -249,7 +253,7 @@ class ImageBatcher:
         Raises InvalidImage, Overloaded, DeadlineExceeded, Starting.
         """
         self._lanes.admit(1, caller)
-        self._decoding.admit(_picture_weight(data), caller)
+        self._decoding.admit(_picture_weight(len(data)), caller)
         deadline_ms = self._query_deadline_ms if deadline_ms is None else deadline_ms
         return await within(deadline_ms, self._query(data, caller, deadline_ms))
 
@@ -264,7 +268,7 @@ class ImageBatcher:
         return await within(deadline_ms, self._documents(datas, deadline_ms))
 
     async def _query(self, data: bytes, caller: str, deadline_ms: float) -> FloatVector:
-        decoding = self._decoding.submit("query", [data], [_picture_weight(data)], deadline_ms, caller)
+        decoding = self._decoding.submit("query", [data], [_picture_weight(len(data))], deadline_ms, caller)
         (pixels,) = await all_results(decoding)
         if isinstance(pixels, InvalidImage):
             raise pixels
@@ -292,7 +296,7 @@ class ImageBatcher:
     def _decoded(
         self, datas: Sequence[bytes], deadline_ms: float
     ) -> asyncio.Task[list[Pixels | InvalidImage]]:
-        weights = [_picture_weight(data) for data in datas]
+        weights = [_picture_weight(len(data)) for data in datas]
         futures = self._decoding.submit("document", datas, weights, deadline_ms)
         return asyncio.ensure_future(all_results(futures))
 
@@ -309,9 +313,9 @@ async def _at_once(found: QueryVector) -> QueryVector:
     return found
 
 
-def _picture_weight(data: bytes) -> int:
+def _picture_weight(bytes_count: int) -> int:
     """Bytes tell best what decoding takes before anything is decoded."""
-    return len(data) + _PICTURE_WEIGHT_OF_ANY
+    return bytes_count + _PICTURE_WEIGHT_OF_ANY
 
 
 def _checked(vectors: FloatVector, info: ModelInfo) -> FloatVector:

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.app.search import Searcher
 from service.collections import Catalogue
-from service.errors import FieldError, InvalidInput
+from service.errors import FieldError, InvalidInput, Overloaded
 from service.http.auth import Keys, Role
 from service.http.middleware import EXCHANGE, JSON, Exchange
 from service.http.wire.body import Headers, decode_json, field_error_of, media_type, require_json
@@ -31,6 +31,8 @@ from service.http.wire.search import Asked, SearchLimits, read_question, write_a
 from service.http.wire.values import in_range
 
 _VECTOR_TYPE = b"application/octet-stream"
+_UPLOADS = "/search_similar"
+_DIGITS_MAX = 15
 _PARAMETERS_MAX = 16
 _ENCODING = orjson.OPT_SERIALIZE_NUMPY
 
@@ -75,9 +77,15 @@ class SearchFront:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         handler = self._handlers.get(scope["path"]) if scope["type"] == "http" else None
         if handler is None:
-            await self._inner(scope, receive, send)
+            refusal = self._upload_refusal(scope) if scope.get("path") == _UPLOADS else None
+            if refusal is None:
+                await self._inner(scope, receive, send)
+            else:
+                exchange: Exchange = scope[EXCHANGE]
+                exchange.route = _UPLOADS
+                await exchange.send_problem(_UPLOADS, problem_of(refusal))
             return
-        exchange: Exchange = scope[EXCHANGE]
+        exchange = scope[EXCHANGE]
         exchange.route = scope["path"]
         try:
             if scope["method"] != "POST":
@@ -91,6 +99,21 @@ class SearchFront:
             await exchange.send_problem(scope["path"], problem_of(exc))
             return
         await exchange.answer(200, encoded(document), JSON)
+
+    def _upload_refusal(self, scope: Scope) -> Overloaded | None:
+        """Return why an uploaded picture would not be embedded, before its body is read and taken apart: when
+        there is most to do, most uploads are refused."""
+        exchange: Exchange = scope[EXCHANGE]
+        collection = self._catalogue.default_of("image")
+        if scope["method"] != "POST" or collection is None:
+            return None
+        try:
+            caller = self.check_key(exchange.headers, scope.get("client"))
+        except HttpRefusal:
+            return None  # the route tells it
+        length = exchange.headers.get(b"content-length", b"")
+        announced = int(length) if length.isdigit() and len(length) <= _DIGITS_MAX else 0
+        return self._searcher.picture_refusal(collection.name, announced, caller)
 
     def check_key(self, headers: Headers, client: Sequence[Any] | None) -> str:
         """Return who calls. client: (address, port) of the connection. Raises HttpRefusal."""
