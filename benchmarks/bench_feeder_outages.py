@@ -42,6 +42,7 @@ from benchmarks.feeder_windows import CHANGE_MAX_PERCENT, CLIENTS, PACE_S, Windo
 from benchmarks.http_load import cpu_seconds
 from benchmarks.http_server import free_port
 from benchmarks.tcp_relay import Relay
+from feeder.state.follower_state import FOLLOWER_CURSOR, FollowerState
 from vector_client.http import VectorClient
 from vector_client.types import Query
 
@@ -51,8 +52,6 @@ ROUNDS_MIN = 4
 CONTROL = "nothing"
 RECOVERY_S_MAX = 90.0
 TOLD_S_MAX = 35.0
-FOLLOWER_CURSOR = "sync.follower"
-"""Who followed last; with words behind the name, or empty, while a comparison is owed."""
 TELLS = frozenset({"source_retried", "sync_interrupted", "starting_anew", "binlog_reader_ended"})
 FEEDER = {
     "FEEDER_SOURCE_TIMEOUT_S": "3", "FEEDER_COMPARE_S": "86400", "FEEDER_BRAKE_PERCENT": "5",
@@ -224,8 +223,8 @@ class Watch:
             time.sleep(0.1)
 
     def _owes_nothing(self) -> bool:
-        follower = self.client.status()["bench"].cursors.get(FOLLOWER_CURSOR, "")
-        return bool(follower) and " " not in follower
+        cursors = self.client.status()["bench"].cursors
+        return not FollowerState.parsed(cursors.get(FOLLOWER_CURSOR)).comparison_owed
 
     def _until(self, packed: bytes, name: str | None, began: float) -> None:
         while True:

@@ -19,11 +19,13 @@ import numpy as np
 
 from benchmarks.bench_import import connect, exported, fill, private_databases, source_of
 from feeder.changes import Changes
-from feeder.compare.reconciler import Brake, Reconciler, Report
+from feeder.compare.reconciler import Reconciler
+from feeder.compare.report import Report
 from feeder.compare.source_side import SourceSide
 from feeder.digest import Shares, Sums, bucket_of, root_of
 from feeder.read.vector_reader import VectorReader
 from feeder.settings import Settings
+from feeder.sink.brake import Brake
 from feeder.sink.writer import WriteResult
 from feeder.state.key_map import IN_MEMORY, KeyMap
 from vector_client.types import CollectionState, Differing, Digest, DigestRow, Id
@@ -36,7 +38,7 @@ class EqualIndex:
 
     def __init__(self, reader: VectorReader) -> None:
         self._side = SourceSide(Shares(VERSION))
-        for chunk in reader.everything():
+        for chunk in reader.scan().chunks():
             self._side.add_chunk(chunk)
         self._side.seal()
         self._sums = self._side.sums.copy()

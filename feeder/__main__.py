@@ -17,13 +17,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 from prometheus_client import CollectorRegistry, start_http_server
 
-from feeder.compare.reconciler import NAMES_SHOWN, Report
+from feeder.compare.report import NAMES_SHOWN, Report
 from feeder.errors import FeederError, NotEqual, SettingsWrong
 from feeder.follow.backoff import Backoff
+from feeder.follow.comparison_job import ComparisonMode
 from feeder.follow.supervisor import follow
 from feeder.load.importer import ImportOptions
 from feeder.settings import Settings
@@ -41,15 +41,8 @@ from feeder.telemetry.reporting import (
     as_json,
     as_table,
 )
-from feeder.wiring import (
-    client_of,
-    compare_once,
-    follower_of_collection,
-    importer_of,
-    quarantined_of,
-    tier_log_of,
-)
-from feeder.wiring_feeds import trigger_targets_of
+from feeder.wiring import CollectionBuilder, client_of, quarantined_of
+from feeder.wiring_feeds import SourceBuilder
 from log_lines.json_lines import JsonLines
 
 log = logging.getLogger("feeder")
@@ -98,10 +91,8 @@ def _import(settings: Settings, options: argparse.Namespace) -> int:
                 _print(Summary(name, says, {}), options.log_json)
                 continue
             try:
-                importer = importer_of(
-                    settings, settings.collections[name], client, progress, is_forced=options.force
-                )
-                summary = importer.run(chosen)
+                builder = CollectionBuilder(settings, settings.collections[name], client)
+                summary = builder.importer(progress, is_forced=options.force).run(chosen)
             except FeederError as exc:
                 _complain(exc, options.log_json, name)
                 code = code or exc.exit_code
@@ -140,14 +131,10 @@ def _sync(settings: Settings, options: argparse.Namespace) -> int:
 
     def follow_one(name: str) -> None:
         try:
-            tables = settings.collections[name]
-            tiers = tier_log_of(settings, tables)
+            builder = CollectionBuilder(settings, settings.collections[name], client)
+            tiers = builder.tier_log()
             backoff = Backoff(name, metrics, random.random, time.monotonic)
-            follow(
-                lambda: follower_of_collection(settings, tables, client, metrics, stop.wait, tiers),
-                stop,
-                backoff,
-            )
+            follow(lambda: builder.follower(metrics, stop.wait, tiers), stop, backoff)
         except FeederError as exc:
             _complain(exc, options.log_json, name)
             codes.append(exc.exit_code)
@@ -176,7 +163,8 @@ def _compare(settings: Settings, options: argparse.Namespace) -> int:
     try:
         for name in _names(settings, options):
             try:
-                report = compare_once(settings, settings.collections[name], client, _mode(options))
+                builder = CollectionBuilder(settings, settings.collections[name], client)
+                report = builder.comparison_job(_mode(options)).run(_mode(options))
             except FeederError as exc:
                 _complain(exc, options.log_json, name)
                 code = code or exc.exit_code
@@ -188,10 +176,10 @@ def _compare(settings: Settings, options: argparse.Namespace) -> int:
     return code
 
 
-def _mode(options: argparse.Namespace) -> Literal["verify", "mend", "force"]:
+def _mode(options: argparse.Namespace) -> ComparisonMode:
     if options.command == "verify" or options.dry_run:
         return "verify"
-    return "force" if options.force else "mend"
+    return "force" if options.force else "repair"
 
 
 def _summary(report: Report) -> Summary:
@@ -223,15 +211,16 @@ def _summary(report: Report) -> Summary:
 def _install(settings: Settings, options: argparse.Namespace) -> int:
     """Make or drop the triggers of each collection; needs the tables' owner."""
     for name in _names(settings, options):
-        for dirty in trigger_targets_of(settings, settings.collections[name], time.sleep):
+        for target in SourceBuilder(settings, settings.collections[name]).trigger_targets(time.sleep):
             if options.command == "install-triggers":
-                install(dirty.statements, dirty.watched)
+                install(target.statements, target.watched)
             else:
-                remove(dirty.statements, dirty.watched)
-            dirty.statements.close()
+                remove(target.statements, target.watched)
+            target.statements.close()
             done = "installed" if options.command == "install-triggers" else "removed"
             _print(
-                Summary(name, f"{done} the triggers on {'.'.join(dirty.watched.table)}", {}), options.log_json
+                Summary(name, f"{done} the triggers on {'.'.join(target.watched.table)}", {}),
+                options.log_json,
             )
     return 0
 

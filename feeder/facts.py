@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -67,34 +67,62 @@ class Chunk:
     is_all_orphans: bool = False
 
 
+class Scan:
+    """One reading of a whole source: its chunks, once and to the end; then `finish`.
+
+    chunks: may be taken by another thread than the one that made the scan. finish: belongs to the reader's
+    thread.
+    """
+
+    def __init__(self, chunks: Generator[Chunk, None, None], finish: Callable[[], None]) -> None:
+        self._chunks = chunks
+        self._finish = finish
+        self._is_read = False
+
+    def chunks(self) -> Generator[Chunk, None, None]:
+        """Return the source in chunks; of two rows of one id the later one holds.
+
+        May be left at any time (close it in the thread that took chunks): then the comparison is owed.
+        Raises SourceDown, SettingsWrong.
+        """
+        yield from self._chunks
+        self._is_read = True
+
+    def finish(self) -> None:
+        """Mark the reader's memory complete, once the index holds everything that was read."""
+        assert self._is_read, "chunks() comes first, to its end"
+        self._finish()
+
+
 class SourceReader(Protocol):
-    """One collection's sources. For one thread."""
+    """One collection's sources. For one thread, but for the chunks of a scan."""
 
-    def open(self) -> None: ...
+    def open(self) -> None:
+        """Connect, and open what is remembered. Raises SourceDown, SettingsWrong."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let connections and files go; `open` may follow."""
 
     @property
     def is_ready(self) -> bool:
-        """Whether `about` knows every row: `everything` has been read to its end, and `confirm`ed."""
+        """Whether `current_state` knows every row: a scan has been finished."""
 
     def current_state(
         self, keys: Iterable[Key] = (), ids: Iterable[Id] = (), *, refetch: bool = False
     ) -> SourceState:
         """Return what holds for these ids, and for every id that these rows carried or carry now.
-        anew: take nothing for stored; the index was found to differ."""
+
+        refetch: read content again although it was stored before, since the index was found to differ.
+        Raises SourceDown, SettingsWrong.
+        """
 
     def note_stored(self, current: SourceState, rejected: Mapping[Id, str]) -> None:
-        """Remember what was written, and what the service refused of it; to be called when it has stored
-        the rest."""
+        """Remember what was written. rejected: what the service refused of it, with its reasons. Call it once
+        the service has stored the rest."""
 
-    def everything(self) -> Generator[Chunk, None, None]:
-        """Return the whole source in portions; of two rows of one id the later one holds. May be left at any
-        time: then the comparison is owed. Another thread may take the portions, and if it was ready when this
-        was called, everything else here may be called beside it."""
-
-    def mark_complete(self) -> None:
-        """Declare `about` ready; to be called when the index holds everything that was read."""
+    def scan(self) -> Scan:
+        """Return a reading of the whole source that has not begun. If the reader was ready when this was
+        called, everything else here may be called while the chunks are taken."""
 
     def quarantined(self, *, only_due: bool = False) -> Mapping[Id, str]:
         """Return the ids that could not be stored, and why. only_due: some that want another attempt now."""

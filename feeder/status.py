@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from feeder.follow.follower import REPORT_CURSOR, TIERS_CURSOR
+from feeder.follow.cursors import REPORT_CURSOR, TIERS_CURSOR
 from feeder.load.import_cursor import ImportCursor
 from feeder.load.importer import CURSOR_NAME
 from feeder.sink.brake import BRAKE_CURSOR, WINDOW_CURSOR, BrakeWindow

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from feeder.changes import ACTIVE, UNKNOWN, Changes
-from feeder.compare.reconciler import batches
+from feeder.compare.writes import batches
 from feeder.digest import BUCKETS
 from feeder.read.content_reader import shown
 from feeder.sink.brake import Brake, Store

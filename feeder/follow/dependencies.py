@@ -39,8 +39,8 @@ class TimedChecks:
 class FollowerDependencies:
     """One collection's sources, lease and service. clock: seconds since 1970; ticks: monotonic seconds.
     version_of: the embedding_version to write under, or why there is none. follower: names the memory behind
-    `truth`. activity: what can be followed without a version, None where that is nothing. vanished: how many
-    items have vanished within the brake's window. lookout: asked every LOOKOUT_S."""
+    `reader`. activity: what can be followed without a version, None where that is nothing. vanished: how many
+    items have vanished within the brake's window. timed_checks: asked every TIMED_CHECKS_S."""
 
     collection: str
     store: Store

@@ -22,7 +22,7 @@ from feeder.sink.brake import Store
 from feeder.sink.writer import Writer
 from feeder.sources.change_feed import Lease
 from feeder.sources.port import ItemSource, VectorShape, VectorSource
-from feeder.state.state_file import FOLLOWER_CURSOR
+from feeder.state.follower_state import FOLLOWER_CURSOR, NOBODY
 from feeder.table_mapping import CollectionTables
 from feeder.telemetry.reporting import Progress, Summary
 from vector_client.types import Id, Rejected
@@ -253,7 +253,7 @@ def _page_counts(cleaned: PageItems) -> dict[str, int]:
 
 
 def _cursors(cursor: ImportCursor) -> dict[str, str]:
-    return {CURSOR_NAME: cursor.to_json(), FOLLOWER_CURSOR: ""}
+    return {CURSOR_NAME: cursor.to_json(), FOLLOWER_CURSOR: NOBODY.to_text()}
 
 
 def _rejection(row: Rejected) -> str:

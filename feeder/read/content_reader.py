@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from feeder.changes import ItemRow, Key
-from feeder.facts import Chunk, Content, Failure, SourceState
+from feeder.facts import Chunk, Content, Failure, Scan, SourceState
 from feeder.read.image_fetch import PictureFetcher, PictureRefused
 from feeder.read.text_template import rendered
 from feeder.sources.port import ItemSource
@@ -140,11 +140,15 @@ class ContentReader:
                 failed[item_id] = Failure(current.contents[item_id].ref, reason, active[item_id])
         self._state.record(stored, failed, current.absent)
 
-    def everything(self) -> Generator[Chunk, None, None]:
+    def scan(self) -> Scan:
         """Return what should be embedded; a picture whose address is new counts as not seen yet."""
-        if self._scan_sources is None:
-            return self._chunks(self._items, self._state, None)
-        return self._scan_while_following(self._scan_sources)
+        sources = self._scan_sources
+        chunks = (
+            self._chunks(self._items, self._state, None)
+            if sources is None
+            else self._scan_while_following(sources)
+        )
+        return Scan(chunks, lambda: self._state.mark_complete_for(self._identity))
 
     def _scan_while_following(self, scan_sources: ContentScanSources) -> Generator[Chunk, None, None]:
         with closing(scan_sources.items), closing(scan_sources.state):
@@ -164,9 +168,6 @@ class ContentReader:
             yield self._chunk(items.fetch(some), state.lookup(some))
             if throttle is not None:
                 throttle.slow_down()
-
-    def mark_complete(self) -> None:
-        self._state.mark_complete_for(self._identity)
 
     def quarantined(self, *, only_due: bool = False) -> Mapping[Id, str]:
         return self._state.failures(only_due=only_due)

@@ -13,7 +13,7 @@ import numpy as np
 
 from feeder.changes import Directory, IntDirectory, ItemRow, Key, TextDirectory, VectorPage, last_shown
 from feeder.errors import SettingsWrong
-from feeder.facts import Chunk, SourceState
+from feeder.facts import Chunk, Scan, SourceState
 from feeder.read.pages import PAGES_AHEAD, UNFIT, PageItems, chosen_rows, items_of_page, pages, read_ahead
 from feeder.sources.port import ItemSource, Throttling, VectorSource
 from feeder.state.key_map import KeyMap
@@ -92,7 +92,6 @@ class VectorReader:
 
     @property
     def is_ready(self) -> bool:
-        """Whether `about` knows every row: `everything` has been read to its end, and `confirm`ed."""
         return self._key_map.is_complete_for(self._identity)
 
     def current_state(
@@ -109,9 +108,9 @@ class VectorReader:
         while True:
             wanted_keys |= self._key_map.keys_of(wanted_ids)
             page = self._page_of(wanted_keys)
-            news = set(page.ids) - wanted_ids
-            wanted_ids |= news
-            if not self._key_map.keys_of(news) - wanted_keys:
+            newly_found = set(page.ids) - wanted_ids
+            wanted_ids |= newly_found
+            if not self._key_map.keys_of(newly_found) - wanted_keys:
                 break
         cleaned = self._items_of(page, wanted_ids)
         for each in wanted_ids:
@@ -135,13 +134,13 @@ class VectorReader:
             self._rejected.pop(item_id, None)
         self._rejected |= rejected
 
-    def everything(self) -> Generator[Chunk, None, None]:
-        """Return the whole source in key order. Once it is read to the end, `about` looks rows up in what was
-        read."""
+    def scan(self) -> Scan:
+        """Return the whole source in key order. Once its chunks are read to the end, `current_state` looks
+        rows up in what was read."""
         self._read, self._read_meanwhile = None, set()
         if self._scan_sources is not None and self.is_ready:
-            return self._scan_while_following(self._scan_sources)
-        return self._scan_alone()
+            return Scan(self._scan_while_following(self._scan_sources), self._mark_complete)
+        return Scan(self._scan_alone(), self._mark_complete)
 
     def _scan_alone(self) -> Generator[Chunk, None, None]:
         """Make the ledger's list anew: nothing can be followed by what it holds."""
@@ -161,7 +160,7 @@ class VectorReader:
         """The list holds every row that the index may know of, and goes on being kept: what it lacks, rows
         that came while nobody followed, is added. Rows that went stay in it until they are asked for."""
         read, throttle = _ScanNotes(), self._start_throttle()
-        with closing(sources.vectors), closing(self._key_map.view()) as glance:
+        with closing(sources.vectors), closing(self._key_map.view()) as view:
             if sources.vectors.open().identity != self._identity:
                 raise SettingsWrong("the vector table is another one by now")
             directory = None
@@ -172,7 +171,7 @@ class VectorReader:
             if directory is not None and not directory.count:
                 yield _all_orphans()
             for page in self._pages(sources.vectors, throttle):
-                read.missing_pairs += glance.missing_pairs(page.keys, page.ids)
+                read.missing_pairs += view.missing_pairs(page.keys, page.ids)
                 yield self._chunk(page, directory, read)
         self._read = read
 
@@ -208,8 +207,7 @@ class VectorReader:
         older = {item_id: why for item_id, why in read.unfit.items() if item_id not in asked}
         self._unfit = {**older, **newer}
 
-    def mark_complete(self) -> None:
-        """Declare `about` ready; to be called when the index holds everything that was read."""
+    def _mark_complete(self) -> None:
         self._merge_scan()
         self._key_map.mark_complete_for(self._identity)
 

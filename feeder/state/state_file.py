@@ -12,9 +12,6 @@ PRAGMA journal_mode=WAL;
 PRAGMA synchronous=FULL;
 CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
-FOLLOWER_CURSOR = "sync.follower"
-"""By the state directory named here the index was last kept up. What another one remembers may be out of
-date: it owes a comparison. Empty after an import or a reconcile, which remember nothing."""
 FORGET = "DELETE FROM meta WHERE name = 'identity';"
 
 

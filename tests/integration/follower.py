@@ -17,6 +17,8 @@ from feeder.follow.activity_only import ActivityFollower
 from feeder.follow.dependencies import FollowerDependencies, Pace, TimedChecks
 from feeder.follow.follower import Follower
 from feeder.follow.versions import vector_version
+from feeder.read.pages import PAGES_AHEAD
+from feeder.read.vector_reader import VectorReader, VectorScanSources
 from feeder.settings import Settings
 from feeder.sink.brake import Brake
 from feeder.sources.triggers.dirty_set import install
@@ -25,16 +27,8 @@ from feeder.state.state_file import forget
 from feeder.table_mapping import CollectionTables
 from feeder.telemetry.metrics import Metrics
 from feeder.throttle import Throttle, run_at_idle_priority, run_inline
-from feeder.wiring import items_of, vector_reader_of
-from feeder.wiring_feeds import (
-    better_tier,
-    feeds_of,
-    lease_of,
-    name_of_slot,
-    short_retries,
-    trigger_targets_of,
-    unread_rows,
-)
+from feeder.wiring import SCAN_PAGE_ROWS
+from feeder.wiring_feeds import SourceBuilder, name_of_slot
 from index_store.engine.index import EmbeddedIndex
 from index_store.types import CollectionSpec
 from tests.index_side import IndexStore
@@ -75,22 +69,19 @@ class FollowerHarness:
         tables = settings.collections[NAME]
         settings.state_dir.mkdir(exist_ok=True)
         key_map = KeyMap(str(settings.state_dir / "products.sqlite"))
-        self.reader = vector_reader_of(settings, tables, key_map, self.throttle)
-        self.feeds = feeds_of(settings, tables, time.sleep, self.store_id)
+        sources = SourceBuilder(settings, tables, self.store_id)
+        self.reader = self._reader(settings, tables, sources, key_map)
+        self.feeds = sources.feeds(time.sleep)
         self.registry = CollectorRegistry()
         reconciler = Reconciler(
             NAME, self.store, self.reader, self.brake, batch_items=500, clock=time.time, pause=time.sleep,
             run_scan=run_inline if self.throttle is None else run_at_idle_priority,
         )  # fmt: skip
-        store_id = self.store_id
-        lease = lease_of(settings, tables, short_retries(settings), self.store_id)
         parts = FollowerDependencies(
-            NAME, self.store, self.reader, self.feeds, lease, reconciler, Metrics(self.registry),
-            time.time, time.monotonic, Random(0).random, vector_version, "here",
-            self._activity(settings, tables), timed_checks=TimedChecks(
-                "",
-                lambda: unread_rows(settings, tables, self.feeds, store_id),
-                lambda: better_tier(settings, tables, self.feeds, store_id),
+            NAME, self.store, self.reader, self.feeds, sources.lease(is_followed=True), reconciler,
+            Metrics(self.registry), time.time, time.monotonic, Random(0).random, vector_version, "here",
+            self._activity(settings, sources), timed_checks=TimedChecks(
+                "", lambda: sources.unread_rows(self.feeds), lambda: sources.better_tier(self.feeds)
             ),
         )  # fmt: skip
         self.running = Follower(parts, Pace(poll_s=0.02, compare_s=3600), 500)
@@ -98,8 +89,21 @@ class FollowerHarness:
             self.running.start()
         return self.running
 
-    def _activity(self, settings: Settings, tables: CollectionTables) -> ActivityFollower:
-        items = items_of(settings, tables)
+    def _reader(
+        self, settings: Settings, tables: CollectionTables, sources: SourceBuilder, key_map: KeyMap
+    ) -> VectorReader:
+        is_alone = self.throttle is None
+        return VectorReader(
+            sources.vector_source(), sources.item_source(), key_map, id_kind=tables.id_kind,
+            page_rows=settings.bounds.page_rows if is_alone else SCAN_PAGE_ROWS,
+            pages_ahead=PAGES_AHEAD if is_alone else 0, throttle=self.throttle,
+            scan_sources=None if is_alone else VectorScanSources(
+                sources.vector_source(), sources.item_source()
+            ),
+        )  # fmt: skip
+
+    def _activity(self, settings: Settings, sources: SourceBuilder) -> ActivityFollower:
+        items = sources.item_source()
         assert items is not None
         key_map = str(settings.state_dir / "products.sqlite")
         return ActivityFollower(
@@ -141,9 +145,9 @@ def following(shop: ProductShop, tier: str, folder: Path) -> FollowerHarness:
         (folder / "collections.toml").write_text(COLLECTIONS, encoding="utf-8")
         environ = shop.environ(as_owner=True) | {"COLLECTIONS_FILE": str(folder / "collections.toml")}
         settings = Settings.from_environ(environ)
-        for dirty in trigger_targets_of(settings, settings.collections[NAME], time.sleep):
-            install(dirty.statements, dirty.watched)
-            dirty.statements.close()
+        for target in SourceBuilder(settings, settings.collections[NAME]).trigger_targets(time.sleep):
+            install(target.statements, target.watched)
+            target.statements.close()
     if tier != "poll":
         shop.grant("log" if tier == "log" else "triggers")
     follower = FollowerHarness(shop, tier, folder)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from feeder.settings import Settings
-from feeder.wiring_feeds import lease_of, short_retries
+from feeder.wiring_feeds import SourceBuilder
 from tests.integration.feeding import Shop, as_text, expected_root, insert, korean_names
 
 
@@ -160,7 +160,7 @@ def test_an_import_beside_another_feeder_writes_nothing(shop: Shop) -> None:
     shop.recipes(korean_names(30, 5))
     settings = Settings.from_environ(shop.environ)
     store = shop.service.client.status()["recipes"].store
-    lease = lease_of(settings, settings.collections["recipes"], short_retries(settings), store)
+    lease = SourceBuilder(settings, settings.collections["recipes"], store).lease()
     lease.hold()
     try:
         assert shop.feed("import", "recipes").code == 5

@@ -15,7 +15,7 @@ import pytest
 from feeder.errors import BrakeOn, FeedLost, SettingsWrong, SourceDown
 from feeder.settings import Settings
 from feeder.sources.triggers.feed import TriggerFeed
-from feeder.wiring_feeds import trigger_targets_of
+from feeder.wiring_feeds import SourceBuilder
 from tests.integration.databases import PostgresServer
 from tests.integration.follower import COUNT, NAME, STORE, following, on_pg
 from tests.integration.product_shop import PRODUCT, VECTORS, ProductShop
@@ -141,8 +141,8 @@ def test_triggers_that_are_gone_say_so(products: ProductShop, tmp_path: Path) ->
         follower.stop()
         on_pg(follower, "DELETE FROM vs_dirty_install")
         settings = Settings.from_environ(follower.environ)
-        dirty = trigger_targets_of(settings, settings.collections[NAME], time.sleep)[0]
-        feed = TriggerFeed(dirty.statements, dirty.watched, 10, STORE)
+        target = SourceBuilder(settings, settings.collections[NAME]).trigger_targets(time.sleep)[0]
+        feed = TriggerFeed(target.statements, target.watched, 10, STORE)
         with pytest.raises(FeedLost, match="not installed"):
             feed.open("x")
         feed.close()

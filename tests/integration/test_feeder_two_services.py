@@ -14,7 +14,7 @@ import pytest
 from feeder.errors import AnotherFeeder
 from feeder.settings import Settings
 from feeder.sources.triggers.dirty_set import install, remove
-from feeder.wiring_feeds import lease_of, name_of_slot, short_retries, trigger_targets_of
+from feeder.wiring_feeds import SourceBuilder, name_of_slot
 from tests.integration.follower import NAME, OTHER_STORE, STORE, FollowerHarness, following, on_pg
 from tests.integration.product_shop import COLLECTIONS, ProductShop, Tier
 
@@ -189,7 +189,7 @@ def test_an_older_feeder_that_still_runs_is_not_overlooked(
         settings = Settings.from_environ(follower.environ)
         products = settings.collections[NAME]
         older, ours, other = (
-            lease_of(settings, products, short_retries(settings), store) for store in ("", STORE, OTHER_STORE)
+            SourceBuilder(settings, products, store).lease() for store in ("", STORE, OTHER_STORE)
         )
         older.hold()
         with pytest.raises(AnotherFeeder, match="older release"):
@@ -197,7 +197,7 @@ def test_an_older_feeder_that_still_runs_is_not_overlooked(
         older.release()
         eventually_held(ours.hold)
         other.hold()
-        twin = lease_of(settings, products, short_retries(settings), STORE)
+        twin = SourceBuilder(settings, products, STORE).lease()
         with pytest.raises(AnotherFeeder, match="of this service"):
             twin.hold()
         for lease in (ours, other, twin):
@@ -224,7 +224,7 @@ def installed(shop: ProductShop, folder: Path) -> None:
 def owner_s(shop: ProductShop, folder: Path) -> list[Any]:
     environ = shop.environ(as_owner=True) | {"COLLECTIONS_FILE": str(folder / "collections.toml")}
     settings = Settings.from_environ(environ)
-    return trigger_targets_of(settings, settings.collections[NAME], time.sleep)
+    return SourceBuilder(settings, settings.collections[NAME]).trigger_targets(time.sleep)
 
 
 def test_rows_that_nobody_reads_go_and_are_counted_until_then(shop: ProductShop, tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ from feeder.changes import Key, VectorPage
 from feeder.compare.reconciler import Reconciler
 from feeder.errors import BrakeOn, FeedLost, SourceDown
 from feeder.follow.dependencies import FollowerDependencies, Pace
-from feeder.follow.follower import OWES, Follower
+from feeder.follow.follower import Follower
 from feeder.read.vector_reader import VectorReader, VectorScanSources
 from feeder.sink.brake import Brake, BrakedStore, BrakeWindow
 from feeder.sources.change_feed import Backlog, ChangeBatch, Tier
+from feeder.state.follower_state import FOLLOWER_CURSOR, FollowerState
 from feeder.state.key_map import KeyMap
-from feeder.state.state_file import FOLLOWER_CURSOR
 from feeder.telemetry.metrics import Metrics
 from feeder.throttle import IsWanted, Meanwhile, Runner, run_at_idle_priority
 from index_store.engine.index import EmbeddedIndex
@@ -139,8 +139,8 @@ class Shop:
         items = [item for item in self.index.get(NAME, ids) if item is not None and item.vector is not None]
         return {str(item.id): (item.active, np.asarray(item.vector, "<f4").tobytes()) for item in items}
 
-    def follower(self) -> str | None:
-        return self.store.state().cursors.get(FOLLOWER_CURSOR)
+    def follower(self) -> FollowerState:
+        return FollowerState.parsed(self.store.state().cursors.get(FOLLOWER_CURSOR))
 
 
 class SlowVectors(ListVectors):
@@ -241,7 +241,7 @@ def test_a_change_is_there_before_the_comparison_ends(shop: Shop) -> None:
     compared_beside(shop, follower, change)
     assert shop.held() == shop.expected(), "nothing was set back"
     assert shop.store.digest().items == len(shop.expected())
-    assert shop.follower() == "here"
+    assert shop.follower() == FollowerState("here", comparison_owed=False)
     assert not follower.step()
     shop.remove(40)  # a row that came meanwhile is remembered
     follower.step()
@@ -296,7 +296,7 @@ def test_an_interrupted_comparison_is_owed_though_its_feed_went_on(shop: Shop) -
         follower.start()
     follower.close()
     assert shop.held()["p5"] == missed
-    assert shop.follower() == "here" + OWES
+    assert shop.follower() == FollowerState("here", comparison_owed=True)
     assert shop.store.state().cursors["sync.vectors"] == "on"
     del shop.items.fetch
     shop.slow.behind = lambda: None

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from feeder.changes import Changes, Directory, IntDirectory, ItemRow, TextDirectory
-from feeder.compare.reconciler import Reconciler, Report, store_state
+from feeder.compare.reconciler import Reconciler
+from feeder.compare.report import Report
+from feeder.compare.writes import store_state
 from feeder.digest import Shares, crc_of, crcs_of
 from feeder.read.content_reader import ContentReader, ContentRules
 from feeder.read.image_fetch import PictureFetcher, PictureRefused

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from feeder.read.vector_reader import VectorReader
 from feeder.state.key_map import KeyMap
@@ -32,8 +33,9 @@ class Source:
     def followed(self) -> VectorReader:
         """One that has read everything, and whose index holds it."""
         reader = self.begun()
-        list(reader.everything())
-        reader.mark_complete()
+        scan = reader.scan()
+        list(scan.chunks())
+        scan.finish()
         return reader
 
 
@@ -92,3 +94,19 @@ def test_a_state_directory_has_one_name_whoever_asks_first(tmp_path: Path) -> No
         with ThreadPoolExecutor(8) as pool:
             names = set(pool.map(lambda _, where=directory: follower_of(where), range(8)))
         assert len(names) == 1 and [path.name for path in directory.iterdir()] == ["follower"]
+
+
+def test_a_scan_is_finished_only_behind_its_last_chunk(tmp_path: Path) -> None:
+    source = Source(tmp_path)
+    source.put(1, "a")
+    reader = source.begun()
+    scan = reader.scan()
+    with pytest.raises(AssertionError, match="comes first"):
+        scan.finish()
+    chunks = scan.chunks()
+    next(chunks)
+    chunks.close()
+    with pytest.raises(AssertionError, match="to its end"):
+        scan.finish()
+    assert not reader.is_ready
+    reader.close()

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feeder.changes import Directory, ItemRow, Key, Survey, TextDirectory, VectorPage
-from feeder.compare.reconciler import Reconciler, Report, changes_of
+from feeder.compare.reconciler import Reconciler
+from feeder.compare.report import Report
+from feeder.compare.writes import changes_of
 from feeder.digest import BUCKETS, Shares, bucket_of, root_of, sums_of
 from feeder.errors import BrakeOn
 from feeder.read.vector_reader import VectorReader
@@ -278,7 +280,7 @@ def test_a_late_write_of_an_older_reading_is_ignored(bench: Bench) -> None:
     bench.put(3)
     stale = bench.version()
     known = bench.reader
-    list(known.everything())
+    list(known.scan().chunks())
     old = known.current_state(ids=["상품-1"])
     bench.repair()
     bench.items.active["상품-1"] = False

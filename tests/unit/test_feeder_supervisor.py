@@ -20,8 +20,8 @@ from feeder.follow.supervisor import follow
 from feeder.read.vector_reader import VectorReader
 from feeder.sink.brake import Brake
 from feeder.sources.polling import PollingFeed
+from feeder.state.follower_state import FOLLOWER_CURSOR
 from feeder.state.key_map import IN_MEMORY, KeyMap
-from feeder.state.state_file import FOLLOWER_CURSOR
 from feeder.telemetry.metrics import Metrics
 from index_store.engine.index import EmbeddedIndex
 from index_store.types import CollectionSpec

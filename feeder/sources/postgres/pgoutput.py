@@ -126,7 +126,7 @@ def parse(data: bytes) -> Message:
             return Other(kind)
         raise MalformedMessage(f"unknown message {kind!r}, {len(data)} bytes")
     message = parser(reader)
-    reader.finish()
+    reader.expect_end()
     return message
 
 
@@ -204,7 +204,7 @@ class _MessageReader:
         self._at += 1
         return _utf8(text)
 
-    def finish(self) -> None:
+    def expect_end(self) -> None:
         if self._at != len(self._data):
             raise MalformedMessage(f"{len(self._data) - self._at} bytes after the message")
 
