@@ -40,6 +40,7 @@ CONNECTIONS = 2
 _KEEPS_ROWS = re.compile(
     r"\s*(COMMIT|ROLLBACK|RELEASE|GRANT|REVOKE|FLUSH|ANALYZE|SET|CREATE\s+USER)\b", re.IGNORECASE
 )
+_GTIDS = re.compile(r"\d+-\d+-\d+(,\d+-\d+-\d+)*")
 _OPEN = re.compile(r"\s*(BEGIN|SAVEPOINT|ROLLBACK\s+TO)\b", re.IGNORECASE)
 _SERVER = (
     "SELECT @@log_bin, @@binlog_format, @@binlog_row_image, @@binlog_row_metadata, @@gtid_binlog_pos,"
@@ -97,6 +98,8 @@ class MariaBinlogFeed:
     def open(self, bookmark: str | None) -> None:
         if bookmark is None:
             raise FeedLost("the service holds no place in the binary log")
+        if not _GTIDS.fullmatch(bookmark):  # the server would refuse it, again and again
+            raise FeedLost(f"not a place in the binary log: {bookmark[:80]!r}")
         self._resume(bookmark)
 
     def restart(self) -> str:

@@ -46,6 +46,8 @@ class Statements(Protocol):
     moment: str
     age: str
     any_gen: str
+    drop: str
+    """Deletes rows by their gens, and waits for no writer."""
     register: str
     """Enters a reader, or says that it is there still."""
     beat: str

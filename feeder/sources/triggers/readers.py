@@ -11,16 +11,17 @@ from feeder.sources.triggers.dirty_set import SHARED, Statements, WatchedTable, 
 _SIDE = "collection = %s AND side = %s"
 _UNSEEN = _SIDE + " AND NOT EXISTS (SELECT 1 FROM {seen} AS s WHERE s.reader = %s AND s.gen = d.gen)"
 _READERS = "SELECT reader FROM {readers} WHERE " + _SIDE
-_DROP = "DELETE FROM {dirty} WHERE " + _SIDE + " AND "
 _STRIKE_OUT = "DELETE FROM {readers} WHERE " + _SIDE + " AND reader = %s"
 _SOME = "SELECT gen FROM {dirty} WHERE " + _SIDE + " ORDER BY gen LIMIT %s"
 _SEEN_BY_ALL = (
-    _DROP + "gen IN (SELECT s.gen FROM {seen} AS s JOIN {readers} AS r ON r.reader = s.reader"
-    " WHERE r.collection = %s AND r.side = %s GROUP BY s.gen"
-    " HAVING COUNT(*) >= (SELECT COUNT(*) FROM {readers} WHERE " + _SIDE + "))"
+    "SELECT d.gen FROM {dirty} AS d JOIN {seen} AS s ON s.gen = d.gen"
+    " JOIN {readers} AS r ON r.reader = s.reader AND r.collection = d.collection AND r.side = d.side"
+    " WHERE d.collection = %s AND d.side = %s GROUP BY d.gen"
+    " HAVING COUNT(*) >= (SELECT COUNT(*) FROM {readers} WHERE " + _SIDE + ") LIMIT %s"
 )
 _ANY_SEEN = "SELECT 1 FROM {seen} LIMIT 1"
 _FORGET_SEEN = "DELETE FROM {seen} WHERE gen NOT IN (SELECT gen FROM {dirty})"
+DROPPED_AT_ONCE = 5_000
 _RIGHTS = (
     "INSERT INTO {readers} (collection, side, reader, seen_at)"
     " SELECT collection, side, reader, seen_at FROM {readers} WHERE 1 = 0",
@@ -93,7 +94,7 @@ class Readers:
     def mark_seen(self, gens: Sequence[int]) -> None:
         """Note that these rows have been dealt with."""
         if not self._is_shared or self._known() == [self._reader]:
-            self._run_statement(_DROP + self._statements.any_gen, [*self._side, gens])
+            self._drop(gens)
             return
         self._run_statement(self._statements.note_seen, [self._reader, *self._side, gens])
         self._drop_seen()
@@ -101,10 +102,7 @@ class Readers:
     def drop_some(self, rows_max: int) -> int:
         """Delete up to `rows_max` rows whoever has seen them; return how many."""
         found = self._statements.rows(_SOME.format(**self._names), [*self._side, rows_max])
-        gens = [int(gen) for (gen,) in found]
-        if gens:
-            self._run_statement(_DROP + self._statements.any_gen, [*self._side, gens])
-        return len(gens)
+        return self._drop([int(gen) for (gen,) in found])
 
     def _set_kind(self, installed: str) -> None:
         self._is_shared = installed.startswith(SHARED)
@@ -124,8 +122,18 @@ class Readers:
         return [str(name) for (name,) in self._statements.rows(_READERS.format(**self._names), self._side)]
 
     def _drop_seen(self) -> None:
-        self._run_statement(_SEEN_BY_ALL, self._side * 3)
+        while True:
+            values = [*self._side * 2, DROPPED_AT_ONCE]
+            found = self._statements.rows(_SEEN_BY_ALL.format(**self._names), values)
+            if self._drop([int(gen) for (gen,) in found]) < DROPPED_AT_ONCE:
+                break
         self._run_statement(_FORGET_SEEN, [])
+
+    def _drop(self, gens: Sequence[int]) -> int:
+        """Delete rows; return how many were asked for."""
+        if gens:
+            self._run_statement(self._statements.drop, [*self._side, gens])
+        return len(gens)
 
     def _run_statement(self, statement: str, values: Sequence[Any]) -> None:
         self._statements.change([statement.format(**self._names)], values)

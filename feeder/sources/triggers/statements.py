@@ -29,6 +29,7 @@ class PostgresStatements:
     moment = "extract(epoch FROM noticed_at)::float8"
     age = "extract(epoch FROM clock_timestamp() - min(noticed_at))::float8"
     any_gen = "gen = ANY (%s)"
+    drop = "DELETE FROM {dirty} WHERE collection = %s AND side = %s AND " + any_gen
     register = (
         "INSERT INTO {readers} (collection, side, reader, seen_at) VALUES (%s, %s, %s, now())"
         " ON CONFLICT (collection, side, reader) DO UPDATE SET seen_at = now()"
@@ -120,6 +121,12 @@ class MariaStatements:
     moment = "UNIX_TIMESTAMP(noticed_at)"
     age = "TIMESTAMPDIFF(MICROSECOND, MIN(noticed_at), NOW(6)) / 1e6"
     any_gen = "gen IN %s"
+    # InnoDB locks each row that a DELETE looks at, also one that a writer has not committed yet. By the
+    # primary key it looks at these rows alone; the optimizer would take all rows of the side.
+    drop = (
+        "DELETE d FROM {dirty} AS d FORCE INDEX (PRIMARY)"
+        " WHERE d.collection = %s AND d.side = %s AND d.gen IN %s"
+    )
     register = (
         "INSERT INTO {readers} (collection, side, reader, seen_at) VALUES (%s, %s, %s, NOW(6))"
         " ON DUPLICATE KEY UPDATE seen_at = NOW(6)"
