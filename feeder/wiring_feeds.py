@@ -103,7 +103,15 @@ class SourceBuilder:
     def feeds(self, pause: Pause) -> dict[Side, ChangeFeed]:
         """Return how each side's changes are noticed: by the best that its database grants, or as configured.
         Raises SettingsWrong where what is configured is not granted, SourceDown."""
-        return {table.side: self._feed(table, pause) for table in self.source_tables()}
+        found: dict[Side, ChangeFeed] = {}
+        try:
+            for table in self.source_tables():
+                found[table.side] = self._feed(table, pause)
+        except BaseException:
+            for feed in found.values():
+                feed.close()
+            raise
+        return found
 
     def unread_rows(self, feeds: Mapping[Side, ChangeFeed]) -> Mapping[Side, int]:
         """Delete what triggers wrote on sides that are followed otherwise, if nobody reads it; return how

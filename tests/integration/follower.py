@@ -139,8 +139,8 @@ class FollowerHarness:
             time.sleep(0.02)
 
 
-def following(shop: ProductShop, tier: str, folder: Path) -> FollowerHarness:
-    """Return a follower that has seen the whole shop."""
+def prepared(shop: ProductShop, tier: str, folder: Path) -> None:
+    """Install and grant what a tier needs."""
     if tier == "triggers":
         (folder / "collections.toml").write_text(COLLECTIONS, encoding="utf-8")
         environ = shop.environ(as_owner=True) | {"COLLECTIONS_FILE": str(folder / "collections.toml")}
@@ -150,6 +150,11 @@ def following(shop: ProductShop, tier: str, folder: Path) -> FollowerHarness:
             target.statements.close()
     if tier != "poll":
         shop.grant("log" if tier == "log" else "triggers")
+
+
+def following(shop: ProductShop, tier: str, folder: Path) -> FollowerHarness:
+    """Return a follower that has seen the whole shop."""
+    prepared(shop, tier, folder)
     follower = FollowerHarness(shop, tier, folder)
     follower.again()
     assert follower.held() == shop.expected()

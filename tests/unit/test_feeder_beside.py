@@ -15,12 +15,11 @@ from prometheus_client import CollectorRegistry
 
 from feeder.changes import Key, VectorPage
 from feeder.compare.reconciler import Reconciler
-from feeder.errors import BrakeOn, FeedLost, SourceDown
+from feeder.errors import BrakeOn, SourceDown
 from feeder.follow.dependencies import FollowerDependencies, Pace
 from feeder.follow.follower import Follower
 from feeder.read.vector_reader import VectorReader, VectorScanSources
 from feeder.sink.brake import Brake, BrakedStore, BrakeWindow
-from feeder.sources.change_feed import Backlog, ChangeBatch, Tier
 from feeder.state.follower_state import FOLLOWER_CURSOR, FollowerState
 from feeder.state.key_map import KeyMap
 from feeder.telemetry.metrics import Metrics
@@ -28,46 +27,10 @@ from feeder.throttle import IsWanted, Meanwhile, Runner, run_at_idle_priority
 from index_store.engine.index import EmbeddedIndex
 from index_store.types import CollectionSpec
 from tests.index_side import IndexStore
+from tests.list_feed import ListFeed
 from tests.unit.test_feeder_reconciler import DIM, NAME, VERSION, ListItems, ListVectors
 
 T = TypeVar("T")
-
-
-class ListFeed:
-    """Names the keys that it is given until they are acknowledged. Fits sources.change_feed.ChangeFeed."""
-
-    tier: Tier = "log"
-
-    def __init__(self) -> None:
-        self.keys: list[Key] = []
-        self.is_lost = False
-        self.gap: str | None = None
-
-    def open(self, bookmark: str | None) -> None:
-        if bookmark is None or self.is_lost:
-            raise FeedLost("no place")
-
-    def restart(self) -> str:
-        self.is_lost = False
-        self.keys.clear()
-        return "begun"
-
-    def read(self) -> ChangeBatch:
-        if self.is_lost:
-            raise FeedLost("the place is gone")
-        keys = list(dict.fromkeys(self.keys))
-        return ChangeBatch(keys, self.gap, "on" if keys or self.gap else None, len(self.keys))
-
-    def acknowledge(self, batch: ChangeBatch) -> None:
-        del self.keys[: batch.receipt]
-        self.gap = None
-
-    def wait_for_changes(self, seconds: float) -> None: ...
-
-    def backlog(self) -> Backlog:
-        return Backlog()
-
-    def close(self) -> None: ...
 
 
 class FreeLease:
