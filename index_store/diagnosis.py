@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from index_store import hints
 from index_store.errors import IndexStoreError, StoreDamaged, StoreUnavailable
 from index_store.types import Trouble
 
@@ -18,11 +20,14 @@ PASSING = (
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_CANTOPEN,
 )
-_HINTS = {
-    sqlite3.SQLITE_FULL: "free space on the disk of the data directory",
-    sqlite3.SQLITE_IOERR: "look whether the disk is full (`df -h`), and for its errors in `dmesg`",
+_HINTS: Mapping[int, Callable[[Path], str]] = {
+    sqlite3.SQLITE_BUSY: hints.other_holder,
+    sqlite3.SQLITE_LOCKED: hints.other_holder,
+    sqlite3.SQLITE_NOMEM: lambda _path: hints.MORE_MEMORY,
+    sqlite3.SQLITE_IOERR: hints.look_at_disk,
+    sqlite3.SQLITE_FULL: hints.free_space,
+    sqlite3.SQLITE_CANTOPEN: hints.file_rights,
 }
-
 
 _SYSTEM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.ENOSPC, errno.EDQUOT)
 
@@ -32,37 +37,48 @@ def is_passing(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, OSError) and error.errno in _SYSTEM:
             return True
-        if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in PASSING:
+        if isinstance(error, sqlite3.Error) and _code_of(error) in PASSING:
             return True
         error = error.__cause__
     return False
 
 
-def what_helps(error: BaseException | None, path: Path) -> str:
-    """What an operator can do about an error or its cause, or an empty string."""
-    while error is not None:
-        if isinstance(error, IndexStoreError) and error.hint:
-            return error.hint
-        if isinstance(error, OSError) and (hint := hint_of(error, path)):
-            return hint
-        if isinstance(error, sqlite3.Error):
-            return _HINTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, "")
-        error = error.__cause__
-    return ""
+def what_helps(error: BaseException, path: Path) -> str:
+    """What an operator can do about an error: about what the system refused, where that is the cause, else
+    what the error itself says. Never empty."""
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        causes.append(cause)
+        cause = cause.__cause__
+    for each in causes:
+        if isinstance(each, OSError) and each.errno in _SYSTEM:
+            return hint_of(each, path)
+        if isinstance(each, sqlite3.Error) and (told := _HINTS.get(_code_of(each))):
+            return told(path)
+    for each in causes:
+        if isinstance(each, IndexStoreError) and each.hint:
+            return each.hint
+    return hint_of(error, path) if isinstance(error, OSError) else hints.check(path)
+
+
+def _code_of(error: BaseException) -> int:
+    """SQLite's primary result code; 0 for an error that has none."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 def unreadable(path: Path, error: Exception) -> StoreDamaged | StoreUnavailable:
     """What SQLite's error means: it tells neither the file nor the system's reason."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    code = _code_of(error)
     if code not in PASSING:
-        return StoreDamaged(f"{path} can't be read: {error}")
+        return StoreDamaged(f"{path} can't be read: {error}", hints.check(path))
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     except FileNotFoundError:
-        return StoreDamaged(f"{path} is missing")
+        return StoreDamaged(f"{path} is missing", hints.check(path))
     except OSError as exc:
         return unavailable(path, exc)
-    return StoreUnavailable(f"{path} can't be read now: {error}", _HINTS.get(code, ""))
+    return StoreUnavailable(f"{path} can't be read now: {error}", _HINTS[code](path))
 
 
 def unavailable(path: Path, error: OSError) -> StoreUnavailable:
@@ -72,14 +88,16 @@ def unavailable(path: Path, error: OSError) -> StoreUnavailable:
 
 
 def hint_of(error: OSError, path: Path) -> str:
-    """What helps against a system error, or an empty string."""
+    """What helps against a system error about `path`. Never empty."""
     if error.errno in (errno.EMFILE, errno.ENFILE):
-        return "raise the limit on open files (`ulimit -n 65536`, LimitNOFILE= of systemd) and restart"
+        return hints.MORE_FILES
+    if error.errno == errno.ENOMEM:
+        return hints.MORE_MEMORY
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"free space on the disk of {path} (`df -h {path}`)"
+        return hints.free_space(path)
     if error.errno in (errno.EACCES, errno.EPERM):
-        return f"let the service's user read and write {path} (`ls -l {path}`)"
-    return ""
+        return hints.file_rights(path)
+    return hints.look_at_disk(path)
 
 
 def store_behind(path: Path, commits: int, side_file: Path) -> Trouble:
@@ -87,7 +105,7 @@ def store_behind(path: Path, commits: int, side_file: Path) -> Trouble:
     return Trouble(
         "store_behind",
         f"{path} is {commits} commits behind what was acknowledged: it was put back from an older copy",
-        f"python -m feeder import && rm {side_file}",
+        f"{hints.IMPORT_AGAIN} && rm {side_file}",
     )
 
 
@@ -95,7 +113,7 @@ def items_missing(path: Path, items: int) -> Trouble:
     return Trouble(
         "items_missing",
         f"{path} is damaged: {items} live items more or less are in it than it counts",
-        "python -m feeder import (or restore a backup: python -m index_store restore)",
+        f"{hints.IMPORT_AGAIN} (or restore a backup: {hints.command('restore', 'BACKUP', 'DATA_DIR')})",
     )
 
 

@@ -14,7 +14,7 @@ IndexStoreError
     ├── ReadOnly            disk nearly full or store damaged: searches go on
     ├── SeqNotReached       min_seq was not reached within the wait
     ├── StoreUnavailable    a store can't be opened or read now, or has another dim, metric or id type
-    └── StoreDamaged        a row or file fails its checksum and cannot be mended from here
+    └── StoreDamaged        a row or file fails its checksum and can't be read back
         └── PointerLost     the stores may be sound; which of them to serve is unknown
 """
 
@@ -22,46 +22,59 @@ from __future__ import annotations
 
 
 class IndexStoreError(Exception):
-    """Base of all errors of this package. `str()` is one plain sentence fit for a caller; `hint` is the
-    command or the setting that helps, whole, or an empty string."""
+    """Base of all errors of this package; raised only as one of its leaves.
+
+    `str()` is one plain sentence fit for a caller. `hint`: the command or the setting that helps an operator,
+    whole; empty where only the caller can change something.
+    """
 
     def __init__(self, message: str, hint: str = "") -> None:
+        """hint: what helps; see the class."""
         super().__init__(message)
         self.hint = hint
 
 
 class InvalidRequest(IndexStoreError):
-    """Nothing was changed; repeating the same request fails again. `field` names the culprit."""
+    """Raised for a request that breaks a rule of the port: nothing was changed, and the same request fails
+    again. What helps: correct what `field` names; empty where it is the request as a whole."""
 
     def __init__(self, message: str, field: str = "") -> None:
+        """field: path of the culprit in the request, like `items[3].id`."""
         super().__init__(message)
         self.field = field
 
 
 class UnknownCollection(InvalidRequest):
-    pass
+    """Raised for a collection that the configuration does not declare. What helps: another name, or
+    declaring it and restarting."""
 
 
 class InvalidId(InvalidRequest):
-    pass
+    """Raised for an id of the wrong type for the collection, out of range, or too long. What helps: ids of
+    the collection's kind."""
 
 
 class InvalidVector(InvalidRequest):
-    pass
+    """Raised for a vector with another dimension, with NaN or infinity, or without a length. What helps: a
+    vector of the collection's model."""
 
 
 class InvalidFilter(InvalidRequest):
-    pass
+    """Raised for a filter with an unknown operator, an operand of the wrong kind, or too many conditions.
+    What helps: the part that `field` names, written in the operators of openapi.yaml."""
 
 
 class PageExpired(InvalidRequest):
-    pass
+    """Raised for a cursor older than the history that is kept: the items of its page can't be told any more.
+    What helps: searching again from the first page."""
 
 
 class VersionMismatch(IndexStoreError):
-    """`expected` is what the collection serves, `got` what was offered."""
+    """Raised when vectors of two embedding versions would meet. `expected` is what the collection serves,
+    `got` what was offered. What helps: the model of `expected`, or a generation for `got`."""
 
     def __init__(self, collection: str, expected: str, got: str) -> None:
+        """expected, got: embedding versions; `expected` is empty for a collection without a generation."""
         super().__init__(
             f"collection {collection!r} holds vectors of embedding_version {expected!r}, not {got!r}"
         )
@@ -70,33 +83,53 @@ class VersionMismatch(IndexStoreError):
 
 
 class GenerationConflict(IndexStoreError):
-    pass
+    """Raised for a step of the generations that their state does not allow, like promoting what was never
+    begun; nothing was changed. What helps: the step that the message names, first."""
 
 
 class Unavailable(IndexStoreError):
-    """The same request may succeed later."""
+    """Raised when the index can't do something now that it can do at another time; the same request may
+    succeed later. This and every class below it carries a `hint` that is never empty."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        """hint: what an operator can do about it, the command whole."""
+        assert hint, f"what helps against {message!r}?"
+        super().__init__(message, hint)
 
 
 class WriteFailed(Unavailable):
-    pass
+    """Raised when the disk refused a write, a backup or a step of the generations. Whether a batch was stored
+    is unknown; repeating it is safe. What helps: room on the disk, or another disk."""
 
 
 class ReadOnly(Unavailable):
-    pass
+    """Raised for writes and backups while the disk is nearly full; searches go on and nothing was written.
+    What helps: free space; writes are accepted again without a restart."""
 
 
 class SeqNotReached(Unavailable):
-    pass
+    """Raised when a search named a `min_seq` that no process committed within the wait. What helps: the seq
+    of an Ack of this data directory; one of another directory, or of before a restore, is never reached."""
+
+    def __init__(self, message: str) -> None:
+        """What helps is the same for every one of them."""
+        super().__init__(message, "leave min_seq out: it may come from another data directory")
 
 
 class StoreUnavailable(Unavailable):
-    """Of one collection alone. Its bytes may be sound: what stands in the way is the system or the
-    configuration."""
+    """Raised when a store can't be opened or read now, though its bytes may be sound: the system stands in
+    the way (open files, memory, rights, a full disk), or the collection is declared with another dim,
+    metric or id type. Concerns one collection alone. What helps: the limit or the setting that `hint`
+    names."""
 
 
 class StoreDamaged(Unavailable):
-    pass
+    """Raised when a row or a file fails its checksum, is missing, or belongs to another store. Segments
+    and snapshots are made again by maintenance; a store of record is not. What helps: `hint` says which it
+    is."""
 
 
 class PointerLost(StoreDamaged):
-    """`hint` makes the pointer again; trying to open the collection is cheap and goes well after that."""
+    """Raised when both files of a collection's pointer are lost: its stores may be sound, but which of
+    them to serve is unknown. What helps: `hint` makes the pointer again; the collection opens by itself
+    after that."""

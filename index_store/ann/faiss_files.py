@@ -11,6 +11,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from index_store import hints
 from index_store.ann.port import Neighbours
 from index_store.ann.rerank import Matrix
 from index_store.errors import StoreDamaged, WriteFailed
@@ -35,7 +36,9 @@ def open_mapped(path: Path) -> FaissIndex:
     try:
         return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as exc:
-        raise StoreDamaged(f"{path.name} is not an index that this FAISS can open: {exc}") from exc
+        raise StoreDamaged(
+            f"{path.name} is not an index that this FAISS can open: {exc}", hints.rebuild(path)
+        ) from exc
 
 
 def write_index(index: FaissIndex, path: Path) -> None:
@@ -43,7 +46,7 @@ def write_index(index: FaissIndex, path: Path) -> None:
     try:
         faiss.write_index(index, str(path))
     except RuntimeError as exc:
-        raise WriteFailed(f"cannot write {path}: {exc}") from exc
+        raise WriteFailed(f"cannot write {path}: {exc}", hints.look_at_disk(path)) from exc
 
 
 def code_bytes(index: FaissIndex) -> npt.NDArray[np.uint8]:

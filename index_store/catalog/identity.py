@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from index_store.catalog.pointer import read_pointer
+from index_store.diagnosis import what_helps
 from index_store.errors import StoreDamaged, Unavailable, WriteFailed
 from index_store.storage.durable_files import locked
 from index_store.storage.schema import (
@@ -74,4 +75,6 @@ def record_origin(generation: Path, connect: Connector, origin: str) -> bool:
             finally:
                 connection.close()
     except (*SQLITE_ERRORS, OSError) as exc:
-        raise WriteFailed(f"{generation}: what made its vectors could not be noted: {exc}") from exc
+        raise WriteFailed(
+            f"{generation}: what made its vectors could not be noted: {exc}", what_helps(exc, generation)
+        ) from exc

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from index_store import hints
 from index_store.catalog.quarantine import GENERATION, generations_in, holds_rows, quarantined_in
 from index_store.errors import GenerationConflict, PointerLost
 from index_store.storage.durable_files import publish
@@ -106,7 +106,7 @@ def read_pointer(directory: Path) -> Pointer:
         pointer = decode((directory / BACKUP_FILE).read_bytes())
     except (OSError, ValueError) as exc:
         text = f"{path} is damaged ({problem}) and so is its copy ({exc}); nothing was changed"
-        raise PointerLost(text, hint=repoint_command(directory)) from exc
+        raise PointerLost(text, hint=hints.repoint(directory)) from exc
     log.error("pointer_damaged", extra={"path": str(path), "problem": problem})
     return pointer
 
@@ -121,14 +121,7 @@ def _pointer_of_new_collection(directory: Path) -> Pointer:
         return Pointer()
     what = f"{directory / POINTER_FILE} and {BACKUP_FILE} are missing beside {', '.join(held)}"
     raise PointerLost(
-        f"{what}: which of them to serve is unknown; nothing was changed", hint=repoint_command(directory)
-    )
-
-
-def repoint_command(directory: Path) -> str:
-    """The command that makes a pointer for this collection again."""
-    return shlex.join(
-        ["python", "-m", "index_store", "repoint", str(directory.parent.parent), directory.name]
+        f"{what}: which of them to serve is unknown; nothing was changed", hint=hints.repoint(directory)
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from index_store import hints
 from index_store.ann.port import Bitmap
 from index_store.ann.validation import count_allowed
 from index_store.catalog.registry import SnapshotEntry, read_registered
@@ -120,12 +121,12 @@ def open_snapshot(
     path = directory / SNAPSHOTS / entry.name
     manifest = read_manifest(path)
     if manifest.sha256 != entry.sha256:
-        raise StoreDamaged(f"{path} is not the snapshot that the store has registered")
+        raise StoreDamaged(f"{path} is not the snapshot that the store has registered", hints.rebuild(path))
     verify(path, manifest)
     facts = manifest.facts
     stated = (facts.get("store_uuid"), facts.get("embedding_version"), facts.get("seq"))
     if stated != (identity.store_uuid, identity.embedding_version, entry.seq):
-        raise StoreDamaged(f"{path} belongs to another store")
+        raise StoreDamaged(f"{path} belongs to another store", hints.rebuild(path))
     segments = tuple(
         _open_named_segment(directory, identity, one, known, trusts, quarantines) for one in facts["segments"]
     )
@@ -149,11 +150,11 @@ def _open_named_segment(
     try:
         segment = open_segment(path, sha256 if trusts else None)
         if segment.reader.sha256 != sha256:
-            raise StoreDamaged(f"{path} is not the segment that its snapshot names")
+            raise StoreDamaged(f"{path} is not the segment that its snapshot names", hints.rebuild(path))
         its = segment.reader.facts.identity
         owner = StoreIdentity(its.store_uuid, its.embedding_version, its.id_kind, its.dim, its.metric)
         if owner != identity:
-            raise StoreDamaged(f"{path} belongs to another store")
+            raise StoreDamaged(f"{path} belongs to another store", hints.rebuild(path))
     except (StoreDamaged, OSError) as exc:
         if quarantines and not is_passing(exc):
             try_quarantine(path)
@@ -164,7 +165,7 @@ def _open_named_segment(
 def _read_live(path: Path, place: int, rows: int) -> Bitmap:
     live = np.fromfile(path / live_file(place), np.uint8)
     if len(live) != (rows + 7) // 8:
-        raise StoreDamaged(f"{path / live_file(place)} does not fit its segment")
+        raise StoreDamaged(f"{path / live_file(place)} does not fit its segment", hints.rebuild(path))
     return live
 
 

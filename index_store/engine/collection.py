@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from index_store import hints
 from index_store.catalog.pointer import (
     ADVANCE_LOCK,
     POINTER_FILE,
@@ -131,8 +131,6 @@ class Collection:
         """The error as callers are told it: with the file and what helps."""
         if isinstance(error, OSError):
             return unavailable(self._directory, error)
-        if isinstance(error, StoreDamaged) and not error.hint:
-            error.hint = shlex.join(["python", "-m", "index_store", "check", str(self._directory.parents[1])])
         return error
 
     def _quarantine_unreadable(self) -> None:
@@ -176,7 +174,7 @@ class Collection:
     def _closed(self) -> Unavailable:
         failure = self._failure
         if failure is None:
-            return Unavailable(f"collection {self.spec.name!r} is closed")
+            return Unavailable(f"collection {self.spec.name!r} is closed", hints.TRY_AGAIN)
         return type(failure)(str(failure), failure.hint)
 
     def _follow_again(self, stamp: Stamp) -> None:
@@ -258,7 +256,7 @@ class Collection:
             if self._members.pointer.members and not pointer.members:
                 raise StoreUnavailable(
                     f"{self._pointer_path} is gone: the directory was removed or is not mounted any more",
-                    f"bring {self._directory} back",
+                    f"mount the disk of {self._directory} again, or restore a backup",
                 )
             generations: dict[str, Generation] = {}
             damaged: dict[str, Unavailable | OSError] = {}
@@ -283,7 +281,9 @@ class Collection:
             for generation in self._unused():
                 generation.close()
             return
-        raise Unavailable(f"the generations of {self.spec.name!r} change faster than they can be opened")
+        raise Unavailable(
+            f"the generations of {self.spec.name!r} change faster than they can be opened", hints.TRY_AGAIN
+        )
 
     def _close_new(self, generations: Mapping[str, Generation]) -> None:
         """Close what was opened for nothing."""

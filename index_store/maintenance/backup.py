@@ -16,7 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from index_store import hints
 from index_store.catalog.pointer import Pointer, decode, encode, read_pointer, write_pointer
+from index_store.diagnosis import what_helps
 from index_store.errors import ReadOnly, StoreDamaged, Unavailable, WriteFailed
 from index_store.maintenance.check import check, check_store, collection_directories
 from index_store.storage.disk_guard import RESERVE_BYTES, FreeBytes, free_bytes
@@ -50,7 +52,7 @@ def backup_data(
     at all, and must not exist. reserve_bytes: left free on the disk of `target`. Raises WriteFailed, ReadOnly
     (too little room), StoreDamaged, Unavailable."""
     if target.exists():
-        raise WriteFailed(f"{target} exists already")
+        raise WriteFailed(f"{target} exists already", "name a directory that does not exist yet")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _require_room(data_dir, target.parent, reserve_bytes, free)
@@ -61,7 +63,9 @@ def backup_data(
             manifest = seal(temporary, {"kind": _KIND, "seqs": seqs})
             _publish(temporary, target)
     except (OSError, *SQLITE_ERRORS) as exc:
-        raise WriteFailed(f"the backup to {target} failed and nothing was kept: {exc}") from exc
+        raise WriteFailed(
+            f"the backup to {target} failed and nothing was kept: {exc}", what_helps(exc, target)
+        ) from exc
     log.info("backup_made", extra={"target": str(target), "stores": len(seqs)})
     return manifest
 
@@ -80,7 +84,7 @@ def _require_room(data_dir: Path, target: Path, reserve_bytes: int, free: FreeBy
             f"a copy may take {_mib(needed)} MiB and {_mib(reserve_bytes)} MiB are kept free for writes, "
             f"{_mib(left)} MiB are free on the disk of {target}",
             f"df -h {target}; delete old backups there, or back up to another disk: "
-            f"python -m index_store backup {data_dir} TARGET",
+            + hints.command("backup", data_dir, "TARGET"),
         )
 
 
@@ -146,7 +150,7 @@ def _copy_collection(collection: Path, into: Path, connect: Connector) -> dict[s
             return seqs
         for path in copies.values():
             path.unlink(missing_ok=True)
-    raise Unavailable(f"the generations of {collection.name!r} move too fast to be copied")
+    raise Unavailable(f"the generations of {collection.name!r} move too fast to be copied", hints.TRY_AGAIN)
 
 
 def _copy_store(source: Path, copy: Path, connect: Connector) -> int:
@@ -194,11 +198,14 @@ def _check_copies(backup: Path, collection: str) -> Iterator[str]:
 
 
 def _verified_manifest(backup: Path) -> Manifest:
-    """Raises StoreDamaged."""
-    manifest = read_manifest(backup)
+    """Raises StoreDamaged, with what helps against a damaged backup."""
+    try:
+        manifest = read_manifest(backup)
+        verify(backup, manifest)
+    except StoreDamaged as exc:
+        raise StoreDamaged(str(exc), hints.OLDER_BACKUP) from exc
     if manifest.facts.get("kind") != _KIND:
-        raise StoreDamaged(f"{backup} is not a backup")
-    verify(backup, manifest)
+        raise StoreDamaged(f"{backup} is not a backup", hints.OLDER_BACKUP)
     return manifest
 
 
@@ -211,7 +218,10 @@ def restore_data(backup: Path, data_dir: Path) -> list[str]:
     Every byte of the backup is checked first, every row afterwards. Raises StoreDamaged, WriteFailed."""
     final = data_dir / "collections"
     if final.exists() and any(final.iterdir()):
-        raise WriteFailed(f"{data_dir} holds collections already; restore into an empty directory")
+        raise WriteFailed(
+            f"{data_dir} holds collections already; restore into an empty directory",
+            hints.command("restore", backup, "EMPTY_DIRECTORY"),
+        )
     names = _collections(_verified_manifest(backup))
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -220,14 +230,14 @@ def restore_data(backup: Path, data_dir: Path) -> list[str]:
                 _restore_collection(backup, staging / "collections" / name)
             problems = check(staging)
             if problems:
-                raise StoreDamaged(f"{backup}: {problems[0]}")
+                raise StoreDamaged(f"{backup}: {problems[0]}", hints.OLDER_BACKUP)
             sync_directory(staging / "collections")
             if final.exists():
                 final.rmdir()
             (staging / "collections").rename(final)
             sync_directory(data_dir)
     except OSError as exc:
-        raise WriteFailed(f"the restore into {data_dir} failed: {exc}") from exc
+        raise WriteFailed(f"the restore into {data_dir} failed: {exc}", what_helps(exc, data_dir)) from exc
     return names
 
 
@@ -236,7 +246,7 @@ def _restore_collection(backup: Path, directory: Path) -> None:
     try:
         pointer: Pointer = decode((backup / f"{directory.name}.json").read_bytes())
     except (ValueError, json.JSONDecodeError) as exc:
-        raise StoreDamaged(f"{backup}: {directory.name}.json: {exc}") from exc
+        raise StoreDamaged(f"{backup}: {directory.name}.json: {exc}", hints.OLDER_BACKUP) from exc
     for member in pointer.members:
         into = directory / member.name
         into.mkdir()

@@ -212,7 +212,10 @@ def check_recall(segment: SegmentReader, target: float) -> None:
         hits += int(np.count_nonzero(found <= truth[-1]))
         wanted += len(truth)
     if hits < (target - _RECALL_MARGIN) * wanted:
-        raise StoreDamaged(f"a new segment has recall {hits / wanted:.3f}, wanted {target}")
+        raise StoreDamaged(
+            f"a new segment has recall {hits / wanted:.3f}, wanted {target}",
+            "nothing was published and the next try builds it again; if it stays so, report it with the log",
+        )
 
 
 def _publish(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from index_store import hints
 from index_store.catalog.pointer import (
     ADVANCE_LOCK,
     BACKUP_FILE,
@@ -16,7 +17,6 @@ from index_store.catalog.pointer import (
     GenerationName,
     Pointer,
     read_pointer,
-    repoint_command,
     write_pointer,
 )
 from index_store.catalog.quarantine import generations_in, quarantined_in
@@ -115,7 +115,7 @@ def _newest(directory: Path, found: Sequence[RepointCandidate]) -> RepointCandid
     if not found:
         quarantined = ", ".join(one.path.name for one in quarantined_in(directory))
         text = f"{directory} holds no store; set aside are: {quarantined or 'none'}. Restore a backup instead"
-        raise StoreDamaged(text)
+        raise StoreDamaged(text, hints.command("restore", "BACKUP", "DATA_DIR"))
     newest = found[0]
     if newest.problems or newest.live < max(one.live for one in found):
         why = "is damaged" if newest.problems else "holds fewer live items than another"
@@ -123,7 +123,7 @@ def _newest(directory: Path, found: Sequence[RepointCandidate]) -> RepointCandid
         fullest = max(found, key=lambda one: one.live)
         raise StoreDamaged(
             f"the newest store, {newest.path.name}, {why}: name the one to serve.{listed}",
-            hint=f"{repoint_command(directory)} --generation {fullest.path.name}",
+            hint=f"{hints.repoint(directory)} --generation {fullest.path.name}",
         )
     return newest
 
@@ -132,10 +132,11 @@ def _named(directory: Path, found: Sequence[RepointCandidate], name: str) -> Rep
     for one in found:
         if one.path.name == name:
             if not one.embedding_version:
-                raise StoreDamaged(f"{one}; nothing was changed")
+                raise StoreDamaged(f"{one}; nothing was changed", hints.check(one.path))
             return one
     names = ", ".join(one.path.name for one in found)
-    raise StoreDamaged(f"{directory} holds no {name!r}; there are: {names or 'none'}")
+    hint = f"{hints.repoint(directory)} --generation NAME, one of: {names or 'none'}"
+    raise StoreDamaged(f"{directory} holds no {name!r}; there are: {names or 'none'}", hint)
 
 
 def _pointer(directory: Path, found: Sequence[RepointCandidate], chosen: RepointCandidate) -> Pointer:

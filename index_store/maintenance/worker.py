@@ -24,7 +24,7 @@ from index_store.ann.validation import count_allowed
 from index_store.catalog.pointer import GenerationName, read_pointer
 from index_store.catalog.quarantine import remove_expired
 from index_store.catalog.snapshots import SEGMENTS, SNAPSHOTS, open_newest, registered_snapshots
-from index_store.diagnosis import is_passing, what_helps
+from index_store.diagnosis import is_passing, unreadable, what_helps
 from index_store.errors import StoreDamaged
 from index_store.maintenance.check import collection_directories
 from index_store.maintenance.compaction import BUILD_ERRORS, BuildContext, drop_old, make_snapshot
@@ -351,7 +351,7 @@ class Maintenance:
             finally:
                 connection.close()
         except sqlite3.Error as exc:
-            raise StoreDamaged(f"{directory}: the store can't be read: {exc}") from exc
+            raise unreadable(directory / STORE_FILE, exc) from exc
         needed = (sum(shape.rows[keep:]) + shape.changes) * int(dim) * _BYTES_A_NUMBER
         free = self._free(directory)
         if free < needed + self._limits.disk_reserve_bytes:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from index_store import hints
 from index_store.ann.calibration import Calibration, Point
 from index_store.ann.hnsw import GraphShape, Storage
 from index_store.ann.sq8 import Int8Codes
@@ -50,8 +52,9 @@ class SegmentFacts:
         return asdict(self)
 
 
-def facts_from_json(facts: Mapping[str, Any]) -> SegmentFacts:
-    """Return the typed facts. Raises StoreDamaged for anything that is not a segment's."""
+def facts_from_json(facts: Mapping[str, Any], directory: Path) -> SegmentFacts:
+    """Return the facts of the manifest of `directory`, typed. Raises StoreDamaged for anything that is not a
+    segment's."""
     try:
         table = facts["calibration"]
         return SegmentFacts(
@@ -71,4 +74,6 @@ def facts_from_json(facts: Mapping[str, Any]) -> SegmentFacts:
             library=str(facts["library"]),
         )
     except (KeyError, TypeError, ValueError) as exc:
-        raise StoreDamaged(f"a manifest does not describe a segment: {exc!r}") from exc
+        raise StoreDamaged(
+            f"the manifest of {directory} does not describe a segment: {exc!r}", hints.rebuild(directory)
+        ) from exc

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from index_store import hints
 from index_store.errors import StoreDamaged
 from index_store.filter.columns import MISSING, MetadataColumn, ValueColumn
 from index_store.segment.ids import Rows
@@ -116,7 +117,9 @@ class SealedMetadata:
                 bool(described["is_complete"]),
             )
         except (OSError, ValueError, KeyError, TypeError) as exc:
-            raise StoreDamaged(f"the metadata of {directory} can't be opened: {exc!r}") from exc
+            raise StoreDamaged(
+                f"the metadata of {directory} can't be opened: {exc!r}", hints.rebuild(directory)
+            ) from exc
 
     def texts(self, rows: Rows) -> list[str | None]:
         """The JSON text of each row, None where it has no metadata."""

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from index_store import hints
 from index_store.ann.bitmap import all_rows, without
 from index_store.ann.hnsw import FaissHnswIndex
 from index_store.ann.port import Bitmap
@@ -115,7 +116,7 @@ class SegmentReader:
         manifest = read_manifest(directory)
         if manifest.sha256 != verified_sha256:
             verify(directory, manifest)
-        facts = facts_from_json(manifest.facts)
+        facts = facts_from_json(manifest.facts, directory)
         identity, codes = facts.identity, facts.codes
         try:
             graph = None
@@ -127,9 +128,11 @@ class SegmentReader:
             seqs = np.load(directory / SEQS_FILE, mmap_mode="r", allow_pickle=False)
             ids = open_ids(directory, identity.id_kind)
         except (OSError, ValueError) as exc:
-            raise StoreDamaged(f"{directory} cannot be opened: {exc}") from exc
+            raise StoreDamaged(f"{directory} cannot be opened: {exc}", hints.rebuild(directory)) from exc
         if not facts.rows == len(seqs) == scan.rows == (graph or scan).rows:
-            raise StoreDamaged(f"{directory}: its files do not hold the same number of rows")
+            raise StoreDamaged(
+                f"{directory}: its files do not hold the same number of rows", hints.rebuild(directory)
+            )
         return cls(facts, manifest.sha256, vectors, seqs, ids, scan, graph)
 
     @property
@@ -324,7 +327,7 @@ class SegmentReader:
 
 def _map_vectors(path: Path, rows: int, dim: int) -> Matrix:
     if path.stat().st_size != rows * dim * 4:
-        raise StoreDamaged(f"{path} does not hold {rows} vectors of dimension {dim}")
+        raise StoreDamaged(f"{path} does not hold {rows} vectors of dimension {dim}", hints.rebuild(path))
     if not rows:
         return np.empty((0, dim), np.float32)
     return np.memmap(path, np.float32, "r", shape=(rows, dim)).view(np.ndarray)

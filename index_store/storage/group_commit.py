@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
+from index_store import hints
 from index_store.errors import IndexStoreError, ReadOnly, Unavailable, WriteFailed
 from index_store.storage.commit_marks import AckedSeq, SharedSeq
 from index_store.storage.digest import ShareHasher
@@ -20,6 +21,8 @@ from index_store.storage.transaction import CommitResult, WriteJob, commit_jobs
 from index_store.types import Trouble
 
 log = logging.getLogger(__name__)
+
+_FEWER_WRITES = "send larger batches less often; see whether the disk is slow (`iostat -x 1`)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +94,11 @@ class GroupCommitter:
         queued = _QueuedWrite(job, Future())
         # Not under the gate: who waits there waits for all before it, one limit after the other.
         if not self._slots.acquire(timeout=self._limits.queue_wait_s):
-            raise Unavailable("too many writes are waiting; try again later")
+            raise Unavailable("too many writes are waiting; try again later", _FEWER_WRITES)
         with self._state_lock:
             if self._is_closed:
                 self._slots.release()
-                raise Unavailable("the store is closed")
+                raise Unavailable("the store is closed", hints.TRY_AGAIN)
             self._jobs.put(queued)
         return queued.done.result()
 
@@ -130,7 +133,7 @@ class GroupCommitter:
                 self._failure = str(exc)
                 self._drop_connection()
                 for job in jobs:
-                    job.done.set_exception(WriteFailed(f"the write failed: {exc}"))
+                    job.done.set_exception(WriteFailed(f"the write failed: {exc}", self._hint()))
             else:
                 for job, result in zip(jobs, results, strict=True):
                     job.done.set_result(result)

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from index_store import hints
+from index_store.diagnosis import what_helps
 from index_store.errors import StoreDamaged
 from index_store.storage.durable_files import sync_directory
 
@@ -112,11 +114,13 @@ def read_manifest(directory: Path) -> Manifest:
         }
         facts = dict(body["facts"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
-        raise StoreDamaged(f"{path} cannot be read: {exc!r}") from exc
+        raise StoreDamaged(f"{path} cannot be read: {exc!r}", hints.rebuild(path)) from exc
     if content != canonical or stated != hashlib.sha256(_encode(body)).hexdigest():
-        raise StoreDamaged(f"{path} does not match its own checksum")
+        raise StoreDamaged(f"{path} does not match its own checksum", hints.rebuild(path))
     if version != FORMAT_VERSION:
-        raise StoreDamaged(f"{path} has format_version {version}, this program reads {FORMAT_VERSION}")
+        raise StoreDamaged(
+            f"{path} has format_version {version}, this program reads {FORMAT_VERSION}", hints.rebuild(path)
+        )
     return Manifest(facts, files, hashlib.sha256(content).hexdigest())
 
 
@@ -129,10 +133,16 @@ def verify(directory: Path, manifest: Manifest) -> None:
     there = {p.name for p in directory.iterdir()} - {MANIFEST}
     if there != set(manifest.files):
         odd = ", ".join(sorted(there ^ set(manifest.files)))
-        raise StoreDamaged(f"{directory} does not hold the files of its manifest (missing or extra: {odd})")
+        raise StoreDamaged(
+            f"{directory} does not hold the files of its manifest (missing or extra: {odd})",
+            hints.rebuild(directory),
+        )
     for name, fact in manifest.files.items():
         if (size := (directory / name).stat().st_size) != fact.size:
-            raise StoreDamaged(f"{directory / name} has {size} bytes, its manifest says {fact.size}")
+            raise StoreDamaged(
+                f"{directory / name} has {size} bytes, its manifest says {fact.size}",
+                hints.rebuild(directory),
+            )
     wanted = {
         part: sha256
         for name, fact in manifest.files.items()
@@ -140,7 +150,7 @@ def verify(directory: Path, manifest: Manifest) -> None:
     }
     for part, found in zip(wanted, _hash_all(list(wanted)), strict=True):
         if found != wanted[part]:
-            raise StoreDamaged(f"{part.path} does not match its checksum")
+            raise StoreDamaged(f"{part.path} does not match its checksum", hints.rebuild(part.path))
 
 
 def quarantine(directory: Path) -> Path:
@@ -228,7 +238,7 @@ def _hash(part: _FileChunk) -> str:
                 digest.update(buffer[:count])
                 left -= count
     except OSError as exc:
-        raise StoreDamaged(f"{part.path} cannot be read: {exc}") from exc
+        raise StoreDamaged(f"{part.path} cannot be read: {exc}", what_helps(exc, part.path)) from exc
     return digest.hexdigest()
 
 
@@ -236,4 +246,4 @@ def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError as exc:
-        raise StoreDamaged(f"{path} cannot be read: {exc}") from exc
+        raise StoreDamaged(f"{path} cannot be read: {exc}", what_helps(exc, path)) from exc

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from index_store import hints
 from index_store.contents.table import COUNTER
-from index_store.diagnosis import items_missing, rows_damaged, store_behind, unreadable
+from index_store.diagnosis import items_missing, rows_damaged, store_behind, unreadable, what_helps
 from index_store.errors import StoreDamaged, StoreUnavailable, WriteFailed
 from index_store.storage import digest
 from index_store.storage.commit_marks import ACKED_FILE, SharedSeq, acked_seq
@@ -98,7 +99,7 @@ def create_store(
         finally:
             connection.close()
     except SQLITE_ERRORS as exc:
-        raise WriteFailed(f"no store can be made in {directory}: {exc}") from exc
+        raise WriteFailed(f"no store can be made in {directory}: {exc}", what_helps(exc, directory)) from exc
     sync_directory(directory)
 
 
@@ -160,7 +161,10 @@ class Store:
         }
         for key, value in identity.items():
             if meta.get(key) != value:
-                raise StoreDamaged(f"{path}: the store says {key}={meta.get(key)!r}, expected {value!r}")
+                raise StoreDamaged(
+                    f"{path}: the store says {key}={meta.get(key)!r}, expected {value!r}",
+                    hints.check(path),
+                )
         shape: tuple[tuple[str, str, object], ...] = (
             ("id_type", "id_kind", spec.id_kind),
             ("dim", "dim", spec.dim),
@@ -358,7 +362,7 @@ class Store:
 
 def _require_open(connection: Connection | None) -> Connection:
     if connection is None:
-        raise StoreDamaged("the store is closed")
+        raise StoreUnavailable("the store is closed", hints.TRY_AGAIN)
     return connection
 
 

@@ -46,7 +46,9 @@ class HnswlibIndex:
         try:
             index.load_index(str(path))
         except RuntimeError as exc:
-            raise StoreDamaged(f"{path.name} is not an index that hnswlib can open: {exc}") from exc
+            raise StoreDamaged(
+                f"{path.name} is not an index that hnswlib can open: {exc}", "build it again"
+            ) from exc
         return cls(index, metric)
 
     @property

@@ -24,8 +24,8 @@ def test_no_hint_no_field() -> None:
 
 
 def test_a_damaged_store_has_a_code_of_its_own() -> None:
-    assert (problem_of(StoreDamaged("a")).status, problem_of(StoreDamaged("a")).code) == (
+    assert (problem_of(StoreDamaged("a", "b")).status, problem_of(StoreDamaged("a", "b")).code) == (
         503,
         "store_damaged",
     )
-    assert problem_of(Unavailable("a")).code == "store_unavailable"
+    assert problem_of(Unavailable("a", "b")).code == "store_unavailable"
