@@ -1,7 +1,7 @@
 """How a comparison that nobody waits for stands back: it takes the processor when nobody else wants it, and
 reads a little at a time, because the databases that it reads from do not stand back.
 
-What either is worth: docs/decisions/0024-comparisons-stand-back.md.
+What either is worth: docs/decisions/0024-full-comparisons-at-idle-priority.md.
 """
 
 from __future__ import annotations

@@ -51,6 +51,9 @@ def unknown_commands(path: str, text: str, targets: set[str], present: set[str])
 
 
 def missing_parts(path: str, text: str) -> Iterator[Finding]:
+    number = path.rsplit("/", 1)[-1][:4]
+    if not re.match(rf"# {number} [A-Z0-9a-z]", text):
+        yield Finding(path, 1, f"its title does not begin with '# {number} '")
     titles = [title for level, title in headings(text) if level == 2]
     for part in NOTE_PARTS:
         if part not in titles:
@@ -98,8 +101,11 @@ def test_every_decision_is_whole(path: str) -> None:
     assert not findings, "\n" + "\n".join(map(str, findings))
 
 
-def test_a_decision_without_options_is_found() -> None:
-    assert list(missing_parts("docs/decisions/0000-a.md", "# A\n## Context\n## Choice\n"))
+def test_a_decision_without_options_or_number_is_found() -> None:
+    whole = "# 0000 A\n## Context\n## Options\n## Choice\n"
+    assert list(missing_parts("docs/decisions/0000-a.md", whole.replace("## Options\n", "")))
+    assert list(missing_parts("docs/decisions/0001-a.md", whole))
+    assert not list(missing_parts("docs/decisions/0000-a.md", whole))
 
 
 def test_decisions_are_numbered_once() -> None:
