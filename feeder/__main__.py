@@ -58,6 +58,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, or that of the error that stopped it."""
     options = _parser().parse_args(arguments)
     _start_logging(options.log_json)
     try:
@@ -109,7 +110,8 @@ def _names(settings: Settings, options: argparse.Namespace) -> list[str]:
     if unknown or not names:
         known = ", ".join(settings.collections) or "none"
         raise SettingsWrong(
-            f"no source tables for {', '.join(unknown) or 'any collection'}; there are: {known}"
+            f"no source tables for {', '.join(unknown) or 'any collection'}; there are: {known}",
+            hint="Name one of these, or add source tables to COLLECTIONS_FILE.",
         )
     return list(names)
 
@@ -245,10 +247,11 @@ def _print(summary: Summary, is_json: bool) -> None:
 
 def _complain(exc: FeederError, is_json: bool, collection: str = "") -> None:
     if is_json:
-        extra = {"kind": type(exc).__name__, "detail": str(exc), "collection": collection}
+        extra = {"kind": type(exc).__name__, "detail": str(exc), "hint": exc.hint, "collection": collection}
         log.error("feeder_stopped", extra={**extra, "exit_code": exc.exit_code})
     else:
-        print(f"{type(exc).__name__}: {exc}", file=sys.stderr, flush=True)
+        hint = f"\n  {exc.hint}" if exc.hint else ""
+        print(f"{type(exc).__name__}: {exc}{hint}", file=sys.stderr, flush=True)
 
 
 def _start_logging(is_json: bool) -> None:

@@ -80,10 +80,12 @@ class Directory(Protocol):
     """Which ids exist in the source, and which of them are active."""
 
     @property
-    def count(self) -> int: ...
+    def count(self) -> int:
+        """How many ids exist."""
 
     @property
-    def active_count(self) -> int: ...
+    def active_count(self) -> int:
+        """How many of them are active."""
 
     def ids(self) -> Sequence[Id]:
         """Return every id, once."""
@@ -107,17 +109,21 @@ class IntDirectory:
 
     @property
     def count(self) -> int:
+        """How many ids exist."""
         return len(self._ids)
 
     @property
     def active_count(self) -> int:
+        """How many of them are active."""
         return int(self._active.sum())
 
     def ids(self) -> Sequence[Id]:
+        """Return every id, once, in ascending order."""
         found: list[Id] = self._ids.tolist()
         return found
 
     def states(self, ids: IdColumn) -> npt.NDArray[np.int8]:
+        """Return (n,) int8: UNKNOWN, INACTIVE or ACTIVE for each of `ids`, in their order."""
         wanted = np.asarray(ids, dtype=np.int64)
         if not len(self._ids):
             return np.full(len(wanted), UNKNOWN, dtype=np.int8)
@@ -133,19 +139,24 @@ class TextDirectory:
     _active: dict[str, bool] = field(default_factory=dict)
 
     def add(self, item_id: str, active: bool) -> None:
+        """Add one row of an id; it is active if one of its rows is."""
         self._active[item_id] = active or self._active.get(item_id, False)
 
     @property
     def count(self) -> int:
+        """How many ids exist."""
         return len(self._active)
 
     @property
     def active_count(self) -> int:
+        """How many of them are active."""
         return sum(self._active.values())
 
     def ids(self) -> Sequence[Id]:
+        """Return every id, once, in the order they were added."""
         return list(self._active)
 
     def states(self, ids: IdColumn) -> npt.NDArray[np.int8]:
+        """Return (n,) int8: UNKNOWN, INACTIVE or ACTIVE for each of `ids`, in their order."""
         known = self._active
         return np.fromiter((known.get(str(item), UNKNOWN) for item in ids), dtype=np.int8, count=len(ids))

@@ -33,6 +33,7 @@ CRC_TABLE = _crc_table()
 
 
 def id_bytes(item_id: Id) -> bytes:
+    """Return an id as the digest hashes it: int64, little end first, or UTF-8 and a zero byte."""
     if isinstance(item_id, int):
         return item_id.to_bytes(8, "little", signed=True)
     return item_id.encode() + b"\0"
@@ -44,6 +45,7 @@ def crc_of(item_id: Id) -> int:
 
 
 def bucket_of(item_id: Id) -> int:
+    """Return the number of an id's bucket, 0 to 4,095."""
     return crc_of(item_id) & (BUCKETS - 1)
 
 

@@ -141,8 +141,11 @@ class Settings:
         return settings
 
     def vector_database(self) -> Database:
+        """Return the pgvector database. Raises SettingsWrong where none is configured."""
         if self.vectors is None:
-            raise SettingsWrong("the pgvector database is not set: TGT_DB_* or POSTGRES_RECOMMEND_URL")
+            raise SettingsWrong(
+                "the pgvector database is not set", hint="Set TGT_DB_* or POSTGRES_RECOMMEND_URL."
+            )
         return self.vectors
 
     def items_database(self, tables: CollectionTables) -> Database | None:
@@ -154,20 +157,22 @@ class Settings:
             database = named[tables.items.database]
             if database is None:
                 raise SettingsWrong(
-                    f"collections.{tables.name}.source.items wants database {tables.items.database!r}:"
-                    " set SRC_DB_* or MARIADB_SERVICE_URL"
+                    f"collections.{tables.name}.source.items wants database {tables.items.database!r},"
+                    " which is not set",
+                    hint="Set SRC_DB_* or MARIADB_SERVICE_URL.",
                 )
             return database
         given = [database for database in named.values() if database is not None]
         if len(given) != 1:
-            raise SettingsWrong(
-                f"collections.{tables.name}.source.items: "
-                + (
-                    "set SRC_DB_* or MARIADB_SERVICE_URL"
-                    if not given
-                    else "SRC_DB_* and MARIADB_SERVICE_URL are both set: unset one, or say"
-                    ' database = "src" or "mariadb" there, in COLLECTIONS_FILE'
+            where = f"collections.{tables.name}.source.items"
+            if not given:
+                raise SettingsWrong(
+                    f"{where}: no database is set (SRC_DB_*, MARIADB_SERVICE_URL)",
+                    hint="Set SRC_DB_* or MARIADB_SERVICE_URL.",
                 )
+            raise SettingsWrong(
+                f"{where}: SRC_DB_* and MARIADB_SERVICE_URL are both set",
+                hint='Unset one, or say database = "src" or "mariadb" there, in COLLECTIONS_FILE.',
             )
         return given[0]
 

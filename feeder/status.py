@@ -21,8 +21,8 @@ NAMES_SHOWN = 20
 class Status:
     """One collection. problem: why it can't be served, with what helps, or empty. tiers: by side, {} while
     nobody follows. equal, as_of_ms: of the last full comparison; lag_ms: of the last change. brake: why it
-    holds, None while it does not. vanished: within the brake's window. imported: where an import stands.
-    quarantined: why, by id, as far as this machine knows."""
+    holds, None while it does not; brake_hint: what helps. vanished: within the brake's window.
+    imported: where an import stands. quarantined: why, by id, as far as this machine knows."""
 
     collection: str
     serves: str | None
@@ -34,6 +34,7 @@ class Status:
     as_of_ms: int | None
     lag_ms: float | None
     brake: str | None
+    brake_hint: str
     brake_since_ms: int | None
     vanished: int
     imported: Mapping[str, Any] | None
@@ -61,6 +62,7 @@ def status_of(
         as_of_ms=report.get("as_of_ms"),
         lag_ms=report.get("lag_ms"),
         brake=brake.get("why"),
+        brake_hint=str(brake.get("hint") or ""),
         brake_since_ms=brake.get("since_ms"),
         vanished=window.total(),
         imported=None
@@ -87,8 +89,10 @@ def as_text(status: Status) -> str:
         _line(
             "brake", f"HOLDS since {_time(status.brake_since_ms)}: {status.brake}" if status.brake else "off"
         ),
-        _line("vanished", f"{status.vanished:,} items lately"),
     ]
+    if status.brake and status.brake_hint:
+        lines.append(_line("", status.brake_hint))
+    lines.append(_line("vanished", f"{status.vanished:,} items lately"))
     if status.problem:
         lines.insert(1, _line("problem", status.problem))
     if status.imported is not None:

@@ -28,10 +28,12 @@ class Runner(Protocol):
     """Does some work, wherever, and returns what came of it. meanwhile: what can be done beside it, here;
     what it raises leaves the work alone."""
 
-    def __call__(self, work: Callable[[IsWanted], T], meanwhile: Meanwhile | None, /) -> T: ...
+    def __call__(self, work: Callable[[IsWanted], T], meanwhile: Meanwhile | None, /) -> T:
+        """Return what `work` returns; raise what it raises."""
 
 
 def run_inline(work: Callable[[IsWanted], T], _meanwhile: Meanwhile | None, /) -> T:
+    """Do the work in this thread, with nothing meanwhile."""
     return work(lambda: True)
 
 
@@ -84,6 +86,7 @@ class Throttle:
         self._began = 0.0
 
     def reset(self) -> None:
+        """Begin another piece of work, with all of its pauses left."""
         self._left_s = self._pauses_s_max
         self._began = self._ticks()
 

@@ -76,7 +76,9 @@ class SourceBuilder:
         """Return a connection to the vector table. Raises SettingsWrong where none is configured."""
         tables = self._tables
         if tables.vectors is None:
-            raise SettingsWrong(f"{tables.name}: no vector table is configured; `sync` brings its content")
+            raise SettingsWrong(
+                f"{tables.name}: no vector table is configured", hint="Use `sync`: it brings the content."
+            )
         session = postgres_session(self._settings.vector_database(), self._patient)
         return PgVectorSource(session, tables.vectors, tables.id_kind, tables.dim)
 
@@ -172,7 +174,8 @@ class SourceBuilder:
                 return feed
             if choice == "log":
                 raise SettingsWrong(
-                    f"{name}: {table.database} does not grant its log for the {table.side}: docs/FEEDER.md"
+                    f"{name}: {table.database} does not grant its log for the {table.side}",
+                    hint="Grant what docs/FEEDER.md says under Rights, or set FEEDER_TIER=auto.",
                 )
         if choice in ("auto", "triggers"):
             feed = self._trigger_feed(table, pause)
@@ -180,8 +183,9 @@ class SourceBuilder:
                 return feed
             if choice == "triggers":
                 raise SettingsWrong(
-                    f"{name}: no triggers for the {table.side} in {table.database}:"
-                    " `python -m feeder install-triggers`"
+                    f"{name}: no triggers for the {table.side} in {table.database}",
+                    hint="Run `python -m feeder install-triggers` as the tables' owner, and grant what"
+                    " docs/FEEDER.md says.",
                 )
         return PollingFeed(self._settings.bounds.poll_s, time.monotonic, pause)
 

@@ -26,6 +26,7 @@ class Differences:
 
     @property
     def all_ids(self) -> list[Id]:
+        """Every id that differs, whatever is wrong with it."""
         return [*self.missing, *self.changed, *self.extra]
 
 
@@ -62,6 +63,7 @@ def leave_out_quarantined(
 def differences_between(
     source_rows: Mapping[Id, SourceRow], index_rows: Mapping[Id, DigestRow]
 ) -> Differences:
+    """Return how two sides differ that hold rows of the same buckets. Pure."""
     missing = [item_id for item_id in source_rows if item_id not in index_rows]
     known = [item_id for item_id in source_rows if item_id in index_rows]
     changed = [item_id for item_id in known if index_rows[item_id].sum != source_rows[item_id].share]

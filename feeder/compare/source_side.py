@@ -70,6 +70,7 @@ class SourceSide:
         self.count = 0
 
     def add_chunk(self, chunk: Chunk) -> None:
+        """Take over a chunk of a scan, in the order of the scan."""
         for reason, named in chunk.skipped.items():
             self.skipped[reason] = self.skipped.get(reason, 0) + len(named)
         self.quarantined |= chunk.quarantined
@@ -134,6 +135,7 @@ class SourceSide:
         self.quarantined |= update.quarantined
 
     def set_row(self, item_id: Id, source_row: SourceRow | None) -> None:
+        """Say what the source holds of one id now. source_row: None for nothing."""
         bucket = crc_of(item_id) & (BUCKETS - 1)
         before = self._changed[item_id] if item_id in self._changed else self._as_read(item_id)
         difference = (source_row.share if source_row else 0) - (before.share if before else 0)

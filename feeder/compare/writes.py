@@ -59,5 +59,6 @@ def changes_of(current: SourceState, version: str, source_version: int) -> Chang
 
 
 def batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield slices of at most `size` values, in order."""
     for start in range(0, len(values), size):
         yield values[start : start + size]

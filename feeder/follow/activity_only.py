@@ -45,10 +45,12 @@ class ActivityFollower:
         self._forget = forget
 
     def open(self) -> None:
+        """Connect to the items table. Raises SourceDown, SettingsWrong."""
         self._forget()
         self._items.open()
 
     def close(self) -> None:
+        """Let the connection go."""
         self._items.close()
 
     def write_activity(self, ids: Sequence[Id], stamp: int, cursors: Mapping[str, str]) -> None:

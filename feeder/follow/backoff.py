@@ -28,9 +28,11 @@ connection for alive for that long."""
 class StopSignal(Protocol):
     """Says when to end; `threading.Event` fits."""
 
-    def is_set(self) -> bool: ...
+    def is_set(self) -> bool:
+        """Tell whether the feeder is to stop."""
 
-    def wait(self, timeout: float) -> bool: ...
+    def wait(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds for it; return whether it came."""
 
 
 class Backoff:
@@ -69,6 +71,7 @@ class Backoff:
         return isinstance(exc, AnotherFeeder) and self._ticks() - self._followed_at > LEASE_PATIENCE_S
 
     def note_progress(self) -> None:
+        """Note that changes are followed: the next failure begins with the shortest pause."""
         self._followed_at = self._ticks()
         if self._in_a_row:
             log.info("sync_resumed", extra={"collection": self._collection})
@@ -92,6 +95,7 @@ class Backoff:
                 "collection": self._collection,
                 "kind": kind,
                 "why": str(exc),
+                "hint": exc.hint,
                 "in_a_row": self._in_a_row,
                 "again_in_s": round(wait_s, 1),
             },

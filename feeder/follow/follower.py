@@ -229,7 +229,7 @@ class Follower:
             if deps.activity is None or not (is_known or deps.store.digest().items):
                 raise  # an empty index waits for its import, which needs the lease
             if not is_known:
-                what = {"collection": deps.collection, "why": str(exc)}
+                what = {"collection": deps.collection, "why": str(exc), "hint": exc.hint}
                 log.error("vectors_not_followed", extra={**what, "still": "activity and deletes"})
             deps.metrics.set_activity_only(deps.collection, True)
             return None
@@ -330,7 +330,10 @@ class Follower:
         state = deps.store.state()
         self._run_timed_checks(state)
         if self._version_now(state) != (None if isinstance(mode, ActivityOnly) else mode.version):
-            raise ImportRefused(f"{deps.collection} serves another embedding_version now: {state.version}")
+            raise ImportRefused(
+                f"{deps.collection} serves another embedding_version now: {state.version}",
+                hint="Nothing needs to be done: following begins again with it.",
+            )
         deps.metrics.set_vanished(deps.collection, deps.vanished())
         if not isinstance(mode, ActivityOnly):
             for chunk in batches(list(deps.reader.quarantined(only_due=True)), self._batch_items):

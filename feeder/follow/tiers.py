@@ -25,6 +25,7 @@ class TierLog:
         self._said: dict[Side, Tier] = {}
 
     def log_tier(self, side: Side, tier: Tier) -> None:
+        """Log how a side is followed, unless that was said before."""
         if self._said.get(side) == tier:
             return
         self._said[side] = tier

@@ -20,9 +20,11 @@ class SourceVersions:
         self._last = 0
 
     def start_after(self, stored: str | None) -> None:
+        """Make every version newer than `stored`, the newest that the service has seen."""
         self._last = max(self._last, int(stored) if stored and stored.isdecimal() else 0)
 
     def next(self) -> int:
+        """Return a version newer than all before: milliseconds since 1970, or one more than the last."""
         self._last = max(self._last + 1, int(self._clock() * 1000))
         return self._last
 
@@ -39,14 +41,17 @@ def vector_version(state: CollectionState) -> str:
         else "nothing proves its source's vectors"
     )
     raise ImportRefused(
-        f"{state.name} serves {state.version or 'nothing yet'}, {held}: stop `sync`, run"
-        f" `python -m feeder import {state.name}`, which proves and brings them, and start it again; or go"
-        " back to the former model with POST /v1/rollback"
+        f"{state.name} serves {state.version or 'nothing yet'}, {held}",
+        hint=f"Stop `sync`, run `python -m feeder import {state.name}`, which proves and brings them, and"
+        " start it again; or go back to the former model with POST /v1/rollback.",
     )
 
 
 def content_version(state: CollectionState) -> str:
     """Return the embedding_version that the service embeds content under. Raises ServiceDown."""
     if state.version is None:
-        raise ServiceDown(f"{state.name} serves no embedding_version yet: is its model available?")
+        raise ServiceDown(
+            f"{state.name} serves no embedding_version yet",
+            hint="Is its model available? The service's /health says why not.",
+        )
     return state.version

@@ -51,6 +51,7 @@ class ImportCursor:
         return found
 
     def to_json(self) -> str:
+        """Return it as the service stores it; `parsed` reads it back."""
         body = {
             "format": FORMAT,
             "table": self.table,
@@ -69,9 +70,11 @@ class ImportCursor:
         return ImportCursor(self.table, version=version)
 
     def moved(self, after: Key, rows: int, counts: Mapping[str, int]) -> ImportCursor:
+        """Return the cursor behind one more page. after: its last key. rows: of the page."""
         return replace(self, after=after, rows=self.rows + rows).counted(counts)
 
     def counted(self, counts: Mapping[str, int]) -> ImportCursor:
+        """Return the cursor with these counts added to its own."""
         total = dict(self.counts)
         for name, count in counts.items():
             total[name] = total.get(name, 0) + count

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 CURSOR_NAME = "import"
 NAMES_KEPT = 5
+WRONG_DATABASE = "Is it the right database? Check TGT_DB_*, SRC_DB_* and MARIADB_SERVICE_URL."
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,19 +150,20 @@ class Importer:
         name = self._tables.name
         if not len(survey.ids):
             raise ImportRefused(
-                f"{name}: the vector table holds no usable row ({dict(facts)}): wrong database?"
+                f"{name}: the vector table holds no usable row ({dict(facts)}); nothing was written",
+                hint=WRONG_DATABASE,
             )
         if directory is None:
             return
         if not directory.count:
-            raise ImportRefused(f"{name}: the items table is empty: wrong database? Nothing was written.")
+            raise ImportRefused(f"{name}: the items table is empty; nothing was written", hint=WRONG_DATABASE)
         percent = 100 * facts["orphans"] / facts["ids"]
         if percent > self._bounds.orphan_percent_max and not options.accept_orphans:
             shown = ", ".join(map(str, self._names["orphans"]))
             raise ImportRefused(
                 f"{name}: {facts['orphans']:,} of {facts['ids']:,} ids ({percent:.1f} %) are not in the items"
-                f" table (as {shown}); nothing was written. If these items are really gone, run again with"
-                " --accept-orphans: they are left out"
+                f" table (as {shown}); nothing was written",
+                hint="If these items are really gone, run again with --accept-orphans: they are left out.",
             )
 
     def _labelled(
@@ -170,14 +172,17 @@ class Importer:
         """Return the cursor with the embedding_version that the vectors are proven, or said, to be of."""
         if options.trust_vectors:
             if not options.embedding_version:
-                raise SettingsWrong("--trust-vectors needs --embedding-version")
+                raise SettingsWrong(
+                    "--trust-vectors needs --embedding-version", hint="Name what made the vectors."
+                )
             label = options.embedding_version
             return cursor.labelled(label), f"embedding_version {label} by the operator's word, not proven"
         proof, note = self._proof(survey, directory)
         if options.embedding_version not in (None, proof):
             raise ImportRefused(
                 f"{self._tables.name}: the vectors are proven to be of {proof},"
-                f" not of {options.embedding_version}"
+                f" not of {options.embedding_version}",
+                hint="Leave --embedding-version out, or import the table that holds such vectors.",
             )
         return cursor.labelled(proof), note
 
@@ -185,8 +190,8 @@ class Importer:
         deps = self._deps
         if deps.items is None:
             raise ImportRefused(
-                f"{self._tables.name}: without source.items there is no content to prove the vectors by;"
-                " add it, or say --embedding-version NAME --trust-vectors"
+                f"{self._tables.name}: without source.items there is no content to prove the vectors by",
+                hint="Add source.items to COLLECTIONS_FILE, or say --embedding-version NAME --trust-vectors.",
             )
         known = np.arange(len(survey.ids))
         if directory is not None:

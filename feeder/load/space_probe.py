@@ -229,9 +229,9 @@ def require(proof: SpaceProof, collection: str) -> None:
     """Raise ImportRefused when the probe found no proof."""
     if proof.reason is not None:
         raise ImportRefused(
-            f"space probe of {collection!r}: {proof.reason}. Seen: {proof}. Nothing was written."
-            " Embed the rows again from their content, or, if you know what made these vectors,"
-            " say so with --embedding-version NAME --trust-vectors"
+            f"space probe of {collection!r}: {proof.reason}. Seen: {proof}. Nothing was written.",
+            hint="Embed the rows again from their content, or, if you know what made these vectors,"
+            " say so with --embedding-version NAME --trust-vectors.",
         )
 
 

@@ -73,15 +73,18 @@ class ContentReader:
         self._clock = clock
 
     def open(self) -> None:
+        """Connect to the items table and open the cache. Raises SourceDown, SettingsWrong."""
         self._items.open()
         self._state.open()
 
     def close(self) -> None:
+        """Let connection and cache go."""
         self._items.close()
         self._state.close()
 
     @property
     def is_ready(self) -> bool:
+        """Whether the cache speaks of the whole source: a scan has been finished."""
         return self._state.is_complete_for(self._identity)
 
     def current_state(
@@ -131,6 +134,7 @@ class ContentReader:
         return SourceState(items, absent, contents=contents, failed=failed)
 
     def note_stored(self, current: SourceState, rejected: Mapping[Id, str]) -> None:
+        """Write down what the service acknowledged, and when to try again what it refused."""
         kept_back = rejected.keys() | current.failed.keys()
         stored = {item.id: current.contents[item.id] for item in current.items if item.id not in kept_back}
         failed = dict(current.failed)
@@ -170,6 +174,7 @@ class ContentReader:
                 throttle.slow_down()
 
     def quarantined(self, *, only_due: bool = False) -> Mapping[Id, str]:
+        """Return the ids whose content can't be had or stored, and why. only_due: to try again."""
         return self._state.failures(only_due=only_due)
 
     def _chunk(self, found: Mapping[Id, Sequence[ItemRow]], past: Mapping[Id, StoredContent]) -> Chunk:

@@ -78,6 +78,7 @@ class VectorReader:
         self._unfit: dict[Id, str] = {}
 
     def open(self) -> None:
+        """Connect to both tables and open the key map. Raises SourceDown, SettingsWrong."""
         shape = self._vectors.open()
         self._is_half, self._identity = shape.kind == "halfvec", shape.identity
         if self._items is not None:
@@ -85,6 +86,7 @@ class VectorReader:
         self._key_map.open()
 
     def close(self) -> None:
+        """Let connections and key map go."""
         self._vectors.close()
         if self._items is not None:
             self._items.close()
@@ -92,6 +94,7 @@ class VectorReader:
 
     @property
     def is_ready(self) -> bool:
+        """Whether the key map holds every row of this very table: a scan has been finished."""
         return self._key_map.is_complete_for(self._identity)
 
     def current_state(

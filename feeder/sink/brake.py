@@ -33,11 +33,14 @@ PERCENT_OFF = 100.0
 class Store(Protocol):
     """The service's side of one collection."""
 
-    def state(self) -> CollectionState: ...
+    def state(self) -> CollectionState:
+        """Return what the service holds of the collection. Raises ServiceDown, SettingsWrong."""
 
-    def apply(self, changes: Changes, cursors: Mapping[str, str]) -> WriteResult: ...
+    def apply(self, changes: Changes, cursors: Mapping[str, str]) -> WriteResult:
+        """Store changes and cursors in one commit. Raises ServiceDown, ImportRefused, BrakeOn."""
 
-    def digest(self) -> Digest: ...
+    def digest(self) -> Digest:
+        """Return the sums of what the service holds. Raises ServiceDown."""
 
     def differing(self, sums: Sums) -> Differing:
         """Return what it holds where its sums are not these."""
@@ -47,6 +50,7 @@ class Store(Protocol):
 
 
 def nothing_vanished() -> int:
+    """Stands for the count of a window where none is kept."""
     return 0
 
 
@@ -63,6 +67,7 @@ class Brake:
 
     @property
     def is_off(self) -> bool:
+        """Whether any number of items may vanish."""
         return self.is_forced or self.percent >= PERCENT_OFF
 
     def allowed(self, held: int) -> int:
@@ -73,8 +78,9 @@ class Brake:
         """Raises BrakeOn."""
         if held and not in_source:
             raise BrakeOn(
-                f"the source holds no item at all, the index {held:,}: wrong database? Nothing was changed."
-                " To empty a collection on purpose, delete its items through the service"
+                f"the source holds no item at all, the index {held:,}; nothing was changed",
+                hint="Is it the right database? To empty a collection on purpose, delete its items through"
+                " the service.",
             )
         if vanishing and not self.is_off and vanishing + self.vanished_before() > self.allowed(held):
             raise self.brake_error(vanishing, held)
@@ -88,14 +94,17 @@ class Brake:
         )
         return BrakeOn(
             f"{vanishing:,} of {held:,} items ({share:.1f} %) would vanish{before}, at most"
-            f" {self.percent:g} % may; nothing was changed. If the source is right, run"
-            " `python -m feeder reconcile --force`"
+            f" {self.percent:g} % may; nothing was changed"
         )
 
 
 def brake_cursor(exc: BrakeOn, clock: Callable[[], float]) -> dict[str, str]:
     """Return the cursor that tells everybody that the brake holds."""
-    return {BRAKE_CURSOR: json.dumps({"why": str(exc), "since_ms": int(clock() * 1000)}, ensure_ascii=False)}
+    return {
+        BRAKE_CURSOR: json.dumps(
+            {"why": str(exc), "hint": exc.hint, "since_ms": int(clock() * 1000)}, ensure_ascii=False
+        )
+    }
 
 
 class BrakeWindow:
@@ -123,6 +132,7 @@ class BrakeWindow:
         return json.dumps({"held": self.held, "parts": buckets}, separators=(",", ":"))
 
     def total(self) -> int:
+        """Return how many items vanished within the window, net."""
         return sum(count for _, count in self._recent())
 
     def note_vanished(self, net: int) -> None:
@@ -131,6 +141,7 @@ class BrakeWindow:
         self._buckets = _increased(live, net, self._bucket_end()) if net > 0 else _reduced(live, -net)
 
     def clear(self) -> None:
+        """Count from zero."""
         self.held, self._buckets = 0, []
 
     def _recent(self) -> list[tuple[int, int]]:
@@ -170,6 +181,7 @@ class BrakedStore:
         self._is_loaded = False
 
     def state(self) -> CollectionState:
+        """Return what the service holds; the first call takes over the window that it stored."""
         state = self._store.state()
         if not self._is_loaded:
             self._window.load(state.cursors.get(WINDOW_CURSOR))
@@ -192,12 +204,15 @@ class BrakedStore:
         return applied
 
     def digest(self) -> Digest:
+        """Return the sums of what the service holds. Raises ServiceDown."""
         return self._store.digest()
 
     def differing(self, sums: Sums) -> Differing:
+        """Return what the service holds where its sums are not these. Raises ServiceDown."""
         return self._store.differing(sums)
 
     def showing(self, ids: Sequence[Id]) -> int:
+        """Return how many of these items a search can return. Raises ServiceDown."""
         return self._store.showing(ids)
 
     def _allowed_now(self, ids: Sequence[Id]) -> int:

@@ -14,7 +14,16 @@ from feeder.changes import Changes
 from feeder.digest import Sums, bucket_of
 from feeder.errors import ImportRefused, ServiceDown, SettingsWrong
 from item_rules.ids import id_fault, kind_of
-from vector_client.errors import BadAnswer, BadRequest, Conflict, KeyRefused, NoAnswer, NotFound, Unavailable
+from vector_client.errors import (
+    BadAnswer,
+    BadRequest,
+    Conflict,
+    KeyRefused,
+    NoAnswer,
+    NotFound,
+    Refused,
+    Unavailable,
+)
 from vector_client.http import VectorClient
 from vector_client.types import CollectionState, Differing, Digest, Id, Item, Rejected, Written
 
@@ -59,9 +68,11 @@ class Writer:
         self._pool: ThreadPoolExecutor | None = None
 
     def start(self) -> None:
+        """Start the threads that send batches."""
         self._pool = ThreadPoolExecutor(self._connections, thread_name_prefix="upsert")
 
     def close(self) -> None:
+        """End them; batches that wait are dropped."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
@@ -72,7 +83,8 @@ class Writer:
             states = self._client.status()
         if self._collection not in states:
             raise SettingsWrong(
-                f"the service has no collection {self._collection!r}; it has {', '.join(sorted(states))}"
+                f"the service has no collection {self._collection!r}; it has {', '.join(sorted(states))}",
+                hint="Give both the same COLLECTIONS_FILE.",
             )
         state = states[self._collection]
         if state.problem:
@@ -230,10 +242,16 @@ def service_errors() -> Iterator[None]:
     try:
         yield
     except (NoAnswer, Unavailable, BadAnswer) as exc:
-        raise ServiceDown(f"the service cannot take part now: {exc}") from exc
+        raise ServiceDown(f"the service cannot take part now: {exc}", hint=_hint_of(exc)) from exc
     except Conflict as exc:
-        raise ImportRefused(f"the service refuses these vectors: {exc.detail}") from exc
+        raise ImportRefused(f"the service refuses these vectors: {exc.detail}", hint=exc.hint) from exc
     except (KeyRefused, NotFound) as exc:
-        raise SettingsWrong(f"the service refuses the feeder: {exc}") from exc
+        hint = exc.hint or "Check WRITE_API_KEY, ADMIN_API_KEY and ML_INFERENCE_URL."
+        raise SettingsWrong(f"the service refuses the feeder: {exc}", hint=hint) from exc
     except BadRequest as exc:
-        raise ImportRefused(f"the service refuses a request of the feeder: {exc}") from exc
+        hint = exc.hint or "Feeder and service may be of different releases: update both."
+        raise ImportRefused(f"the service refuses a request of the feeder: {exc}", hint=hint) from exc
+
+
+def _hint_of(exc: Exception) -> str:
+    return exc.hint if isinstance(exc, Refused) else ""

@@ -54,7 +54,8 @@ class ChangeFeed(Protocol):
     """
 
     @property
-    def tier(self) -> Tier: ...
+    def tier(self) -> Tier:
+        """How it notices changes."""
 
     def open(self, bookmark: str | None) -> None:
         """Resume where `bookmark`, the newest one the service stored, says."""
@@ -74,7 +75,8 @@ class ChangeFeed(Protocol):
     def backlog(self) -> Backlog:
         """Return what the source keeps for this feed."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let connections and threads go; twice is harmless. `open` or `restart` may follow."""
 
 
 class GrantedFeed(ChangeFeed, Protocol):
@@ -85,7 +87,10 @@ class GrantedFeed(ChangeFeed, Protocol):
 
 
 class Lease(Protocol):
+    """The right to follow one collection of one service, which one feeder has at a time. For one thread."""
+
     def hold(self) -> None:
         """Take the lease, or make sure that it is still ours. Raises AnotherFeeder, SourceDown."""
 
-    def release(self) -> None: ...
+    def release(self) -> None:
+        """Give it back, whether it was held or not."""

@@ -30,6 +30,7 @@ IDLE_SECONDS_MAX = 600
 
 
 def former_key(collection: str) -> bytes:
+    """Return what older releases named the lock after: the collection alone."""
     return hashlib.sha256(b"vector feeder\0" + collection.encode()).digest()
 
 
@@ -51,6 +52,8 @@ class PostgresLease:
         self._backend: int | None = None
 
     def hold(self) -> None:
+        """Take the advisory lock, or check that the connection still has it."""
+
         def lock(connection: psycopg.Connection[Any]) -> tuple[int, bool, bool]:
             backend = connection.info.backend_pid
             if backend == self._backend:
@@ -66,6 +69,7 @@ class PostgresLease:
         self._backend = backend
 
     def release(self) -> None:
+        """End the connection, and the lock with it."""
         self._backend = None
         self._session.close()
 
@@ -87,6 +91,8 @@ class MariaLease:
         self._thread: int | None = None
 
     def hold(self) -> None:
+        """Take the named lock, or check that the connection still has it."""
+
         def lock(connection: pymysql.Connection[Any]) -> tuple[int, bool, bool]:
             thread = int(connection.thread_id())  # type: ignore[no-untyped-call]
             with connection.cursor() as cursor:
@@ -108,6 +114,7 @@ class MariaLease:
         self._thread = thread
 
     def release(self) -> None:
+        """End the connection, and the lock with it."""
         self._thread = None
         self._session.close()
 
@@ -119,7 +126,7 @@ def _number(digest: bytes) -> int:
 def _another(collection: str, is_older: bool) -> AnotherFeeder:
     if is_older:
         return AnotherFeeder(
-            f"{collection}: a feeder of an older release follows it; stop that one first (it takes the same"
-            " lock for every service)"
+            f"{collection}: a feeder of an older release follows it",
+            hint="Stop that one first: it takes the same lock for every service.",
         )
-    return AnotherFeeder(f"{collection}: another feeder of this service holds the lease; this one stops")
+    return AnotherFeeder(f"{collection}: another feeder of this service holds the lease")

@@ -43,7 +43,8 @@ class VectorSource(Protocol):
     def rows_at(self, keys: Sequence[Key]) -> VectorPage:
         """Return the rows that have these keys now, in key order."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let the connection go; `open` may follow."""
 
 
 class ItemSource(Protocol):
@@ -58,4 +59,5 @@ class ItemSource(Protocol):
     def fetch(self, ids: Sequence[Id]) -> Mapping[Id, Sequence[ItemRow]]:
         """Return the rows of each id that exists, in the table's order."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let the connection go; `open` may follow."""

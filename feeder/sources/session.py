@@ -44,7 +44,10 @@ NO_POSTGRES = "invalid response to SSL negotiation"
 
 
 class Closable(Protocol):
-    def close(self) -> None: ...
+    """What can be closed: a connection of any driver."""
+
+    def close(self) -> None:
+        """Let it go."""
 
 
 C = TypeVar("C", bound=Closable)
@@ -101,6 +104,7 @@ class Session(Generic[C]):
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def close(self) -> None:
+        """End the connection if there is one; the next `execute` makes another."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(Exception):  # it may be the broken one

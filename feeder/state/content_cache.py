@@ -58,6 +58,7 @@ class ContentCache(StateFile):
         self._clock = clock
 
     def lookup(self, ids: Sequence[Id]) -> dict[Id, StoredContent]:
+        """Return what is remembered of these ids; of the others, nothing."""
         found: dict[Id, StoredContent] = {}
         for start in range(0, len(ids), VARIABLES):
             some = ids[start : start + VARIABLES]
@@ -91,6 +92,7 @@ class ContentCache(StateFile):
         db.execute("COMMIT")
 
     def failures(self, *, only_due: bool = False) -> dict[Id, str]:
+        """Return the ids whose last attempt failed, and why. only_due: at most 500 whose pause is over."""
         if only_due:
             rows = self.db.execute(
                 "SELECT id, reason FROM content WHERE reason IS NOT NULL AND retry_at <= ?"

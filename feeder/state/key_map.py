@@ -54,6 +54,7 @@ class KeyMap(StateFile):
         return set(self._lookup("SELECT DISTINCT id FROM carried WHERE source_key IN ({})", keys))
 
     def keys_of(self, ids: Iterable[Id]) -> set[Key]:
+        """Return the keys of rows that may have brought these ids into the index."""
         return set(self._lookup("SELECT source_key FROM carried WHERE id IN ({})", ids))
 
     def add_current(self, rows: Mapping[Key, Sequence[Id]]) -> None:
@@ -178,6 +179,7 @@ class KeyMapView:
         return [pair for pair in pairs if pair not in held]
 
     def close(self) -> None:
+        """Let the connection go."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()

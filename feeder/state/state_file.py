@@ -25,16 +25,19 @@ class StateFile:
         self._connection: sqlite3.Connection | None = None
 
     def open(self) -> None:
+        """Open the file, and make the tables that are missing."""
         if self._connection is None:
             self._connection = _opened(self._path, self._tables)
 
     def close(self) -> None:
+        """Close it; twice is harmless."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
     @property
     def db(self) -> sqlite3.Connection:
+        """The open connection."""
         assert self._connection is not None, "open() comes first"
         return self._connection
 
@@ -44,6 +47,7 @@ class StateFile:
         return row is not None and row[0] == identity
 
     def mark_complete_for(self, identity: str) -> None:
+        """Declare that the whole source `identity` has been written down here."""
         self.db.execute("INSERT OR REPLACE INTO meta(name, value) VALUES('identity', ?)", (identity,))
 
     def invalidate(self) -> None:

@@ -71,38 +71,49 @@ class Metrics:
         self._tier = Info("feeder_tier", "How changes are noticed.", two, registry=registry)
 
     def set_tier(self, collection: str, side: Side, tier: str) -> None:
+        """How changes of a side are noticed."""
         self._tier.labels(collection, side).info({"tier": tier})
 
     def observe_lag(self, collection: str, side: Side, seconds: float) -> None:
+        """Seconds from a commit in the source to its acknowledgement by the service."""
         self._lag.labels(collection, side).observe(max(0.0, seconds))
 
     def set_backlog(self, collection: str, side: Side, backlog: Backlog) -> None:
+        """What the source keeps for this feeder."""
         self._retained.labels(collection, side).set(backlog.retained_bytes)
         self._rows.labels(collection, side).set(backlog.rows)
         self._oldest.labels(collection, side).set(backlog.oldest_s)
 
     def count_written(self, collection: str, upserted: int, deleted: int, stale: int) -> None:
+        """Add what one write did."""
         for what, count in (("upserted", upserted), ("deleted", deleted), ("stale_ignored", stale)):
             self._written.labels(collection, what).inc(count)
 
     def set_quarantined(self, collection: str, count: int) -> None:
+        """How many items can't be stored."""
         self._quarantined.labels(collection).set(count)
 
     def set_vanished(self, collection: str, count: int) -> None:
+        """How many items vanished within the brake's window."""
         self._vanished.labels(collection).set(count)
 
     def set_brake(self, collection: str, is_on: bool) -> None:
+        """Whether the brake holds."""
         self._brake.labels(collection).set(is_on)
 
     def set_compared(self, collection: str, is_equal: bool, at_s: float) -> None:
+        """The outcome of the last full comparison. at_s: when its source was read, seconds since 1970."""
         self._equal.labels(collection).set(is_equal)
         self._compared_at.labels(collection).set(at_s)
 
     def set_following(self, collection: str, is_so: bool) -> None:
+        """Whether changes are followed now."""
         self._following.labels(collection).set(is_so)
 
     def set_activity_only(self, collection: str, is_so: bool) -> None:
+        """Whether only activity and deletes are followed."""
         self._partial.labels(collection).set(is_so)
 
     def count_failure(self, collection: str, kind: str) -> None:
+        """Add one interruption. kind: the class of the error."""
         self._failures.labels(collection, kind).inc()

@@ -23,11 +23,14 @@ _ADDRESS = re.compile(r"^'?https?://\S*: ")
 class Progress(Protocol):
     """Shows how far one collection is."""
 
-    def begin(self, what: str, total: int, done: int) -> None: ...
+    def begin(self, what: str, total: int, done: int) -> None:
+        """Show that `done` of `total` rows of `what` are there already."""
 
-    def advance(self, rows: int) -> None: ...
+    def advance(self, rows: int) -> None:
+        """Show that so many more rows are done."""
 
-    def end(self) -> None: ...
+    def end(self) -> None:
+        """Show that it is over, well or not."""
 
 
 class ProgressBar:
@@ -38,12 +41,15 @@ class ProgressBar:
         self._bar: Any = None
 
     def begin(self, what: str, total: int, done: int) -> None:
+        """Draw the bar."""
         self._bar = tqdm(desc=what, total=total, initial=done, unit=" rows", file=self._stream, smoothing=0.1)
 
     def advance(self, rows: int) -> None:
+        """Move it on."""
         self._bar.update(rows)
 
     def end(self) -> None:
+        """Leave it as it stands."""
         if self._bar is not None:
             self._bar.close()
 
@@ -58,10 +64,12 @@ class ProgressLog:
         self._shown_at = 0.0
 
     def begin(self, what: str, total: int, done: int) -> None:
+        """Log `import_began`."""
         self._what, self._total, self._done, self._shown_at = what, total, done, self._clock()
         log.info("import_began", extra={"collection": what, "rows": total, "done": done})
 
     def advance(self, rows: int) -> None:
+        """Log `import_went_on` every few seconds."""
         self._done += rows
         if self._clock() - self._shown_at >= LINE_SECONDS:
             self._shown_at = self._clock()
@@ -70,6 +78,7 @@ class ProgressLog:
             )
 
     def end(self) -> None:
+        """Log `import_ended`."""
         log.info("import_ended", extra={"collection": self._what, "done": self._done, "rows": self._total})
 
 
@@ -122,6 +131,7 @@ class PlainLines(logging.Formatter):
     """`event name=value ...` for people reading a log file."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return one line, and the traceback behind it where there is one."""
         fields = " ".join(f"{name}={value}" for name, value in extra_fields(record).items())
         line = f"{self.formatTime(record, '%H:%M:%S')} {record.getMessage()} {fields}".rstrip()
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line

@@ -100,8 +100,9 @@ def test_what_is_no_name_is_refused(text: str) -> None:
 def test_items_say_which_database_when_there_are_two() -> None:
     both = {"SRC_DB_NAME": "mall", "SRC_DB_USER": "u", "MARIADB_SERVICE_URL": "mysql://u:p@m/svc"}
     settings = Settings.from_environ(both)
-    with pytest.raises(SettingsWrong, match="database"):
+    with pytest.raises(SettingsWrong, match="are both set") as caught:
         settings.items_database(settings.collections["recipes"])
+    assert "database" in caught.value.hint
     only = Settings.from_environ({"MARIADB_SERVICE_URL": "mysql://u:p@m/svc"})
     assert only.items_database(only.collections["recipes"]) == only.mariadb
     none = Settings.from_environ({})

@@ -26,7 +26,8 @@ def window() -> str:
 CURSORS = {
     "sync.tiers": "vectors=log items=triggers",
     "sync.report": '{"equal": true, "as_of_ms": 1799999990000, "lag_ms": 41.5, "quarantined": 1}',
-    "sync.brake": '{"why": "570 of 3,000 items would vanish", "since_ms": 1799999995000}',
+    "sync.brake": '{"why": "570 of 3,000 items would vanish", "hint": "run reconcile",'
+    ' "since_ms": 1799999995000}',
     "sync.vanished": window(),
     "sync.vectors": '{"server": "x", "lsn": "0/1"}',
     "import": ImportCursor("t", 9, "m.1", 3000, done=True).to_json(),
@@ -44,6 +45,7 @@ def test_people_get_sentences_and_programs_all_of_it() -> None:
         "compared     equal as of 2027-01-15T07:59:50+00:00",
         "last change  there after 42 ms",
         "brake        HOLDS since 2027-01-15T07:59:55+00:00: 570 of 3,000 items would vanish",
+        "             run reconcile",
         "vanished     12 items lately",
         "import       3,000 rows, finished",
         "quarantined  1",

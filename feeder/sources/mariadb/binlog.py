@@ -96,6 +96,7 @@ class MariaBinlogFeed:
         return any("REPLICATION SLAVE" in grant or "ALL PRIVILEGES ON *.*" in grant for grant in grants)
 
     def open(self, bookmark: str | None) -> None:
+        """Read the log from a GTID position. Raises FeedLost for what is none; `read` for a purged one."""
         if bookmark is None:
             raise FeedLost("the service holds no place in the binary log")
         if not _GTIDS.fullmatch(bookmark):  # the server would refuse it, again and again
@@ -103,6 +104,7 @@ class MariaBinlogFeed:
         self._resume(bookmark)
 
     def restart(self) -> str:
+        """Read the log from where the server is now; return that GTID position."""
         self._stop_reader()
         position = str(self._server()[4])
         self._resume(position)
@@ -116,18 +118,22 @@ class MariaBinlogFeed:
         return self._pending or ChangeBatch()
 
     def acknowledge(self, batch: ChangeBatch) -> None:
+        """Let `read` go on behind this batch; the server keeps its log by itself."""
         if batch.receipt is not None:
             self._position = batch.receipt
         self._pending = None
 
     def wait_for_changes(self, seconds: float) -> None:
+        """Return when the thread has read a transaction or ended, or after `seconds`."""
         if self._reader is not None:
             self._reader.wait_for_transactions(seconds)
 
     def backlog(self) -> Backlog:
+        """Return how many transactions the thread has read ahead."""
         return Backlog(rows=0 if self._reader is None else self._reader.waiting)
 
     def close(self) -> None:
+        """End the thread and its connections."""
         self._stop_reader()
         self._session.close()
 

@@ -36,6 +36,7 @@ class MariaDBItems:
         self._codec = IdCodec(id_kind, column_is_int=False)
 
     def open(self) -> None:
+        """Connect and look at the columns. Raises SettingsWrong where one is missing, SourceDown."""
         *schema, name = self._table.table
         rows = self._rows(_COLUMNS, (schema[0] if schema else None, name))
         types = {str(column): str(kind).lower() for column, kind in rows}
@@ -63,6 +64,7 @@ class MariaDBItems:
         return self._translated(read)
 
     def fetch(self, ids: Sequence[Id]) -> Mapping[Id, Sequence[ItemRow]]:
+        """Return the rows of each id that exists; of text ids exactly those asked for."""
         wanted = [value for value in map(self._codec.to_column, ids) if value is not None]
         active = f"({self._table.active}) IS TRUE".replace("%", "%%")  # the driver formats the statement
         names = map(_quoted, columns_of(self._table))
@@ -77,6 +79,7 @@ class MariaDBItems:
         return {item_id: rows for item_id, rows in found.items() if item_id in asked}
 
     def close(self) -> None:
+        """Let the connection go."""
         self._session.close()
 
     def _quoted_table(self) -> str:

@@ -38,6 +38,7 @@ class FixedField:
 
     @property
     def length(self) -> int:
+        """Its length in bytes, without the four that say so."""
         return np.dtype(ELEMENTS[self.kind]).itemsize * max(self.dim, 1) + (4 if self.dim else 0)
 
 

@@ -28,6 +28,7 @@ class PostgresItems:
         self._codec = IdCodec(id_kind, column_is_int=False)
 
     def open(self) -> None:
+        """Connect and look at the columns. Raises SettingsWrong where one is missing, SourceDown."""
         table = self._table
         names = [table.id, *columns_of(table)]
         info = self._session.execute(lambda connection: table_info(connection, table.table, names))
@@ -35,12 +36,14 @@ class PostgresItems:
         self._codec = IdCodec(self._codec.kind, is_int)
 
     def directory(self, throttle: Throttling | None = None) -> Directory:
+        """Return every id with its activity, from one statement."""
         statement = sql.SQL("SELECT {}, {} FROM {}").format(
             self._id(), self._active(self._table.active), sql.Identifier(*self._table.table)
         )
         return directory_of(self._codec, self._rows(statement), throttle)
 
     def fetch(self, ids: Sequence[Id]) -> Mapping[Id, Sequence[ItemRow]]:
+        """Return the rows of each id that exists."""
         table = self._table
         wanted = [value for value in map(self._codec.to_column, ids) if value is not None]
         active = self._active(table.active.replace("%", "%%"))  # beside a parameter, a percent sign is one
@@ -52,6 +55,7 @@ class PostgresItems:
         return item_rows(table, self._codec, self._rows(statement, (wanted,)))
 
     def close(self) -> None:
+        """Let the connection go."""
         self._session.close()
 
     def _id(self) -> sql.Composable:

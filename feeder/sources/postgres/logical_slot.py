@@ -169,6 +169,8 @@ class PostgresSlotFeed:
         return self._session.execute(ask)
 
     def open(self, bookmark: str | None) -> None:
+        """Resume the slot at the bookmark. Raises FeedLost where slot, server, table or publication are not
+        those that the bookmark was written for, or the server is no longer where it was."""
         slot = self._names.slot
         self._read_table_oid()
         server, now = self._server_position()
@@ -204,6 +206,7 @@ class PostgresSlotFeed:
         self._server = server
 
     def restart(self) -> str:
+        """Drop the slot, make it again, and return where it begins."""
         slot = self._names.slot
         self._read_table_oid()
         self._server, _ = self._server_position()
@@ -224,6 +227,7 @@ class PostgresSlotFeed:
         return self._bookmark(self._confirmed)
 
     def read(self) -> ChangeBatch:
+        """Return the keys of whole transactions behind what was acknowledged, without advancing the slot."""
         server, before = self._server_position()
         if server != self._server:
             raise FeedLost(f"slot {self._names.slot!r} was on {self._server}, it is on {server} now")
@@ -244,6 +248,7 @@ class PostgresSlotFeed:
         return ChangeBatch()
 
     def acknowledge(self, batch: ChangeBatch) -> None:
+        """Advance the slot behind this batch: the server may recycle the log before it."""
         if batch.receipt is None or batch.receipt <= self._confirmed:
             return
         lsn = pgoutput.format_lsn(batch.receipt)
@@ -252,9 +257,11 @@ class PostgresSlotFeed:
         self._confirmed = batch.receipt
 
     def wait_for_changes(self, seconds: float) -> None:
+        """Wait `seconds`: a slot read through SQL wakes nobody."""
         self._pause(seconds)
 
     def backlog(self) -> Backlog:
+        """Return how many bytes of log the server keeps for the slot. Raises FeedLost where it is gone."""
         slot = self._names.slot
         found = self._run(lambda connection: connection.execute(_SLOT, (slot,)).fetchone())
         if found is None or found[2] == "lost":
@@ -262,6 +269,7 @@ class PostgresSlotFeed:
         return Backlog(retained_bytes=int(found[4]))
 
     def close(self) -> None:
+        """Let the connection go; the slot stays."""
         self._session.close()
 
     def _adopt_former_slot(self, former: str) -> None:

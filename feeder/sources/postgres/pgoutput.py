@@ -27,11 +27,15 @@ class Unchanged:
 
 @dataclass(frozen=True, slots=True)
 class Text:
+    """A value in the type's text form."""
+
     value: str
 
 
 @dataclass(frozen=True, slots=True)
 class Binary:
+    """A value in the type's binary form."""
+
     value: bytes
 
 
@@ -59,6 +63,8 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Column:
+    """One column of a Relation message. is_key: part of the replica identity."""
+
     name: str
     type_oid: int
     is_key: bool
@@ -80,6 +86,8 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Insert:
+    """A row that is there now."""
+
     oid: int
     new: Row
 
@@ -103,6 +111,8 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Truncate:
+    """Tables that were emptied at once, by oid."""
+
     oids: tuple[int, ...]
 
 
@@ -152,6 +162,7 @@ def parse_lsn(text: str) -> int:
 
 
 def format_lsn(lsn: int) -> str:
+    """Return `16/B374D848` for its number."""
     return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
 
 

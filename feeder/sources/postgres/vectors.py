@@ -52,6 +52,8 @@ class PgVectorSource:
         self._plan: _Plan | None = None
 
     def open(self) -> VectorShape:
+        """Look at the table and plan the statements. Raises SettingsWrong where a column does not fit,
+        SourceDown."""
         table = self._table
         names = (table.key, table.id, table.vector)
         info = self._session.execute(lambda connection: table_info(connection, table.table, names))
@@ -60,6 +62,7 @@ class PgVectorSource:
         return VectorShape(info.identity, kind, info.columns[table.key].is_unique)
 
     def survey(self) -> Survey:
+        """Return every row's key and id in one pass, without vectors. Raises SourceDown, SettingsWrong."""
         plan = self._opened()
         wrong_dim = (
             sql.SQL("false")
@@ -78,6 +81,7 @@ class PgVectorSource:
         return self._surveyed(plan, rows)
 
     def page(self, after: Key | None, rows: int) -> VectorPage:
+        """Return rows behind the key `after`; where keys repeat, all rows of the last key."""
         plan = self._opened()
         behind = sql.SQL("") if after is None else sql.SQL("AND {} > {}").format(plan.key, sql.Literal(after))
         limit = sql.SQL("FETCH FIRST {} ROWS {}").format(
@@ -92,6 +96,7 @@ class PgVectorSource:
         return self._read(plan, sql.SQL("AND {} IN ({})").format(plan.key, wanted), sql.SQL(""))
 
     def close(self) -> None:
+        """Let the connection go."""
         self._session.close()
 
     def _opened(self) -> _Plan:
@@ -104,7 +109,8 @@ class PgVectorSource:
             raise SettingsWrong(f"{name} is of type {column.type}, not vector or halfvec")
         if column.modifier not in (-1, self._dim):
             raise SettingsWrong(
-                f"{name} has dimension {column.modifier}, the collection is configured with {self._dim}"
+                f"{name} has dimension {column.modifier}, the collection is configured with {self._dim}",
+                hint="Set dim in COLLECTIONS_FILE to the table's, for the service too, or another table.",
             )
         return cast(Literal["vector", "halfvec"], column.type)
 

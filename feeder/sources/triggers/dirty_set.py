@@ -37,6 +37,7 @@ class WatchedTable:
 
     @property
     def trigger(self) -> str:
+        """What the names of its triggers and of their function begin with."""
         return f"vs_{self.collection}_{self.side}"
 
 
@@ -60,29 +61,37 @@ class Statements(Protocol):
     enabled: str | None
     """Counts a table's triggers of these names that fire; None where this user can't see that."""
 
-    def quoted(self, names: Identifier) -> str: ...
+    def quoted(self, names: Identifier) -> str:
+        """Return a name as SQL, each part quoted."""
 
     def rows(self, statement: str, parameters: Sequence[Any]) -> list[Any]:
         """Raises FeedLost where the dirty set is not installed for this user."""
 
-    def change(self, statements: Sequence[str], parameters: Sequence[Any] = ()) -> None: ...
+    def change(self, statements: Sequence[str], parameters: Sequence[Any] = ()) -> None:
+        """Run statements, with the same parameters each. Raises FeedLost where the dirty set is not
+        installed for this user, SourceDown, SettingsWrong."""
 
-    def wait_for_notice(self, seconds: float) -> None: ...
+    def wait_for_notice(self, seconds: float) -> None:
+        """Return when a trigger may have fired, or after `seconds`."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let the connection go."""
 
 
 class OwnerStatements(Statements, Protocol):
     """As the tables' owner."""
 
-    def install(self, words: Mapping[str, str]) -> None: ...
+    def install(self, words: Mapping[str, str]) -> None:
+        """Make tables and triggers. words: what stands for each {word} of the script, quoted."""
 
-    def drop_triggers(self, watched: WatchedTable) -> None: ...
+    def drop_triggers(self, watched: WatchedTable) -> None:
+        """Drop the triggers of a table, where they exist."""
 
     def qualified(self, table: Identifier) -> Identifier:
         """Return the table's name with its schema where a trigger would not find it without."""
 
-    def literal(self, text: str) -> str: ...
+    def literal(self, text: str) -> str:
+        """Return a text as an SQL literal."""
 
 
 def names_of(statements: Statements, watched: WatchedTable) -> dict[str, str]:

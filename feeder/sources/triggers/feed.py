@@ -56,6 +56,8 @@ class TriggerFeed:
         return True
 
     def open(self, bookmark: str | None) -> None:
+        """Go on with this installation. Raises FeedLost where it is another one, or this reader was struck
+        out."""
         installed = self._install_id()
         if installed is None:
             raise FeedLost(f"the triggers of {self._watched.trigger} are not installed")
@@ -65,6 +67,8 @@ class TriggerFeed:
         self._followed = installed
 
     def restart(self) -> str:
+        """Enter this reader; return the installation as a bookmark. Rows written before may be named as
+        well."""
         installed = self._install_id()
         if installed is None:
             raise FeedLost(f"the triggers of {self._watched.trigger} are not installed")
@@ -73,6 +77,7 @@ class TriggerFeed:
         return installed
 
     def read(self) -> ChangeBatch:
+        """Return the keys of the oldest rows that this reader has not seen."""
         unseen, values = self._readers.unseen()
         statement = _READ.format(moment=self._statements.moment, unseen=unseen, **self._names)
         rows = self._statements.rows(statement, [*values, self._rows_max])
@@ -86,13 +91,16 @@ class TriggerFeed:
         )
 
     def acknowledge(self, batch: ChangeBatch) -> None:
+        """Note that this reader has seen the rows; they go once all readers have."""
         if batch.receipt:
             self._readers.mark_seen(batch.receipt)
 
     def wait_for_changes(self, seconds: float) -> None:
+        """Return when a trigger may have fired, or after `seconds`."""
         self._statements.wait_for_notice(seconds)
 
     def backlog(self) -> Backlog:
+        """Return how many rows wait for this reader. Raises FeedLost where the triggers are gone or new."""
         unseen, values = self._readers.unseen()
         statement = _BACKLOG.format(age=self._statements.age, unseen=unseen, **self._names)
         ((rows, oldest_s),) = self._statements.rows(statement, values)
@@ -103,6 +111,7 @@ class TriggerFeed:
         return Backlog(rows=int(rows), oldest_s=max(0.0, float(oldest_s)))
 
     def close(self) -> None:
+        """Let the connection go; the rows stay."""
         self._statements.close()
 
     def _install_id(self) -> str | None:
@@ -147,4 +156,5 @@ class UnreadRows:
         return int(count)
 
     def close(self) -> None:
+        """Let the connection go."""
         self._statements.close()

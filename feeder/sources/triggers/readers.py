@@ -114,8 +114,8 @@ class Readers:
         ((is_ours,),) = self._statements.rows(self._statements.claim, [self._lock])
         if not is_ours:
             raise FeedLost(
-                "another service's feeder reads what these triggers write, which are of an older release: run"
-                " `python -m feeder install-triggers` again, and grant what docs/FEEDER.md says"
+                "another service's feeder reads what these triggers write, which are of an older release",
+                hint="Run `python -m feeder install-triggers` again, and grant what docs/FEEDER.md says.",
             )
 
     def _known(self) -> list[str]:

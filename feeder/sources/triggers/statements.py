@@ -52,9 +52,11 @@ class PostgresStatements:
         self._session = session
 
     def quoted(self, names: Identifier) -> str:
+        """Return a name as SQL, each part quoted."""
         return sql.Identifier(*names).as_string(None)
 
     def qualified(self, table: Identifier) -> Identifier:
+        """Return the table's name with its schema. Raises SettingsWrong where there is no such table."""
         statement = (
             "SELECT n.nspname, c.relname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
             " WHERE c.oid = to_regclass(%s)"
@@ -65,15 +67,20 @@ class PostgresStatements:
         return tuple(found[0])
 
     def literal(self, text: str) -> str:
+        """Return a text as an SQL literal."""
         return sql.Literal(text).as_string(None)
 
     def rows(self, statement: str, parameters: Sequence[Any]) -> list[Any]:
+        """Return the rows of a statement. Raises FeedLost, SourceDown, SettingsWrong."""
+
         def read(connection: psycopg.Connection[Any]) -> list[Any]:
             return connection.execute(statement.encode(), parameters).fetchall()
 
         return self._run(read, is_quick=True)
 
     def change(self, statements: Sequence[str], parameters: Sequence[Any] = ()) -> None:
+        """Run statements in one transaction. Raises FeedLost, SourceDown, SettingsWrong."""
+
         def change(connection: psycopg.Connection[Any]) -> None:
             with connection.transaction():
                 for statement in statements:
@@ -82,9 +89,11 @@ class PostgresStatements:
         self._run(change)
 
     def install(self, words: Mapping[str, str]) -> None:
+        """Run dirty_postgres.sql."""
         self.change([_filled("dirty_postgres.sql", words)])
 
     def drop_triggers(self, watched: WatchedTable) -> None:
+        """Drop the triggers and their function."""
         names = names_of(self, watched)
         function = self.quoted((*watched.table[:-1], watched.trigger))
         triggers = [self.quoted((f"{watched.trigger}_{event}",)) for event in EVENTS]
@@ -96,6 +105,8 @@ class PostgresStatements:
         )
 
     def wait_for_notice(self, seconds: float) -> None:
+        """Listen for NOTIFY, `seconds` at most."""
+
         def listen(connection: psycopg.Connection[Any]) -> None:
             connection.execute("LISTEN vs_dirty")
             for _ in connection.notifies(timeout=seconds, stop_after=1):
@@ -104,6 +115,7 @@ class PostgresStatements:
         self._run(listen)
 
     def close(self) -> None:
+        """Let the connection go."""
         self._session.close()
 
     def _run(self, work: Callable[[psycopg.Connection[Any]], T], *, is_quick: bool = False) -> T:
@@ -145,15 +157,20 @@ class MariaStatements:
         self._pause = pause
 
     def quoted(self, names: Identifier) -> str:
+        """Return a name as SQL, each part quoted."""
         return ".".join("`" + name.replace("`", "``") + "`" for name in names)
 
     def qualified(self, table: Identifier) -> Identifier:
+        """Return the name as it is: triggers find tables of their own database."""
         return table
 
     def literal(self, text: str) -> str:
+        """Return a text as an SQL literal."""
         return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
     def rows(self, statement: str, parameters: Sequence[Any]) -> list[Any]:
+        """Return the rows of a statement. Raises FeedLost, SourceDown, SettingsWrong."""
+
         def read(connection: pymysql.Connection[Any]) -> list[Any]:
             with connection.cursor() as cursor:
                 cursor.execute(statement, parameters)
@@ -162,6 +179,8 @@ class MariaStatements:
         return self._run(read, is_quick=True)
 
     def change(self, statements: Sequence[str], parameters: Sequence[Any] = ()) -> None:
+        """Run statements one by one, each committed by itself. Raises FeedLost, SourceDown, SettingsWrong."""
+
         def change(connection: pymysql.Connection[Any]) -> None:
             with connection.cursor() as cursor:
                 for statement in statements:
@@ -170,17 +189,21 @@ class MariaStatements:
         self._run(change)
 
     def install(self, words: Mapping[str, str]) -> None:
+        """Run dirty_mariadb.sql."""
         self.change(_filled("dirty_mariadb.sql", words).split("\n--;\n"))
 
     def drop_triggers(self, watched: WatchedTable) -> None:
+        """Drop the triggers."""
         schema = watched.table[:-1]
         triggers = [self.quoted((*schema, f"{watched.trigger}_{event}")) for event in EVENTS]
         self.change([f"DROP TRIGGER IF EXISTS {trigger}" for trigger in triggers])
 
     def wait_for_notice(self, seconds: float) -> None:
+        """Wait `seconds`: MariaDB notifies nobody."""
         self._pause(seconds)
 
     def close(self) -> None:
+        """Let the connection go."""
         self._session.close()
 
     def _run(self, work: Callable[[pymysql.Connection[Any]], T], *, is_quick: bool = False) -> T:
