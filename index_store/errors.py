@@ -6,6 +6,7 @@ IndexStoreError
 │   ├── InvalidId           wrong type for the collection
 │   ├── InvalidVector       dimension, NaN, zero
 │   ├── InvalidFilter
+│   ├── AnswerTooLarge      what was asked for weighs more than the request allows
 │   └── PageExpired         a cursor older than the history that is kept
 ├── VersionMismatch         vectors of two embedding versions would meet
 ├── GenerationConflict      begin/promote/rollback in a state that does not allow it
@@ -62,6 +63,10 @@ class InvalidVector(InvalidRequest):
 class InvalidFilter(InvalidRequest):
     """Raised for a filter with an unknown operator, an operand of the wrong kind, or too many conditions.
     What helps: the part that `field` names, written in the operators of openapi.yaml."""
+
+
+class AnswerTooLarge(InvalidRequest):
+    """Fewer items, or less of each, can be answered. Nothing of it was read from disk."""
 
 
 class PageExpired(InvalidRequest):

@@ -27,7 +27,8 @@ class VectorIndex(Protocol):
 
     def search(self, collection: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
         """Answer each request, in order, from the current generation, after every write acknowledged
-        anywhere before the call. Raises InvalidRequest, VersionMismatch, SeqNotReached, StoreDamaged."""
+        anywhere before the call. Raises InvalidRequest, VersionMismatch, SeqNotReached, StoreDamaged,
+        AnswerTooLarge."""
 
     def write(self, collection: str, batch: WriteBatch) -> Ack:
         """Store the whole batch durably, or nothing. Concurrent calls share one fsync.
@@ -57,3 +58,12 @@ class VectorIndex(Protocol):
 
     def close(self) -> None:
         """Stop threads and close files; acknowledged writes are on disk already."""
+
+
+class SeqSource(Protocol):
+    """How far commits have come, for who waits for one of them."""
+
+    def newest_seq(self, collection: str) -> int | None:
+        """Return the newest seq of the current generation that this process has heard of, without waiting and
+        without reading the disk (a few us; from any thread, an event loop too). None: it can't be told this
+        way, a search has to look. Raises UnknownCollection."""

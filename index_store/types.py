@@ -134,6 +134,7 @@ class SearchRequest:
 
     k >= 1 results after `offset` (or after `after`, never both). exclude_ids: any number, exact; an
     int64 array or a sequence of ids. exact: compare with every allowed row instead of using the graph.
+    metadata_bytes_max: bound of what the hits' metadata weighs together, as JSON; None: no bound.
     """
 
     vector: Vector
@@ -148,6 +149,7 @@ class SearchRequest:
     min_seq: int | None = None
     with_metadata: bool = False
     with_vectors: bool = False
+    metadata_bytes_max: int | None = None
 
 
 @dataclass(slots=True)
@@ -165,6 +167,7 @@ class SearchResult:
     """Nearest first, ties by id: min(k, live items allowed) hits. `exhausted`: nothing comes after them.
 
     `next_page` is None when exhausted. `seq`: every write up to it is in the answer.
+    `unknown_filter_keys`: keys of the filter that no row has.
     """
 
     hits: Sequence[Hit]
@@ -173,6 +176,7 @@ class SearchResult:
     seq: int
     exhausted: bool
     next_page: PageKey | None
+    unknown_filter_keys: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import threading
+import unicodedata
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +16,7 @@ import numpy as np
 
 from index_store.engine.validation import check_ids, checked_batch, checked_request
 from index_store.errors import (
+    AnswerTooLarge,
     GenerationConflict,
     InvalidRequest,
     PageExpired,
@@ -104,7 +107,7 @@ class Shelf:
 
 
 class ReferenceIndex:
-    """Fits `index_store.port.VectorIndex`; keeps every past state, so that pages never expire."""
+    """Fits `VectorIndex` and `SeqSource`; keeps every past state, so that pages never expire."""
 
     def __init__(self, specs: Sequence[CollectionSpec]) -> None:
         self._specs = {spec.name: spec for spec in specs}
@@ -143,8 +146,25 @@ class ReferenceIndex:
             )
             for distance, _, item in page
         ]
+        told = sum(
+            len(json.dumps(hit.metadata, ensure_ascii=False, separators=(",", ":")))
+            for hit in hits
+            if hit.metadata
+        )
+        if request.metadata_bytes_max is not None and told > request.metadata_bytes_max:
+            raise AnswerTooLarge("top_k asks for too much metadata", "top_k")
         key = None if exhausted or not hits else PageKey(shelf.name, seq, hits[-1].distance, hits[-1].id)
-        return SearchResult(hits, shelf.name, shelf.version, seq, exhausted, key)
+        unknown = [
+            each
+            for each in keys_in(request.filter or {})
+            if not any(held(each, item.metadata or {}) for item in shelf.items.values())
+        ]
+        return SearchResult(hits, shelf.name, shelf.version, seq, exhausted, key, unknown)
+
+    def newest_seq(self, collection: str) -> int | None:
+        self._spec(collection)
+        shelf = self._roles[collection].get("current")
+        return shelf.seq if shelf else 0
 
     def _ranked(
         self, spec: CollectionSpec, request: SearchRequest, items: Mapping[Id, StoredItem], shelf: Shelf
@@ -356,19 +376,59 @@ def _entry(key: str, operand: Any, metadata: Mapping[str, Any]) -> bool:
 def _condition(name: str, wanted: Any, key: str, metadata: Mapping[str, Any]) -> bool:
     if name == "$not":
         return not all(_condition(inner, value, key, metadata) for inner, value in wanted.items())
+    values = held(key, metadata)
     if name == "$exists":
-        return (key in metadata) is wanted
+        return bool(values) is wanted
     if name == "$ne":
         return not _condition("$eq", wanted, key, metadata)
     if name == "$nin":
         return not _condition("$in", wanted, key, metadata)
-    if key not in metadata:
-        return False
-    value = metadata[key]
-    return any(_holds(name, one, wanted) for one in (value if isinstance(value, list) else [value]))
+    elements = [one for value in values for one in (value if isinstance(value, list) else [value])]
+    return any(_holds(name, one, wanted) for one in elements)
+
+
+def keys_in(condition: Mapping[str, Any]) -> list[str]:
+    """The metadata keys of a filter."""
+    found: dict[str, None] = {}
+    for key, operand in condition.items():
+        if not key.startswith("$"):
+            found[key] = None
+            continue
+        for part in operand if isinstance(operand, list) else [operand]:
+            found |= dict.fromkeys(keys_in(part))
+    return list(found)
+
+
+def held(key: str, metadata: Mapping[str, Any]) -> list[Any]:
+    """What a row holds under a key, or along it."""
+    steps = key.split(".")
+    for count in range(len(steps), 0, -1):
+        for name in _named(".".join(steps[:count]), metadata):
+            values = _walk(metadata[name], steps[count:])
+            if values:
+                return values
+    return []
+
+
+def _named(wanted: str, metadata: Mapping[str, Any]) -> list[str]:
+    return sorted((name for name in metadata if _nfc(name) == _nfc(wanted)), key=lambda name: name != wanted)
+
+
+def _walk(value: Any, steps: list[str]) -> list[Any]:
+    if not steps:
+        return [value]
+    if isinstance(value, list):
+        return [found for each in value for found in _walk(each, steps)]
+    names = _named(steps[0], value) if isinstance(value, dict) else []
+    return _walk(value[names[0]], steps[1:]) if names else []
+
+
+def _nfc(value: Any) -> Any:
+    return unicodedata.normalize("NFC", value) if isinstance(value, str) else value
 
 
 def _holds(name: str, value: Any, wanted: Any) -> bool:
+    value, wanted = _nfc(value), _nfc(wanted)
     if name == "$in":
         return any(_holds("$eq", value, one) for one in wanted)
     is_number = [isinstance(one, int | float) and not isinstance(one, bool) for one in (value, wanted)]

@@ -121,6 +121,10 @@ class Generation:
         if seq - self._view.seq >= _CATCH_UP_ROWS:
             self.refresh()
 
+    def newest_seq(self) -> int:
+        """The newest seq that was heard of: applied here, or noted by any process (0.3 us, never waits)."""
+        return max(self._view.seq, self.store.mark())
+
     def nearest(self, view: View, request: SearchRequest) -> SearchResult:
         """Answer a checked request from `view`. Raises PageExpired, InvalidFilter."""
         seq = view.seq
@@ -136,6 +140,7 @@ class Generation:
             seq=seq,
             exhausted=found.exhausted,
             next_page=None if last is None else PageKey(self.name, seq, last.distance, last.id),
+            unknown_filter_keys=found.unknown_keys,
         )
 
     def _knowing(self, view: View, after: PageKey) -> View:
@@ -151,7 +156,7 @@ class Generation:
         if not request.with_metadata and not request.with_vectors:
             return list(map(Hit, found.ids, distances))
         nothing: Sequence[None] = [None] * len(found.ids)
-        texts = texts_of(view, found) if request.with_metadata else nothing
+        texts = texts_of(view, found, request.metadata_bytes_max) if request.with_metadata else nothing
         vectors: Sequence[Vector | None] = nothing
         if request.with_vectors:
             vectors = list(vectors_of(view, found, self._spec.dim))

@@ -66,7 +66,8 @@ class EngineLimits:
 
 
 class EmbeddedIndex:
-    """Fits `index_store.port.VectorIndex`. `open` before use, `close` after; all methods from any thread."""
+    """Fits `VectorIndex` and `SeqSource` of `index_store.port`. `open` before use, `close` after; all methods
+    from any thread."""
 
     def __init__(
         self,
@@ -154,6 +155,9 @@ class EmbeddedIndex:
                     # What the current one does not hold is not made known to others without a vector.
                     known = known if done else one.held
                     done[generation.name] = one
+
+    def newest_seq(self, collection: str) -> int | None:
+        return self._collection(collection).newest_seq()
 
     def get(self, collection: str, ids: Sequence[Id]) -> list[StoredItem | None]:
         found = self._collection(collection)

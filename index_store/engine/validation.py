@@ -21,6 +21,7 @@ from item_rules.metadata import METADATA_BYTES_MAX, metadata_fault
 from item_rules.vectors import WHY, dimension_fault, vector_fault, vector_faults
 
 K_MAX = 100_000
+OFFSET_MAX = 1_000_000
 CONTENT_HASH_BYTES_MAX = 64
 _COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -63,8 +64,8 @@ def checked_request(request: SearchRequest, spec: CollectionSpec) -> SearchReque
     vector = check_vector(request.vector, spec, "vector")
     if isinstance(request.k, bool) or not 1 <= request.k <= K_MAX:
         raise InvalidRequest(f"k must be 1..{K_MAX}, got {request.k}", "k")
-    if not 0 <= request.offset <= K_MAX:
-        raise InvalidRequest(f"offset must be 0..{K_MAX}, got {request.offset}", "offset")
+    if not 0 <= request.offset <= OFFSET_MAX:
+        raise InvalidRequest(f"offset must be 0..{OFFSET_MAX}, got {request.offset}", "offset")
     if request.after is not None:
         if request.offset:
             raise InvalidRequest("offset and a cursor exclude each other", "offset")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections import OrderedDict
@@ -13,27 +14,33 @@ from index_store.ann.port import Bitmap
 from index_store.ann.validation import pack_allowed
 from index_store.errors import InvalidFilter
 from index_store.filter.columns import ColumnSource
-from index_store.filter.compile import Mask, Node, compile_filter, evaluate
+from index_store.filter.compile import Mask, Node, compile_filter, evaluate, keys_of
+from index_store.filter.key_paths import KnownKeys
 from index_store.types import Filter
 
 MASKS_MAX = 64
+_NAME_CHARS_MAX = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A filter, compiled; `name` is its canonical JSON."""
+    """A filter, compiled. name: its canonical JSON, or the digest of a long one. keys: what it looks at."""
 
     name: str
     node: Node
+    keys: tuple[str, ...]
 
 
 def condition_of(condition: Filter) -> Condition:
     """Raises InvalidFilter."""
     node = compile_filter(condition)
     try:
-        return Condition(json.dumps(condition, sort_keys=True, ensure_ascii=False), node)
+        name = json.dumps(condition, sort_keys=True)
     except (TypeError, ValueError, RecursionError) as exc:
         raise InvalidFilter(f"the filter is not JSON: {exc}", "filter") from exc
+    if len(name) > _NAME_CHARS_MAX:  # of 100,000 ids, say: kept with each mask it would outweigh them all
+        name = hashlib.blake2b(name.encode()).hexdigest()
+    return Condition(name, node, tuple(dict.fromkeys(keys_of(node))))
 
 
 class FilterMasks:
@@ -44,6 +51,7 @@ class FilterMasks:
         self._masks_max = masks_max
         self._lock = threading.Lock()
         self._masks: OrderedDict[str, Mask] = OrderedDict()
+        self.known_keys = KnownKeys(columns)
         self.hits = 0
         self.misses = 0
 
@@ -80,6 +88,7 @@ class SealedMasks:
         self._masks_max = masks_max
         self._lock = threading.Lock()
         self._bitmaps: OrderedDict[str, Bitmap] = OrderedDict()
+        self.known_keys = KnownKeys(columns)
         self.hits = 0
         self.misses = 0
 

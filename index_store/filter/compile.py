@@ -5,12 +5,14 @@ What they mean, where databases differ:
 - Values of different kinds are never equal and never ordered: 1 is not "1", and true is no number.
 - A list matches a condition when one of its elements does; `$ne` and `$nin` are the negation of that.
 - `$gt $gte $lt $lte` compare number with number and text with text (by code point).
+- Texts are equal when their NFC forms are: a Korean text means the same however its syllables are encoded.
+- A key with points in it is a key of its own where a row has that, else the path to a nested value.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -19,13 +21,14 @@ import numpy.typing as npt
 
 from index_store.errors import InvalidFilter
 from index_store.filter.columns import MISSING, ColumnSource
+from index_store.filter.key_paths import KeyPlace, composed, places_of
 from index_store.types import Filter
 
 Mask = npt.NDArray[np.bool_]
 
-DEPTH_MAX = 20
+DEPTH_MAX = 16
 CONDITIONS_MAX = 1000
-OPERANDS_MAX = 10_000
+OPERANDS_MAX = 100_000
 
 _ORDER: Mapping[str, Callable[[Any, Any], bool]] = {
     "$gt": operator.gt,
@@ -87,17 +90,44 @@ def evaluate(node: Node, columns: ColumnSource, start: int, stop: int) -> Mask:
 
 
 def _evaluate_test(test: Test, columns: ColumnSource, start: int, stop: int) -> Mask:
-    found = columns.column(test.key)
-    if found is None:
-        return np.full(stop - start, test.when_missing)
-    codes = found.codes.upto(start, stop)
-    values = found.values
-    distinct = range(len(values)) if len(values) < len(codes) else np.unique(codes[codes != MISSING]).tolist()
-    truth = np.zeros(len(values) + 1, dtype=np.bool_)
-    truth[-1] = test.when_missing  # MISSING is -1: it picks the last place
-    for code in distinct:
-        truth[code] = test.matches(values[code])
-    return truth[codes]
+    out = np.full(stop - start, test.when_missing)
+    for place in reversed(places_of(test.key, columns)):  # the first one a row has decides, so it comes last
+        codes = place.column.codes.upto(start, stop)
+        has_key, truth = _by_code(test, place, codes)
+        np.copyto(out, truth[codes], where=has_key[codes])
+    return out
+
+
+def _by_code(test: Test, place: KeyPlace, codes: npt.NDArray[np.int32]) -> tuple[Mask, Mask]:
+    """(values + 1,) bool each, by code: whether a value is there, and whether it matches. Only codes that
+    occur are looked at; MISSING is -1, so it picks the last place."""
+    count = len(place.column.values)
+    occurring = range(count) if count < len(codes) else np.unique(codes[codes != MISSING]).tolist()
+    has_key = np.zeros(count + 1, dtype=np.bool_)
+    truth = np.zeros(count + 1, dtype=np.bool_)
+    for code in occurring:
+        found = place.values_in(place.column.values[code])
+        if found:
+            has_key[code] = True
+            truth[code] = test.matches(found[0] if len(found) == 1 else _elements(found))
+    return has_key, truth
+
+
+def _elements(values: Sequence[Any]) -> list[Any]:
+    """One list of what several values, lists among them, hold."""
+    return [each for value in values for each in (value if isinstance(value, list) else (value,))]
+
+
+def keys_of(node: Node) -> Iterator[str]:
+    """Yield the metadata keys that a condition looks at."""
+    match node:
+        case Test():
+            yield node.key
+        case Not(part):
+            yield from keys_of(part)
+        case Every(parts) | Either(parts):
+            for part in parts:
+                yield from keys_of(part)
 
 
 class _Compiler:
@@ -165,8 +195,8 @@ def _test(key: str, name: object, operand: object, path: str) -> Test:
         operands = _list(operand, path)
         if len(operands) > OPERANDS_MAX:
             raise InvalidFilter(f"{path} holds more than {OPERANDS_MAX} values", path)
-        known = {(_kind(one), one) for one in (_scalar(o, f"{path}[{i}]") for i, o in enumerate(operands))}
-        among = _any_element(lambda value: _is_scalar(value) and (_kind(value), value) in known)
+        known = {(_kind(one), one) for one in _scalars(operands, path)}
+        among = _any_element(lambda value: _is_scalar(value) and (_kind(value), composed(value)) in known)
         return Test(key, among, False) if name == "$in" else Test(key, _negated(among), True)
     if name == "$exists":
         if not isinstance(operand, bool):
@@ -178,8 +208,13 @@ def _test(key: str, name: object, operand: object, path: str) -> Test:
             raise InvalidFilter(f"{path} must be a number or text", path)
         compare = _ORDER[name]
         kind = _kind(bound)
-        return Test(key, _any_element(lambda value: _kind(value) == kind and compare(value, bound)), False)
-    raise InvalidFilter(f"{path}: unknown operator", path)
+        return Test(
+            key, _any_element(lambda value: _kind(value) == kind and compare(composed(value), bound)), False
+        )
+    hint = (
+        "" if isinstance(name, str) and name.startswith("$") else f'; a nested key is written "{key}.{name}"'
+    )
+    raise InvalidFilter(f"{path}: unknown operator{hint}", path)
 
 
 def _any_element(matches: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -191,7 +226,7 @@ def _negated(matches: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def _same(value: object, wanted: object) -> bool:
-    return _kind(value) == _kind(wanted) and value == wanted
+    return _kind(value) == _kind(wanted) and composed(value) == wanted
 
 
 def _kind(value: object) -> str:
@@ -211,7 +246,14 @@ def _is_scalar(value: object) -> bool:
 def _scalar(operand: object, path: str) -> Any:
     if not _is_scalar(operand) or operand != operand:
         raise InvalidFilter(f"{path} must be a number, text, true, false or null", path)
-    return operand
+    return composed(operand)
+
+
+def _scalars(operands: Sequence[object], path: str) -> list[Any]:
+    for place, operand in enumerate(operands):
+        if not _is_scalar(operand) or operand != operand:
+            _scalar(operand, f"{path}[{place}]")
+    return [composed(operand) for operand in operands]
 
 
 def _list(operand: object, path: str) -> Sequence[object]:

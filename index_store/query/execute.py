@@ -15,6 +15,7 @@ from index_store.ann.port import Bitmap
 from index_store.ann.rerank import Distances, select
 from index_store.delta.delta import Place
 from index_store.delta.id_index import RowNumbers
+from index_store.errors import AnswerTooLarge
 from index_store.filter.cache import Condition, condition_of
 from index_store.filter.compile import Mask
 from index_store.query.view import SegmentView, View, live_ids
@@ -27,13 +28,15 @@ _EXCLUDED_CHECKED_MAX = 256
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Nearest first, ties by id. part: place of the segment that holds the row, -1 for the delta."""
+    """Nearest first, ties by id. part: place of the segment that holds the row, -1 for the delta.
+    unknown_keys: of the filter, those that no row has."""
 
     ids: list[Id]
     distances: Distances
     parts: npt.NDArray[np.int64]
     rows: RowNumbers
     exhausted: bool
+    unknown_keys: Sequence[str]
 
 
 class _Part(NamedTuple):
@@ -60,7 +63,16 @@ def answer(view: View, spec: CollectionSpec, request: SearchRequest) -> Answer:
     page = slice(request.offset, stop)
     ids: list[Id] = found.ids[page].tolist()
     _check_answer(request, ids)
-    return Answer(ids, distances[page], found.numbers[page], found.rows[page], exhausted)
+    return Answer(
+        ids, distances[page], found.numbers[page], found.rows[page], exhausted, _unknown_keys(view, condition)
+    )
+
+
+def _unknown_keys(view: View, condition: Condition | None) -> Sequence[str]:
+    if condition is None:
+        return ()
+    known = [view.delta.masks.known_keys, *(one.segment.masks.known_keys for one in view.segments)]
+    return [key for key in condition.keys if not any(keys.has(key) for keys in known)]
 
 
 def _nearest(
@@ -181,20 +193,34 @@ def _check_answer(request: SearchRequest, ids: Sequence[Id]) -> None:
         assert set(ids).isdisjoint(np.asarray(request.exclude_ids).tolist()), "an excluded id was found"
 
 
-def texts_of(view: View, found: Answer) -> list[str | None]:
-    """The metadata of the rows found, as JSON texts."""
+def texts_of(view: View, found: Answer, bytes_max: int | None) -> list[str | None]:
+    """The metadata of the rows found, as JSON texts. Raises AnswerTooLarge before more than `bytes_max` are
+    read."""
     texts: list[str | None] = [None] * len(found.rows)
+    taken = 0
     for number in np.unique(found.parts).tolist():
         places = np.flatnonzero(found.parts == number)
         rows = found.rows[places]
-        some = (
-            view.delta.metadata_texts(rows)
-            if number < 0
-            else view.segments[number].segment.metadata.texts(rows)
-        )
-        for place, text in zip(places.tolist(), some, strict=True):
+        taken += _metadata_bytes(view, number, rows)
+        if bytes_max is not None and taken > bytes_max:
+            raise AnswerTooLarge(
+                f"top_k asks for more than {bytes_max} bytes of metadata: ask for fewer items", "top_k"
+            )
+        for place, text in zip(places.tolist(), _metadata_texts(view, number, rows), strict=True):
             texts[place] = text
     return texts
+
+
+def _metadata_bytes(view: View, number: int, rows: RowNumbers) -> int:
+    if number >= 0:
+        return view.segments[number].segment.metadata.bytes_of(rows)
+    return sum(len(text) for text in view.delta.metadata_texts(rows) if text is not None)
+
+
+def _metadata_texts(view: View, number: int, rows: RowNumbers) -> list[str | None]:
+    if number >= 0:
+        return view.segments[number].segment.metadata.texts(rows)
+    return view.delta.metadata_texts(rows)
 
 
 def vectors_of(view: View, found: Answer, dim: int) -> Vector:

@@ -126,6 +126,10 @@ class SealedMetadata:
         pairs = zip(self._offsets[rows].tolist(), self._offsets[rows + 1].tolist(), strict=True)
         return [self._texts[start:stop].tobytes().decode() if stop > start else None for start, stop in pairs]
 
+    def bytes_of(self, rows: Rows) -> int:
+        """What `texts` of these rows would read."""
+        return int((self._offsets[rows + 1] - self._offsets[rows]).sum())
+
     def column(self, key: str) -> ValueColumn | None:
         known = self._keys.get(key)
         if known is None and self._is_complete:

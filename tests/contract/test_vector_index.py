@@ -8,6 +8,7 @@ import pytest
 from index_store.errors import (
     PageExpired,
     SeqNotReached,
+    UnknownCollection,
 )
 from index_store.port import VectorIndex
 from index_store.types import (
@@ -17,7 +18,7 @@ from index_store.types import (
     SearchRequest,
     WriteBatch,
 )
-from tests.contract.vectors import SPECS, begin_all, fill, find, put, vectors
+from tests.contract.vectors import SPECS, AnyIndex, begin_all, fill, find, put, vectors
 from tests.reference_index import ReferenceIndex, distance_of
 
 
@@ -310,6 +311,15 @@ def test_min_seq(index: VectorIndex) -> None:
     assert find(index, data[0], 1, min_seq=2) == [0]
     with pytest.raises(SeqNotReached):
         find(index, data[0], 1, min_seq=3)
+
+
+def test_newest_seq_is_that_of_the_last_write(index: AnyIndex) -> None:
+    fill(index, 2)
+    assert index.newest_seq("numbers") == 2 and index.newest_seq("names") == 0
+    put(index, [ItemWrite(7, vectors(1)[0])])
+    assert index.newest_seq("numbers") == 3
+    with pytest.raises(UnknownCollection):
+        index.newest_seq("nowhere")
 
 
 def test_cursors_come_with_the_rows(index: VectorIndex) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from typing import Any
 
 import numpy as np
 import pytest
 
 from index_store.errors import (
+    AnswerTooLarge,
     GenerationConflict,
     InvalidFilter,
     InvalidId,
@@ -22,6 +24,7 @@ from index_store.types import (
     ItemDelete,
     ItemWrite,
     PageKey,
+    SearchRequest,
     WriteBatch,
 )
 from tests.contract.vectors import DIM, fill, find, put, vectors
@@ -54,6 +57,100 @@ def test_filters(index: VectorIndex, condition: dict[str, Any], expected: list[i
     if condition == {"tags": "red"}:
         expected = [10, 11]
     assert sorted(find(index, data[0], 99, filter=condition)) == expected
+
+
+NFD = unicodedata.normalize("NFD", "농심")
+TWELVE = {"n": 12, "nest": {"x": 5}, "a.b": 1, "a": {"b": 2}, "brand": "농심", "상표": 1}
+THIRTEEN = {
+    "n": 13,
+    "nest": {"x": 6, "list": [{"y": 1}, {"y": [2, 3]}], "empty": []},
+    "a": {"b": 2},
+    "brand": NFD,
+    unicodedata.normalize("NFD", "상표"): 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ({"nest.x": 5}, [12]),
+        ({"nest.x": {"$gt": 5}}, [13]),
+        ({"nest.x": {"$exists": True}}, [12, 13]),
+        ({"nest.x": {"$ne": 5}}, [11, 13]),
+        ({"nest.list.y": 2}, [13]),
+        ({"nest.list.y": {"$ne": 2}}, [11, 12]),
+        ({"nest.empty": {"$exists": True}}, [13]),
+        ({"nest.x.deeper": 5}, []),
+        ({"a.b": 1}, [12]),
+        ({"a.b": 2}, [13]),
+        ({"brand": "농심"}, [12, 13]),
+        ({"brand": NFD}, [12, 13]),
+        ({"brand": {"$in": ["x", NFD]}}, [12, 13]),
+        ({"brand": {"$gte": "농심", "$lte": NFD}}, [12, 13]),
+        ({"brand": {"$ne": "농심"}}, [11]),
+        ({"상표": 1}, [12, 13]),
+        ({unicodedata.normalize("NFD", "상표"): 1}, [12, 13]),
+    ],
+)
+def test_nested_keys_and_texts_of_either_encoding(
+    index: VectorIndex, condition: dict[str, Any], expected: list[int]
+) -> None:
+    data = vectors(3)
+    rows = [{"n": 11}, TWELVE, THIRTEEN]
+    put(index, [ItemWrite(n, data[n - 11], metadata=row) for n, row in zip((11, 12, 13), rows, strict=True)])
+    assert sorted(find(index, data[0], 99, filter=condition)) == expected
+
+
+@pytest.mark.parametrize(
+    ("condition", "unknown"),
+    [
+        ({"n": 1}, []),
+        ({"catgory": 1}, ["catgory"]),
+        ({"$or": [{"nest.x": 1}, {"nest.z": 1}, {"$not": {"prise": {"$lt": 3}}}]}, ["nest.z", "prise"]),
+        ({unicodedata.normalize("NFD", "상표"): 9}, []),
+        ({}, []),
+    ],
+)
+def test_filter_keys_that_no_row_has_are_told(
+    index: VectorIndex, condition: dict[str, Any], unknown: list[str]
+) -> None:
+    data = vectors(3)
+    put(index, [ItemWrite(12, data[0], metadata=TWELVE), ItemWrite(13, data[0], metadata=THIRTEEN)])
+    for _ in range(2):
+        (result,) = index.search("numbers", [SearchRequest(data[0], 5, filter=condition)])
+        assert list(result.unknown_filter_keys) == unknown
+    put(index, [ItemWrite(14, data[0], metadata={"nest": {"z": 0}, "catgory": 0, "prise": 0})])
+    (result,) = index.search("numbers", [SearchRequest(data[0], 5, filter=condition)])
+    assert not result.unknown_filter_keys
+
+
+def test_bounds_of_a_filter(index: VectorIndex) -> None:
+    data = fill(index, 3)
+    assert find(index, data[0], 9, filter={"n": {"$in": list(range(1, 100_001))}}) != []
+    deepest: dict[str, Any] = {"n": {"$gte": 0}}
+    for _ in range(16):
+        deepest = {"$and": [deepest]}
+    assert len(find(index, data[0], 9, filter=deepest)) == 3
+    assert len(find(index, data[0], 9, filter={"$or": [{"n": 1}] * 498})) == 1
+    for beyond in (
+        {"n": {"$in": list(range(100_001))}},
+        {"$and": [deepest]},
+        {"$or": [{"n": 1}] * 500},
+    ):
+        with pytest.raises(InvalidFilter):
+            find(index, data[0], 9, filter=beyond)
+
+
+def test_metadata_beyond_its_bound_is_refused(index: VectorIndex) -> None:
+    data = vectors(4)
+    put(index, [ItemWrite(n, data[n], metadata={"text": "x" * 1000}) for n in range(4)])
+    enough = SearchRequest(data[0], 4, with_metadata=True, metadata_bytes_max=5000)
+    assert len(index.search("numbers", [enough])[0].hits) == 4
+    without = SearchRequest(data[0], 4, metadata_bytes_max=10)
+    assert len(index.search("numbers", [without])[0].hits) == 4
+    with pytest.raises(AnswerTooLarge, match="top_k") as caught:
+        index.search("numbers", [SearchRequest(data[0], 4, with_metadata=True, metadata_bytes_max=3999)])
+    assert caught.value.field == "top_k"
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from index_store.port import VectorIndex
+from index_store.port import SeqSource, VectorIndex
 from index_store.types import CollectionSpec, ItemWrite, SearchRequest, Vector, WriteBatch
 
 DIM = 8
@@ -16,6 +16,10 @@ SPECS = [
     CollectionSpec("names", "string", DIM, "cosine"),
     CollectionSpec("inner", "int64", DIM, "ip"),
 ]
+
+
+class AnyIndex(VectorIndex, SeqSource, Protocol):
+    """What the service needs of an index."""
 
 
 def begin_all(index: VectorIndex) -> None:

@@ -1,0 +1,104 @@
+"""Where the value of a filter's key stands in metadata: under the key itself, or in nested objects along it.
+
+The key "nest.x" is looked for as a key of its own first, then as "x" in the object under "nest". Text that is
+not ASCII is looked for in each of its encodings (NFC, NFD): metadata is stored as it was sent.
+"""
+
+from __future__ import annotations
+
+import threading
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from index_store.filter.columns import ColumnSource, ValueColumn
+
+_PLACES_KEPT = 1024
+
+
+class KeyPlace(NamedTuple):
+    """The column of a top-level key, and the path from its values on: empty where they are what is looked
+    for."""
+
+    head: str
+    column: ValueColumn
+    path: tuple[str, ...]
+
+    def values_in(self, value: Any) -> list[Any]:
+        """Return what stands along the path in one value of the column; a list on the way stands for its
+        elements. Empty: the path leads nowhere."""
+        return _along(value, self.path)
+
+
+def places_of(key: str, columns: ColumnSource) -> list[KeyPlace]:
+    """Return where a row can hold the value of `key`; of several, a row's first counts."""
+    places = []
+    for head, path in _splits(key):
+        for spelling in _spellings(head):
+            column = columns.column(spelling)
+            if column is not None:
+                places.append(KeyPlace(spelling, column, path))
+    return places
+
+
+def composed(value: Any) -> Any:
+    """Return a text in NFC, anything else as it is."""
+    if isinstance(value, str) and not value.isascii():
+        return unicodedata.normalize("NFC", value)
+    return value
+
+
+def _splits(key: str) -> Iterable[tuple[str, tuple[str, ...]]]:
+    """The whole key, then each shorter beginning with the steps that follow it."""
+    yield key, ()
+    if "." in key:
+        steps = key.split(".")
+        for count in range(len(steps) - 1, 0, -1):
+            yield ".".join(steps[:count]), tuple(steps[count:])
+
+
+def _spellings(text: str) -> Sequence[str]:
+    if text.isascii():
+        return (text,)
+    return tuple(dict.fromkeys((text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD")))))
+
+
+def _along(value: Any, path: tuple[str, ...]) -> list[Any]:
+    if not path:
+        return [value]
+    if isinstance(value, list):
+        return [found for element in value for found in _along(element, path)]
+    if isinstance(value, dict):
+        for spelling in _spellings(path[0]):
+            if spelling in value:
+                return _along(value[spelling], path[1:])
+    return []
+
+
+class KnownKeys:
+    """Which filter keys some row has. Columns only grow, so each value is looked at once. Any thread."""
+
+    def __init__(self, columns: ColumnSource) -> None:
+        self._columns = columns
+        self._lock = threading.Lock()
+        self._looked_at: dict[tuple[str, tuple[str, ...]], int] = {}
+
+    def has(self, key: str) -> bool:
+        """Return whether a row has, or had, a value under `key`."""
+        return any(self._is_in(place) for place in places_of(key, self._columns))
+
+    def _is_in(self, place: KeyPlace) -> bool:
+        """What was looked at in vain is not looked at again; where a value was found the next look begins."""
+        values = place.column.values
+        if not place.path:
+            return len(values) > 0
+        name = (place.head, place.path)
+        with self._lock:
+            start = self._looked_at.get(name, 0)
+        count = len(values)
+        found = next((n for n in range(start, count) if place.values_in(values[n])), None)
+        with self._lock:
+            if len(self._looked_at) >= _PLACES_KEPT:
+                self._looked_at.clear()
+            self._looked_at[name] = count if found is None else found
+        return found is not None
