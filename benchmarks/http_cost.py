@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -18,7 +18,9 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from index_store.errors import Unavailable
 from index_store.types import (
+    DIGEST_BUCKETS,
     Ack,
     CollectionSpec,
     CollectionStatus,
@@ -32,12 +34,13 @@ from index_store.types import (
     StoredItem,
     WriteBatch,
 )
-from service.http.app import Application
+from service.http.app import Application, search_limits
 from service.http.auth import Role, TrustedProxies
 from service.http.middleware import RequestMiddleware
 from service.http.transport.protocol import SearchProtocol
+from service.http.wire.answers import write_answer
 from service.http.wire.schemas import SearchIn
-from service.http.wire.search import SearchLimits, read_question, write_answer
+from service.http.wire.search import read_question
 from service.observing import configure_logging
 from service.settings import Settings
 from service.wiring import Service, build
@@ -54,11 +57,14 @@ class ConstantIndex:
         self._version = ""
         self._hits = [Hit(1000 + place, 0.1 + place / 100) for place in range(HITS)]
 
-    def open(self) -> None:
-        pass
+    def open(self) -> Mapping[str, Unavailable]:
+        return {}
 
     def search(self, _: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
         return [SearchResult(self._hits, "g1", self._version, 1, False, None) for _ in requests]
+
+    def newest_seq(self, _: str) -> int | None:
+        return 1
 
     def write(self, collection: str, batch: WriteBatch) -> Ack:
         raise NotImplementedError
@@ -70,10 +76,12 @@ class ConstantIndex:
         current = GenerationStatus("g1", "current", self._version, HITS, HITS, 1, {})
         return CollectionStatus(self._specs[collection], current if self._version else None, [])
 
-    def digest(self, collection: str) -> Digest:
+    def digest(self, collection: str, parts: int = DIGEST_BUCKETS) -> Digest:
         raise NotImplementedError
 
-    def digest_rows(self, collection: str, buckets: Sequence[int]) -> Iterator[DigestRow]:
+    def digest_rows(
+        self, collection: str, numbers: Sequence[int], parts: int = DIGEST_BUCKETS
+    ) -> Iterator[DigestRow]:
         raise NotImplementedError
 
     def advance(self, collection: str, step: str, embedding_version: str) -> CollectionStatus:
@@ -110,6 +118,11 @@ class SearchBody(BaseModel):
     min_seq: int | None = None
     embedding_version: str | None = None
     include: list[Literal["score", "rank", "metadata", "vector"]] | None = None
+    limit: Any = None
+    k: Any = None
+    size: Any = None
+    n_results: Any = None
+    min_score: Any = None
 
 
 class FoundHit(BaseModel):
@@ -138,11 +151,7 @@ def ordinary(service: Service) -> ASGIApp:
     """The same service with /v1/search as a FastAPI route: the same checks, answers and problems."""
     parts = service.parts
     dependencies = parts.dependencies
-    limits = SearchLimits(
-        dependencies.settings.search_top_k,
-        dependencies.settings.top_k_max,
-        dependencies.settings.query_chars_max,
-    )
+    limits = search_limits(dependencies.settings)
     app = FastAPI(openapi_url=None, redirect_slashes=False)
 
     @app.post(

@@ -21,10 +21,12 @@ from starlette.types import Message
 from benchmarks.http_cost import PATH, ConstantIndex
 from index_store.types import SearchRequest, SearchResult
 from service.app.search_queue import SearchLane
+from service.http.app import search_limits
 from service.http.middleware import JSON, Exchange
+from service.http.wire.answers import write_answer
 from service.http.wire.body import decode_json
 from service.http.wire.schemas import SearchIn
-from service.http.wire.search import Asked, SearchLimits, read_question, write_answer
+from service.http.wire.search import Asked, read_question
 from service.settings import Settings
 from service.wiring import Service, build
 
@@ -73,7 +75,7 @@ def _around(service: Service, bodies: Sequence[bytes]) -> Mapping[str, float]:
 def _reading(service: Service, bodies: Sequence[bytes]) -> Mapping[str, float]:
     decoder = msgspec.json.Decoder(SearchIn)
     read = [decode_json(decoder, body) for body in bodies]
-    catalogue, limits = service.catalogue, _limits(service)
+    catalogue, limits = service.catalogue, search_limits(service.parts.dependencies.settings)
     return {
         "decoding JSON": _us(lambda place: decode_json(decoder, bodies[place % len(bodies)])),
         "checks": _us(lambda place: read_question(read[place % len(read)], catalogue, limits)),
@@ -98,7 +100,7 @@ async def _finding(service: Service, bodies: Sequence[bytes]) -> Mapping[str, fl
 
     async def find(_: int) -> None:
         answer: asyncio.Future[SearchResult] = asyncio.get_running_loop().create_future()
-        searcher.find_for(question, answer)
+        searcher.find_for(question, answer, "")
         await answer
 
     await searcher.find(question)
@@ -127,12 +129,7 @@ async def _nowhere(_: Message) -> None:
 
 def _asked(service: Service, bodies: Sequence[bytes]) -> Asked:
     body = decode_json(msgspec.json.Decoder(SearchIn), bodies[0])
-    return read_question(body, service.catalogue, _limits(service))
-
-
-def _limits(service: Service) -> SearchLimits:
-    settings = service.parts.dependencies.settings
-    return SearchLimits(settings.search_top_k, settings.top_k_max, settings.query_chars_max)
+    return read_question(body, service.catalogue, search_limits(service.parts.dependencies.settings))
 
 
 def _us(call: Callable[[int], object]) -> float:

@@ -184,6 +184,13 @@ class Settings:
     text_chars_max: int = number(20_000, 1, 1_000_000, "characters", "Longest text of an upserted item.")
     embed_texts_max: int = number(100, 1, 10_000, "texts", "Most texts of one embed-batch.")
     searches_max: int = number(100, 1, 1000, "searches", "Most searches of one search-batch.")
+    answer_bytes_max: int = number(
+        32 << 20,
+        64 << 10,
+        1 << 30,
+        "bytes",
+        "Largest answer to a search, or to all searches of a batch, as expected before they begin.",
+    )
     search_bytes_max: int = number(
         16 << 20, 1024, 1 << 30, "bytes", "Largest body of every route but upsert and picture upload."
     )

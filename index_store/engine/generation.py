@@ -123,7 +123,7 @@ class Generation:
 
     def newest_seq(self) -> int:
         """The newest seq that was heard of: applied here, or noted by any process (0.3 us, never waits)."""
-        return max(self._view.seq, self.store.mark())
+        return max(self._view.seq, self.store.commit_mark())
 
     def nearest(self, view: View, request: SearchRequest) -> SearchResult:
         """Answer a checked request from `view`. Raises PageExpired, InvalidFilter."""

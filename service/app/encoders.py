@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from index_store.types import Vector
+from service.collections import NO_MODEL
 from service.embedding.port import EmbeddedTexts, ModelInfo
 from service.errors import InvalidImage, InvalidInput, ModelUnavailable, Overloaded, Starting
 
@@ -131,10 +132,11 @@ class Encoders:
         return self._slots[collection]
 
     def info(self, collection: str) -> ModelInfo:
-        """Raises Starting or ModelUnavailable when the collection's model can't embed now."""
+        """Raises Starting or ModelUnavailable when the collection's model can't embed now, InvalidInput when
+        it has none."""
         slot = self._slots[collection]
         if slot.info is None:
-            raise slot.unavailable()
+            raise self._missing(slot, collection, "")
         return slot.info
 
     def text(self, collection: str) -> TextEncoder:
@@ -155,4 +157,6 @@ class Encoders:
     def _missing(slot: Slot, collection: str, content: str) -> Exception:
         if slot.info is not None:
             return InvalidInput("collection", f"{collection!r} has a model that reads no {content}")
+        if slot.reference == NO_MODEL:  # no fault that passes: asking again does not help
+            return InvalidInput("collection", f"{collection!r} has no model: it is searched by vectors only")
         return slot.unavailable()

@@ -20,7 +20,7 @@ from index_store.errors import (
     Unavailable,
     WriteFailed,
 )
-from index_store.port import VectorIndex
+from index_store.port import SeqSource, VectorIndex
 from index_store.types import SearchRequest
 from service.app.encoders import ImageEncoder, Slot, TextEncoder
 from service.app.generations.origin import Origin
@@ -40,7 +40,7 @@ _OPENERS = 3
 """Threads: one for the collections, two for models."""
 
 
-class OpenableIndex(VectorIndex, Protocol):
+class OpenableIndex(VectorIndex, SeqSource, Protocol):
     """An index whose collections are opened after it was made, one by one."""
 
     def open(self) -> Mapping[str, Unavailable]:

@@ -7,14 +7,14 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from index_store.errors import SeqNotReached, VersionMismatch
-from index_store.port import VectorIndex
+from index_store.port import SeqSource, VectorIndex
 from index_store.types import Filter, Id, Ids, PageKey, SearchRequest, SearchResult, StoredItem, Vector
 from service.app.encoders import Encoders
 from service.app.search_queue import Asker, SearchLane
@@ -22,8 +22,13 @@ from service.errors import InvalidInput, ModelUnavailable, Overloaded, Starting,
 
 T = TypeVar("T")
 
-_SEQ_POLL_S = 0.02
+_SEQ_POLL_S = 0.002
+_SEQ_POLL_S_MAX = 0.05
 _PIN_ATTEMPTS = 3
+
+
+class ReadableIndex(VectorIndex, SeqSource, Protocol):
+    """What a searcher needs of an index."""
 
 
 class Question(msgspec.Struct, frozen=True, gc=False):
@@ -52,6 +57,7 @@ class Question(msgspec.Struct, frozen=True, gc=False):
     embedding_version: str | None = None
     with_metadata: bool = False
     with_vectors: bool = False
+    metadata_bytes_max: int | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -69,7 +75,7 @@ class Searcher:
         self,
         encoders: Encoders,
         lane: SearchLane,
-        index: VectorIndex,
+        index: ReadableIndex,
         readers: Executor,
         *,
         deadline_ms: int,
@@ -82,12 +88,21 @@ class Searcher:
         self._deadline_s = deadline_ms / 1000
         self._min_seq_wait_s = min_seq_wait_ms / 1000
 
-    async def find(self, question: Question, caller: str = "") -> Answer:
-        """caller: whose share of the models an embedding takes.
+    def deadline(self) -> float:
+        """Return when a search that begins now has to be answered, on `time.monotonic`."""
+        return time.monotonic() + self._deadline_s
+
+    def room(self) -> float:
+        """Return how much work, as `weight_of` counts, one caller should have in line at a time."""
+        return self._lane.room()
+
+    async def find(self, question: Question, caller: str = "", deadline: float | None = None) -> Answer:
+        """caller: whose share of the models an embedding takes. deadline: where several searches share one.
 
         Raises Refused, TryLater, IndexStoreError. A model's vector never meets another version's: when
         the model is not of the serving version the answer is ModelUnavailable."""
-        deadline = time.monotonic() + self._deadline_s
+        if deadline is None:
+            deadline = self.deadline()
         if question.vector is not None:
             result = await self._search(question, question.vector, question.embedding_version, deadline)
             return Answer(result, question.vector, None)
@@ -123,8 +138,8 @@ class Searcher:
             version = self._version_of_model(question)
         else:
             return None
-        deadline = time.monotonic() + self._deadline_s
-        self._lane.put(question.collection, _request(question, vector, version), deadline, asker)
+        request = _request(question, vector, version)
+        self._lane.put(question.collection, request, self.deadline(), asker)
         return vector, truncated
 
     def picture_refusal(self, collection: str, bytes_count: int, caller: str) -> Overloaded | None:
@@ -192,15 +207,21 @@ class Searcher:
     async def _search_from(
         self, min_seq: int, collection: str, request: SearchRequest, deadline: float
     ) -> SearchResult:
-        """Waiting is done here, between two searches: in the index it would hold up everyone's."""
+        """Wait for the seq alone, and search once it is there. Here, since in the index a wait would hold up
+        everyone's searches."""
         give_up = min(time.monotonic() + self._min_seq_wait_s, deadline)
+        pause = _SEQ_POLL_S
         while True:
-            result = await self._lane.ask(collection, request, deadline)
-            if result.seq >= min_seq:
-                return result
+            newest = self._index.newest_seq(collection)
+            if newest is None or newest >= min_seq:
+                result = await self._lane.ask(collection, request, deadline)
+                if result.seq >= min_seq:
+                    return result
+                newest = result.seq
             if time.monotonic() >= give_up:
-                raise SeqNotReached(f"The collection is at seq {result.seq}, not yet at {min_seq}.")
-            await asyncio.sleep(_SEQ_POLL_S)
+                raise SeqNotReached(f"The collection is at seq {newest}, not yet at {min_seq}.")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _SEQ_POLL_S_MAX)
 
 
 def _request(question: Question, vector: Vector, version: str | None) -> SearchRequest:
@@ -216,6 +237,7 @@ def _request(question: Question, vector: Vector, version: str | None) -> SearchR
         embedding_version=version,
         with_metadata=question.with_metadata,
         with_vectors=question.with_vectors,
+        metadata_bytes_max=question.metadata_bytes_max,
     )
 
 

@@ -72,10 +72,11 @@ class Application:
             parts.searcher,
             parts.dependencies.catalogue,
             parts.dependencies.keys,
-            SearchLimits(settings.search_top_k, settings.top_k_max, settings.query_chars_max),
+            search_limits(settings),
             searches_max=settings.searches_max,
             body_bytes_max=settings.search_bytes_max,
             bodies=self.bodies,
+            readers=parts.dependencies.readers,
         )
         proxies = TrustedProxies(settings.trusted_proxies)
         self.middleware = RequestMiddleware(
@@ -96,6 +97,16 @@ class Application:
                 assert isinstance(route, APIRoute)
                 found.extend((method, route.path.replace(":text}", "}")) for method in route.methods or ())
         return sorted(found)
+
+
+def search_limits(settings: Settings) -> SearchLimits:
+    """Return the bounds of a search, out of the settings."""
+    return SearchLimits(
+        top_k=settings.search_top_k,
+        top_k_max=settings.top_k_max,
+        query_chars_max=settings.query_chars_max,
+        answer_bytes_max=settings.answer_bytes_max,
+    )
 
 
 def connection_limits(settings: Settings) -> ConnectionLimits:

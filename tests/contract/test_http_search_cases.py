@@ -236,7 +236,7 @@ def test_a_vector_as_the_body_answers_like_the_same_vector_in_json(app: HttpApp)
         ("", b"\0" * 512 * 4, "vector"),
         ("top_k=0", UNIT384.tobytes(), "top_k"),
         ("top_k=x", UNIT384.tobytes(), "top_k"),
-        ("&".join(f"a{n}=1" for n in range(17)), UNIT384.tobytes(), "16 query parameters"),
+        ("a=1" + "&" * 10_000, UNIT384.tobytes(), "10000 query parameters"),
     ],
 )
 def test_a_bad_vector_body_is_refused_by_name(app: HttpApp, search: str, body: bytes, said: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 from index_store.errors import InvalidFilter
 from index_store.types import SearchRequest, SearchResult
 from service.app.search_queue import SearchLane
+from service.app.search_weight import weight_of
 from service.errors import DeadlineExceeded, Overloaded
 from service.observing import Metrics
 
@@ -149,3 +150,95 @@ def test_a_deadline_is_kept_while_the_thread_is_busy_and_late_work_is_not_done()
         lane.close()
 
     asyncio.run(scene())
+
+
+def test_a_heavy_request_is_a_call_of_its_own() -> None:
+    async def scene() -> None:
+        index = GatedIndex()
+        lane = lane_over(index)
+        lane.start()
+        index.gate.clear()
+        first = asyncio.ensure_future(lane.ask("a", request(), soon()))
+        await asyncio.sleep(0.05)
+        line = [request(), request(k=10_000, with_metadata=True), request(exact=True), *[request()] * 5]
+        rest = [asyncio.ensure_future(lane.ask("a", each, soon())) for each in line]
+        await asyncio.sleep(0)
+        index.gate.set()
+        await asyncio.gather(first, *rest)
+        assert index.batches == [1, 1, 1, 6]
+        lane.close()
+
+    asyncio.run(scene())
+
+
+def test_deadlines_are_looked_at_between_heavy_requests() -> None:
+    class SlowIndex(GatedIndex):
+        def search(self, _: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+            time.sleep(0.1)  # stands for work: what a real index does with it
+            return super().search(_, requests)
+
+    async def scene() -> None:
+        index = SlowIndex()
+        lane = lane_over(index, ms_max=60_000)
+        lane.start()
+        deadline = time.monotonic() + 0.25
+        asked = [
+            asyncio.ensure_future(lane.ask("a", request(k=10_000, with_vectors=True), deadline))
+            for _ in range(20)
+        ]
+        await asyncio.sleep(0)
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        lane.close()
+        assert [each for each in found if isinstance(each, DeadlineExceeded)]
+        assert sum(index.batches) <= 4, "what nobody waits for any more is not searched"
+
+    asyncio.run(scene())
+
+
+def test_the_line_is_counted_in_work() -> None:
+    async def scene() -> None:
+        index = GatedIndex()
+        lane = lane_over(index, ms_max=500)  # a unit of work is taken for 1 ms before it was measured
+        lane.start()
+        index.gate.clear()
+        first = asyncio.ensure_future(lane.ask("a", request(), soon()))
+        await asyncio.sleep(0.05)
+        light = [asyncio.ensure_future(lane.ask("a", request(), soon())) for _ in range(50)]
+        heavy = [asyncio.ensure_future(lane.ask("a", request(k=10_000), soon())) for _ in range(5)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await lane.ask("a", request(), soon())
+        index.gate.set()
+        await asyncio.gather(first, *light, *heavy)
+        lane.close()
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    "heavier",
+    [
+        {"k": 1000},
+        {"offset": 1000},
+        {"exact": True},
+        {"filter": {"a": 1}},
+        {"exclude_ids": tuple(range(10_000))},
+        {"k": 25, "with_metadata": True},
+        {"k": 25, "with_vectors": True},
+    ],
+)
+def test_what_makes_a_search_heavier(heavier: dict[str, Any]) -> None:
+    assert weight_of(request(**heavier)) > weight_of(request(k=min(25, heavier.get("k", 1))))
+
+
+def test_a_filter_weighs_by_its_size() -> None:
+    weights = [
+        weight_of(request(filter=each))
+        for each in (
+            {"a": 1},
+            {"a": {"$in": list(range(10_000))}},
+            {"a": {"$in": list(range(100_000))}},
+            {"$or": [{"a": n} for n in range(900)]},
+        )
+    ]
+    assert weights == sorted(weights) and weights[0] < 4

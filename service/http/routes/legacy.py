@@ -15,10 +15,10 @@ from service.collections import Collection
 from service.errors import FieldError, InvalidInput
 from service.http.auth import Role
 from service.http.dependencies import Dependencies, JsonResponse, exchange_of
+from service.http.wire.answers import hit_scores
 from service.http.wire.body import media_type
 from service.http.wire.problems import HttpRefusal
 from service.http.wire.schemas import SimilarByUrlIn
-from service.http.wire.search import hit_scores
 from service.http.wire.values import in_range
 
 _FORM_EXTRA_BYTES = 65_536
@@ -84,6 +84,7 @@ class LegacyRoutes:
             picture=data,
             with_metadata=True,
             with_vectors=collection.metric != "cosine",
+            metadata_bytes_max=self._dependencies.settings.answer_bytes_max,
         )
         answer = await self._searcher.find(question, exchange_of(request).caller)
         hits = answer.result.hits

@@ -9,34 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from typing import Any, TypeAlias
-from urllib.parse import parse_qsl
 
 import msgspec
-import numpy as np
-import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.app.search import Searcher
+from service.app.search_weight import weight_of
 from service.collections import Catalogue
-from service.errors import FieldError, InvalidInput, Overloaded
+from service.errors import InvalidInput, Overloaded
 from service.http.auth import Keys, Role
 from service.http.middleware import EXCHANGE, JSON, Exchange
-from service.http.wire.body import Headers, decode_json, field_error_of, media_type, require_json
+from service.http.wire.answers import LARGE_BYTES, encoded_answer, encoded_in_pieces, expected_bytes
+from service.http.wire.body import Headers, decode_json, media_type, require_json
 from service.http.wire.body_reader import BodyReader
 from service.http.wire.problems import HANDLED, HttpRefusal, problem_of
-from service.http.wire.schemas import SearchBatchIn, SearchIn, VectorParametersIn
-from service.http.wire.search import Asked, SearchLimits, read_question, write_answer
+from service.http.wire.schemas import SearchBatchIn, SearchIn
+from service.http.wire.search import Asked, SearchLimits, read_question
 from service.http.wire.values import in_range
+from service.http.wire.vector_body import read_vector_body
 
 _VECTOR_TYPE = b"application/octet-stream"
 _UPLOADS = "/search_similar"
 _DIGITS_MAX = 15
-_PARAMETERS_MAX = 16
-_ENCODING = orjson.OPT_SERIALIZE_NUMPY
 
-_Handler: TypeAlias = Callable[[Scope, Headers, bytes], Awaitable[dict[str, Any]]]
+_Handler: TypeAlias = Callable[[Scope, Headers, bytes], Awaitable[bytes]]
 
 
 class SearchFront:
@@ -53,7 +52,9 @@ class SearchFront:
         searches_max: int,
         body_bytes_max: int,
         bodies: BodyReader,
+        readers: Executor,
     ) -> None:
+        """readers: threads on which large answers are encoded."""
         self._inner = inner
         self._searcher = searcher
         self._catalogue = catalogue
@@ -62,6 +63,7 @@ class SearchFront:
         self._searches_max = searches_max
         self.body_bytes_max = body_bytes_max
         self._bodies = bodies
+        self._readers = readers
         self._search_decoder = msgspec.json.Decoder(SearchIn)
         self._batch_decoder = msgspec.json.Decoder(SearchBatchIn)
         self._handlers: dict[str, _Handler] = {
@@ -94,11 +96,11 @@ class SearchFront:
                 )
             exchange.caller = self.check_key(exchange.headers, scope.get("client"))
             body = await self._bodies.whole(receive, exchange.headers, bytes_max=self.body_bytes_max)
-            document = await handler(scope, exchange.headers, body)
+            answer = await handler(scope, exchange.headers, body)
         except HANDLED as exc:
             await exchange.send_problem(scope["path"], problem_of(exc))
             return
-        await exchange.answer(200, encoded(document), JSON)
+        await exchange.answer(200, answer, JSON)
 
     def _upload_refusal(self, scope: Scope) -> Overloaded | None:
         """Return why an uploaded picture would not be embedded, before its body is read and taken apart: when
@@ -119,23 +121,38 @@ class SearchFront:
         """Return who calls. client: (address, port) of the connection. Raises HttpRefusal."""
         return self._keys.check(Role.SEARCH, headers, client[0] if client else None)
 
-    async def post_search(self, scope: Scope, headers: Headers, body: bytes) -> dict[str, Any]:
-        return await self._answer(self.read_search(scope["query_string"], headers, body), _caller(scope))
+    async def post_search(self, scope: Scope, headers: Headers, body: bytes) -> bytes:
+        asked = self.read_search(scope["query_string"], headers, body)
+        size = expected_bytes(asked)
+        if size > self._limits.answer_bytes_max:
+            raise self._too_large("top_k", size)
+        return await self._answer(asked, _caller(scope), self._searcher.deadline())
 
     def read_search(self, query_string: bytes, headers: Headers, body: bytes) -> Asked:
         """Raises as HANDLED says."""
         if media_type(headers) == _VECTOR_TYPE:
-            return self._read_vector_body(query_string, body)
+            return read_vector_body(query_string, body, self._catalogue, self._limits)
         require_json(headers)
         return read_question(decode_json(self._search_decoder, body), self._catalogue, self._limits)
 
-    async def post_search_batch(self, scope: Scope, headers: Headers, body: bytes) -> dict[str, Any]:
+    async def post_search_batch(self, scope: Scope, headers: Headers, body: bytes) -> bytes:
+        """All searches have one deadline and one bound of bytes. Only so many are in line at a time: others
+        get their turn between them, and a batch alone is never too much for the line."""
         require_json(headers)
         searches = decode_json(self._batch_decoder, body).searches
         in_range("searches", len(searches), 1, self._searches_max)
         asked = [self._read_nth(place, search) for place, search in enumerate(searches)]
-        caller = _caller(scope)
-        return {"responses": await asyncio.gather(*(self._answer(each, caller) for each in asked))}
+        size = sum(expected_bytes(each) for each in asked)
+        if size > self._limits.answer_bytes_max:
+            raise self._too_large("searches", size)
+        caller, deadline = _caller(scope), self._searcher.deadline()
+        answers: list[bytes] = []
+        for group in _groups(asked, self._searcher.room):
+            answers += await asyncio.gather(*(self._answer(each, caller, deadline) for each in group))
+            size = sum(map(len, answers))
+            if size > self._limits.answer_bytes_max:
+                raise self._too_large("searches", size)
+        return b'{"responses":[%s]}' % b",".join(answers)
 
     def _read_nth(self, place: int, search: SearchIn) -> Asked:
         try:
@@ -143,45 +160,39 @@ class SearchFront:
         except InvalidInput as exc:
             raise InvalidInput(("searches", place, *exc.loc), exc.msg, exc.code) from exc
 
-    async def _answer(self, asked: Asked, caller: str) -> dict[str, Any]:
-        started = time.perf_counter()
-        answer = await self._searcher.find(asked.question, caller)
-        return write_answer(asked, answer, (time.perf_counter() - started) * 1000)
-
-    def _read_vector_body(self, query_string: bytes, body: bytes) -> Asked:
-        """The body is the vector itself, little-endian float32; the rest stands in the query string."""
-        parameters = _vector_parameters(query_string)
-        if not body or len(body) % 4:
-            raise InvalidInput("vector", "must be whole float32 values", "invalid_vector")
-        search = SearchIn(
-            vector=[],
-            collection=parameters.collection,
-            top_k=parameters.top_k,
-            offset=parameters.offset,
-            embedding_version=parameters.embedding_version,
+    def _too_large(self, field: str, size: int) -> InvalidInput:
+        bytes_max = self._limits.answer_bytes_max
+        return InvalidInput(
+            field,
+            f"would be answered by about {size / 1e6:.0f} MB, more than {bytes_max / 1e6:.0f} MB "
+            "(ANSWER_BYTES_MAX): ask for fewer items, or by pages, or for less of each",
+            "answer_too_large",
         )
-        return read_question(search, self._catalogue, self._limits, np.frombuffer(body, dtype="<f4"))
+
+    async def _answer(self, asked: Asked, caller: str, deadline: float) -> bytes:
+        started = time.perf_counter()
+        answer = await self._searcher.find(asked.question, caller, deadline)
+        took_ms = (time.perf_counter() - started) * 1000
+        if expected_bytes(asked) <= LARGE_BYTES:
+            return encoded_answer(asked, answer, took_ms)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, encoded_in_pieces, asked, answer, took_ms)
+
+
+def _groups(asked: Sequence[Asked], room: Callable[[], float]) -> Iterator[Sequence[Asked]]:
+    """Yield the searches in order, as many at a time as `room` says, one at least."""
+    group: list[Asked] = []
+    weight, weight_max = 0.0, room()
+    for each in asked:
+        own = weight_of(each.question)
+        if group and weight + own > weight_max:
+            yield group
+            group, weight, weight_max = [], 0.0, room()
+        group.append(each)
+        weight += own
+    yield group
 
 
 def _caller(scope: Scope) -> str:
     exchange: Exchange = scope[EXCHANGE]
     return exchange.caller
-
-
-def encoded(document: dict[str, Any]) -> bytes:
-    return orjson.dumps(document, option=_ENCODING)
-
-
-def _vector_parameters(query_string: bytes) -> VectorParametersIn:
-    try:
-        fields = dict(parse_qsl(query_string.decode("latin-1"), max_num_fields=_PARAMETERS_MAX))
-    except ValueError as exc:
-        raise HttpRefusal(422, "invalid_request", f"More than {_PARAMETERS_MAX} query parameters.") from exc
-    try:
-        return msgspec.convert(fields, VectorParametersIn, strict=False)
-    except msgspec.ValidationError as exc:
-        what, (_, *loc) = field_error_of(exc)
-        name = str(loc[-1]) if loc else ""
-        raise HttpRefusal(
-            422, "invalid_request", f"{name}: {what}.", errors=[FieldError(("query", *loc), what)]
-        ) from exc

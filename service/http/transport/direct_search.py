@@ -1,8 +1,8 @@
 """A search without a task of its own: what came whole and can go straight into line for the index.
 
 The server's protocol offers each such request here first. What this shortcut does not take (another route, a
-refusal, a text that a model must embed first) goes the ordinary way through `RequestMiddleware` and
-`SearchFront`, whose checks and counts are used here too: there is one of each.
+refusal, a text that a model must embed first, a large answer) goes the ordinary way through
+`RequestMiddleware` and `SearchFront`, whose checks and counts are used here too: there is one of each.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from index_store.types import SearchResult, Vector
 from service.app.search import Answer, Searcher
 from service.errors import Overloaded
 from service.http.middleware import JSON, PROBLEM, Exchange, RequestMiddleware, fields_of
-from service.http.routes.search import SearchFront, encoded
+from service.http.routes.search import SearchFront
+from service.http.wire.answers import LARGE_BYTES, encoded_answer, expected_bytes
 from service.http.wire.body import Headers
 from service.http.wire.problems import HANDLED, problem_of
-from service.http.wire.search import Asked, write_answer
+from service.http.wire.search import Asked
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,8 @@ class Shortcut:
         try:
             caller = self._front.check_key(headers, client)
             asked = self._front.read_search(url.partition(b"?")[2], headers, body)
+            if expected_bytes(asked) > LARGE_BYTES:
+                return False
             search = DirectSearch(self._middleware, asked, client, reply, started)
             found_by = self._searcher.find_for(asked.question, search, caller)
         except Overloaded as refusal:
@@ -126,7 +129,7 @@ class DirectSearch:
         try:
             took_ms = (time.perf_counter() - self._started) * 1000
             answer = Answer(result, self._vector, self._truncated)
-            body = encoded(write_answer(self._asked, answer, took_ms))
+            body = encoded_answer(self._asked, answer, took_ms)
         except Exception as exc:
             self.set_exception(exc)
             return

@@ -13,7 +13,7 @@ RoleIn: TypeAlias = Literal["query", "document"]
 
 
 class SearchIn(msgspec.Struct, gc=False):
-    """One search; None means absent."""
+    """One search; None means absent. The last five are other engines' names: no fields, but warned of."""
 
     query: str | None = None
     image: str | None = None
@@ -31,6 +31,11 @@ class SearchIn(msgspec.Struct, gc=False):
     min_seq: int | None = None
     embedding_version: str | None = None
     include: list[IncludeIn] | None = None
+    limit: Any = None
+    k: Any = None
+    size: Any = None
+    n_results: Any = None
+    min_score: Any = None
 
 
 class SearchBatchIn(msgspec.Struct):
@@ -39,13 +44,21 @@ class SearchBatchIn(msgspec.Struct):
     searches: list[SearchIn]
 
 
-class VectorParametersIn(msgspec.Struct):
-    """What stands in the query string when the body is the vector itself."""
+class VectorParametersIn(msgspec.Struct, forbid_unknown_fields=True):
+    """What stands in the query string when the body is the vector itself. filter: JSON. exclude_ids: texts as
+    they came, one for each parameter of this name."""
 
     collection: str | None = None
     top_k: int | None = None
+    exclude_ids: list[str] | None = None
+    filter: str | None = None
     offset: int | None = None
+    cursor: str | None = None
+    max_distance: float | None = None
+    exact: bool | None = None
+    min_seq: int | None = None
     embedding_version: str | None = None
+    include: list[IncludeIn] | None = None
 
 
 class EmbedIn(msgspec.Struct):

@@ -1,22 +1,19 @@
-"""From a search body to a Question, and from its Answer back to the wire."""
+"""From a search body to a Question."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
-from index_store.types import Hit, Vector
+from index_store.types import Vector
 from item_rules.ids import INT64_MAX
-from service.app.search import Answer, Question
+from service.app.search import Question
 from service.collections import Catalogue, Collection
 from service.errors import InvalidInput
 from service.http.wire.body import check_depth
-from service.http.wire.cursors import read_cursor, write_cursor
+from service.http.wire.cursors import read_cursor
 from service.http.wire.problems import HttpRefusal
 from service.http.wire.schemas import SearchIn
 from service.http.wire.values import (
@@ -37,17 +34,23 @@ LIKE_IDS_MAX = 1000
 
 @dataclass(frozen=True, slots=True)
 class SearchLimits:
+    """answer_bytes_max: of what one request is answered, as expected before its searches begin."""
+
     top_k: int
     top_k_max: int
     query_chars_max: int
+    answer_bytes_max: int
 
 
 class Asked(msgspec.Struct, frozen=True, gc=False):
-    """A question and how its answer is to be written. include: fields beside id and distance."""
+    """A question and how its answer is to be written. include: fields beside id and distance. shown: how many
+    items the pages before held. warnings: for who asked."""
 
     collection: Collection
     question: Question
     include: frozenset[str]
+    shown: int = 0
+    warnings: Sequence[str] = ()
 
 
 _NOTHING: frozenset[str] = frozenset()
@@ -77,15 +80,43 @@ def read_question(
         exclude_ids=read_exclude_ids(body.exclude_ids, collection) if body.exclude_ids else (),
         filter=body.filter or None,
         offset=offset,
-        after=None if body.cursor is None else read_cursor(collection, body.cursor),
         max_distance=body.max_distance,
         exact=bool(body.exact),
         min_seq=None if body.min_seq is None else in_range("min_seq", body.min_seq, 0, INT64_MAX),
         embedding_version=body.embedding_version,
         with_metadata="metadata" in include,
         with_vectors="vector" in include or _needs_vectors(collection, include),
+        metadata_bytes_max=limits.answer_bytes_max,
     )
-    return Asked(collection, question, include)
+    asked = Asked(collection, question, include, offset, _warnings(body))
+    return asked if body.cursor is None else _going_on(asked, body.cursor)
+
+
+def _going_on(asked: Asked, text: str) -> Asked:
+    """The same question from where the page before ended."""
+    cursor = read_cursor(asked.question, text)
+    min_seq = asked.question.min_seq
+    if min_seq is not None and min_seq > cursor.page.seq:
+        raise InvalidInput("min_seq", "is newer than the pages of this cursor: search again without it")
+    question = msgspec.structs.replace(asked.question, after=cursor.page)
+    return msgspec.structs.replace(asked, question=question, shown=cursor.rank)
+
+
+def _warnings(body: SearchIn) -> Sequence[str]:
+    """Names that other search engines have for our fields: ignored, as all unknown ones are, but told."""
+    if (
+        body.limit is None
+        and body.k is None
+        and body.size is None
+        and body.n_results is None
+        and body.min_score is None
+    ):  # almost every search
+        return ()
+    found = [name for name in ("limit", "k", "size", "n_results") if getattr(body, name) is not None]
+    warnings = [f"{name} is not a field of a search and was ignored: top_k is" for name in found]
+    if body.min_score is not None:
+        warnings.append("min_score is not a field of a search and was ignored: max_distance is")
+    return warnings
 
 
 def _require_one_content(body: SearchIn) -> None:
@@ -128,52 +159,3 @@ def _collection_of(body: SearchIn, catalogue: Catalogue) -> Collection:
 def _needs_vectors(collection: Collection, include: frozenset[str]) -> bool:
     """A cosine distance tells the score by itself; the others only for vectors of length 1."""
     return "score" in include and collection.metric != "cosine"
-
-
-def write_answer(asked: Asked, answer: Answer, took_ms: float) -> dict[str, Any]:
-    """Return the JSON object of one search."""
-    result = answer.result
-    document: dict[str, Any] = {
-        "results": _results(asked, answer),
-        "embedding_version": result.embedding_version,
-        "seq": result.seq,
-        "exhausted": result.exhausted,
-    }
-    if result.next_page is not None:
-        document["next_cursor"] = write_cursor(asked.collection, result.next_page)
-    if answer.truncated is not None:
-        document["truncated"] = bool(answer.truncated)
-    document["took_ms"] = round(took_ms, 3)
-    return document
-
-
-def _results(asked: Asked, answer: Answer) -> list[dict[str, Any]]:
-    id_field, hits, include = asked.collection.id_field, answer.result.hits, asked.include
-    results: list[dict[str, Any]] = [{id_field: hit.id, "distance": hit.distance} for hit in hits]
-    if not include:
-        return results
-    scores = hit_scores(asked.collection, answer.vector, hits) if "score" in include else ()
-    for place, (result, hit) in enumerate(zip(results, hits, strict=True)):
-        if "score" in include:
-            result["score"] = scores[place]
-        if "rank" in include:
-            result["rank"] = asked.question.offset + place + 1
-        if "metadata" in include:
-            result["metadata"] = hit.metadata
-        if "vector" in include:
-            result["vector"] = hit.vector
-    return results
-
-
-def hit_scores(collection: Collection, query: Vector, hits: Sequence[Hit]) -> Sequence[float]:
-    """Return (1 + cos) / 2 of each hit, whatever the metric. Hits carry vectors unless it is cosine."""
-    if not hits:
-        return ()
-    if collection.metric == "cosine":
-        cosines = 1.0 - np.array([hit.distance for hit in hits])
-    else:
-        rows: npt.NDArray[np.float64] = np.stack([hit.vector for hit in hits]).astype(np.float64)  # type: ignore[misc]
-        unit = query.astype(np.float64) / np.linalg.norm(query.astype(np.float64))
-        cosines = (rows @ unit) / np.linalg.norm(rows, axis=1)
-    scores: list[float] = np.clip((1.0 + cosines) / 2.0, 0.0, 1.0).tolist()
-    return scores

@@ -1,0 +1,71 @@
+"""How much work a search is, guessed before it is done: line and batches are counted in this, not in heads.
+
+Measured on 12,000 and 98,000 rows of 384 floats; only the proportions matter, since what one unit takes is
+measured while serving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+_REACH = 1 / 100
+"""10,000 items take about a hundred times what the usual 25 take."""
+_REACH_MAX = 100_000
+"""An offset beyond what a collection holds costs no more than all it holds."""
+_METADATA = 1 / 100
+_VECTORS = 1 / 200
+_EXACT = 10.0
+_FILTER = 1.0
+_CONDITION = 0.5
+_OPERAND = 1 / 2000
+_EXCLUDED = 1 / 2000
+
+
+class Weighable(Protocol):
+    """What of a search is looked at."""
+
+    @property
+    def k(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def exact(self) -> bool: ...
+    @property
+    def filter(self) -> Mapping[str, Any] | None: ...
+    @property
+    def exclude_ids(self) -> Sequence[Any] | Any: ...
+    @property
+    def with_metadata(self) -> bool: ...
+    @property
+    def with_vectors(self) -> bool: ...
+
+
+def weight_of(search: Weighable) -> float:
+    """Return the work of a search; 1 is the least, and what one for a few items by the graph is."""
+    weight = 1.0 + min(search.k + search.offset, _REACH_MAX) * _REACH + len(search.exclude_ids) * _EXCLUDED
+    if search.with_metadata:
+        weight += search.k * _METADATA
+    if search.with_vectors:
+        weight += search.k * _VECTORS
+    if search.exact:
+        weight += _EXACT
+    if search.filter is not None:
+        weight += _filter_weight(search.filter)
+    return weight
+
+
+def _filter_weight(condition: Mapping[str, Any]) -> float:
+    """By conditions and operands; each list is counted whole, not walked."""
+    weight = _FILTER
+    level: list[Any] = [condition]
+    while level:
+        part = level.pop()
+        if isinstance(part, dict):
+            weight += _CONDITION * len(part)
+            level.extend(part.values())
+        elif isinstance(part, list):
+            weight += _OPERAND * len(part)
+            if part and isinstance(part[0], dict):
+                level.extend(part)
+    return weight

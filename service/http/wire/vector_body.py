@@ -1,0 +1,100 @@
+"""A search whose body is the vector itself, little-endian float32: every other field stands in the query
+string, under the name that it has in JSON."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+import numpy as np
+
+from service.collections import Catalogue, Collection
+from service.errors import FieldError, InvalidInput
+from service.http.wire.body import field_error_of
+from service.http.wire.problems import HttpRefusal
+from service.http.wire.schemas import IdIn, SearchIn, VectorParametersIn
+from service.http.wire.search import Asked, SearchLimits, read_question
+from service.http.wire.values import find_collection
+
+_PARAMETERS_MAX = 10_000
+_LISTS = ("exclude_ids", "include")
+
+
+def read_vector_body(query_string: bytes, body: bytes, catalogue: Catalogue, limits: SearchLimits) -> Asked:
+    """Raises InvalidInput for the vector, HttpRefusal for what stands in the query string."""
+    if not body or len(body) % 4:
+        raise InvalidInput("vector", "must be whole float32 values", "invalid_vector")
+    parameters = _parameters(query_string)
+    try:
+        collection = catalogue.default
+        if parameters.collection is not None:
+            collection = find_collection(catalogue, parameters.collection)
+        search = SearchIn(
+            vector=[],
+            collection=collection.name,
+            top_k=parameters.top_k,
+            exclude_ids=_ids(parameters.exclude_ids, collection),
+            filter=_filter(parameters.filter),
+            offset=parameters.offset,
+            cursor=parameters.cursor,
+            max_distance=_finite(parameters.max_distance),
+            exact=parameters.exact,
+            min_seq=parameters.min_seq,
+            embedding_version=parameters.embedding_version,
+            include=parameters.include,
+        )
+        return read_question(search, catalogue, limits, np.frombuffer(body, dtype="<f4"))
+    except InvalidInput as exc:
+        if exc.loc[0] == "vector":
+            raise
+        raise _refusal(exc.code, str(exc), exc.loc, exc.msg) from exc
+
+
+def _parameters(query_string: bytes) -> VectorParametersIn:
+    try:
+        given = parse_qs(query_string.decode("latin-1"), max_num_fields=_PARAMETERS_MAX)
+    except ValueError as exc:
+        raise HttpRefusal(422, "invalid_request", f"More than {_PARAMETERS_MAX} query parameters.") from exc
+    fields: dict[str, Any] = {name: values[-1] for name, values in given.items()}
+    for name in _LISTS:
+        if name in given:
+            fields[name] = given[name]
+    if "include" in given:
+        fields["include"] = [each for value in given["include"] for each in value.split(",")]
+    try:
+        return msgspec.convert(fields, VectorParametersIn, strict=False)
+    except msgspec.ValidationError as exc:
+        what, (_, *loc) = field_error_of(exc)
+        name = str(loc[0]) if loc else ""
+        raise _refusal("invalid_request", f"{name}: {what}.", tuple(loc), what) from exc
+
+
+def _refusal(code: str, detail: str, loc: tuple[str | int, ...], what: str) -> HttpRefusal:
+    return HttpRefusal(422, code, detail, errors=[FieldError(("query", *loc), what)])
+
+
+def _ids(given: list[str] | None, collection: Collection) -> list[IdIn] | None:
+    """One a parameter, or integers with commas between them: a string id may hold a comma itself."""
+    if given is None or collection.id_type == "string":
+        return list(given) if given is not None else None
+    try:
+        return [int(each) for value in given for each in value.split(",")]
+    except ValueError as exc:
+        raise InvalidInput("exclude_ids", "must hold integers only", "invalid_id") from exc
+
+
+def _filter(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise InvalidInput("filter", "must be a JSON object", "invalid_filter") from exc
+
+
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise InvalidInput("max_distance", "must be a finite number")
+    return value

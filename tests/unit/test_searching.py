@@ -1,0 +1,119 @@
+"""The searcher's wait for a seq, and large answers written beside the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from index_store.errors import SeqNotReached
+from index_store.types import Hit, PageKey, SearchRequest, SearchResult
+from service.app.encoders import Encoders
+from service.app.search import Answer, Question, Searcher
+from service.app.search_queue import SearchLane
+from service.collections import Collection
+from service.http.wire.answers import (
+    LARGE_BYTES,
+    encoded_answer,
+    encoded_in_pieces,
+    expected_bytes,
+)
+from service.http.wire.search import Asked
+from service.observing import Metrics
+from tests.reference_index import ReferenceIndex
+
+VECTOR = np.ones(3, np.float32)
+
+
+class SlowSeqs(ReferenceIndex):
+    """A seq that becomes known at `reached_at`; counts how often it is asked for and how often searched."""
+
+    def __init__(self, reached_at: float, *, can_tell: bool = True) -> None:
+        super().__init__([Collection("a", dim=3).spec])
+        self._reached_at = reached_at
+        self._can_tell = can_tell
+        self.asked = 0
+        self.searches = 0
+
+    def newest_seq(self, collection: str) -> int | None:
+        del collection
+        self.asked += 1
+        return self._seq() if self._can_tell else None
+
+    def search(self, collection: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        del collection
+        self.searches += 1
+        return [SearchResult((), "g", "v", self._seq(), True, None) for _ in requests]
+
+    def _seq(self) -> int:
+        return 7 if time.monotonic() >= self._reached_at else 3
+
+
+def wait_for(index: SlowSeqs, min_seq: int, wait_ms: int) -> SearchResult:
+    async def scene() -> SearchResult:
+        lane = SearchLane(index, Metrics(), queue_requests_max=10, queue_ms_max=1000)
+        lane.start()
+        searcher = Searcher(
+            Encoders({}), lane, index, ThreadPoolExecutor(1), deadline_ms=3000, min_seq_wait_ms=wait_ms
+        )
+        try:
+            return (await searcher.find(Question("a", 5, vector=VECTOR, min_seq=min_seq))).result
+        finally:
+            lane.close()
+
+    return asyncio.run(scene())
+
+
+def test_a_seq_that_comes_is_waited_for_without_searches() -> None:
+    index = SlowSeqs(time.monotonic() + 0.15)
+    assert wait_for(index, 7, 1000).seq == 7
+    assert index.searches == 1
+
+
+def test_a_seq_that_does_not_come_costs_no_search() -> None:
+    index = SlowSeqs(time.monotonic() + 60)
+    with pytest.raises(SeqNotReached, match="at seq 3"):
+        wait_for(index, 1000, 300)
+    assert index.searches == 0 and index.asked <= 15
+
+
+def test_a_seq_that_cannot_be_told_is_looked_for_by_searching() -> None:
+    index = SlowSeqs(time.monotonic(), can_tell=False)
+    assert wait_for(index, 7, 300).seq == 7 and index.searches == 1
+
+
+HITS = [
+    Hit(n, n / 7, {"title": f"갈비탕 {n}"}, np.random.default_rng(n).standard_normal(64).astype(np.float32))
+    for n in range(1, 2001)
+]
+FIELDS = ["score", "rank", "metadata", "vector"]
+
+
+@pytest.mark.parametrize("include", [[], ["rank"], ["score", "vector"], FIELDS])
+@pytest.mark.parametrize("count", [0, 1, 2000])
+def test_pieces_are_the_same_answer(include: list[str], count: int) -> None:
+    collection = Collection("a", dim=64, metric="l2")
+    asked = Asked(collection, Question("a", 2000, vector=HITS[0].vector), frozenset(include), 30, ["w"])
+    page = PageKey("g", 7, 1.5, 9) if count else None
+    result = SearchResult(HITS[:count], "g", "v", 7, page is None, page, ["catgory"])
+    answer = Answer(result, HITS[5].vector, truncated=True)
+    whole, pieces = encoded_answer(asked, answer, 1.25), encoded_in_pieces(asked, answer, 1.25)
+    assert msgspec.json.decode(pieces) == msgspec.json.decode(whole)
+    assert len(pieces) <= len(whole) + 100
+
+
+@pytest.mark.parametrize("include", [[], ["score", "rank"], FIELDS[:3:2], ["vector"], FIELDS])
+def test_expected_bytes_are_near_the_real_ones(include: list[str]) -> None:
+    collection = Collection("a", dim=64, metric="l2", id_field="recipe_id")
+    asked = Asked(collection, Question("a", 2000, vector=HITS[0].vector), frozenset(include))
+    answer = Answer(SearchResult(HITS, "g", "v", 7, True, None), VECTOR.repeat(22)[:64], None)
+    size = len(encoded_answer(asked, answer, 1.0))
+    assert size * 0.8 <= expected_bytes(asked) <= size * 1.5
+    usual: dict[str, Any] = {"vector": VECTOR}
+    assert expected_bytes(Asked(collection, Question("a", 25, **usual), frozenset())) < LARGE_BYTES
