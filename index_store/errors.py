@@ -6,7 +6,7 @@ IndexStoreError
 │   ├── InvalidId           wrong type for the collection
 │   ├── InvalidVector       dimension, NaN, zero
 │   ├── InvalidFilter
-│   ├── AnswerTooLarge      what was asked for weighs more than the request allows
+│   ├── AnswerLimitExceeded what was asked for weighs more than the request allows
 │   └── PageExpired         a cursor older than the history that is kept
 ├── VersionMismatch         vectors of two embedding versions would meet
 ├── GenerationConflict      begin/promote/rollback in a state that does not allow it
@@ -65,7 +65,7 @@ class InvalidFilter(InvalidRequest):
     What helps: the part that `field` names, written in the operators of openapi.yaml."""
 
 
-class AnswerTooLarge(InvalidRequest):
+class AnswerLimitExceeded(InvalidRequest):
     """Fewer items, or less of each, can be answered. Nothing of it was read from disk."""
 
 

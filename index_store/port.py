@@ -28,7 +28,7 @@ class VectorIndex(Protocol):
     def search(self, collection: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
         """Answer each request, in order, from the current generation, after every write acknowledged
         anywhere before the call. Raises InvalidRequest, VersionMismatch, SeqNotReached, StoreDamaged,
-        AnswerTooLarge."""
+        AnswerLimitExceeded."""
 
     def write(self, collection: str, batch: WriteBatch) -> Ack:
         """Store the whole batch durably, or nothing. Concurrent calls share one fsync.

@@ -15,7 +15,7 @@ import numpy as np
 
 from index_store.engine.validation import check_ids, checked_batch, checked_request
 from index_store.errors import (
-    AnswerTooLarge,
+    AnswerLimitExceeded,
     GenerationConflict,
     InvalidRequest,
     PageExpired,
@@ -152,7 +152,7 @@ class ReferenceIndex:
             if hit.metadata
         )
         if request.metadata_bytes_max is not None and told > request.metadata_bytes_max:
-            raise AnswerTooLarge("top_k asks for too much metadata", "top_k")
+            raise AnswerLimitExceeded("top_k asks for too much metadata", "top_k")
         key = None if exhausted or not hits else PageKey(shelf.name, seq, hits[-1].distance, hits[-1].id)
         unknown = [
             each

@@ -15,7 +15,7 @@ from index_store.ann.port import Bitmap
 from index_store.ann.rerank import Distances, select
 from index_store.delta.delta import Place
 from index_store.delta.id_index import RowNumbers
-from index_store.errors import AnswerTooLarge
+from index_store.errors import AnswerLimitExceeded
 from index_store.filter.cache import Condition, condition_of
 from index_store.filter.compile import Mask
 from index_store.query.view import SegmentView, View, live_ids
@@ -194,8 +194,8 @@ def _check_answer(request: SearchRequest, ids: Sequence[Id]) -> None:
 
 
 def texts_of(view: View, found: Answer, bytes_max: int | None) -> list[str | None]:
-    """The metadata of the rows found, as JSON texts. Raises AnswerTooLarge before more than `bytes_max` are
-    read."""
+    """The metadata of the rows found, as JSON texts. Raises AnswerLimitExceeded before more than `bytes_max`
+    are read."""
     texts: list[str | None] = [None] * len(found.rows)
     taken = 0
     for number in np.unique(found.parts).tolist():
@@ -203,7 +203,7 @@ def texts_of(view: View, found: Answer, bytes_max: int | None) -> list[str | Non
         rows = found.rows[places]
         taken += _metadata_bytes(view, number, rows)
         if bytes_max is not None and taken > bytes_max:
-            raise AnswerTooLarge(
+            raise AnswerLimitExceeded(
                 f"top_k asks for more than {bytes_max} bytes of metadata: ask for fewer items", "top_k"
             )
         for place, text in zip(places.tolist(), _metadata_texts(view, number, rows), strict=True):

@@ -27,7 +27,7 @@ _SEQ_POLL_S_MAX = 0.05
 _PIN_ATTEMPTS = 3
 
 
-class ReadableIndex(VectorIndex, SeqSource, Protocol):
+class IndexReader(VectorIndex, SeqSource, Protocol):
     """What a searcher needs of an index."""
 
 
@@ -75,7 +75,7 @@ class Searcher:
         self,
         encoders: Encoders,
         lane: SearchLane,
-        index: ReadableIndex,
+        index: IndexReader,
         readers: Executor,
         *,
         deadline_ms: int,
@@ -92,9 +92,9 @@ class Searcher:
         """Return when a search that begins now has to be answered, on `time.monotonic`."""
         return time.monotonic() + self._deadline_s
 
-    def room(self) -> float:
-        """Return how much work, as `weight_of` counts, one caller should have in line at a time."""
-        return self._lane.room()
+    def batch_cost(self) -> float:
+        """Return how much work, as `cost_of` counts, one caller should have in line at a time."""
+        return self._lane.cost_at_once()
 
     async def find(self, question: Question, caller: str = "", deadline: float | None = None) -> Answer:
         """caller: whose share of the models an embedding takes. deadline: where several searches share one.

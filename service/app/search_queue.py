@@ -3,7 +3,7 @@
 There is no wait timer, so a lone request pays nothing; under load the wake-ups are shared. Measured against
 searching on the event loop: equal at one client, half again as many answers at sixteen, a better p99.
 
-Line and calls are counted in work, not in heads (`search_weight`): a heavy request is a call of its own, so
+Line and calls are counted in work, not in heads (`search_cost`): a heavy request is a call of its own, so
 between two of them deadlines are looked at and light ones get their turn.
 """
 
@@ -21,7 +21,7 @@ from typing import Protocol
 from index_store.errors import IndexStoreError
 from index_store.port import VectorIndex
 from index_store.types import SearchRequest, SearchResult
-from service.app.search_weight import weight_of
+from service.app.search_cost import cost_of
 from service.errors import DeadlineExceeded, Overloaded
 from service.observing import Metrics
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _BATCH_MAX = 64
 """More would let one call hold back those who come during it."""
-_BATCH_WEIGHT_MAX = 128.0
+_BATCH_COST_MAX = 128.0
 """Of one call, unless it is for one request."""
 _SMOOTHING = 0.1
 _SWEEP_S = 0.02
@@ -50,14 +50,14 @@ class Asker(Protocol):
 class _Waiting:
     """One request in line. Slots without a dataclass: there is one for every search."""
 
-    __slots__ = ("asker", "collection", "deadline", "request", "weight")
+    __slots__ = ("asker", "collection", "cost", "deadline", "request")
 
     def __init__(self, collection: str, request: SearchRequest, deadline: float, asker: Asker) -> None:
         self.collection = collection
         self.request = request
         self.deadline = deadline
         self.asker = asker
-        self.weight = weight_of(request)
+        self.cost = cost_of(request)
 
 
 class SearchLane:
@@ -74,11 +74,11 @@ class SearchLane:
         self._gathered: list[_Waiting] = []
         self._unanswered: deque[_Waiting] = deque()
         self._asked = 0  # written by the event loop
-        self._asked_weight = 0.0
+        self._asked_cost = 0.0
         self._taken = 0  # written by the thread
-        self._taken_weight = 0.0
+        self._taken_cost = 0.0
         self._sweeper: asyncio.TimerHandle | None = None
-        self._seconds_per_weight = 0.001
+        self._seconds_per_cost = 0.001
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -94,10 +94,10 @@ class SearchLane:
         if self._thread is not None:
             self._thread.join()
 
-    def room(self) -> float:
+    def cost_at_once(self) -> float:
         """Return how much work one caller should have in line at a time: what is done within half of the
         longest wait, as measured."""
-        return self._queue_s_max / 2 / self._seconds_per_weight
+        return self._queue_s_max / 2 / self._seconds_per_cost
 
     def ask(self, collection: str, request: SearchRequest, deadline: float) -> asyncio.Future[SearchResult]:
         """deadline: on `time.monotonic`. Raises Overloaded; the future DeadlineExceeded, IndexStoreError."""
@@ -111,7 +111,7 @@ class SearchLane:
         loop = self._loop
         assert loop is not None
         queued = self._asked - self._taken
-        expected_s = (self._asked_weight - self._taken_weight) * self._seconds_per_weight
+        expected_s = (self._asked_cost - self._taken_cost) * self._seconds_per_cost
         if queued >= self._queue_requests_max or expected_s > self._queue_s_max:
             raise Overloaded("Too many searches are waiting.", retry_after_s=max(1.0, expected_s))
         waiting = _Waiting(collection, request, deadline, asker)
@@ -122,7 +122,7 @@ class SearchLane:
             loop.call_soon(self._hand_over)
         self._gathered.append(waiting)
         self._asked += 1
-        self._asked_weight += waiting.weight
+        self._asked_cost += waiting.cost
 
     def _hand_over(self) -> None:
         """Wake the thread once for all who came in one turn of the loop."""
@@ -151,13 +151,13 @@ class SearchLane:
         while self._take(waiting):
             batch, waiting = _next_batch(waiting)
             self._taken += len(batch)
-            self._taken_weight += sum([each.weight for each in batch])
+            self._taken_cost += sum([each.cost for each in batch])
             started = time.monotonic()
             wanted = [each for each in batch if each.deadline > started and not each.asker.done()]
             settled = self._answer(wanted)
             if wanted:
-                per_weight = (time.monotonic() - started) / sum([each.weight for each in wanted])
-                self._seconds_per_weight += _SMOOTHING * (per_weight - self._seconds_per_weight)
+                per_cost = (time.monotonic() - started) / sum([each.cost for each in wanted])
+                self._seconds_per_cost += _SMOOTHING * (per_cost - self._seconds_per_cost)
             try:
                 self._loop.call_soon_threadsafe(self._settle, settled)
             except RuntimeError:
@@ -211,11 +211,11 @@ class SearchLane:
 
 def _next_batch(waiting: list[_Waiting]) -> tuple[list[_Waiting], list[_Waiting]]:
     """Return what the next call answers, one request at least, and what waits on."""
-    weight = 0.0
+    cost = 0.0
     count = 0
     for each in waiting[:_BATCH_MAX]:
-        weight += each.weight
-        if weight > _BATCH_WEIGHT_MAX and count:
+        cost += each.cost
+        if cost > _BATCH_COST_MAX and count:
             break
         count += 1
     return waiting[:count], waiting[count:]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from index_store.errors import (
-    AnswerTooLarge,
+    AnswerLimitExceeded,
     GenerationConflict,
     InvalidFilter,
     InvalidId,
@@ -148,7 +148,7 @@ def test_metadata_beyond_its_bound_is_refused(index: VectorIndex) -> None:
     assert len(index.search("numbers", [enough])[0].hits) == 4
     without = SearchRequest(data[0], 4, metadata_bytes_max=10)
     assert len(index.search("numbers", [without])[0].hits) == 4
-    with pytest.raises(AnswerTooLarge, match="top_k") as caught:
+    with pytest.raises(AnswerLimitExceeded, match="top_k") as caught:
         index.search("numbers", [SearchRequest(data[0], 4, with_metadata=True, metadata_bytes_max=3999)])
     assert caught.value.field == "top_k"
 

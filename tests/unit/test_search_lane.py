@@ -13,8 +13,8 @@ import pytest
 
 from index_store.errors import InvalidFilter
 from index_store.types import SearchRequest, SearchResult
+from service.app.search_cost import cost_of
 from service.app.search_queue import SearchLane
-from service.app.search_weight import weight_of
 from service.errors import DeadlineExceeded, Overloaded
 from service.observing import Metrics
 
@@ -228,12 +228,12 @@ def test_the_line_is_counted_in_work() -> None:
     ],
 )
 def test_what_makes_a_search_heavier(heavier: dict[str, Any]) -> None:
-    assert weight_of(request(**heavier)) > weight_of(request(k=min(25, heavier.get("k", 1))))
+    assert cost_of(request(**heavier)) > cost_of(request(k=min(25, heavier.get("k", 1))))
 
 
 def test_a_filter_weighs_by_its_size() -> None:
-    weights = [
-        weight_of(request(filter=each))
+    costs = [
+        cost_of(request(filter=each))
         for each in (
             {"a": 1},
             {"a": {"$in": list(range(10_000))}},
@@ -241,4 +241,4 @@ def test_a_filter_weighs_by_its_size() -> None:
             {"$or": [{"a": n} for n in range(900)]},
         )
     ]
-    assert weights == sorted(weights) and weights[0] < 4
+    assert costs == sorted(costs) and costs[0] < 4

@@ -17,7 +17,7 @@ import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.app.search import Searcher
-from service.app.search_weight import weight_of
+from service.app.search_cost import cost_of
 from service.collections import Catalogue
 from service.errors import InvalidInput, Overloaded
 from service.http.auth import Keys, Role
@@ -147,7 +147,7 @@ class SearchFront:
             raise self._too_large("searches", size)
         caller, deadline = _caller(scope), self._searcher.deadline()
         answers: list[bytes] = []
-        for group in _groups(asked, self._searcher.room):
+        for group in _groups(asked, self._searcher.batch_cost):
             answers += await asyncio.gather(*(self._answer(each, caller, deadline) for each in group))
             size = sum(map(len, answers))
             if size > self._limits.answer_bytes_max:
@@ -179,17 +179,17 @@ class SearchFront:
         return await loop.run_in_executor(self._readers, encoded_in_pieces, asked, answer, took_ms)
 
 
-def _groups(asked: Sequence[Asked], room: Callable[[], float]) -> Iterator[Sequence[Asked]]:
-    """Yield the searches in order, as many at a time as `room` says, one at least."""
+def _groups(asked: Sequence[Asked], cost_at_once: Callable[[], float]) -> Iterator[Sequence[Asked]]:
+    """Yield the searches in order, as many at a time as `cost_at_once` allows, one at least."""
     group: list[Asked] = []
-    weight, weight_max = 0.0, room()
+    cost, cost_max = 0.0, cost_at_once()
     for each in asked:
-        own = weight_of(each.question)
-        if group and weight + own > weight_max:
+        own = cost_of(each.question)
+        if group and cost + own > cost_max:
             yield group
-            group, weight, weight_max = [], 0.0, room()
+            group, cost, cost_max = [], 0.0, cost_at_once()
         group.append(each)
-        weight += own
+        cost += own
     yield group
 
 

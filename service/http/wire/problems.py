@@ -76,7 +76,7 @@ _TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (index.InvalidId, 422, "invalid_id"),
     (index.InvalidVector, 422, "invalid_vector"),
     (index.InvalidFilter, 422, "invalid_filter"),
-    (index.AnswerTooLarge, 422, "answer_too_large"),
+    (index.AnswerLimitExceeded, 422, "answer_too_large"),
     (index.PageExpired, 422, "cursor_expired"),
     (index.InvalidRequest, 422, "invalid_request"),
     (index.VersionMismatch, 409, "embedding_version_mismatch"),

@@ -22,7 +22,7 @@ _OPERAND = 1 / 2000
 _EXCLUDED = 1 / 2000
 
 
-class Weighable(Protocol):
+class CostFields(Protocol):
     """What of a search is looked at."""
 
     @property
@@ -41,31 +41,31 @@ class Weighable(Protocol):
     def with_vectors(self) -> bool: ...
 
 
-def weight_of(search: Weighable) -> float:
+def cost_of(search: CostFields) -> float:
     """Return the work of a search; 1 is the least, and what one for a few items by the graph is."""
-    weight = 1.0 + min(search.k + search.offset, _REACH_MAX) * _REACH + len(search.exclude_ids) * _EXCLUDED
+    cost = 1.0 + min(search.k + search.offset, _REACH_MAX) * _REACH + len(search.exclude_ids) * _EXCLUDED
     if search.with_metadata:
-        weight += search.k * _METADATA
+        cost += search.k * _METADATA
     if search.with_vectors:
-        weight += search.k * _VECTORS
+        cost += search.k * _VECTORS
     if search.exact:
-        weight += _EXACT
+        cost += _EXACT
     if search.filter is not None:
-        weight += _filter_weight(search.filter)
-    return weight
+        cost += _filter_cost(search.filter)
+    return cost
 
 
-def _filter_weight(condition: Mapping[str, Any]) -> float:
+def _filter_cost(condition: Mapping[str, Any]) -> float:
     """By conditions and operands; each list is counted whole, not walked."""
-    weight = _FILTER
+    cost = _FILTER
     level: list[Any] = [condition]
     while level:
         part = level.pop()
         if isinstance(part, dict):
-            weight += _CONDITION * len(part)
+            cost += _CONDITION * len(part)
             level.extend(part.values())
         elif isinstance(part, list):
-            weight += _OPERAND * len(part)
+            cost += _OPERAND * len(part)
             if part and isinstance(part[0], dict):
                 level.extend(part)
-    return weight
+    return cost
