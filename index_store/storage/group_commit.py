@@ -1,4 +1,22 @@
-"""Group commit: many callers, one thread, one fsync for all who wait."""
+"""Group commit: many callers, one thread, one fsync for all who wait.
+
+The protocol of a commit, over the files of this folder. `STEPS` are the names of its effects, in order;
+tests/simulation/test_commit_steps.py ends the process after each of them, and lets each fail.
+
+1. `queued`        the caller takes a slot and queues its batch                                   here
+2. `room_checked`  the disk has its reserve left, else ReadOnly: nothing was begun                disk_guard
+3. `locked`        `store.lock` is held: one process commits at a time                          durable_files
+4. `begun`         BEGIN IMMEDIATE on a connection with synchronous=FULL                          schema
+5. `applied`       rows, contents, counters, digest, cursors and seq are in the transaction       transaction
+6. `committed`     COMMIT has synced the write-ahead log: a power cut loses nothing from here on  SQLite
+7. `seq_shared`    the new seq is in mapped memory: searches of every process see it              commit_marks
+8. `seq_acked`     the seq is kept beside the store, unsynced: an older copy of it is found out   commit_marks
+9. the lock is released, and each caller gets its CommitResult                                    here
+
+A failure before 6 leaves nothing. At 6 or 7 it is indeterminate, as SQLite may have made the commit
+durable before it raised: callers get WriteFailed, and repeating the batch is safe. At 8 it is logged: the
+commit stands.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +24,13 @@ import logging
 import queue
 import sqlite3
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
 from index_store import hints
+from index_store.diagnosis import what_helps
 from index_store.errors import IndexStoreError, ReadOnly, Unavailable, WriteFailed
 from index_store.storage.commit_marks import AckedSeq, SharedSeq
 from index_store.storage.digest import ShareHasher
@@ -21,6 +41,9 @@ from index_store.storage.transaction import CommitResult, WriteJob, commit_jobs
 from index_store.types import Trouble
 
 log = logging.getLogger(__name__)
+
+STEPS = ("queued", "room_checked", "locked", "begun", "applied", "committed", "seq_shared", "seq_acked")
+"""Names of the effects of a commit, in order; see the head of this file."""
 
 _FEWER_WRITES = "send larger batches less often; see whether the disk is slow (`iostat -x 1`)"
 
@@ -48,19 +71,26 @@ class _QueuedWrite:
 class GroupCommitter:
     """The only writer of a store in this process; `submit` may be called from any thread.
 
-    A commit that fails is indeterminate: SQLite may have made it durable before the error. Its callers get
-    WriteFailed, and the connection is opened anew before the next write, so that nothing of the failed
+    After a failed commit the connection is opened again before the next write, so that nothing of the failed
     transaction lives on in memory.
     """
 
     def __init__(
-        self, directory: Path, hasher: ShareHasher, connect: Connector, disk: DiskGuard, limits: WriterLimits
+        self,
+        directory: Path,
+        hasher: ShareHasher,
+        connect: Connector,
+        disk: DiskGuard,
+        limits: WriterLimits,
+        step: Callable[[str], None] = lambda _name: None,
     ) -> None:
+        """step: called after each of `STEPS` with its name; tests end the process there, or raise OSError."""
         self._directory = directory
         self._hasher = hasher
         self._connect = connect
         self._disk = disk
         self._limits = limits
+        self._step = step
         self._jobs: queue.Queue[_QueuedWrite | None] = queue.Queue()
         self._slots = threading.Semaphore(limits.queue_batches_max)
         self._connection: Connection | None = None
@@ -100,6 +130,7 @@ class GroupCommitter:
                 self._slots.release()
                 raise Unavailable("the store is closed", hints.TRY_AGAIN)
             self._jobs.put(queued)
+        self._step("queued")
         return queued.done.result()
 
     def trouble(self) -> Trouble | None:
@@ -163,20 +194,28 @@ class GroupCommitter:
         if problem:
             raise ReadOnly(problem, self._hint())
         try:
+            self._step("room_checked")
             # The lock is fair where SQLite's busy handler sleeps and starves.
             with locked(self._directory / LOCK_FILE):
+                self._step("locked")
                 connection = self._open_connection()
                 connection.execute("BEGIN IMMEDIATE")
+                self._step("begun")
                 results = commit_jobs(connection, self._hasher, jobs)
+                self._step("applied")
                 connection.execute("COMMIT")
+                self._step("committed")
                 if results:
                     self._shared_seq.publish(results[-1].seq)
+                    self._step("seq_shared")
                     self._mark_acked(results[-1].seq)
+                    self._step("seq_acked")
         except (sqlite3.Error, OSError) as exc:
             self._drop_connection()
             self._failure = str(exc)
             raise WriteFailed(
-                f"the write failed and may or may not be stored; repeating it is safe ({exc})", self._hint()
+                f"the write failed and may or may not be stored; repeating it is safe ({exc})",
+                what_helps(exc, self._directory),
             ) from exc
         self._failure = ""
         return results
