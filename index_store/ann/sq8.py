@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from index_store.ann.compiled.kernels import Codes, distances_of, scan, squares_of
 from index_store.ann.faiss_files import FaissIndex, code_bytes, faiss_metric, open_mapped
+from index_store.ann.float32_bounds import SUM_MARGIN
 from index_store.ann.port import Bitmap, Neighbours
 from index_store.ann.rerank import Matrix, engine_vectors
 from index_store.ann.validation import checked_allowed, checked_query
@@ -60,7 +61,7 @@ def measure_codes(vectors: Matrix, metric: Metric) -> Int8Codes:
         lost = block - np.rint(block * np.float32(scale)) / np.float32(scale)
         residual = max(residual, float(np.einsum("ij,ij->i", lost, lost).max()))
         length = max(length, float(np.einsum("ij,ij->i", block, block).max()))
-    return Int8Codes(scale, residual**0.5 * (1 + 1e-5), length**0.5 * (1 + 1e-5))
+    return Int8Codes(scale, residual**0.5 * (1 + SUM_MARGIN), length**0.5 * (1 + SUM_MARGIN))
 
 
 def encode_query(row: Matrix, metric: Metric, scale: float) -> tuple[Matrix, float]:
@@ -161,11 +162,11 @@ class ScanIndex:
         return (length + lost) * self.codes.residual + lost * self.codes.length
 
     def reach(self, distance: float, error: float) -> float:
-        """Return the engine distance that lies `error` (see `error_bound`) beyond another; 1e-5 for the
-        float32 sums of the scan."""
+        """Return the engine distance that lies `error` (see `error_bound`) beyond another, with the
+        margin of the scan's float32 sums."""
         if self._metric == "l2":
-            return float((math.sqrt(max(distance, 0.0)) + error) ** 2 * (1 + 1e-5))
-        return distance + error + 1e-5 * abs(distance) + 1e-6
+            return float((math.sqrt(max(distance, 0.0)) + error) ** 2 * (1 + SUM_MARGIN))
+        return distance + error + SUM_MARGIN * abs(distance) + 1e-6
 
     def close(self) -> None:
         self._index = new_codes(self._index.d, self._metric)

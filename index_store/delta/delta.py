@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from index_store.ann import float32_bounds
 from index_store.ann.rerank import rescore
-from index_store.delta import float32_bounds
 from index_store.delta.id_index import IdIndex, Keys, RowNumbers, keys_of
 from index_store.delta.quantized import CodedRows, coded_rows
 from index_store.filter.cache import FilterMasks
@@ -202,7 +202,7 @@ class Delta:
         error = float32_bounds.rough_error(metric, self._spec.dim, query_length, self._length_max)
         if limit < math.inf:
             edge = float32_bounds.rough_of(metric, limit, query_length) + 2 * error
-            near = (values <= np.nextafter(np.float32(edge), np.float32(np.inf))).nonzero()[0]
+            near = (values <= float32_bounds.not_below(edge)).nonzero()[0]
             rows, values = rows[near], values[near]
         if after is not None:
             edge = float32_bounds.rough_of(metric, after.distance, query_length)
@@ -213,8 +213,7 @@ class Delta:
         if len(rows) <= k:
             return rows
         kth = float(np.partition(values, k - 1)[k - 1])
-        near = values <= np.nextafter(np.float32(kth + 2 * error), np.float32(np.inf))
-        kept: RowNumbers = rows[near]
+        kept: RowNumbers = rows[values <= float32_bounds.not_below(kth + 2 * error)]
         return kept
 
     def _rescore(self, query: Vector, rows: RowNumbers, after: Place | None) -> _Scored:

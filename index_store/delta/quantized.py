@@ -9,6 +9,7 @@ import faiss
 import numpy as np
 
 from index_store.ann.faiss_files import FaissIndex
+from index_store.ann.float32_bounds import SUM_MARGIN
 from index_store.ann.rerank import Matrix, engine_vectors, to_engine
 from index_store.ann.sq8 import CODE_MAX, Int8Codes, ScanIndex, new_codes
 from index_store.ann.validation import pack_allowed
@@ -93,4 +94,4 @@ def _largest(rows: Matrix) -> float:
 
 
 def _longest(rows: Matrix) -> float:
-    return math.sqrt(float(np.einsum("ij,ij->i", rows, rows).max())) * (1 + 1e-5)
+    return math.sqrt(float(np.einsum("ij,ij->i", rows, rows).max())) * (1 + SUM_MARGIN)

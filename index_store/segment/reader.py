@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from index_store import hints
 from index_store.ann.bitmap import all_rows, without
+from index_store.ann.float32_bounds import near_rows
 from index_store.ann.hnsw import FaissHnswIndex
 from index_store.ann.port import Bitmap
-from index_store.ann.prefilter import near_rows
 from index_store.ann.rerank import Distances, Matrix, nearest_rows, rescore, select
 from index_store.ann.sq8 import ScanIndex
 from index_store.ann.validation import count_allowed, rows_allowed

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index_store.ann.prefilter import near_rows
+from index_store.ann.float32_bounds import near_rows
 from index_store.ann.rerank import Matrix, rescore
 from index_store.ann.row_order import local_order
 from index_store.ann.validation import count_allowed, pack_allowed, rows_allowed
