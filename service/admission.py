@@ -1,8 +1,8 @@
-"""What may queue before a resource: told by the seconds it is expected to wait, with a share for each caller.
+"""Which work may queue before a resource: decided by its expected wait, with a fair share for each caller.
 
 A bound on the number of requests says nothing: 256 short texts wait a second, 256 long ones half a minute,
-and all of them are answered too late. Whoever serves measures what a unit of work takes and refuses what
-would wait too long at the moment it comes, which costs next to nothing; what is taken is answered in time.
+and all of them are answered too late. So the server measures how long a unit of work takes and refuses, on
+arrival and at almost no cost, what would wait too long. What it admits is answered in time.
 """
 
 from __future__ import annotations
@@ -44,9 +44,8 @@ class Pace:
 class Admission:
     """Decides by expected waits. For one thread, or under the lock of its owner.
 
-    A burst may wait up to `wait_s_max`. Work that always queues so long would add that wait to every answer
-    and win nothing, so beyond a quarter of it each second taken is
-    paid from a credit, which a quiet time earns back.
+    A burst may wait up to `wait_s_max`. A queue that is always that long would delay every answer and gain
+    nothing, so beyond a quarter of it each admitted second is paid from a credit, which quiet times refill.
     """
 
     def __init__(self, wait_s_max: float, clock: Callable[[], float]) -> None:

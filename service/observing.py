@@ -77,7 +77,7 @@ class RequestLog:
             self._thread.start()
 
     def close(self) -> None:
-        """Write what is left, unless nobody reads."""
+        """Write what is left, for `_LOG_CLOSE_S` at most."""
         self._is_closing.set()
         self._has_lines.set()
         if self._thread is not None:
@@ -109,7 +109,7 @@ class RequestLog:
                 stream.write(gathered)
                 stream.flush()
             except (OSError, ValueError):
-                return  # nobody can read it any more
+                return  # the reader has gone
             if is_last:
                 return
 
@@ -259,7 +259,7 @@ class Metrics:
             registry=self._registry,
         )
         self._errors = Counter(
-            "uhok_unexpected_errors_total", "Errors nobody foresaw.", ("place",), registry=self._registry
+            "uhok_unexpected_errors_total", "Internal errors.", ("place",), registry=self._registry
         )
         self._maintenance_up = Gauge(
             "uhok_maintenance_up",

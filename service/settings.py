@@ -249,7 +249,7 @@ class Settings:
     )
     keep_alive_s: int = number(75, 1, 3600, "seconds", "How long an idle connection is kept.")
     maintenance: str = choice(
-        "on", ("on", "off"), "Whether a process beside the workers seals, merges and checks segments."
+        "on", ("on", "off"), "Whether a process of its own seals, merges and checks segments."
     )
     set_aside_keep_days: int = number(
         7, 1, 3650, "days", "How long a generation that no role names any more is kept before it is removed."

@@ -343,12 +343,12 @@ def _lifespan(
                     await lifecycle.wait()
                 if before is not None:
                     await before()
-                beside = [
-                    asyncio.create_task(_rest_collector(lifecycle)),
+                watching = [
+                    asyncio.create_task(_resume_collector(lifecycle)),
                     asyncio.create_task(watch()),
                 ]
                 yield
-                for task in beside:
+                for task in watching:
                     task.cancel()
         finally:
             request_log.close()
@@ -356,13 +356,15 @@ def _lifespan(
     return lifespan
 
 
-async def _rest_collector(lifecycle: Lifecycle) -> None:
-    """What was made at the start stays: the collector need not look at it again, nor run every few requests.
-    Requests leave no cycles; a tenth of a search's CPU went into looking for some."""
+async def _resume_collector(lifecycle: Lifecycle) -> None:
+    """Turn the garbage collector on, without the objects of the start and less often than by default.
+
+    Requests leave no reference cycles, and looking for some took a tenth of a search's CPU.
+    """
     try:
         await lifecycle.wait()
     finally:
-        gc.enable()  # __main__ let it rest while everything was being opened
+        gc.enable()  # `made_application` turned it off
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG_OBJECTS, 20, 50)

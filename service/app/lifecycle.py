@@ -110,8 +110,8 @@ class Lifecycle:
         await asyncio.shield(self._opening)
 
     async def _open(self) -> None:
-        """Models are read while the collections open, and beside each other: both mostly wait for the disk or
-        compute outside of Python."""
+        """Open collections and models at the same time: both mostly wait for the disk, or compute without
+        holding the GIL."""
         started = time.monotonic()
         with ThreadPoolExecutor(_OPENERS, thread_name_prefix="opening") as opener:
             index_open = asyncio.create_task(self._open_index(opener))
@@ -143,7 +143,7 @@ class Lifecycle:
         self._not_open = dict(failures)
 
     async def _retry(self) -> None:
-        """Try again what the system stood in the way of, until it goes well; damage does not pass."""
+        """Retry what failed for lack of a resource until it opens. Damage is not retried."""
         pause_s = _FIRST_RETRY_S
         while self._unbegun or any(map(_may_pass, self._not_open.values())):
             await asyncio.sleep(pause_s)
@@ -187,9 +187,11 @@ class Lifecycle:
         opener: Executor,
         index_open: Awaitable[None],
     ) -> None:
-        """Load, embed once so that the first caller does not pay for it, see to it that the collection has a
-        generation, and only then be seen: ready means that a search is answered. A collection that can't be
-        opened keeps no model from embedding."""
+        """Load the model, warm it up, make sure that the collection has a generation, then publish it.
+
+        In this order, because ready means that a search is answered. The model of a collection that can't be
+        opened still embeds.
+        """
         if reference == NO_MODEL:
             raise ModelUnavailable("The collection is configured without a model: it takes vectors only.")
         dim = collection.dim

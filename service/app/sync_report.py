@@ -30,7 +30,7 @@ class SyncReport:
 
 
 def sync_report(cursors: Mapping[str, str]) -> SyncReport:
-    """A report that can't be read is none: cursors are written by whoever holds a write key."""
+    """Return nothing for a report that can't be read: any caller with a write key may store cursors."""
     written = cursors.get(REPORT_CURSOR)
     if written is None:
         return SyncReport()

@@ -102,7 +102,7 @@ class Keys:
         return True
 
     def _place(self, headers: Headers, peer: str | None) -> str:
-        """The address; of IPv6 the network, for whoever has one address has as many as there are."""
+        """Return the caller's address; of IPv6 its /64 network, because one host owns a whole network."""
         address = self._proxies.caller(headers, peer) or ""
         return _network(address) if ":" in address else address
 

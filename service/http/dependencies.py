@@ -84,7 +84,7 @@ class Dependencies:
         return self.catalogue.default if name is None else find_collection(self.catalogue, name)
 
     async def run_blocking(self, call: Callable[[], T]) -> T:
-        """Run a blocking read of the index beside the event loop."""
+        """Run a blocking call on a thread of `readers`, off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self.readers, call)
 
 

@@ -1,4 +1,4 @@
-"""The process that seals and merges segments, beside the workers: started, watched, ended with them."""
+"""Starts, watches and ends the process that seals and merges segments while the workers serve."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Maintainer:
         self._thread = threading.Thread(target=self._watch, name="maintainer", daemon=True)
 
     def start(self) -> None:
-        """A child that can't be started now is tried again: searches go on without it."""
+        """Start the child. If that fails it is retried: searches work without it."""
         try:
             self._spawn()
         except OSError:
@@ -57,20 +57,19 @@ class Maintainer:
                 child.kill()
                 child.wait()
         self._thread.join()
-        self._tell({"pid": 0, "restarts": self._restarts})
+        self._write_status({"pid": 0, "restarts": self._restarts})
 
     def _spawn(self) -> None:
         with self._lock:
             if self._is_closing.is_set():
                 return
             self._child = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-            told = {"pid": self._child.pid, "restarts": self._restarts}
-        self._tell(told)
+            status = {"pid": self._child.pid, "restarts": self._restarts}
+        self._write_status(status)
 
-    def _tell(self, told: Mapping[str, int]) -> None:
-        """Write the status over the one before, in place: a full disk has no room for another file. It keeps
-        no child from working."""
-        text = json.dumps(told).ljust(_STATUS_BYTES).encode()
+    def _write_status(self, status: Mapping[str, int]) -> None:
+        """Overwrite the status in place, for a full disk takes no other file. A failure is only logged."""
+        text = json.dumps(status).ljust(_STATUS_BYTES).encode()
         try:
             descriptor = os.open(self._status_file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
             try:

@@ -51,7 +51,7 @@ class Announcer:
                 return
 
     def _waiting_for(self) -> list[dict[str, Any]] | None:
-        """None while nobody answers."""
+        """Return None while the service does not answer."""
         connection = http.client.HTTPConnection(self._host, self._port, timeout=_ASK_TIMEOUT_S)
         try:
             connection.request("GET", "/readyz")

@@ -1,4 +1,4 @@
-"""Serves: in this process or in several that share a port, with maintenance beside them.
+"""Serves in this process, or in several that share a port, with a process for maintenance.
 
 What answers takes half a second to import and is imported late: by who serves, once the models are being
 opened. A parent of several workers never needs it.
@@ -72,8 +72,11 @@ def made_application(
     before: Callable[[Ingester, Catalogue], Awaitable[object]] | None = None,
     is_demo: bool = False,
 ) -> Application:
-    """Return what answers, its models being opened already. The collector rests until they are: a start makes
-    no garbage. is_demo: the demo's pictures are served too."""
+    """Return the application, with its models already being opened.
+
+    The garbage collector is off until they are open: a start makes no garbage. is_demo: serve the demo's
+    pictures too.
+    """
     gc.disable()
     models = EarlyModels(settings.models_dir, threads=settings.model_threads, runtime=settings.model_runtime)
     served = serving_catalogue(settings, catalogue).catalogue.collections

@@ -27,15 +27,15 @@ class Workers(Multiprocess):
         self._listener = listener
 
     def terminate_all(self) -> None:
-        """While this process, which takes no connection, holds the socket, the system goes on to accept new
-        ones that nobody will answer."""
+        """End the workers and close the socket: while this process holds it, the system keeps accepting
+        connections that no worker will answer."""
         super().terminate_all()
         self._listener.close()
 
 
 def end_with_parent(drain_s: int) -> None:
-    """See to it that this worker drains and ends when its parent does, be it by kill -9: else it would hold
-    the port for ever. Call once, in a worker."""
+    """Drain and end this worker when its parent ends, even by kill -9; it would hold the port for ever
+    otherwise. Call once, in a worker."""
     threading.Thread(target=_end_after_parent, args=(drain_s,), name="parent", daemon=True).start()
 
 

@@ -208,7 +208,7 @@ def _answers(document: dict[str, Any]) -> list[dict[str, Any]]:
         ({}, "query is missing: give one of query, image, vector, like_ids."),
         (
             {"query": "미역국", "like_ids": [3]},
-            "query can't stand beside like_ids: give only one of query, image, vector, like_ids.",
+            "query can't be combined with like_ids: give only one of query, image, vector, like_ids.",
         ),
     ],
 )

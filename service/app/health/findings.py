@@ -59,7 +59,7 @@ def of_troubles(collection: str, status: CollectionStatus) -> list[Finding]:
 
 
 def of_model(collection: str, slot: Slot, status: CollectionStatus) -> Finding | None:
-    """Why the collection's model answers no query, or another one than configured does; else None."""
+    """Return why the model answers no query, or that it is not the configured one; else None."""
     if slot.info is None:
         return of_error(collection, slot.unavailable())
     current = status.current

@@ -13,7 +13,7 @@ STATUS_FILE = "maintenance.json"
 
 @dataclass(frozen=True, slots=True)
 class MaintenanceStatus:
-    """up: it runs. down: it should, and is started again soon. off: nobody asked for it."""
+    """up: it runs. down: it should run and will be started again soon. off: it is not configured."""
 
     word: Literal["up", "down", "off"]
     restarts: int = 0
@@ -32,7 +32,7 @@ def maintenance_status(data_dir: Path) -> MaintenanceStatus:
 
 
 def _is_running(process_id: int) -> bool:
-    """An ended child that nobody has waited for yet does not run."""
+    """Return whether the process runs. A zombie, whose parent has not waited for it yet, does not."""
     try:
         state = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:

@@ -83,7 +83,7 @@ class Prober:
         self._under_way = asyncio.Lock()
 
     async def watch(self) -> None:
-        """Probe while the service runs, so that the log and the metrics tell what nobody asks for."""
+        """Probe while the service runs, so that logs and metrics report faults without a call of /health."""
         while True:
             try:
                 if self._is_open():

@@ -1,7 +1,7 @@
-"""The proof of what a collection holds, for whoever compares it with its source.
+"""The proof of what a collection holds, for comparing it with its source.
 
-Everything is made beside the event loop: an answer may be of tens of thousands of rows, and searches wait for
-whoever keeps the loop.
+Answers may list tens of thousands of rows, so they are built on a thread: searches would wait for the event
+loop otherwise.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from service.http.wire.schemas import SimilarByUrlIn
 from service.http.wire.values import in_range
 
 _FORM_EXTRA_BYTES = 65_536
-"""Boundaries, part headers and small fields beside the picture."""
+"""Bytes of a form besides the picture: boundaries, part headers, small fields."""
 _URL_CHARS_MAX = 2048
 
 TopK = Annotated[int | None, Query()]

@@ -166,7 +166,7 @@ class OpsRoutes:
 
 
 class HealthRoutes:
-    """Open to everyone, and true while the rest still starts."""
+    """Health routes: open to everyone, and answered while the service is still starting."""
 
     def __init__(self, dependencies: Dependencies, prober: Prober, contract: bytes) -> None:
         """contract: openapi.yaml."""

@@ -23,8 +23,8 @@ _BETWEEN, _HEAD, _BODY = range(3)
 """What of a request is being received."""
 _LINGER_S = 2.0
 _LINGER_BYTES_MAX = 1 << 20
-"""After a refusal what the caller still sends is read and dropped for so long: closing at once would reset
-the connection, and the caller would never see the answer."""
+"""After a refusal what the caller still sends is read and dropped, up to these limits. Closing at once would
+reset the connection before the caller has read the answer."""
 _UPGRADES = frozenset((b"upgrade", b"http2-settings"))
 
 
@@ -156,7 +156,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.expect_100_continue = expects and self.parser.get_http_version() == "1.1"
         self.headers.extend(headers)
         super().on_headers_complete()
-        self.headers = []  # fields after a chunked body are nobody's: no proxy has looked at them
+        self.headers = []  # trailer fields are dropped: no proxy has checked them
 
     def on_body(self, body: bytes) -> None:
         """See httptools: a piece of the body."""
@@ -223,10 +223,10 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self._refusal is not None:
             self._send_refusal(self._refusal)
         else:
-            self.rest()
+            self.wait_for_request()
 
-    def rest(self) -> None:
-        """Nothing is owed: wait for the next request."""
+    def wait_for_request(self) -> None:
+        """Every request is answered: start the keep-alive timeout."""
         self._idle_since = self.loop.time()
         self._look_by(self._idle_since + self.timeout_keep_alive)
 
@@ -250,14 +250,14 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._refusal is not None
 
     def _refuse(self, problem: Problem) -> None:
-        """Answer nothing more of this connection than what is owed, and `problem`; then close."""
+        """Answer the requests that came before, then send `problem` and close."""
         if self.transport.is_closing() or self._refusal is not None:
             return
         self._refusal = problem
         cycle = self.cycle
         is_unfinished = self._stage == _BODY and cycle is not None and cycle.more_body
         if is_unfinished and any(waiting is cycle for waiting, _ in self.pipeline):
-            self.pipeline.popleft()  # it never began; others are owed before it
+            self.pipeline.popleft()  # it was not started; requests before it are answered first
             self.flow.pause_reading()
         elif is_unfinished:
             self._end_unfinished(cycle, problem)

@@ -1,8 +1,8 @@
-"""Connections shared out evenly among workers that listen on one socket.
+"""Balances connections between workers that listen on one socket.
 
-An event loop takes every connection that waits, in one go: the eight that a backend's pool opens at once may
-all be one worker's, for as long as they are kept alive, while another idles. Here a worker takes one at a
-time, and as long as it has more than another one, it lets that one go first.
+An event loop accepts every waiting connection at once: the eight of a backend's pool may all end up in one
+worker for as long as they are kept alive, while another idles. Here a worker accepts one at a time, and while
+it has more connections than another worker, it lets that one accept first.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ log = logging.getLogger(__name__)
 _WORKERS_MAX = 256
 _LOOK_AGAIN_S = 0.002
 _LET_OTHERS_S = 0.02
-"""An idle worker takes a connection within this even on a busy machine; one that decodes a large upsert takes
-longer than a caller should wait."""
-_IN_VAIN_S = 0.2
-"""Whoever waited in vain takes what comes for so long: it is not to be late again and again."""
+"""How long a worker lets others accept. An idle one accepts within this even on a busy machine; one that is
+decoding a large upsert takes longer than a caller should wait."""
+_ACCEPT_AT_ONCE_S = 0.2
+"""After a wait in which no other worker accepted, this worker accepts immediately for this long."""
 _NO_ROOM_S = 0.5
 
 
 class ConnectionShare:
-    """How many connections this worker has, where the others see it, and they theirs. For one thread.
+    """The number of connections of each worker, visible to all of them. For one thread.
 
-    A file of one number a worker, mapped by all: 0 is nobody, else connections + 1. A worker's place is its
-    own by a lock on one byte, which ends with the process: who comes after a crash takes the place over.
+    A memory-mapped file with one int32 a worker: 0 is a free entry, else connections + 1. A worker owns its
+    entry by a lock on one byte; the lock ends with the process, so a successor can reuse the entry.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,8 +67,8 @@ class ConnectionShare:
         mine = self._counts[self._place]
         return any(0 < other < mine for other in self._counts)
 
-    def forget_the_dead(self) -> None:
-        """Clear the places of workers that have ended."""
+    def clear_ended(self) -> None:
+        """Clear the entries of workers that have ended."""
         for place, count in enumerate(self._counts):
             if count and place != self._place and self._lock(place):
                 self._counts[place] = 0
@@ -114,36 +114,36 @@ class _Server:
         self._protocol_factory = protocol_factory
         self._sock = sock
         self._timer: asyncio.TimerHandle | None = None
-        self._in_vain_until = 0.0
+        self._accept_at_once_until = 0.0
         self._is_closed = False
         self._connecting: set[asyncio.Task[None]] = set()
         self._listen()
         loop.share.join()
 
     def close(self) -> None:
-        """Take nothing more but what is in line already: the system would reset it. Protocols have
+        """Stop listening, but accept what is already queued: the system would reset it. Protocols have
         `close_after_answer`."""
         self._loop.share.leave()
-        self._rest()
+        self._stop_listening()
         self._is_closed = True
         while self._accept():
             pass
 
     async def wait_closed(self) -> None:
-        """Nothing is taken from `close` on; open connections are the protocols' own."""
+        """Return at once: nothing is accepted after `close`, and protocols end their own connections."""
 
     def _listen(self) -> None:
         self._loop.add_reader(self._sock, self._on_waiting)
 
-    def _rest(self) -> None:
+    def _stop_listening(self) -> None:
         self._loop.remove_reader(self._sock)
         if self._timer is not None:
             self._timer.cancel()
 
     def _on_waiting(self) -> None:
         now = self._loop.time()
-        if now >= self._in_vain_until and self._loop.share.is_larger():
-            self._rest()
+        if now >= self._accept_at_once_until and self._loop.share.is_larger():
+            self._stop_listening()
             self._look_again_until(now + _LET_OTHERS_S)
         else:
             self._accept()
@@ -158,8 +158,8 @@ class _Server:
             return
         self._listen()
         if self._accept() and is_larger:
-            self._in_vain_until = now + _IN_VAIN_S
-            self._loop.share.forget_the_dead()
+            self._accept_at_once_until = now + _ACCEPT_AT_ONCE_S
+            self._loop.share.clear_ended()
 
     def _accept(self) -> bool:
         """Take one connection; return whether one was there."""
@@ -169,7 +169,8 @@ class _Server:
             return False  # another worker took it, or its caller left
         except OSError as exc:
             log.error("connection_not_taken", extra={"error": str(exc)})
-            self._rest()  # no file descriptors: it stays in line, and asking at once again would spin
+            # No file descriptors: the connection stays queued, and retrying at once would spin.
+            self._stop_listening()
             self._timer = self._loop.call_later(_NO_ROOM_S, self._listen)
             return False
         sock.setblocking(False)

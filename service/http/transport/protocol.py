@@ -19,7 +19,7 @@ from service.http.transport.direct_search import Shortcut
 
 
 class _Event:
-    """Nobody waits for a direct search's messages."""
+    """Stands in for an asyncio.Event: a direct search has no task that waits for messages."""
 
     def set(self) -> None:
         pass
@@ -67,7 +67,7 @@ class SearchProtocol(BoundedProtocol):
         """See asyncio.Protocol. A body that did not come whole goes the ordinary way."""
         super().data_received(data)
         if self._parts is not None and not self.transport.is_closing() and not self.is_refused:
-            self._go_on_ordinarily()
+            self._use_ordinary_way()
 
     def begin_message(self) -> None:
         """See BoundedProtocol: decides whether the request may be a direct search."""
@@ -100,7 +100,7 @@ class SearchProtocol(BoundedProtocol):
             turn.response_complete = False
             self.cycle = turn  # type: ignore[assignment]
         else:
-            self._go_on_ordinarily()
+            self._use_ordinary_way()
             super().on_message_complete()
 
     def _may_be_direct(self) -> bool:
@@ -117,7 +117,7 @@ class SearchProtocol(BoundedProtocol):
             and self.limit_concurrency is None
         )
 
-    def _go_on_ordinarily(self) -> None:
+    def _use_ordinary_way(self) -> None:
         """The body is not here yet, or the shortcut did not take the request."""
         parts, self._parts = self._parts, None
         self.headers = self._fields
@@ -140,7 +140,7 @@ class SearchProtocol(BoundedProtocol):
             self.on_response_complete()
             return
         self.server_state.total_requests += 1
-        self.rest()
+        self.wait_for_request()
 
     def _head(self, status: int, content_type: bytes) -> bytes:
         """Everything up to the length; uvicorn replaces its default headers (the date) once a second."""

@@ -44,7 +44,7 @@ class HttpRefusal(service.Refused):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An answer that says no. headers: besides the content type. hint: what helps; told whole."""
+    """An error answer. headers: those besides the content type. hint: what helps, never shortened."""
 
     status: int
     code: str
@@ -113,7 +113,7 @@ _OF_ROUTING = {
 
 
 def problem_of(error: Exception) -> Problem:
-    """Say `error` in HTTP. An error nobody foresaw tells nothing about itself."""
+    """Return the answer for `error`. An internal error reveals nothing about itself."""
     if isinstance(error, HttpRefusal):
         return Problem(error.status, error.code, str(error), error.errors, error.headers)
     if isinstance(error, InvalidInput):

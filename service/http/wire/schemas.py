@@ -121,7 +121,7 @@ class ItemIn(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def item_type(id_field: str) -> type[ItemIn]:
-    """Return ItemIn with `id_field` beside `id`."""
+    """Return ItemIn with a field `id_field` as another name of `id`."""
     if id_field == "id":
         return ItemIn
     twin = msgspec.defstruct(

@@ -107,7 +107,7 @@ class IntakeReader:
     def _new_item(self, place: int, item: ItemIn, id: Id, collection: Collection) -> NewItem:
         named = {"vector": item.vector, "text": item.text, "image": item.image, "image_url": item.image_url}
         given = sum(content is not None for content in (item.vector, item.text, item.image))
-        # An address beside a vector or a text is a fact about the item; alone it is the content.
+        # With a vector or a text the address is metadata of the item; alone it is the content.
         if given > 1 or (item.image is not None and item.image_url is not None):
             raise not_one_of(named)
         has_content = any(content is not None for content in named.values())

@@ -37,7 +37,7 @@ def not_one_of(contents: Mapping[str, object]) -> InvalidInput:
     given = [name for name, value in contents.items() if value is not None]
     if not given:
         return InvalidInput(next(iter(contents)), f"is missing: give one of {names}")
-    return InvalidInput(given[0], f"can't stand beside {given[1]}: give only one of {names}")
+    return InvalidInput(given[0], f"can't be combined with {given[1]}: give only one of {names}")
 
 
 def in_range(field: str, value: int, low: int, high: int) -> int:
