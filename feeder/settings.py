@@ -66,16 +66,16 @@ class Bounds:
     poll_s: int = _number("FEEDER_POLL_S", 300, 1, 86_400, "seconds",
         "between two full comparisons where the database grants neither log nor triggers")  # fmt: skip
     compare_s: int = _number("FEEDER_COMPARE_S", 3_600, 1, 604_800, "seconds",
-        "between two full comparisons beside a log or triggers, or 99 times what one takes")  # fmt: skip
+        "between two full comparisons where a log or triggers are followed, or 99 times what one takes")  # fmt: skip
     compare_percent: int = _number("FEEDER_COMPARE_PERCENT", 5, 1, 100, "percent",
-        "of the time `sync` is at work while it compares everything; it rests in between")  # fmt: skip
+        "of the time `sync` is at work while it compares everything; it pauses in between")  # fmt: skip
     brake_percent: float = _number("FEEDER_BRAKE_PERCENT", 5, 0, 100, "percent",
         "of the items may vanish in one comparison or window before it stops and asks; 100: all")  # fmt: skip
     brake_window_s: int = _number("FEEDER_BRAKE_WINDOW_S", 3_600, 60, 86_400, "seconds",
         "in which items that vanish are counted together for the brake")  # fmt: skip
     changes_max: int = _number("FEEDER_CHANGES_MAX", 2_000, 1, 100_000, "changes", "read at a time")
     nice: int = _number("FEEDER_NICE", 10, 0, 19, "steps",
-        "that `sync` stands back behind searches on the same machine")  # fmt: skip
+        "of lower priority that `sync` has, so that searches on the same machine come first")  # fmt: skip
     metrics_port: int = _number("FEEDER_METRICS_PORT", 0, 0, 65_535, "port",
         "where `sync` serves its metrics on 127.0.0.1; 0: nowhere")  # fmt: skip
 
