@@ -66,7 +66,7 @@ class Bounds:
     poll_s: int = _number("FEEDER_POLL_S", 300, 1, 86_400, "seconds",
         "between two full comparisons where the database grants neither log nor triggers")  # fmt: skip
     compare_s: int = _number("FEEDER_COMPARE_S", 3_600, 1, 604_800, "seconds",
-        "between two full comparisons where a log or triggers are followed, or 99 times what one takes")  # fmt: skip
+        "between two full comparisons with a log or triggers, or 99 times what one takes")  # fmt: skip
     compare_percent: int = _number("FEEDER_COMPARE_PERCENT", 5, 1, 100, "percent",
         "of the time `sync` is at work while it compares everything; it pauses in between")  # fmt: skip
     brake_percent: float = _number("FEEDER_BRAKE_PERCENT", 5, 0, 100, "percent",
