@@ -49,7 +49,7 @@ def status_of(
     cursors = state.cursors
     report, brake = _object(cursors.get(REPORT_CURSOR)), _object(cursors.get(BRAKE_CURSOR))
     window = BrakeWindow(window_s, clock)
-    window.load(cursors.get(WINDOW_CURSOR))
+    window.load(cursors.get(WINDOW_CURSOR), state.version)
     imported = ImportCursor.parsed(cursors[CURSOR_NAME]) if CURSOR_NAME in cursors else None
     return Status(
         collection=state.name,

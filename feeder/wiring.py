@@ -6,6 +6,7 @@ import math
 import random
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from feeder.compare.reconciler import Reconciler
@@ -69,6 +70,8 @@ class CollectionBuilder:
         self._bounds = settings.bounds
         self._tables = tables
         self._client = client
+        # One for as long as the builder lives: a promoted model has cursors of its own.
+        self._window = BrakeWindow(settings.bounds.brake_window_s, time.time)
 
     def importer(self, progress: Progress, *, is_forced: bool = False) -> Importer:
         """Return what imports the collection's vectors.
@@ -81,7 +84,7 @@ class CollectionBuilder:
         median_min = bounds.probe_text_min if tables.modality == "text" else bounds.probe_image_min
         template = tables.vectors.text_template if tables.vectors else tables.text_template
         rules = ProbeRules(median_min, bounds.noise_percent_max)
-        service = _ServiceSide(self._writer(), tables.name, self._settings, is_forced=is_forced)
+        service = self._service_side(is_forced=is_forced)
         deps = ImportDependencies(
             vectors=vectors,
             items=sources.item_source(),
@@ -108,7 +111,7 @@ class CollectionBuilder:
         self._settings.state_dir.mkdir(parents=True, exist_ok=True)
         tables, bounds, state = self._tables, self._bounds, self._served()
         path = self._adopted_path(state)
-        service = _ServiceSide(self._writer(), tables.name, self._settings)
+        service = self._service_side()
         sources = self._sources(state.store)
         feeds = sources.feeds(pause)
         for side, feed in feeds.items():
@@ -128,7 +131,7 @@ class CollectionBuilder:
             version_of=vector_version if tables.vectors else content_version,
             follower=follower_of(self._settings.state_dir),
             activity=self._activity(service, path),
-            vanished=service.window.total,
+            vanished=self._window.total,
             timed_checks=TimedChecks(
                 state.store, lambda: sources.unread_rows(feeds), lambda: sources.better_tier(feeds)
             ),
@@ -143,7 +146,7 @@ class CollectionBuilder:
         state = self._served()
         reader = self._reader(self._path_for_once(state, mode), None)
         is_forced = mode == "force"
-        service = _ServiceSide(self._writer(), self._tables.name, self._settings, is_forced=is_forced)
+        service = self._service_side(is_forced=is_forced)
         return ComparisonJob(
             reader=reader,
             store=service.store,
@@ -173,6 +176,12 @@ class CollectionBuilder:
             self._client, self._tables.name, dim=self._tables.dim,
             batch_items=bounds.batch_items, connections=bounds.connections,
         )  # fmt: skip
+
+    def _service_side(self, *, is_forced: bool = False) -> _ServiceSide:
+        writer, window = self._writer(), self._window
+        brake = Brake(self._bounds.brake_percent, is_forced=is_forced, vanished_before=window.total)
+        store = BrakedStore(self._tables.name, writer, brake, window, batch_items=writer.batch_items)
+        return _ServiceSide(writer, brake, store)
 
     def _throttle(self, feeds: Mapping[Side, ChangeFeed], pause: Pause) -> Throttle:
         is_polled = any(feed.tier == "poll" for feed in feeds.values())
@@ -285,17 +294,13 @@ class CollectionBuilder:
         return self._adopted_path(state)
 
 
+@dataclass(frozen=True, slots=True)
 class _ServiceSide:
-    """The way into the service that lets no more vanish than the brake allows."""
+    """The way into the service. store: lets no more vanish than the brake allows; `writer` sends."""
 
-    def __init__(
-        self, writer: Writer, collection: str, settings: Settings, *, is_forced: bool = False
-    ) -> None:
-        bounds = settings.bounds
-        self.writer = writer
-        self.window = BrakeWindow(bounds.brake_window_s, time.time)
-        self.brake = Brake(bounds.brake_percent, is_forced=is_forced, vanished_before=self.window.total)
-        self.store = BrakedStore(collection, writer, self.brake, self.window)
+    writer: Writer
+    brake: Brake
+    store: BrakedStore
 
 
 def state_path(settings: Settings, tables: CollectionTables, store_id: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -20,12 +21,14 @@ BROKEN = b"not a picture"
 
 
 class IndexStore:
-    """Fits feeder.sink.brake.Store. is_down: refuses writes, as a service that cannot be reached."""
+    """Fits feeder.sink.brake.Store. is_down: refuses writes, as a service that cannot be reached. written:
+    notified after each write."""
 
     def __init__(self, index: EmbeddedIndex, name: str) -> None:
         self.index = index
         self._name = name
         self.writes = 0
+        self.written = threading.Condition()
         self.is_down = False
         self.embedded: list[Id] = []
         self.listings = 0
@@ -59,6 +62,8 @@ class IndexStore:
         self.writes += len(items) + len(deletes)
         batch = WriteBatch(items, deletes, changes.embedding_version, cursors)
         ack = self.index.write(self._name, batch)
+        with self.written:
+            self.written.notify_all()
         return WriteResult(
             ack.upserted,
             ack.deleted,

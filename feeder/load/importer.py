@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 CURSOR_NAME = "import"
 NAMES_KEPT = 5
-WRONG_DATABASE = "Is it the right database? Check TGT_DB_*, SRC_DB_* and MARIADB_SERVICE_URL."
+WRONG_DATABASE = "Is this the wrong database? Check TGT_DB_*, SRC_DB_* and MARIADB_SERVICE_URL."
 
 
 @dataclass(frozen=True, slots=True)

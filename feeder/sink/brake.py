@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from feeder.changes import Changes
 from feeder.digest import Sums
 from feeder.errors import BrakeOn
-from feeder.sink.writer import WriteResult
+from feeder.sink.writer import WriteResult, joined
 from vector_client.types import CollectionState, Differing, Digest, Id
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Brake:
         if held and not in_source:
             raise BrakeOn(
                 f"the source holds no item at all, the index {held:,}; nothing was changed",
-                hint="Is it the right database? To empty a collection on purpose, delete its items through"
+                hint="Is this the wrong database? To empty a collection on purpose, delete its items through"
                 " the service.",
             )
         if vanishing and not self.is_off and vanishing + self.vanished_before() > self.allowed(held):
@@ -109,22 +109,32 @@ def brake_cursor(exc: BrakeOn, clock: Callable[[], float]) -> dict[str, str]:
 
 class BrakeWindow:
     """How many items vanished within the last `seconds`, net of those that came back. For one thread.
-    clock: seconds since 1970, so that a restart goes on counting. held: items of the index when it began."""
+
+    clock: seconds since 1970, so that a restart goes on counting. held: items of the index when it began.
+    is_unsaved: the service does not hold it under the embedding_version that it serves now.
+    """
 
     def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
         self.seconds = seconds
         self.held = 0
         self._clock = clock
         self._buckets: list[tuple[int, int]] = []
+        self._version: str | None = None
+        self.is_unsaved = False
 
-    def load(self, text: str | None) -> None:
-        """Go on with what `text` wrote; what another program wrote counts as nothing."""
-        try:
-            body = json.loads(text or "{}")
-            self.held = int(body.get("held", 0))
-            self._buckets = [(int(at), int(count)) for at, count in body.get("parts", ())]
-        except (ValueError, TypeError, AttributeError):
-            log.warning("cursor_not_understood", extra={"cursor": str(text)[:200]})
+    def load(self, text: str | None, version: str | None) -> None:
+        """Take over what the service stored under `version`; what another program wrote counts as nothing.
+
+        Another version than before has cursors of its own (a promoted model): the items are the same, so what
+        was counted goes on to count, and has to be stored there.
+        """
+        stored = _parsed(text)
+        is_other = self._version is not None and version != self._version
+        self._version = version
+        if is_other and self.total() > self._total_of(stored[1]):
+            self.is_unsaved = True
+        else:
+            self.held, self._buckets = stored
 
     def as_cursor(self, more: int = 0) -> str:
         """Return it as the service stores it. more: what vanishes with the same write."""
@@ -133,7 +143,7 @@ class BrakeWindow:
 
     def total(self) -> int:
         """Return how many items vanished within the window, net."""
-        return sum(count for _, count in self._recent())
+        return self._total_of(self._buckets)
 
     def note_vanished(self, net: int) -> None:
         """net: below 0 where more came back; they are taken off what vanished first."""
@@ -144,6 +154,10 @@ class BrakeWindow:
         """Count from zero."""
         self.held, self._buckets = 0, []
 
+    def _total_of(self, buckets: list[tuple[int, int]]) -> int:
+        oldest = self._clock() - self.seconds
+        return sum(count for at, count in buckets if at > oldest)
+
     def _recent(self) -> list[tuple[int, int]]:
         oldest = self._clock() - self.seconds
         return [(at, count) for at, count in self._buckets if at > oldest]
@@ -152,6 +166,15 @@ class BrakeWindow:
         """Return the end of the part of the window that it is: nothing is forgotten early."""
         step = max(1, int(self.seconds / WINDOW_BUCKETS))
         return (int(self._clock()) // step + 1) * step
+
+
+def _parsed(text: str | None) -> tuple[int, list[tuple[int, int]]]:
+    try:
+        body = json.loads(text or "{}")
+        return int(body.get("held", 0)), [(int(at), int(count)) for at, count in body.get("parts", ())]
+    except (ValueError, TypeError, AttributeError):
+        log.warning("cursor_not_understood", extra={"cursor": str(text)[:200]})
+        return 0, []
 
 
 def _increased(buckets: list[tuple[int, int]], count: int, at: int) -> list[tuple[int, int]]:
@@ -171,37 +194,46 @@ def _reduced(buckets: list[tuple[int, int]], count: int) -> list[tuple[int, int]
 
 
 class BrakedStore:
-    """Fits Store. Nothing written through it makes more vanish within the window than the brake allows."""
+    """Fits Store. Nothing written through it makes more vanish within the window than the brake allows.
 
-    def __init__(self, collection: str, store: Store, brake: Brake, window: BrakeWindow) -> None:
+    What may vanish goes in one commit with its count, so that a kill loses neither: `batch_items` of it at a
+    time, which the store sends in its last request.
+    """
+
+    def __init__(
+        self, collection: str, store: Store, brake: Brake, window: BrakeWindow, *, batch_items: int
+    ) -> None:
         self._collection = collection
         self._store = store
         self._brake = brake
         self._window = window
+        self._batch_items = batch_items
         self._is_loaded = False
 
     def state(self) -> CollectionState:
         """Return what the service holds; the first call takes over the window that it stored."""
         state = self._store.state()
         if not self._is_loaded:
-            self._window.load(state.cursors.get(WINDOW_CURSOR))
+            self._window.load(state.cursors.get(WINDOW_CURSOR), state.version)
             self._is_loaded = True
         return state
 
     def apply(self, changes: Changes, cursors: Mapping[str, str]) -> WriteResult:
-        """Raises BrakeOn before anything is written."""
-        hiding = [*changes.delete_ids, *(item.id for item in changes.items if not item.active)]
+        """Store everything, then the cursors. Raises BrakeOn before anything is written."""
         if self._brake.is_off:
             return self._store.apply(changes, cursors)
+        hidden = [item for item in changes.items if not item.active]
+        hiding = [*changes.delete_ids, *(item.id for item in hidden)]
         expected = self._allowed_now(hiding) if hiding else 0
-        cursor_of_brake = {WINDOW_CURSOR: self._window.as_cursor(expected)} if expected else {}
-        applied = self._store.apply(changes, {**cursors, **cursor_of_brake})
-        known = applied.vanished is not None and applied.reappeared is not None
-        net = (applied.vanished or 0) - (applied.reappeared or 0) if known else expected
-        self._note(net)
-        if net != expected:
-            self._store.apply(Changes(), {WINDOW_CURSOR: self._window.as_cursor()})
-        return applied
+        done: list[WriteResult] = []
+        while len(hidden) > self._batch_items:
+            some, hidden = hidden[: self._batch_items], hidden[self._batch_items :]
+            part = replace(changes, items=some, delete_ids=(), rows=0)
+            done.append(self._counted(part, {}, min(expected, len(some))))
+        if done:
+            changes = replace(changes, items=[*(item for item in changes.items if item.active), *hidden])
+        expected = min(expected, len(changes.delete_ids) + len(hidden))
+        return joined([*done, self._counted(changes, cursors, expected)])
 
     def digest(self) -> Digest:
         """Return the sums of what the service holds. Raises ServiceDown."""
@@ -214,6 +246,19 @@ class BrakedStore:
     def showing(self, ids: Sequence[Id]) -> int:
         """Return how many of these items a search can return. Raises ServiceDown."""
         return self._store.showing(ids)
+
+    def _counted(self, changes: Changes, cursors: Mapping[str, str], expected: int) -> WriteResult:
+        """Write, and count what vanished by it. expected: how many can, at the most."""
+        window = self._window
+        counted = {WINDOW_CURSOR: window.as_cursor(expected)} if expected or window.is_unsaved else {}
+        applied = self._store.apply(changes, {**cursors, **counted})
+        known = applied.vanished is not None and applied.reappeared is not None
+        net = (applied.vanished or 0) - (applied.reappeared or 0) if known else expected
+        self._note(net)
+        if net != expected:
+            self._store.apply(Changes(), {WINDOW_CURSOR: window.as_cursor()})
+        window.is_unsaved = False
+        return applied
 
     def _allowed_now(self, ids: Sequence[Id]) -> int:
         """Return how many of these may vanish now, at the most. Asks the service only when it could be too

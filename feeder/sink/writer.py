@@ -50,12 +50,27 @@ class WriteResult:
     unknown_ids: Sequence[Id] = ()
 
 
+def joined(results: Sequence[WriteResult]) -> WriteResult:
+    """Return what several writes did together; `results` holds one or more, in order."""
+    return WriteResult(
+        sum(each.upserted for each in results),
+        sum(each.deleted for each in results),
+        sum(each.stale_ignored for each in results),
+        [row for each in results for row in each.rejected],
+        results[-1].seq,
+        _sum(each.vanished for each in results),
+        _sum(each.reappeared for each in results),
+        [item_id for each in results for item_id in each.unknown_ids],
+    )
+
+
 class Writer:
     """Writes to one collection. For one thread; sends the batches of one call over several connections.
 
     The ids of one call differ, so its batches may arrive in any order; the next call waits for all of them.
-    The cursor goes with the last batch, alone: a feeder that dies before it repeats the call, which is safe
-    because every write says what holds, not what to add.
+    The cursor goes with the last batch, alone, and so do deletes and as many inactive items as it holds: what
+    may vanish by a call is one commit with the cursor that counts it. A feeder that dies before it repeats
+    the call, which is safe because every write says what holds, not what to add.
     """
 
     def __init__(
@@ -63,7 +78,7 @@ class Writer:
     ) -> None:
         self._client = client
         self._collection = collection
-        self._batch_items = max(1, min(batch_items, REQUEST_BYTES_MAX // (dim * 16 // 3 + ITEM_BYTES)))
+        self.batch_items = max(1, min(batch_items, REQUEST_BYTES_MAX // (dim * 16 // 3 + ITEM_BYTES)))
         self._connections = connections
         self._pool: ThreadPoolExecutor | None = None
 
@@ -98,7 +113,9 @@ class Writer:
         Raises ServiceDown (repeat later), ImportRefused (another embedding_version serves), SettingsWrong.
         """
         weighed, rejected = _sorted_out(changes.items)
-        batches = list(_by_weight(weighed, self._batch_items))
+        from_the_end = sorted(weighed, key=lambda pair: pair[0].active)  # what is sent last comes first
+        batches = list(_by_weight(from_the_end, self.batch_items))
+        batches.reverse()
         last = batches.pop() if batches else ()
         with service_errors():
             waiting = [self._send(batch, changes.embedding_version) for batch in batches]

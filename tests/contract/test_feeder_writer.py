@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 
 from feeder.changes import Changes
 from feeder.errors import ImportRefused
+from feeder.sink.brake import WINDOW_CURSOR, Brake, BrakedStore, BrakeWindow
 from feeder.sink.writer import Writer
 from tests.http_app import HttpApp, running_app, unit
 from vector_client.http import VectorClient
@@ -137,3 +138,53 @@ def test_what_the_service_does_not_know_is_told(tmp_path: Path) -> None:
         said = [Item(1, None, active=False), Item(2, None), Item(3, None, metadata={"a": 1})]
         applied = writer.apply(Changes(said), {})
         assert (applied.upserted, list(applied.unknown_ids)) == (1, [2, 3])
+
+
+class Dies(Exception):
+    """The feeder is killed."""
+
+
+@pytest.mark.parametrize("killed_at", range(8))
+@pytest.mark.parametrize("hidden", [6, 20])
+def test_what_vanished_and_its_count_survive_a_kill_together(
+    tmp_path: Path, killed_at: int, hidden: int
+) -> None:
+    """A page of an import is several requests of 8 items; `hidden` of them are taken off sale."""
+    numbers = range(40)
+    with a_writer(tmp_path) as (writer, transport):
+        version = writer.state().version
+        writer.apply(Changes([Item(n, vector()) for n in numbers], embedding_version=version), {})
+        page = Changes(
+            [Item(n, vector(), active=n % 40 >= hidden) for n in numbers], embedding_version=version
+        )
+        calls, send = transport.calls, transport.send
+
+        def send_or_die(call: Call[Answer]) -> Answer:
+            if transport.calls - calls > killed_at:
+                raise Dies
+            return send(call)
+
+        def stored() -> tuple[int, int]:
+            """What vanished, and what the service has counted of it."""
+            gone = len(numbers) - writer.showing(list(numbers))
+            window = BrakeWindow(600, lambda: 5.0)
+            window.load(writer.state().cursors.get(WINDOW_CURSOR), version)
+            return gone, window.total()
+
+        for is_killed in (True, False):
+            window = BrakeWindow(600, lambda: 5.0)
+            brake = Brake(60, rows_min=0, vanished_before=window.total)
+            store = BrakedStore("recipes", writer, brake, window, batch_items=writer.batch_items)
+            if is_killed:
+                store.state()
+                calls = transport.calls
+                transport.send = send_or_die  # type: ignore[method-assign]
+                with suppress(Dies):
+                    store.apply(page, {"import": "here"})
+                transport.send = send  # type: ignore[method-assign]
+                gone, counted = stored()
+                assert gone <= counted, "nothing vanishes uncounted"
+            else:
+                store.state()
+                store.apply(page, {"import": "here"})
+        assert stored() == (hidden, hidden) and writer.state().cursors["import"] == "here"

@@ -78,7 +78,7 @@ class Shop:
         self.registry = CollectorRegistry()
         self.window = BrakeWindow(3600, self.clock)
         brake = replace(self.brake, vanished_before=self.window.total)
-        store = BrakedStore(NAME, self.store, brake, self.window)
+        store = BrakedStore(NAME, self.store, brake, self.window, batch_items=10)
         self.reconciler = Reconciler(
             NAME, store, reader, brake, batch_items=10, clock=self.clock, pause=lambda _: None,
             run_scan=self.run_scan,
@@ -177,13 +177,11 @@ def compared_beside(shop: Shop, follower: Follower, during: Callable[[], None]) 
             raise wrong[0]
 
 
-def until(is_so: Callable[[], bool]) -> None:
-    tick = threading.Event()
-    for _ in range(1000):
-        if is_so():
-            return
-        tick.wait(0.01)
-    raise AssertionError("it was not seen while the comparison was under way")
+def until(shop: Shop, is_so: Callable[[], bool]) -> None:
+    """Wait for the write that makes it so."""
+    with shop.store.written:
+        seen = shop.store.written.wait_for(is_so, 20)
+    assert seen, "it was not seen while the comparison was under way"
 
 
 def test_a_change_is_there_before_the_comparison_ends(shop: Shop) -> None:
@@ -199,7 +197,7 @@ def test_a_change_is_there_before_the_comparison_ends(shop: Shop) -> None:
         shop.show("p3", None)
         shop.put(40, "new", 40)
         shop.show("new", True)
-        until(lambda: shop.held() == shop.expected())
+        until(shop, lambda: shop.held() == shop.expected())
 
     compared_beside(shop, follower, change)
     assert shop.held() == shop.expected(), "nothing was set back"
@@ -221,7 +219,7 @@ def test_many_new_items_meanwhile_are_no_reason_to_brake(shop: Shop) -> None:
         for key in range(-20, 0):  # before what has been read already
             shop.put(key, f"n{key}", 100 + key)
             shop.show(f"n{key}", True)
-        until(lambda: shop.held() == shop.expected())
+        until(shop, lambda: shop.held() == shop.expected())
 
     compared_beside(shop, follower, change)
     assert shop.held() == shop.expected()
@@ -237,7 +235,7 @@ def test_an_interrupted_comparison_is_owed_though_its_feed_went_on(shop: Shop) -
 
     def change() -> None:
         shop.put(1, "p1", 1000)
-        until(lambda: shop.held()["p1"] == shop.expected()["p1"])
+        until(shop, lambda: shop.held()["p1"] == shop.expected()["p1"])
         shop.items.fetch = broken  # type: ignore[method-assign]
         shop.show("p7", False)
 

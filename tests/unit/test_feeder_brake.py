@@ -202,7 +202,7 @@ def test_a_model_of_the_window(seed: int) -> None:
         assert window.total() <= nearly
         assert seed >= 2 or window.total() >= recent
         again = BrakeWindow(600, lambda: now[0])
-        again.load(window.as_cursor())
+        again.load(window.as_cursor(), VERSION)
         assert again.total() == window.total(), "a restart goes on counting"
     now[0] += 611
     assert window.total() == 0
@@ -211,7 +211,7 @@ def test_a_model_of_the_window(seed: int) -> None:
 @pytest.mark.parametrize("text", ["[]", "{", '{"parts": 7}', '{"parts": [["a", 1]]}', '"x"'])
 def test_another_program_s_window_counts_as_nothing(text: str) -> None:
     window = BrakeWindow(600, lambda: 0.0)
-    window.load(text)
+    window.load(text, VERSION)
     assert window.total() == 0
 
 
@@ -231,18 +231,59 @@ def test_the_count_is_stored_with_the_rows(tmp_path: Path, kind: type[IndexStore
     plain = kind(index, NAME)
     plain.apply(Changes([Item(n, VECTOR) for n in range(100)], embedding_version=VERSION), {})
     window = BrakeWindow(600, lambda: 5.0)
-    store = BrakedStore(NAME, plain, Brake(50, rows_min=0), window)
+    store = BrakedStore(NAME, plain, Brake(50, rows_min=0), window, batch_items=10)
     seq = store.state().seq
     applied = store.apply(Changes(delete_ids=list(range(30))), {"sync.items": "there"})
     cursors = plain.state().cursors
     assert applied.seq == seq + 30 and cursors["sync.items"] == "there"
     again = BrakeWindow(600, lambda: 5.0)
-    again.load(cursors[WINDOW_CURSOR])
+    again.load(cursors[WINDOW_CURSOR], VERSION)
     assert again.total() == 30
     with pytest.raises(BrakeOn):
         store.apply(Changes(delete_ids=list(range(30, 60))), {"sync.items": "further"})
     assert plain.state().cursors["sync.items"] == "there"
-    assert BrakedStore(NAME, plain, Brake(50, is_forced=True), window).apply(
+    assert BrakedStore(NAME, plain, Brake(50, is_forced=True), window, batch_items=10).apply(
         Changes(delete_ids=list(range(30, 60))), {}
     )
     index.close()
+
+
+def test_a_promoted_model_goes_on_counting_what_vanished_before(tmp_path: Path) -> None:
+    """It has cursors of its own; the items, and what a shopper sees of them, are the same."""
+    index = EmbeddedIndex(tmp_path, [CollectionSpec(NAME, "int64", DIM, "l2")])
+    index.open()
+    plain, items = IndexStore(index, NAME), [Item(n, VECTOR) for n in range(100)]
+    for version in (VERSION, "space-2"):
+        index.advance(NAME, "begin", version)
+        plain.apply(Changes(items, embedding_version=version), {})
+    window = BrakeWindow(600, lambda: 5.0)
+    brake = Brake(20, rows_min=0, vanished_before=window.total)
+
+    def store() -> BrakedStore:
+        """What is built again after each interruption, with the window of before."""
+        built = BrakedStore(NAME, plain, brake, window, batch_items=10)
+        built.state()
+        return built
+
+    store().apply(Changes(delete_ids=list(range(15))), {})
+    index.advance(NAME, "promote", "space-2")
+    assert WINDOW_CURSOR not in plain.state().cursors
+    promoted = store()
+    with pytest.raises(BrakeOn, match="after 15 within the window"):
+        promoted.apply(Changes(delete_ids=list(range(15, 25))), {})
+    promoted.apply(Changes(), {"sync.items": "on"})
+    again = BrakeWindow(600, lambda: 5.0)
+    again.load(plain.state().cursors[WINDOW_CURSOR], "space-2")
+    assert again.total() == 15, "a restart behind the promote goes on with it"
+    index.advance(NAME, "rollback", VERSION)
+    assert store() and window.total() == 15
+    index.close()
+
+
+def test_a_count_that_was_set_back_stays_so() -> None:
+    """`reconcile --force` counts from zero, under the same model."""
+    window = BrakeWindow(600, lambda: 5.0)
+    window.load(None, VERSION)
+    window.note_vanished(15)
+    window.load("", VERSION)
+    assert window.total() == 0 and not window.is_unsaved

@@ -1,4 +1,4 @@
-"""How a comparison stands back."""
+"""How a comparison leaves processor and databases to others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from feeder.sources.rows import IdCodec, directory_of
 from feeder.throttle import IsWanted, Throttle, run_at_idle_priority, run_inline
 
 
-class SourceTable:
+class FakeClock:
     """A clock that pauses move on, and that work moves on."""
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class SourceTable:
 
 @pytest.mark.parametrize(("share", "pause"), [(0.1, 0.45), (0.5, 0.05), (1.0, None)])
 def test_a_share_of_the_time_is_worked(share: float, pause: float | None) -> None:
-    watch = SourceTable()
+    watch = FakeClock()
     throttle = Throttle(share, lambda: watch.now_s, watch.pause)
     watch.now_s += 1000  # what was done before does not count
     throttle.reset()
@@ -37,7 +37,7 @@ def test_a_share_of_the_time_is_worked(share: float, pause: float | None) -> Non
 
 
 def test_pauses_have_a_limit_in_each_piece_of_work() -> None:
-    watch = SourceTable()
+    watch = FakeClock()
     throttle = Throttle(0.1, lambda: watch.now_s, watch.pause, pauses_s_max=1.0)
     for _ in range(2):
         throttle.reset()
@@ -47,9 +47,9 @@ def test_pauses_have_a_limit_in_each_piece_of_work() -> None:
     assert watch.pauses == [0.45, 0.45, 0.1] * 2
 
 
-def test_a_list_of_ids_is_read_with_rests() -> None:
+def test_a_list_of_ids_is_read_with_pauses() -> None:
     """A million of them, read in one go by a driver in Python, would take seconds."""
-    rests: list[int] = []
+    pauses: list[int] = []
     read = 0
 
     def rows() -> Iterator[tuple[int, bool]]:
@@ -57,9 +57,9 @@ def test_a_list_of_ids_is_read_with_rests() -> None:
         for read in range(1, 2_001):
             yield read, True
 
-    directory = directory_of(IdCodec("int64", column_is_int=True), rows(), lambda: rests.append(read))
+    directory = directory_of(IdCodec("int64", column_is_int=True), rows(), lambda: pauses.append(read))
     assert directory.count == 2_000
-    assert rests == [500, 1_000, 1_500, 2_000]
+    assert pauses == [500, 1_000, 1_500, 2_000]
 
 
 def test_idle_work_is_done_elsewhere_and_its_errors_come_back() -> None:
@@ -90,7 +90,7 @@ def test_idle_work_that_nobody_waits_for_is_told() -> None:
     def work(is_wanted: IsWanted) -> None:
         begun.set()
         while is_wanted():
-            threading.Event().wait(0.001)
+            os.sched_yield()
         ended.set()
 
     def meanwhile() -> bool:
