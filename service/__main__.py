@@ -36,7 +36,7 @@ _FILES_WANTED = 65_536
 _FILES_FEW = 1024
 _SOCKET_BACKLOG = 2048
 _UMASK = 0o027
-"""Data is for its owner and group; worker processes inherit it."""
+"""Let new files be readable by owner and group only; worker processes inherit this."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _tell_access(settings: Settings) -> None:
-    """One line, a warning where something is done without a key or can't be done for want of one."""
+    """Log which routes are open to whom; a warning where a key is missing."""
     level = logging.INFO if settings.write_api_key and settings.admin_api_key else logging.WARNING
     at = f"{settings.host}:{settings.port}"
     log.log(level, "access", extra={"address": at, **settings.access()})
@@ -93,7 +93,7 @@ def create_loop() -> SharingLoop:
 
 
 def create_protocol(**given: Any) -> SearchProtocol:
-    """What uvicorn makes for each connection. By then it is imported; at the start models come first."""
+    """Return the protocol of one connection. Imported late, so that models begin to open first."""
     from service.http.transport.protocol import SearchProtocol
 
     return SearchProtocol(**given)
@@ -101,7 +101,7 @@ def create_protocol(**given: Any) -> SearchProtocol:
 
 @contextlib.contextmanager
 def _shared_by(workers: int) -> Iterator[None]:
-    """Several workers sum up their metrics in a folder; prometheus_client looks when a worker imports it."""
+    """Name the folder in which workers sum their metrics; prometheus_client reads it on its first import."""
     if workers == 1:
         yield
         return
@@ -111,7 +111,7 @@ def _shared_by(workers: int) -> Iterator[None]:
 
 
 def _listen(settings: Settings) -> socket.socket:
-    """Taken before anything is loaded: a port in use is known at once, and workers share this socket."""
+    """Bind the port before anything is loaded: one in use is told at once. Workers share the socket."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:

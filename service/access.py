@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 
 _EXAMPLE_KEY = "change-me"
-"""How the keys of .env.example begin."""
+"""The prefix of the keys in .env.example."""
 _EVERYONE = "everyone who reaches this address"
 _KEYS = "who sends a key"
 _THIS_MACHINE = "every program on this machine, a proxy included"

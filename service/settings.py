@@ -82,7 +82,7 @@ def optional_path(meaning: str) -> Any:
 
 
 def switch(meaning: str) -> Any:
-    """A boolean that also knows "not said"."""
+    """A boolean; None where it is not set."""
 
     def parse(raw: str) -> bool:
         if raw.lower() not in _BOOLEANS:
@@ -322,7 +322,7 @@ def variable(setting: Field[Any]) -> str:
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """A misspelt variable must not be a setting that silently stays at its default."""
+    """Return variables that look like misspelt settings: they would silently stay at their defaults."""
     known = {variable(setting) for setting in fields(Settings)}
     mistakes = []
     for name in sorted(environ):

@@ -43,8 +43,8 @@ class SnapshotKept:
 
 
 class Snapshots:
-    """Safe from any thread; one copy at a time, since each reads and writes everything. Touches nothing in
-    `directory` but what it has named itself."""
+    """Makes, lists and expires copies. Safe from any thread; makes one at a time, since each reads and writes
+    everything. Deletes nothing in `directory` but its own copies."""
 
     def __init__(
         self, back_up: BackUp, directory: Path, now: Callable[[], datetime], *, kept_max: int

@@ -1,4 +1,4 @@
-"""Which model embeds for which collection, and whether it is there. No collection ever borrows a model."""
+"""Which model embeds for which collection, and whether it is loaded. No collection uses another one's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.errors import InvalidImage, InvalidInput, ModelUnavailable, Overloa
 
 
 class TextEncoder(Protocol):
-    """A loaded text model behind its line of requests. All raise Overloaded, DeadlineExceeded."""
+    """A loaded text model with its queue. All methods raise Overloaded, DeadlineExceeded."""
 
     @property
     def info(self) -> ModelInfo:
@@ -28,10 +28,10 @@ class TextEncoder(Protocol):
         """Return the same for each; all are admitted together, or none."""
 
     def refusal(self, text: str, caller: str) -> Overloaded | None:
-        """Return why `embed_query` would refuse a text that is not remembered, or None."""
+        """Return why `embed_query` would refuse a text that is not cached, or None."""
 
     def known_query(self, text: str) -> tuple[Vector, bool] | None:
-        """Return the same without waiting, if it is remembered."""
+        """Return what `embed_query` would, without waiting, if it is cached; else None."""
 
     async def embed_documents(self, texts: Sequence[str]) -> EmbeddedTexts:
         """Return the vectors of `texts`, for writing. Raises TryLater."""
@@ -41,7 +41,7 @@ class TextEncoder(Protocol):
 
 
 class ImageEncoder(Protocol):
-    """A loaded picture model behind its line of requests. All raise Overloaded, DeadlineExceeded."""
+    """A loaded picture model with its queue. All methods raise Overloaded, DeadlineExceeded."""
 
     @property
     def info(self) -> ModelInfo:
@@ -54,7 +54,7 @@ class ImageEncoder(Protocol):
         """Return why `embed_query` would refuse a picture of so many bytes, or None."""
 
     async def embed_documents(self, datas: Sequence[bytes]) -> Sequence[Vector | InvalidImage]:
-        """One undecodable picture never spoils the others: it gets its error in its place."""
+        """Return a vector or an error for each picture, in order: a bad one fails alone."""
 
     def close(self) -> None:
         """End its threads; what waits is refused."""
@@ -94,7 +94,7 @@ class Slot:
 
     @property
     def is_available(self) -> bool:
-        """A placeholder serves, but it is no model."""
+        """Whether a real model is loaded; a placeholder is none."""
         return self.info is not None and not self.info.is_placeholder
 
     def fail(self, error: ModelUnavailable) -> None:

@@ -1,4 +1,4 @@
-"""Taking in: items in content or vectors become one durable write under one embedding_version."""
+"""Ingest: items with content or vectors become one durable write under one embedding_version."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ class Ingester:
             return error
 
     def _write(self, collection: str, batch: WriteBatch, *, is_embedded_here: bool) -> Ack:
-        """The first vectors of a collection name its first generation; nothing else ever does."""
+        """Create the first generation of a collection, under the version of its first vectors."""
         try:
             return self._index.write(collection, batch)
         except VersionMismatch as exc:

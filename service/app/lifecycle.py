@@ -60,7 +60,7 @@ class Loader(Protocol):
         """Return the picture encoder of a model reference, started. Raises ModelUnavailable."""
 
     def load_text_tower(self, reference: str, dim: int) -> TextEncoder | None:
-        """Return what puts texts among the pictures of this picture model; None when it has none."""
+        """Return the encoder of texts in the space of this picture model; None when it has none."""
 
 
 class Lifecycle:
@@ -247,7 +247,7 @@ class Lifecycle:
         return await asyncio.get_running_loop().run_in_executor(opener, call)
 
     async def _close(self) -> None:
-        """Nothing new comes in by now; what is queued is answered, what is acknowledged is on disk."""
+        """Close everything, in order. No new request arrives by now; queued ones are answered first."""
         for task in (self._opening, self._retrying):
             if task is not None:
                 task.cancel()

@@ -1,4 +1,4 @@
-"""The whole HTTP application: middleware, front door, and FastAPI for every ordinary route."""
+"""The HTTP application: middleware, the front end of searches, and FastAPI for every other route."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _routers(parts: ApplicationParts) -> list[APIRouter]:
 
 
 def _fastapi(routers: Sequence[APIRouter], lifespan: Lifespan) -> FastAPI:
-    """No generated document, no redirects: openapi.yaml is the document, callers don't follow redirects."""
+    """Return the FastAPI application, without a generated document (openapi.yaml is served) or redirects."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     for router in routers:
         app.include_router(router)

@@ -29,7 +29,7 @@ class Role(IntEnum):
 
 
 class TrustedProxies:
-    """Networks whose word about a caller's address is good enough for the log."""
+    """Networks of proxies whose X-Forwarded-For is believed, for the log only."""
 
     def __init__(self, networks: Sequence[str]) -> None:
         self._networks = [ipaddress.ip_network(each) for each in networks]

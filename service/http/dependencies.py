@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class JsonResponse(Response):
-    """numpy arrays are written as they are."""
+    """A JSON answer; numpy arrays become lists of numbers."""
 
     media_type = "application/json"
 

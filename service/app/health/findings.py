@@ -36,8 +36,11 @@ class Finding:
 
 
 def of_error(collection: str, error: ServiceError | IndexStoreError) -> Finding:
-    """What a query's or a status' error says. Too much work is no lack of readiness: some are answered, and a
-    balancer that took every such instance away would leave none."""
+    """Return the finding for the error of a query or a status.
+
+    Overload does not make an instance unready: some queries are answered, and a load balancer that removed
+    every overloaded instance would leave none.
+    """
     if isinstance(error, Overloaded | DeadlineExceeded):
         return Finding(collection, "overloaded", str(error), "fewer callers, or more WORKERS and cores")
     if isinstance(error, StoreDamaged):
@@ -54,7 +57,7 @@ def of_error(collection: str, error: ServiceError | IndexStoreError) -> Finding:
 
 
 def of_troubles(collection: str, status: CollectionStatus) -> list[Finding]:
-    """What the stores say: searches go on."""
+    """Return what the stores report; searches are still answered."""
     return [Finding(collection, each.code, each.reason, each.hint) for each in status.troubles]
 
 

@@ -1,4 +1,4 @@
-"""/health and /readyz: what really works now, found out by doing it."""
+"""/health and /readyz: what works now, found out by real queries."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ class Prober:
         return findings, True
 
     def _question(self, collection: Collection, *, by_content: bool) -> Question:
-        """Content never asked for before, so that no cache answers; a vector where no model can."""
+        """Return a query that no cache holds: new content, or a vector where there is no model."""
         name = collection.name
         if not by_content:
             return Question(name, k=1, vector=np.ones(collection.dim, dtype=np.float32))
@@ -238,7 +238,7 @@ def _version(slot: Slot) -> str:
 
 
 def _remarks(slot: Slot) -> list[str]:
-    """What is as configured and still worth knowing."""
+    """Return what is configured this way and still limits the service."""
     if slot.info is None:
         return [str(slot.unavailable())]
     return ["a placeholder serves: its vectors carry no meaning"] if slot.info.is_placeholder else []

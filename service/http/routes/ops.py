@@ -75,7 +75,7 @@ class OpsRoutes:
         return JsonResponse({"collections": described})
 
     def _described(self, collection: Collection, status: CollectionStatus | Unavailable) -> dict[str, Any]:
-        """One collection that can't be opened keeps no other one out of the list."""
+        """Return one entry of the list, also for a collection that can't be opened."""
         is_broken = isinstance(status, Unavailable)
         current = None if isinstance(status, Unavailable) else status.current
         unknown = None if is_broken else 0
@@ -109,7 +109,7 @@ class OpsRoutes:
         return await self._take("abort", "next", request)
 
     async def _take(self, step: Step, role: str, request: Request) -> JsonResponse:
-        """The step is about the generation in `role`; a caller that believes in another is told so."""
+        """Apply `step` to the generation in `role`. Raises GenerationConflict if the caller names another."""
         body = await self._dependencies.read_json(request, self._step_decoder)
         collection = self._dependencies.collection(body.collection)
         status = await self._status(collection)
@@ -219,7 +219,7 @@ class _AnyText(Convertor[str]):
 
 
 class ItemRoutes:
-    """Reading one item back: /v1/items/{id}."""
+    """GET /v1/items/{id}: one item as it is stored."""
 
     def __init__(self, dependencies: Dependencies) -> None:
         self._dependencies = dependencies

@@ -84,7 +84,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Small pieces bound what the parser holds of a field that does not end."""
+        """See asyncio.Protocol. Small pieces bound what the parser buffers of an endless field."""
         step = self._limits.head_bytes_max
         if len(data) <= step:
             self._feed(data)
@@ -174,7 +174,7 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def note_end(self) -> None:
-        """The request has arrived to its end."""
+        """Record that the request arrived completely."""
         self._stage = _BETWEEN
 
     def _head_bytes(self) -> int:
@@ -299,8 +299,10 @@ class BoundedProtocol(HttpToolsProtocol):
     # The timer
 
     def _look_by(self, due: float) -> None:
-        """See to it that the timer fires by then. It is set once and looks what holds when it fires: setting
-        and clearing one for each request costs more."""
+        """Make sure that the timer fires by `due`, on the loop's clock.
+
+        One timer checks all limits when it fires: setting and cancelling one for each request costs more.
+        """
         if self._timer is not None:
             if self._timer.when() <= due:
                 return
@@ -343,7 +345,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return None
 
     def _look_at_writing(self) -> None:
-        """Begin to watch whether the caller reads what is written to it."""
+        """Start the time in which the caller must read, where data waits to be written."""
         unread = self.transport.get_write_buffer_size()
         if unread and self._stalled_since is None:
             self._unread_bytes = unread

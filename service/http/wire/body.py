@@ -45,7 +45,7 @@ def media_type(headers: Headers) -> bytes:
 
 
 def require_json(headers: Headers) -> None:
-    """A page in a browser can't send this type across origins unasked, so loopback routes stay its out."""
+    """Require application/json: a browser page can't send that to another origin without a preflight."""
     given = headers.get(b"content-type", b"")
     if given != b"application/json" and not _JSON_TYPE.match(given):
         raise HttpRefusal(415, "unsupported_media_type", "The content type must be application/json.")

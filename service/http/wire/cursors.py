@@ -1,4 +1,4 @@
-"""`next_cursor` on the wire: opaque, tied to its collection and its question, refused when not made here."""
+"""`next_cursor` on the wire: opaque, bound to its collection and query, refused when not made here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FORMAT = 2
 _CHECK_BYTES = 6
 _CHARS_MAX = 2048
 _PICTURE_BYTES = 65_536
-"""Of a picture its ends and its length tell it from others."""
+"""Bytes at each end of a picture that, with its length, identify it."""
 
 
 class Cursor(NamedTuple):
@@ -68,7 +68,7 @@ def _check(question: Question, payload: bytes) -> bytes:
 
 
 def _told_apart_by(question: Question) -> Iterator[bytes]:
-    """Yield what makes two questions different ones."""
+    """Yield every part of a query that its cursor is bound to."""
     yield question.collection.encode()
     if question.vector is not None:
         yield question.vector.tobytes()

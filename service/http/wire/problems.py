@@ -139,7 +139,7 @@ def problem_of(error: Exception) -> Problem:
 
 
 def _with_head(headers: Mapping[str, str]) -> dict[str, str]:
-    """HEAD is answered wherever GET is."""
+    """Add HEAD to an `Allow` of GET: it is answered wherever GET is."""
     return {name: "GET, HEAD" if value == "GET" else value for name, value in headers.items()}
 
 

@@ -188,7 +188,7 @@ def _fields_of(raw: msgspec.Raw) -> Mapping[str, Any]:
 
 
 def _id_for_report(raw: msgspec.Raw, collection: Collection) -> Id | None:
-    """The item has another shape than expected; say whose it is if that much can be told."""
+    """Return the id of an item of the wrong shape, where it can be read."""
     item = _fields_of(raw)
     id = item.get(collection.id_field, item.get("id"))
     return id if isinstance(id, (int, str)) and not isinstance(id, bool) else None

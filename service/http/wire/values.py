@@ -32,7 +32,7 @@ def find_collection(catalogue: Catalogue, name: str) -> Collection:
 
 
 def not_one_of(contents: Mapping[str, object]) -> InvalidInput:
-    """Say what is wrong where not exactly one of `contents` (None: absent) was given."""
+    """Return the error for a request without exactly one of `contents` (None: absent)."""
     names = ", ".join(contents)
     given = [name for name, value in contents.items() if value is not None]
     if not given:
@@ -98,7 +98,7 @@ def read_text(value: str, chars_max: int, field: str) -> str:
 
 
 def read_id(value: Id, collection: Collection, field: str) -> Id:
-    """Nothing is converted: "7" is no int64 id and 7 no string id."""
+    """Return `value` if it is an id of the collection's kind: "7" is no int64 id. Raises InvalidInput."""
     fault = id_fault(value, collection.id_type)
     if fault is not None:
         raise InvalidInput(field, fault, "invalid_id")
@@ -121,7 +121,7 @@ def read_source_version(value: int | None, field: str = "source_version") -> int
 
 
 def read_exclude_ids(values: Sequence[Id], collection: Collection) -> Ids | npt.NDArray[np.int64]:
-    """Any number of ids, checked at array speed."""
+    """Return any number of ids, checked as one array. Raises InvalidInput."""
     if collection.id_type == "string":
         if set(map(type, values)) != {str}:
             raise InvalidInput("exclude_ids", "must hold strings only", "invalid_id")
