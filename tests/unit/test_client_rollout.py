@@ -23,7 +23,7 @@ from vector_client.recommend.port import Neighbours
 from vector_client.retries import Timing
 from vector_client.rollout.breaker import Breaker
 from vector_client.rollout.moving import MovingRecommender, Plan
-from vector_client.rollout.path import GuardedPath, Reporter
+from vector_client.rollout.path import GuardedPath, Question, Reporter
 from vector_client.rollout.shadow import RUNNING_MAX, Shadow, compared
 from vector_client.rollout.share import is_in_share
 from vector_client.rollout.step_back import StepBackGuard
@@ -42,13 +42,16 @@ class Clock:
 
 @dataclass(slots=True)
 class Searcher:
-    """Answers `found`; raises or waits first where told to. takes_s is what it costs on the clock."""
+    """Answers `found`; raises or waits first where told to. takes_s is what it costs on the clock.
+    ends_after_s: how long a cancelled call goes on. ended: how many of them are over."""
 
     found: Neighbours
     clock: Clock
     failure: Exception | None = None
     hangs: bool = False
+    ends_after_s: float = 0.0
     takes_s: float = 0.0
+    ended: int = 0
     asked: list[tuple[Any, str, int, Sequence[Id] | None]] = field(default_factory=list)
 
     async def find_similar_ids(
@@ -57,7 +60,12 @@ class Searcher:
         self.asked.append((pg_db, query, top_k, exclude_ids))
         self.clock.now += self.takes_s
         if self.hangs:
-            await asyncio.Event().wait()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                await asyncio.sleep(self.ends_after_s)  # as a driver that tells a silent server to cancel
+                self.ended += 1
+                raise
         if self.failure is not None:
             raise self.failure
         return list(self.found)
@@ -162,6 +170,48 @@ def test_the_other_path_answers_within_the_deadline_when_one_hangs() -> None:
         assert await stage.ask() == OLD
         stage.old.hangs = True
         with pytest.raises(TimedOut):
+            await stage.ask()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("rollout", [0, 100])
+def test_a_path_that_is_slow_to_cancel_costs_no_answer(rollout: float) -> None:
+    """asyncio.wait_for waits until the cancelled call has ended: the other path had no time left."""
+
+    async def run() -> None:
+        stage = Stage(rollout=rollout, deadline_s=0.5)
+        first, other = (stage.new, OLD) if rollout else (stage.old, NEW)
+        first.hangs, first.ends_after_s = True, 60
+        began = asyncio.get_running_loop().time()
+        assert await stage.ask() == other
+        assert asyncio.get_running_loop().time() - began < 10
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_the_answer_comes_when_the_session_is_free_again() -> None:
+    async def run() -> None:
+        stage = Stage()
+        stage.new.hangs, stage.new.ends_after_s = True, 0.3
+        path = stage.moving._new
+        question = Question("갈비탕", 3, None)
+        with pytest.raises(TimedOut):
+            await path.ask(None, question, 0.1, "first")
+        assert stage.new.ended == 0
+        await question.wait_for_cancelled(20)
+        assert stage.new.ended == 1
+
+    asyncio.run(run())
+
+
+def test_a_path_that_cancels_itself_is_one_typed_error() -> None:
+    async def run() -> None:
+        stage = Stage()
+        stage.new.failure = asyncio.CancelledError()  # type: ignore[assignment]
+        assert await stage.ask() == OLD
+        stage.old.failure = asyncio.CancelledError()  # type: ignore[assignment]
+        with pytest.raises(PathFailed, match="remote_store cancelled itself"):
             await stage.ask()
 
     asyncio.run(run())

@@ -97,11 +97,15 @@ class MovingRecommender:
             known = isinstance(failure, VectorClientError)
             fields = {"to": other.name, "why": str(failure)}
             log.warning("fell_back", extra=fields, exc_info=None if known else failure)
-        left_s = self._plan.deadline_s - (self._timing.clock() - began)
         try:
-            return await other.ask(pg_db, question, left_s, "fallback")
+            return await other.ask(pg_db, question, self._left_s(began), "fallback")
         except Exception as exc:
             raise _typed(failure) from exc
+        finally:
+            await question.wait_for_cancelled(self._left_s(began))
+
+    def _left_s(self, began: float) -> float:
+        return self._plan.deadline_s - (self._timing.clock() - began)
 
     def _note(self, began: float, failed: bool) -> None:
         reason = self._guard.note(self._timing.clock() - began, failed)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from vector_client.errors import BadRequest, CircuitOpen, Conflict, NotFound, TimedOut
+from vector_client.errors import BadRequest, CircuitOpen, Conflict, NotFound, PathFailed, TimedOut
 from vector_client.recommend.port import Neighbours, VectorSearcherPort
 from vector_client.rollout.breaker import Breaker
 from vector_client.telemetry.events import Asked, Event, Observer, Role, Switched
@@ -16,14 +16,29 @@ from vector_client.types import Id
 
 log = logging.getLogger(__name__)
 
+CANCEL_SHARE = 0.05
+"""Of a path's time, to wait for its end after it was cancelled. Nearly all end at once, and leave the request's
+session free for the other path."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What VectorSearcherPort.find_similar_ids is given, but for the session."""
+    """What one call of VectorSearcherPort.find_similar_ids is given, but for the session.
+
+    cancelled: tasks of a path that was too slow. They may hold the request's session until they have ended:
+    a database driver that tells a silent server to cancel takes seconds.
+    """
 
     query: str
     top_k: int
     exclude_ids: Sequence[Id] | None
+    cancelled: list[asyncio.Task[Neighbours]] = field(default_factory=list)
+
+    async def wait_for_cancelled(self, limit_s: float) -> None:
+        """Return when nothing of this call runs any more, at the latest after limit_s."""
+        running = [task for task in self.cancelled if not task.done()]
+        if running and limit_s > 0:
+            await asyncio.wait(running, timeout=limit_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,30 +97,51 @@ class GuardedPath:
                 raise
         began = self._clock()
         try:
-            found = await asyncio.wait_for(self._found(pg_db, question), limit_s)
-        except TimeoutError as exc:
-            self._note_failure(role, began, TimedOut.__name__, counts=True)
-            raise TimedOut(f"{self.name}: no answer within {limit_s:.3g} s") from exc
-        except Exception as exc:
-            self._note_failure(role, began, type(exc).__name__, not is_the_questions_fault(exc))
-            raise
-        except BaseException:
+            found = await self._within(limit_s, pg_db, question)
+        except asyncio.CancelledError:
             self._breaker.abandoned()
+            raise
+        except Exception as exc:
+            self._note_failure(role, began, exc)
             raise
         self._report(Asked(self.name, role, self._clock() - began))
         if self._breaker.succeeded():
             self._report(Switched(self.name, "closed"))
         return found
 
-    async def _found(self, pg_db: Any, question: Question) -> Neighbours:
-        return await self._searcher.find_similar_ids(
-            pg_db, question.query, question.top_k, question.exclude_ids
+    async def _within(self, limit_s: float, pg_db: Any, question: Question) -> Neighbours:
+        """Ask the searcher. Raises TimedOut, whether or not what is cancelled has ended: asyncio.wait_for
+        waits for that (SQLAlchemy with psycopg and a silent database: ten seconds)."""
+        task = asyncio.ensure_future(
+            self._searcher.find_similar_ids(pg_db, question.query, question.top_k, question.exclude_ids)
         )
+        try:
+            done, _ = await asyncio.wait({task}, timeout=limit_s)
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait({task})
+            raise
+        if not done:
+            task.cancel()
+            task.add_done_callback(_outcome_is_known)
+            question.cancelled.append(task)
+            await asyncio.wait({task}, timeout=CANCEL_SHARE * limit_s)
+            raise TimedOut(f"{self.name}: no answer within {limit_s:.3g} s")
+        if task.cancelled():
+            raise PathFailed(f"{self.name} cancelled itself")
+        return task.result()
 
-    def _note_failure(self, role: Role, began: float, error: str, counts: bool) -> None:
+    def _note_failure(self, role: Role, began: float, failure: Exception) -> None:
+        error = type(failure).__name__
         self._report(Asked(self.name, role, self._clock() - began, error))
-        if not counts:
+        if is_the_questions_fault(failure):
             if self._breaker.succeeded():
                 self._report(Switched(self.name, "closed"))
         elif self._breaker.failed():
             self._report(Switched(self.name, "open", error))
+
+
+def _outcome_is_known(task: asyncio.Task[Neighbours]) -> None:
+    """Look at the outcome, so that asyncio does not log it as an exception that nobody retrieved."""
+    if not task.cancelled():
+        task.exception()

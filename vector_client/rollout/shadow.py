@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 RUNNING_MAX = 16
 """Comparisons at once; more are left out, and counted."""
 
+CANCEL_S_MAX = 30.0
+"""For a comparison that was too slow to end, before its session is closed; nobody waits for it."""
+
 Sessions: TypeAlias = Callable[[], AbstractAsyncContextManager[Any]]
 """Opens a database session for a comparison: the request's own must not be used by two at once."""
 
@@ -42,7 +45,8 @@ class Shadow:
         if len(self._running) >= RUNNING_MAX:
             self._report(ShadowSkipped())
             return
-        task = asyncio.get_running_loop().create_task(self._compare(question, list(shown), old_s))
+        own = Question(question.query, question.top_k, question.exclude_ids)
+        task = asyncio.get_running_loop().create_task(self._compare(own, list(shown), old_s))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -62,7 +66,10 @@ class Shadow:
                 found = await self._new.ask(None, question, self._deadline_s, "shadow")
             else:
                 async with self._sessions() as session:
-                    found = await self._new.ask(session, question, self._deadline_s, "shadow")
+                    try:
+                        found = await self._new.ask(session, question, self._deadline_s, "shadow")
+                    finally:
+                        await question.wait_for_cancelled(CANCEL_S_MAX)
         except VectorClientError as exc:
             log.info("shadow_failed", extra={"path": self._new.name, "why": str(exc)})
             return
