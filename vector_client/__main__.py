@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parity(asked: argparse.Namespace) -> int:
     try:
-        from vector_client.parity.sample import PgVectorSide, compare, embedded
+        from vector_client.parity.sample import PgVectorSide, compare, embedded, plain_dsn
     except ImportError as exc:
         raise SettingsWrong("pip install 'uhok-vector-client[psycopg]'") from exc
     environ = dict(os.environ)
@@ -41,7 +41,7 @@ def _parity(asked: argparse.Namespace) -> int:
     table = PgTable(asked.table, asked.id, asked.vector, asked.id_type, asked.operator)
     bounds = Bounds(asked.overlap_min, asked.distance_max)
     with VectorClient.to(settings.url, settings.keys, settings.limits) as client:
-        pgvector = PgVectorSide(asked.dsn, table)
+        pgvector = PgVectorSide(plain_dsn(asked.dsn), table)
         try:
             texts = _texts(asked.queries)[: asked.n] if asked.queries else []
             questions = embedded(client, texts, asked.collection) if texts else pgvector.sample(asked.n)
@@ -74,7 +74,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vector_client", description=__doc__)
     commands = parser.add_subparsers(required=True)
     parity = commands.add_parser("parity", help="the same queries to your pgvector and to the service")
-    parity.add_argument("--dsn", required=True, help="of the pgvector database; SELECT is enough")
+    parity.add_argument(
+        "--dsn",
+        required=True,
+        help="of the pgvector database, also as SQLAlchemy writes it; SELECT is enough",
+    )
     parity.add_argument("--url", default="", help="of the service; else ML_INFERENCE_URL")
     parity.add_argument("--queries", default="", help="file with a query text a line; else rows of the table")
     parity.add_argument("-n", type=int, default=200, help="queries (default 200)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 import aiohttp
 from yarl import URL
 
-from vector_client.errors import BadAnswer, Disconnected, NoAnswer, TimedOut, VectorClientError
+from vector_client.errors import BadAnswer, Disconnected, NoAnswer, NotSent, TimedOut, VectorClientError
 from vector_client.protocol.call import ANSWER_BYTES_MAX, Address, Call
 from vector_client.retries import Attempts, Limits, Timing
 
@@ -19,15 +20,19 @@ log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
+LATE = (TimeoutError, asyncio.TimeoutError)
+"""One class from Python 3.11 on."""
 KEEP_ALIVE_S = 60.0
 """Below the service's 75 s, so that the client closes an idle connection first."""
 HEDGE_SHARE = 0.1
 """Second requests, as a share of all: a slow service must not be asked twice as often."""
 HEDGES_SAVED_MAX = 10.0
+BODY_AT_ONCE_BYTES = 1 << 20
+"""Larger bodies are sent in chunks: aiohttp warns that one write of them blocks the event loop."""
 
 
 class AsyncTransport:
-    """Sends calls to one service, for one event loop; the session opens with the first call."""
+    """Sends calls to one service, for one event loop: that of the first call, which opens the session."""
 
     def __init__(
         self,
@@ -36,12 +41,14 @@ class AsyncTransport:
         timing: Timing | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._where = Address.of(url).shown
-        self._base = url.rstrip("/")
+        """Open nothing yet. Raises ValueError where url is no http(s) address."""
+        self._base = Address.of(url).base
         self._limits = limits
         self._timing = timing or Timing()
         self._sleep = sleep
         self._session: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_closed = False
         self._hedges = HEDGES_SAVED_MAX
 
     async def send(self, call: Call[Answer]) -> Answer:
@@ -59,6 +66,8 @@ class AsyncTransport:
             await self._sleep(wait_s)
 
     async def close(self) -> None:
+        """Close every connection, for good: calls in flight fail, later ones raise NotSent."""
+        self._is_closed = True
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -79,19 +88,20 @@ class AsyncTransport:
         return True
 
     async def _attempt(self, call: Call[Answer], limit_s: float) -> Answer:
-        session = self._session or self._opened()
+        session = self._opened()
+        body = call.body
         try:
             async with session.request(
                 call.method,
                 URL(self._base + call.path, encoded=True),
-                data=call.body,
+                data=io.BytesIO(body) if body is not None and len(body) > BODY_AT_ONCE_BYTES else body,
                 headers=call.headers(),
                 timeout=aiohttp.ClientTimeout(total=limit_s, ceil_threshold=math.inf),
                 allow_redirects=False,
             ) as response:
                 data = await self._whole(response, call.path)
                 return call.answer(response.status, response.headers, data)
-        except (TimeoutError, aiohttp.ClientError, OSError) as exc:
+        except (*LATE, aiohttp.ClientError, OSError) as exc:
             raise self._translated(call.path, limit_s, exc) from exc
 
     async def _whole(self, response: aiohttp.ClientResponse, path: str) -> bytes:
@@ -109,8 +119,8 @@ class AsyncTransport:
         return b"".join(chunks)
 
     def _translated(self, path: str, limit_s: float, exc: Exception) -> VectorClientError:
-        where = self._where + path
-        if isinstance(exc, asyncio.TimeoutError | TimeoutError):
+        where = self._base + path
+        if isinstance(exc, LATE):
             return TimedOut(f"no answer from {where} within {limit_s:.3g} s")
         if isinstance(exc, aiohttp.ClientConnectorError):
             return NoAnswer(f"no answer from {where}: {exc}")
@@ -121,6 +131,14 @@ class AsyncTransport:
         return Disconnected(f"the connection to {where} broke: {exc or type(exc).__name__}")
 
     def _opened(self) -> aiohttp.ClientSession:
+        loop = asyncio.get_running_loop()
+        if self._is_closed:
+            raise NotSent("this client is closed: make another one")
+        if self._loop not in (None, loop):
+            raise NotSent("this client belongs to another event loop: make one in each")
+        if self._session is not None:
+            return self._session
+        self._loop = loop
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=self._limits.connections_max, keepalive_timeout=KEEP_ALIVE_S, ttl_dns_cache=30

@@ -5,6 +5,7 @@ VectorClientError
 │   ├── Disconnected        the connection broke before the answer was whole
 │   ├── TimedOut            no answer in time; a write may still be applied later
 │   └── CircuitOpen         not asked: too many calls before failed; the circuit breaker tries again soon
+├── NotSent                 the call can't be made: an argument has no form in JSON, or the client is closed
 ├── BadAnswer               something answered that is not the service
 ├── DatabaseFailed          the backend's own database could not answer
 ├── PathFailed              a searcher of the backend's own raised another error; its text is in the message
@@ -46,6 +47,11 @@ class TimedOut(NoAnswer):
 
 class CircuitOpen(NoAnswer):
     pass
+
+
+class NotSent(VectorClientError):
+    """Nothing was sent. Raised for an argument that has no form in JSON (half of a surrogate pair, NaN, a
+    number beyond 64 bits), after `close`, and in another event loop than the client's own."""
 
 
 class BadAnswer(VectorClientError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import logging
+import math
 import socket
 import time
 from collections.abc import Callable
@@ -13,15 +14,24 @@ from typing import Any, TypeVar
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import HTTPError, ProtocolError
+from urllib3.exceptions import (
+    ClosedPoolError,
+    ConnectTimeoutError,
+    HTTPError,
+    NewConnectionError,
+    ProtocolError,
+)
 
-from vector_client.errors import BadAnswer, Disconnected, NoAnswer, TimedOut, VectorClientError
+from vector_client.errors import BadAnswer, Disconnected, NoAnswer, NotSent, TimedOut, VectorClientError
 from vector_client.protocol.call import ANSWER_BYTES_MAX, Address, Call
 from vector_client.retries import Attempts, Limits, Timing
 
 log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
+
+MOMENT_S = 0.001
+"""For a step that begins as the time ends: 0 would mean without blocking."""
 
 
 class Transport:
@@ -34,6 +44,7 @@ class Transport:
         timing: Timing | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        """Open nothing yet. Raises ValueError where url is no http(s) address."""
         self._address = Address.of(url)
         self._limits = limits
         self._timing = timing or Timing()
@@ -55,7 +66,7 @@ class Transport:
             self._sleep(wait_s)
 
     def close(self) -> None:
-        """Close idle connections; a later call opens new ones."""
+        """Close idle connections, for good: later calls raise NotSent."""
         self._pool.close()
 
     def _attempt(self, call: Call[Answer], limit_s: float) -> Answer:
@@ -76,6 +87,8 @@ class Transport:
             except BaseException:
                 response.close()
                 raise
+        except ClosedPoolError as exc:
+            raise NotSent("this client is closed: make another one") from exc
         except (HTTPError, OSError) as exc:
             raise self._translated(call, limit_s, exc) from exc
         if len(data) > ANSWER_BYTES_MAX:
@@ -85,7 +98,7 @@ class Transport:
         return call.answer(response.status, response.headers, data)
 
     def _translated(self, call: Call[Answer], limit_s: float, exc: Exception) -> NoAnswer:
-        where = self._address.shown + call.path
+        where = self._address.base + call.path
         if isinstance(exc, urllib3.exceptions.TimeoutError | TimeoutError):
             return TimedOut(f"no answer from {where} within {limit_s:.3g} s")
         if isinstance(exc, ProtocolError):
@@ -135,17 +148,64 @@ class _EndingResponse(http.client.HTTPResponse):
         super().__init__(_EndingSocket(sock), *arguments, **named)  # type: ignore[arg-type]
 
 
-class _EndingHTTPConnection(HTTPConnection):
+class _EndingConnection(HTTPConnection):
+    """Connects and sends until one moment: urllib3 grants its time limit to each address of a name anew, and
+    once more to the body."""
+
     response_class = _EndingResponse
 
+    @property
+    def timeout(self) -> Any:
+        return self._timeout
 
-class _EndingHTTPSConnection(HTTPSConnection):
-    response_class = _EndingResponse
+    @timeout.setter
+    def timeout(self, limit_s: Any) -> None:
+        # urllib3 sets it when an attempt begins, and before it reads the answer.
+        self._timeout = limit_s
+        self._ends = time.monotonic() + limit_s if isinstance(limit_s, int | float) else None
+
+    def _new_conn(self) -> socket.socket:
+        try:
+            addresses = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
+        except OSError as exc:
+            raise NewConnectionError(self, f"no address of {self.host}: {exc}") from exc
+        failure: OSError = TimeoutError("no address")
+        for number, (family, kind, protocol, _, address) in enumerate(addresses):
+            # A share for each address that is left: one that is silent must not take the time of all others.
+            share_s = self._left_s() / (len(addresses) - number)
+            if share_s <= 0:
+                break
+            sock = socket.socket(family, kind, protocol)
+            try:
+                for option in self.socket_options or ():
+                    sock.setsockopt(*option)
+                sock.settimeout(share_s)
+                sock.connect(address)
+                sock.settimeout(max(MOMENT_S, self._left_s()))  # of a TLS handshake
+                return sock
+            except OSError as exc:
+                sock.close()
+                failure = exc
+        if isinstance(failure, TimeoutError):
+            raise ConnectTimeoutError(self, f"no connection to {self.host}") from failure
+        raise NewConnectionError(self, str(failure)) from failure
+
+    def send(self, data: Any) -> None:
+        if self.sock is not None:
+            self.sock.settimeout(max(MOMENT_S, self._left_s()))
+        super().send(data)
+
+    def _left_s(self) -> float:
+        return math.inf if self._ends is None else self._ends - time.monotonic()
+
+
+class _EndingSecureConnection(_EndingConnection, HTTPSConnection):
+    """The same with TLS."""
 
 
 class _EndingHTTPPool(HTTPConnectionPool):
-    ConnectionCls = _EndingHTTPConnection
+    ConnectionCls = _EndingConnection
 
 
 class _EndingHTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _EndingHTTPSConnection
+    ConnectionCls = _EndingSecureConnection

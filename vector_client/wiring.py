@@ -23,12 +23,14 @@ from vector_client.recommend.searchers import (
 from vector_client.retries import Timing
 from vector_client.rollout.breaker import Breaker
 from vector_client.rollout.moving import MovingRecommender, Plan
-from vector_client.rollout.path import GuardedPath, Reporter
+from vector_client.rollout.path import GuardedPath, ObservedRecommender, Reporter
 from vector_client.rollout.shadow import Sessions, Shadow
 from vector_client.rollout.step_back import StepBackGuard
 from vector_client.settings import Mode, MoveSettings
 from vector_client.telemetry.events import Observer
 
+OWN_MODEL: frozenset[Mode] = frozenset({"local", "db"})
+"""Two names of one path: the backend's model and its pgvector."""
 NEEDS_NO_SESSION: frozenset[Mode] = frozenset({"remote_store"})
 
 
@@ -39,7 +41,8 @@ class Backend:
     encode: its model; None: sentence-transformers with ML_LOCAL_MODEL. table, rows: its vectors and
     driver. collection: of the service; None: the default one for text. sessions: opens a database session for
     comparisons; needed when the compared path asks pgvector. key_of: who asks, from the query, for the
-    rollout share; by default the query itself. observe: takes every event.
+    rollout share (a string or a number; None or "": the query itself decides, as it does by default).
+    observe: takes every event.
     """
 
     encode: Encode | None = None
@@ -47,7 +50,7 @@ class Backend:
     rows: Rows = sqlalchemy_rows
     collection: str | None = None
     sessions: Sessions | None = None
-    key_of: Callable[[str], str] = str
+    key_of: Callable[[str], Any] = str
     observe: Observer | None = None
 
 
@@ -86,9 +89,10 @@ class Recommenders:
 
     def _wired(self) -> VectorSearcherPort:
         settings, other = self.settings, self.settings.fallback_mode
-        if other is None or other == settings.mode:
-            return self._path_of(settings.mode)
         report = Reporter(self._backend.observe)
+        if other is None or other == settings.mode or {other, settings.mode} == OWN_MODEL:
+            path = self._path_of(settings.mode)
+            return ObservedRecommender(settings.mode, path, report, self._timing.clock)
         old, new = (self._guarded(mode, report) for mode in (other, settings.mode))
         deadline_s = settings.client.limits.deadline_s
         if settings.shadow_percent and settings.mode not in NEEDS_NO_SESSION and not self._backend.sessions:

@@ -21,6 +21,7 @@ from vector_client.errors import (
     KeyRefused,
     NoAnswer,
     NotFound,
+    NotSent,
     Refused,
     Unavailable,
 )
@@ -265,6 +266,8 @@ def service_errors() -> Iterator[None]:
     except (KeyRefused, NotFound) as exc:
         hint = exc.hint or "Check WRITE_API_KEY, ADMIN_API_KEY and ML_INFERENCE_URL."
         raise SettingsWrong(f"the service refuses the feeder: {exc}", hint=hint) from exc
+    except NotSent as exc:
+        raise ImportRefused(f"a request of the feeder can't be sent: {exc}") from exc
     except BadRequest as exc:
         hint = exc.hint or "Feeder and service may be of different releases: update both."
         raise ImportRefused(f"the service refuses a request of the feeder: {exc}", hint=hint) from exc

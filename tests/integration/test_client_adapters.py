@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import asyncpg
+import numpy as np
 import psycopg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -15,11 +17,12 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from tests.integration.databases import MariaDBServer, PostgresServer
 from tests.integration.kitchen import RECIPES, TWINS, Kitchen, open_kitchen
 from vector_client.async_client import AsyncVectorClient
-from vector_client.errors import DatabaseFailed, SettingsWrong, SpaceChanged
+from vector_client.errors import DatabaseFailed, PathFailed, SettingsWrong, SpaceChanged
+from vector_client.recommend import searchers
 from vector_client.recommend.drivers import asyncpg_rows, psycopg_rows, sqlalchemy_rows
 from vector_client.recommend.pgvector import PgTable, Rows, nearest_rows, nearest_statement
 from vector_client.recommend.port import Neighbours
-from vector_client.recommend.searchers import RemoteDBVectorRecommender
+from vector_client.recommend.searchers import DBVectorRecommender, RemoteDBVectorRecommender
 from vector_client.telemetry.events import Compared, Event
 from vector_client.wiring import Backend, Recommenders
 
@@ -148,11 +151,10 @@ def test_a_value_of_the_statement_is_read_once_and_not_for_every_row(kitchen: Ki
     async def plan() -> str:
         async with plain_asyncpg(kitchen) as connection:
             rows = await connection.fetch(written, statement.vector, statement.limit, statement.exclude)
-            return "\n".join(row[0][:100] for row in rows)
+            return "\n".join(row[0] for row in rows)
 
     shown = asyncio.run(plan())
-    assert "hashed SubPlan" in shown, shown
-    assert "InitPlan" in shown, shown
+    assert "hashed SubPlan" in shown and "InitPlan" in shown, shown[:500]
 
 
 @drivers
@@ -163,6 +165,68 @@ def test_a_database_that_fails_is_one_typed_error(kitchen: Kitchen, opens: Opens
 
     with pytest.raises(DatabaseFailed, match="nowhere"):
         asyncio.run(run())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_results_asked_for_are_none(kitchen: Kitchen, mode: str) -> None:
+    for k in (0, -1):
+        assert asyncio.run(ask(kitchen, mode, sqlalchemy_asyncpg, sqlalchemy_rows, "만두", k, None)) == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_ids_come_in_any_shape(kitchen: Kitchen, mode: str) -> None:
+    for ids in ({3, 4}, (3, 4), np.array([3, 4]), range(3, 5)):
+        found = asyncio.run(ask(kitchen, mode, sqlalchemy_asyncpg, sqlalchemy_rows, "만두", 400, ids))  # type: ignore[arg-type]
+        kitchen.check(found, "만두", 400, [3, 4])
+
+
+def test_a_model_may_be_a_coroutine_and_must_give_one_vector(kitchen: Kitchen) -> None:
+    async def encode(text: str) -> Sequence[float]:
+        return await asyncio.to_thread(kitchen.encode, text)
+
+    async def run(encode: Any) -> Neighbours:
+        async with sqlalchemy_asyncpg(kitchen) as session:
+            path = DBVectorRecommender(encode)
+            try:
+                return await path.find_similar_ids(session, "만두", 5)
+            finally:
+                await path.close()
+
+    kitchen.check(asyncio.run(run(encode)), "만두", 5)
+    for wrong in ([[1.0] * 384], [], "x", [math.nan] * 384, None, 3):
+        with pytest.raises(DatabaseFailed):
+            asyncio.run(run(lambda _, wrong=wrong: wrong))
+    with pytest.raises(PathFailed, match="ZeroDivisionError"):
+        asyncio.run(run(lambda _: 1 / 0))
+
+
+@drivers
+def test_other_kinds_of_vectors_and_of_distance(kitchen: Kitchen, opens: Opens, rows: Rows) -> None:
+    """halfvec columns exist in the field; a cosine distance to a vector of length 0 is NaN in pgvector."""
+    with kitchen.postgres.connect(kitchen.pg_database) as db:
+        db.execute("DROP TABLE IF EXISTS kinds")
+        db.execute("CREATE TABLE kinds (id int, half halfvec(2), whole vector(2))")
+        for n, vector in enumerate(("[1,0]", "[0.6,0.8]", "[0,0]"), start=1):
+            db.execute("INSERT INTO kinds VALUES (%s, %s, %s)", (n, vector, vector))
+
+    async def found(vector: str, operator: str) -> Neighbours:
+        table = PgTable("kinds", "id", vector, "int", operator)
+        async with opens(kitchen) as session:
+            return await nearest_rows(rows, session, table, [1.0, 0.0], 3, [])
+
+    for vector in ("half", "whole"):
+        assert [each for each, _ in asyncio.run(found(vector, "<->"))] == [1, 2, 3]
+        assert asyncio.run(found(vector, "<=>")) == [(1, 0.0), (2, pytest.approx(0.4, abs=1e-3))]
+        assert asyncio.run(found(vector, "<#>"))[0] == (1, -1.0)
+
+
+def test_more_results_than_one_search_gives(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An infinite scroll asks for page * size + 1 results, beyond the service's 10,000 as well."""
+    monkeypatch.setattr(searchers, "PAGE_ITEMS_MAX", 90)
+    for k in (90, 91, 365, 1000):
+        answer = ask(kitchen, "remote_store", sqlalchemy_asyncpg, sqlalchemy_rows, "만두", k, [5, 6])
+        ids = [each for each, _ in asyncio.run(answer)]
+        assert ids == [each for each, _ in kitchen.nearest("만두", k, [5, 6])]
 
 
 def test_vectors_of_two_models_never_meet(kitchen: Kitchen) -> None:

@@ -4,8 +4,10 @@ with a fall-back never an error while the other path lives."""
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -137,6 +139,60 @@ def test_with_a_fall_back_no_fault_is_an_error(proxy: FaultProxy, fault: Fault, 
                 assert [each for _, each in found] != [0.1, 0.2, 0.3], "the new path answers again"
 
     asyncio.run(run())
+
+
+@contextmanager
+def silent_listener(accepts: bool) -> Iterator[int]:
+    """A port that takes connections and never reads; or that no longer takes any: its queue is full."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        port = listener.getsockname()[1]
+        queue = [] if accepts else [socket.socket() for _ in range(3)]
+        for each in queue:
+            each.setblocking(False)
+            each.connect_ex(("127.0.0.1", port))
+        yield port
+        for each in queue:
+            each.close()
+
+
+@pytest.mark.parametrize("accepts", [True, False])
+@pytest.mark.parametrize("kind", ["blocking", "async"])
+def test_a_body_that_nobody_reads_ends_in_time(kind: str, accepts: bool) -> None:
+    """urllib3 gives the time limit to connecting, and once more to the body."""
+    items = [Item(n, bytes(2048)) for n in range(5000)]
+    with silent_listener(accepts) as port:
+        url = f"http://127.0.0.1:{port}"
+        began = time.monotonic()
+        with pytest.raises(TimedOut):
+            if kind == "blocking":
+                VectorClient.to(url, limits=LIMITS).upsert("recipes", items)
+            else:
+                asyncio.run(upsert_once(url, items))
+    assert time.monotonic() - began < DEADLINE_S + SLACK_S
+
+
+async def upsert_once(url: str, items: list[Item]) -> None:
+    async with AsyncVectorClient.to(url, limits=LIMITS) as client:
+        await client.upsert("recipes", items)
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_name_of_two_addresses_gets_one_deadline(
+    service: ServiceProcess, monkeypatch: pytest.MonkeyPatch, alive: bool
+) -> None:
+    """urllib3 gives each address of a name the whole time limit; a silent one must not cost the other."""
+    with silent_listener(accepts=False) as silent:
+        ports = [silent, service.port if alive else silent]
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        client = VectorClient.to("http://twice.example", limits=Limits(deadline_s=4, retries=0))
+        began = time.monotonic()
+        if alive:
+            assert client.search(Query(text="요리", k=3)).hits
+        else:
+            with pytest.raises(TimedOut):
+                client.search(Query(text="요리", k=3))
+        assert time.monotonic() - began < 6, "not twice the deadline"
 
 
 def test_a_cancelled_call_leaves_no_connection_behind(proxy: FaultProxy) -> None:

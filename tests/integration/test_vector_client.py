@@ -6,6 +6,7 @@ import asyncio
 import base64
 import http.server
 import json
+import math
 import socket
 import struct
 import threading
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 
 from vector_client.async_client import AsyncVectorClient
@@ -24,8 +26,10 @@ from vector_client.errors import (
     KeyRefused,
     NoAnswer,
     NotFound,
+    NotSent,
     TimedOut,
     Unavailable,
+    VectorClientError,
 )
 from vector_client.http import VectorClient
 from vector_client.retries import Limits, Timing
@@ -272,9 +276,105 @@ def test_nobody_there_and_somebody_else_there(server: Scripted, client_for: Clie
         client_for(server.url).status()
 
 
-@pytest.mark.parametrize("url", ["", "localhost:80", "ftp://x", "http://"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost:80",
+        "ftp://x",
+        "http://",
+        "http://u:p@x",
+        "http://x/?a=1",
+        "http://x/#a",
+        "http://x:99999",
+    ],
+)
 def test_what_is_no_address_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="not an http"):
-        VectorClient.to(url)
-    with pytest.raises(ValueError, match="not an http"):
-        AsyncVectorClient.to(url)
+    for make in (VectorClient.to, AsyncVectorClient.to):
+        with pytest.raises(ValueError, match=r"address|Port out of range") as failure:
+            make(url)
+        assert ":p@" not in str(failure.value), "a password must not get into logs"
+
+
+def test_an_address_may_have_a_prefix_and_blanks(server: Scripted, client_for: ClientFor) -> None:
+    server.answers = [(200, FOUND)]
+    client_for(f" {server.url}/behind/a/proxy/ ").search(Query(text="a"))
+    assert server.seen[0][1] == "/behind/a/proxy/v1/search"
+
+
+NOT_JSON = [
+    Query(text="half a pair \ud83d"), Query(text="a", exclude_ids=[2**64]),
+    Query(text="a", filter={"a": b""}),
+    Query(text="a", filter={"a": {"$lt": math.nan}}), Query(text="a", max_distance=math.inf),
+    Query(vector=["x"]), Query(text="a", more={"boost": [math.nan]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("query", NOT_JSON, ids=range(len(NOT_JSON)))
+def test_what_has_no_form_in_json_is_told_and_not_sent(
+    server: Scripted, client_for: ClientFor, query: Query
+) -> None:
+    client = client_for(server.url)
+    with pytest.raises(NotSent):
+        client.search(query)
+    with pytest.raises(NotSent):
+        client.upsert("recipes", [Item(1, metadata={"a": {"b": [math.nan]}})])
+    assert server.seen == []
+
+
+def test_numbers_of_numpy_are_ids(server: Scripted, client_for: ClientFor) -> None:
+    server.answers = [(200, FOUND)]
+    client_for(server.url).search(Query(text="a", exclude_ids=list(np.arange(3))))
+    assert server.seen[0][3] == {"query": "a", "top_k": 25, "exclude_ids": [0, 1, 2]}
+
+
+def test_a_closed_client_says_so_and_opens_nothing(server: Scripted, client_for: ClientFor) -> None:
+    server.answers = [(200, FOUND), (200, FOUND)]
+    client = client_for(server.url)
+    client.search(Query(text="a"))
+    client.close()
+    client.close()
+    with pytest.raises(NotSent, match="closed"):
+        client.search(Query(text="a"))
+    assert len(server.seen) == 1
+
+
+def test_an_async_client_has_one_event_loop(server: Scripted) -> None:
+    server.answers = [(200, FOUND)]
+    client = AsyncVectorClient.to(server.url)
+
+    async def search() -> None:
+        await client.search(Query(text="a"))
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(search())
+    with pytest.raises(NotSent, match="another event loop"):
+        asyncio.run(search())
+    loop.run_until_complete(client.close())
+    loop.close()
+
+
+def test_calls_in_flight_end_with_their_client(server: Scripted) -> None:
+    """Each of them used to find its connection broken, and opened a session that nobody closed."""
+    server.answers = ["hang"] * 5
+
+    async def run() -> None:
+        client = AsyncVectorClient.to(server.url)
+        calls = [asyncio.ensure_future(client.search(Query(text="a"))) for _ in range(5)]
+        while len(server.seen) < 5:
+            await asyncio.sleep(0.01)
+        await client.close()
+        for outcome in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(outcome, VectorClientError)
+        assert client._transport._session is None
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+
+
+@pytest.mark.filterwarnings("error")
+def test_large_bodies_go_in_chunks(server: Scripted, client_for: ClientFor) -> None:
+    server.answers = ["drop", (200, WRITTEN)]
+    client = client_for(server.url)
+    client.upsert("recipes", [Item(n, bytes(2000)) for n in range(1000)])
+    assert len(server.seen[-1][3]["items"]) == 1000  # type: ignore[index]
+    assert server.seen[0][3] == server.seen[1][3], "a repeat sends the whole body again"

@@ -145,6 +145,34 @@ def test_both_sides_get_the_whole_question() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("key", [None, "", 7, "seven"])
+def test_a_key_may_be_a_number_or_missing(key: Any) -> None:
+    """Without a user the query decides: all of them on one side would be no share."""
+
+    async def run() -> None:
+        stage = Stage(rollout=50)
+        stage.moving._plan = Plan(50, 0, 60, lambda _: key)
+        for number in range(200):
+            await stage.ask(f"query {number}")
+        asked_new = len(stage.new.asked)
+        assert asked_new in (0, 200) if key else 60 < asked_new < 140
+
+    asyncio.run(run())
+
+
+def test_a_key_that_fails_costs_no_answer(caplog: pytest.LogCaptureFixture) -> None:
+    def breaks(_: str) -> str:
+        raise LookupError("no request here")
+
+    async def run() -> None:
+        stage = Stage(rollout=50)
+        stage.moving._plan = Plan(50, 0, 60, breaks)
+        assert await stage.ask() in (OLD, NEW)
+
+    asyncio.run(run())
+    assert "key_of_failed" in caplog.text
+
+
 @pytest.mark.parametrize("rollout", [0, 100])
 @pytest.mark.parametrize(
     "failure",

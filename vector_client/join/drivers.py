@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,7 +158,7 @@ def _sqlalchemy_errors(table: Table) -> Iterator[None]:
 
 @contextmanager
 def _translated(table: Table, *errors: type[Exception]) -> Iterator[None]:
-    caught: tuple[type[Exception], ...] = (*errors, OSError)
+    caught: tuple[type[Exception], ...] = (*errors, OSError, asyncio.TimeoutError)
     try:
         yield
     except caught as exc:

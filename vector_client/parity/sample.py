@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -57,6 +58,11 @@ class PgVectorSide:
             return self._connection.execute(written.encode(), values).fetchall()
         except psycopg.Error as exc:
             raise DatabaseFailed(f"pgvector: {exc}") from exc
+
+
+def plain_dsn(dsn: str) -> str:
+    """Return a DSN without SQLAlchemy's name of a driver: postgresql+asyncpg://... is what a backend has."""
+    return re.sub(r"^(postgres(?:ql)?)\+\w+://", r"\1://", dsn)
 
 
 def embedded(client: VectorClient, texts: Sequence[str], collection: str | None) -> list[Question]:

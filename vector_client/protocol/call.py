@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import math
 import sys
 from array import array
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from urllib.parse import urlencode, urlsplit
 
 import orjson
 
-from vector_client.errors import BadAnswer, refusal_class
+from vector_client.errors import BadAnswer, NotSent, refusal_class
 from vector_client.types import Vector
 
 Answer = TypeVar("Answer")
@@ -23,24 +24,28 @@ JSON_TYPE = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where the service is. prefix: what stands before every path, without a slash at its end. shown: for
-    messages, without a password."""
+    """Where the service is. prefix: what stands before every path, without a slash at its end. base: scheme,
+    host, port and prefix, as an address."""
 
     is_secure: bool
     host: str
     port: int | None
     prefix: str
-    shown: str
+    base: str
 
     @classmethod
     def of(cls, url: str) -> Address:
-        """Raises ValueError for anything but an http(s) address."""
-        parts = urlsplit(url)
+        """Read an address. Raises ValueError for anything but http(s)://host[:port][/prefix]."""
+        parts = urlsplit(url.strip())
+        if "@" in parts.netloc:
+            raise ValueError("an address with a user or a password: the service takes keys (SEARCH_API_KEY)")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"not an http(s) address: {url!r}")
+        if parts.query or parts.fragment:
+            raise ValueError(f"an address without ? and # expected, got {url!r}")
         prefix = parts.path.rstrip("/")
-        shown = parts.netloc.rpartition("@")[2] + prefix
-        return cls(parts.scheme == "https", parts.hostname, parts.port, prefix, shown)
+        base = f"{parts.scheme}://{parts.netloc}{prefix}"
+        return cls(parts.scheme == "https", parts.hostname, parts.port, prefix, base)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +103,41 @@ class Call(Generic[Answer]):
             ) from exc
 
 
+def json_body(body: Mapping[str, Any]) -> bytes:
+    """Return a request's body. Raises NotSent for what has no form in JSON."""
+    try:
+        # Ids that come out of numpy or pandas are numbers too.
+        return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError as exc:
+        raise NotSent(f"an argument has no form in JSON: {exc}") from exc
+
+
+def finite(value: Any) -> Any:
+    """Return `value`, whatever is in it. Raises NotSent for NaN and infinity: JSON knows neither, and orjson
+    would send null."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise NotSent(f"{value} has no form in JSON")
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            finite(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            finite(each)
+    return value
+
+
 def packed(vector: Vector) -> str:
-    """Return base64 of float32, little end first: the service decodes it six times faster than numbers."""
+    """Return base64 of float32, little end first: the service decodes it six times faster than numbers.
+
+    Raises NotSent for what is no sequence of numbers.
+    """
     if isinstance(vector, bytes):
         return base64(vector)
-    numbers = array("f", vector)
+    try:
+        numbers = array("f", vector)
+    except (TypeError, OverflowError) as exc:
+        raise NotSent(f"a vector is a sequence of numbers: {exc}") from exc
     if sys.byteorder == "big":
         numbers.byteswap()
     return base64(numbers.tobytes())

@@ -7,9 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-import orjson
-
-from vector_client.protocol.call import Call, base64, packed, with_query, without_none
+from vector_client.protocol.call import (
+    Call,
+    base64,
+    finite,
+    json_body,
+    packed,
+    with_query,
+    without_none,
+)
 from vector_client.types import Id, Item, ItemPage, Keys, Rejected, StoredItem, Written
 
 ITEM_FIELDS = frozenset(
@@ -67,7 +73,7 @@ def items(
     """conditions: a filter over metadata, as in a search."""
     asked = {
         "collection": collection,
-        "filter": orjson.dumps(conditions).decode() if conditions else None,
+        "filter": json_body(finite(conditions)).decode() if conditions else None,
         "cursor": cursor,
     }
     return Call(
@@ -88,7 +94,7 @@ def _write(path: str, body: Mapping[str, Any], keys: Keys) -> Call[Written]:
         unknown = answer.get("unknown_ids", ())  # an older release does not tell
         return Written(*counts, rejected, answer["seq"], answer["version"], *seen, unknown)
 
-    return Call("POST", path, read, orjson.dumps(body), keys.write, repeats_on_timeout=False)
+    return Call("POST", path, read, json_body(body), keys.write, repeats_on_timeout=False)
 
 
 def _item_body(item: Item) -> dict[str, Any]:
@@ -100,7 +106,7 @@ def _item_body(item: Item) -> dict[str, Any]:
     if item.image is not None:
         body["image"] = base64(item.image)
     if item.metadata is not None:
-        body["metadata"] = item.metadata
+        body["metadata"] = finite(item.metadata)
     if item.source_version is not None:
         body["source_version"] = item.source_version
     return body

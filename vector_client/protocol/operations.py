@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-import orjson
-
-from vector_client.protocol.call import Call, base64
+from vector_client.protocol.call import Call, base64, json_body
 from vector_client.types import CollectionState, Digest, DigestRow, Generation, Health, Job, Keys
 
 
@@ -96,7 +94,7 @@ def differing(
             raise ValueError(f"goes on at {after} after {first}")
         return list(answer["parts"]), _columns(answer), after
 
-    body = orjson.dumps({"sums": base64(sums), "first": first})
+    body = json_body({"sums": base64(sums), "first": first})
     return Call("POST", f"/v1/collections/{quote(collection, safe='')}/digest", read, body, keys.admin)
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
-
-from vector_client.protocol.call import Call, base64, packed, without_none
+from vector_client.protocol.call import Call, base64, finite, json_body, packed, without_none
 from vector_client.types import Embedded, Found, Hit, Keys, Query, Role, SimilarProduct
 
 BOUNDARY = "vector-client-7d1c9a4e2b"
@@ -17,7 +15,7 @@ FOUND_FIELDS = frozenset({"results", "embedding_version", "seq", "exhausted", "n
 
 
 def search(query: Query, keys: Keys) -> Call[Found]:
-    return Call("POST", "/v1/search", _found, orjson.dumps(_search_body(query)), keys.search)
+    return Call("POST", "/v1/search", _found, json_body(_search_body(query)), keys.search)
 
 
 def search_batch(queries: Sequence[Query], keys: Keys) -> Call[list[Found]]:
@@ -29,7 +27,7 @@ def search_batch(queries: Sequence[Query], keys: Keys) -> Call[list[Found]]:
             raise ValueError(f"{len(found)} responses to {len(queries)} searches")
         return found
 
-    return Call("POST", "/v1/search-batch", read, orjson.dumps(body), keys.search)
+    return Call("POST", "/v1/search-batch", read, json_body(body), keys.search)
 
 
 def search_similar(image: bytes, k: int, keys: Keys) -> Call[list[SimilarProduct]]:
@@ -59,7 +57,7 @@ def embed_batch(texts: Sequence[str], collection: str | None, role: Role, keys: 
         "POST",
         "/v1/embed-batch",
         lambda answer: Embedded(answer["embeddings"], answer["dim"], answer["version"]),
-        orjson.dumps(without_none(body)),
+        json_body(without_none(body)),
         keys.search,
     )
 
@@ -75,7 +73,7 @@ def embed(content: str | bytes, collection: str | None, role: Role, keys: Keys) 
         "POST",
         "/v1/embed",
         lambda answer: Embedded([answer["embedding"]], answer["dim"], answer["version"]),
-        orjson.dumps(without_none(body)),
+        json_body(without_none(body)),
         keys.search,
     )
 
@@ -91,16 +89,16 @@ def _search_body(query: Query) -> dict[str, Any]:
         "top_k": query.k,
         "collection": query.collection,
         "exclude_ids": list(query.exclude_ids) or None,
-        "filter": query.filter,
+        "filter": finite(query.filter),
         "offset": query.offset or None,
         "cursor": query.cursor,
-        "max_distance": query.max_distance,
+        "max_distance": finite(query.max_distance),
         "embedding_version": query.embedding_version,
         "min_seq": query.min_seq,
         "exact": query.exact or None,
         "include": include or None,
     }
-    return {**without_none(body), **query.more}
+    return {**without_none(body), **finite(query.more)}
 
 
 def _found(answer: Any) -> Found:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 from vector_client.errors import DatabaseFailed
 from vector_client.recommend.pgvector import Statement
+
+LOST = (OSError, asyncio.TimeoutError)
+"""The connection broke, or the driver's own time limit passed (an OSError too from Python 3.11 on)."""
 
 
 async def sqlalchemy_rows(pg_db: Any, statement: Statement) -> Sequence[Any]:
@@ -20,7 +24,7 @@ async def sqlalchemy_rows(pg_db: Any, statement: Statement) -> Sequence[Any]:
         values["exclude"] = statement.exclude
     try:
         return (await pg_db.execute(written, values)).all()  # type: ignore[no-any-return]
-    except (SQLAlchemyError, OSError) as exc:
+    except (SQLAlchemyError, *LOST) as exc:
         # The driver's own words: SQLAlchemy's hold the statement and every number of the vector.
         raise DatabaseFailed(f"pgvector: {getattr(exc, 'orig', None) or exc}") from exc
 
@@ -34,7 +38,7 @@ async def asyncpg_rows(pg_db: Any, statement: Statement) -> Sequence[Any]:
     values = [statement.vector, statement.limit, *([statement.exclude] if excludes else [])]
     try:
         return await pg_db.fetch(written, *values)  # type: ignore[no-any-return]
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, *LOST) as exc:
         raise DatabaseFailed(f"pgvector: {exc}") from exc
 
 
@@ -46,5 +50,5 @@ async def psycopg_rows(pg_db: Any, statement: Statement) -> Sequence[Any]:
     written = statement.written("%(vector)s", "%(exclude)s", "%(limit)s")
     try:
         return await (await pg_db.execute(written, values)).fetchall()  # type: ignore[no-any-return]
-    except (psycopg.Error, OSError) as exc:
+    except (psycopg.Error, *LOST) as exc:
         raise DatabaseFailed(f"pgvector: {exc}") from exc

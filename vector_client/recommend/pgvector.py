@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -46,28 +47,36 @@ RowsNow: TypeAlias = Callable[[Statement], Sequence[Any]]
 
 
 async def nearest_rows(
-    rows: Rows, pg_db: Any, table: PgTable, vector: Sequence[float], top_k: int, exclude_ids: Sequence[Id]
+    rows: Rows,
+    pg_db: Any,
+    table: PgTable,
+    vector: Sequence[float],
+    top_k: int,
+    exclude_ids: Sequence[Id] | None = None,
 ) -> Neighbours:
     """Return the `top_k` nearest ids, as the service does: rows without id or vector do not count, and an
     id that stands in several rows comes once, with the nearest of them."""
+    excluded = [] if exclude_ids is None else list(exclude_ids)
     limit = top_k
-    while True:
-        found = await rows(pg_db, nearest_statement(table, vector, exclude_ids, limit))
+    while limit > 0:
+        found = await rows(pg_db, nearest_statement(table, vector, excluded, limit))
         nearest = _unique(found)
         if len(nearest) >= top_k or len(found) < limit or limit >= ROWS_MAX:
             return nearest[:top_k]
         limit = min(4 * limit, ROWS_MAX)
+    return []
 
 
 def nearest_rows_now(rows: RowsNow, table: PgTable, vector: Sequence[float], top_k: int) -> Neighbours:
     """The same for a blocking driver, nothing excluded."""
     limit = top_k
-    while True:
+    while limit > 0:
         found = rows(nearest_statement(table, vector, (), limit))
         nearest = _unique(found)
         if len(nearest) >= top_k or len(found) < limit or limit >= ROWS_MAX:
             return nearest[:top_k]
         limit = min(4 * limit, ROWS_MAX)
+    return []
 
 
 def nearest_statement(
@@ -93,18 +102,24 @@ def nearest_statement(
 def _unique(found: Sequence[Any]) -> Neighbours:
     nearest: dict[Any, float] = {}
     for item_id, distance in found:
-        nearest.setdefault(item_id, float(distance))
+        # Cosine distance to a vector of length 0 is NaN in pgvector: no neighbour of anything.
+        if not math.isnan(distance):
+            nearest.setdefault(item_id, float(distance))
     return list(nearest.items())
 
 
 def _vector_text(vector: Sequence[float]) -> str:
-    if len(vector) == 0:
+    try:
+        numbers = ",".join(map(repr, map(float, vector)))
+    except (TypeError, ValueError) as exc:
+        raise DatabaseFailed(f"a vector is a flat sequence of numbers: {exc}") from exc
+    if not numbers:
         raise DatabaseFailed("an empty vector can't be searched for")
-    return "[" + ",".join(map(repr, map(float, vector))) + "]"
+    return f"[{numbers}]"
 
 
 def _array_text(ids: Sequence[Id]) -> str:
-    return "{" + ",".join(str(each) if isinstance(each, int) else _quoted(each) for each in ids) + "}"
+    return "{" + ",".join(str(each) if isinstance(each, int) else _quoted(str(each)) for each in ids) + "}"
 
 
 def _quoted(text: str) -> str:

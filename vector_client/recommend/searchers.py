@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
@@ -14,8 +15,12 @@ from vector_client.recommend.pgvector import PgTable, Rows, nearest_rows
 from vector_client.recommend.port import Neighbours
 from vector_client.types import Embedded, Id, Query
 
-Encode: TypeAlias = Callable[[str], Sequence[float]]
-"""The backend's own model: a text in, its unit vector out. Called in a thread, one text at a time."""
+Encode: TypeAlias = Callable[[str], Sequence[float] | Awaitable[Sequence[float]]]
+"""The backend's own model: a text in, its unit vector out. Called in a thread, one text at a time; the
+coroutine of an `async def` is awaited in the event loop."""
+
+PAGE_ITEMS_MAX = 10_000
+"""The service's bound of `top_k`; an infinite scroll goes beyond it, and is answered in several searches."""
 
 
 class DBVectorRecommender:
@@ -33,10 +38,11 @@ class DBVectorRecommender:
     ) -> Neighbours:
         loop = asyncio.get_running_loop()
         try:
-            vector = await loop.run_in_executor(self._thread, self._encode, query)
+            encoded = await loop.run_in_executor(self._thread, self._encode, query)
+            vector: Sequence[float] = await encoded if inspect.isawaitable(encoded) else encoded
         except Exception as exc:
             raise PathFailed(f"the backend's model: {type(exc).__name__}: {exc}") from exc
-        return await nearest_rows(self._rows, pg_db, self._table, vector, top_k, exclude_ids or ())
+        return await nearest_rows(self._rows, pg_db, self._table, vector, top_k, exclude_ids)
 
     async def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -67,7 +73,7 @@ class RemoteDBVectorRecommender:
         self, pg_db: Any, query: str, top_k: int, exclude_ids: Sequence[Id] | None = None
     ) -> Neighbours:
         vector = self._checked(await self._client.embed(query, self._collection))
-        return await nearest_rows(self._rows, pg_db, self._table, vector, top_k, exclude_ids or ())
+        return await nearest_rows(self._rows, pg_db, self._table, vector, top_k, exclude_ids)
 
     def _checked(self, embedded: Embedded) -> Sequence[float]:
         self._version = self._version or embedded.version
@@ -93,6 +99,20 @@ class RemoteVectorStoreRecommender:
         top_k: int,
         exclude_ids: Sequence[Id] | None = None,
     ) -> Neighbours:
-        asked = Query(text=query, k=top_k, collection=self._collection, exclude_ids=exclude_ids or ())
-        found = await self._client.search(asked)
-        return [(hit.id, hit.distance) for hit in found.hits]
+        neighbours: Neighbours = []
+        cursor: str | None = None
+        while len(neighbours) < top_k:
+            found = await self._client.search(
+                Query(
+                    text=query,
+                    k=min(top_k - len(neighbours), PAGE_ITEMS_MAX),
+                    collection=self._collection,
+                    exclude_ids=() if exclude_ids is None else exclude_ids,
+                    cursor=cursor,
+                )
+            )
+            neighbours += [(hit.id, hit.distance) for hit in found.hits]
+            cursor = found.next_cursor
+            if cursor is None or not found.hits:
+                break
+        return neighbours

@@ -28,12 +28,13 @@ leaves time for an answer."""
 @dataclass(frozen=True, slots=True)
 class Plan:
     """rollout_percent: of all keys, those whom the new path answers. shadow_percent: of the old path's
-    answers, those compared. deadline_s: of a call, both paths together. key_of: who asks, from the query."""
+    answers, those compared. deadline_s: of a call, both paths together. key_of: who asks, from the query;
+    None or "" where nobody is known: then the query decides."""
 
     rollout_percent: float
     shadow_percent: float
     deadline_s: float
-    key_of: Callable[[str], str]
+    key_of: Callable[[str], Any]
 
 
 class MovingRecommender:
@@ -73,13 +74,22 @@ class MovingRecommender:
 
     def _is_new(self, query: str) -> bool:
         percent = self._plan.rollout_percent
-        if percent <= 0 or (percent < 100 and not is_in_share(self._plan.key_of(query), percent)):
+        if percent <= 0 or (percent < 100 and not is_in_share(self._key(query), percent)):
             return False
         allowed = self._guard.allows()
         if allowed and self._has_stepped_back:
             self._has_stepped_back = False
             self._report(Switched(self._new.name, "tried_again"))
         return allowed
+
+    def _key(self, query: str) -> str:
+        """Return who asks; the query where the backend does not know, or fails to say."""
+        try:
+            key = self._plan.key_of(query)
+        except Exception:
+            log.exception("key_of_failed")
+            return query
+        return query if key is None or key == "" else str(key)
 
     async def _by_new(self, pg_db: Any, question: Question, began: float) -> Neighbours:
         try:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vector_client.errors import BadRequest, CircuitOpen, Conflict, NotFound, PathFailed, TimedOut
+from vector_client.errors import BadRequest, CircuitOpen, Conflict, NotFound, NotSent, PathFailed, TimedOut
 from vector_client.recommend.port import Neighbours, VectorSearcherPort
 from vector_client.rollout.breaker import Breaker
 from vector_client.telemetry.events import Asked, Event, Observer, Role, Switched
@@ -17,8 +17,8 @@ from vector_client.types import Id
 log = logging.getLogger(__name__)
 
 CANCEL_SHARE = 0.05
-"""Of a path's time, to wait for its end after it was cancelled. Nearly all end at once, and leave the request's
-session free for the other path."""
+"""Of a path's time, to wait for its end after it was cancelled. Nearly all end at once, and leave the
+request's session free for the other path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,39 @@ class Reporter:
 
 
 def is_the_questions_fault(failure: Exception) -> bool:
-    """Return whether the service itself refused the question: the path works. A refusal without a code of
-    the service comes from something between (a proxy's 413 or 431) and counts as a failure."""
+    """Return whether the question itself was refused: the path works. A refusal without a code of the
+    service comes from something between (a proxy's 413 or 431) and counts as a failure."""
+    if isinstance(failure, NotSent):
+        return True
     if not isinstance(failure, BadRequest | NotFound | Conflict):
         return False
     return not failure.code.startswith("http_")
+
+
+class ObservedRecommender:
+    """VectorSearcherPort over one path alone: every outcome is reported, nothing else changes."""
+
+    def __init__(
+        self, name: str, searcher: VectorSearcherPort, report: Reporter, clock: Callable[[], float]
+    ) -> None:
+        """name: of the path, in events."""
+        self._name = name
+        self._searcher = searcher
+        self._report = report
+        self._clock = clock
+
+    async def find_similar_ids(
+        self, pg_db: Any, query: str, top_k: int, exclude_ids: Sequence[Id] | None = None
+    ) -> Neighbours:
+        """As the port says. Raises what the path raises."""
+        began = self._clock()
+        try:
+            found = await self._searcher.find_similar_ids(pg_db, query, top_k, exclude_ids)
+        except Exception as exc:
+            self._report(Asked(self._name, "first", self._clock() - began, type(exc).__name__))
+            raise
+        self._report(Asked(self._name, "first", self._clock() - began))
+        return found
 
 
 class GuardedPath:
