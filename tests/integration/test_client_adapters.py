@@ -24,6 +24,7 @@ from vector_client.recommend.pgvector import PgTable, Rows, nearest_rows, neares
 from vector_client.recommend.port import Neighbours
 from vector_client.recommend.searchers import DBVectorRecommender, RemoteDBVectorRecommender
 from vector_client.telemetry.events import Compared, Event
+from vector_client.types import Query
 from vector_client.wiring import Backend, Recommenders
 
 MODES = ("local", "db", "remote_embed", "remote_store")
@@ -225,8 +226,8 @@ def test_more_results_than_one_search_gives(kitchen: Kitchen, monkeypatch: pytes
     monkeypatch.setattr(searchers, "PAGE_ITEMS_MAX", 90)
     for k in (90, 91, 365, 1000):
         answer = ask(kitchen, "remote_store", sqlalchemy_asyncpg, sqlalchemy_rows, "만두", k, [5, 6])
-        ids = [each for each, _ in asyncio.run(answer)]
-        assert ids == [each for each, _ in kitchen.nearest("만두", k, [5, 6])]
+        whole = kitchen.client.search(Query(text="만두", k=k, exclude_ids=[5, 6])).hits
+        assert asyncio.run(answer) == [(hit.id, hit.distance) for hit in whole]
 
 
 def test_vectors_of_two_models_never_meet(kitchen: Kitchen) -> None:
