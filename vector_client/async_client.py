@@ -65,29 +65,29 @@ class AsyncVectorClient:
 
     async def search(self, query: Query) -> Found:
         """Return the k nearest live items that are not excluded."""
-        return await self._transport.send(search.search(query, self._keys))
+        return await self._transport.exchange(search.search(query, self._keys))
 
     async def search_batch(self, queries: Sequence[Query]) -> list[Found]:
         """Return the answers to 1 to 100 searches, in order; one bad search fails them all."""
-        return await self._transport.send(search.search_batch(queries, self._keys))
+        return await self._transport.exchange(search.search_batch(queries, self._keys))
 
     async def search_similar(self, image: bytes, k: int = 5) -> list[SimilarProduct]:
         """Return the active products that look like a picture file, best first."""
-        return await self._transport.send(search.search_similar(image, k, self._keys))
+        return await self._transport.exchange(search.search_similar(image, k, self._keys))
 
     async def embed(self, text: str, collection: str | None = None, role: Role = "query") -> Embedded:
         """Return the unit vector of one text of 1 to 1000 characters."""
-        return await self._transport.send(search.embed(text, collection, role, self._keys))
+        return await self._transport.exchange(search.embed(text, collection, role, self._keys))
 
     async def embed_batch(
         self, texts: Sequence[str], collection: str | None = None, role: Role = "query"
     ) -> Embedded:
         """Return the unit vectors of 1 to 100 texts, order kept, with the space they belong to."""
-        return await self._transport.send(search.embed_batch(texts, collection, role, self._keys))
+        return await self._transport.exchange(search.embed_batch(texts, collection, role, self._keys))
 
     async def embed_image(self, image: bytes, collection: str | None = None) -> Embedded:
         """Return the unit vector of one picture file."""
-        return await self._transport.send(search.embed(image, collection, "query", self._keys))
+        return await self._transport.exchange(search.embed(image, collection, "query", self._keys))
 
     async def upsert(
         self,
@@ -104,27 +104,27 @@ class AsyncVectorClient:
         batch = stored.Upsert(
             collection, items, embedding_version, delete_ids, delete_version, cursors, partial
         )
-        return await self._transport.send(stored.upsert(batch, self._keys))
+        return await self._transport.exchange(stored.upsert(batch, self._keys))
 
     async def delete(self, collection: str, ids: Sequence[Id]) -> Written:
-        return await self._transport.send(stored.change_ids("delete", collection, ids, self._keys))
+        return await self._transport.exchange(stored.change_ids("delete", collection, ids, self._keys))
 
     async def activate(self, collection: str, ids: Sequence[Id]) -> Written:
-        return await self._transport.send(stored.change_ids("activate", collection, ids, self._keys))
+        return await self._transport.exchange(stored.change_ids("activate", collection, ids, self._keys))
 
     async def deactivate(self, collection: str, ids: Sequence[Id]) -> Written:
         """Hide ids from every search; their vectors stay."""
-        return await self._transport.send(stored.change_ids("deactivate", collection, ids, self._keys))
+        return await self._transport.exchange(stored.change_ids("deactivate", collection, ids, self._keys))
 
     async def item(self, item_id: Id, collection: str | None = None, with_vector: bool = False) -> StoredItem:
         """Return what is stored of one id. Raises NotFound."""
-        return await self._transport.send(stored.item(item_id, collection, with_vector, self._keys))
+        return await self._transport.exchange(stored.item(item_id, collection, with_vector, self._keys))
 
     async def items(
         self, collection: str, conditions: Mapping[str, Any] | None = None, cursor: str | None = None
     ) -> ItemPage:
         """Return one page of stored items; conditions: a filter over metadata."""
-        return await self._transport.send(stored.items(collection, conditions, cursor, self._keys))
+        return await self._transport.exchange(stored.items(collection, conditions, cursor, self._keys))
 
     async def is_live(self, collection: str, item_id: Id) -> bool:
         """Tell whether a search can return this item."""
@@ -137,29 +137,29 @@ class AsyncVectorClient:
 
     async def health(self) -> Health:
         """Return GET /health, a service that is not ready included."""
-        return await self._transport.send(operations.health())
+        return await self._transport.exchange(operations.health())
 
     async def status(self) -> dict[str, CollectionState]:
         """Return every collection's version, seq and cursors, by name."""
-        return await self._transport.send(operations.status(self._keys))
+        return await self._transport.exchange(operations.status(self._keys))
 
     async def generations(self, collection: str) -> list[Generation]:
         """Return a collection's generations, the current one first."""
-        return await self._transport.send(operations.generations(collection, self._keys))
+        return await self._transport.exchange(operations.generations(collection, self._keys))
 
     async def jobs(self) -> list[Job]:
-        return await self._transport.send(operations.jobs(self._keys))
+        return await self._transport.exchange(operations.jobs(self._keys))
 
     async def job(self, job_id: str) -> Job:
-        return await self._transport.send(operations.job(job_id, self._keys))
+        return await self._transport.exchange(operations.job(job_id, self._keys))
 
     async def digest(self, collection: str) -> Digest:
         """Return the proof of what the current generation holds."""
-        return await self._transport.send(operations.digest(collection, self._keys))
+        return await self._transport.exchange(operations.digest(collection, self._keys))
 
     async def digest_rows(self, collection: str, buckets: Sequence[int]) -> list[DigestRow]:
         """Return the ids of these buckets of the proof, with what each adds to it; one pass for all."""
-        return await self._transport.send(operations.digest_rows(collection, buckets, self._keys))
+        return await self._transport.exchange(operations.digest_rows(collection, buckets, self._keys))
 
     async def differing(self, collection: str, sums: bytes) -> Differing:
         """Return what the current generation holds where its sums are not these. sums: 1, 2, 4 ... 2**20
@@ -168,7 +168,7 @@ class AsyncVectorClient:
         rows: list[DigestRow] = []
         first: int | None = 0
         while first is not None:
-            more_parts, more_rows, first = await self._transport.send(
+            more_parts, more_rows, first = await self._transport.exchange(
                 operations.differing(collection, sums, first, self._keys)
             )
             parts += more_parts

@@ -41,7 +41,8 @@ class AsyncTransport:
         timing: Timing | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Open nothing yet. Raises ValueError where url is no http(s) address."""
+        """Open nothing yet. timing, sleep: clock, chance and waits, which a test replaces.
+        Raises ValueError where url is no http(s) address."""
         self._base = Address.of(url).base
         self._limits = limits
         self._timing = timing or Timing()
@@ -51,7 +52,7 @@ class AsyncTransport:
         self._is_closed = False
         self._hedges = HEDGES_SAVED_MAX
 
-    async def send(self, call: Call[Answer]) -> Answer:
+    async def exchange(self, call: Call[Answer]) -> Answer:
         """Return what the service answers. Raises VectorClientError after the last attempt. A cancelled call
         closes its connection."""
         attempts = Attempts(self._limits, self._timing, call.repeats_on_timeout)

@@ -34,7 +34,7 @@ class ClientSettings:
         """Read `environ`, or this process's own. Raises SettingsWrong with every mistake found."""
         reader = _Reader(os.environ if environ is None else environ)
         settings = reader.client()
-        reader.finish()
+        reader.raise_mistakes()
         return settings
 
 
@@ -108,7 +108,7 @@ class MoveSettings:
                 "ML_FALLBACK_MODE: needed with ML_ROLLOUT_PERCENT below 100 or ML_SHADOW_PERCENT: "
                 "it names the path that answers the others"
             )
-        reader.finish()
+        reader.raise_mistakes()
         return settings
 
 
@@ -154,7 +154,7 @@ class _Reader:
             return None
         return cast(Mode, text) if text else None
 
-    def finish(self) -> None:
+    def raise_mistakes(self) -> None:
         if self.mistakes:
             raise SettingsWrong("; ".join(self.mistakes))
 

@@ -8,8 +8,8 @@ import logging
 import math
 import socket
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -29,6 +29,8 @@ from vector_client.retries import Attempts, Limits, Timing
 log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
+Resolve: TypeAlias = Callable[..., Sequence[Any]]
+"""Addresses of a name, as socket.getaddrinfo gives them."""
 
 MOMENT_S = 0.001
 """For a step that begins as the time ends: 0 would mean without blocking."""
@@ -43,16 +45,24 @@ class Transport:
         limits: Limits,
         timing: Timing | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        resolve: Resolve = socket.getaddrinfo,
     ) -> None:
-        """Open nothing yet. Raises ValueError where url is no http(s) address."""
+        """Open nothing yet. timing, sleep, resolve: clock, chance and name look-up, which a test replaces.
+        Raises ValueError where url is no http(s) address."""
         self._address = Address.of(url)
         self._limits = limits
         self._timing = timing or Timing()
         self._sleep = sleep
         pool = _EndingHTTPSPool if self._address.is_secure else _EndingHTTPPool
-        self._pool = pool(self._address.host, self._address.port, maxsize=limits.connections_max, block=False)
+        self._pool = pool(
+            self._address.host,
+            self._address.port,
+            maxsize=limits.connections_max,
+            block=False,
+            resolve=resolve,
+        )
 
-    def send(self, call: Call[Answer]) -> Answer:
+    def exchange(self, call: Call[Answer]) -> Answer:
         """Return what the service answers. Raises VectorClientError after the last attempt."""
         attempts = Attempts(self._limits, self._timing, call.repeats_on_timeout)
         while True:
@@ -148,11 +158,15 @@ class _EndingResponse(http.client.HTTPResponse):
         super().__init__(_EndingSocket(sock), *arguments, **named)  # type: ignore[arg-type]
 
 
-class _EndingConnection(HTTPConnection):
+class _EndingHTTPConnection(HTTPConnection):
     """Connects and sends until one moment: urllib3 grants its time limit to each address of a name anew, and
     once more to the body."""
 
     response_class = _EndingResponse
+
+    def __init__(self, *arguments: Any, resolve: Resolve = socket.getaddrinfo, **named: Any) -> None:
+        self._resolve = resolve
+        super().__init__(*arguments, **named)
 
     @property
     def timeout(self) -> Any:
@@ -166,7 +180,7 @@ class _EndingConnection(HTTPConnection):
 
     def _new_conn(self) -> socket.socket:
         try:
-            addresses = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
+            addresses = self._resolve(self._dns_host, self.port, type=socket.SOCK_STREAM)
         except OSError as exc:
             raise NewConnectionError(self, f"no address of {self.host}: {exc}") from exc
         failure: OSError = TimeoutError("no address")
@@ -199,13 +213,13 @@ class _EndingConnection(HTTPConnection):
         return math.inf if self._ends is None else self._ends - time.monotonic()
 
 
-class _EndingSecureConnection(_EndingConnection, HTTPSConnection):
+class _EndingHTTPSConnection(_EndingHTTPConnection, HTTPSConnection):
     """The same with TLS."""
 
 
 class _EndingHTTPPool(HTTPConnectionPool):
-    ConnectionCls = _EndingConnection
+    ConnectionCls = _EndingHTTPConnection
 
 
 class _EndingHTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _EndingSecureConnection
+    ConnectionCls = _EndingHTTPSConnection

@@ -32,7 +32,7 @@ class InProcess(Transport):
         self._app = app
         self.calls = 0
 
-    def send(self, call: Call[Answer]) -> Answer:
+    def exchange(self, call: Call[Answer]) -> Answer:
         self.calls += 1
         answer = self._app.request(call.method, call.path, content=call.body, headers=call.headers())
         return call.answer(answer.status_code, answer.headers, answer.content)

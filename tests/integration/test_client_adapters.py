@@ -18,11 +18,14 @@ from tests.integration.databases import MariaDBServer, PostgresServer
 from tests.integration.kitchen import RECIPES, TWINS, Kitchen, open_kitchen
 from vector_client.async_client import AsyncVectorClient
 from vector_client.errors import DatabaseFailed, PathFailed, SettingsWrong, SpaceChanged
-from vector_client.recommend import searchers
 from vector_client.recommend.drivers import asyncpg_rows, psycopg_rows, sqlalchemy_rows
 from vector_client.recommend.pgvector import PgTable, Rows, nearest_rows, nearest_statement
 from vector_client.recommend.port import Neighbours
-from vector_client.recommend.searchers import DBVectorRecommender, RemoteDBVectorRecommender
+from vector_client.recommend.searchers import (
+    DBVectorRecommender,
+    RemoteDBVectorRecommender,
+    RemoteVectorStoreRecommender,
+)
 from vector_client.telemetry.events import Compared, Event
 from vector_client.types import Query
 from vector_client.wiring import Backend, Recommenders
@@ -221,13 +224,17 @@ def test_other_kinds_of_vectors_and_of_distance(kitchen: Kitchen, opens: Opens, 
         assert asyncio.run(found(vector, "<#>"))[0] == (1, -1.0)
 
 
-def test_more_results_than_one_search_gives(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_results_than_one_search_gives(kitchen: Kitchen) -> None:
     """An infinite scroll asks for page * size + 1 results, beyond the service's 10,000 as well."""
-    monkeypatch.setattr(searchers, "PAGE_ITEMS_MAX", 90)
+
+    async def ids(k: int) -> Neighbours:
+        async with AsyncVectorClient.to(kitchen.url) as client:
+            path = RemoteVectorStoreRecommender(client, page_items_max=90)
+            return await path.find_similar_ids(None, "만두", k, [5, 6])
+
     for k in (90, 91, 365, 1000):
-        answer = ask(kitchen, "remote_store", sqlalchemy_asyncpg, sqlalchemy_rows, "만두", k, [5, 6])
         whole = kitchen.client.search(Query(text="만두", k=k, exclude_ids=[5, 6])).hits
-        assert asyncio.run(answer) == [(hit.id, hit.distance) for hit in whole]
+        assert asyncio.run(ids(k)) == [(hit.id, hit.distance) for hit in whole]
 
 
 def test_vectors_of_two_models_never_meet(kitchen: Kitchen) -> None:

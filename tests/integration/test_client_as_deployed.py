@@ -1,5 +1,5 @@
-"""Callers that know nothing of this package go on unchanged: the two adapters of the first draft, and the client
-that is deployed. Their calls and their reading of the answers are kept here as they are in the field."""
+"""Callers that know nothing of this package go on unchanged: the two adapters of the first draft, and the
+deployed client. Their calls, and how they read the answers, stand here as they are in the field."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class DraftStoreAdapter:
 
 
 class DeployedAdapter:
-    """The backend in the field: /api/v1/search, no conversion, a retry after a timeout only, any 5xx is final."""
+    """The backend as deployed: /api/v1/search, no conversion, repeats timeouts alone, a 5xx is final."""
 
     def __init__(self, retries: int = 2, timeout_s: float = 10.0) -> None:
         self.retries = retries
@@ -143,7 +143,8 @@ def ask(kitchen: Kitchen, adapter: Any, query: str, k: int, exclude_ids: list[in
 
 
 QUESTIONS: list[tuple[str, int, list[int] | None]] = [
-    ("갈비탕", 25, None), ("매운 국물 300g", 1, []), ("냉면", 51, [1, 2, 3]), ("만두", 101, list(range(1, 300))),
+    ("갈비탕", 25, None), ("매운 국물 300g", 1, []), ("냉면", 51, [1, 2, 3]),
+    ("만두", 101, list(range(1, 300))),
 ]  # fmt: skip
 
 
@@ -159,7 +160,7 @@ def test_adapters_of_the_store_get_the_true_answer(
 
 
 def test_the_embedding_adapter_gets_the_true_answer(at_the_service: Kitchen) -> None:
-    """Its SQL shows ids that stand in several rows several times, and rows without id: none of them near here."""
+    """Its SQL shows an id in several rows several times: id 1, which is left out here."""
     exclude_ids = [1]
     found = ask(at_the_service, DraftEmbedAdapter(), "구수한 된장국", 25, exclude_ids)
     at_the_service.check(found, "구수한 된장국", 25, exclude_ids)
@@ -224,9 +225,8 @@ def test_both_slashes_answer_without_a_redirect(kitchen: Kitchen) -> None:
         assert answer.status_code == 200 and len(answer.json()["results"]) == 2
 
 
-def test_one_connection_a_call_leaves_nothing_behind(at_the_service: Kitchen) -> None:
-    """A client a call opens and closes a connection a call; a burst of them waits rather than being refused."""
-
+@pytest.mark.usefixtures("at_the_service")
+def test_a_burst_with_a_connection_for_each_call_is_answered() -> None:
     async def run() -> list[Neighbours]:
         adapter = DeployedAdapter(timeout_s=30)
         return await asyncio.gather(*(adapter.find_similar_ids(None, "갈비", 3) for _ in range(100)))

@@ -29,7 +29,8 @@ from vector_client.errors import (
 from vector_client.http import VectorClient
 from vector_client.recommend.pgvector import Statement
 from vector_client.retries import Limits
-from vector_client.types import Item, Query
+from vector_client.transport import Transport
+from vector_client.types import Item, Keys, Query
 from vector_client.wiring import Backend, Recommenders
 
 DEADLINE_S = 1.0
@@ -177,15 +178,14 @@ async def upsert_once(url: str, items: list[Item]) -> None:
 
 
 @pytest.mark.parametrize("alive", [True, False])
-def test_a_name_of_two_addresses_gets_one_deadline(
-    service: ServiceProcess, monkeypatch: pytest.MonkeyPatch, alive: bool
-) -> None:
+def test_a_name_of_two_addresses_gets_one_deadline(service: ServiceProcess, alive: bool) -> None:
     """urllib3 gives each address of a name the whole time limit; a silent one must not cost the other."""
     with silent_listener(accepts=False) as silent:
         ports = [silent, service.port if alive else silent]
         found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-        client = VectorClient.to("http://twice.example", limits=Limits(deadline_s=4, retries=0))
+        limits = Limits(deadline_s=4, retries=0)
+        transport = Transport("http://vector.example", limits, resolve=lambda *_, **__: found)
+        client = VectorClient(transport, Keys())
         began = time.monotonic()
         if alive:
             assert client.search(Query(text="요리", k=3)).hits

@@ -1,4 +1,4 @@
-"""What an operator sees of a move: Prometheus and OpenTelemetry get every event, of a run against a service."""
+"""What an operator sees of a move: Prometheus and OpenTelemetry get every event."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ def test_prometheus_counts_answers_failures_and_times(service: ServiceProcess) -
     asked(url_of(service), observer, 3, **FALL_BACK)
     value = registry.get_sample_value
     labels = {"path": "remote_store", "role": "first"}
-    assert value("vector_client_asked_total", {**labels, "error": ""}) == 3
+    assert value("vector_client_calls_total", {**labels, "error": ""}) == 3
     assert value("vector_client_seconds_count", labels) == 3
     assert 0 < (value("vector_client_seconds_sum", labels) or 0) < 90
     asked(NOBODY, observer, 2, **BREAKER)
-    assert value("vector_client_asked_total", {**labels, "error": "NoAnswer"}) == 2
-    assert value("vector_client_asked_total", {"path": "db", "role": "fallback", "error": ""}) == 2
+    assert value("vector_client_calls_total", {**labels, "error": "NoAnswer"}) == 2
+    assert value("vector_client_calls_total", {"path": "db", "role": "fallback", "error": ""}) == 2
     assert value("vector_client_path_open", {"path": "remote_store"}) == 1
     assert value("vector_client_switched_total", {"path": "remote_store", "state": "open"}) == 1
 
@@ -87,7 +87,7 @@ def test_prometheus_counts_comparisons(service: ServiceProcess) -> None:
     assert value("vector_client_shadow_overlap_count") == 4
     assert value("vector_client_shadow_overlap_bucket", {"le": "1.0"}) == 4
     assert value("vector_client_shadow_distance_count") == 4
-    assert value("vector_client_asked_total", {"path": "remote_store", "role": "shadow", "error": ""}) == 4
+    assert value("vector_client_calls_total", {"path": "remote_store", "role": "shadow", "error": ""}) == 4
     assert value("vector_client_shadow_skipped_total") == 0
 
 
@@ -96,7 +96,7 @@ def test_a_path_without_a_fall_back_is_counted_too(service: ServiceProcess, url:
     registry = CollectorRegistry()
     asked(url_of(service) if url == "service" else NOBODY, PrometheusObserver(registry), 2, ML_RETRIES="0")
     labels = {"path": "remote_store", "role": "first", "error": "" if url == "service" else "NoAnswer"}
-    assert registry.get_sample_value("vector_client_asked_total", labels) == 2
+    assert registry.get_sample_value("vector_client_calls_total", labels) == 2
 
 
 def test_every_metric_is_in_the_guide(service: ServiceProcess) -> None:
@@ -139,7 +139,7 @@ class Noted(NoOpMeter):
 
     def _keeper(self, name: str) -> Any:
         kept = self.found.setdefault(name, [])
-        return lambda amount, attributes=None, context=None: kept.append((amount, attributes or {}))
+        return lambda amount, attributes=None: kept.append((amount, attributes or {}))
 
 
 def test_opentelemetry_gets_the_same(service: ServiceProcess) -> None:
@@ -163,4 +163,4 @@ def test_opentelemetry_without_a_provider_costs_no_answer(service: ServiceProces
 def test_events_reach_any_function(service: ServiceProcess) -> None:
     events: list[Event] = []
     asked(url_of(service), events.append, 1, **SHADOW)
-    assert [type(each).__name__ for each in events] == ["Asked", "Asked", "Compared"]
+    assert [type(each).__name__ for each in events] == ["PathCalled", "PathCalled", "Compared"]

@@ -283,10 +283,10 @@ def test_nobody_there_and_somebody_else_there(server: Scripted, client_for: Clie
         "localhost:80",
         "ftp://x",
         "http://",
-        "http://u:p@x",
-        "http://x/?a=1",
-        "http://x/#a",
-        "http://x:99999",
+        "http://" + "u:p@vector.example",
+        "http://vector.example/?a=1",
+        "http://vector.example/#a",
+        "http://vector.example:99999",
     ],
 )
 def test_what_is_no_address_is_refused(url: str) -> None:

@@ -1,15 +1,14 @@
-"""Share, breaker, step back, shadow and fall-back over two searchers that obey."""
+"""Share, breaker, step back and fall-back over two searchers that obey."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from tests.rollout_stage import NEW, OLD, Clock, Stage, unavailable
 from vector_client.errors import (
     BadRequest,
     CircuitOpen,
@@ -19,95 +18,12 @@ from vector_client.errors import (
     Unavailable,
     VectorClientError,
 )
-from vector_client.recommend.port import Neighbours
-from vector_client.retries import Timing
 from vector_client.rollout.breaker import Breaker
-from vector_client.rollout.moving import MovingRecommender, Plan
-from vector_client.rollout.path import GuardedPath, Question, Reporter
-from vector_client.rollout.shadow import RUNNING_MAX, Shadow, compared
+from vector_client.rollout.moving import Plan
+from vector_client.rollout.path import Question
 from vector_client.rollout.share import is_in_share
 from vector_client.rollout.step_back import StepBackGuard
 from vector_client.settings import BreakerLimits, StepBack
-from vector_client.telemetry.events import Asked, Compared, Event, ShadowSkipped, Switched
-from vector_client.types import Id
-
-
-@dataclass(slots=True)
-class Clock:
-    now: float = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@dataclass(slots=True)
-class Searcher:
-    """Answers `found`; raises or waits first where told to. takes_s is what it costs on the clock.
-    ends_after_s: how long a cancelled call goes on. ended: how many of them are over."""
-
-    found: Neighbours
-    clock: Clock
-    failure: Exception | None = None
-    hangs: bool = False
-    ends_after_s: float = 0.0
-    takes_s: float = 0.0
-    ended: int = 0
-    asked: list[tuple[Any, str, int, Sequence[Id] | None]] = field(default_factory=list)
-
-    async def find_similar_ids(
-        self, pg_db: Any, query: str, top_k: int, exclude_ids: Sequence[Id] | None = None
-    ) -> Neighbours:
-        self.asked.append((pg_db, query, top_k, exclude_ids))
-        self.clock.now += self.takes_s
-        if self.hangs:
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                await asyncio.sleep(self.ends_after_s)  # as a driver that tells a silent server to cancel
-                self.ended += 1
-                raise
-        if self.failure is not None:
-            raise self.failure
-        return list(self.found)
-
-
-OLD: Neighbours = [(1, 0.1), (2, 0.2), (3, 0.3)]
-NEW: Neighbours = [(1, 0.1), (3, 0.3004), (4, 0.4)]
-
-
-class Stage:
-    """A moving recommender and everything around it that a test looks at."""
-
-    def __init__(
-        self, *, rollout: float = 100, shadow: float = 0, deadline_s: float = 60, **limits: Any
-    ) -> None:
-        self.clock = Clock()
-        self.events: list[Event] = []
-        self.old = Searcher(OLD, self.clock)
-        self.new = Searcher(NEW, self.clock)
-        report = Reporter(self.events.append)
-        breaker = BreakerLimits(limits.get("failures", 5), limits.get("rest_s", 5.0))
-        paths = [
-            GuardedPath(name, searcher, Breaker(name, breaker, self.clock), report, self.clock)
-            for name, searcher in (("db", self.old), ("remote_store", self.new))
-        ]
-        guard = StepBackGuard(limits.get("step_back", StepBack()), self.clock)
-        self.shadow = Shadow(paths[1], deadline_s, report, self.clock, None)
-        self.chance = 0.0
-        self.moving = MovingRecommender(
-            paths[0], paths[1], Plan(rollout, shadow, deadline_s, str), guard, self.shadow, report,
-            Timing(self.clock, lambda: self.chance),
-        )  # fmt: skip
-
-    async def ask(self, query: str = "갈비탕", session: Any = None) -> Neighbours:
-        return await self.moving.find_similar_ids(session, query, 3, [9])
-
-    def switches(self) -> list[tuple[str, str]]:
-        return [(each.path, each.state) for each in self.events if isinstance(each, Switched)]
-
-
-def unavailable() -> Unavailable:
-    return Unavailable(503, "overloaded", "busy")
 
 
 @pytest.mark.parametrize("percent", [0, 1, 10, 50, 99, 100])
@@ -373,78 +289,6 @@ def test_few_and_old_calls_do_not_lead_back() -> None:
     clock.now += 61
     for _ in range(50):
         assert guard.note(0.01, failed=False) == "", "the failures are older than the window"
-
-
-def test_shadow_compares_and_the_old_answers() -> None:
-    async def run() -> None:
-        stage = Stage(rollout=0, shadow=100)
-        assert await stage.ask(session="the request's own") == OLD
-        await stage.shadow.finish()
-        assert stage.new.asked == [(None, "갈비탕", 3, [9])], "never the request's session"
-        (event,) = [each for each in stage.events if isinstance(each, Compared)]
-        assert event.overlap == pytest.approx(2 / 3)
-        assert event.distance_difference == pytest.approx(0.0004)
-
-    asyncio.run(run())
-
-
-@pytest.mark.parametrize("trouble", ["fails", "hangs", "bug"])
-def test_shadow_never_fails_or_holds_up_an_answer(trouble: str, caplog: pytest.LogCaptureFixture) -> None:
-    async def run() -> None:
-        stage = Stage(rollout=0, shadow=100)
-        stage.new.hangs = trouble == "hangs"
-        stage.new.failure = {"fails": unavailable(), "bug": KeyError("x")}.get(trouble)
-        for _ in range(RUNNING_MAX + 5):
-            assert await stage.ask() == OLD
-        skipped = sum(isinstance(each, ShadowSkipped) for each in stage.events)
-        assert trouble != "hangs" or skipped == 5, "a new path that hangs gathers no endless tasks"
-        await stage.moving.close()
-        assert not [each for each in stage.events if isinstance(each, Compared)]
-
-    with caplog.at_level(logging.INFO):
-        asyncio.run(run())
-
-
-def test_shadow_is_sampled() -> None:
-    async def run() -> None:
-        stage = Stage(rollout=0, shadow=25)
-        for number in range(100):
-            stage.chance = number / 100
-            await stage.ask()
-            await stage.shadow.finish()
-        assert len(stage.new.asked) == 25
-
-    asyncio.run(run())
-
-
-def test_an_observer_that_fails_costs_no_answer(caplog: pytest.LogCaptureFixture) -> None:
-    def breaks(_: Event) -> None:
-        raise RuntimeError("metrics are down")
-
-    Reporter(breaks)(Asked("db", "first", 0.1))
-    assert "observer_failed" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "overlap", "distance", "missing", "added"),
-    [
-        ([], [], 1.0, None, [], []),
-        ([], [(1, 0.1)], 0.0, None, [], [1]),
-        ([(1, 0.1)], [], 0.0, None, [1], []),
-        ([(1, 0.1), (2, 0.2)], [(2, 0.25), (1, 0.1)], 1.0, 0.05, [], []),
-    ],
-)
-def test_differences(
-    old: Neighbours,
-    new: Neighbours,
-    overlap: float,
-    distance: float | None,
-    missing: list[int],
-    added: list[int],
-) -> None:
-    found = compared(old, new)
-    assert (found.overlap, found.missing, found.added) == (overlap, missing, added)
-    assert found.distance == (None if distance is None else pytest.approx(distance))
 
 
 def test_every_way_out_is_typed() -> None:

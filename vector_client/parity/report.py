@@ -21,7 +21,7 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class QueryComparison:
     """One query. error: why there is no comparison."""
 
     query: str
@@ -37,12 +37,12 @@ class Compared:
         return self.difference.overlap >= bounds.overlap_min and distance <= bounds.distance_max
 
 
-def is_equal(compared: Sequence[Compared], bounds: Bounds) -> bool:
+def is_equal(compared: Sequence[QueryComparison], bounds: Bounds) -> bool:
     """Return whether every query was compared and lies within the bounds; no query proves nothing."""
     return bool(compared) and all(each.is_equal(bounds) for each in compared)
 
 
-def lines(compared: Sequence[Compared], bounds: Bounds) -> list[str]:
+def lines(compared: Sequence[QueryComparison], bounds: Bounds) -> list[str]:
     """Return the report for people."""
     done = [each for each in compared if each.difference is not None]
     differences = [each.difference for each in done if each.difference is not None]
@@ -68,7 +68,7 @@ def lines(compared: Sequence[Compared], bounds: Bounds) -> list[str]:
     return [*shown, f"{verdict} ({bound})"]
 
 
-def _line(each: Compared) -> str:
+def _line(each: QueryComparison) -> str:
     if each.difference is None:
         return f"  {each.query!r}: {each.error}"
     found = each.difference

@@ -10,7 +10,7 @@ import psycopg
 
 from vector_client.errors import DatabaseFailed, VectorClientError
 from vector_client.http import VectorClient
-from vector_client.parity.report import Compared
+from vector_client.parity.report import QueryComparison
 from vector_client.recommend.pgvector import PgTable, Statement, nearest_rows_now
 from vector_client.rollout.shadow import compared
 from vector_client.types import Query, Vector
@@ -80,14 +80,14 @@ def compare(
     questions: Sequence[Question],
     asked: Query,
     clock: Callable[[], float],
-) -> list[Compared]:
+) -> list[QueryComparison]:
     """Ask both paths each question's vector. asked: k and collection of the search."""
     return [_compared(pgvector, client, each, asked, clock) for each in questions]
 
 
 def _compared(
     pgvector: PgVectorSide, client: VectorClient, question: Question, asked: Query, clock: Callable[[], float]
-) -> Compared:
+) -> QueryComparison:
     name, vector = question
     try:
         began = clock()
@@ -96,8 +96,8 @@ def _compared(
         new = _searched(client, vector, asked)
         ended = clock()
     except VectorClientError as exc:
-        return Compared(name, None, error=str(exc))
-    return Compared(name, compared(old, new), between - began, ended - between)
+        return QueryComparison(name, None, error=str(exc))
+    return QueryComparison(name, compared(old, new), between - began, ended - between)
 
 
 def _searched(client: VectorClient, vector: Vector, asked: Query) -> list[tuple[Any, float]]:

@@ -88,9 +88,16 @@ class RemoteDBVectorRecommender:
 class RemoteVectorStoreRecommender:
     """The service alone (ML_MODE remote_store). The session stands in the port; nothing here asks it."""
 
-    def __init__(self, client: AsyncVectorClient, collection: str | None = None) -> None:
+    def __init__(
+        self,
+        client: AsyncVectorClient,
+        collection: str | None = None,
+        page_items_max: int = PAGE_ITEMS_MAX,
+    ) -> None:
+        """collection: of the service; None: its default one. page_items_max: results of one search."""
         self._client = client
         self._collection = collection
+        self._page_items_max = page_items_max
 
     async def find_similar_ids(
         self,
@@ -105,7 +112,7 @@ class RemoteVectorStoreRecommender:
             found = await self._client.search(
                 Query(
                     text=query,
-                    k=min(top_k - len(neighbours), PAGE_ITEMS_MAX),
+                    k=min(top_k - len(neighbours), self._page_items_max),
                     collection=self._collection,
                     exclude_ids=() if exclude_ids is None else exclude_ids,
                     cursor=cursor,

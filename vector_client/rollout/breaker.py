@@ -29,13 +29,13 @@ class Breaker:
     def state(self) -> State:
         if self._opened_at is None:
             return "closed"
-        return "half_open" if self._is_trying or self._has_rested() else "open"
+        return "half_open" if self._is_trying or self._rest_is_over() else "open"
 
     def enter(self) -> None:
         """Ask to make a call. Raises CircuitOpen."""
         if self._opened_at is None:
             return
-        if self._is_trying or not self._has_rested():
+        if self._is_trying or not self._rest_is_over():
             raise CircuitOpen(f"{self._name} failed {self._failures} times in a row and is not asked for now")
         self._is_trying = True
 
@@ -57,5 +57,5 @@ class Breaker:
     def abandoned(self) -> None:
         self._is_trying = False
 
-    def _has_rested(self) -> bool:
+    def _rest_is_over(self) -> bool:
         return self._opened_at is not None and self._clock() - self._opened_at >= self._limits.rest_s

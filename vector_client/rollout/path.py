@@ -11,7 +11,7 @@ from typing import Any
 from vector_client.errors import BadRequest, CircuitOpen, Conflict, NotFound, NotSent, PathFailed, TimedOut
 from vector_client.recommend.port import Neighbours, VectorSearcherPort
 from vector_client.rollout.breaker import Breaker
-from vector_client.telemetry.events import Asked, Event, Observer, Role, Switched
+from vector_client.telemetry.events import Event, Observer, PathCalled, Role, Switched
 from vector_client.types import Id
 
 log = logging.getLogger(__name__)
@@ -89,9 +89,9 @@ class ObservedRecommender:
         try:
             found = await self._searcher.find_similar_ids(pg_db, query, top_k, exclude_ids)
         except Exception as exc:
-            self._report(Asked(self._name, "first", self._clock() - began, type(exc).__name__))
+            self._report(PathCalled(self._name, "first", self._clock() - began, type(exc).__name__))
             raise
-        self._report(Asked(self._name, "first", self._clock() - began))
+        self._report(PathCalled(self._name, "first", self._clock() - began))
         return found
 
 
@@ -121,7 +121,7 @@ class GuardedPath:
             self._breaker.enter()
         except CircuitOpen:
             if role != "fallback":
-                self._report(Asked(self.name, role, 0.0, CircuitOpen.__name__))
+                self._report(PathCalled(self.name, role, 0.0, CircuitOpen.__name__))
                 raise
         began = self._clock()
         try:
@@ -132,7 +132,7 @@ class GuardedPath:
         except Exception as exc:
             self._note_failure(role, began, exc)
             raise
-        self._report(Asked(self.name, role, self._clock() - began))
+        self._report(PathCalled(self.name, role, self._clock() - began))
         if self._breaker.succeeded():
             self._report(Switched(self.name, "closed"))
         return found
@@ -161,7 +161,7 @@ class GuardedPath:
 
     def _note_failure(self, role: Role, began: float, failure: Exception) -> None:
         error = type(failure).__name__
-        self._report(Asked(self.name, role, self._clock() - began, error))
+        self._report(PathCalled(self.name, role, self._clock() - began, error))
         if is_the_questions_fault(failure):
             if self._breaker.succeeded():
                 self._report(Switched(self.name, "closed"))

@@ -10,7 +10,7 @@ Role: TypeAlias = Literal["first", "fallback", "shadow"]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PathCalled:
     """A path was asked. error: the class of what it raised; empty for an answer."""
 
     path: str
@@ -44,6 +44,6 @@ class ShadowSkipped:
     """A sampled call was not compared: as many comparisons as allowed were running."""
 
 
-Event: TypeAlias = Asked | Compared | Switched | ShadowSkipped
+Event: TypeAlias = PathCalled | Compared | Switched | ShadowSkipped
 Observer: TypeAlias = Callable[[Event], None]
 """Called in the event loop: must not block."""

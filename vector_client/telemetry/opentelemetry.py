@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from opentelemetry.metrics import Meter, get_meter
 
-from vector_client.telemetry.events import Asked, Compared, Event, ShadowSkipped, Switched
+from vector_client.telemetry.events import Compared, Event, PathCalled, ShadowSkipped, Switched
 
 
 class OpenTelemetryObserver:
@@ -19,7 +19,7 @@ class OpenTelemetryObserver:
         self._skipped = meter.create_counter("vector_client.shadow.skipped", "1", "Comparisons left out")
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Asked):
+        if isinstance(event, PathCalled):
             attributes = {"path": event.path, "role": event.role, "error": event.error}
             self._seconds.record(event.seconds, attributes)
         elif isinstance(event, Compared):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
-from vector_client.telemetry.events import Asked, Compared, Event, ShadowSkipped, Switched
+from vector_client.telemetry.events import Compared, Event, PathCalled, ShadowSkipped, Switched
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SHARES = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
@@ -21,7 +21,7 @@ class PrometheusObserver:
             registry=registry,
         )  # fmt: skip
         self._asked = Counter(
-            name + "asked", "Answers and failures", ["path", "role", "error"], registry=registry
+            name + "calls", "Answers and failures", ["path", "role", "error"], registry=registry
         )
         self._state = Gauge(
             name + "path_open", "1: calls of this path are held back", ["path"], registry=registry
@@ -37,7 +37,7 @@ class PrometheusObserver:
         self._skipped = Counter(name + "shadow_skipped", "Comparisons left out", registry=registry)
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Asked):
+        if isinstance(event, PathCalled):
             self._seconds.labels(event.path, event.role).observe(event.seconds)
             self._asked.labels(event.path, event.role, event.error).inc()
         elif isinstance(event, Compared):
