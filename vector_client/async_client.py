@@ -35,10 +35,12 @@ from vector_client.types import (
 
 
 class AsyncVectorClient:
-    """One service, for one event loop; one pooled session, opened with the first call. Keep one for the life
-    of the process: a client a call costs a connection a call.
+    """One service, for one event loop: that of the first call, which opens the pooled session. Any number of
+    tasks may call at once. Keep one client for the life of the process: a client for each call costs a
+    connection for each call.
 
-    Every method raises VectorClientError (errors.py draws the tree), within the deadline of its Limits.
+    Every method returns or raises VectorClientError (errors.py draws the tree) within `Limits.deadline_s`. A
+    cancelled call closes its connection.
     """
 
     def __init__(self, transport: AsyncTransport, keys: Keys) -> None:
@@ -47,6 +49,10 @@ class AsyncVectorClient:
 
     @classmethod
     def to(cls, url: str, keys: Keys | None = None, limits: Limits | None = None) -> AsyncVectorClient:
+        """Return a client of the service at `url`. keys None: none are sent; limits None: Limits().
+
+        Raises ValueError for what is no http(s) address.
+        """
         return cls(AsyncTransport(url, limits or Limits()), keys or Keys())
 
     @classmethod
@@ -64,7 +70,7 @@ class AsyncVectorClient:
         await self.close()
 
     async def search(self, query: Query) -> Found:
-        """Return the k nearest live items that are not excluded."""
+        """Return the k nearest live items that are not excluded, nearest first, ties by id."""
         return await self._transport.exchange(search.search(query, self._keys))
 
     async def search_batch(self, queries: Sequence[Query]) -> list[Found]:
@@ -100,20 +106,26 @@ class AsyncVectorClient:
         cursors: Mapping[str, str] | None = None,
         partial: bool = False,
     ) -> Written:
-        """Store items and deletes in one commit (stored.Upsert says what each argument means)."""
+        """Store items and deletes in one commit; on return it is on disk and in every later search.
+
+        Not repeated after silence (TimedOut): it may still be applied, and sending it again is safe.
+        delete_version, cursors, partial: as protocol.items.Upsert says.
+        """
         batch = stored.Upsert(
             collection, items, embedding_version, delete_ids, delete_version, cursors, partial
         )
         return await self._transport.exchange(stored.upsert(batch, self._keys))
 
     async def delete(self, collection: str, ids: Sequence[Id]) -> Written:
+        """Delete ids for good; those that are unknown are no error. A later upsert brings an id back."""
         return await self._transport.exchange(stored.change_ids("delete", collection, ids, self._keys))
 
     async def activate(self, collection: str, ids: Sequence[Id]) -> Written:
+        """Show ids in searches again; `unknown_ids` lists those that the collection does not hold."""
         return await self._transport.exchange(stored.change_ids("activate", collection, ids, self._keys))
 
     async def deactivate(self, collection: str, ids: Sequence[Id]) -> Written:
-        """Hide ids from every search; their vectors stay."""
+        """Hide ids from every search; their vectors stay. `unknown_ids` lists those that are not stored."""
         return await self._transport.exchange(stored.change_ids("deactivate", collection, ids, self._keys))
 
     async def item(self, item_id: Id, collection: str | None = None, with_vector: bool = False) -> StoredItem:
@@ -148,9 +160,12 @@ class AsyncVectorClient:
         return await self._transport.exchange(operations.generations(collection, self._keys))
 
     async def jobs(self) -> list[Job]:
+        """Return rebuilds and other long work, finished work too. Raises NotFound from a service without
+        jobs."""
         return await self._transport.exchange(operations.jobs(self._keys))
 
     async def job(self, job_id: str) -> Job:
+        """Return one job with its progress. Raises NotFound."""
         return await self._transport.exchange(operations.job(job_id, self._keys))
 
     async def digest(self, collection: str) -> Digest:
@@ -176,4 +191,5 @@ class AsyncVectorClient:
         return Differing(parts, rows)
 
     async def close(self) -> None:
+        """Close all connections, for good: calls in flight fail, later ones raise NotSent."""
         await self._transport.close()

@@ -30,23 +30,24 @@ class VectorClientError(Exception):
 
 
 class SettingsWrong(Exception):
-    pass
+    """Raised at a start, by `from_env` and by Recommenders. Correct what the message lists."""
 
 
 class NoAnswer(VectorClientError):
-    pass
+    """Raised when the service could not be reached: nobody listens there, or the name has no address."""
 
 
 class Disconnected(NoAnswer):
-    pass
+    """Raised when the connection broke before the answer was whole, and again when the call was repeated."""
 
 
 class TimedOut(NoAnswer):
-    pass
+    """Raised when the deadline passed. A write may still be applied: sending the same again is safe."""
 
 
 class CircuitOpen(NoAnswer):
-    pass
+    """Raised without asking: a path failed several times in a row. One call tries it again after
+    ML_BREAKER_REST_S."""
 
 
 class NotSent(VectorClientError):
@@ -55,19 +56,21 @@ class NotSent(VectorClientError):
 
 
 class BadAnswer(VectorClientError):
-    pass
+    """Raised when the answer is no answer of this service: check ML_INFERENCE_URL, and proxies on the way."""
 
 
 class DatabaseFailed(VectorClientError):
-    pass
+    """Raised when the backend's own database failed; the message holds the driver's words. The session's
+    transaction may be aborted: roll it back before the session is used again."""
 
 
 class PathFailed(VectorClientError):
-    pass
+    """Raised when a searcher or a model of the backend raised an error; the message holds its text."""
 
 
 class SpaceChanged(VectorClientError):
-    pass
+    """Raised when the service embeds with another model than the one that made the table's vectors. Embed
+    the table again, or set ML_MODE to a path that uses one model for both."""
 
 
 class Refused(VectorClientError):
@@ -100,23 +103,23 @@ class Refused(VectorClientError):
 
 
 class BadRequest(Refused):
-    pass
+    """Raised for any other 4xx. The same request fails again; `errors` names the fields."""
 
 
 class KeyRefused(Refused):
-    pass
+    """Raised for 401 and 403: the key is missing, wrong, or not for this route."""
 
 
 class NotFound(Refused):
-    pass
+    """Raised for 404: no such collection, item or job."""
 
 
 class Conflict(Refused):
-    pass
+    """Raised for 409, such as `embedding_version_mismatch`: the state of the collection forbids it."""
 
 
 class Unavailable(Refused):
-    pass
+    """Raised for 429 and 5xx, after the repeats. The same request may succeed after `retry_after_s`."""
 
 
 def refusal_class(status: int) -> type[Refused]:

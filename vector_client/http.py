@@ -35,9 +35,10 @@ from vector_client.types import (
 
 
 class VectorClient:
-    """One service. Safe from any thread; opens no connection before the first call.
+    """One service, blocking. Safe from any thread; opens no connection before the first call.
 
-    Every method raises VectorClientError (errors.py draws the tree), within the deadline of its Limits.
+    Every method returns or raises VectorClientError (errors.py draws the tree) within `Limits.deadline_s`;
+    only the system's look-up of a name can take longer.
     """
 
     def __init__(self, transport: Transport, keys: Keys) -> None:
@@ -46,6 +47,10 @@ class VectorClient:
 
     @classmethod
     def to(cls, url: str, keys: Keys | None = None, limits: Limits | None = None) -> VectorClient:
+        """Return a client of the service at `url`. keys None: none are sent; limits None: Limits().
+
+        Raises ValueError for what is no http(s) address.
+        """
         return cls(Transport(url, limits or Limits()), keys or Keys())
 
     @classmethod
@@ -63,7 +68,7 @@ class VectorClient:
         self.close()
 
     def search(self, query: Query) -> Found:
-        """Return the k nearest live items that are not excluded."""
+        """Return the k nearest live items that are not excluded, nearest first, ties by id."""
         return self._transport.exchange(search.search(query, self._keys))
 
     def search_batch(self, queries: Sequence[Query]) -> list[Found]:
@@ -99,20 +104,26 @@ class VectorClient:
         cursors: Mapping[str, str] | None = None,
         partial: bool = False,
     ) -> Written:
-        """Store items and deletes in one commit (stored.Upsert says what each argument means)."""
+        """Store items and deletes in one commit; on return it is on disk and in every later search.
+
+        Not repeated after silence (TimedOut): it may still be applied, and sending it again is safe.
+        delete_version, cursors, partial: as protocol.items.Upsert says.
+        """
         batch = stored.Upsert(
             collection, items, embedding_version, delete_ids, delete_version, cursors, partial
         )
         return self._transport.exchange(stored.upsert(batch, self._keys))
 
     def delete(self, collection: str, ids: Sequence[Id]) -> Written:
+        """Delete ids for good; those that are unknown are no error. A later upsert brings an id back."""
         return self._transport.exchange(stored.change_ids("delete", collection, ids, self._keys))
 
     def activate(self, collection: str, ids: Sequence[Id]) -> Written:
+        """Show ids in searches again; `unknown_ids` lists those that the collection does not hold."""
         return self._transport.exchange(stored.change_ids("activate", collection, ids, self._keys))
 
     def deactivate(self, collection: str, ids: Sequence[Id]) -> Written:
-        """Hide ids from every search; their vectors stay."""
+        """Hide ids from every search; their vectors stay. `unknown_ids` lists those that are not stored."""
         return self._transport.exchange(stored.change_ids("deactivate", collection, ids, self._keys))
 
     def item(self, item_id: Id, collection: str | None = None, with_vector: bool = False) -> StoredItem:
@@ -147,9 +158,12 @@ class VectorClient:
         return self._transport.exchange(operations.generations(collection, self._keys))
 
     def jobs(self) -> list[Job]:
+        """Return rebuilds and other long work, finished work too. Raises NotFound from a service without
+        jobs."""
         return self._transport.exchange(operations.jobs(self._keys))
 
     def job(self, job_id: str) -> Job:
+        """Return one job with its progress. Raises NotFound."""
         return self._transport.exchange(operations.job(job_id, self._keys))
 
     def digest(self, collection: str) -> Digest:
@@ -175,4 +189,5 @@ class VectorClient:
         return Differing(parts, rows)
 
     def close(self) -> None:
+        """Close idle connections, for good: later calls raise NotSent."""
         self._transport.close()

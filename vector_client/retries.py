@@ -20,7 +20,7 @@ class Limits:
     """deadline_s: of a call, all its attempts and the waits between them. retries: attempts after the first.
     attempt_s: of one attempt; None: the whole deadline. backoff_s doubles, with full jitter, up to
     backoff_s_max. connections_max: kept open between calls; the async client queues calls beyond it.
-    hedge_s: a read without an answer for so long is asked a second time (async client only; None: never)."""
+    hedge_s: a read that is not answered by then is sent a second time (async client only; None: never)."""
 
     deadline_s: float = 10.0
     retries: int = 2
@@ -51,17 +51,17 @@ class Attempts:
         self._replaced = False
 
     def next_s(self) -> float:
-        """Return what the next attempt may take. Raises TimedOut when nothing is left."""
+        """Return how many seconds the next attempt may take. Raises TimedOut when none are left."""
         left_s = self._ends - self._timing.clock()
         if left_s <= 0:
             raise TimedOut(f"no answer within {self._limits.deadline_s} s")
         return min(left_s, self._limits.attempt_s or math.inf)
 
     def wait_s(self, failure: VectorClientError) -> float | None:
-        """Return how long to wait before the next attempt; None: there is none, the failure is final.
+        """Return how many seconds to wait before the next attempt; None: the failure is final.
 
-        A connection that broke is replaced once, at once and for free: a pooled one may have been closed
-        by the service meanwhile. No wait outlasts the deadline: the failure is told now rather than then.
+        A connection that broke is replaced once, at once, and does not count as a repeat: the service may
+        have closed a pooled connection between two calls. A wait that would pass the deadline is not begun.
         """
         if isinstance(failure, Disconnected) and not self._replaced:
             self._replaced = True

@@ -1,4 +1,4 @@
-"""What the environment says, read once: where the service is, and how a backend goes over to it and back."""
+"""What the environment says, read once: where the service is, and how a backend moves to it and back."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ class BreakerLimits:
 class MoveSettings:
     """How recommendations are answered.
 
-    mode: ML_MODE, the path that answers. fallback_mode: ML_FALLBACK_MODE, the other path; it answers whoever
-    is outside rollout_percent, and every call that ML_MODE fails; None: there is no other path.
-    shadow_percent: of the calls that the other path answers, those that ML_MODE is asked beside it.
+    mode: ML_MODE, the path that answers. fallback_mode: ML_FALLBACK_MODE, the other path. It answers the keys
+    outside rollout_percent, and every call in which ML_MODE fails; None: there is no other path.
+    shadow_percent: of the calls that the other path answers, those that ML_MODE is asked too, to compare.
     local_model: ML_LOCAL_MODEL, for the modes local and db where the backend brings no model of its own.
     embedding_version: ML_EMBEDDING_VERSION, of the vectors in pgvector, for remote_embed.
     """

@@ -1,4 +1,4 @@
-"""Blocking HTTP to one service over urllib3: a keep-alive pool, and an end that every byte keeps."""
+"""Blocking HTTP to one service over urllib3: a keep-alive pool, and one deadline for all bytes."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ class Transport:
 
 
 class _EndingReader(io.RawIOBase):
-    """Reads a socket until one moment, however the bytes come: a socket's own time limit begins again with
-    every byte, so an answer that drips would never end. (urllib3 and http.client have no other limit.)"""
+    """Reads a socket until a deadline, however the bytes come. A socket's own time limit starts again with
+    every byte, so an answer that drips would never end; urllib3 and http.client have no other limit."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
@@ -159,8 +159,8 @@ class _EndingResponse(http.client.HTTPResponse):
 
 
 class _EndingHTTPConnection(HTTPConnection):
-    """Connects and sends until one moment: urllib3 grants its time limit to each address of a name anew, and
-    once more to the body."""
+    """Connects and sends before one deadline. urllib3 alone grants its whole time limit to each address of a
+    name, and once more to the body."""
 
     response_class = _EndingResponse
 

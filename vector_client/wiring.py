@@ -84,6 +84,7 @@ class Recommenders:
         await self.close()
 
     async def close(self) -> None:
+        """Close the client and end comparisons; the searcher can no longer be used."""
         for each in reversed(self._closes):
             await each.close()
 

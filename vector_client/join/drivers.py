@@ -26,9 +26,11 @@ class Table:
 
     @property
     def name(self) -> str:
+        """Return the name that the id column has in the rows."""
         return self.id_name or self.id.strip('`"')
 
     def sql(self, condition: str) -> str:
+        """Return the SELECT for ids that meet `condition`, which begins with an operator."""
         further = f" AND ({self.where})" if self.where else ""
         return f"SELECT {self.columns} FROM {self.table} WHERE {self.id} {condition}{further}"
 

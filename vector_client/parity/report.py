@@ -31,6 +31,7 @@ class QueryComparison:
     error: str = ""
 
     def is_equal(self, bounds: Bounds) -> bool:
+        """Return whether this query was compared and lies within the bounds."""
         if self.difference is None:
             return False
         distance = self.difference.distance or 0.0

@@ -32,6 +32,7 @@ class PgVectorSide:
             raise DatabaseFailed(f"pgvector: {exc}") from exc
 
     def nearest(self, vector: Sequence[float], k: int) -> list[tuple[Any, float]]:
+        """Return the k nearest (id, distance) of the table. Raises DatabaseFailed."""
         return nearest_rows_now(self._rows, self._table, vector, k)
 
     def sample(self, count: int) -> list[Question]:
@@ -49,6 +50,7 @@ class PgVectorSide:
         return [(f"vector of {row[0]}", [float(x) for x in row[1].strip("[]").split(",")]) for row in rows]
 
     def close(self) -> None:
+        """Close the connection."""
         self._connection.close()
 
     def _rows(self, statement: Statement) -> Sequence[Any]:

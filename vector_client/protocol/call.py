@@ -51,7 +51,7 @@ class Address:
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Answer]):
     """One request and how to read its answer. repeats_on_timeout: false for writes, since the first attempt
-    may still be applied after a later one. also_answers: statuses beside 2xx that carry an answer."""
+    may still be applied after a later one. also_answers: statuses other than 2xx that carry an answer."""
 
     method: str
     path: str
@@ -63,6 +63,7 @@ class Call(Generic[Answer]):
     also_answers: tuple[int, ...] = ()
 
     def headers(self) -> dict[str, str]:
+        """Return the request headers, with the key of the route."""
         headers = {"Accept": JSON_TYPE, "Accept-Encoding": "identity"}
         if self.body is not None:
             headers["Content-Type"] = self.content_type
@@ -144,6 +145,7 @@ def packed(vector: Vector) -> str:
 
 
 def base64(data: bytes) -> str:
+    """Return the bytes as the wire takes them in JSON."""
     return binascii.b2a_base64(data, newline=False).decode("ascii")
 
 
@@ -155,8 +157,10 @@ def _seconds(text: str | None) -> float | None:
 
 
 def without_none(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that are given: one that is None keeps the default of the service."""
     return {name: value for name, value in body.items() if value is not None}
 
 
 def with_query(path: str, asked: Mapping[str, str]) -> str:
+    """Return the path with its query string."""
     return f"{path}?{urlencode(asked)}" if asked else path

@@ -38,6 +38,7 @@ class Upsert:
 
 
 def upsert(batch: Upsert, keys: Keys) -> Call[Written]:
+    """Return the call of POST /v1/upsert. Raises NotSent."""
     body: dict[str, Any] = {
         "collection": batch.collection,
         "items": [_item_body(item) for item in batch.items],
@@ -62,6 +63,7 @@ def change_ids(verb: str, collection: str, ids: Sequence[Id], keys: Keys) -> Cal
 
 
 def item(item_id: Id, collection: str | None, with_vector: bool, keys: Keys) -> Call[StoredItem]:
+    """Return the call of GET /v1/items/{id}."""
     path = f"/v1/items/{quote(str(item_id), safe='')}"
     asked = without_none({"collection": collection, "include": "vector" if with_vector else None})
     return Call("GET", with_query(path, asked), _stored_item, key=keys.search)

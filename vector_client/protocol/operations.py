@@ -13,6 +13,7 @@ from vector_client.types import CollectionState, Digest, DigestRow, Generation, 
 
 
 def health() -> Call[Health]:
+    """Return the call of GET /health; 503 carries an answer too."""
     return Call(
         "GET",
         "/health",
@@ -22,6 +23,8 @@ def health() -> Call[Health]:
 
 
 def status(keys: Keys) -> Call[dict[str, CollectionState]]:
+    """Return the call of GET /v1/sync/status: the collections by name."""
+
     def read(answer: Any) -> dict[str, CollectionState]:
         store = str(answer.get("store", ""))
         return {
@@ -40,6 +43,7 @@ def status(keys: Keys) -> Call[dict[str, CollectionState]]:
 
 
 def generations(collection: str, keys: Keys) -> Call[list[Generation]]:
+    """Return the call of GET /v1/collections/{c}/generations."""
     names = ("generation", "role", "embedding_version", "items", "live", "seq")
     return Call(
         "GET",
@@ -50,10 +54,12 @@ def generations(collection: str, keys: Keys) -> Call[list[Generation]]:
 
 
 def jobs(keys: Keys) -> Call[list[Job]]:
+    """Return the call of GET /v1/jobs."""
     return Call("GET", "/v1/jobs", lambda answer: [_job(row) for row in answer["jobs"]], key=keys.admin)
 
 
 def job(job_id: str, keys: Keys) -> Call[Job]:
+    """Return the call of GET /v1/jobs/{id}."""
     return Call(
         "GET",
         f"/v1/jobs/{quote(job_id, safe='')}",
@@ -63,6 +69,8 @@ def job(job_id: str, keys: Keys) -> Call[Job]:
 
 
 def digest(collection: str, keys: Keys) -> Call[Digest]:
+    """Return the call of GET /v1/collections/{c}/digest."""
+
     def read(answer: Any) -> Digest:
         buckets = [int(value, 16) for value in answer["buckets"]]
         return Digest(answer["root"], buckets, answer["items"], answer["seq"])
@@ -71,6 +79,7 @@ def digest(collection: str, keys: Keys) -> Call[Digest]:
 
 
 def digest_rows(collection: str, buckets: Sequence[int], keys: Keys) -> Call[list[DigestRow]]:
+    """Return the call for the rows of these buckets of the digest."""
     named = ",".join(map(str, buckets))
     return Call(
         "GET",
@@ -91,7 +100,7 @@ def differing(
     def read(answer: Any) -> tuple[list[int], list[DigestRow], int | None]:
         after = answer["next"]
         if after is not None and after <= first:
-            raise ValueError(f"goes on at {after} after {first}")
+            raise ValueError(f"continues at {after} after {first}")
         return list(answer["parts"]), _columns(answer), after
 
     body = json_body({"sums": base64(sums), "first": first})

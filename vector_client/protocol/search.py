@@ -10,15 +10,17 @@ from vector_client.types import Embedded, Found, Hit, Keys, Query, Role, Similar
 
 BOUNDARY = "vector-client-7d1c9a4e2b"
 HIT_FIELDS = frozenset({"distance", "score", "rank", "metadata", "vector"})
-"""What a result row holds beside its id, whose name is the collection's own."""
+"""Fields of a result row other than its id, whose name is the collection's own."""
 FOUND_FIELDS = frozenset({"results", "embedding_version", "seq", "exhausted", "next_cursor", "truncated"})
 
 
 def search(query: Query, keys: Keys) -> Call[Found]:
+    """Return the call of POST /v1/search. Raises NotSent."""
     return Call("POST", "/v1/search", _found, json_body(_search_body(query)), keys.search)
 
 
 def search_batch(queries: Sequence[Query], keys: Keys) -> Call[list[Found]]:
+    """Return the call of POST /v1/search-batch. Raises NotSent."""
     body = {"searches": [_search_body(query) for query in queries]}
 
     def read(answer: Any) -> list[Found]:
@@ -52,6 +54,7 @@ def search_similar(image: bytes, k: int, keys: Keys) -> Call[list[SimilarProduct
 
 
 def embed_batch(texts: Sequence[str], collection: str | None, role: Role, keys: Keys) -> Call[Embedded]:
+    """Return the call of POST /v1/embed-batch. Raises NotSent."""
     body = {"texts": list(texts), "normalize": True, "collection": collection, "role": role}
     return Call(
         "POST",

@@ -36,6 +36,7 @@ class DBVectorRecommender:
     async def find_similar_ids(
         self, pg_db: Any, query: str, top_k: int, exclude_ids: Sequence[Id] | None = None
     ) -> Neighbours:
+        """As the port says. Raises PathFailed for the model, DatabaseFailed."""
         loop = asyncio.get_running_loop()
         try:
             encoded = await loop.run_in_executor(self._thread, self._encode, query)
@@ -45,6 +46,7 @@ class DBVectorRecommender:
         return await nearest_rows(self._rows, pg_db, self._table, vector, top_k, exclude_ids)
 
     async def close(self) -> None:
+        """Let the thread of the model end; a text that it encodes is finished first."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
@@ -72,6 +74,7 @@ class RemoteDBVectorRecommender:
     async def find_similar_ids(
         self, pg_db: Any, query: str, top_k: int, exclude_ids: Sequence[Id] | None = None
     ) -> Neighbours:
+        """As the port says. Raises VectorClientError: of the embedding, SpaceChanged, DatabaseFailed."""
         vector = self._checked(await self._client.embed(query, self._collection))
         return await nearest_rows(self._rows, pg_db, self._table, vector, top_k, exclude_ids)
 
@@ -106,6 +109,8 @@ class RemoteVectorStoreRecommender:
         top_k: int,
         exclude_ids: Sequence[Id] | None = None,
     ) -> Neighbours:
+        """As the port says. Raises VectorClientError. Beyond `page_items_max` results: one search, and one
+        deadline, for each page; pages neither repeat nor skip."""
         neighbours: Neighbours = []
         cursor: str | None = None
         while len(neighbours) < top_k:

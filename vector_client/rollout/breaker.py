@@ -27,6 +27,7 @@ class Breaker:
 
     @property
     def state(self) -> State:
+        """Return the state at this moment."""
         if self._opened_at is None:
             return "closed"
         return "half_open" if self._is_trying or self._rest_is_over() else "open"
@@ -55,6 +56,7 @@ class Breaker:
         return self._opened_at is not None and not was_open
 
     def abandoned(self) -> None:
+        """Note that a call was cancelled: it says nothing about the path."""
         self._is_trying = False
 
     def _rest_is_over(self) -> bool:

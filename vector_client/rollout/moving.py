@@ -70,6 +70,7 @@ class MovingRecommender:
         return shown
 
     async def close(self) -> None:
+        """Cancel the comparisons that run."""
         await self._shadow.close()
 
     def _is_new(self, query: str) -> bool:

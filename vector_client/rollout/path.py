@@ -48,6 +48,7 @@ class Reporter:
     observe: Observer | None
 
     def __call__(self, event: Event) -> None:
+        """Report one event; never raises."""
         if isinstance(event, Switched):
             fields = {"path": event.path, "state": event.state, "reason": event.reason}
             log.warning("path_switched", extra=fields)

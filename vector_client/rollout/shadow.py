@@ -1,4 +1,4 @@
-"""The new path asked beside the old one: answers compared and noted, the caller's answer never touched."""
+"""Ask the new path the same question after the old one answered, and compare: the answer is never touched."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ class Shadow:
         await asyncio.gather(*self._running)
 
     async def close(self) -> None:
+        """Cancel the comparisons that run, and wait for their end."""
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)

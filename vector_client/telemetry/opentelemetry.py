@@ -19,6 +19,7 @@ class OpenTelemetryObserver:
         self._skipped = meter.create_counter("vector_client.shadow.skipped", "1", "Comparisons left out")
 
     def __call__(self, event: Event) -> None:
+        """Record one event."""
         if isinstance(event, PathCalled):
             attributes = {"path": event.path, "role": event.role, "error": event.error}
             self._seconds.record(event.seconds, attributes)

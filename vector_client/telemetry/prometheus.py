@@ -37,6 +37,7 @@ class PrometheusObserver:
         self._skipped = Counter(name + "shadow_skipped", "Comparisons left out", registry=registry)
 
     def __call__(self, event: Event) -> None:
+        """Record one event."""
         if isinstance(event, PathCalled):
             self._seconds.labels(event.path, event.role).observe(event.seconds)
             self._asked.labels(event.path, event.role, event.error).inc()
