@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from vector_client.recommend.pgvector import PgTable
     from vector_client.recommend.port import VectorSearcherPort
     from vector_client.retries import Limits
-    from vector_client.telemetry.opentelemetry import OpenTelemetryObserver
-    from vector_client.telemetry.prometheus import PrometheusObserver
+    from vector_client.telemetry.opentelemetry import OpenTelemetryObserver as OpenTelemetryObserver
+    from vector_client.telemetry.prometheus import PrometheusObserver as PrometheusObserver
     from vector_client.types import Found, Hit, Id, Item, Keys, Query
     from vector_client.wiring import Backend, Recommenders
 
@@ -69,6 +69,9 @@ HOMES = {
     "sqlalchemy_rows": "recommend.drivers",
 }
 
+EXTRAS = {"OpenTelemetryObserver": "opentelemetry", "PrometheusObserver": "prometheus"}
+"""Names that need an extra. They are not in __all__: `import *` works without extras."""
+
 __all__ = [
     "AsyncVectorClient",
     "Backend",
@@ -79,9 +82,7 @@ __all__ = [
     "Joined",
     "Keys",
     "Limits",
-    "OpenTelemetryObserver",
     "PgTable",
-    "PrometheusObserver",
     "Query",
     "Recommenders",
     "SettingsWrong",
@@ -109,4 +110,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in HOMES:
         raise AttributeError(f"module 'vector_client' has no attribute {name!r}")
-    return getattr(import_module(f"vector_client.{HOMES[name]}"), name)
+    try:
+        return getattr(import_module(f"vector_client.{HOMES[name]}"), name)
+    except ModuleNotFoundError as exc:
+        if name not in EXTRAS:
+            raise
+        raise ImportError(f"{name} needs: pip install 'uhok-vector-client[{EXTRAS[name]}]'") from exc

@@ -43,8 +43,11 @@ def _parity(asked: argparse.Namespace) -> int:
     with VectorClient.to(settings.url, settings.keys, settings.limits) as client:
         pgvector = PgVectorSide(plain_dsn(asked.dsn), table)
         try:
-            texts = _texts(asked.queries)[: asked.n] if asked.queries else []
-            questions = embedded(client, texts, asked.collection) if texts else pgvector.sample(asked.n)
+            if asked.queries:
+                texts = _texts(asked.queries)[: asked.n]
+                questions = embedded(client, texts, asked.collection)
+            else:
+                questions = pgvector.sample(asked.n)
             found = compare(
                 pgvector, client, questions, Query(k=asked.k, collection=asked.collection), time.monotonic
             )

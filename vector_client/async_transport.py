@@ -13,6 +13,7 @@ import aiohttp
 from yarl import URL
 
 from vector_client.errors import BadAnswer, Disconnected, NoAnswer, NotSent, TimedOut, VectorClientError
+from vector_client.log_events import log_event
 from vector_client.protocol.call import ANSWER_BYTES_MAX, Address, Call
 from vector_client.retries import Attempts, Limits, Timing
 
@@ -63,7 +64,7 @@ class AsyncTransport:
                 wait_s = attempts.wait_s(exc)
                 if wait_s is None:
                     raise
-                log.info("call_repeated", extra={"path": call.path, "wait_s": wait_s, "why": str(exc)})
+                log_event(log, logging.INFO, "call_repeated", path=call.path, wait_s=wait_s, why=exc)
             await self._sleep(wait_s)
 
     async def close(self) -> None:
@@ -124,7 +125,7 @@ class AsyncTransport:
         if isinstance(exc, LATE):
             return TimedOut(f"no answer from {where} within {limit_s:.3g} s")
         if isinstance(exc, aiohttp.ClientConnectorError):
-            return NoAnswer(f"no answer from {where}: {exc}")
+            return NoAnswer(f"no answer from {where}: {exc.os_error}")
         if isinstance(exc, aiohttp.ClientResponseError):
             return BadAnswer(f"{where} answered what is not HTTP: {exc.message or type(exc).__name__}")
         if isinstance(exc, aiohttp.InvalidURL):

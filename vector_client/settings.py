@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal, TypeAlias, cast, get_args
 
 from vector_client.errors import SettingsWrong
+from vector_client.log_events import log_event
 from vector_client.protocol.call import Address
 from vector_client.retries import Limits
 from vector_client.types import Keys
@@ -17,6 +20,18 @@ Mode: TypeAlias = Literal["local", "db", "remote_embed", "remote_store"]
 """local, db: the backend's own model and pgvector. remote_embed: the service's model, pgvector. remote_store:
 the service alone."""
 
+log = logging.getLogger(__name__)
+
+NAMES = frozenset(
+    {
+        "ML_BREAKER_FAILURES", "ML_BREAKER_REST_S", "ML_CONNECTIONS_MAX", "ML_EMBEDDING_VERSION",
+        "ML_FALLBACK_MODE", "ML_HEDGE_MS", "ML_INFERENCE_URL", "ML_LOCAL_MODEL", "ML_MODE", "ML_RETRIES",
+        "ML_ROLLOUT_PERCENT", "ML_SHADOW_PERCENT", "ML_STEP_BACK_CALLS", "ML_STEP_BACK_ERRORS_PERCENT",
+        "ML_STEP_BACK_MS_P95", "ML_STEP_BACK_REST_S", "ML_STEP_BACK_WINDOW_S", "ML_TIMEOUT",
+    }
+)  # fmt: skip
+"""What is read here. Other names that begin with ML_ may be the backend's own: they are no mistake."""
+SLIP_LIKENESS = 0.85
 LOCAL_MODEL = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 
 
@@ -155,6 +170,11 @@ class _Reader:
         return cast(Mode, text) if text else None
 
     def raise_mistakes(self) -> None:
+        """Raise SettingsWrong with every mistake; warn of names that look like a slip of the pen."""
+        for name in sorted(self._environ.keys() - NAMES):
+            meant = get_close_matches(name, NAMES, 1, SLIP_LIKENESS) if name.startswith("ML_") else []
+            if meant:
+                log_event(log, logging.WARNING, "unknown_variable", variable=name, meant=meant[0])
         if self.mistakes:
             raise SettingsWrong("; ".join(self.mistakes))
 

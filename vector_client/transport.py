@@ -23,6 +23,7 @@ from urllib3.exceptions import (
 )
 
 from vector_client.errors import BadAnswer, Disconnected, NoAnswer, NotSent, TimedOut, VectorClientError
+from vector_client.log_events import log_event
 from vector_client.protocol.call import ANSWER_BYTES_MAX, Address, Call
 from vector_client.retries import Attempts, Limits, Timing
 
@@ -72,7 +73,7 @@ class Transport:
                 wait_s = attempts.wait_s(exc)
                 if wait_s is None:
                     raise
-                log.info("call_repeated", extra={"path": call.path, "wait_s": wait_s, "why": str(exc)})
+                log_event(log, logging.INFO, "call_repeated", path=call.path, wait_s=wait_s, why=exc)
             self._sleep(wait_s)
 
     def close(self) -> None:

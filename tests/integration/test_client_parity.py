@@ -45,6 +45,11 @@ def test_equal_sides_are_equal(kitchen: Kitchen, tmp_path: Path) -> None:
     assert [row["query"] for row in found["queries"]] == ["갈비탕", "냉면 500g"]
 
 
+def test_the_dsn_may_name_a_driver_as_sqlalchemy_does(kitchen: Kitchen) -> None:
+    code, printed = parity(kitchen, dsn=kitchen.dsn("asyncpg"))
+    assert code == 0, printed
+
+
 def test_what_differs_is_printed_and_fails(kitchen: Kitchen) -> None:
     kitchen.client.deactivate("recipes", [5])
     try:
@@ -58,11 +63,19 @@ def test_what_differs_is_printed_and_fails(kitchen: Kitchen) -> None:
         kitchen.client.activate("recipes", [5])
 
 
-def test_what_could_not_be_compared_is_no_agreement(kitchen: Kitchen) -> None:
+def test_what_could_not_be_compared_is_no_agreement(kitchen: Kitchen, tmp_path: Path) -> None:
     code, printed = parity(kitchen, dsn="postgresql://nobody:x@127.0.0.1:1/x")
     assert (code, "not compared" in printed) == (2, True)
     code, printed = parity(kitchen, url="http://127.0.0.1:1")
-    assert (code, "DIFFERENT" in printed) == (1, True)
+    assert (code, "not compared: no answer" in printed) == (2, True), printed
+    code, printed = parity(kitchen, "-k", "10001")
+    assert (code, "top_k" in printed) == (2, True), printed
+    code, printed = parity(kitchen, "--collection", "products")
+    assert (code, "invalid_dimension" in printed) == (2, True), printed
+    nothing = tmp_path / "nothing.txt"
+    nothing.write_text("\n", "utf-8")
+    code, printed = parity(kitchen, "--queries", str(nothing))
+    assert (code, "no query" in printed) == (2, True), "rows of the table are not what was asked for"
     code, printed = parity(kitchen, "--table", "nowhere")
     assert code == 2
     code, printed = parity(kitchen, url="nonsense")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import struct
 from typing import Any
 
 import orjson
 import pytest
 
+from tests.tidy.source import read
 from vector_client.async_transport import first_answer
 from vector_client.errors import (
     BadAnswer,
@@ -22,7 +24,7 @@ from vector_client.errors import (
 )
 from vector_client.protocol import items, operations, search
 from vector_client.retries import Attempts, Limits, Timing
-from vector_client.settings import ClientSettings, MoveSettings
+from vector_client.settings import NAMES, ClientSettings, MoveSettings
 from vector_client.types import Keys, Query
 
 
@@ -141,6 +143,23 @@ def test_every_mistake_is_told_at_once() -> None:
         assert name in str(failure.value)
     with pytest.raises(SettingsWrong, match="ML_TIMEOUT"):
         ClientSettings.from_env({"ML_TIMEOUT": "nan"})
+
+
+def test_a_slip_of_the_pen_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    MoveSettings.from_env(
+        {"ML_ROLLOUT_PERCNT": "10", "ML_MODELL_CACHE": "/x", "ML_TIMEOUT": "2", "PATH": "/bin"}
+    )
+    assert [record.getMessage() for record in caplog.records] == [
+        "unknown_variable name=ML_ROLLOUT_PERCNT meant=ML_ROLLOUT_PERCENT"
+    ]
+
+
+def test_every_variable_that_is_read_is_known_and_in_the_readme() -> None:
+    readme = read("vector_client/README.md")
+    named = set(re.findall(r'"(ML_[A-Z0-9_]+)"', read("vector_client/settings.py")))
+    assert named == NAMES
+    short = {"ML_STEP_BACK_WINDOW_S": "_WINDOW_S", "ML_STEP_BACK_REST_S": "_REST_S"}
+    assert not {name for name in NAMES if f"`{short.get(name, name)}`" not in readme}
 
 
 def test_vectors_go_as_float32_in_base64() -> None:

@@ -19,6 +19,14 @@ Question = tuple[str, Sequence[float]]
 """What it is called in the report, and the vector that both paths get."""
 
 
+FAILURES_MAX = 3
+"""Of the first queries, to give up after: with a service that is silent each takes the whole deadline."""
+
+
+class NotCompared(VectorClientError):
+    """Raised when not one query got both answers; the message says why the first one did not."""
+
+
 class PgVectorSide:
     """The user's own pgvector table, read only. For one thread."""
 
@@ -29,7 +37,7 @@ class PgVectorSide:
                 dsn, autocommit=True, options="-c default_transaction_read_only=on"
             )
         except psycopg.Error as exc:
-            raise DatabaseFailed(f"pgvector: {exc}") from exc
+            raise DatabaseFailed(f"pgvector: {_first_line(exc)}") from exc
 
     def nearest(self, vector: Sequence[float], k: int) -> list[tuple[Any, float]]:
         """Return the k nearest (id, distance) of the table. Raises DatabaseFailed."""
@@ -46,7 +54,7 @@ class PgVectorSide:
         try:
             rows = self._connection.execute(sql.encode(), (count,)).fetchall()
         except psycopg.Error as exc:
-            raise DatabaseFailed(f"pgvector: {exc}") from exc
+            raise DatabaseFailed(f"pgvector: {_first_line(exc)}") from exc
         return [(f"vector of {row[0]}", [float(x) for x in row[1].strip("[]").split(",")]) for row in rows]
 
     def close(self) -> None:
@@ -59,7 +67,7 @@ class PgVectorSide:
         try:
             return self._connection.execute(written.encode(), values).fetchall()
         except psycopg.Error as exc:
-            raise DatabaseFailed(f"pgvector: {exc}") from exc
+            raise DatabaseFailed(f"pgvector: {_first_line(exc)}") from exc
 
 
 def plain_dsn(dsn: str) -> str:
@@ -83,8 +91,18 @@ def compare(
     asked: Query,
     clock: Callable[[], float],
 ) -> list[QueryComparison]:
-    """Ask both paths each question's vector. asked: k and collection of the search."""
-    return [_compared(pgvector, client, each, asked, clock) for each in questions]
+    """Ask both paths each question's vector. asked: k and collection of the search.
+
+    Raises NotCompared where the first FAILURES_MAX of them all fail: the others would too.
+    """
+    found: list[QueryComparison] = []
+    for each in questions:
+        found.append(_compared(pgvector, client, each, asked, clock))
+        if len(found) in (FAILURES_MAX, len(questions)) and all(one.error for one in found):
+            raise NotCompared(found[0].error)
+    if not found:
+        raise NotCompared("there is no query: the table has no vectors, or -n is 0")
+    return found
 
 
 def _compared(
@@ -105,3 +123,8 @@ def _compared(
 def _searched(client: VectorClient, vector: Vector, asked: Query) -> list[tuple[Any, float]]:
     found = client.search(Query(vector=vector, k=asked.k, collection=asked.collection))
     return [(hit.id, hit.distance) for hit in found.hits]
+
+
+def _first_line(exc: psycopg.Error) -> str:
+    """Leave out the statement that PostgreSQL points into."""
+    return next(iter(str(exc).splitlines()), type(exc).__name__)

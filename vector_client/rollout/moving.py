@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vector_client.errors import CircuitOpen, PathFailed, VectorClientError
+from vector_client.log_events import log_event
 from vector_client.recommend.port import Neighbours
 from vector_client.retries import Timing
 from vector_client.rollout.path import GuardedPath, Question, Reporter, is_the_questions_fault
@@ -106,8 +107,8 @@ class MovingRecommender:
     ) -> Neighbours:
         if not isinstance(failure, CircuitOpen):
             known = isinstance(failure, VectorClientError)
-            fields = {"to": other.name, "why": str(failure)}
-            log.warning("fell_back", extra=fields, exc_info=None if known else failure)
+            cause = None if known else failure
+            log_event(log, logging.WARNING, "fell_back", cause, to=other.name, why=failure)
         try:
             return await other.ask(pg_db, question, self._left_s(began), "fallback")
         except Exception as exc:

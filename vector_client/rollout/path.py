@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vector_client.errors import BadRequest, CircuitOpen, Conflict, NotFound, NotSent, PathFailed, TimedOut
+from vector_client.log_events import log_event
 from vector_client.recommend.port import Neighbours, VectorSearcherPort
 from vector_client.rollout.breaker import Breaker
 from vector_client.telemetry.events import Event, Observer, PathCalled, Role, Switched
@@ -50,8 +51,10 @@ class Reporter:
     def __call__(self, event: Event) -> None:
         """Report one event; never raises."""
         if isinstance(event, Switched):
-            fields = {"path": event.path, "state": event.state, "reason": event.reason}
-            log.warning("path_switched", extra=fields)
+            log_event(
+                log, logging.WARNING, "path_switched",
+                path=event.path, state=event.state, reason=event.reason,
+            )  # fmt: skip
         if self.observe is None:
             return
         try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from vector_client.errors import VectorClientError
+from vector_client.log_events import log_event
 from vector_client.recommend.port import Neighbours
 from vector_client.rollout.path import GuardedPath, Question, Reporter
 from vector_client.telemetry.events import Compared, ShadowSkipped
@@ -72,24 +73,22 @@ class Shadow:
                     finally:
                         await question.wait_for_cancelled(CANCEL_S_MAX)
         except VectorClientError as exc:
-            log.info("shadow_failed", extra={"path": self._new.name, "why": str(exc)})
+            log_event(log, logging.INFO, "shadow_failed", path=self._new.name, why=exc)
             return
-        except Exception:
-            log.exception("shadow_failed", extra={"path": self._new.name})
+        except Exception as exc:
+            log_event(log, logging.ERROR, "shadow_failed", exc, path=self._new.name)
             return
         difference = compared(shown, found)
         event = Compared(difference.overlap, difference.distance, old_s, self._clock() - began)
-        log.info(
-            "shadow_compared",
-            extra={
-                "overlap": event.overlap,
-                "distance_difference": event.distance_difference,
-                "old_ms": event.old_s * 1000,
-                "new_ms": event.new_s * 1000,
-                "missing": difference.missing[:10],
-                "added": difference.added[:10],
-            },
-        )
+        log_event(
+            log, logging.INFO, "shadow_compared",
+            overlap=event.overlap,
+            distance_difference=event.distance_difference,
+            old_ms=event.old_s * 1000,
+            new_ms=event.new_s * 1000,
+            missing=difference.missing[:10],
+            added=difference.added[:10],
+        )  # fmt: skip
         self._report(event)
 
 
