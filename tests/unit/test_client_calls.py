@@ -150,7 +150,7 @@ def test_a_slip_of_the_pen_is_told(caplog: pytest.LogCaptureFixture) -> None:
         {"ML_ROLLOUT_PERCNT": "10", "ML_MODELL_CACHE": "/x", "ML_TIMEOUT": "2", "PATH": "/bin"}
     )
     assert [record.getMessage() for record in caplog.records] == [
-        "unknown_variable name=ML_ROLLOUT_PERCNT meant=ML_ROLLOUT_PERCENT"
+        "unknown_variable variable=ML_ROLLOUT_PERCNT meant=ML_ROLLOUT_PERCENT"
     ]
 
 
