@@ -40,7 +40,7 @@ from service.http.middleware import RequestMiddleware
 from service.http.transport.protocol import SearchProtocol
 from service.http.wire.answers import write_answer
 from service.http.wire.schemas import SearchIn
-from service.http.wire.search import read_question
+from service.http.wire.search import parse_search
 from service.observing import configure_logging
 from service.settings import Settings
 from service.wiring import Service, build
@@ -98,7 +98,7 @@ ItemId = Int64 | Annotated[str, Field(strict=True, min_length=1, max_length=255)
 
 
 class SearchBody(BaseModel):
-    """The search request as one would write it with pydantic; what it can't say, read_question checks."""
+    """The search request as one would write it with pydantic; what it can't say, parse_search checks."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
@@ -162,9 +162,9 @@ def ordinary(service: Service) -> ASGIApp:
     )
     async def post_search(body: SearchBody) -> Any:
         began = time.perf_counter()
-        asked = read_question(cast("SearchIn", body), dependencies.catalogue, limits)
-        answer = await parts.searcher.find(asked.question)
-        return write_answer(asked, answer, (time.perf_counter() - began) * 1000)
+        search = parse_search(cast("SearchIn", body), dependencies.catalogue, limits)
+        result = await parts.searcher.find(search)
+        return write_answer(search, result, (time.perf_counter() - began) * 1000)
 
     middleware = RequestMiddleware(app, parts.metrics, parts.request_log, TrustedProxies(()), parts.is_open)
 

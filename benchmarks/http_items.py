@@ -20,13 +20,14 @@ from starlette.types import Message
 
 from benchmarks.http_cost import PATH, ConstantIndex
 from index_store.types import SearchRequest, SearchResult
+from service.app.search import ParsedSearch
 from service.app.search_queue import SearchLane
 from service.http.app import search_limits
 from service.http.middleware import JSON, Exchange
 from service.http.wire.answers import write_answer
 from service.http.wire.body import decode_json
 from service.http.wire.schemas import SearchIn
-from service.http.wire.search import Asked, read_question
+from service.http.wire.search import parse_search
 from service.settings import Settings
 from service.wiring import Service, build
 
@@ -78,32 +79,31 @@ def _reading(service: Service, bodies: Sequence[bytes]) -> Mapping[str, float]:
     catalogue, limits = service.catalogue, search_limits(service.parts.dependencies.settings)
     return {
         "decoding JSON": _us(lambda place: decode_json(decoder, bodies[place % len(bodies)])),
-        "checks": _us(lambda place: read_question(read[place % len(read)], catalogue, limits)),
+        "checks": _us(lambda place: parse_search(read[place % len(read)], catalogue, limits)),
     }
 
 
 async def _finding(service: Service, bodies: Sequence[bytes]) -> Mapping[str, float]:
     searcher, asked = service.parts.searcher, _asked(service, bodies)
     text = service.parts.dependencies.encoders.text(asked.collection.name)
-    question = asked.question
-    request = SearchRequest(vector=np.ones(asked.collection.dim, np.float32), k=question.k)
+    request = SearchRequest(vector=np.ones(asked.collection.dim, np.float32), k=asked.request.k)
     lane = SearchLane(
         service.parts.dependencies.index, service.parts.metrics, queue_requests_max=1000, queue_ms_max=1000
     )
     lane.start()
 
     def known(_: int) -> None:
-        text.known_query(str(question.text))
+        text.known_query(str(asked.text))
 
     async def hop(_: int) -> None:
-        await lane.ask(question.collection, request, time.monotonic() + 3)
+        await lane.ask(asked.collection.name, request, time.monotonic() + 3)
 
     async def find(_: int) -> None:
         answer: asyncio.Future[SearchResult] = asyncio.get_running_loop().create_future()
-        searcher.find_for(question, answer, "")
+        searcher.submit_search(asked, answer, "")
         await answer
 
-    await searcher.find(question)
+    await searcher.find(asked)
     cached, hopped, found = _us(known), await _awaited_us(hop), await _awaited_us(find)
     lane.close()
     return {
@@ -115,7 +115,7 @@ async def _finding(service: Service, bodies: Sequence[bytes]) -> Mapping[str, fl
 
 async def _writing(service: Service, bodies: Sequence[bytes]) -> Mapping[str, float]:
     asked = _asked(service, bodies)
-    answer = await service.parts.searcher.find(asked.question)
+    answer = await service.parts.searcher.find(asked)
     document = write_answer(asked, answer, 1.0)
     return {
         "answer as a document": _us(lambda _: write_answer(asked, answer, 1.0)),
@@ -127,9 +127,9 @@ async def _nowhere(_: Message) -> None:
     pass
 
 
-def _asked(service: Service, bodies: Sequence[bytes]) -> Asked:
+def _asked(service: Service, bodies: Sequence[bytes]) -> ParsedSearch:
     body = decode_json(msgspec.json.Decoder(SearchIn), bodies[0])
-    return read_question(body, service.catalogue, search_limits(service.parts.dependencies.settings))
+    return parse_search(body, service.catalogue, search_limits(service.parts.dependencies.settings))
 
 
 def _us(call: Callable[[int], object]) -> float:

@@ -1,4 +1,4 @@
-"""Finding: a question in content or vectors becomes one index search under one embedding_version."""
+"""Finding: content or a vector becomes one search of the index under one embedding_version."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -15,9 +16,10 @@ import numpy.typing as npt
 
 from index_store.errors import SeqNotReached, VersionMismatch
 from index_store.port import SeqSource, VectorIndex
-from index_store.types import Filter, Id, Ids, PageKey, SearchRequest, SearchResult, StoredItem, Vector
+from index_store.types import Id, Ids, SearchRequest, SearchResult, StoredItem, Vector
 from service.app.encoders import Encoders
-from service.app.search_queue import Asker, SearchLane
+from service.app.search_queue import ResultHandler, SearchLane
+from service.collections import Collection
 from service.errors import InvalidInput, ModelUnavailable, Overloaded, Starting, UnknownItem
 
 T = TypeVar("T")
@@ -26,50 +28,44 @@ _SEQ_POLL_S = 0.002
 _SEQ_POLL_S_MAX = 0.05
 _PIN_ATTEMPTS = 3
 
+NO_VECTOR: Vector = np.empty(0, np.float32)
+"""Of a request whose content is not embedded yet."""
+
 
 class IndexReader(VectorIndex, SeqSource, Protocol):
     """What a searcher needs of an index."""
 
 
-class Question(msgspec.Struct, frozen=True, gc=False):
-    """What to search by (exactly one of text, picture, vector, like_ids) and under which conditions.
+class ParsedSearch(msgspec.Struct, gc=False):
+    """One search on its way: a request for the index, and the content that its vector is made of, if it came
+    without one. A Struct, since there is one for every search.
 
-    A Struct, since there is one for every search: a frozen dataclass of so many fields takes four times as
-    long to make.
-
-    text: normalised. vector: (dim,) float32, finite, not zero. The rest as in SearchRequest.
+    text: normalised. Of text, picture and like_ids at most one; without any, `request` holds the vector.
+    include: fields of the answer beside id and distance. shown: how many items the pages before held.
+    warnings: for who asked. truncated: whether the text was longer than its model reads; None for other
+    content.
     """
 
-    collection: str
-    k: int
+    collection: Collection
+    request: SearchRequest
     text: str | None = None
     picture: bytes | None = None
-    vector: Vector | None = None
     like_ids: Sequence[Id] = ()
     unlike_ids: Sequence[Id] = ()
-    exclude_ids: Ids | npt.NDArray[np.int64] = ()
-    filter: Filter | None = None
-    offset: int = 0
-    after: PageKey | None = None
-    max_distance: float | None = None
-    exact: bool = False
     min_seq: int | None = None
-    embedding_version: str | None = None
-    with_metadata: bool = False
-    with_vectors: bool = False
-    metadata_bytes_max: int | None = None
+    include: frozenset[str] = frozenset()
+    shown: int = 0
+    warnings: Sequence[str] = ()
+    truncated: bool | None = None
 
-
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    """truncated: None unless a text was embedded. vector: what was searched by."""
-
-    result: SearchResult
-    vector: Vector
-    truncated: bool | None
+    @property
+    def needs_model(self) -> bool:
+        """Whether a model makes the vector."""
+        return self.text is not None or self.picture is not None
 
 
 class Searcher:
-    """Answers questions. Event loop only; embedding and searching run on threads of their own."""
+    """Answers searches. Event loop only; embedding and searching run on threads of their own."""
 
     def __init__(
         self,
@@ -96,51 +92,40 @@ class Searcher:
         """Return how much work, as `cost_of` counts, one caller should have in line at a time."""
         return self._lane.cost_at_once()
 
-    async def find(self, question: Question, caller: str = "", deadline: float | None = None) -> Answer:
+    async def find(
+        self, search: ParsedSearch, caller: str = "", deadline: float | None = None
+    ) -> SearchResult:
         """caller: whose share of the models an embedding takes. deadline: where several searches share one.
 
         Raises Refused, TryLater, IndexStoreError. A model's vector never meets another version's: when
         the model is not of the serving version the answer is ModelUnavailable."""
         if deadline is None:
             deadline = self.deadline()
-        if question.vector is not None:
-            result = await self._search(question, question.vector, question.embedding_version, deadline)
-            return Answer(result, question.vector, None)
-        if question.like_ids:
-            return await self._find_alike(question, deadline)
-        version = self._version_of_model(question)
-        vector, truncated = await self._embedded(question, caller)
+        if search.like_ids:
+            return await self._find_alike(search, deadline)
+        if not self._has_vector(search):
+            await self._embed(search, caller)
         try:
-            result = await self._search(question, vector, version, deadline)
+            return await self._result(search, search.request, deadline)
         except VersionMismatch as exc:
-            raise self.told(question, exc) from exc
-        return Answer(result, vector, truncated)
+            raise self.translate_error(search, exc) from exc
 
-    def find_for(self, question: Question, asker: Asker, caller: str) -> tuple[Vector, bool | None] | None:
-        """Put the search in line if nothing has to be awaited before it; return what it searches by and
-        whether its text was truncated, or None. `asker` gets the result, or an error for `told`.
+    def submit_search(self, search: ParsedSearch, handler: ResultHandler, caller: str) -> bool:
+        """Put the search in line if nothing has to be awaited before it, and return whether that was done.
+        `handler` gets the result, or an error for `translate_error`.
 
-        Raises as `find`.
+        Raises as `find`, also where its model would refuse it.
         """
-        if question.min_seq is not None:
-            return None
-        if question.vector is not None:
-            vector, truncated, version = question.vector, None, question.embedding_version
-        elif question.text is not None:
-            encoder = self._encoders.text(question.collection)
-            known = encoder.known_query(question.text)
-            if known is None:
-                refusal = encoder.refusal(question.text, caller)
+        if search.min_seq is not None or search.like_ids:
+            return False
+        if not self._has_vector(search):
+            if search.text is not None:
+                refusal = self._encoders.text(search.collection.name).refusal(search.text, caller)
                 if refusal is not None:
                     raise refusal
-                return None
-            vector, truncated = known
-            version = self._version_of_model(question)
-        else:
-            return None
-        request = _request(question, vector, version)
-        self._lane.put(question.collection, request, self.deadline(), asker)
-        return vector, truncated
+            return False
+        self._lane.put(search.collection.name, search.request, self.deadline(), handler)
+        return True
 
     def picture_refusal(self, collection: str, bytes_count: int, caller: str) -> Overloaded | None:
         """Return why a picture of so many bytes would not be embedded now, or None. Costs next to nothing."""
@@ -148,43 +133,64 @@ class Searcher:
         return None if image is None else image.refusal(bytes_count, caller)
 
     @staticmethod
-    def told(question: Question, error: Exception) -> Exception:
+    def translate_error(search: ParsedSearch, error: Exception) -> Exception:
         """Return what the index's `error` means to who asked: the caller named no version but the model's."""
-        if isinstance(error, VersionMismatch) and question.vector is None and not question.like_ids:
+        if isinstance(error, VersionMismatch) and search.needs_model:
             return ModelUnavailable(f"embedding_version_mismatch: {error}")
         return error
 
-    def _version_of_model(self, question: Question) -> str:
-        version = self._encoders.info(question.collection).embedding_version
-        if question.embedding_version not in (None, version):
-            raise VersionMismatch(question.collection, version, str(question.embedding_version))
+    def _has_vector(self, search: ParsedSearch) -> bool:
+        """Whether the request can go to the index; a remembered text's vector is put into it."""
+        if not search.needs_model:
+            return True
+        if search.text is None:
+            return False
+        known = self._encoders.text(search.collection.name).known_query(search.text)
+        if known is not None:
+            self._complete(search, *known)
+        return known is not None
+
+    async def _embed(self, search: ParsedSearch, caller: str) -> None:
+        """Put the content's vector into the request."""
+        name = search.collection.name
+        self._version_of_model(search)  # before a model works for nothing
+        if search.text is not None:
+            vector, truncated = await self._encoders.text(name).embed_query(search.text, caller)
+            self._complete(search, vector, truncated)
+        else:
+            assert search.picture is not None
+            self._complete(search, await self._encoders.image(name).embed_query(search.picture, caller), None)
+
+    def _complete(self, search: ParsedSearch, vector: Vector, truncated: bool | None) -> None:
+        search.request.embedding_version = self._version_of_model(search)
+        search.request.vector = vector
+        search.truncated = truncated
+
+    def _version_of_model(self, search: ParsedSearch) -> str:
+        version = self._encoders.info(search.collection.name).embedding_version
+        wanted = search.request.embedding_version
+        if wanted not in (None, version):
+            raise VersionMismatch(search.collection.name, version, str(wanted))
         return version
 
-    async def _embedded(self, question: Question, caller: str) -> tuple[Vector, bool | None]:
-        if question.text is not None:
-            return await self._encoders.text(question.collection).embed_query(question.text, caller)
-        assert question.picture is not None
-        image = self._encoders.image(question.collection)
-        return await image.embed_query(question.picture, caller), None
-
-    async def _find_alike(self, question: Question, deadline: float) -> Answer:
+    async def _find_alike(self, search: ParsedSearch, deadline: float) -> SearchResult:
         """Stored vectors are read first and searched by then; a promotion in between would mix two spaces,
         so the version is read before and pinned."""
-        inputs = [*question.like_ids, *question.unlike_ids]
+        name, request = search.collection.name, search.request
+        inputs = [*search.like_ids, *search.unlike_ids]
         for _ in range(_PIN_ATTEMPTS):
-            version = await self._on_reader(partial(self._current_version, question.collection))
-            if question.embedding_version not in (None, version):
-                raise VersionMismatch(question.collection, version, str(question.embedding_version))
-            stored = await self._on_reader(partial(self._index.get, question.collection, inputs))
-            vector = _direction(question, inputs, stored)
-            excluding = msgspec.structs.replace(
-                question, exclude_ids=[*_plain(question.exclude_ids), *inputs]
+            version = await self._on_reader(partial(self._current_version, name))
+            if request.embedding_version not in (None, version):
+                raise VersionMismatch(name, version, str(request.embedding_version))
+            stored = await self._on_reader(partial(self._index.get, name, inputs))
+            request.vector = _direction(search, inputs, stored)
+            excluding = replace(
+                request, exclude_ids=[*_plain(request.exclude_ids), *inputs], embedding_version=version
             )
             try:
-                result = await self._search(excluding, vector, version, deadline)
+                return await self._result(search, excluding, deadline)
             except VersionMismatch:
                 continue
-            return Answer(result, vector, None)
         raise Starting("The collection is changing its generation.")
 
     def _current_version(self, collection: str) -> str:
@@ -196,13 +202,12 @@ class Searcher:
     async def _on_reader(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, call)
 
-    def _search(
-        self, question: Question, vector: Vector, version: str | None, deadline: float
+    def _result(
+        self, search: ParsedSearch, request: SearchRequest, deadline: float
     ) -> Awaitable[SearchResult]:
-        request = _request(question, vector, version)
-        if question.min_seq is None:
-            return self._lane.ask(question.collection, request, deadline)
-        return self._search_from(question.min_seq, question.collection, request, deadline)
+        if search.min_seq is None:
+            return self._lane.ask(search.collection.name, request, deadline)
+        return self._search_from(search.min_seq, search.collection.name, request, deadline)
 
     async def _search_from(
         self, min_seq: int, collection: str, request: SearchRequest, deadline: float
@@ -224,29 +229,12 @@ class Searcher:
             pause = min(2 * pause, _SEQ_POLL_S_MAX)
 
 
-def _request(question: Question, vector: Vector, version: str | None) -> SearchRequest:
-    return SearchRequest(
-        vector=vector,
-        k=question.k,
-        exclude_ids=question.exclude_ids,
-        filter=question.filter,
-        offset=question.offset,
-        after=question.after,
-        max_distance=question.max_distance,
-        exact=question.exact,
-        embedding_version=version,
-        with_metadata=question.with_metadata,
-        with_vectors=question.with_vectors,
-        metadata_bytes_max=question.metadata_bytes_max,
-    )
-
-
-def _direction(question: Question, inputs: Sequence[Id], stored: Sequence[StoredItem | None]) -> Vector:
+def _direction(search: ParsedSearch, inputs: Sequence[Id], stored: Sequence[StoredItem | None]) -> Vector:
     """2 x mean(like) - mean(unlike) over unit vectors, as a unit vector; mean(like) without unlike."""
     units = [_unit(id, item) for id, item in zip(inputs, stored, strict=True)]
-    likes = len(question.like_ids)
+    likes = len(search.like_ids)
     direction = np.mean(units[:likes], axis=0)
-    if question.unlike_ids:
+    if search.unlike_ids:
         direction = 2 * direction - np.mean(units[likes:], axis=0)
     length = float(np.linalg.norm(direction))
     if length < 1e-6:

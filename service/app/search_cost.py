@@ -6,8 +6,9 @@ measured while serving.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
+
+from index_store.types import Filter, SearchRequest
 
 _REACH = 1 / 100
 """10,000 items take about a hundred times what the usual 25 take."""
@@ -22,26 +23,7 @@ _OPERAND = 1 / 2000
 _EXCLUDED = 1 / 2000
 
 
-class CostFields(Protocol):
-    """What of a search is looked at."""
-
-    @property
-    def k(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def exact(self) -> bool: ...
-    @property
-    def filter(self) -> Mapping[str, Any] | None: ...
-    @property
-    def exclude_ids(self) -> Sequence[Any] | Any: ...
-    @property
-    def with_metadata(self) -> bool: ...
-    @property
-    def with_vectors(self) -> bool: ...
-
-
-def cost_of(search: CostFields) -> float:
+def cost_of(search: SearchRequest) -> float:
     """Return the work of a search; 1 is the least, and what one for a few items by the graph is."""
     cost = 1.0 + min(search.k + search.offset, _REACH_MAX) * _REACH + len(search.exclude_ids) * _EXCLUDED
     if search.with_metadata:
@@ -55,7 +37,7 @@ def cost_of(search: CostFields) -> float:
     return cost
 
 
-def _filter_cost(condition: Mapping[str, Any]) -> float:
+def _filter_cost(condition: Filter) -> float:
     """By conditions and operands; each list is counted whole, not walked."""
     cost = _FILTER
     level: list[Any] = [condition]

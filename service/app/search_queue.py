@@ -36,7 +36,7 @@ _SWEEP_S = 0.02
 """How late a deadline may be noticed: one look at everyone who waits costs less than a timer for each."""
 
 
-class Asker(Protocol):
+class ResultHandler(Protocol):
     """Who is told how a search ended, on the event loop and once. A future of asyncio is one."""
 
     def done(self) -> bool:
@@ -50,13 +50,15 @@ class Asker(Protocol):
 class _Waiting:
     """One request in line. Slots without a dataclass: there is one for every search."""
 
-    __slots__ = ("asker", "collection", "cost", "deadline", "request")
+    __slots__ = ("collection", "cost", "deadline", "handler", "request")
 
-    def __init__(self, collection: str, request: SearchRequest, deadline: float, asker: Asker) -> None:
+    def __init__(
+        self, collection: str, request: SearchRequest, deadline: float, handler: ResultHandler
+    ) -> None:
         self.collection = collection
         self.request = request
         self.deadline = deadline
-        self.asker = asker
+        self.handler = handler
         self.cost = cost_of(request)
 
 
@@ -106,15 +108,15 @@ class SearchLane:
         self.put(collection, request, deadline, answer)
         return answer
 
-    def put(self, collection: str, request: SearchRequest, deadline: float, asker: Asker) -> None:
-        """As `ask`, for an asker of the caller's own."""
+    def put(self, collection: str, request: SearchRequest, deadline: float, handler: ResultHandler) -> None:
+        """As `ask`, for an handler of the caller's own."""
         loop = self._loop
         assert loop is not None
         queued = self._asked - self._taken
         expected_s = (self._asked_cost - self._taken_cost) * self._seconds_per_cost
         if queued >= self._queue_requests_max or expected_s > self._queue_s_max:
             raise Overloaded("Too many searches are waiting.", retry_after_s=max(1.0, expected_s))
-        waiting = _Waiting(collection, request, deadline, asker)
+        waiting = _Waiting(collection, request, deadline, handler)
         self._unanswered.append(waiting)
         if self._sweeper is None:
             self._sweeper = loop.call_later(_SWEEP_S, self._sweep, loop)
@@ -135,11 +137,11 @@ class SearchLane:
         now = time.monotonic()
         still: deque[_Waiting] = deque()
         for waiting in self._unanswered:
-            if waiting.asker.done():
+            if waiting.handler.done():
                 continue
             if waiting.deadline <= now:
                 late = DeadlineExceeded("The search took longer than its deadline.")
-                waiting.asker.set_exception(late)
+                waiting.handler.set_exception(late)
             else:
                 still.append(waiting)
         self._unanswered = still
@@ -153,7 +155,7 @@ class SearchLane:
             self._taken += len(batch)
             self._taken_cost += sum([each.cost for each in batch])
             started = time.monotonic()
-            wanted = [each for each in batch if each.deadline > started and not each.asker.done()]
+            wanted = [each for each in batch if each.deadline > started and not each.handler.done()]
             settled = self._answer(wanted)
             if wanted:
                 per_cost = (time.monotonic() - started) / sum([each.cost for each in wanted])
@@ -198,14 +200,14 @@ class SearchLane:
 
     def _settle(self, settled: Sequence[tuple[_Waiting, SearchResult | Exception]]) -> None:
         for waiting, result in settled:
-            if waiting.asker.done():
+            if waiting.handler.done():
                 continue
             if isinstance(result, Exception):
-                waiting.asker.set_exception(result)
+                waiting.handler.set_exception(result)
             else:
-                waiting.asker.set_result(result)
+                waiting.handler.set_result(result)
         # They are answered in the order in which they came: nothing of them need be kept until the sweep.
-        while self._unanswered and self._unanswered[0].asker.done():
+        while self._unanswered and self._unanswered[0].handler.done():
             self._unanswered.popleft()
 
 

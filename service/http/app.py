@@ -65,6 +65,7 @@ class Application:
     def __init__(self, parts: ApplicationParts) -> None:
         settings = parts.dependencies.settings
         self.searcher = parts.searcher
+        self.catalogue = parts.dependencies.catalogue
         self.bodies = parts.dependencies.bodies
         self._routers = _routers(parts)
         self._front = SearchFront(

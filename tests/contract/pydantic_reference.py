@@ -16,7 +16,9 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from index_store.errors import InvalidRequest, VersionMismatch
-from service.app.search import Question, Searcher
+from index_store.types import SearchRequest
+from service.app.search import NO_VECTOR, ParsedSearch, Searcher
+from service.collections import Catalogue
 from service.errors import InvalidImage, InvalidInput, UnknownItem
 
 Int64 = Annotated[int, Field(strict=True, ge=-(2**63), le=2**63 - 1)]
@@ -58,20 +60,20 @@ class Batch(BaseModel):
     searches: Annotated[list[Search], Field(min_length=1, max_length=100)]
 
 
-def reference_app(searcher: Searcher) -> FastAPI:
+def reference_app(searcher: Searcher, catalogue: Catalogue) -> FastAPI:
     """The reference; results are written without optional fields."""
     app = FastAPI(openapi_url=None, redirect_slashes=False)
 
     async def find(search: Search) -> dict[str, Any]:
-        question = _question(search)
-        answer = await searcher.find(question)
-        id_field = FIELDS[question.collection][0]
-        hits = answer.result.hits
+        parsed = _parsed(search, catalogue)
+        result = await searcher.find(parsed)
+        id_field = FIELDS[parsed.collection.name][0]
+        hits = result.hits
         return {
             "results": [{id_field: hit.id, "distance": hit.distance} for hit in hits],
-            "embedding_version": answer.result.embedding_version,
-            "seq": answer.result.seq,
-            "exhausted": answer.result.exhausted,
+            "embedding_version": result.embedding_version,
+            "seq": result.seq,
+            "exhausted": result.exhausted,
         }
 
     async def search(body: Search) -> dict[str, Any]:
@@ -96,7 +98,7 @@ def reference_app(searcher: Searcher) -> FastAPI:
     return app
 
 
-def _question(search: Search) -> Question:
+def _parsed(search: Search, catalogue: Catalogue) -> ParsedSearch:
     collection = search.collection or ("products" if search.image is not None else "recipes")
     if collection not in FIELDS:
         raise HTTPException(404)
@@ -104,20 +106,25 @@ def _question(search: Search) -> Question:
     for name in ("exclude_ids", "like_ids", "unlike_ids"):
         if any(type(each) is not kind for each in getattr(search, name) or ()):
             raise InvalidInput(name, "wrong type")
-    return Question(
-        collection,
+    request = SearchRequest(
+        NO_VECTOR if search.vector is None else _vector(search.vector, dim),
         k=25 if search.top_k is None else search.top_k,
-        text=None if search.query is None else unicodedata.normalize("NFC", search.query),
-        picture=None if search.image is None else _bytes(search.image, "image"),
-        vector=None if search.vector is None else _vector(search.vector, dim),
-        like_ids=search.like_ids or (),
-        unlike_ids=search.unlike_ids or (),
         exclude_ids=search.exclude_ids or (),
         filter=search.filter,
         offset=search.offset or 0,
         max_distance=search.max_distance,
         exact=bool(search.exact),
         embedding_version=search.embedding_version,
+    )
+    served = catalogue.get(collection)
+    assert served is not None
+    return ParsedSearch(
+        served,
+        request,
+        text=None if search.query is None else unicodedata.normalize("NFC", search.query),
+        picture=None if search.image is None else _bytes(search.image, "image"),
+        like_ids=search.like_ids or (),
+        unlike_ids=search.unlike_ids or (),
     )
 
 

@@ -147,7 +147,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
 
 @pytest.fixture(scope="module")
 def reference(app: HttpApp) -> HttpApp:
-    return HttpApp(reference_app(application_of(app).searcher), app.loop)
+    return HttpApp(reference_app(application_of(app).searcher, application_of(app).catalogue), app.loop)
 
 
 def path_of(case: Case) -> str:

@@ -38,13 +38,10 @@ AVOIDED_WORDS: dict[str, set[str]] = {
         "truth",
     },
     "service": {
-        "asked",
-        "asker",
         "boarded",
         "edge",
         "lane",
         "mend",
-        "told",
     },
     "feeder": set(),
     "vector_client": set(),

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,7 +14,7 @@ import pytest
 from index_store.errors import SeqNotReached
 from index_store.types import Hit, PageKey, SearchRequest, SearchResult
 from service.app.encoders import Encoders
-from service.app.search import Answer, Question, Searcher
+from service.app.search import ParsedSearch, Searcher
 from service.app.search_queue import SearchLane
 from service.collections import Collection
 from service.http.wire.answers import (
@@ -24,7 +23,6 @@ from service.http.wire.answers import (
     encoded_in_pieces,
     expected_bytes,
 )
-from service.http.wire.search import Asked
 from service.observing import Metrics
 from tests.reference_index import ReferenceIndex
 
@@ -63,7 +61,8 @@ def wait_for(index: SlowSeqs, min_seq: int, wait_ms: int) -> SearchResult:
             Encoders({}), lane, index, ThreadPoolExecutor(1), deadline_ms=3000, min_seq_wait_ms=wait_ms
         )
         try:
-            return (await searcher.find(Question("a", 5, vector=VECTOR, min_seq=min_seq))).result
+            search = ParsedSearch(Collection("a", dim=3), SearchRequest(VECTOR, 5), min_seq=min_seq)
+            return await searcher.find(search)
         finally:
             lane.close()
 
@@ -95,15 +94,27 @@ HITS = [
 FIELDS = ["score", "rank", "metadata", "vector"]
 
 
+def search_for(collection: Collection, k: int, include: list[str]) -> ParsedSearch:
+    vector = HITS[5].vector
+    assert vector is not None
+    return ParsedSearch(
+        collection,
+        SearchRequest(vector, k),
+        include=frozenset(include),
+        shown=30,
+        warnings=["w"],
+        truncated=True,
+    )
+
+
 @pytest.mark.parametrize("include", [[], ["rank"], ["score", "vector"], FIELDS])
 @pytest.mark.parametrize("count", [0, 1, 2000])
 def test_pieces_are_the_same_answer(include: list[str], count: int) -> None:
     collection = Collection("a", dim=64, metric="l2")
-    asked = Asked(collection, Question("a", 2000, vector=HITS[0].vector), frozenset(include), 30, ["w"])
+    search = search_for(collection, 2000, include)
     page = PageKey("g", 7, 1.5, 9) if count else None
     result = SearchResult(HITS[:count], "g", "v", 7, page is None, page, ["catgory"])
-    answer = Answer(result, HITS[5].vector, truncated=True)
-    whole, pieces = encoded_answer(asked, answer, 1.25), encoded_in_pieces(asked, answer, 1.25)
+    whole, pieces = encoded_answer(search, result, 1.25), encoded_in_pieces(search, result, 1.25)
     assert msgspec.json.decode(pieces) == msgspec.json.decode(whole)
     assert len(pieces) <= len(whole) + 100
 
@@ -111,9 +122,7 @@ def test_pieces_are_the_same_answer(include: list[str], count: int) -> None:
 @pytest.mark.parametrize("include", [[], ["score", "rank"], FIELDS[:3:2], ["vector"], FIELDS])
 def test_expected_bytes_are_near_the_real_ones(include: list[str]) -> None:
     collection = Collection("a", dim=64, metric="l2", id_field="recipe_id")
-    asked = Asked(collection, Question("a", 2000, vector=HITS[0].vector), frozenset(include))
-    answer = Answer(SearchResult(HITS, "g", "v", 7, True, None), VECTOR.repeat(22)[:64], None)
-    size = len(encoded_answer(asked, answer, 1.0))
-    assert size * 0.8 <= expected_bytes(asked) <= size * 1.5
-    usual: dict[str, Any] = {"vector": VECTOR}
-    assert expected_bytes(Asked(collection, Question("a", 25, **usual), frozenset())) < LARGE_BYTES
+    search = search_for(collection, 2000, include)
+    size = len(encoded_answer(search, SearchResult(HITS, "g", "v", 7, True, None), 1.0))
+    assert size * 0.8 <= expected_bytes(search) <= size * 1.5
+    assert expected_bytes(search_for(collection, 25, [])) < LARGE_BYTES

@@ -16,12 +16,12 @@ from PIL import Image
 
 from index_store.errors import IndexStoreError
 from index_store.port import VectorIndex
-from index_store.types import CollectionStatus
+from index_store.types import CollectionStatus, SearchRequest
 from service.app.encoders import Encoders, Slot
 from service.app.generations.serving import ModelChange
 from service.app.health.findings import STARTING, Finding, fits, of_change, of_error, of_model, of_troubles
 from service.app.health.maintenance_status import MaintenanceStatus
-from service.app.search import Question, Searcher
+from service.app.search import NO_VECTOR, ParsedSearch, Searcher
 from service.app.sync_report import SyncReport, sync_report
 from service.collections import NO_MODEL, Catalogue, Collection
 from service.errors import ServiceError
@@ -158,20 +158,20 @@ class Prober:
             findings.extend([pending] if pending else [])
         by_content = has_model and (of_its_model is None or not of_its_model.blocks)
         try:
-            await self._searcher.find(self._question(collection, by_content=by_content))
+            await self._searcher.find(self._query(collection, by_content=by_content))
         except (ServiceError, IndexStoreError) as exc:
             finding = of_error(name, exc)
             return [*findings, finding], not finding.blocks
         return findings, True
 
-    def _question(self, collection: Collection, *, by_content: bool) -> Question:
+    def _query(self, collection: Collection, *, by_content: bool) -> ParsedSearch:
         """Return a query that no cache holds: new content, or a vector where there is no model."""
-        name = collection.name
         if not by_content:
-            return Question(name, k=1, vector=np.ones(collection.dim, dtype=np.float32))
+            return ParsedSearch(collection, SearchRequest(np.ones(collection.dim, dtype=np.float32), k=1))
+        request = SearchRequest(NO_VECTOR, k=1)
         if collection.modality == "text":
-            return Question(name, k=1, text=_PROBE_TEXT.format(number=self._probes))
-        return Question(name, k=1, picture=_picture(self._probes))
+            return ParsedSearch(collection, request, text=_PROBE_TEXT.format(number=self._probes))
+        return ParsedSearch(collection, request, picture=_picture(self._probes))
 
     def _tell(self, report: _Report) -> None:
         """Log what is new and what is over, and set the metrics."""

@@ -9,8 +9,9 @@ from fastapi import APIRouter, Query, Request
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
+from index_store.types import SearchRequest
 from service.app.ingest import PictureSource
-from service.app.search import Question, Searcher
+from service.app.search import NO_VECTOR, ParsedSearch, Searcher
 from service.collections import Collection
 from service.errors import FieldError, InvalidInput
 from service.http.auth import Role
@@ -78,16 +79,16 @@ class LegacyRoutes:
 
     async def _similar(self, request: Request, data: bytes, top_k: int | None) -> list[dict[str, Any]]:
         collection = self._collection()
-        question = Question(
-            collection.name,
-            k=self._k(top_k),
-            picture=data,
+        wanted = SearchRequest(
+            NO_VECTOR,
+            self._k(top_k),
             with_metadata=True,
             with_vectors=collection.metric != "cosine",
             metadata_bytes_max=self._dependencies.settings.answer_bytes_max,
         )
-        answer = await self._searcher.find(question, exchange_of(request).caller)
-        hits = answer.result.hits
+        search = ParsedSearch(collection, wanted, picture=data)
+        result = await self._searcher.find(search, exchange_of(request).caller)
+        hits = result.hits
         return [
             {
                 "product_id": str(hit.id),
@@ -96,7 +97,7 @@ class LegacyRoutes:
                 "rank": place,
             }
             for place, (hit, score) in enumerate(
-                zip(hits, hit_scores(collection, answer.vector, hits), strict=True), start=1
+                zip(hits, hit_scores(collection, wanted.vector, hits), strict=True), start=1
             )
         ]
 

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.app.search import Searcher
+from service.app.search import ParsedSearch, Searcher
 from service.app.search_cost import cost_of
 from service.collections import Catalogue
 from service.errors import InvalidInput, Overloaded
@@ -27,7 +27,7 @@ from service.http.wire.body import Headers, decode_json, media_type, require_jso
 from service.http.wire.body_reader import BodyReader
 from service.http.wire.problems import HANDLED, HttpRefusal, problem_of
 from service.http.wire.schemas import SearchBatchIn, SearchIn
-from service.http.wire.search import Asked, SearchLimits, read_question
+from service.http.wire.search import SearchLimits, parse_search
 from service.http.wire.values import in_range
 from service.http.wire.vector_body import read_vector_body
 
@@ -122,18 +122,18 @@ class SearchFront:
         return self._keys.check(Role.SEARCH, headers, client[0] if client else None)
 
     async def post_search(self, scope: Scope, headers: Headers, body: bytes) -> bytes:
-        asked = self.read_search(scope["query_string"], headers, body)
-        size = expected_bytes(asked)
+        search = self.read_search(scope["query_string"], headers, body)
+        size = expected_bytes(search)
         if size > self._limits.answer_bytes_max:
             raise self._too_large("top_k", size)
-        return await self._answer(asked, _caller(scope), self._searcher.deadline())
+        return await self._answer(search, _caller(scope), self._searcher.deadline())
 
-    def read_search(self, query_string: bytes, headers: Headers, body: bytes) -> Asked:
+    def read_search(self, query_string: bytes, headers: Headers, body: bytes) -> ParsedSearch:
         """Raises as HANDLED says."""
         if media_type(headers) == _VECTOR_TYPE:
             return read_vector_body(query_string, body, self._catalogue, self._limits)
         require_json(headers)
-        return read_question(decode_json(self._search_decoder, body), self._catalogue, self._limits)
+        return parse_search(decode_json(self._search_decoder, body), self._catalogue, self._limits)
 
     async def post_search_batch(self, scope: Scope, headers: Headers, body: bytes) -> bytes:
         """All searches have one deadline and one bound of bytes. Only so many are in line at a time: others
@@ -141,22 +141,22 @@ class SearchFront:
         require_json(headers)
         searches = decode_json(self._batch_decoder, body).searches
         in_range("searches", len(searches), 1, self._searches_max)
-        asked = [self._read_nth(place, search) for place, search in enumerate(searches)]
-        size = sum(expected_bytes(each) for each in asked)
+        parsed = [self._read_nth(place, search) for place, search in enumerate(searches)]
+        size = sum(expected_bytes(each) for each in parsed)
         if size > self._limits.answer_bytes_max:
             raise self._too_large("searches", size)
         caller, deadline = _caller(scope), self._searcher.deadline()
         answers: list[bytes] = []
-        for group in _groups(asked, self._searcher.batch_cost):
+        for group in _groups(parsed, self._searcher.batch_cost):
             answers += await asyncio.gather(*(self._answer(each, caller, deadline) for each in group))
             size = sum(map(len, answers))
             if size > self._limits.answer_bytes_max:
                 raise self._too_large("searches", size)
         return b'{"responses":[%s]}' % b",".join(answers)
 
-    def _read_nth(self, place: int, search: SearchIn) -> Asked:
+    def _read_nth(self, place: int, search: SearchIn) -> ParsedSearch:
         try:
-            return read_question(search, self._catalogue, self._limits)
+            return parse_search(search, self._catalogue, self._limits)
         except InvalidInput as exc:
             raise InvalidInput(("searches", place, *exc.loc), exc.msg, exc.code) from exc
 
@@ -169,22 +169,24 @@ class SearchFront:
             "answer_too_large",
         )
 
-    async def _answer(self, asked: Asked, caller: str, deadline: float) -> bytes:
+    async def _answer(self, search: ParsedSearch, caller: str, deadline: float) -> bytes:
         started = time.perf_counter()
-        answer = await self._searcher.find(asked.question, caller, deadline)
+        result = await self._searcher.find(search, caller, deadline)
         took_ms = (time.perf_counter() - started) * 1000
-        if expected_bytes(asked) <= LARGE_BYTES:
-            return encoded_answer(asked, answer, took_ms)
+        if expected_bytes(search) <= LARGE_BYTES:
+            return encoded_answer(search, result, took_ms)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._readers, encoded_in_pieces, asked, answer, took_ms)
+        return await loop.run_in_executor(self._readers, encoded_in_pieces, search, result, took_ms)
 
 
-def _groups(asked: Sequence[Asked], cost_at_once: Callable[[], float]) -> Iterator[Sequence[Asked]]:
+def _groups(
+    searches: Sequence[ParsedSearch], cost_at_once: Callable[[], float]
+) -> Iterator[Sequence[ParsedSearch]]:
     """Yield the searches in order, as many at a time as `cost_at_once` allows, one at least."""
-    group: list[Asked] = []
+    group: list[ParsedSearch] = []
     cost, cost_max = 0.0, cost_at_once()
-    for each in asked:
-        own = cost_of(each.question)
+    for each in searches:
+        own = cost_of(each.request)
         if group and cost + own > cost_max:
             yield group
             group, cost, cost_max = [], 0.0, cost_at_once()

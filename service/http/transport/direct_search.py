@@ -15,15 +15,14 @@ from typing import Any, TypeAlias
 
 from starlette.types import Message
 
-from index_store.types import SearchResult, Vector
-from service.app.search import Answer, Searcher
+from index_store.types import SearchResult
+from service.app.search import ParsedSearch, Searcher
 from service.errors import Overloaded
 from service.http.middleware import JSON, PROBLEM, Exchange, RequestMiddleware, fields_of
 from service.http.routes.search import SearchFront
 from service.http.wire.answers import LARGE_BYTES, encoded_answer, expected_bytes
 from service.http.wire.body import Headers
 from service.http.wire.problems import HANDLED, problem_of
-from service.http.wire.search import Asked
 
 log = logging.getLogger(__name__)
 
@@ -59,63 +58,56 @@ class Shortcut:
         started = time.perf_counter()
         try:
             caller = self._front.check_key(headers, client)
-            asked = self._front.read_search(url.partition(b"?")[2], headers, body)
-            if expected_bytes(asked) > LARGE_BYTES:
+            search = self._front.read_search(url.partition(b"?")[2], headers, body)
+            if expected_bytes(search) > LARGE_BYTES:
                 return False
-            search = DirectSearch(self._middleware, asked, client, reply, started)
-            found_by = self._searcher.find_for(asked.question, search, caller)
+            direct = DirectSearch(self._middleware, search, client, reply, started)
+            if not self._searcher.submit_search(search, direct, caller):
+                return False
         except Overloaded as refusal:
-            search.refuse(headers, refusal)  # cheaper here: refusals are many when there is most to do
+            direct.refuse(headers, refusal)  # cheaper here: refusals are many when there is most to do
             return True
         except HANDLED:
             return False  # the ordinary way meets it again, and tells it
         except Exception:
             log.exception("search_not_taken")
             return False
-        if found_by is None:
-            return False
-        search.begin(headers, *found_by)
+        direct.begin(headers)
         return True
 
 
 class DirectSearch:
-    """One search in line. Fits `service.app.search_queue.Asker`."""
+    """One search in line. Fits `service.app.search_queue.ResultHandler`."""
 
     __slots__ = (
-        "_asked",
         "_client",
         "_exchange",
         "_is_over",
         "_middleware",
         "_reply",
+        "_search",
         "_started",
-        "_truncated",
-        "_vector",
     )  # fmt: skip
 
     _exchange: Exchange
-    _vector: Vector
-    _truncated: bool | None
 
     def __init__(
         self,
         middleware: RequestMiddleware,
-        asked: Asked,
+        search: ParsedSearch,
         client: Sequence[Any] | None,
         reply: Reply,
         started: float,
     ) -> None:
         self._middleware = middleware
-        self._asked = asked
+        self._search = search
         self._client = client
         self._reply = reply
         self._started = started
         self._is_over = False
 
-    def begin(self, headers: Headers, vector: Vector, truncated: bool | None) -> None:
+    def begin(self, headers: Headers) -> None:
         self._exchange = self._middleware.begin_request(headers, _nowhere)
-        self._vector = vector
-        self._truncated = truncated
 
     def refuse(self, headers: Headers, refusal: Overloaded) -> None:
         """Answer once the protocol has noted that the request is taken."""
@@ -128,15 +120,14 @@ class DirectSearch:
     def set_result(self, result: SearchResult, /) -> None:
         try:
             took_ms = (time.perf_counter() - self._started) * 1000
-            answer = Answer(result, self._vector, self._truncated)
-            body = encoded_answer(self._asked, answer, took_ms)
+            body = encoded_answer(self._search, result, took_ms)
         except Exception as exc:
             self.set_exception(exc)
             return
         self._finish(200, JSON, b"", body)
 
     def set_exception(self, exception: Exception, /) -> None:
-        error = Searcher.told(self._asked.question, exception)
+        error = Searcher.translate_error(self._search, exception)
         if not isinstance(error, HANDLED):
             self._middleware.internal_error(error, self._exchange)
         problem = problem_of(error)

@@ -1,4 +1,4 @@
-"""From the Answer to a question back to the wire: how large it will be, and its JSON."""
+"""From the result of a search back to the wire: how large it will be, and its JSON."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from index_store.types import Hit, Vector
-from service.app.search import Answer
+from index_store.types import Hit, SearchResult, Vector
+from service.app.search import ParsedSearch
 from service.collections import Collection
 from service.http.wire.cursors import write_cursor
-from service.http.wire.search import Asked
 
 _ENCODING = orjson.OPT_SERIALIZE_NUMPY
 
@@ -30,16 +29,16 @@ LARGE_BYTES = 256 << 10
 _PIECE_BYTES = 256 << 10
 
 
-def expected_bytes(asked: Asked) -> int:
+def expected_bytes(search: ParsedSearch) -> int:
     """Return about how large the answer is if it is full. What metadata weighs is not known before it is
     found; the index bounds it (`SearchRequest.metadata_bytes_max`)."""
-    if not asked.include and asked.question.k <= 100:  # almost every search
+    if not search.include and search.request.k <= 100:  # almost every search
         return _SMALL_BYTES
-    return _HEAD_BYTES + asked.question.k * _hit_bytes(asked)
+    return _HEAD_BYTES + search.request.k * _hit_bytes(search)
 
 
-def _hit_bytes(asked: Asked) -> int:
-    collection, include = asked.collection, asked.include
+def _hit_bytes(search: ParsedSearch) -> int:
+    collection, include = search.collection, search.include
     size = _HIT_BYTES + len(collection.id_field)
     size += _NUMBER_ID_BYTES if collection.id_type == "int64" else _TEXT_ID_BYTES
     size += _SCORE_BYTES * ("score" in include) + _RANK_BYTES * ("rank" in include)
@@ -47,71 +46,72 @@ def _hit_bytes(asked: Asked) -> int:
     return size + _FLOAT_BYTES * collection.dim * ("vector" in include)
 
 
-def write_answer(asked: Asked, answer: Answer, took_ms: float) -> dict[str, Any]:
+def write_answer(search: ParsedSearch, result: SearchResult, took_ms: float) -> dict[str, Any]:
     """Return the JSON object of one search; arrays in it are numpy's."""
-    return {"results": _results(asked, answer, 0, None)} | _about(asked, answer, took_ms)
+    return {"results": _results(search, result, 0, None)} | _about(search, result, took_ms)
 
 
-def encoded_answer(asked: Asked, answer: Answer, took_ms: float) -> bytes:
+def encoded_answer(search: ParsedSearch, result: SearchResult, took_ms: float) -> bytes:
     """Return the same as JSON text."""
-    return orjson.dumps(write_answer(asked, answer, took_ms), option=_ENCODING)
+    return orjson.dumps(write_answer(search, result, took_ms), option=_ENCODING)
 
 
-def encoded_in_pieces(asked: Asked, answer: Answer, took_ms: float) -> bytes:
+def encoded_in_pieces(search: ParsedSearch, result: SearchResult, took_ms: float) -> bytes:
     """As `encoded_answer`, for a thread beside the event loop: the encoder does not let other threads run, so
     it is given a millisecond's work at a time."""
-    count = len(answer.result.hits)
-    step = max(1, _PIECE_BYTES // _hit_bytes(asked))
+    count = len(result.hits)
+    step = max(1, _PIECE_BYTES // _hit_bytes(search))
     starts = range(0, count, step)
     rows = b",".join(
         [
-            orjson.dumps(_results(asked, answer, start, start + step), option=_ENCODING)[1:-1]
+            orjson.dumps(_results(search, result, start, start + step), option=_ENCODING)[1:-1]
             for start in starts
         ]
     )
-    about = orjson.dumps(_about(asked, answer, took_ms))
+    about = orjson.dumps(_about(search, result, took_ms))
     return b'{"results":[%s],%s' % (rows, about[1:])
 
 
-def _about(asked: Asked, answer: Answer, took_ms: float) -> dict[str, Any]:
+def _about(search: ParsedSearch, result: SearchResult, took_ms: float) -> dict[str, Any]:
     """All but the results."""
-    result = answer.result
     document: dict[str, Any] = {
         "embedding_version": result.embedding_version,
         "seq": result.seq,
         "exhausted": result.exhausted,
     }
     if result.next_page is not None:
-        shown = asked.shown + len(result.hits)
-        document["next_cursor"] = write_cursor(asked.question, result.next_page, shown)
-    if answer.truncated is not None:
-        document["truncated"] = bool(answer.truncated)
-    if asked.warnings or result.unknown_filter_keys:
-        name = asked.collection.name
+        shown = search.shown + len(result.hits)
+        document["next_cursor"] = write_cursor(search, result.next_page, shown)
+    if search.truncated is not None:
+        document["truncated"] = bool(search.truncated)
+    if search.warnings or result.unknown_filter_keys:
+        name = search.collection.name
         unknown = [f"filter: no item of {name!r} has the key {key!r}" for key in result.unknown_filter_keys]
-        document["warnings"] = [*asked.warnings, *unknown]
+        document["warnings"] = [*search.warnings, *unknown]
     document["took_ms"] = round(took_ms, 3)
     return document
 
 
-def _results(asked: Asked, answer: Answer, start: int, stop: int | None) -> list[dict[str, Any]]:
-    id_field, include = asked.collection.id_field, asked.include
-    hits = answer.result.hits[start:stop]
-    results: list[dict[str, Any]] = [{id_field: hit.id, "distance": hit.distance} for hit in hits]
+def _results(
+    search: ParsedSearch, result: SearchResult, start: int, stop: int | None
+) -> list[dict[str, Any]]:
+    id_field, include = search.collection.id_field, search.include
+    hits = result.hits[start:stop]
+    rows: list[dict[str, Any]] = [{id_field: hit.id, "distance": hit.distance} for hit in hits]
     if not include:
-        return results
-    scores = hit_scores(asked.collection, answer.vector, hits) if "score" in include else ()
-    first_rank = asked.shown + start + 1
-    for place, (result, hit) in enumerate(zip(results, hits, strict=True)):
+        return rows
+    scores = hit_scores(search.collection, search.request.vector, hits) if "score" in include else ()
+    first_rank = search.shown + start + 1
+    for place, (row, hit) in enumerate(zip(rows, hits, strict=True)):
         if "score" in include:
-            result["score"] = scores[place]
+            row["score"] = scores[place]
         if "rank" in include:
-            result["rank"] = first_rank + place
+            row["rank"] = first_rank + place
         if "metadata" in include:
-            result["metadata"] = hit.metadata
+            row["metadata"] = hit.metadata
         if "vector" in include:
-            result["vector"] = hit.vector
-    return results
+            row["vector"] = hit.vector
+    return rows
 
 
 def hit_scores(collection: Collection, query: Vector, hits: Sequence[Hit]) -> Sequence[float]:

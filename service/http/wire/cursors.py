@@ -6,14 +6,14 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 
 from index_store.types import PageKey
-from service.app.search import Question
+from service.app.search import ParsedSearch
 from service.errors import InvalidInput
 
 _FORMAT = 2
@@ -30,13 +30,13 @@ class Cursor(NamedTuple):
     rank: int
 
 
-def write_cursor(question: Question, page: PageKey, rank: int) -> str:
+def write_cursor(search: ParsedSearch, page: PageKey, rank: int) -> str:
     """rank: of the last item of the answer."""
     payload = orjson.dumps([_FORMAT, page.generation, page.seq, page.distance, page.id, rank])
-    return base64.urlsafe_b64encode(_check(question, payload) + payload).decode().rstrip("=")
+    return base64.urlsafe_b64encode(_check(search, payload) + payload).decode().rstrip("=")
 
 
-def read_cursor(question: Question, text: str) -> Cursor:
+def read_cursor(search: ParsedSearch, text: str) -> Cursor:
     """Raises InvalidInput for anything that `write_cursor` did not make for this question; how many items a
     page has and what is told of each may change."""
     try:
@@ -44,7 +44,7 @@ def read_cursor(question: Question, text: str) -> Cursor:
             raise ValueError("too long")
         data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         check, payload = data[:_CHECK_BYTES], data[_CHECK_BYTES:]
-        if check != _check(question, payload):
+        if check != _check(search, payload):
             raise ValueError("of another question")
         parts: list[Any] = orjson.loads(payload)
         if len(parts) != 6 or parts[0] != _FORMAT:
@@ -60,31 +60,34 @@ def read_cursor(question: Question, text: str) -> Cursor:
     return Cursor(page, int(parts[5]))
 
 
-def _check(question: Question, payload: bytes) -> bytes:
+def _check(search: ParsedSearch, payload: bytes) -> bytes:
     """Guards against mix-ups and bit rot, not against forgers: a forged page holds nothing secret."""
-    return hashlib.blake2b(
-        b"\0".join([payload, *_told_apart_by(question)]), digest_size=_CHECK_BYTES
-    ).digest()
+    told_apart_by = b"\0".join(
+        [payload, search.collection.name.encode(), *_content(search), *_conditions(search)]
+    )
+    return hashlib.blake2b(told_apart_by, digest_size=_CHECK_BYTES).digest()
 
 
-def _told_apart_by(question: Question) -> Iterator[bytes]:
-    """Yield every part of a query that its cursor is bound to."""
-    yield question.collection.encode()
-    if question.vector is not None:
-        yield question.vector.tobytes()
-    elif question.text is not None:
-        yield question.text.encode()
-    elif question.picture is not None:
-        picture = question.picture
-        yield b"%d" % len(picture)
-        yield picture[:_PICTURE_BYTES]
-        yield picture[-_PICTURE_BYTES:]
-    else:
-        yield repr((question.like_ids, question.unlike_ids)).encode()
-    if len(question.exclude_ids):
-        ids = question.exclude_ids
-        yield ids.tobytes() if isinstance(ids, np.ndarray) else repr(ids).encode()
-    if question.filter is not None:
-        yield json.dumps(question.filter, sort_keys=True).encode()
-    if question.exact or question.max_distance is not None:
-        yield repr((question.exact, question.max_distance)).encode()
+def _content(search: ParsedSearch) -> Sequence[bytes]:
+    """What the search is by, as it was asked for."""
+    if search.text is not None:
+        return [search.text.encode()]
+    if search.picture is not None:
+        picture = search.picture
+        return [b"%d" % len(picture), picture[:_PICTURE_BYTES], picture[-_PICTURE_BYTES:]]
+    if search.like_ids:
+        return [repr((search.like_ids, search.unlike_ids)).encode()]
+    return [search.request.vector.tobytes()]
+
+
+def _conditions(search: ParsedSearch) -> Sequence[bytes]:
+    request = search.request
+    conditions = []
+    if len(request.exclude_ids):
+        ids = request.exclude_ids
+        conditions.append(ids.tobytes() if isinstance(ids, np.ndarray) else repr(ids).encode())
+    if request.filter is not None:
+        conditions.append(json.dumps(request.filter, sort_keys=True).encode())
+    if request.exact or request.max_distance is not None:
+        conditions.append(repr((request.exact, request.max_distance)).encode())
+    return conditions

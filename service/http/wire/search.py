@@ -1,15 +1,13 @@
-"""From a search body to a Question."""
+"""From the body of a search to a ParsedSearch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import msgspec
-
-from index_store.types import Vector
+from index_store.types import SearchRequest, Vector
 from item_rules.ids import INT64_MAX
-from service.app.search import Question
+from service.app.search import NO_VECTOR, ParsedSearch
 from service.collections import Catalogue, Collection
 from service.errors import InvalidInput
 from service.http.wire.body import check_depth
@@ -42,24 +40,15 @@ class SearchLimits:
     answer_bytes_max: int
 
 
-class Asked(msgspec.Struct, frozen=True, gc=False):
-    """A question and how its answer is to be written. include: fields beside id and distance. shown: how many
-    items the pages before held. warnings: for who asked."""
-
-    collection: Collection
-    question: Question
-    include: frozenset[str]
-    shown: int = 0
-    warnings: Sequence[str] = ()
-
-
 _NOTHING: frozenset[str] = frozenset()
 
 
-def read_question(
+def parse_search(
     body: SearchIn, catalogue: Catalogue, limits: SearchLimits, raw: Vector | None = None
-) -> Asked:
-    """raw: a vector that did not come as JSON. Raises InvalidInput naming the field, HttpRefusal 404."""
+) -> ParsedSearch:
+    """Check every field of a search; what passes here the index takes as it is.
+
+    raw: a vector that did not come as JSON. Raises InvalidInput naming the field, HttpRefusal 404."""
     _require_one_content(body)
     collection = _collection_of(body, catalogue)
     include = frozenset(body.include) if body.include else _NOTHING
@@ -69,37 +58,42 @@ def read_question(
         raise InvalidInput("cursor", "and offset exclude each other")
     if body.filter:
         check_depth(body.filter, "filter")
-    question = Question(
-        collection=collection.name,
-        k=in_range("top_k", top_k, 1, limits.top_k_max),
-        text=None if body.query is None else read_text(body.query, limits.query_chars_max, "query"),
-        picture=None if body.image is None else read_picture(body.image, "image"),
+    request = SearchRequest(
         vector=_vector_of(body, collection, raw),
-        like_ids=read_ids(body.like_ids, collection, "like_ids") if body.like_ids else (),
-        unlike_ids=read_ids(body.unlike_ids, collection, "unlike_ids") if body.unlike_ids else (),
+        k=in_range("top_k", top_k, 1, limits.top_k_max),
         exclude_ids=read_exclude_ids(body.exclude_ids, collection) if body.exclude_ids else (),
         filter=body.filter or None,
         offset=offset,
         max_distance=body.max_distance,
         exact=bool(body.exact),
-        min_seq=None if body.min_seq is None else in_range("min_seq", body.min_seq, 0, INT64_MAX),
         embedding_version=body.embedding_version,
         with_metadata="metadata" in include,
-        with_vectors="vector" in include or _needs_vectors(collection, include),
+        with_vectors="vector" in include or ("score" in include and collection.metric != "cosine"),
         metadata_bytes_max=limits.answer_bytes_max,
     )
-    asked = Asked(collection, question, include, offset, _warnings(body))
-    return asked if body.cursor is None else _going_on(asked, body.cursor)
+    search = ParsedSearch(
+        collection,
+        request,
+        text=None if body.query is None else read_text(body.query, limits.query_chars_max, "query"),
+        picture=None if body.image is None else read_picture(body.image, "image"),
+        like_ids=read_ids(body.like_ids, collection, "like_ids") if body.like_ids else (),
+        unlike_ids=read_ids(body.unlike_ids, collection, "unlike_ids") if body.unlike_ids else (),
+        min_seq=None if body.min_seq is None else in_range("min_seq", body.min_seq, 0, INT64_MAX),
+        include=include,
+        shown=offset,
+        warnings=_warnings(body),
+    )
+    if body.cursor is not None:
+        _go_on(search, body.cursor)
+    return search
 
 
-def _going_on(asked: Asked, text: str) -> Asked:
-    """The same question from where the page before ended."""
-    cursor = read_cursor(asked.question, text)
-    min_seq = asked.question.min_seq
-    if min_seq is not None and min_seq > cursor.page.seq:
+def _go_on(search: ParsedSearch, text: str) -> None:
+    """Begin where the page before ended."""
+    cursor = read_cursor(search, text)
+    if search.min_seq is not None and search.min_seq > cursor.page.seq:
         raise InvalidInput("min_seq", "is newer than the pages of this cursor: search again without it")
-    question = msgspec.structs.replace(asked.question, after=cursor.page)
-    return msgspec.structs.replace(asked, question=question, shown=cursor.rank)
+    search.request.after, search.shown = cursor.page, cursor.rank
 
 
 def _warnings(body: SearchIn) -> Sequence[str]:
@@ -138,10 +132,11 @@ def _require_one_content(body: SearchIn) -> None:
         in_range("unlike_ids", len(body.unlike_ids), 0, LIKE_IDS_MAX)
 
 
-def _vector_of(body: SearchIn, collection: Collection, raw: Vector | None) -> Vector | None:
+def _vector_of(body: SearchIn, collection: Collection, raw: Vector | None) -> Vector:
+    """Return what is searched by; `NO_VECTOR` where that is made of the content later."""
     if raw is not None:
         return checked_vector(raw, collection.dim)
-    return None if body.vector is None else read_vector(body.vector, collection.dim)
+    return NO_VECTOR if body.vector is None else read_vector(body.vector, collection.dim)
 
 
 def _collection_of(body: SearchIn, catalogue: Catalogue) -> Collection:
@@ -154,8 +149,3 @@ def _collection_of(body: SearchIn, catalogue: Catalogue) -> Collection:
     if collection is None:
         raise HttpRefusal(404, "unknown_collection", f"No {modality} collection is configured.")
     return collection
-
-
-def _needs_vectors(collection: Collection, include: frozenset[str]) -> bool:
-    """A cosine distance tells the score by itself; the others only for vectors of length 1."""
-    return "score" in include and collection.metric != "cosine"

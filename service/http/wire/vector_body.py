@@ -10,19 +10,22 @@ from urllib.parse import parse_qs
 import msgspec
 import numpy as np
 
+from service.app.search import ParsedSearch
 from service.collections import Catalogue, Collection
 from service.errors import FieldError, InvalidInput
 from service.http.wire.body import field_error_of
 from service.http.wire.problems import HttpRefusal
 from service.http.wire.schemas import IdIn, SearchIn, VectorParametersIn
-from service.http.wire.search import Asked, SearchLimits, read_question
+from service.http.wire.search import SearchLimits, parse_search
 from service.http.wire.values import find_collection
 
 _PARAMETERS_MAX = 10_000
 _LISTS = ("exclude_ids", "include")
 
 
-def read_vector_body(query_string: bytes, body: bytes, catalogue: Catalogue, limits: SearchLimits) -> Asked:
+def read_vector_body(
+    query_string: bytes, body: bytes, catalogue: Catalogue, limits: SearchLimits
+) -> ParsedSearch:
     """Raises InvalidInput for the vector, HttpRefusal for what stands in the query string."""
     if not body or len(body) % 4:
         raise InvalidInput("vector", "must be whole float32 values", "invalid_vector")
@@ -45,7 +48,7 @@ def read_vector_body(query_string: bytes, body: bytes, catalogue: Catalogue, lim
             embedding_version=parameters.embedding_version,
             include=parameters.include,
         )
-        return read_question(search, catalogue, limits, np.frombuffer(body, dtype="<f4"))
+        return parse_search(search, catalogue, limits, np.frombuffer(body, dtype="<f4"))
     except InvalidInput as exc:
         if exc.loc[0] == "vector":
             raise
