@@ -34,7 +34,7 @@ id_field = "id"
 dim = {dim}
 model = "{model}"
 """
-Truth = npt.NDArray[np.int64]
+ExactNeighbours = npt.NDArray[np.int64]
 
 
 def text_model() -> str:
@@ -121,7 +121,7 @@ def build_raw(data: Dataset) -> hnswlib.Index:
     return index
 
 
-def tuned(index: hnswlib.Index, data: Dataset, truth: Truth, recall_min: float) -> Raw:
+def tuned(index: hnswlib.Index, data: Dataset, truth: ExactNeighbours, recall_min: float) -> Raw:
     for ef in (16, 24, 32, 40, 48, 64, 80, 96, 128, 160, 200, 256, 320, 400, 512):
         index.set_ef(ef)
         found = index.knn_query(data.queries, k=K, num_threads=1)[0]
@@ -131,7 +131,7 @@ def tuned(index: hnswlib.Index, data: Dataset, truth: Truth, recall_min: float) 
     return Raw(index, ef, recall)
 
 
-def exact(data: Dataset) -> Truth:
+def exact(data: Dataset) -> ExactNeighbours:
     """(queries, K) rows by exact comparison of unit vectors."""
     found = np.empty((len(data.queries), K), dtype=np.int64)
     for start in range(0, len(data.queries), 200):
@@ -141,12 +141,12 @@ def exact(data: Dataset) -> Truth:
     return found
 
 
-def recall_of(found: npt.NDArray[np.int64], truth: Truth) -> float:
+def recall_of(found: npt.NDArray[np.int64], truth: ExactNeighbours) -> float:
     shared = [len(set(mine) & set(true)) for mine, true in zip(found.tolist(), truth.tolist(), strict=True)]
     return float(np.mean(shared)) / K
 
 
-def recall_over_the_wire(server: Server, requests: Sequence[bytes], truth: Truth) -> float:
+def recall_over_the_wire(server: Server, requests: Sequence[bytes], truth: ExactNeighbours) -> float:
     found = [
         [hit["id"] for hit in json.loads(body)["results"]] for _, body in one_by_one(server.port, requests)
     ]

@@ -66,7 +66,8 @@ class InvalidFilter(InvalidRequest):
 
 
 class AnswerLimitExceeded(InvalidRequest):
-    """Fewer items, or less of each, can be answered. Nothing of it was read from disk."""
+    """Raised when what was asked for weighs more than the request allows; nothing of it was read from disk.
+    What helps: fewer items, or without vectors or metadata."""
 
 
 class PageExpired(InvalidRequest):

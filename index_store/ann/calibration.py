@@ -116,19 +116,19 @@ def _crossing(points: Sequence[Point], column: int, target: float) -> float | No
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
+class ExactNeighbours:
     """Queries and, for each, the exact distance of its k-th neighbour, k up to max(KS)."""
 
     queries: Matrix
     kth: npt.NDArray[np.float64]
 
-    def some(self, count: int) -> Truth:
+    def some(self, count: int) -> ExactNeighbours:
         """Return the truth of evenly spread `count` queries, or of all if fewer."""
         step = max(1, len(self.queries) // count)
-        return Truth(self.queries[::step], self.kth[::step])
+        return ExactNeighbours(self.queries[::step], self.kth[::step])
 
 
-def true_distances(vectors: Matrix, queries: Matrix, metric: Metric) -> Truth:
+def exact_neighbours(vectors: Matrix, queries: Matrix, metric: Metric) -> ExactNeighbours:
     """Return the exact distances of the nearest max(KS) rows to each query, by batched products.
 
     vectors: what the graph holds, at least max(KS) rows; no query may be among them. The products choose
@@ -152,7 +152,7 @@ def true_distances(vectors: Matrix, queries: Matrix, metric: Metric) -> Truth:
         best, rows = np.take_along_axis(best, near, 1), np.take_along_axis(rows, near, 1)
         start += len(block)
     exact = [np.sort(rescore(q, vectors, metric, r))[: KS[-1]] for q, r in zip(queries, rows, strict=True)]
-    return Truth(queries, np.array(exact))
+    return ExactNeighbours(queries, np.array(exact))
 
 
 class Sweep:
@@ -165,7 +165,7 @@ class Sweep:
         self,
         index: AnnIndex,
         vectors: Matrix,
-        truth: Truth,
+        truth: ExactNeighbours,
         metric: Metric,
         clock: Clock,
         like: int | None = None,

@@ -145,9 +145,9 @@ class FaissHnswIndex:
     def _walked(self, row: Matrix, ef: int) -> Neighbours:
         assert self._graph is not None, "the index is closed"
         if not self._holds_int8:
-            return self._graph.nearest(row.astype(np.float32), self._metric == "l2", ef)
+            return self._graph.walk(row.astype(np.float32), self._metric == "l2", ef)
         row += np.float32(128)
-        return self._graph.nearest(row.astype(np.uint8), self._metric == "l2", ef)
+        return self._graph.walk(row.astype(np.uint8), self._metric == "l2", ef)
 
     def int8_scan(self) -> ScanIndex | None:
         """Return a scan over the graph's own codes, so that they are mapped once; None if not int8."""

@@ -37,7 +37,7 @@ class Graph:
     entry: int
     top: int
 
-    def nearest(self, query: Codes, is_l2: bool, ef: int) -> Neighbours:
+    def walk(self, query: Codes, is_l2: bool, ef: int) -> Neighbours:
         """Return the rows and distances of the `ef` nearest that the links lead to, by (distance, row).
 
         query: (dim,), as the codes are (bf16: float32). Distances: l2 squared, else minus the product."""

@@ -1,7 +1,8 @@
 """The rows of a generation that are held in memory: append-only, read without a lock.
 
-A row is one state of one item while it was live: it is born at the seq that made it and dies at the seq
-that changed, deactivated or deleted it. It is never altered, so a mask once made for a row stays right.
+A row is one state of one item while it was live: it is created at the seq that wrote it and deleted at
+the seq that changed, deactivated or deleted it. It is never altered, so a mask that was made for a row once
+stays right.
 """
 
 from __future__ import annotations
@@ -16,23 +17,23 @@ import numpy.typing as npt
 from index_store.ann import float32_bounds
 from index_store.ann.rerank import rescore
 from index_store.delta.id_index import IdIndex, Keys, RowNumbers, keys_of
-from index_store.delta.quantized import CodedRows, coded_rows
+from index_store.delta.quantized import QuantizedRows, quantized_rows
 from index_store.filter.cache import FilterMasks
 from index_store.filter.columns import MetadataColumns
 from index_store.filter.compile import Mask
-from index_store.filter.growable import Column, Vectors
+from index_store.filter.growable import GrowableColumn, GrowableVectors
 from index_store.storage.rows import Row
 from index_store.types import CollectionSpec, Id, Metric, Vector
 
 NEVER = np.iinfo(np.int64).max
 _GATHER_ROWS = 64
 _RESCORED_ROWS = 128
-_UNCODED_ROWS = 1024
+_UNQUANTIZED_ROWS = 1024
 """So many rows are scanned as they are; at 2,500 rows of 384 they outgrow the processor's own cache."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ResumePoint:
     """Where an answer goes on: after this distance and id."""
 
     distance: float
@@ -48,20 +49,20 @@ class Candidates:
 
 
 class Delta:
-    """Rows 0..rows-1. `append` and `mark_deleted` belong to one thread at a time; all else to any thread, for
-    rows that were published to it (`generation.View`)."""
+    """Rows 0..rows-1. `add_rows` and `mark_deleted` belong to one thread at a time, all else to any
+    thread, for the first rows that its view counts (`query.view.View`)."""
 
     def __init__(self, spec: CollectionSpec) -> None:
         self._spec = spec
-        self._vectors = Vectors(spec.dim)
-        self._lengths = Column(np.float32(0))
+        self._vectors = GrowableVectors(spec.dim)
+        self._lengths = GrowableColumn(np.float32(0))
         self._length_max = 0.0
-        self.keys = Column(np.int64(0))
-        self.born = Column(np.int64(0))
-        self.dead = Column(np.int64(NEVER))
-        self._names: list[str] = []
+        self.keys = GrowableColumn(np.int64(0))
+        self.created_seq = GrowableColumn(np.int64(0))
+        self.deleted_seq = GrowableColumn(np.int64(NEVER))
+        self._string_ids: list[str] = []
         self._texts: list[str | None] = []
-        self._coded: tuple[CodedRows, ...] = ()
+        self._quantized: tuple[QuantizedRows, ...] = ()
         self._columns = MetadataColumns()
         self.masks = FilterMasks(self._columns)
 
@@ -69,7 +70,7 @@ class Delta:
     def rows(self) -> int:
         return self._vectors.rows
 
-    def append(self, rows: Sequence[Row]) -> None:
+    def add_rows(self, rows: Sequence[Row]) -> None:
         """Take live rows in."""
         vectors = np.frombuffer(b"".join(row.vector or b"" for row in rows), dtype="<f4")
         self._put(
@@ -80,40 +81,44 @@ class Delta:
         )
 
     def _put(
-        self, vectors: Vector, ids: Sequence[Id], born: npt.NDArray[np.int64], texts: Sequence[str | None]
+        self,
+        vectors: Vector,
+        ids: Sequence[Id],
+        created_seq: npt.NDArray[np.int64],
+        texts: Sequence[str | None],
     ) -> None:
         start = self.rows
         lengths = float32_bounds.norms(vectors)
         self.keys.put(start, keys_of(ids, self._spec.id_kind))
-        self.born.put(start, born)
-        self.dead.put(start, np.full(len(ids), NEVER, dtype=np.int64))
+        self.created_seq.put(start, created_seq)
+        self.deleted_seq.put(start, np.full(len(ids), NEVER, dtype=np.int64))
         self._lengths.put(start, lengths.astype(np.float32))
         self._length_max = max(self._length_max, float(lengths.max(initial=0.0)))
         if self._spec.id_kind == "string":
-            self._names.extend(map(str, ids))
+            self._string_ids.extend(map(str, ids))
         self._texts.extend(texts)
-        self._columns.append(start, texts)
+        self._columns.add_texts(start, texts)
         self._vectors.append(vectors)
-        self._encode()
+        self._quantize_waiting()
 
-    def _encode(self) -> None:
+    def _quantize_waiting(self) -> None:
         """Code the rows that wait, once they are enough; none is ever coded again."""
-        done = self._coded[-1].stop if self._coded else 0
-        if self.rows - done <= _UNCODED_ROWS:
+        done = self._quantized[-1].stop if self._quantized else 0
+        if self.rows - done <= _UNQUANTIZED_ROWS:
             return
-        coded = list(self._coded)
+        coded = list(self._quantized)
         for start, block in self._vectors.blocks(self.rows):
             first = max(start, done)
             fresh = block[first - start :]
-            if len(fresh) and first > start and (grown := coded[-1].followed_by(fresh)) is not None:
+            if len(fresh) and first > start and (grown := coded[-1].extended_with(fresh)) is not None:
                 coded[-1] = grown
             elif len(fresh):
-                coded.append(coded_rows(first, fresh, self._spec.metric))
-        self._coded = tuple(coded)
+                coded.append(quantized_rows(first, fresh, self._spec.metric))
+        self._quantized = tuple(coded)
 
     def mark_deleted(self, rows: RowNumbers, seq: npt.NDArray[np.int64]) -> None:
         """These rows end at these seqs."""
-        self.dead.data[rows] = seq
+        self.deleted_seq.data[rows] = seq
 
     def compacted(self, live: Mask) -> Delta:
         """A delta of the live rows only."""
@@ -122,14 +127,17 @@ class Delta:
         for start in range(0, len(rows), 4096):
             some = rows[start : start + 4096]
             fresh._put(
-                self._vectors.take(some), self.ids(some), self.born.data[some], self.metadata_texts(some)
+                self._vectors.take(some),
+                self.ids(some),
+                self.created_seq.data[some],
+                self.metadata_texts(some),
             )
         return fresh
 
     def ids(self, rows: RowNumbers) -> list[Id]:
         if self._spec.id_kind == "int64":
             return list(self.keys.data[rows].tolist())
-        return [self._names[row] for row in rows.tolist()]
+        return [self._string_ids[row] for row in rows.tolist()]
 
     def vectors(self, rows: RowNumbers) -> Vector:
         return self._vectors.take(rows)
@@ -145,17 +153,17 @@ class Delta:
         if self._spec.id_kind == "int64" or len(rows) == 0:
             return rows
         wanted = set(ids)  # two strings may share a hash
-        return rows[[self._names[row] in wanted for row in rows.tolist()]]
+        return rows[[self._string_ids[row] in wanted for row in rows.tolist()]]
 
     def candidates(
-        self, query: Vector, k: int, allowed: Mask, after: Place | None, limit: float = math.inf
+        self, query: Vector, k: int, allowed: Mask, after: ResumePoint | None, limit: float = math.inf
     ) -> Candidates:
         """The k nearest allowed rows that come after `after`, exact, all ties at the end weighed by id.
 
         query: (dim,) float32. allowed: (count,) bool over the rows that the caller sees. limit: rows farther
         than this may be left out: the caller has k that are as near.
         """
-        coded = self._coded if after is None else ()
+        coded = self._quantized if after is None else ()
         done = min(coded[-1].stop, len(allowed)) if coded else 0
         parts = [one.near(query, k, allowed, limit) for one in coded if one.start < len(allowed)]
         found = [self._near(query, k, np.concatenate(parts), limit)] if parts else []
@@ -172,7 +180,7 @@ class Delta:
         return self._within(query, k, rows, values, None, limit)
 
     def _pruned(
-        self, query: Vector, k: int, allowed: Mask, start: int, after: Place | None, limit: float
+        self, query: Vector, k: int, allowed: Mask, start: int, after: ResumePoint | None, limit: float
     ) -> RowNumbers:
         """Those of the allowed rows from `start` on that may be among the k nearest."""
         rows = allowed[start:].nonzero()[0]
@@ -194,7 +202,7 @@ class Delta:
         return values[0] if len(values) == 1 else np.concatenate(values)
 
     def _within(
-        self, query: Vector, k: int, rows: RowNumbers, values: Vector, after: Place | None, limit: float
+        self, query: Vector, k: int, rows: RowNumbers, values: Vector, after: ResumePoint | None, limit: float
     ) -> RowNumbers:
         """Drop the rows that are surely not among the k nearest, by float32 values of bounded error."""
         metric: Metric = self._spec.metric
@@ -216,24 +224,24 @@ class Delta:
         kept: RowNumbers = rows[values <= float32_bounds.not_below(kth + 2 * error)]
         return kept
 
-    def _rescore(self, query: Vector, rows: RowNumbers, after: Place | None) -> _Scored:
+    def _rescore(self, query: Vector, rows: RowNumbers, after: ResumePoint | None) -> _ScoredRows:
         if not len(rows):
-            return _Scored(self, rows, np.empty(0, np.float64))
+            return _ScoredRows(self, rows, np.empty(0, np.float64))
         found = np.empty(len(rows), dtype=np.float64)
         for start in range(0, len(rows), 4096):
             some = rows[start : start + 4096]
             found[start : start + len(some)] = rescore(query, self._vectors.take(some), self._spec.metric)
         if after is None:
-            return _Scored(self, rows, found)
+            return _ScoredRows(self, rows, found)
         keep = found > after.distance
         ties = np.flatnonzero(found == after.distance)
         for place, item_id in zip(ties.tolist(), self.ids(rows[ties]), strict=True):
             keep[place] = item_id > after.id  # type: ignore[operator]  # one kind of id a collection
-        return _Scored(self, rows[keep], found[keep])
+        return _ScoredRows(self, rows[keep], found[keep])
 
 
 @dataclass(frozen=True, slots=True)
-class _Scored:
+class _ScoredRows:
     delta: Delta
     rows: RowNumbers
     distances: npt.NDArray[np.float64]

@@ -20,12 +20,12 @@ from index_store.types import Metric, Vector
 _FETCHED_WITHIN = 32
 """Beside k rows of a segment as near; 4,000 rows beside 98,000 had four within the codes' error."""
 
-_SPARE = 1.125
+_HEADROOM = 1.125
 """How much larger than all before it a number may be and still be coded as they are."""
 
 
 @dataclass(frozen=True, slots=True)
-class CodedRows:
+class QuantizedRows:
     """Rows start..stop of a delta. Immutable, so any thread may scan it."""
 
     start: int
@@ -61,7 +61,7 @@ class CodedRows:
                 return np.flatnonzero(here) + self.start
             fetch *= 4
 
-    def followed_by(self, vectors: Vector) -> CodedRows | None:
+    def extended_with(self, vectors: Vector) -> QuantizedRows | None:
         """Codes of these rows and of those behind them; None where numbers are too large for these codes.
 
         What is there is copied, not coded again: to copy 16,384 rows takes as long as to code 1,024."""
@@ -71,22 +71,24 @@ class CodedRows:
         return _with_rows(self.start, faiss.clone_index(self.index), codes, rows, self.metric)
 
 
-def coded_rows(start: int, vectors: Vector, metric: Metric) -> CodedRows:
+def quantized_rows(start: int, vectors: Vector, metric: Metric) -> QuantizedRows:
     """Codes of these rows, the first of which is row `start`."""
     rows = engine_vectors(vectors, metric)
-    largest = _largest(rows) * _SPARE
+    largest = _largest(rows) * _HEADROOM
     codes = Int8Codes(CODE_MAX / largest if largest > 0 else 1.0, residual=0.0, length=0.0)
     return _with_rows(start, new_codes(rows.shape[1], metric), codes, rows, metric)
 
 
-def _with_rows(start: int, index: FaissIndex, known: Int8Codes, rows: Matrix, metric: Metric) -> CodedRows:
+def _with_rows(
+    start: int, index: FaissIndex, known: Int8Codes, rows: Matrix, metric: Metric
+) -> QuantizedRows:
     """Add rows, in engine terms, to an index that is nobody else's, and what is known of its codes."""
     scale = np.float32(known.scale)
     codes = np.rint(rows * scale)
     index.add(codes)
     residual = max(known.residual, _longest(rows - codes / scale))
     scan = ScanIndex(index, metric, Int8Codes(known.scale, residual, max(known.length, _longest(rows))))
-    return CodedRows(start, start + int(index.ntotal), scan, metric, index)
+    return QuantizedRows(start, start + int(index.ntotal), scan, metric, index)
 
 
 def _largest(rows: Matrix) -> float:

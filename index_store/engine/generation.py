@@ -278,7 +278,7 @@ class Generation:
         for page in self.store.scan_items():
             live = [row for row in page.rows if row.is_live]
             if live:
-                delta.append(live)
+                delta.add_rows(live)
             seq, counted = page.seq, page.live or 0
         view = view_of_delta(delta, seq)
         if live_count(view) != counted and not self.store.damaged_rows:

@@ -100,7 +100,7 @@ class EmbeddedIndex:
         exact_kernels.warm()
         failures = self._open_each()
         if not failures:
-            self._ballast.keep(self._limits.disk_reserve_bytes)
+            self._ballast.refill(self._limits.disk_reserve_bytes)
         elif self._data_dir.is_dir() and self._ballast.release_if_full():
             failures = self._open_each()
         return failures

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +12,9 @@ from index_store.ann.port import Bitmap
 from index_store.ann.validation import pack_allowed
 from index_store.errors import InvalidFilter
 from index_store.filter.columns import ColumnSource
-from index_store.filter.compile import Mask, Node, compile_filter, evaluate, keys_of
+from index_store.filter.compile import FilterNode, Mask, compile_filter, evaluate, keys_of
 from index_store.filter.key_paths import KnownKeys
+from index_store.filter.lru import LruCache
 from index_store.types import Filter
 
 MASKS_MAX = 64
@@ -23,15 +22,15 @@ _NAME_CHARS_MAX = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class CompiledFilter:
     """A filter, compiled. name: its canonical JSON, or the digest of a long one. keys: what it looks at."""
 
     name: str
-    node: Node
+    node: FilterNode
     keys: tuple[str, ...]
 
 
-def condition_of(condition: Filter) -> Condition:
+def compiled_filter(condition: Filter) -> CompiledFilter:
     """Raises InvalidFilter."""
     node = compile_filter(condition)
     try:
@@ -40,70 +39,46 @@ def condition_of(condition: Filter) -> Condition:
         raise InvalidFilter(f"the filter is not JSON: {exc}", "filter") from exc
     if len(name) > _NAME_CHARS_MAX:  # of 100,000 ids, say: kept with each mask it would outweigh them all
         name = hashlib.blake2b(name.encode()).hexdigest()
-    return Condition(name, node, tuple(dict.fromkeys(keys_of(node))))
+    return CompiledFilter(name, node, tuple(dict.fromkeys(keys_of(node))))
 
 
 class FilterMasks:
-    """The masks of the last `masks_max` filters used, over rows that grow. Safe from any thread."""
+    """The masks of the filters used last, over rows that grow. Safe from any thread."""
 
     def __init__(self, columns: ColumnSource, masks_max: int = MASKS_MAX) -> None:
+        """masks_max: of how many filters; a mask is a byte a row."""
         self._columns = columns
-        self._masks_max = masks_max
-        self._lock = threading.Lock()
-        self._masks: OrderedDict[str, Mask] = OrderedDict()
+        self._cache: LruCache[str, Mask] = LruCache(masks_max)
         self.known_keys = KnownKeys(columns)
-        self.hits = 0
-        self.misses = 0
 
-    def mask(self, condition: Condition, count: int) -> Mask:
-        """(count,) bool, read-only."""
-        name = condition.name
-        with self._lock:
-            known = self._masks.get(name)
-            if known is not None:
-                self._masks.move_to_end(name)
-                self.hits += 1
-            else:
-                self.misses += 1
+    def mask(self, condition: CompiledFilter, count: int) -> Mask:
+        """(count,) bool, read-only: which of the first `count` rows pass. What is known of the rows before is
+        kept; only the rows since are looked at."""
+        known = self._cache.find(condition.name)
         have = 0 if known is None else len(known)
         if known is not None and have >= count:
             return known[:count]
         more = evaluate(condition.node, self._columns, have, count)
         mask = more if known is None else np.concatenate([known, more])
-        with self._lock:
-            newest = self._masks.get(name)
-            if newest is None or len(newest) < len(mask):
-                self._masks[name] = mask
-            while len(self._masks) > self._masks_max:
-                self._masks.popitem(last=False)
+        self._cache.keep(condition.name, mask)
         return mask
 
 
-class SealedMasks:
-    """The bitmaps of the last `masks_max` filters used, over rows that never change. Any thread."""
+class FilterBitmaps:
+    """The bitmaps of the filters used last, over rows that never change. Safe from any thread."""
 
     def __init__(self, columns: ColumnSource, rows: int, masks_max: int = MASKS_MAX) -> None:
+        """masks_max: of how many filters; a bitmap is a bit a row."""
         self._columns = columns
         self._rows = rows
-        self._masks_max = masks_max
-        self._lock = threading.Lock()
-        self._bitmaps: OrderedDict[str, Bitmap] = OrderedDict()
+        self._cache: LruCache[str, Bitmap] = LruCache(masks_max)
         self.known_keys = KnownKeys(columns)
-        self.hits = 0
-        self.misses = 0
 
-    def bitmap(self, condition: Condition) -> Bitmap:
-        """One bit a row, read-only."""
-        with self._lock:
-            known = self._bitmaps.get(condition.name)
-            if known is not None:
-                self._bitmaps.move_to_end(condition.name)
-                self.hits += 1
-                return known
-            self.misses += 1
+    def bitmap(self, condition: CompiledFilter) -> Bitmap:
+        """One bit a row, read-only: which rows pass."""
+        known = self._cache.find(condition.name)
+        if known is not None:
+            return known
         made = pack_allowed(evaluate(condition.node, self._columns, 0, self._rows))
-        with self._lock:
-            self._bitmaps[condition.name] = made
-            while len(self._bitmaps) > self._masks_max:
-                self._bitmaps.popitem(last=False)
+        self._cache.keep(condition.name, made)
         return made

@@ -10,16 +10,16 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from index_store.filter.growable import Column
+from index_store.filter.growable import GrowableColumn
 
 MISSING = -1
 _PLAIN = (str, int, float, bool, type(None))
 
 
-class Codes(Protocol):
+class ValueCodes(Protocol):
     """The place of each row's value, or MISSING."""
 
-    def upto(self, start: int, stop: int) -> npt.NDArray[np.int32]:
+    def between(self, start: int, stop: int) -> npt.NDArray[np.int32]:
         """Rows start..stop."""
 
 
@@ -27,7 +27,7 @@ class ValueColumn(Protocol):
     """One key of all rows."""
 
     @property
-    def codes(self) -> Codes: ...
+    def codes(self) -> ValueCodes: ...
 
     @property
     def values(self) -> Sequence[Any]: ...
@@ -44,7 +44,7 @@ class MetadataColumn:
     """`codes[row]` is the place of the row's value in `values`, or MISSING. Both only grow."""
 
     def __init__(self) -> None:
-        self.codes = Column(np.int32(MISSING))
+        self.codes = GrowableColumn(np.int32(MISSING))
         self.values: list[Any] = []
         self._places: dict[tuple[type, Any], int] = {}
 
@@ -67,7 +67,7 @@ class MetadataColumns:
     def column(self, key: str) -> MetadataColumn | None:
         return self._columns.get(key)
 
-    def append(self, start: int, texts: Sequence[str | None]) -> None:
+    def add_texts(self, start: int, texts: Sequence[str | None]) -> None:
         """Rows start.. have these metadata (JSON objects)."""
         found: dict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
         places_known = [place for place, text in enumerate(texts) if text is not None]

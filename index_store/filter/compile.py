@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from index_store.errors import InvalidFilter
 from index_store.filter.columns import MISSING, ColumnSource
-from index_store.filter.key_paths import KeyPlace, composed, places_of
+from index_store.filter.key_paths import KeyLocation, composed, locations_of
 from index_store.types import Filter
 
 Mask = npt.NDArray[np.bool_]
@@ -39,7 +39,7 @@ _ORDER: Mapping[str, Callable[[Any, Any], bool]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class KeyTest:
     """One condition on one key; `matches` is asked once for each distinct value."""
 
     key: str
@@ -49,56 +49,58 @@ class Test:
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    part: Node
+    part: FilterNode
 
 
 @dataclass(frozen=True, slots=True)
-class Every:
-    parts: tuple[Node, ...]
+class AllOf:
+    parts: tuple[FilterNode, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Either:
-    parts: tuple[Node, ...]
+class AnyOf:
+    parts: tuple[FilterNode, ...]
 
 
-Node: TypeAlias = Test | Not | Every | Either
+FilterNode: TypeAlias = KeyTest | Not | AllOf | AnyOf
 
 
-def compile_filter(condition: Filter) -> Node:
+def compile_filter(condition: Filter) -> FilterNode:
     """Raises InvalidFilter, whose `field` is the path of the culprit."""
     return _Compiler().filter(condition, "filter", 0)
 
 
-def evaluate(node: Node, columns: ColumnSource, start: int, stop: int) -> Mask:
+def evaluate(node: FilterNode, columns: ColumnSource, start: int, stop: int) -> Mask:
     """(stop - start,) bool: which of these rows the condition holds for."""
     match node:
-        case Test():
+        case KeyTest():
             return _evaluate_test(node, columns, start, stop)
         case Not(part):
             return ~evaluate(part, columns, start, stop)
-        case Every(parts):
+        case AllOf(parts):
             out = np.ones(stop - start, dtype=np.bool_)
             for part in parts:
                 out &= evaluate(part, columns, start, stop)
             return out
-        case Either(parts):
+        case AnyOf(parts):
             out = np.zeros(stop - start, dtype=np.bool_)
             for part in parts:
                 out |= evaluate(part, columns, start, stop)
             return out
 
 
-def _evaluate_test(test: Test, columns: ColumnSource, start: int, stop: int) -> Mask:
+def _evaluate_test(test: KeyTest, columns: ColumnSource, start: int, stop: int) -> Mask:
     out = np.full(stop - start, test.when_missing)
-    for place in reversed(places_of(test.key, columns)):  # the first one a row has decides, so it comes last
-        codes = place.column.codes.upto(start, stop)
+    for place in reversed(
+        locations_of(test.key, columns)
+    ):  # the first one a row has decides, so it comes last
+        codes = place.column.codes.between(start, stop)
         has_key, truth = _by_code(test, place, codes)
         np.copyto(out, truth[codes], where=has_key[codes])
     return out
 
 
-def _by_code(test: Test, place: KeyPlace, codes: npt.NDArray[np.int32]) -> tuple[Mask, Mask]:
+def _by_code(test: KeyTest, place: KeyLocation, codes: npt.NDArray[np.int32]) -> tuple[Mask, Mask]:
     """(values + 1,) bool each, by code: whether a value is there, and whether it matches. Only codes that
     occur are looked at; MISSING is -1, so it picks the last place."""
     count = len(place.column.values)
@@ -118,14 +120,14 @@ def _elements(values: Sequence[Any]) -> list[Any]:
     return [each for value in values for each in (value if isinstance(value, list) else (value,))]
 
 
-def keys_of(node: Node) -> Iterator[str]:
+def keys_of(node: FilterNode) -> Iterator[str]:
     """Yield the metadata keys that a condition looks at."""
     match node:
-        case Test():
+        case KeyTest():
             yield node.key
         case Not(part):
             yield from keys_of(part)
-        case Every(parts) | Either(parts):
+        case AllOf(parts) | AnyOf(parts):
             for part in parts:
                 yield from keys_of(part)
 
@@ -136,14 +138,14 @@ class _Compiler:
     def __init__(self) -> None:
         self._conditions = 0
 
-    def filter(self, condition: object, path: str, depth: int) -> Node:
+    def filter(self, condition: object, path: str, depth: int) -> FilterNode:
         self._count(path, depth)
         if not isinstance(condition, Mapping):
             raise InvalidFilter(f"{path} must be an object", path)
         parts = [self._entry(key, operand, path, depth) for key, operand in condition.items()]
-        return parts[0] if len(parts) == 1 else Every(tuple(parts))
+        return parts[0] if len(parts) == 1 else AllOf(tuple(parts))
 
-    def _entry(self, key: object, operand: object, path: str, depth: int) -> Node:
+    def _entry(self, key: object, operand: object, path: str, depth: int) -> FilterNode:
         if not isinstance(key, str):
             raise InvalidFilter(f"{path}: keys must be text", path)
         here = f"{path}.{key}"
@@ -153,20 +155,20 @@ class _Compiler:
             )
             if not parts:
                 raise InvalidFilter(f"{here} must not be empty", here)
-            return Every(parts) if key == "$and" else Either(parts)
+            return AllOf(parts) if key == "$and" else AnyOf(parts)
         if key == "$not":
             return Not(self.filter(operand, here, depth + 1))
         if key.startswith("$"):
             raise InvalidFilter(f"{here}: unknown operator", here)
         return self._field(key, operand, here, depth)
 
-    def _field(self, key: str, operand: object, path: str, depth: int) -> Node:
+    def _field(self, key: str, operand: object, path: str, depth: int) -> FilterNode:
         self._count(path, depth)
         if not isinstance(operand, Mapping):
             return _test(key, "$eq", operand, path)
         if not operand:
             raise InvalidFilter(f"{path} names no operator", path)
-        parts: list[Node] = []
+        parts: list[FilterNode] = []
         for name, value in operand.items():
             here = f"{path}.{name}"
             if name == "$not":
@@ -176,7 +178,7 @@ class _Compiler:
             else:
                 self._count(here, depth)
                 parts.append(_test(key, name, value, here))
-        return parts[0] if len(parts) == 1 else Every(tuple(parts))
+        return parts[0] if len(parts) == 1 else AllOf(tuple(parts))
 
     def _count(self, path: str, depth: int) -> None:
         self._conditions += 1
@@ -186,29 +188,29 @@ class _Compiler:
             )
 
 
-def _test(key: str, name: object, operand: object, path: str) -> Test:
+def _test(key: str, name: object, operand: object, path: str) -> KeyTest:
     if name in ("$eq", "$ne"):
         wanted = _scalar(operand, path)
         equal = _any_element(lambda value: _same(value, wanted))
-        return Test(key, equal, False) if name == "$eq" else Test(key, _negated(equal), True)
+        return KeyTest(key, equal, False) if name == "$eq" else KeyTest(key, _negated(equal), True)
     if name in ("$in", "$nin"):
         operands = _list(operand, path)
         if len(operands) > OPERANDS_MAX:
             raise InvalidFilter(f"{path} holds more than {OPERANDS_MAX} values", path)
         known = {(_kind(one), one) for one in _scalars(operands, path)}
         among = _any_element(lambda value: _is_scalar(value) and (_kind(value), composed(value)) in known)
-        return Test(key, among, False) if name == "$in" else Test(key, _negated(among), True)
+        return KeyTest(key, among, False) if name == "$in" else KeyTest(key, _negated(among), True)
     if name == "$exists":
         if not isinstance(operand, bool):
             raise InvalidFilter(f"{path} must be true or false", path)
-        return Test(key, lambda _value: operand, not operand)
+        return KeyTest(key, lambda _value: operand, not operand)
     if isinstance(name, str) and name in _ORDER:
         bound = _scalar(operand, path)
         if _kind(bound) not in ("number", "text"):
             raise InvalidFilter(f"{path} must be a number or text", path)
         compare = _ORDER[name]
         kind = _kind(bound)
-        return Test(
+        return KeyTest(
             key, _any_element(lambda value: _kind(value) == kind and compare(composed(value), bound)), False
         )
     hint = (

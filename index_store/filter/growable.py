@@ -14,7 +14,7 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 BLOCK_ROWS = 16_384
 
 
-class Column(Generic[_Scalar]):
+class GrowableColumn(Generic[_Scalar]):
     """One value a row. One thread appends; readers take `data` and look only at rows published to them.
 
     Growing makes a new array and leaves the old one to whoever holds it.
@@ -33,14 +33,14 @@ class Column(Generic[_Scalar]):
             self.data = grown
         self.data[start:stop] = values
 
-    def upto(self, start: int, stop: int) -> npt.NDArray[_Scalar]:
+    def between(self, start: int, stop: int) -> npt.NDArray[_Scalar]:
         """Rows start..stop, filled where nothing was written."""
         found = self.data[start:stop]
         missing = stop - start - len(found)
         return np.concatenate([found, np.full(missing, self._fill)]) if missing else found
 
 
-class Vectors:
+class GrowableVectors:
     """Rows of float32 in blocks, so that growing copies nothing. One thread appends."""
 
     def __init__(self, dim: int) -> None:

@@ -6,17 +6,17 @@ not ASCII is looked for in each of its encodings (NFC, NFD): metadata is stored 
 
 from __future__ import annotations
 
-import threading
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from index_store.filter.columns import ColumnSource, ValueColumn
+from index_store.filter.lru import LruCache
 
-_PLACES_KEPT = 1024
+_LOCATIONS_KEPT = 1024
 
 
-class KeyPlace(NamedTuple):
+class KeyLocation(NamedTuple):
     """The column of a top-level key, and the path from its values on: empty where they are what is looked
     for."""
 
@@ -30,14 +30,14 @@ class KeyPlace(NamedTuple):
         return _along(value, self.path)
 
 
-def places_of(key: str, columns: ColumnSource) -> list[KeyPlace]:
+def locations_of(key: str, columns: ColumnSource) -> list[KeyLocation]:
     """Return where a row can hold the value of `key`; of several, a row's first counts."""
     places = []
     for head, path in _splits(key):
         for spelling in _spellings(head):
             column = columns.column(spelling)
             if column is not None:
-                places.append(KeyPlace(spelling, column, path))
+                places.append(KeyLocation(spelling, column, path))
     return places
 
 
@@ -80,25 +80,20 @@ class KnownKeys:
 
     def __init__(self, columns: ColumnSource) -> None:
         self._columns = columns
-        self._lock = threading.Lock()
-        self._looked_at: dict[tuple[str, tuple[str, ...]], int] = {}
+        self._searched: LruCache[tuple[str, tuple[str, ...]], int] = LruCache(_LOCATIONS_KEPT)
 
     def has(self, key: str) -> bool:
         """Return whether a row has, or had, a value under `key`."""
-        return any(self._is_in(place) for place in places_of(key, self._columns))
+        return any(self._is_in(place) for place in locations_of(key, self._columns))
 
-    def _is_in(self, place: KeyPlace) -> bool:
+    def _is_in(self, place: KeyLocation) -> bool:
         """What was looked at in vain is not looked at again; where a value was found the next look begins."""
         values = place.column.values
         if not place.path:
             return len(values) > 0
         name = (place.head, place.path)
-        with self._lock:
-            start = self._looked_at.get(name, 0)
+        start = self._searched.find(name) or 0
         count = len(values)
         found = next((n for n in range(start, count) if place.values_in(values[n])), None)
-        with self._lock:
-            if len(self._looked_at) >= _PLACES_KEPT:
-                self._looked_at.clear()
-            self._looked_at[name] = count if found is None else found
+        self._searched.keep(name, count if found is None else found)
         return found is not None

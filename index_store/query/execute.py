@@ -13,10 +13,10 @@ import numpy.typing as npt
 from index_store.ann.bitmap import with_rows
 from index_store.ann.port import Bitmap
 from index_store.ann.rerank import Distances, select
-from index_store.delta.delta import Place
+from index_store.delta.delta import ResumePoint
 from index_store.delta.id_index import RowNumbers
 from index_store.errors import AnswerLimitExceeded
-from index_store.filter.cache import Condition, condition_of
+from index_store.filter.cache import CompiledFilter, compiled_filter
 from index_store.filter.compile import Mask
 from index_store.query.view import SegmentView, View, live_ids
 from index_store.segment.reader import Found
@@ -50,7 +50,7 @@ class _Part(NamedTuple):
 
 def answer(view: View, spec: CollectionSpec, request: SearchRequest) -> Answer:
     """view: knows the page's seq, if the request is for one. Raises InvalidFilter."""
-    condition = None if request.filter is None else condition_of(request.filter)
+    condition = None if request.filter is None else compiled_filter(request.filter)
     wanted = request.offset + request.k
     found = _nearest(view, spec, request, condition, wanted + 1)
     exhausted = len(found.rows) <= wanted
@@ -68,7 +68,7 @@ def answer(view: View, spec: CollectionSpec, request: SearchRequest) -> Answer:
     )
 
 
-def _unknown_keys(view: View, condition: Condition | None) -> Sequence[str]:
+def _unknown_keys(view: View, condition: CompiledFilter | None) -> Sequence[str]:
     if condition is None:
         return ()
     known = [view.delta.masks.known_keys, *(one.segment.masks.known_keys for one in view.segments)]
@@ -76,10 +76,10 @@ def _unknown_keys(view: View, condition: Condition | None) -> Sequence[str]:
 
 
 def _nearest(
-    view: View, spec: CollectionSpec, request: SearchRequest, condition: Condition | None, k: int
+    view: View, spec: CollectionSpec, request: SearchRequest, condition: CompiledFilter | None, k: int
 ) -> _Part:
     """The k nearest of all parts by (distance, id): each part's distances are the same float64 sums."""
-    after = None if request.after is None else Place(request.after.distance, request.after.id)
+    after = None if request.after is None else ResumePoint(request.after.distance, request.after.id)
     nearest: _Part | None = None
     for number, one in enumerate(view.segments):
         allowed = _allowed_bits(view, one, request, condition)
@@ -112,7 +112,7 @@ def _merged(one: _Part, other: _Part, k: int) -> _Part:
 
 
 def _sealed_candidates(
-    one: SegmentView, request: SearchRequest, k: int, allowed: _Allowed, after: Place | None
+    one: SegmentView, request: SearchRequest, k: int, allowed: _Allowed, after: ResumePoint | None
 ) -> Found:
     """The k nearest allowed rows of a segment that come after `after`. A segment knows of no place to go
     on from, so it is asked for more until enough of them lie beyond."""
@@ -143,7 +143,7 @@ class _Allowed(NamedTuple):
 
 
 def _allowed_bits(
-    view: View, one: SegmentView, request: SearchRequest, condition: Condition | None
+    view: View, one: SegmentView, request: SearchRequest, condition: CompiledFilter | None
 ) -> _Allowed:
     """Live rows (as of the page's seq) that pass the filter, excluded ones among them."""
     bits = one.live if one.hidden else None
@@ -165,14 +165,17 @@ def _pinned_bits(view: View, one: SegmentView, seq: int) -> Bitmap:
     return with_rows(one.live, rows[np.array([i in alive for i in ids], dtype=np.bool_)])
 
 
-def _allowed_mask(view: View, request: SearchRequest, condition: Condition | None) -> Mask:
+def _allowed_mask(view: View, request: SearchRequest, condition: CompiledFilter | None) -> Mask:
     """The same for the delta, less the excluded; nobody may change it, since it can be the view's own."""
     live = view.live[: view.count]
     if request.after is None:
         allowed = live
     else:
-        born, dead = view.delta.born.data[: view.count], view.delta.dead.data[: view.count]
-        allowed = (born <= request.after.seq) & (dead > request.after.seq)
+        created_seq, deleted_seq = (
+            view.delta.created_seq.data[: view.count],
+            view.delta.deleted_seq.data[: view.count],
+        )
+        allowed = (created_seq <= request.after.seq) & (deleted_seq > request.after.seq)
         changed = np.flatnonzero(allowed & ~live)
         if len(changed):
             ids = view.delta.ids(changed)

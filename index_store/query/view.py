@@ -20,7 +20,7 @@ from index_store.ann.validation import count_allowed
 from index_store.delta.delta import Delta
 from index_store.delta.id_index import IdIndex, RowNumbers
 from index_store.filter.compile import Mask
-from index_store.filter.growable import Column
+from index_store.filter.growable import GrowableColumn
 from index_store.query.visibility import History
 from index_store.segment.open import OpenSegment, OpenSnapshot
 from index_store.storage.store import RowPage
@@ -33,8 +33,8 @@ class DeletionLog:
     """Which rows of a segment were deleted at which seq, in that order. One thread adds."""
 
     def __init__(self) -> None:
-        self._rows = Column(np.int64(0), 64)
-        self._seqs = Column(np.int64(0), 64)
+        self._rows = GrowableColumn(np.int64(0), 64)
+        self._seqs = GrowableColumn(np.int64(0), 64)
 
     def add(self, start: int, rows: RowNumbers, seqs: npt.NDArray[np.int64]) -> None:
         self._rows.put(start, rows)
@@ -143,7 +143,7 @@ def _apply_page(view: View, page: RowPage) -> View:
     live[old] = False
     delta.mark_deleted(old, np.array([seqs[item_id] for item_id in delta.ids(old)], dtype=np.int64))
     if fresh:
-        delta.append(fresh)
+        delta.add_rows(fresh)
     return replace(view, segments=segments, count=count, live=live, seq=page.seq)
 
 

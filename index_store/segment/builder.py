@@ -22,11 +22,11 @@ from index_store.ann.calibration import (
     Calibration,
     Clock,
     Contender,
+    ExactNeighbours,
     Sweep,
-    Truth,
+    exact_neighbours,
     race,
     time_scan,
-    true_distances,
 )
 from index_store.ann.faiss_files import FaissIndex, one_thread, write_index
 from index_store.ann.hnsw import (
@@ -230,7 +230,7 @@ def _choose(
     head, tail = rows.vectors[: total - rows.held], rows.vectors[total - rows.held :]
     graph = new_graph(head.shape[1], metric, options.shape)
     grow_graph(graph, head, metric, options.shape, scan.codes, lambda done: progress("graph", done / total))
-    truth = true_distances(head, queries, metric)
+    truth = exact_neighbours(head, queries, metric)
     graphs = _storages(graph, head, metric, scan, options)
     with one_thread():
         storage = _fastest(graphs, head, metric, scan, truth, options, clock)
@@ -258,7 +258,7 @@ def _fastest(
     head: Matrix,
     metric: Metric,
     scan: ScanIndex,
-    truth: Truth,
+    truth: ExactNeighbours,
     options: BuildOptions,
     clock: Clock,
 ) -> Storage | None:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from index_store import hints
 from index_store.errors import StoreDamaged
 from index_store.filter.columns import MISSING, MetadataColumn, ValueColumn
+from index_store.filter.lru import LruCache
 from index_store.segment.ids import Rows
 
 COLUMNS_MAX = 256
@@ -78,7 +79,7 @@ class SealedColumn:
     def codes(self) -> SealedColumn:
         return self
 
-    def upto(self, start: int, stop: int) -> npt.NDArray[np.int32]:
+    def between(self, start: int, stop: int) -> npt.NDArray[np.int32]:
         return self._codes[start:stop]
 
 
@@ -100,8 +101,8 @@ class SealedMetadata:
         self._values = values
         self._keys = {str(one["key"]): (place, one) for place, one in enumerate(keys)}
         self._is_complete = is_complete
-        self._columns: dict[str, SealedColumn] = {}
-        self._lock = threading.Lock()
+        self._columns: LruCache[str, SealedColumn] = LruCache(COLUMNS_MAX)
+        self._making = threading.Lock()
 
     @classmethod
     def open(cls, directory: Path) -> SealedMetadata:
@@ -134,13 +135,11 @@ class SealedMetadata:
         known = self._keys.get(key)
         if known is None and self._is_complete:
             return None
-        with self._lock:
-            column = self._columns.get(key)
+        with self._making:  # one thread at a time: to make a rare key's column all texts are read
+            column = self._columns.find(key)
             if column is None:
                 column = self._mapped(*known) if known is not None else self._made(key)
-                if len(self._columns) >= COLUMNS_MAX:
-                    self._columns.clear()
-                self._columns[key] = column
+                self._columns.keep(key, column)
         return column
 
     def _mapped(self, place: int, described: dict[str, Any]) -> SealedColumn:

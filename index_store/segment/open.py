@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from index_store.ann.port import Bitmap
-from index_store.filter.cache import SealedMasks
+from index_store.filter.cache import FilterBitmaps
 from index_store.segment.metadata import SealedMetadata
 from index_store.segment.reader import SegmentReader
 
@@ -19,7 +19,7 @@ class OpenSegment:
     name: str
     reader: SegmentReader
     metadata: SealedMetadata
-    masks: SealedMasks
+    masks: FilterBitmaps
 
     @property
     def seq(self) -> int:
@@ -45,4 +45,4 @@ def open_segment(directory: Path, verified_sha256: str | None) -> OpenSegment:
     """Map a segment's directory. Raises StoreDamaged."""
     reader = SegmentReader.open(directory, verified_sha256)
     metadata = SealedMetadata.open(directory)
-    return OpenSegment(directory.name, reader, metadata, SealedMasks(metadata, reader.rows))
+    return OpenSegment(directory.name, reader, metadata, FilterBitmaps(metadata, reader.rows))

@@ -58,7 +58,7 @@ class Ballast:
         self._path = directory / BALLAST_FILE
         self._free = free
 
-    def keep(self, reserve_bytes: int) -> None:
+    def refill(self, reserve_bytes: int) -> None:
         """Make it again, where that leaves `reserve_bytes` free. Raises nothing: it is only a help."""
         try:
             if self._path.exists() or self._free(self._path.parent) < _BALLAST_BYTES + reserve_bytes:

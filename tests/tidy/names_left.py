@@ -15,9 +15,7 @@ REPEATED_CLASSES: dict[str, set[str]] = {
 SHARED_METHODS: dict[str, set[str]] = {
     "index_store": {
         "advance",
-        "append",
         "candidates",
-        "nearest",
         "take",
     },
     "service": {
@@ -34,9 +32,7 @@ SHARED_METHODS: dict[str, set[str]] = {
 }
 """Method names of classes that have nothing to do with each other."""
 AVOIDED_WORDS: dict[str, set[str]] = {
-    "index_store": {
-        "truth",
-    },
+    "index_store": set(),
     "service": {
         "boarded",
         "edge",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index_store.filter.cache import SealedMasks, condition_of
+from index_store.filter.cache import FilterBitmaps, compiled_filter
 from index_store.segment.metadata import SealedMetadata, write_metadata
 
 ROWS: list[dict[str, Any] | None] = [
@@ -41,15 +41,15 @@ def sealed(directory: Path, columns_max: int) -> SealedMetadata:
 def test_sealed_rows_are_filtered_by_nested_keys(
     tmp_path: Path, columns_max: int, condition: dict[str, Any], rows: list[int]
 ) -> None:
-    masks = SealedMasks(sealed(tmp_path, columns_max), len(ROWS))
-    bits = masks.bitmap(condition_of(condition))
+    masks = FilterBitmaps(sealed(tmp_path, columns_max), len(ROWS))
+    bits = masks.bitmap(compiled_filter(condition))
     found = np.flatnonzero(np.unpackbits(bits, bitorder="little")[: len(ROWS)]).tolist()
     assert found == rows
 
 
 @pytest.mark.parametrize("columns_max", [256, 1])
 def test_known_keys_of_sealed_rows(tmp_path: Path, columns_max: int) -> None:
-    known = SealedMasks(sealed(tmp_path, columns_max), len(ROWS)).known_keys
+    known = FilterBitmaps(sealed(tmp_path, columns_max), len(ROWS)).known_keys
     found = [known.has(key) for key in ("price", "nest.x", "rare.z", "prise", "nest.w", "price.x")]
     assert found == [True, True, True, False, False, False]
     assert [known.has("nest.w"), known.has("nest.y")] == [False, True]
@@ -62,5 +62,5 @@ def test_what_metadata_weighs_is_known_before_it_is_read(tmp_path: Path) -> None
 
 
 def test_a_long_filter_has_a_short_name() -> None:
-    names = [condition_of({"id": {"$in": list(range(count))}}).name for count in (50_000, 50_001)]
+    names = [compiled_filter({"id": {"$in": list(range(count))}}).name for count in (50_000, 50_001)]
     assert len(set(names)) == 2 and max(map(len, names)) <= 128

@@ -88,7 +88,9 @@ def test_a_limit_takes_away_what_lies_beyond_it_alone(metric: Metric, scale: flo
     delta = Delta(CollectionSpec("c", "int64", DIM, metric))
     for start, stop in ((0, 1300), (1300, len(data))):
         rows = enumerate(data[start:stop].tolist(), start)
-        delta.append([Row(i, i, False, True, None, None, None, 0, np.float32(v).tobytes()) for i, v in rows])
+        delta.add_rows(
+            [Row(i, i, False, True, None, None, None, 0, np.float32(v).tobytes()) for i, v in rows]
+        )
     for query in (data[9], (rng.standard_normal(DIM) * scale).astype(np.float32)):
         for allowed in (np.ones(len(data), np.bool_), rng.random(len(data)) < 0.7):
             whole = delta.candidates(query, 60, allowed, None)

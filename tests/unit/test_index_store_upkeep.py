@@ -13,7 +13,7 @@ import pytest
 from index_store.ann.faiss_files import code_bytes
 from index_store.ann.rerank import rescore
 from index_store.delta.delta import Delta
-from index_store.delta.quantized import CodedRows
+from index_store.delta.quantized import QuantizedRows
 from index_store.engine.index import EmbeddedIndex
 from index_store.maintenance.check import check
 from index_store.storage.rows import Row
@@ -29,7 +29,7 @@ UNCODED_MAX = 1024
 
 def appended(delta: Delta, data: Vector) -> None:
     start = delta.rows
-    delta.append(
+    delta.add_rows(
         [Row(start + n, 1, False, True, None, None, None, 0, row.tobytes()) for n, row in enumerate(data)]
     )
 
@@ -44,10 +44,10 @@ def test_no_row_is_coded_twice(metric: Metric) -> None:
     print(f"seed {SEED}")
     data = np.random.default_rng(SEED).standard_normal((40_000, DIM)).astype(np.float32)
     delta = Delta(CollectionSpec("c", "int64", DIM, metric))
-    before: tuple[CodedRows, ...] = ()
+    before: tuple[QuantizedRows, ...] = ()
     for start in range(0, len(data), 500):
         appended(delta, data[start : start + 500])
-        pieces = delta._coded
+        pieces = delta._quantized
         assert delta.rows - (pieces[-1].stop if pieces else 0) <= UNCODED_MAX
         assert [one.start for one in pieces[1:]] == [one.stop for one in pieces[:-1]]
         for old, new in zip(before, pieces, strict=False):
@@ -71,7 +71,7 @@ def test_rows_that_outgrow_the_codes_before_them_are_found(metric: Metric) -> No
     delta = Delta(CollectionSpec("c", "int64", DIM, metric))
     for start in range(0, len(data), 200):
         appended(delta, data[start : start + 200])
-    assert metric == "cosine" or len(delta._coded) > 1  # cosine: all of one length
+    assert metric == "cosine" or len(delta._quantized) > 1  # cosine: all of one length
     for query in (data[40], data[3_005], data[5_900], rng.standard_normal(DIM).astype(np.float32)):
         truth = rescore(query, data, metric)
         assert nearest(delta, query, 50) == np.lexsort((np.arange(len(data)), truth))[:50].tolist()
@@ -89,7 +89,7 @@ def test_the_rounding_of_rows_that_came_later_counts() -> None:
     delta = Delta(CollectionSpec("c", "int64", DIM, "l2"))
     appended(delta, first)
     appended(delta, later)
-    assert len(delta._coded) == 1
+    assert len(delta._quantized) == 1
     assert nearest(delta, np.zeros(DIM, np.float32), 1) == [1_170]
 
 

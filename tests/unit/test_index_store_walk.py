@@ -51,7 +51,7 @@ def test_finds_the_rows_that_faiss_finds(tmp_path: Path, metric: Metric, storage
             row, _ = encode_query(row, metric, scale)
         theirs, scores = search_one(index, row, 10, params)
         asked = (row[0] + 128).astype(np.uint8) if storage == "int8" else row[0]
-        rows, distances = graph.nearest(asked, metric == "l2", EF)
+        rows, distances = graph.walk(asked, metric == "l2", EF)
         assert len(rows) == len(set(rows.tolist())) == EF
         assert (np.diff(distances) >= 0).all()
         ours = dict(zip(rows.tolist(), distances.tolist(), strict=True))
@@ -73,7 +73,7 @@ def test_finds_the_rows_that_faiss_finds(tmp_path: Path, metric: Metric, storage
 
 def test_equal_distances_come_in_the_order_of_rows(tmp_path: Path) -> None:
     index, _ = build(1_000, "l2", "float32", tmp_path / "graph")
-    rows, distances = graph_of(index).nearest(graph_of(index).codes[3].copy(), True, EF)
+    rows, distances = graph_of(index).walk(graph_of(index).codes[3].copy(), True, EF)
     assert rows[:2].tolist() == [3, 503]
     assert distances[:2].tolist() == [0.0, 0.0]
 
@@ -81,7 +81,7 @@ def test_equal_distances_come_in_the_order_of_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [1, 2, 9])
 def test_a_graph_of_fewer_rows_than_asked_for_gives_them_all(tmp_path: Path, count: int) -> None:
     index, _ = build(count, "l2", "float32", tmp_path / "graph")
-    rows, _ = graph_of(index).nearest(np.zeros(DIM, np.float32), True, EF)
+    rows, _ = graph_of(index).walk(np.zeros(DIM, np.float32), True, EF)
     assert sorted(rows.tolist()) == list(range(count))
 
 
@@ -89,7 +89,7 @@ def test_negative_and_positive_products_sort_together(tmp_path: Path) -> None:
     index, _ = build(2_000, "ip", "float32", tmp_path / "graph")
     graph = graph_of(index)
     query = graph.codes[7].copy()
-    rows, distances = graph.nearest(query, False, 2_000)
+    rows, distances = graph.walk(query, False, 2_000)
     assert distances[0] < 0 < distances[-1]
     np.testing.assert_allclose(distances, -(graph.codes[rows] @ query), rtol=1e-4, atol=1e-3)
 
