@@ -2,7 +2,7 @@
 
 Exit codes: 0 done, 1 usage or configuration, 2 refused (space probe, brake, version), 3 a source database is
 down, 4 the service is down, 5 another feeder is at work, 6 index and source differ. After 3 and 4 run again:
-an import goes on where it stopped.
+an import resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _sync(settings: Settings, options: argparse.Namespace) -> int:
         except Exception:
             log.exception("sync_failed", extra={"collection": name})
             codes.append(1)
-            stop.set()  # a mistake of ours: whoever supervises starts all anew, rather than miss one unseen
+            stop.set()  # a mistake of ours: end visibly, so that a supervisor restarts everything
 
     threads = [
         threading.Thread(target=follow_one, args=(name,), name=name) for name in _names(settings, options)
@@ -159,7 +159,7 @@ def _sync(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _compare(settings: Settings, options: argparse.Namespace) -> int:
-    """`verify` changes nothing; `reconcile` mends what differs, under the lease."""
+    """`verify` changes nothing; `reconcile` repairs what differs, under the lease."""
     client = client_of(settings)
     code = 0
     try:
@@ -235,8 +235,8 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
     finally:
         client.close()
     for state in states.values():
-        aside = quarantined_of(settings, state.name, state.store)
-        status = status_of(state, aside, settings.bounds.brake_window_s, time.time)
+        quarantined = quarantined_of(settings, state.name, state.store)
+        status = status_of(state, quarantined, settings.bounds.brake_window_s, time.time)
         print(status_json(status) if options.json else status_text(status), flush=True)
     return 0
 
@@ -268,7 +268,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     take = commands.add_parser(
-        "import", help="take over the rows of pgvector tables; goes on where it stopped"
+        "import", help="take over the rows of pgvector tables; resumes where it stopped"
     )
     take.add_argument("collection", nargs="*", help="all that name source tables, when left out")
     take.add_argument("--dry-run", action="store_true", help="survey and prove, write nothing")
@@ -285,9 +285,11 @@ def _parser() -> argparse.ArgumentParser:
         "Wrong vectors give wrong answers without an error; use it only for vectors whose origin you know.",
     )  # fmt: skip
     follow = commands.add_parser("sync", help="follow the sources until stopped; the best way each grants")
-    mend = commands.add_parser("reconcile", help="compare everything once, and mend what differs")
-    mend.add_argument("--force", action="store_true", help="let more vanish than FEEDER_BRAKE_PERCENT allows")
-    for command in (follow, mend):
+    repair = commands.add_parser("reconcile", help="compare everything once, and repair what differs")
+    repair.add_argument(
+        "--force", action="store_true", help="let more vanish than FEEDER_BRAKE_PERCENT allows"
+    )
+    for command in (follow, repair):
         command.add_argument(
             "--dry-run", action="store_true", help="print what would change (the same as verify)"
         )
@@ -295,10 +297,10 @@ def _parser() -> argparse.ArgumentParser:
     prove.set_defaults(dry_run=True)
     add = commands.add_parser("install-triggers", help="let the source write down what changed (owner only)")
     drop = commands.add_parser("remove-triggers", help="undo install-triggers")
-    for command in (follow, mend, prove, add, drop):
+    for command in (follow, repair, prove, add, drop):
         command.add_argument("collection", nargs="*", help="all that name source tables, when left out")
     show = commands.add_parser("status", help="what the service holds, and where each source resumes")
-    for command in (take, follow, mend, prove, add, drop):
+    for command in (take, follow, repair, prove, add, drop):
         command.add_argument("--log-json", action="store_true", help="JSON lines, for machines")
     show.add_argument(
         "--json",

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from vector_client.types import Id, Item
 
 Key: TypeAlias = int | str
-"""A source row's place in the order of pages: its primary key."""
+"""A source row's position in the order of pages: its primary key."""
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
 

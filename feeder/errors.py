@@ -49,7 +49,7 @@ class SourceDown(FeederError):
     `sync` tries again by itself; other commands resume when they are run again."""
 
     exit_code = 3
-    usual_hint = "Check that the database runs and can be reached; `sync` goes on by itself when it answers."
+    usual_hint = "Check that the database runs and can be reached; `sync` resumes by itself."
 
 
 class ServiceDown(FeederError):
@@ -57,7 +57,7 @@ class ServiceDown(FeederError):
     tries again by itself; other commands resume when they are run again."""
 
     exit_code = 4
-    usual_hint = "Look at the service's /health; `sync` goes on by itself when it answers."
+    usual_hint = "Look at the service's /health; `sync` resumes by itself."
 
 
 class BrakeOn(ImportRefused):

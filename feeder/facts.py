@@ -54,8 +54,8 @@ class Failure:
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """A part of the source as a comparison needs it. active: (n,) bool. bodies: (n, bytes) uint8, what each
-    share is made of: the packed vector, or (is_hashed) the sha256 of what the service embeds. aside: ids that
-    are in quarantine, and whether they are active; only their activity is compared. is_all_orphans: said
+    share is made of: the packed vector, or (is_hashed) the sha256 of what the service embeds. quarantined:
+    ids, and whether they are active; only their activity is compared. is_all_orphans: said
     first, with no row, where the source knows no item, so that nothing that follows will count."""
 
     ids: Sequence[Id]

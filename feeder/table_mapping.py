@@ -82,7 +82,7 @@ class VectorTable:
 
 @dataclass(frozen=True, slots=True)
 class ItemTable:
-    """The truth about content and activity. active: an SQL condition on a row, taken as written.
+    """Where content and activity of items come from. active: an SQL condition on a row, taken as written.
 
     content, metadata: field name -> column. database: which connection; None: the only one configured.
     """

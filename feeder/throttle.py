@@ -1,7 +1,8 @@
-"""How a comparison that nobody waits for stands back: it takes the processor when nobody else wants it, and
-reads a little at a time, because the databases that it reads from do not stand back.
+"""Run comparisons at idle priority, a little at a time.
 
-What either is worth: docs/decisions/0024-full-comparisons-at-idle-priority.md.
+Their thread gives way to every other on this machine. The databases that they read from have no such priority,
+so work is kept to a share of the time for their sake. What either is worth:
+docs/decisions/0024-full-comparisons-at-idle-priority.md.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ LOOK_S = 0.05
 
 
 class Runner(Protocol):
-    """Does some work, wherever, and returns what came of it. meanwhile: what can be done beside it, here;
+    """Runs a piece of work, in this thread or another. meanwhile: what this thread can do until it is done;
     what it raises leaves the work alone."""
 
     def __call__(self, work: Callable[[IsWanted], T], meanwhile: Meanwhile | None, /) -> T:
@@ -50,7 +51,7 @@ def run_at_idle_priority(work: Callable[[IsWanted], T], meanwhile: Meanwhile | N
         except BaseException as exc:  # it is raised where it is waited for
             done.set_exception(exc)
 
-    # A daemon: nobody waits for what is given up, and it may hang in a statement.
+    # A daemon: work that is given up may hang in a statement, and must not keep the process alive.
     threading.Thread(target=run, name="idle", daemon=True).start()
     try:
         while meanwhile is not None and not done.done():
@@ -91,7 +92,7 @@ class Throttle:
         self._began = self._ticks()
 
     def slow_down(self) -> None:
-        """Wait as long as the share asks for after what was done since the last rest."""
+        """Pause as long as the share asks for, after the work since the last pause."""
         worked_s = self._ticks() - self._began
         pause_s = min(self._left_s, worked_s / self._share - worked_s)
         if pause_s > 0:

@@ -47,7 +47,8 @@ SCAN_PAGE_ROWS = 200
 POLL_PAUSE_SHARE = 0.1
 """Of the time between two polls: where comparing is how changes are noticed, pauses make them late."""
 PAUSES_S_MAX = 30.0
-"""In one comparison where a log or triggers are followed: a change that it finds waits so long."""
+"""In one comparison where a log or triggers are followed: longest delay of a change that only a comparison
+finds."""
 
 
 def client_of(settings: Settings) -> VectorClient:
@@ -142,7 +143,8 @@ class CollectionBuilder:
         return Follower(deps, pace, self._batch_items()), service.writer
 
     def comparison_job(self, mode: ComparisonMode) -> ComparisonJob:
-        """Return what compares the collection once, whoever follows it. Raises SettingsWrong, ServiceDown."""
+        """Return what compares the collection once, while a follower may run. Raises SettingsWrong,
+        ServiceDown."""
         state = self._served()
         reader = self._reader(self._path_for_once(state, mode), None)
         is_forced = mode == "force"
@@ -208,7 +210,7 @@ class CollectionBuilder:
 
     def _reader(self, path: str, throttle: Throttle | None) -> SourceReader:
         """Return what reads the sources. path: of the file that remembers what was seen of them. throttle:
-        for a scan that nobody waits for: small pages one by one, over connections of its own, so that changes
+        for a background scan: small pages one by one, over connections of its own, so that changes
         are followed meanwhile."""
         if self._tables.vectors is not None:
             return self._vector_reader(KeyMap(path), throttle)

@@ -69,7 +69,7 @@ class SourceBuilder:
         self._store_id = store_id
         bounds = settings.bounds
         self._patient = RetryPolicy(bounds.source_timeout_s, bounds.retries)
-        # Whoever follows says after the second attempt what is wrong, and waits by itself.
+        # A follower logs what is wrong after the second attempt, and waits by itself.
         self._brief = RetryPolicy(bounds.source_timeout_s, min(bounds.retries, 1))
 
     def vector_source(self) -> VectorSource:

@@ -15,7 +15,7 @@ BUCKETS_MAX = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """Ids by what is wrong with them in the index. vanishing: how many of them search would lose. theirs:
+    """Ids by what is wrong with them in the index. vanishing: how many of them search would lose. index_rows:
     what the index holds of them."""
 
     missing: Sequence[Id]

@@ -26,8 +26,8 @@ class SourceRow:
 
 @dataclass(frozen=True, slots=True)
 class SourceUpdate:
-    """What was read again of some ids. rows: None for what is not there. aside: what is in quarantine, and
-    whether it is active."""
+    """What was read again of some ids. rows: None for what is not there. quarantined: ids in
+    quarantine, and whether they are active."""
 
     rows: Mapping[Id, SourceRow | None]
     quarantined: Mapping[Id, bool]
@@ -46,14 +46,15 @@ def source_update(current: SourceState, shares: Shares, refused: Iterable[Id] = 
             share = shares.of_vector(item.id, item.active, item.vector)
         source_row[item.id] = SourceRow(share, item.active)
         active[item.id] = item.active
-    aside = {item_id: failure.active for item_id, failure in current.failed.items()}
+    quarantined = {item_id: failure.active for item_id, failure in current.failed.items()}
     return SourceUpdate(
-        source_row, aside | {item_id: active[item_id] for item_id in refused if item_id in active}
+        source_row, quarantined | {item_id: active[item_id] for item_id in refused if item_id in active}
     )
 
 
 class SourceSide:
-    """Filled by `add`, then `sealed`; afterwards single ids may change. For one thread."""
+    """The source's ids and what each adds to the sums. Filled by `add_chunk`, then `seal`; afterwards single
+    ids may change. For one thread."""
 
     def __init__(self, shares: Shares) -> None:
         self._shares = shares

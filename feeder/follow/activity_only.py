@@ -64,11 +64,11 @@ class ActivityFollower:
         """Make activity equal everywhere; return how many items were wrong. Raises BrakeOn before anything
         is written."""
         directory = self._items.directory()
-        theirs = self._held()
-        states = directory.states([row.id for row in theirs])
-        wrong = [row for row, state in zip(theirs, states.tolist(), strict=True) if _differs(row, state)]
+        index_rows = self._held()
+        states = directory.states([row.id for row in index_rows])
+        wrong = [row for row, state in zip(index_rows, states.tolist(), strict=True) if _differs(row, state)]
         shown_now = sum(row.active and row.has_vector for row in wrong)
-        self._brake.check(vanishing=shown_now, held=len(theirs), in_source=directory.count)
+        self._brake.check(vanishing=shown_now, held=len(index_rows), in_source=directory.count)
         for some in batches([row.id for row in wrong], self._batch_items):
             self.write_activity(some, next_source_version(), {})
         log.info("activity_compared", extra={"collection": self._collection, "mended": len(wrong)})

@@ -62,7 +62,7 @@ class Backoff:
         self._followed_at: float | None = None
 
     def is_final(self, exc: FeederError) -> bool:
-        """Tell whether waiting is in vain: what never worked, and a lease that another feeder keeps. A table
+        """Tell whether waiting can't help: what never worked, and a lease that another feeder keeps. A table
         that was there may be away for the length of a migration."""
         if not isinstance(exc, AnotherFeeder | SettingsWrong):
             return False

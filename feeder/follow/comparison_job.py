@@ -37,7 +37,7 @@ class ComparisonJob:
     clock: Callable[[], float]
 
     def run(self, mode: ComparisonMode) -> Report:
-        """Return the outcome. Repairs only under the lease, and has whoever follows compare everything.
+        """Return the outcome. Repairs only under the lease, and has the next follower compare everything.
 
         Raises FeederError: AnotherFeeder while one follows the collection, ImportRefused, BrakeOn,
         SourceDown, ServiceDown.

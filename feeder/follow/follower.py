@@ -72,7 +72,7 @@ class Follower:
     def follow_until(self, stop: StopSignal, on_step: Callable[[], object]) -> None:
         """Follow until `stop`, or until the follower has to be built again.
 
-        Raises FeederError; a new follower goes on where this one was.
+        Raises FeederError; a new follower resumes where this one was.
         """
         self._stop = stop
         with contextlib.suppress(_Stopped):

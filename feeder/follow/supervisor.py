@@ -15,8 +15,8 @@ Build: TypeAlias = Callable[[], tuple[Follower, Writer]]
 
 
 def follow(build: Build, stop: StopSignal, backoff: Backoff) -> None:
-    """Follow until `stop`; after each interruption everything is built anew, since a database may grant
-    something else by then. Raises AnotherFeeder and SettingsWrong where waiting is in vain."""
+    """Follow until `stop`; after each interruption everything is built again, since a database may grant
+    something else by then. Raises AnotherFeeder and SettingsWrong where waiting can't help."""
     while not stop.is_set():
         try:
             _run(*build(), stop, backoff)

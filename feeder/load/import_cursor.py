@@ -64,7 +64,7 @@ class ImportCursor:
         return json.dumps(body, ensure_ascii=False)
 
     def labelled(self, version: str) -> ImportCursor:
-        """Return the cursor under an embedding_version; another one than before starts over."""
+        """Return the cursor under an embedding_version; where it changes, the import starts over."""
         if self.version in ("", version):
             return replace(self, version=version)
         return ImportCursor(self.table, version=version)

@@ -51,7 +51,7 @@ class ImportOptions:
 @dataclass(frozen=True, slots=True)
 class ImportDependencies:
     """What an import of one collection works with. items None: nothing is known about activity. store:
-    the way into the service; `applier` sends."""
+    the way into the service; `writer` sends."""
 
     vectors: VectorSource
     items: ItemSource | None
@@ -82,7 +82,7 @@ class Importer:
     def run(self, options: ImportOptions) -> Summary:
         """Return what was taken over. Raises ImportRefused, SourceDown, ServiceDown, SettingsWrong, and
         AnotherFeeder while one follows the collection; whatever was acknowledged before stays, and the next
-        run goes on behind it."""
+        run resumes behind it."""
         try:
             if not options.dry_run:
                 self._deps.lease.hold()
@@ -242,7 +242,7 @@ class Importer:
         kept += names[: NAMES_KEPT - len(kept)]
 
     def _metadata(self, page: VectorPage) -> Mapping[Id, Mapping[str, object]] | None:
-        """Return what the items table says beside activity."""
+        """Return what the items table says, activity left out."""
         if self._deps.items is None or self._tables.items is None or not self._tables.items.metadata:
             return None
         rows = self._deps.items.fetch(list(dict.fromkeys(page.ids)))
@@ -250,7 +250,8 @@ class Importer:
 
 
 def _page_counts(cleaned: PageItems) -> dict[str, int]:
-    """duplicates and orphans are known whole from the survey; the pages say the rest."""
+    """Return what one page adds to the counts. Duplicates and orphans are left out: the survey counted
+    them."""
     quarantined = {
         reason: len(ids) for reason, ids in cleaned.skipped.items() if reason not in ("duplicate", "orphan")
     }
@@ -266,8 +267,8 @@ def _rejection(row: Rejected) -> str:
 
 
 def _spread(ids: Any, known: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
-    """Return about `count` of the places `known`, evenly: of each id one row first, more only where there are
-    too few ids."""
+    """Return about `count` of the positions `known`, evenly: of each id one row first, more only where there
+    are too few ids."""
     if not len(known):
         return known
     _, first = np.unique(np.asarray(ids)[known], return_index=True)

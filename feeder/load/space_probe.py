@@ -166,7 +166,7 @@ class SpaceProbe:
         return fresh, version
 
     def _with_progress_lines(self, positions: range, total: int) -> Iterator[int]:
-        """Yield the places, and say every few seconds how far it is."""
+        """Yield the positions, and log the progress every few seconds."""
         about = {"collection": self._collection, "contents": total}
         log.info("space_probe_began", extra=about)
         shown_at = self._clock()
@@ -239,7 +239,7 @@ def _best_cosines(
     sample: VectorPage, chosen: Mapping[Id, Sequence[str]], fresh: Mapping[str, Sequence[float]]
 ) -> npt.NDArray[np.float64]:
     """Return for each stored row the best cosine to a fresh vector of its id; NaN without one, and for a
-    stored vector that has no direction (the import sets it aside on its own)."""
+    stored vector that has no direction (the import skips it)."""
     best = np.full(len(sample.ids), np.nan)
     units: dict[Id, npt.NDArray[np.float64]] = {}
     for item_id, contents in chosen.items():

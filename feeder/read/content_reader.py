@@ -33,7 +33,7 @@ NO_HASH = bytes(32)
 
 @dataclass(frozen=True, slots=True)
 class ContentRules:
-    """How content becomes what is embedded. page_items: read and hashed at a time. fetches: at a time."""
+    """How rows become what is embedded. page_items: read and hashed at a time. fetches: at a time."""
 
     modality: Modality
     template: str
@@ -43,8 +43,8 @@ class ContentRules:
 
 @dataclass(frozen=True, slots=True)
 class ContentScanSources:
-    """Connections of their own, for whoever reads everything while `about` is asked; closed while nobody
-    does. pacer: rests after each page."""
+    """Connections of a scan of its own, so that `current_state` can be called meanwhile; closed between
+    scans. throttle: pauses after each page."""
 
     items: ItemSource
     state: ContentCache
@@ -90,7 +90,7 @@ class ContentReader:
     def current_state(
         self, keys: Iterable[Key] = (), ids: Iterable[Id] = (), *, refetch: bool = False
     ) -> SourceState:
-        """Return items with their content where it is new, or `anew` asks for it. keys: ids here, too."""
+        """Return items with their content where it is new, or `refetch` asks for it. keys: ids here, too."""
         wanted = list(dict.fromkeys([*keys, *ids]))
         rows = {item_id: shown(found) for item_id, found in self._items.fetch(wanted).items()}
         refs = {item_id: self._ref(row) for item_id, row in rows.items()}

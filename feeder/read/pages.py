@@ -20,13 +20,13 @@ from vector_client.types import Id, Item
 PAGES_AHEAD = 2
 HALF_PRECISION_ERROR_MAX = 1e-3
 UNFIT = frozenset({*WHY, "bad_id"})
-"""Why a row is set aside although its item exists: nobody could store it."""
+"""Reasons to skip a row although its item exists: no index could store it."""
 RENORMALISED: Mapping[str, object] = {"vector_source": "halfvec", "renormalised": True}
 
 
 @dataclass(frozen=True, slots=True)
 class PageItems:
-    """What of a page can be stored: one item an id, the last row of it. set_aside: ids by reason."""
+    """What of a page can be stored: one item an id, the last row of it. skipped: ids by reason."""
 
     items: Sequence[Item]
     skipped: Mapping[str, Sequence[Id]]
@@ -99,7 +99,7 @@ class ChosenRows:
 
 
 def chosen_rows(page: VectorPage, directory: Directory | None, is_half: bool = False) -> ChosenRows:
-    """Return the last row of each id that can be stored, and the ids that are set aside.
+    """Return the last row of each id that can be stored, and the ids that are skipped.
 
     directory None: every id counts as known and active. is_half: half precision leaves unit vectors up to
     8e-5 off; they are made unit length again, once.
@@ -131,7 +131,7 @@ def items_of_page(
     metadata: Mapping[Id, Mapping[str, object]] | None = None,
     is_half: bool = False,
 ) -> PageItems:
-    """Return the items of a page, in key order, and the ids that are set aside. Where half precision was
+    """Return the items of a page, in key order, and the ids that are skipped. Where half precision was
     made good, metadata says so."""
     chosen = chosen_rows(page, directory, is_half)
     items = [

@@ -32,8 +32,8 @@ class VectorScanSources:
 
 @dataclass(slots=True)
 class _ScanNotes:
-    """What came of reading everything, for the thread that asks `about` to take over. lacking: rows that the
-    ledger lacked. unfit: rows whose vectors can't be stored."""
+    """What a scan found, for the reader's thread to merge. missing_pairs: rows that the key map
+    lacked. unfit: rows whose vectors can't be stored."""
 
     missing_pairs: list[tuple[Key, Id]] = field(default_factory=list)
     unfit: dict[Id, str] = field(default_factory=dict)
@@ -44,10 +44,10 @@ class _ScanNotes:
 
 
 class VectorReader:
-    """Reads one collection's sources. Fits facts.SourceReader. For one thread; `ledger` belongs to it.
+    """Reads one collection's sources. Fits facts.SourceReader. For one thread; `key_map` belongs to it.
 
-    pages_ahead: 0 keeps one processor busy instead of two while everything is read. pacer: rests after each
-    of these pages. beside: what everything is read from, so that `about` can be asked meanwhile.
+    pages_ahead: 0 keeps one processor busy instead of two during a scan. throttle: pauses after each page of
+    a scan. scan_sources: what a scan reads from, so that `current_state` can be called meanwhile.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class VectorReader:
         return SourceState(cleaned.items, [each for each in wanted_ids if each not in present], carried)
 
     def note_stored(self, current: SourceState, rejected: Mapping[Id, str]) -> None:
-        """Remember `known.rows`, and what the service refused; to be called when it has stored the rest."""
+        """Remember the rows, and what the service refused."""
         self._key_map.drop_former(current.rows)
         for item_id in (*current.absent, *(item.id for item in current.items)):
             self._rejected.pop(item_id, None)
@@ -146,7 +146,7 @@ class VectorReader:
         return Scan(self._scan_alone(), self._mark_complete)
 
     def _scan_alone(self) -> Generator[Chunk, None, None]:
-        """Make the ledger's list anew: nothing can be followed by what it holds."""
+        """Rebuild the key map; until it is complete, nothing can be followed by it."""
         read, throttle = _ScanNotes(), self._start_throttle()
         directory = None if self._items is None else self._items.directory(throttle)
         if directory is not None and not directory.count:
@@ -160,8 +160,8 @@ class VectorReader:
         self._read = read
 
     def _scan_while_following(self, sources: VectorScanSources) -> Generator[Chunk, None, None]:
-        """The list holds every row that the index may know of, and goes on being kept: what it lacks, rows
-        that came while nobody followed, is added. Rows that went stay in it until they are asked for."""
+        """The key map is complete and kept up meanwhile. Rows that it lacks, inserted while nobody followed,
+        are added; deleted rows stay in it until they are asked for."""
         read, throttle = _ScanNotes(), self._start_throttle()
         with closing(sources.vectors), closing(self._key_map.view()) as view:
             if sources.vectors.open().identity != self._identity:
@@ -179,14 +179,14 @@ class VectorReader:
         self._read = read
 
     def _start_throttle(self) -> Throttling | None:
-        """What paces one reading of everything, from now on."""
+        """Return what pauses a scan that begins now."""
         if self._throttle is None:
             return None
         self._throttle.reset()
         return self._throttle.slow_down
 
     def _pages(self, vectors: VectorSource, throttle: Throttling | None) -> Iterator[VectorPage]:
-        """Rest after each page, once it has been made use of."""
+        """Pause after each page, once it has been used."""
         with read_ahead(pages(vectors, None, self._page_rows), self._pages_ahead) as ahead:
             for page in ahead:
                 yield page
@@ -200,7 +200,7 @@ class VectorReader:
         return Chunk(chosen.ids, chosen.active, bodies, skipped=chosen.skipped)
 
     def _merge_scan(self) -> None:
-        """What was asked for meanwhile is newer than what was read."""
+        """Merge what the last scan found; ids that were read meanwhile are newer than that."""
         read, asked = self._read, self._read_meanwhile
         if read is None or asked is None:
             return
@@ -215,7 +215,8 @@ class VectorReader:
         self._key_map.mark_complete_for(self._identity)
 
     def quarantined(self, *, only_due: bool = False) -> Mapping[Id, str]:
-        """None is ever due: a vector that can't be stored can't be until its row changes."""
+        """Return the ids whose vectors can't be stored. Never retried: an invalid vector stays invalid until
+        its row changes."""
         self._merge_scan()
         return {} if only_due else {**self._unfit, **self._rejected}
 

@@ -1,7 +1,7 @@
 """How much may vanish from search before the feeder stops and asks a person.
 
 A comparison counts before it writes. What is followed comes in small writes, so it is counted over a window
-of time; the service stores the count in the same commit as the rows, and a restart goes on with it.
+of time; the service stores the count in the same commit as the rows, so it survives a restart.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def brake_cursor(exc: BrakeOn, clock: Callable[[], float]) -> dict[str, str]:
 class BrakeWindow:
     """How many items vanished within the last `seconds`, net of those that came back. For one thread.
 
-    clock: seconds since 1970, so that a restart goes on counting. held: items of the index when it began.
+    clock: seconds since 1970, so that a count survives a restart. held: items of the index when it began.
     is_unsaved: the service does not hold it under the embedding_version that it serves now.
     """
 
@@ -126,7 +126,7 @@ class BrakeWindow:
         """Take over what the service stored under `version`; what another program wrote counts as nothing.
 
         Another version than before has cursors of its own (a promoted model): the items are the same, so what
-        was counted goes on to count, and has to be stored there.
+        was counted stays, and has to be stored there.
         """
         stored = _parsed(text)
         is_other = self._version is not None and version != self._version

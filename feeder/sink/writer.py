@@ -30,7 +30,7 @@ from vector_client.types import CollectionState, Differing, Digest, Id, Item, Re
 
 REQUEST_BYTES_MAX = 48 * 1024 * 1024
 ITEM_BYTES = 600
-"""What an item weighs beside its vector, content and metadata: id, flags, names of fields."""
+"""What an item weighs without vector, content and metadata: id, flags, names of fields."""
 
 LOOKED_UP_MAX = 64
 """So many items are looked up one by one; of more the service lists their parts of the digest in one pass."""
@@ -38,7 +38,7 @@ LOOKED_UP_MAX = 64
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """What the service did with Changes; `rejected` is set aside, with its reasons. vanished, reappeared,
+    """What the service did with Changes; rejected: refused one by one, with reasons. vanished, reappeared,
     unknown_ids: see vector_client.types.Written."""
 
     upserted: int
@@ -160,7 +160,7 @@ class Writer:
 
     def _store(self, batch: Sequence[Item], version: str | None) -> Sequence[Written]:
         """Where the service refuses the whole batch for its size or for an item, send its halves: one row
-        must never end an import. What is refused alone is set aside."""
+        must never end an import. An item that is refused alone is rejected."""
         try:
             return [self._client.upsert(self._collection, batch, embedding_version=version, partial=True)]
         except BadRequest as exc:
@@ -227,7 +227,7 @@ def _sorted_out(items: Sequence[Item]) -> tuple[list[tuple[Item, int]], list[Rej
 
 
 def _weight(item: Item) -> int:
-    """Raises TypeError or ValueError for what JSON has no place for. Vectors are alike: batch_items counts
+    """Raises TypeError or ValueError for what JSON can't hold. Vectors are alike: batch_items counts
     them."""
     metadata = 0 if item.metadata is None else len(orjson.dumps(item.metadata))
     text = 0 if item.text is None else len(item.text.encode())

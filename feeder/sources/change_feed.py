@@ -50,7 +50,7 @@ class ChangeFeed(Protocol):
     """Changes of one side of one collection. For one thread at a time.
 
     Every method raises SourceDown when the database does not answer, and FeedLost when changes may have been
-    missed: then `begin` starts anew, and a full comparison makes up for the gap.
+    missed: then `restart` begins again, and a full comparison makes up for the gap.
     """
 
     @property
@@ -61,13 +61,13 @@ class ChangeFeed(Protocol):
         """Resume where `bookmark`, the newest one the service stored, says."""
 
     def restart(self) -> str:
-        """Start anew, from now; return the bookmark. What is committed from now on will be noticed."""
+        """Begin again, from now; return the bookmark. What is committed from now on will be named."""
 
     def read(self) -> ChangeBatch:
-        """Return what was noticed and not acknowledged yet. Does not wait."""
+        """Return what changed and was not acknowledged yet. Does not wait."""
 
     def acknowledge(self, batch: ChangeBatch) -> None:
-        """Forget `noticed`; to be called only when the service has stored what came of it."""
+        """Forget what `batch` names; to be called only when the service has stored what came of it."""
 
     def wait_for_changes(self, seconds: float) -> None:
         """Return when something may be waiting, or after `seconds`."""

@@ -1,6 +1,6 @@
 """The two facts a collection is made of, each with a source of its own: vectors, and items.
 
-Adapters translate their database's errors into SourceDown (try later) and SettingsWrong (mend by hand).
+Adapters translate their database's errors into SourceDown (try later) and SettingsWrong (correct by hand).
 A later source of changes (poll, dirty set, log) reads its rows through the same two ports.
 """
 
@@ -14,12 +14,12 @@ from feeder.changes import Directory, ItemRow, Key, Survey, VectorPage
 from vector_client.types import Id
 
 Throttling: TypeAlias = Callable[[], object]
-"""Called after each little piece of work; takes its time where the work is to stand back."""
+"""Called after each small piece of work of a scan; pauses."""
 
 
 @dataclass(frozen=True, slots=True)
 class VectorShape:
-    """identity: names this very table (it changes when the table is made anew), so that a cursor is never
+    """identity: names this very table (it changes when the table is made again), so that a cursor is never
     used on another. key_is_unique: False where several rows may share a key."""
 
     identity: str

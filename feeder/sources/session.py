@@ -36,7 +36,7 @@ MARIADB_PASSING = frozenset(
     {1040, 1053, 1129, 1158, 1159, 1160, 1161, 1203, 1205, 1213, 1226, 1317, 1412, 1927, 1969}
 )
 """What a server says while it is full, ends, or somebody is in the way. Whatever else it says (user,
-password, database, grant, column, syntax) no waiting mends."""
+password, database, grant, column, syntax) does not pass by waiting."""
 MARIADB_SAYS = range(1000, 2000)
 
 
@@ -119,7 +119,7 @@ class Session(Generic[C]):
 
 @contextlib.contextmanager
 def _watchdog(descriptor: int, seconds: float) -> Iterator[None]:
-    """Shut a socket down after `seconds`, so that whoever reads from it gets an error."""
+    """Shut a socket down after `seconds`, so that a read from it fails."""
     held = socket.socket(fileno=os.dup(descriptor))
 
     def bite() -> None:

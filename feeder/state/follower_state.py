@@ -40,4 +40,4 @@ class FollowerState:
 
 
 NOBODY = FollowerState("", comparison_owed=True)
-"""Nobody remembers what the index holds: whoever follows compares everything first."""
+"""Nobody remembers what the index holds: the next follower compares everything first."""

@@ -4,7 +4,7 @@ A database's log and its triggers name a changed row by its primary key; a delet
 more. This file remembers it. An id is added before the service stores what came of a change, and the row's
 former ids go after that, before the source forgets the change: a crash in between leaves an id too many,
 which costs one look, and never one too few, which would stay in the index for good. Without the file, or with
-one of another table, a full comparison makes it anew.
+one of another table, a full comparison rebuilds it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class KeyMap(StateFile):
         return set(self._lookup("SELECT source_key FROM carried WHERE id IN ({})", ids))
 
     def add_current(self, rows: Mapping[Key, Sequence[Id]]) -> None:
-        """Add, durably, what the rows carry now to what they carried, before the service is told. Costs
+        """Add, durably, what the rows carry now to what they carried, before the service is. Costs
         nothing where nothing is new."""
         self._execute("INSERT OR IGNORE INTO carried(source_key, id) VALUES(?, ?)", _present(rows))
 
@@ -68,7 +68,7 @@ class KeyMap(StateFile):
             self._execute("INSERT OR IGNORE INTO carried(source_key, id) VALUES(?, ?)", pairs)
 
     def view(self) -> KeyMapView:
-        """Return a look at a list that was confirmed, for another thread, while this one goes on."""
+        """Return a read-only view of a complete map, for another thread."""
         assert self._path != IN_MEMORY, "nobody else sees what is in memory"
         return KeyMapView(self._path)
 
@@ -99,7 +99,7 @@ class KeyMap(StateFile):
         db.execute("COMMIT")
 
     def begin_rebuild(self) -> None:
-        """Start a new list beside the present one."""
+        """Begin a new map; the present one stays until it is finished."""
         self._waiting.clear()
         self._next.clear()
         self.db.executescript(
@@ -132,7 +132,7 @@ class KeyMap(StateFile):
         db.execute("COMMIT")
 
     def finish_rebuild(self) -> None:
-        """Put the new list in the place of the old one, unconfirmed."""
+        """Replace the old map by the new one, not yet marked complete."""
         self._write_next()
         self.db.executescript(_SWAP)
 
@@ -159,7 +159,7 @@ class KeyMap(StateFile):
 
 
 class KeyMapView:
-    """Looks at a ledger that somebody else writes. For one thread, which opens it."""
+    """A read-only view of a key map that another thread writes. For one thread, which opens it."""
 
     def __init__(self, path: str) -> None:
         self._path = path

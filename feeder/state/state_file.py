@@ -51,7 +51,7 @@ class StateFile:
         self.db.execute("INSERT OR REPLACE INTO meta(name, value) VALUES('identity', ?)", (identity,))
 
     def invalidate(self) -> None:
-        """Stand for no source until it is confirmed again."""
+        """Stand for no source until it is marked complete again."""
         self.db.execute(FORGET)
 
 
@@ -62,7 +62,7 @@ def _opened(path: str, tables: str) -> sqlite3.Connection:
 
 
 def forget(path: str) -> None:
-    """Let a file that exists no longer stand for any source: the next comparison makes it anew."""
+    """Invalidate a file if it exists: the next comparison rebuilds it."""
     if Path(path).exists():
         with contextlib.closing(_opened(path, "")) as connection:
             connection.execute(FORGET)

@@ -1,4 +1,4 @@
-"""What an operator watches: how far behind, what the source keeps for us, what was set aside, the brake."""
+"""What an operator watches: how far behind, what the source keeps for us, what is quarantined, the brake."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Progress(Protocol):
         """Show that `done` of `total` rows of `what` are there already."""
 
     def advance(self, rows: int) -> None:
-        """Show that so many more rows are done."""
+        """Show that `rows` more rows are done."""
 
     def end(self) -> None:
         """Show that it is over, well or not."""

@@ -2,7 +2,8 @@
 
 Needs REPLICATION SLAVE, and a server with row events that carry whole rows and column names
 (`binlog_format=ROW`, `binlog_row_image=FULL`, `binlog_row_metadata=FULL`). The reader library reconnects at
-the place it was first given, so after any error it is thrown away, and a new one begins where the service is.
+the place it was first given, so after any error it is thrown away, and a new one begins at the service's
+position.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ _SERVER = (
 @dataclass(frozen=True, slots=True)
 class BinlogNames:
     """The table, the column that names its rows, what a key becomes, and our server id: any number that no
-    other replica of this server has. silence_s: a server that says nothing for so long is gone; a live one
+    other replica of this server has. silence_s: after this silence a server counts as gone; a live one
     sends a heartbeat three times as often."""
 
     table: Identifier
@@ -98,9 +99,9 @@ class MariaBinlogFeed:
     def open(self, bookmark: str | None) -> None:
         """Read the log from a GTID position. Raises FeedLost for what is none; `read` for a purged one."""
         if bookmark is None:
-            raise FeedLost("the service holds no place in the binary log")
+            raise FeedLost("the service holds no position in the binary log")
         if not _GTIDS.fullmatch(bookmark):  # the server would refuse it, again and again
-            raise FeedLost(f"not a place in the binary log: {bookmark[:80]!r}")
+            raise FeedLost(f"not a position in the binary log: {bookmark[:80]!r}")
         self._resume(bookmark)
 
     def restart(self) -> str:
@@ -118,7 +119,7 @@ class MariaBinlogFeed:
         return self._pending or ChangeBatch()
 
     def acknowledge(self, batch: ChangeBatch) -> None:
-        """Let `read` go on behind this batch; the server keeps its log by itself."""
+        """Let `read` continue behind this batch; the server keeps its log by itself."""
         if batch.receipt is not None:
             self._position = batch.receipt
         self._pending = None
@@ -181,7 +182,7 @@ class MariaBinlogFeed:
 
 
 class _BinlogReader:
-    """A thread that follows the binary log from one place until an error or `stop`."""
+    """A thread that follows the binary log from one position until an error or `stop`."""
 
     def __init__(self, database: Database, names: BinlogNames, schema: str, position: str) -> None:
         self._database = database
@@ -266,8 +267,8 @@ class _BinlogReader:
 
 
 class _Connector:
-    """Connects so many times and no more: the library would answer a broken link by starting again at its
-    first position, unseen."""
+    """Makes `connections_max` connections and no more: the library would answer a broken link by starting
+    again at its first position, unseen."""
 
     def __init__(self, connections_max: int) -> None:
         self._left = connections_max
@@ -282,7 +283,7 @@ class _Connector:
         return connection
 
     def shut(self) -> None:
-        """Wake whoever reads from one of them."""
+        """Wake the thread that reads from one of them."""
         for connection in self._made:
             with contextlib.suppress(OSError, AttributeError):  # it may be closed already
                 connection._sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]

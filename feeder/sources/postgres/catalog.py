@@ -40,7 +40,7 @@ class TableColumn:
 
 @dataclass(frozen=True, slots=True)
 class TableInfo:
-    """identity: database, name and oid; a table that was dropped and made anew has another."""
+    """identity: database, name and oid; a table that was dropped and made again has another."""
 
     identity: str
     is_table: bool

@@ -46,7 +46,9 @@ class PostgresItems:
         """Return the rows of each id that exists."""
         table = self._table
         wanted = [value for value in map(self._codec.to_column, ids) if value is not None]
-        active = self._active(table.active.replace("%", "%%"))  # beside a parameter, a percent sign is one
+        active = self._active(
+            table.active.replace("%", "%%")
+        )  # with parameters, psycopg takes % for a placeholder
         columns = sql.SQL(", ").join([self._id(), active, *map(sql.Identifier, columns_of(table))])
         id_column = sql.Identifier(table.id) if self._codec.column_is_int else self._id()
         statement = sql.SQL("SELECT {} FROM {} WHERE {} = ANY(%s)").format(

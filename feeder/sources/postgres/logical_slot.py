@@ -198,7 +198,7 @@ class PostgresSlotFeed:
         if stored_lsn < self._confirmed:
             raise FeedLost(
                 f"slot {slot!r} begins at {confirmed_text}, the service is at"
-                f" {pgoutput.format_lsn(stored_lsn)}: the slot was made anew, or the service went back to a"
+                f" {pgoutput.format_lsn(stored_lsn)}: the slot was made again, or the service went back to a"
                 " backup"
             )
         if stored_lsn > now:
@@ -273,8 +273,8 @@ class PostgresSlotFeed:
         self._session.close()
 
     def _adopt_former_slot(self, former: str) -> None:
-        """Go on in a slot of our own where `former` stands, and drop that one: it was this service's, since
-        the service holds its place."""
+        """Copy `former` to a slot of our own, at the same position, and drop that one: it was this service's,
+        since the service holds its position."""
         slot = self._names.slot
 
         def copy(connection: psycopg.Connection[Any]) -> bool:
@@ -310,9 +310,9 @@ class PostgresSlotFeed:
         self._oid = int(row[0])
 
     def _server_position(self) -> tuple[str, int]:
-        """Return the name of the log we read, and the place it has reached. Other names are another server,
-        another timeline, and a table or publication made anew: a server leaves changes out of the log in
-        silence while a table is not published. Raises FeedLost while it is not."""
+        """Return the name of the log we read, and the position it has reached. Other names are another
+        server, another timeline, and a table or publication made again: a server leaves changes out of the
+        log in silence while a table is not published. Raises FeedLost while it is not."""
 
         def ask(connection: psycopg.Connection[Any]) -> Sequence[Any] | None:
             table = sql.Identifier(*self._names.table).as_string(connection)

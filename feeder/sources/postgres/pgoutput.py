@@ -45,7 +45,7 @@ Row: TypeAlias = tuple[Value, ...]
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """commit_lsn: place of the commit that this transaction ends with."""
+    """commit_lsn: position of the commit that this transaction ends with."""
 
     commit_lsn: int
     committed_at_s: float
@@ -54,7 +54,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """end_lsn: the first place after the transaction, the only one that a slot may be advanced to."""
+    """end_lsn: the first position after the transaction, the only one that a slot may be advanced to."""
 
     commit_lsn: int
     end_lsn: int
@@ -188,7 +188,7 @@ def _utf8(data: bytes) -> str:
 
 
 class _MessageReader:
-    """A place in one message."""
+    """Reads one message from its beginning to its end."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

@@ -2,7 +2,7 @@
 
 `vs_dirty` holds a row a change, `vs_dirty_install` which tables are watched. Several services may follow one
 table: each feeder enters itself in `vs_dirty_readers`, notes in `vs_dirty_seen` what it has dealt with, and a
-row goes when every reader has seen it. The triggers know nothing of readers: whoever enters itself compares
+row goes when every reader has seen it. The triggers know nothing of readers: a new reader compares
 everything afterwards, so that it misses nothing that was written before.
 """
 
@@ -95,7 +95,7 @@ class OwnerStatements(Statements, Protocol):
 
 
 def names_of(statements: Statements, watched: WatchedTable) -> dict[str, str]:
-    """Return the dirty set's tables: they lie beside the watched table, in its schema."""
+    """Return the dirty set's tables: they lie in the schema of the watched table."""
     schema = watched.table[:-1]
     return {
         "dirty": statements.quoted((*schema, DIRTY)),

@@ -18,7 +18,7 @@ from feeder.sources.triggers.readers import Readers
 log = logging.getLogger(__name__)
 
 UNREAD_ROWS, UNREAD_CHUNKS = 5_000, 20
-"""Deleted at a time, and so often in one go."""
+"""Rows deleted by one statement, and the most statements of one `tidy`."""
 _INSTALLED = "SELECT install_id FROM {installs} WHERE collection = %s AND side = %s"
 _READ = "SELECT gen, source_key, {moment} FROM {dirty} AS d WHERE {unseen} ORDER BY gen LIMIT %s"
 _BACKLOG = "SELECT COUNT(*), COALESCE({age}, 0) FROM {dirty} AS d WHERE {unseen}"
@@ -62,7 +62,7 @@ class TriggerFeed:
         if installed is None:
             raise FeedLost(f"the triggers of {self._watched.trigger} are not installed")
         if bookmark != installed:
-            raise FeedLost(f"the triggers of {self._watched.trigger} were installed anew, or never followed")
+            raise FeedLost(f"the triggers of {self._watched.trigger} were installed again, or never followed")
         self._readers.resume(installed)
         self._followed = installed
 
@@ -105,7 +105,7 @@ class TriggerFeed:
         statement = _BACKLOG.format(age=self._statements.age, unseen=unseen, **self._names)
         ((rows, oldest_s),) = self._statements.rows(statement, values)
         if self._followed is not None and self._install_id() != self._followed:
-            raise FeedLost(f"the triggers of {self._watched.trigger} were removed, or installed anew")
+            raise FeedLost(f"the triggers of {self._watched.trigger} were removed, or installed again")
         if self._followed is not None:
             self._readers.keep_alive()
         return Backlog(rows=int(rows), oldest_s=max(0.0, float(oldest_s)))
@@ -116,7 +116,7 @@ class TriggerFeed:
 
     def _install_id(self) -> str | None:
         """Return which installation it is; None where it is not, or its triggers do not fire (a table made
-        anew has none, a bulk load may switch them off)."""
+        again has none, a bulk load may switch them off)."""
         rows = self._statements.rows(
             _INSTALLED.format(**self._names), [self._watched.collection, self._watched.side]
         )

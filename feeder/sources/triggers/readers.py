@@ -100,7 +100,7 @@ class Readers:
         self._drop_seen()
 
     def drop_some(self, rows_max: int) -> int:
-        """Delete up to `rows_max` rows whoever has seen them; return how many."""
+        """Delete up to `rows_max` rows, seen or not; return how many."""
         found = self._statements.rows(_SOME.format(**self._names), [*self._side, rows_max])
         return self._drop([int(gen) for (gen,) in found])
 

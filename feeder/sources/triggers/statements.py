@@ -1,4 +1,4 @@
-"""What a dirty set is asked for and told, on each kind of database."""
+"""The statements of a dirty set, on each kind of database."""
 
 from __future__ import annotations
 
