@@ -1,7 +1,7 @@
 """Run comparisons at idle priority, a little at a time.
 
-Their thread gives way to every other on this machine. The databases that they read from have no such priority,
-so work is kept to a share of the time for their sake. What either is worth:
+Their thread gives way to every other on this machine. The databases that they read from have no such
+priority, so work is kept to a share of the time for their sake. What either is worth:
 docs/decisions/0024-full-comparisons-at-idle-priority.md.
 """
 

@@ -109,5 +109,6 @@ def test_an_empty_index_waits_for_its_import(products: ProductShop, tmp_path: Pa
     products.grant("log")
     with closing(FollowerHarness(products, "log", tmp_path)) as follower:
         follower.store.apply(Changes(), {"import": json.dumps({"version": "another"})})
-        with pytest.raises(ImportRefused, match=r"feeder import products"):
+        with pytest.raises(ImportRefused, match="proven to be of another") as caught:
             follower.again()
+        assert "feeder import products" in caught.value.hint

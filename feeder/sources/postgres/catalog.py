@@ -55,7 +55,7 @@ def table_info(connection: psycopg.Connection[Any], table: Identifier, names: Se
     if found is None:
         raise SettingsWrong(
             f"no table {quoted} in database {connection.info.dbname!r} for user {connection.info.user!r}",
-            hint="Names are taken as written: is the upper and lower case right? May the user read it?",
+            hint="Here names are taken as written, upper and lower case apart. May the user read it?",
         )
     oid, kind, database, printed = found
     rows = connection.execute(_COLUMNS, (oid,)).fetchall()
