@@ -102,13 +102,13 @@ class Pen:
         lit = ImageChops.multiply(self._cloth.crop(box), shade)
         self._image.paste(lit, box, mask.crop(box))
         for outline in outlines:
-            self.edge(outline)
+            self.contour(outline)
 
     def part(self, outline: Outline, rgb: Rgb) -> None:
         """Fill `outline` with one colour."""
         self._fill(self._draw, outline, rgb)
 
-    def edge(self, outline: Outline, width: float = 0.7) -> None:
+    def contour(self, outline: Outline, width: float = 0.7) -> None:
         """A thin dark rim, so that a white product stands out from the ground."""
         ink, pen = self.darker(0.62), self._length(width)
         if isinstance(outline, Poly):

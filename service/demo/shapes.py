@@ -16,7 +16,7 @@ def mug(pen: Pen) -> None:
     pen.surface(Box(24, 28, 70, 84, 7), roundness=0.5)
     pen.part(Oval(24, 22, 70, 35), pen.lighter(0.35))
     pen.part(Oval(28, 24.5, 66, 33), pen.darker(0.5))
-    pen.edge(Oval(24, 22, 70, 35))
+    pen.contour(Oval(24, 22, 70, 35))
 
 
 def bottle(pen: Pen) -> None:
@@ -44,9 +44,9 @@ def gift_box(pen: Pen) -> None:
         pen.line(ribbon, 3.6, WHITE)
     for bow in (Oval(34, 20, 52, 38), Oval(52, 22, 70, 40)):
         pen.part(bow, WHITE)
-        pen.edge(bow)
+        pen.contour(bow)
     pen.part(Oval(48, 30, 56, 40), WHITE)
-    pen.edge(Oval(48, 30, 56, 40))
+    pen.contour(Oval(48, 30, 56, 40))
 
 
 def tote(pen: Pen) -> None:
@@ -90,7 +90,7 @@ def sneaker(pen: Pen) -> None:
         )
     )
     pen.part(Box(7, 74, 95, 84, 4), WHITE)
-    pen.edge(Box(7, 74, 95, 84, 4))
+    pen.contour(Box(7, 74, 95, 84, 4))
     pen.line([(9, 79), (93, 79)], 0.9, pen.darker(0.8))
     pen.part(Poly([(80, 60), (91, 67), (93, 74), (77, 74)]), WHITE)
     pen.part(Poly([(11, 46), (15, 38), (20, 37), (20, 74), (9, 74)]), pen.darker(0.6))
@@ -114,7 +114,7 @@ def plate(pen: Pen) -> None:
     pen.part(Oval(9, 13, 93, 94), (226, 226, 222))
     pen.surface(Oval(8, 9, 92, 92), roundness=0.2)
     pen.part(Oval(24, 25, 76, 76), pen.lighter(0.72))
-    pen.edge(Oval(24, 25, 76, 76), 1)
+    pen.contour(Oval(24, 25, 76, 76), 1)
     pen.arc(Oval(30, 31, 70, 70), 190, 280, 1.4, WHITE)
 
 
@@ -138,7 +138,7 @@ def backpack(pen: Pen) -> None:
     pen.surface(Box(23, 15, 77, 91, 18), roundness=0.4)
     pen.arc(Oval(27, 22, 73, 66), 190, 350, 1.4, DARK)
     pen.part(Box(29, 56, 71, 86, 7), pen.darker(0.8))
-    pen.edge(Box(29, 56, 71, 86, 7))
+    pen.contour(Box(29, 56, 71, 86, 7))
     pen.line([(32, 63), (68, 63)], 1.2, DARK)
     pen.line([(64, 63), (64, 69)], 1.6, METAL)
 
@@ -164,7 +164,7 @@ def cushion(pen: Pen) -> None:
         side = [(100 - y + 4, x + 4) for x, y in side]
         outline = [*outline, *side]
     pen.surface(Poly(outline), roundness=0.4)
-    pen.edge(Poly(outline), 1.6)
+    pen.contour(Poly(outline), 1.6)
 
 
 def clock(pen: Pen) -> None:
@@ -172,7 +172,7 @@ def clock(pen: Pen) -> None:
     pen.part(Oval(12, 14, 92, 94), (226, 226, 222))
     pen.surface(Oval(9, 9, 91, 91), roundness=0.35)
     pen.part(Oval(19, 19, 81, 81), WHITE)
-    pen.edge(Oval(19, 19, 81, 81))
+    pen.contour(Oval(19, 19, 81, 81))
     for hour in range(12):
         angle = pi * hour / 6
         inner = 24 if hour % 3 else 21
@@ -203,6 +203,6 @@ def pot(pen: Pen) -> None:
     pen.surface(Box(18, 42, 82, 84, 9), roundness=0.5)
     lid = [(50 + 34 * cos(pi + pi * t / 30), 42 + 16 * sin(pi + pi * t / 30)) for t in range(31)]
     pen.part(Poly(lid), (206, 209, 213))
-    pen.edge(Poly(lid))
+    pen.contour(Poly(lid))
     pen.line([(15, 42), (85, 42)], 2.4, METAL)
     pen.part(Box(44, 18, 56, 27, 3), DARK)

@@ -35,7 +35,6 @@ AVOIDED_WORDS: dict[str, set[str]] = {
     "index_store": set(),
     "service": {
         "boarded",
-        "edge",
         "lane",
         "mend",
     },
