@@ -67,7 +67,7 @@ def imports_of(files: Iterable[SourceFile]) -> list[Import]:
 
 
 def _imports_in(file: SourceFile, modules: set[str]) -> Iterator[Import]:
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

@@ -52,7 +52,7 @@ def classes_of(files: Iterable[SourceFile]) -> list[ClassName]:
         _class_name(file, node)
         for file in files
         if file.is_product
-        for node in ast.walk(file.tree)
+        for node in file.nodes
         if isinstance(node, ast.ClassDef)
     ]
 
@@ -251,7 +251,7 @@ def _file_and_class_names(files: Iterable[SourceFile]) -> Iterator[tuple[str, in
     for file in files:
         if file.is_product:
             yield file.path, 0, file.module.rsplit(".", 1)[-1]
-            for node in ast.walk(file.tree):
+            for node in file.nodes:
                 if isinstance(node, ast.ClassDef):
                     yield file.path, node.lineno, node.name
 
@@ -259,6 +259,6 @@ def _file_and_class_names(files: Iterable[SourceFile]) -> Iterator[tuple[str, in
 def _function_names(files: Iterable[SourceFile]) -> Iterator[tuple[str, int, str]]:
     for file in files:
         if file.is_product:
-            for node in ast.walk(file.tree):
+            for node in file.nodes:
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                     yield file.path, node.lineno, node.name

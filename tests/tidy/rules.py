@@ -49,7 +49,7 @@ Rule = Callable[[SourceFile], Iterator[Finding]]
 
 
 def functions_are_short(source: SourceFile) -> Iterator[Finding]:
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
             if lines > FUNCTION_LINES_MAX:
@@ -65,7 +65,7 @@ def files_are_short(source: SourceFile) -> Iterator[Finding]:
 
 
 def ports_are_narrow(source: SourceFile) -> Iterator[Finding]:
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.ClassDef) and any(
             source.dotted(b).endswith("typing.Protocol") for b in node.bases
         ):
@@ -98,7 +98,7 @@ def no_code_loaders(source: SourceFile) -> Iterator[Finding]:
     """Nothing that can run code out of a data file."""
     if source.path in MAY_LOAD_CODE:
         return
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Import | ast.ImportFrom):
             modules = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
             for module in modules:
@@ -117,7 +117,7 @@ def no_code_loaders(source: SourceFile) -> Iterator[Finding]:
 def only_programs_read_the_environment(source: SourceFile) -> Iterator[Finding]:
     if not source.is_product or source.is_program or source.path in MAY_READ_THE_ENVIRONMENT:
         return
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Attribute | ast.Name) and source.dotted(node) in ENVIRONMENT:
             yield Finding(
                 source.path, node.lineno, f"{source.dotted(node)}: only __main__ reads the environment"
@@ -128,7 +128,7 @@ def clock_and_chance_are_passed_in(source: SourceFile) -> Iterator[Finding]:
     """A name passed on (`clock=time.time`) is fine, a call is not: a test could not replace it."""
     if not source.is_product or source.is_program:
         return
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if not isinstance(node, ast.Call) or not source.is_from_import(node.func):
             continue
         name = source.dotted(node.func)
@@ -143,14 +143,14 @@ def clock_and_chance_are_passed_in(source: SourceFile) -> Iterator[Finding]:
 def only_programs_print(source: SourceFile) -> Iterator[Finding]:
     if not source.is_product or source.is_program or source.path in MAY_PRINT:
         return
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Call) and source.dotted(node.func) == "print":
             yield Finding(source.path, node.lineno, "print(): log an event, or print in __main__")
 
 
 def no_module_state(source: SourceFile) -> Iterator[Finding]:
     """Module level holds constants, types, functions and one logger named `log`."""
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Global):
             yield Finding(source.path, node.lineno, f"global {', '.join(node.names)}: pass the value instead")
     if not source.is_product:
@@ -165,7 +165,7 @@ def broad_excepts_speak(source: SourceFile) -> Iterator[Finding]:
     """`except Exception` may raise, hand the error on, or log it with its traceback; nothing else."""
     if not source.is_product:
         return
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if not isinstance(node, ast.ExceptHandler):
             continue
         caught = source.dotted(node.type) if node.type else "everything"
@@ -174,7 +174,7 @@ def broad_excepts_speak(source: SourceFile) -> Iterator[Finding]:
 
 
 def no_mocks(source: SourceFile) -> Iterator[Finding]:
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [a.name for a in node.names]
             whole = names if isinstance(node, ast.Import) else [f"{node.module}.{n}" for n in names]

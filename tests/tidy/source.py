@@ -44,6 +44,11 @@ class SourceFile:
     def tree(self) -> ast.Module:
         return ast.parse(self.text, filename=self.path)
 
+    @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """Every node of the tree, walked once for all rules."""
+        return tuple(ast.walk(self.tree))
+
     @property
     def room(self) -> str:
         return self.path.split("/", 1)[0]
@@ -66,7 +71,7 @@ class SourceFile:
     def imported_names(self) -> dict[str, str]:
         """Local name -> dotted name it stands for, wherever in the file it was imported."""
         names: dict[str, str] = {}
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             if isinstance(node, ast.Import):
                 for alias in node.names:
                     first = alias.name.split(".", 1)[0]
