@@ -56,6 +56,7 @@ class Manifest:
 
     @property
     def embedding_version(self) -> str:
+        """The version of the model's vectors: its label and the fingerprint of all that shapes them."""
         return version_string(self.label, self.parts)
 
 

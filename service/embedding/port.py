@@ -46,21 +46,25 @@ class TextEmbedder(Protocol):
     beyond cosine .9999."""
 
     @property
-    def info(self) -> ModelInfo: ...
+    def info(self) -> ModelInfo:
+        """What the model is. Constant."""
 
     def embed_texts(self, texts: Sequence[str], role: Role) -> EmbeddedTexts:
         """texts: each stripped, NFC, not empty (normalise_text). role: some models prefix queries."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release the model. Nothing is embedded afterwards."""
 
 
 class ImageEmbedder(Protocol):
     """A loaded picture model. Calls are safe from any thread."""
 
     @property
-    def info(self) -> ModelInfo: ...
+    def info(self) -> ModelInfo:
+        """What the model is. Constant."""
 
     def embed_images(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
         """Return (n, dim) float32, unit length, order kept."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release the model. Nothing is embedded afterwards."""

@@ -33,6 +33,7 @@ class Preprocess:
 
     @classmethod
     def from_parts(cls, parts: dict[str, Any]) -> Preprocess:
+        """Return the preprocessing that a manifest records. Raises KeyError where a part is missing."""
         mean, std = parts["mean"], parts["std"]
         return cls(int(parts["side"]), (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
 

@@ -37,9 +37,11 @@ class BuiltinModel:
 
     @property
     def embedding_version(self) -> str:
+        """The version of its vectors, known before it is built."""
         return version_string(self.label, self.parts)
 
     def directory(self, models_dir: Path) -> Path:
+        """Return where its files are, or will be, below `models_dir`."""
         return models_dir / f"{self.name}@{self.source.sha256[:12]}"
 
 

@@ -66,6 +66,7 @@ def ask(texts: TextEmbedder | None, images: ImageEmbedder | None, cosine_min: fl
 
 
 def write_samples(directory: Path, samples: Samples) -> None:
+    """Write the samples into a model's directory. Raises OSError."""
     text = json.dumps(asdict(samples), ensure_ascii=False)
     (directory / SAMPLES).write_text(text + "\n", "utf-8")
 

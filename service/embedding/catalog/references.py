@@ -40,6 +40,7 @@ class HubModel:
     revision: str
 
     def directory(self, models_dir: Path) -> Path:
+        """Return where its files are, or will be, below `models_dir`."""
         return models_dir / f"{self.repository.replace('/', '--')}@{self.revision[:12]}"
 
 
@@ -81,6 +82,7 @@ class Int8Model:
     base: FileModel
 
     def directory(self, models_dir: Path) -> Path:
+        """Return where its 8-bit form is, or will be, below `models_dir`."""
         return _beside(_directory(self.base, models_dir), INT8)
 
 
@@ -136,6 +138,7 @@ def exported_directory(directory: Path) -> Path:
 
 
 def export_command(ref: str, models_dir: Path) -> str:
+    """Return the command that writes the exported form of `ref`."""
     at = f"--models-dir {models_dir} " if str(models_dir) != ".models" else ""
     return f"{COMMAND} {at}export {ref}"
 

@@ -40,6 +40,7 @@ class GraphBuilder:
         return name
 
     def ints(self, *values: int) -> str:
+        """Add a constant of int64 values; return its name."""
         return self.constant(np.asarray(values, np.int64))
 
     def add(self, op: str, *inputs: str, domain: str = "", output: str = "", **attributes: Any) -> str:

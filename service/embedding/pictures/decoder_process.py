@@ -30,6 +30,7 @@ _READ_BYTES = 1 << 20
 
 
 def main() -> None:
+    """Decode pictures from the parent's socket until it closes or stays silent."""
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     Image.MAX_IMAGE_PIXELS = None  # pixels are counted before, against the caller's limit
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -26,6 +26,7 @@ def decode_image(data: bytes, *, bytes_max: int = BYTES_MAX, pixels_max: int = P
 
 
 def check_bytes(data: bytes, bytes_max: int) -> None:
+    """Raises InvalidImage where a picture file is larger than `bytes_max`."""
     if len(data) > bytes_max:
         raise InvalidImage(
             "image_too_large", f"The picture has {len(data)} bytes; at most {bytes_max} are read."
@@ -33,4 +34,5 @@ def check_bytes(data: bytes, bytes_max: int) -> None:
 
 
 def pixels_of(picture: Picture) -> Pixels:
+    """Return the pixels of a decoded picture, without a copy."""
     return np.frombuffer(picture.rgb, np.uint8).reshape(picture.height, picture.width, 3)

@@ -143,4 +143,5 @@ def check_exif(block: bytes | bytearray) -> None:
 
 
 def too_complex(what: str) -> InvalidImage:
+    """Return the refusal of a picture that takes too much work to decode. what: the verb and what it does."""
     return InvalidImage("image_too_complex", f"The picture {what}; it is not decoded. Save it again.")

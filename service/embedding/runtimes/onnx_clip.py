@@ -31,9 +31,11 @@ class OnnxClipTexts:
 
     @property
     def info(self) -> ModelInfo:
+        """See TextEmbedder."""
         return self._info
 
     def embed_texts(self, texts: Sequence[str], role: Role) -> EmbeddedTexts:  # noqa: ARG002
+        """See TextEmbedder. Queries and documents are embedded alike."""
         encoded = self._tokenizer.encode_batch([cleaned(text) for text in texts])
         vectors = np.empty((len(encoded), self._info.dim), np.float32)
         for start in range(0, len(encoded), BATCH_ITEMS):

@@ -26,9 +26,11 @@ class OnnxImageEmbedder:
 
     @property
     def info(self) -> ModelInfo:
+        """See ImageEmbedder."""
         return self._info
 
     def embed_images(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+        """See ImageEmbedder."""
         vectors = np.empty((len(images), self._info.dim), np.float32)
         for start in range(0, len(images), BATCH_ITEMS):
             batch = np.stack(

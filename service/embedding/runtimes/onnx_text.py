@@ -32,6 +32,7 @@ class OnnxTextEmbedder:
 
     @property
     def info(self) -> ModelInfo:
+        """See TextEmbedder."""
         return self._info
 
     def embed_texts(self, texts: Sequence[str], role: Role) -> EmbeddedTexts:

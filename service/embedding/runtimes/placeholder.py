@@ -46,9 +46,11 @@ class HashedNgrams:
 
     @property
     def info(self) -> ModelInfo:
+        """See TextEmbedder."""
         return self._info
 
     def embed_texts(self, texts: Sequence[str], role: Role) -> EmbeddedTexts:  # noqa: ARG002
+        """See TextEmbedder. Queries and documents are embedded alike."""
         rows = [_hashed(text, self._info.dim) for text in texts]
         vectors = np.stack(rows) if rows else np.empty((0, self._info.dim), np.float32)
         return EmbeddedTexts(vectors, np.zeros(len(texts), np.bool_))
@@ -91,9 +93,11 @@ class Descriptor:
 
     @property
     def info(self) -> ModelInfo:
+        """See ImageEmbedder."""
         return self._info
 
     def embed_images(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+        """See ImageEmbedder."""
         rows = [describe(pixels) for pixels in images]
         return np.stack(rows) if rows else np.empty((0, DESCRIPTOR_DIM), np.float32)
 
@@ -109,9 +113,11 @@ class PlaceholderTexts:
 
     @property
     def info(self) -> ModelInfo:
+        """See TextEmbedder."""
         return self._info
 
     def embed_texts(self, texts: Sequence[str], role: Role) -> EmbeddedTexts:  # noqa: ARG002
+        """See TextEmbedder. The vectors carry no meaning."""
         rows = [_noise(text.encode(), self._info.dim) for text in texts]
         vectors = np.stack(rows) if rows else np.empty((0, self._info.dim), np.float32)
         return EmbeddedTexts(vectors, np.zeros(len(texts), np.bool_))
@@ -128,9 +134,11 @@ class PlaceholderImages:
 
     @property
     def info(self) -> ModelInfo:
+        """See ImageEmbedder."""
         return self._info
 
     def embed_images(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+        """See ImageEmbedder. The vectors carry no meaning."""
         rows = [_noise(repr(p.shape).encode() + p.tobytes(), self._info.dim) for p in images]
         return np.stack(rows) if rows else np.empty((0, self._info.dim), np.float32)
 

@@ -49,6 +49,7 @@ class LibraryTokenizer:
         self._tokenizer.enable_truncation(tokens_max)
 
     def encode(self, texts: Sequence[str]) -> tuple[list[TokenIds], list[bool]]:
+        """See TextTokenizer."""
         encoded = self._tokenizer.encode_batch_fast(list(texts))
         return [np.asarray(e.ids, np.int64) for e in encoded], [bool(e.overflowing) for e in encoded]
 
@@ -91,6 +92,7 @@ class UnigramTokenizer:
         self._known: dict[str, tuple[int, ...]] = {}
 
     def encode(self, texts: Sequence[str]) -> tuple[list[TokenIds], list[bool]]:
+        """See TextTokenizer."""
         found = []
         for text in texts:
             found.append(self._pieces(text))

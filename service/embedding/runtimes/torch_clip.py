@@ -36,9 +36,11 @@ class ClipImages:
 
     @property
     def info(self) -> ModelInfo:
+        """See ImageEmbedder."""
         return self._info
 
     def embed_images(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+        """See ImageEmbedder."""
         vectors = np.empty((len(images), self._info.dim), np.float32)
         for start in range(0, len(images), BATCH_ITEMS):
             batch = np.stack(
@@ -66,9 +68,11 @@ class ClipTexts:
 
     @property
     def info(self) -> ModelInfo:
+        """See TextEmbedder."""
         return self._info
 
     def embed_texts(self, texts: Sequence[str], role: Role) -> EmbeddedTexts:  # noqa: ARG002
+        """See TextEmbedder. Queries and documents are embedded alike."""
         vectors = np.empty((len(texts), self._info.dim), np.float32)
         truncated = np.zeros(len(texts), np.bool_)
         for start in range(0, len(texts), BATCH_ITEMS):

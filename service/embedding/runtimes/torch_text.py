@@ -42,9 +42,11 @@ class SentenceTransformerEmbedder:
 
     @property
     def info(self) -> ModelInfo:
+        """See TextEmbedder."""
         return self._info
 
     def embed_texts(self, texts: Sequence[str], role: Role) -> EmbeddedTexts:
+        """See TextEmbedder."""
         if not texts:
             return EmbeddedTexts(np.empty((0, self._info.dim), np.float32), np.empty(0, np.bool_))
         prefixed = [self._prefixes[role] + text for text in texts]

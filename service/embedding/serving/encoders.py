@@ -74,10 +74,12 @@ class Batcher:
 
     @property
     def info(self) -> ModelInfo:
+        """What the model is. Constant."""
         return self._embedder.info
 
     @property
     def counters(self) -> LaneCounters:
+        """What has happened since the start."""
         return self._lanes.counters
 
     def waiting(self) -> tuple[int, int]:
@@ -85,9 +87,11 @@ class Batcher:
         return self._lanes.waiting()
 
     def start(self) -> None:
+        """Start the threads. Call on the event loop."""
         self._lanes.start()
 
     def close(self) -> None:
+        """End the threads and release the model; what waits is refused."""
         self._lanes.close()
         self._embedder.close()
 
@@ -221,10 +225,12 @@ class ImageBatcher:
 
     @property
     def info(self) -> ModelInfo:
+        """What the model is. Constant."""
         return self._embedder.info
 
     @property
     def counters(self) -> LaneCounters:
+        """What has happened since the start."""
         return self._lanes.counters
 
     def waiting(self) -> tuple[int, int]:
@@ -232,10 +238,12 @@ class ImageBatcher:
         return self._lanes.waiting()
 
     def start(self) -> None:
+        """Start decoders and threads. Call on the event loop."""
         self._decoding.start()
         self._lanes.start()
 
     def close(self) -> None:
+        """End decoders and threads and release the model; what waits is refused."""
         self._decoders.close()  # first: the threads below wait for what it ends
         self._decoding.close()
         self._lanes.close()

@@ -118,6 +118,7 @@ class Lanes(Generic[Item, Result]):
         self.counters = LaneCounters()
 
     def start(self) -> None:
+        """Start the threads of every queue."""
         self._is_open = True
         for lane in LANES:
             for number in range(self._limits.streams):
