@@ -116,3 +116,7 @@ def __getattr__(name: str) -> Any:
         if name not in EXTRAS:
             raise
         raise ImportError(f"{name} needs: pip install 'uhok-vector-client[{EXTRAS[name]}]'") from exc
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *HOMES})

@@ -124,6 +124,8 @@ class AsyncTransport:
         where = self._base + path
         if isinstance(exc, LATE):
             return TimedOut(f"no answer from {where} within {limit_s:.3g} s")
+        if isinstance(exc, aiohttp.ClientConnectorCertificateError):
+            return NoAnswer(f"no answer from {where}: {exc.certificate_error}")
         if isinstance(exc, aiohttp.ClientConnectorError):
             return NoAnswer(f"no answer from {where}: {exc.os_error}")
         if isinstance(exc, aiohttp.ClientResponseError):

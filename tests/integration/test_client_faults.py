@@ -4,10 +4,14 @@ with a fall-back never an error while the other path lives."""
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
+import ssl
+import subprocess
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -193,6 +197,42 @@ def test_a_name_of_two_addresses_gets_one_deadline(service: ServiceProcess, aliv
             with pytest.raises(TimedOut):
                 client.search(Query(text="요리", k=3))
         assert time.monotonic() - began < 6, "not twice the deadline"
+
+
+@contextmanager
+def self_signed_server(folder: Path) -> Iterator[str]:
+    """TLS with a certificate that nobody vouches for."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is missing: apt-get install openssl")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days",
+         "1", "-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    near, _ = listener.accept()
+                    with suppress(OSError), near:
+                        context.wrap_socket(near, server_side=True).close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"https://localhost:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("kind", ["blocking", "async"])
+def test_a_certificate_that_nobody_vouches_for_is_one_typed_error(kind: str, tmp_path: Path) -> None:
+    with self_signed_server(tmp_path) as url, pytest.raises(NoAnswer, match="certificate"):
+        if kind == "blocking":
+            VectorClient.to(url, limits=LIMITS).upsert("recipes", [])
+        else:
+            asyncio.run(upsert_once(url, []))
 
 
 def test_a_cancelled_call_leaves_no_connection_behind(proxy: FaultProxy) -> None:

@@ -12,7 +12,6 @@ import sys
 import tarfile
 import tomllib
 import urllib.request
-import venv
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -55,10 +54,21 @@ def run(*command: str | Path, cwd: Path, environ: Mapping[str, str] | None = Non
     return done.stdout
 
 
-def bare_environment(folder: Path) -> Path:
+def bare_environment(folder: Path, base: str = sys.executable) -> Path:
     """Return the python of a new environment without any package, not even pip."""
-    venv.create(folder, with_pip=False)
+    run(base, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
     return folder / "bin" / "python"
+
+
+def oldest_python() -> str:
+    """Return a python 3.10, the oldest that the client says it runs on."""
+    found = [shutil.which("python3.10"), *map(str, Path.home().glob(".pyenv/versions/3.10.*/bin/python3.10"))]
+    for each in filter(None, found):
+        code = "import sys; print(sys.version_info[:2] == (3, 10))"
+        done = subprocess.run([each, "-c", code], capture_output=True, text=True, check=False)
+        if done.stdout.strip() == "True":
+            return each
+    pytest.skip("python3.10 is missing: whether the client runs on it was not tried")
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +80,16 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "dist"
 
 
-@pytest.fixture(scope="module")
-def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["this python", "the oldest python"])
+def installed(request: pytest.FixtureRequest, built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The python of an environment that holds the wheel and what it asks for."""
-    python = bare_environment(tmp_path_factory.mktemp("bare") / "venv")
+    base = oldest_python() if request.param == "the oldest python" else sys.executable
+    python = bare_environment(tmp_path_factory.mktemp("bare") / "venv", base)
     (wheel,) = built.glob("*.whl")
-    constraints = ROOT / "constraints.txt"
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-compile"]
-    run(*pip, "-c", constraints, wheel, cwd=built)
+    # Versions in constraints.txt are those of the service, which needs a newer Python.
+    constraints = [] if request.param == "the oldest python" else ["-c", str(ROOT / "constraints.txt")]
+    run(*pip, *constraints, wheel, cwd=built)
     return python
 
 
@@ -130,6 +142,47 @@ def test_the_readmes_examples_run(
     environ = {"ML_INFERENCE_URL": f"http://127.0.0.1:{service.port}", "ML_TIMEOUT": "30", "PYTHONPATH": ""}
     printed = run(installed, "-W", "error", script, cwd=tmp_path, environ=environ)
     assert printed.strip()
+
+
+def test_extras_are_asked_for_by_name_and_not_needed(installed: Path, tmp_path: Path) -> None:
+    code = """
+from vector_client import *
+import vector_client
+assert "AsyncVectorClient" in dir(vector_client)
+try:
+    vector_client.PrometheusObserver
+except ImportError as exc:
+    print(exc)
+"""
+    printed = run(installed, "-W", "error", "-c", code, cwd=tmp_path)
+    assert "pip install 'uhok-vector-client[prometheus]'" in printed
+
+
+def test_silence_is_one_typed_error_on_every_python(installed: Path, tmp_path: Path) -> None:
+    """Python 3.10 has two classes of TimeoutError."""
+    code = """
+import asyncio, socket
+from vector_client import AsyncVectorClient, Backend, Limits, Query, Recommenders
+from vector_client.errors import TimedOut
+
+async def main(url):
+    async with AsyncVectorClient.to(url, limits=Limits(deadline_s=0.3)) as client:
+        try:
+            await client.search(Query("a"))
+        except TimedOut as exc:
+            print(exc)
+    async def rows(session, statement):
+        return [(1, 0.1)]
+    environ = {"ML_MODE": "remote_store", "ML_FALLBACK_MODE": "db", "ML_TIMEOUT": "0.5"}
+    environ["ML_INFERENCE_URL"] = url
+    async with Recommenders.from_env(Backend(encode=lambda _: [1.0], rows=rows), environ) as held:
+        print(await held.searcher.find_similar_ids(None, "a", 1))
+
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    asyncio.run(main(f"http://127.0.0.1:{listener.getsockname()[1]}"))
+"""
+    printed = run(installed, "-W", "error", "-c", code, cwd=tmp_path)
+    assert "no answer from" in printed and "[(1, 0.1)]" in printed
 
 
 def test_the_blocking_client_loads_no_event_loop_library(installed: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.tidy.source import read
 from vector_client.errors import VectorClientError
 from vector_client.http import VectorClient
 from vector_client.recommend.pgvector import Statement
-from vector_client.telemetry.events import Event, Observer
+from vector_client.telemetry.events import Event, Observer, Switched
 from vector_client.telemetry.opentelemetry import OpenTelemetryObserver
 from vector_client.telemetry.prometheus import PrometheusObserver
 from vector_client.types import Item
@@ -76,8 +76,20 @@ def test_prometheus_counts_answers_failures_and_times(service: ServiceProcess) -
     asked(NOBODY, observer, 2, **BREAKER)
     assert value("vector_client_calls_total", {**labels, "error": "NoAnswer"}) == 2
     assert value("vector_client_calls_total", {"path": "db", "role": "fallback", "error": ""}) == 2
-    assert value("vector_client_path_open", {"path": "remote_store"}) == 1
+    assert value("vector_client_path_open", {"path": "remote_store", "cause": "breaker"}) == 1
     assert value("vector_client_switched_total", {"path": "remote_store", "state": "open"}) == 1
+
+
+def test_a_breaker_that_closes_does_not_hide_that_a_path_was_left() -> None:
+    registry = CollectorRegistry()
+    observer = PrometheusObserver(registry)
+    for state in ("open", "stepped_back", "closed"):
+        observer(Switched("remote_store", state))  # type: ignore[arg-type]
+    open_by = {
+        cause: registry.get_sample_value("vector_client_path_open", {"path": "remote_store", "cause": cause})
+        for cause in ("breaker", "step_back")
+    }
+    assert open_by == {"breaker": 0, "step_back": 1}
 
 
 def test_prometheus_counts_comparisons(service: ServiceProcess) -> None:

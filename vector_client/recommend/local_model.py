@@ -20,7 +20,13 @@ class LocalModel:
         """Return the unit vector of a text."""
         with self._lock:
             if self._model is None:
-                from sentence_transformers import SentenceTransformer  # takes seconds
+                try:
+                    from sentence_transformers import SentenceTransformer  # takes seconds
+                except ModuleNotFoundError as exc:
+                    raise ModuleNotFoundError(
+                        "Backend(encode=...) is the backend's own model; without it this needs: "
+                        "pip install 'uhok-vector-client[local]'"
+                    ) from exc
 
                 self._model = SentenceTransformer(self._name)
             return self._model.encode(text, normalize_embeddings=True).tolist()  # type: ignore[no-any-return]

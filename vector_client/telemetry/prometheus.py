@@ -24,8 +24,9 @@ class PrometheusObserver:
             name + "calls", "Answers and failures", ["path", "role", "error"], registry=registry
         )
         self._state = Gauge(
-            name + "path_open", "1: calls of this path are held back", ["path"], registry=registry
-        )
+            name + "path_open", "1: the breaker is open, or the path was left", ["path", "cause"],
+            registry=registry,
+        )  # fmt: skip
         self._switched = Counter(name + "switched", "Changes of state", ["path", "state"], registry=registry)
         self._overlap = Histogram(
             name + "shadow_overlap", "Share of the shown ids that the new path found", buckets=SHARES,
@@ -47,6 +48,7 @@ class PrometheusObserver:
                 self._distance.observe(event.distance_difference)
         elif isinstance(event, Switched):
             self._switched.labels(event.path, event.state).inc()
-            self._state.labels(event.path).set(event.state in ("open", "stepped_back"))
+            cause = "breaker" if event.state in ("open", "closed") else "step_back"
+            self._state.labels(event.path, cause).set(event.state in ("open", "stepped_back"))
         elif isinstance(event, ShadowSkipped):
             self._skipped.inc()
