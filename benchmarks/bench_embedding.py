@@ -38,7 +38,7 @@ from benchmarks.embedding_service import (
     texts,
 )
 from benchmarks.http_load import closed_loop, one_by_one, post
-from service.embedding.catalog.loader import load_text_embedder
+from service.embedding.catalog.loader import load_embedder
 
 CORES = os.cpu_count() or 1
 TEXT_MODEL = "builtin:multilingual-e5-small"
@@ -87,7 +87,7 @@ def served(service: Served, work: Path, given: argparse.Namespace, report: Repor
 
 def idle(port: int, models_dir: Path, asked: Iterator[str]) -> list[Row]:
     """One query at a time: new ones beside the bare forward pass, known ones beside a search by vector."""
-    embedder = load_text_embedder(TEXT_MODEL, models_dir=models_dir, dim=DIM, threads=1)
+    embedder = load_embedder(TEXT_MODEL, "text", models_dir=models_dir, dim=DIM, threads=1)
     bare: list[float] = []
     served: list[float] = []
     cached: list[float] = []
@@ -101,7 +101,7 @@ def idle(port: int, models_dir: Path, asked: Iterator[str]) -> list[Row]:
         for took in (served, *((cached, by_vector) if known_first else (by_vector, cached))):
             took.append(next(answers)[0])
         began = time.perf_counter()
-        embedder.embed_texts([text], "query")
+        embedder.embed([text], "query")
         bare.append(time.perf_counter() - began)
     one, loop, hit, raw = (float(np.median(took[10:])) * 1000 for took in (served, bare, cached, by_vector))
     return [
@@ -152,14 +152,14 @@ def bursts(service: Served, lock: Served, given: argparse.Namespace, asked: Iter
 def batches_in_line_ms(models_dir: Path, clients: int, asked: Iterator[str]) -> float:
     """Return what a newcomer waits for: the batch under way and its own, both of a stream's share."""
     share = -(-clients // CORES)
-    embedder = load_text_embedder(TEXT_MODEL, models_dir=models_dir, dim=DIM, threads=1)
+    embedder = load_embedder(TEXT_MODEL, "text", models_dir=models_dir, dim=DIM, threads=1)
     took: list[float] = []
 
     def stream() -> None:
         for _ in range(6):
             batch = [next(asked) for _ in range(share)]
             began = time.perf_counter()
-            embedder.embed_texts(batch, "query")
+            embedder.embed(batch, "query")
             took.append(time.perf_counter() - began)
 
     run_together([stream] * CORES)
@@ -282,10 +282,10 @@ def starting(work: Path, models_dir: Path) -> list[Row]:
 
 def batch_independence(models_dir: Path) -> Row:
     """The least cosine between a text's vectors alone and among others, long and short ones."""
-    embedder = load_text_embedder(TEXT_MODEL, models_dir=models_dir, dim=DIM, threads=1)
+    embedder = load_embedder(TEXT_MODEL, "text", models_dir=models_dir, dim=DIM, threads=1)
     some = [*texts(24), *(text * 6 for text in texts(8))]
-    together = embedder.embed_texts(some, "document").vectors
-    alone = np.concatenate([embedder.embed_texts([text], "document").vectors for text in some])
+    together = embedder.embed(some, "document").vectors
+    alone = np.concatenate([embedder.embed([text], "document").vectors for text in some])
     least = float((together.astype(np.float64) * alone).sum(axis=1).min())
     return Row("a text alone and in a batch: least cosine", least, 0.9999, True)
 

@@ -21,7 +21,7 @@ from types import TracebackType
 from benchmarks.http_load import cpu_seconds
 from service.demo.catalogue import products, recipes
 from service.embedding.catalog.builtin import BUILTIN, E5, MODEL_FILE
-from service.embedding.catalog.loader import load_image_embedder, load_text_embedder
+from service.embedding.catalog.loader import load_embedder
 from service.embedding.pictures.images import BYTES_MAX, PIXELS_MAX, decode_image
 
 ROOT = Path(__file__).parents[1]
@@ -128,23 +128,23 @@ def offline_texts(some: Sequence[str], models_dir: Path) -> tuple[float, float]:
     """Return the seconds, and those of CPU, of embedding all, nothing else, at the priority of writes."""
     os.nice(WRITES_NICE)
     ref = f"builtin:{E5}"
-    embedder = load_text_embedder(ref, models_dir=models_dir, dim=384, threads=CORES)
-    embedder.embed_texts(some[:4], "document")
+    embedder = load_embedder(ref, "text", models_dir=models_dir, dim=384, threads=CORES)
+    embedder.embed(some[:4], "document")
     began, used = time.perf_counter(), time.process_time()
     for start in range(0, len(some), 200):
-        embedder.embed_texts(some[start : start + 200], "document")
+        embedder.embed(some[start : start + 200], "document")
     return time.perf_counter() - began, time.process_time() - used
 
 
 def offline_pictures(files: Sequence[bytes], models_dir: Path) -> tuple[float, float]:
     os.nice(WRITES_NICE)
     ref = "builtin:efficientnet-lite0"
-    embedder = load_image_embedder(ref, models_dir=models_dir, dim=512, threads=CORES)
+    embedder = load_embedder(ref, "image", models_dir=models_dir, dim=512, threads=CORES)
     began, used = time.perf_counter(), time.process_time()
     for start in range(0, len(files), 16):
         some = files[start : start + 16]
-        embedder.embed_images(
-            [decode_image(file, bytes_max=BYTES_MAX, pixels_max=PIXELS_MAX) for file in some]
+        embedder.embed(
+            [decode_image(file, bytes_max=BYTES_MAX, pixels_max=PIXELS_MAX) for file in some], "document"
         )
     return time.perf_counter() - began, time.process_time() - used
 

@@ -17,7 +17,7 @@ from benchmarks.embedding_service import Row, Served, picture_bodies
 from benchmarks.http_load import one_by_one, post
 from benchmarks.picture_changes import near_duplicate_jpeg
 from benchmarks.quality_index import OFF_MAX, K, Places, Vectors, by_index, nearest, table, worst_off
-from service.embedding.catalog.loader import load_image_embedder
+from service.embedding.catalog.loader import load_embedder
 from service.embedding.serving.encoders import ImageBatcher
 from service.errors import InvalidImage
 
@@ -82,7 +82,7 @@ def _redrawn(pictures: Sequence[Picture], base: Vectors) -> str:
 async def _vectors(
     ref: str, models_dir: Path, files: Sequence[bytes], changed: Sequence[bytes]
 ) -> tuple[Vectors, Vectors]:
-    batcher = ImageBatcher(load_image_embedder(ref, models_dir=models_dir, dim=512, threads=1))
+    batcher = ImageBatcher(load_embedder(ref, "image", models_dir=models_dir, dim=512, threads=1))
     batcher.start()
     try:
         base = _whole(await batcher.embed_documents(files))

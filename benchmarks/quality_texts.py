@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from benchmarks.embedding_service import Row
 from benchmarks.quality_index import OFF_MAX, K, Places, Rows, Vectors, by_index, nearest, table, worst_off
-from service.embedding.catalog.loader import load_text_embedder
+from service.embedding.catalog.loader import load_embedder
 from service.embedding.serving.encoders import Batcher
 from service.embedding.text import normalise_text
 from service.errors import ModelUnavailable
@@ -84,7 +84,7 @@ async def _judge(
     ref: str, models_dir: Path, recipes: Rows, queries: Rows, template: str
 ) -> tuple[Scores, Scores]:
     """Return the scores of the exact answers, and of the index's."""
-    batcher = Batcher(load_text_embedder(ref, models_dir=models_dir, dim=384, threads=1))
+    batcher = Batcher(load_embedder(ref, "text", models_dir=models_dir, dim=384, threads=1))
     batcher.start()
     try:
         filled = [template.format(**{**r, "ingredients": ", ".join(r["ingredients"])}) for r in recipes]

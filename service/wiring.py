@@ -104,7 +104,7 @@ class ModelLoader:
         if key not in self._texts:
             settings = self._settings
             batcher = Batcher(
-                self._models.text(reference, dim),
+                self._models.load("text", reference, dim),
                 limits=_lanes(settings, settings.batch_size),
                 query_deadline_ms=settings.search_deadline_ms,
                 document_deadline_ms=settings.upsert_deadline_ms,
@@ -119,7 +119,7 @@ class ModelLoader:
         if key not in self._images:
             settings = self._settings
             batcher = ImageBatcher(
-                self._models.image(reference, dim),
+                self._models.load("image", reference, dim),
                 limits=replace(
                     _lanes(settings, min(settings.batch_size, _PICTURES_A_BATCH)),
                     query_weight_max=_PICTURES_A_QUERY_BATCH,

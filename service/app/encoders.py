@@ -9,7 +9,7 @@ from typing import Protocol
 
 from index_store.types import Vector
 from service.collections import NO_MODEL
-from service.embedding.port import EmbeddedTexts, ModelInfo
+from service.embedding.port import Embedded, ModelInfo
 from service.errors import InvalidImage, InvalidInput, ModelUnavailable, Overloaded, Starting
 
 
@@ -33,7 +33,7 @@ class TextEncoder(Protocol):
     def known_query(self, text: str) -> tuple[Vector, bool] | None:
         """Return what `embed_query` would, without waiting, if it is cached; else None."""
 
-    async def embed_documents(self, texts: Sequence[str]) -> EmbeddedTexts:
+    async def embed_documents(self, texts: Sequence[str]) -> Embedded:
         """Return the vectors of `texts`, for writing. Raises TryLater."""
 
     def close(self) -> None:

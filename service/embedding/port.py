@@ -1,15 +1,17 @@
-"""The ports of an embedding model: content in, unit vectors out, under one embedding_version."""
+"""The port of an embedding model: content in, unit vectors out, under one embedding_version."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Modality: TypeAlias = Literal["text", "image"]
+ContentT = TypeVar("ContentT", contravariant=True)
+"""What a model reads: a text, or the pixels of a picture."""
 Role: TypeAlias = Literal["query", "document"]
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 """(height, width, 3) RGB, upright, alpha already on white, as `embedding.pictures` gives it."""
@@ -34,37 +36,37 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddedTexts:
-    """vectors: (n, dim) float32, unit length, in order. truncated: (n,) bool: longer than the model reads."""
+class Embedded:
+    """vectors: (n, dim) float32, unit length, in order. truncated: (n,) bool: longer than the model reads; of
+    a picture never."""
 
     vectors: npt.NDArray[np.float32]
     truncated: npt.NDArray[np.bool_]
 
 
-class TextEmbedder(Protocol):
-    """A loaded text model. Calls are safe from any thread; a text's vector does not depend on its batch
-    beyond cosine .9999."""
+class Embedder(Protocol[ContentT]):
+    """A loaded model. Calls are safe from any thread; a content's vector does not depend on its batch beyond
+    cosine .9999."""
 
     @property
     def info(self) -> ModelInfo:
         """What the model is. Constant."""
 
-    def embed_texts(self, texts: Sequence[str], role: Role) -> EmbeddedTexts:
-        """texts: each stripped, NFC, not empty (normalise_text). role: some models prefix queries."""
+    def embed(self, contents: Sequence[ContentT], role: Role) -> Embedded:
+        """Return one vector a content, in order.
+
+        contents: texts, each stripped, NFC and not empty (`normalise_text`), or pictures. role: some text
+        models put a prefix before queries.
+        """
 
     def close(self) -> None:
-        """Release the model. Nothing is embedded afterwards."""
+        """Release what the model holds."""
 
 
-class ImageEmbedder(Protocol):
-    """A loaded picture model. Calls are safe from any thread."""
+TextEmbedder: TypeAlias = Embedder[str]
+ImageEmbedder: TypeAlias = Embedder[Pixels]
 
-    @property
-    def info(self) -> ModelInfo:
-        """What the model is. Constant."""
 
-    def embed_images(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
-        """Return (n, dim) float32, unit length, order kept."""
-
-    def close(self) -> None:
-        """Release the model. Nothing is embedded afterwards."""
+def of_pictures(vectors: npt.NDArray[np.float32]) -> Embedded:
+    """Return `vectors` of contents that are never truncated."""
+    return Embedded(vectors, np.zeros(len(vectors), np.bool_))

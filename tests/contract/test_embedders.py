@@ -14,7 +14,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from service.embedding.catalog.cli import main as models
-from service.embedding.catalog.loader import load_image_embedder, load_text_embedder, version_of
+from service.embedding.catalog.loader import load_embedder, version_of
 from service.embedding.port import ImageEmbedder, TextEmbedder
 from service.embedding.text import normalise_text
 from tests.fixtures.models import (
@@ -89,7 +89,7 @@ def text_model(
 ) -> Iterator[tuple[str, TextEmbedder]]:
     ref, dim = TEXT_REFS[request.param]
     ref = resolve(ref, request)
-    embedder = load_text_embedder(ref, models_dir=MODELS_DIR, dim=dim, threads=1)
+    embedder = load_embedder(ref, "text", models_dir=MODELS_DIR, dim=dim, threads=1)
     yield ref, embedder
     embedder.close()
 
@@ -100,7 +100,7 @@ def image_model(
 ) -> Iterator[tuple[str, ImageEmbedder]]:
     ref, dim = IMAGE_REFS[request.param]
     ref = resolve(ref, request)
-    embedder = load_image_embedder(ref, models_dir=MODELS_DIR, dim=dim, threads=1)
+    embedder = load_embedder(ref, "image", models_dir=MODELS_DIR, dim=dim, threads=1)
     yield ref, embedder
     embedder.close()
 
@@ -130,40 +130,40 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 class TestTexts:
     def test_gives_unit_vectors_in_order(self, text_model: tuple[str, TextEmbedder]) -> None:
         _, embedder = text_model
-        found = embedder.embed_texts(TEXTS, "document")
+        found = embedder.embed(TEXTS, "document")
         assert_unit(found.vectors, len(TEXTS), embedder.info.dim)
-        backwards = embedder.embed_texts(TEXTS[::-1], "document").vectors[::-1]
+        backwards = embedder.embed(TEXTS[::-1], "document").vectors[::-1]
         assert cosines(found.vectors, backwards).min() > 0.9999
 
     def test_a_vector_does_not_depend_on_its_batch(self, text_model: tuple[str, TextEmbedder]) -> None:
         _, embedder = text_model
-        together = embedder.embed_texts(TEXTS * 9, "query").vectors
-        alone = np.concatenate([embedder.embed_texts([t], "query").vectors for t in TEXTS])
+        together = embedder.embed(TEXTS * 9, "query").vectors
+        alone = np.concatenate([embedder.embed([t], "query").vectors for t in TEXTS])
         assert cosines(together[: len(TEXTS)], alone).min() > 0.9999
 
     def test_nothing_gives_nothing(self, text_model: tuple[str, TextEmbedder]) -> None:
         _, embedder = text_model
-        found = embedder.embed_texts([], "query")
+        found = embedder.embed([], "query")
         assert found.vectors.shape == (0, embedder.info.dim)
         assert found.truncated.shape == (0,)
 
     def test_says_when_a_text_is_longer_than_it_reads(self, text_model: tuple[str, TextEmbedder]) -> None:
         _, embedder = text_model
-        found = embedder.embed_texts(["가 나 다 " * 700, "가"], "document")
+        found = embedder.embed(["가 나 다 " * 700, "가"], "document")
         assert_unit(found.vectors, 2, embedder.info.dim)
         assert found.truncated.tolist() == [embedder.info.tokens_max is not None, False]
 
     def test_decomposed_hangul_is_the_same_text(self, text_model: tuple[str, TextEmbedder]) -> None:
         _, embedder = text_model
         forms = [normalise_text(unicodedata.normalize(f, " 된장찌개 두부 ")) for f in ("NFC", "NFD")]
-        found = embedder.embed_texts(forms, "query").vectors
+        found = embedder.embed(forms, "query").vectors
         assert cosines(found[:1], found[1:])[0] > 0.999999
 
     def test_threads_do_not_mix_their_texts(self, text_model: tuple[str, TextEmbedder]) -> None:
         _, embedder = text_model
-        expected = embedder.embed_texts(TEXTS, "query").vectors
+        expected = embedder.embed(TEXTS, "query").vectors
         with ThreadPoolExecutor(4) as pool:
-            found = list(pool.map(lambda t: embedder.embed_texts([t], "query").vectors[0], TEXTS * 4))
+            found = list(pool.map(lambda t: embedder.embed([t], "query").vectors[0], TEXTS * 4))
         assert cosines(np.stack(found), np.tile(expected, (4, 1))).min() > 0.9999
 
     def test_its_version_is_known_without_loading(self, text_model: tuple[str, TextEmbedder]) -> None:
@@ -177,31 +177,31 @@ class TestTexts:
 class TestPictures:
     def test_gives_unit_vectors_in_order(self, image_model: tuple[str, ImageEmbedder]) -> None:
         _, embedder = image_model
-        found = embedder.embed_images(pictures())
+        found = embedder.embed(pictures(), "document").vectors
         assert_unit(found, 7, embedder.info.dim)
-        backwards = embedder.embed_images(pictures()[::-1])[::-1]
+        backwards = embedder.embed(pictures()[::-1], "document").vectors[::-1]
         assert cosines(found, backwards).min() > 0.9999
 
     def test_a_vector_does_not_depend_on_its_batch(self, image_model: tuple[str, ImageEmbedder]) -> None:
         _, embedder = image_model
-        together = embedder.embed_images(pictures() * 4)
-        alone = np.concatenate([embedder.embed_images([p]) for p in pictures()])
+        together = embedder.embed(pictures() * 4, "document").vectors
+        alone = np.concatenate([embedder.embed([p], "document").vectors for p in pictures()])
         assert cosines(together[:7], alone).min() > 0.9999
 
     def test_tells_pictures_apart(self, image_model: tuple[str, ImageEmbedder]) -> None:
         _, embedder = image_model
-        found = embedder.embed_images([pictures()[0], pictures()[5]])
+        found = embedder.embed([pictures()[0], pictures()[5]], "document").vectors
         assert cosines(found[:1], found[1:])[0] < 0.99
 
     def test_nothing_gives_nothing(self, image_model: tuple[str, ImageEmbedder]) -> None:
         _, embedder = image_model
-        assert embedder.embed_images([]).shape == (0, embedder.info.dim)
+        assert embedder.embed([], "document").vectors.shape == (0, embedder.info.dim)
 
     def test_threads_do_not_mix_their_pictures(self, image_model: tuple[str, ImageEmbedder]) -> None:
         _, embedder = image_model
-        expected = embedder.embed_images(pictures())
+        expected = embedder.embed(pictures(), "document").vectors
         with ThreadPoolExecutor(4) as pool:
-            found = list(pool.map(lambda p: embedder.embed_images([p])[0], pictures() * 2))
+            found = list(pool.map(lambda p: embedder.embed([p], "document").vectors[0], pictures() * 2))
         assert cosines(np.stack(found), np.tile(expected, (2, 1))).min() > 0.9999
 
     def test_its_version_is_known_without_loading(self, image_model: tuple[str, ImageEmbedder]) -> None:
@@ -228,8 +228,10 @@ def test_no_two_models_share_a_version(directories: dict[str, Path]) -> None:
 def test_a_clip_tower_that_runs_by_torch_holds_its_own_weights_only(request: pytest.FixtureRequest) -> None:
     ref = resolve("clip", request)
     held: list[set[str]] = []
-    for load in (load_image_embedder, load_text_embedder):
-        embedder: Any = load(ref, models_dir=MODELS_DIR, dim=512, threads=1, runtime="torch")
+    for modality in ("image", "text"):
+        embedder: Any = load_embedder(
+            ref, modality, models_dir=MODELS_DIR, dim=512, threads=1, runtime="torch"
+        )
         held.append({name.partition(".")[0] for name, _ in embedder.model.named_parameters()})
     images, texts = held
     assert images & texts <= {"logit_scale"}

@@ -14,7 +14,7 @@ import pytest
 from service.embedding.catalog.build import DOWNLOADS
 from service.embedding.catalog.builtin import BUILTIN, E5, EFFICIENTNET, EFFICIENTNET_PREPROCESS
 from service.embedding.catalog.cli import main as models
-from service.embedding.catalog.loader import load_image_embedder, load_text_embedder
+from service.embedding.catalog.loader import load_embedder
 from service.embedding.convert.e5_file import read_e5
 from service.embedding.convert.projection import read_projection
 from service.embedding.convert.torch_file import read_state_dict
@@ -120,12 +120,12 @@ def write_sentence_transformer(path: Path, hidden: int) -> None:
 
 def test_text_vectors_equal_sentence_transformers(e5_directory: Path) -> None:
     assert models(["adopt", str(e5_directory)], e5_directory.parent) == 0
-    torch_model = load_text_embedder(str(e5_directory), models_dir=e5_directory.parent, dim=384, threads=2)
+    torch_model = load_embedder(str(e5_directory), "text", models_dir=e5_directory.parent, dim=384, threads=2)
     assert torch_model.info.runtime.startswith("torch")
-    serving = load_text_embedder(f"builtin:{E5}", models_dir=built_models(), dim=384, threads=2)
+    serving = load_embedder(f"builtin:{E5}", "text", models_dir=built_models(), dim=384, threads=2)
     for role in ("query", "document"):
-        reference = torch_model.embed_texts(TEXTS, role)
-        found = serving.embed_texts(TEXTS, role)
+        reference = torch_model.embed(TEXTS, role)
+        found = serving.embed(TEXTS, role)
         assert cosines(found.vectors, reference.vectors).min() >= COSINE_MIN
         np.testing.assert_array_equal(found.truncated, reference.truncated)
 
@@ -136,43 +136,40 @@ def test_an_exported_model_is_the_model_it_came_from(e5_directory: Path) -> None
     assert models(["adopt", str(e5_directory)], root) == 0
     assert models(["export", str(e5_directory)], root) == 0
     torch_model, served = (
-        load_text_embedder(str(e5_directory), models_dir=root, dim=384, threads=2, runtime=runtime)
+        load_embedder(str(e5_directory), "text", models_dir=root, dim=384, threads=2, runtime=runtime)
         for runtime in ("torch", "onnx")
     )
     assert served.info.runtime == "onnxruntime" and torch_model.info.runtime.startswith("torch")
     assert served.info.embedding_version == torch_model.info.embedding_version
     for role in ("query", "document"):
-        reference = torch_model.embed_texts(TEXTS, role)
-        found = served.embed_texts(TEXTS, role)
+        reference = torch_model.embed(TEXTS, role)
+        found = served.embed(TEXTS, role)
         assert cosines(found.vectors, reference.vectors).min() >= COSINE_MIN
         np.testing.assert_array_equal(found.truncated, reference.truncated)
     assert models(["adopt", str(e5_directory), "--query-prefix", "ask: "], root) == 0
     with pytest.raises(ModelUnavailable, match="another model"):
-        load_text_embedder(str(e5_directory), models_dir=root, dim=384, threads=2)
+        load_embedder(str(e5_directory), "text", models_dir=root, dim=384, threads=2)
     assert models(["adopt", str(e5_directory)], root) == 0
     assert models(["export", f"{e5_directory}+int8"], root) == 0
-    small = load_text_embedder(f"{e5_directory}+int8", models_dir=root, dim=384, threads=2)
+    small = load_embedder(f"{e5_directory}+int8", "text", models_dir=root, dim=384, threads=2)
     assert small.info.embedding_version != served.info.embedding_version
-    assert (
-        cosines(small.embed_texts(TEXTS, "query").vectors, served.embed_texts(TEXTS, "query").vectors).min()
-        > 0.999
-    )
+    assert cosines(small.embed(TEXTS, "query").vectors, served.embed(TEXTS, "query").vectors).min() > 0.999
     shutil.rmtree(root / f"{e5_directory.name}+onnx")
 
 
 def test_a_model_in_torch_is_cut_and_marked_where_the_other_is(e5_directory: Path) -> None:
     assert models(["adopt", str(e5_directory), "--tokens-max", "16"], e5_directory.parent) == 0
-    model = load_text_embedder(str(e5_directory), models_dir=e5_directory.parent, dim=384, threads=2)
+    model = load_embedder(str(e5_directory), "text", models_dir=e5_directory.parent, dim=384, threads=2)
     assert model.info.tokens_max == 16
-    assert model.embed_texts(["김치", "된장찌개 " * 40], "query").truncated.tolist() == [False, True]
+    assert model.embed(["김치", "된장찌개 " * 40], "query").truncated.tolist() == [False, True]
 
 
 def test_korean_dishes_are_near_their_kind() -> None:
-    serving = load_text_embedder(f"builtin:{E5}", models_dir=built_models(), dim=384, threads=2)
+    serving = load_embedder(f"builtin:{E5}", "text", models_dir=built_models(), dim=384, threads=2)
 
     def near(query: str, *dishes: str) -> str:
-        vectors = serving.embed_texts(dishes, "document").vectors
-        return dishes[int(np.argmax(vectors @ serving.embed_texts([query], "query").vectors[0]))]
+        vectors = serving.embed(dishes, "document").vectors
+        return dishes[int(np.argmax(vectors @ serving.embed([query], "query").vectors[0]))]
 
     assert near("소갈비 맑은 국물", "갈비탕", "떡볶이", "초코 케이크") == "갈비탕"
     assert near("떡뽁이", "떡볶이", "된장찌개", "갈비탕") == "떡볶이"
@@ -211,8 +208,8 @@ def test_picture_vectors_equal_torch() -> None:
         features = model.forward_features(inputs).mean((2, 3)).numpy()
     mean, basis = read_projection()
     reference = (np.sqrt(features) - mean) @ basis
-    serving = load_image_embedder(f"builtin:{EFFICIENTNET}", models_dir=built_models(), dim=512, threads=2)
-    assert cosines(serving.embed_images(pixels), reference).min() >= COSINE_MIN
+    serving = load_embedder(f"builtin:{EFFICIENTNET}", "image", models_dir=built_models(), dim=512, threads=2)
+    assert cosines(serving.embed(pixels, "document").vectors, reference).min() >= COSINE_MIN
 
 
 def noisy_pictures() -> list[np.ndarray]:
@@ -230,7 +227,7 @@ def noisy_pictures() -> list[np.ndarray]:
 def test_clip_equals_open_clip_with_its_own_preprocessing(tmp_path: Path) -> None:
     directory = write_tiny_clip(tmp_path / "clip")
     assert models(["adopt", str(directory)], tmp_path) == 0
-    serving = load_image_embedder(str(directory), models_dir=tmp_path, dim=512, threads=2)
+    serving = load_embedder(str(directory), "image", models_dir=tmp_path, dim=512, threads=2)
     import open_clip
     import torch
     from PIL import Image
@@ -240,7 +237,7 @@ def test_clip_equals_open_clip_with_its_own_preprocessing(tmp_path: Path) -> Non
     pixels = noisy_pictures()
     with torch.inference_mode():
         reference = model.encode_image(torch.stack([prepare(Image.fromarray(p)) for p in pixels]))
-    assert cosines(serving.embed_images(pixels), reference.numpy()).min() >= COSINE_MIN
+    assert cosines(serving.embed(pixels, "document").vectors, reference.numpy()).min() >= COSINE_MIN
 
 
 def test_clip_of_full_size_loads() -> None:

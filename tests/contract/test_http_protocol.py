@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 
 from service.app.encoders import TextEncoder
-from service.embedding.port import EmbeddedTexts, ModelInfo
+from service.embedding.port import Embedded, ModelInfo
 from service.errors import Overloaded
 from service.http.transport.direct_search import Shortcut
 from service.http.transport.protocol import SearchProtocol
@@ -354,7 +354,7 @@ class FullEncoder:
     async def embed_queries(self, texts: Sequence[str], caller: str = "") -> Any:
         raise self.refusal(texts[0], caller)
 
-    async def embed_documents(self, texts: Sequence[str]) -> EmbeddedTexts:
+    async def embed_documents(self, texts: Sequence[str]) -> Embedded:
         return await self._inner.embed_documents(texts)
 
     def close(self) -> None:

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from service.embedding.pictures.decoders import DecodeLimits
-from service.embedding.port import EmbeddedTexts, ModelInfo, Role
-from service.embedding.runtimes.placeholder import Descriptor, HashedNgrams
+from service.embedding.port import Embedded, ModelInfo, Role
+from service.embedding.runtimes.placeholder import descriptor, hashed_ngrams
 from service.embedding.serving.encoders import Batcher, ImageBatcher
 from service.embedding.serving.queue import LaneLimits
 from service.errors import DeadlineExceeded, InvalidImage, ModelUnavailable, Overloaded
@@ -25,7 +25,7 @@ class GatedTexts:
     """Hashed n-grams that work only while the gate is open, and note what they were asked."""
 
     def __init__(self) -> None:
-        self._inner = HashedNgrams(32)
+        self._inner = hashed_ngrams(32)
         self.gate = threading.Event()
         self.gate.set()
         self.asked: list[tuple[Role, list[str]]] = []
@@ -34,14 +34,14 @@ class GatedTexts:
     def info(self) -> ModelInfo:
         return replace(self._inner.info, tokens_max=20)
 
-    def embed_texts(self, texts: Sequence[str], role: Role) -> EmbeddedTexts:
-        self.asked.append((role, list(texts)))
+    def embed(self, contents: Sequence[str], role: Role) -> Embedded:
+        self.asked.append((role, list(contents)))
         assert self.gate.wait(10)
-        vectors = self._inner.embed_texts(texts, role).vectors
-        for row, text in enumerate(texts):
+        vectors = self._inner.embed(contents, role).vectors
+        for row, text in enumerate(contents):
             if text == "poison":
                 vectors[row] = np.nan
-        return EmbeddedTexts(vectors, np.array([len(t) > 20 for t in texts], np.bool_))
+        return Embedded(vectors, np.array([len(t) > 20 for t in contents], np.bool_))
 
     def close(self) -> None:
         self.gate.set()
@@ -154,17 +154,17 @@ def test_documents_come_back_in_order_and_say_what_was_cut() -> None:
     embedder = GatedTexts()
     texts = [f"{'탕' * (i * 7 % 31)} {i}" for i in range(200)]
 
-    async def work(batcher: Batcher) -> EmbeddedTexts:
+    async def work(batcher: Batcher) -> Embedded:
         return await batcher.embed_documents(texts)
 
     found = run(embedder, work)
-    np.testing.assert_array_equal(found.vectors, HashedNgrams(32).embed_texts(texts, "document").vectors)
+    np.testing.assert_array_equal(found.vectors, hashed_ngrams(32).embed(texts, "document").vectors)
     assert found.truncated.tolist() == [len(t) > 20 for t in texts]
     assert {role for role, _ in embedder.asked} == {"document"}
 
 
 def test_no_documents_give_no_vectors() -> None:
-    async def work(batcher: Batcher) -> EmbeddedTexts:
+    async def work(batcher: Batcher) -> Embedded:
         return await batcher.embed_documents([])
 
     assert run(GatedTexts(), work).vectors.shape == (0, 32)
@@ -220,7 +220,7 @@ def jpeg(seed: int) -> bytes:
 def test_one_broken_picture_spoils_no_other() -> None:
     files = [jpeg(seed) for seed in range(80)]
     files[3], files[70] = b"text", files[70][:60]
-    batcher = ImageBatcher(Descriptor())
+    batcher = ImageBatcher(descriptor())
 
     async def work() -> tuple[list[Any], Any]:
         batcher.start()
@@ -237,7 +237,7 @@ def test_one_broken_picture_spoils_no_other() -> None:
 
 
 def test_a_broken_query_picture_says_why() -> None:
-    batcher = ImageBatcher(Descriptor(), pictures=DecodeLimits(bytes_max=100))
+    batcher = ImageBatcher(descriptor(), pictures=DecodeLimits(bytes_max=100))
 
     async def work() -> None:
         batcher.start()

@@ -15,7 +15,7 @@ import pytest
 
 from service.embedding.catalog.cli import main as models
 from service.embedding.catalog.hub import allowed
-from service.embedding.catalog.loader import load_text_embedder
+from service.embedding.catalog.loader import load_embedder
 from service.embedding.manifest import verify
 from tests.fixtures.models import write_tiny_onnx_text
 
@@ -98,7 +98,7 @@ def test_fetches_verifies_and_names_the_pinned_reference(
     assert sorted(hub.asked) == sorted(manifest.files)
     assert not {"pytorch_model.bin", "modeling.py", "README.md"} & set(hub.asked)
     assert [p.name for p in home.iterdir()] == [directory.name], "a temporary directory was left"
-    embedder = load_text_embedder(f"{REPOSITORY}@{COMMIT}", models_dir=home, dim=8, threads=1)
+    embedder = load_embedder(f"{REPOSITORY}@{COMMIT}", "text", models_dir=home, dim=8, threads=1)
     assert embedder.info.revision == COMMIT
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from service.embedding.catalog.cli import main as models
-from service.embedding.catalog.loader import load_image_embedder, load_text_embedder, version_of
+from service.embedding.catalog.loader import load_embedder, version_of
 from service.embedding.manifest import (
     BadModelDirectory,
     publish,
@@ -17,7 +17,7 @@ from service.embedding.manifest import (
     verify,
     version_string,
 )
-from service.embedding.runtimes.placeholder import HashedNgrams, PlaceholderImages, PlaceholderTexts
+from service.embedding.runtimes.placeholder import hashed_ngrams, placeholder_images, placeholder_texts
 from service.embedding.text import normalise_text
 from service.errors import ModelUnavailable
 from tests.fixtures.models import write_tiny_onnx_text
@@ -34,15 +34,15 @@ def directory(tmp_path: Path) -> Path:
 
 def refusal(ref: str, models_dir: Path, dim: int = 8) -> ModelUnavailable:
     with pytest.raises(ModelUnavailable) as caught:
-        load_text_embedder(ref, models_dir=models_dir, dim=dim, threads=1)
+        load_embedder(ref, "text", models_dir=models_dir, dim=dim, threads=1)
     assert caught.value.hint.startswith("python -m service models")
     return caught.value
 
 
 def test_a_whole_directory_opens(directory: Path, tmp_path: Path) -> None:
-    embedder = load_text_embedder(str(directory), models_dir=tmp_path, dim=8, threads=1)
-    queries = embedder.embed_texts(["가나"], "query").vectors
-    documents = embedder.embed_texts(["가나"], "document").vectors
+    embedder = load_embedder(str(directory), "text", models_dir=tmp_path, dim=8, threads=1)
+    queries = embedder.embed(["가나"], "query").vectors
+    documents = embedder.embed(["가나"], "document").vectors
     assert not np.allclose(queries, documents), "the prefixes of the directory's prompts were not used"
 
 
@@ -140,7 +140,7 @@ def test_a_wrong_dim_or_modality_is_refused(directory: Path, tmp_path: Path) -> 
     assert "dim 384" in refusal(str(directory), tmp_path, dim=384).reason
     for ref, dim in [("builtin:hashed-ngrams", 384), (str(directory), 8), ("builtin:descriptor", 100)]:
         with pytest.raises(ModelUnavailable):
-            load_image_embedder(ref, models_dir=tmp_path, dim=dim, threads=1)
+            load_embedder(ref, "image", models_dir=tmp_path, dim=dim, threads=1)
     assert "no text" in refusal("builtin:descriptor", tmp_path, dim=512).reason
 
 
@@ -194,18 +194,18 @@ def test_adopting_nothing_known_is_an_error(tmp_path: Path, capsys: pytest.Captu
 
 def test_hashed_ngrams_know_likeness() -> None:
     texts = ["김치찌개", "돼지고기 김치찌개", "초코 케이크"]
-    vectors = HashedNgrams(384).embed_texts(texts, "query").vectors
+    vectors = hashed_ngrams(384).embed(texts, "query").vectors
     alike = vectors @ vectors.T
     assert alike[0, 1] > 0.4 > 0.25 > alike[0, 2]
 
 
 def test_placeholders_are_the_same_in_every_process() -> None:
-    text = PlaceholderTexts(384).embed_texts(["김치찌개"], "query").vectors[0]
-    picture = PlaceholderImages(512).embed_images([np.zeros((2, 3, 3), np.uint8)])[0]
+    text = placeholder_texts(384).embed(["김치찌개"], "query").vectors[0]
+    picture = placeholder_images(512).embed([np.zeros((2, 3, 3), np.uint8)], "document").vectors[0]
     # noted from another process: Python's own hash() would change from run to run
     np.testing.assert_allclose(text[:3], [-0.00819033, 0.00533488, 0.02994347], atol=1e-7)
     np.testing.assert_allclose(picture[:3], [0.03276132, 0.01865825, -0.01212171], atol=1e-7)
-    other = PlaceholderImages(512).embed_images([np.zeros((3, 2, 3), np.uint8)])[0]
+    other = placeholder_images(512).embed([np.zeros((3, 2, 3), np.uint8)], "document").vectors[0]
     assert abs(float(picture @ other)) < 0.3
 
 

@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 
 from service.embedding.catalog.cli import main as models
-from service.embedding.catalog.loader import load_text_embedder
+from service.embedding.catalog.loader import load_embedder
 from service.embedding.catalog.reference_vectors import (
     ask,
-    check_images,
-    check_texts,
+    check_samples,
     read_samples,
     write_samples,
 )
 from service.embedding.manifest import marks_of, read_manifest, write_manifest
-from service.embedding.runtimes.placeholder import Descriptor
+from service.embedding.runtimes.placeholder import descriptor
 from service.errors import ModelUnavailable
 from tests.fixtures.models import write_tiny_onnx_text
 
@@ -27,17 +26,17 @@ from tests.fixtures.models import write_tiny_onnx_text
 def directory(tmp_path: Path) -> Path:
     path = write_tiny_onnx_text(tmp_path / "tiny")
     assert models(["adopt", str(path)], tmp_path) == 0
-    embedder = load_text_embedder(str(path), models_dir=tmp_path, dim=8, threads=1)
+    embedder = load_embedder(str(path), "text", models_dir=tmp_path, dim=8, threads=1)
     write_samples(path, ask(embedder, None, 0.9999))
     assert models(["adopt", str(path)], tmp_path) == 0
     return path
 
 
 def test_a_model_that_agrees_is_served(directory: Path, tmp_path: Path) -> None:
-    embedder = load_text_embedder(str(directory), models_dir=tmp_path, dim=8, threads=1)
+    embedder = load_embedder(str(directory), "text", models_dir=tmp_path, dim=8, threads=1)
     samples = read_samples(directory)
     assert samples is not None and len(samples.texts) >= 6
-    assert check_texts(samples, embedder) > 0.99999
+    assert check_samples(samples, "text", embedder) > 0.99999
 
 
 @pytest.mark.parametrize("wrong", [0.02, float("nan")])
@@ -53,7 +52,7 @@ def test_a_model_that_disagrees_is_refused_with_the_figure(
     object.__setattr__(manifest, "files", marks_of(directory))
     write_manifest(directory, manifest)
     with pytest.raises(ModelUnavailable) as caught:
-        load_text_embedder(str(directory), models_dir=tmp_path, dim=8, threads=1)
+        load_embedder(str(directory), "text", models_dir=tmp_path, dim=8, threads=1)
     assert "text sample 1 agrees to cosine" in caught.value.reason
     assert caught.value.hint
 
@@ -64,10 +63,10 @@ def test_samples_that_are_no_samples_are_refused(directory: Path, tmp_path: Path
     object.__setattr__(manifest, "files", marks_of(directory))
     write_manifest(directory, manifest)
     with pytest.raises(ModelUnavailable):
-        load_text_embedder(str(directory), models_dir=tmp_path, dim=8, threads=1)
+        load_embedder(str(directory), "text", models_dir=tmp_path, dim=8, threads=1)
 
 
 def test_samples_of_pictures_agree_with_themselves() -> None:
-    samples = ask(None, Descriptor(), 0.9999)
+    samples = ask(None, descriptor(), 0.9999)
     assert len(samples.pictures) >= 3 and not samples.texts
-    assert check_images(samples, Descriptor()) > 0.99999
+    assert check_samples(samples, "image", descriptor()) > 0.99999

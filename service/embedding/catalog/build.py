@@ -12,13 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from service.embedding.catalog.builtin import E5, EFFICIENTNET, MODEL_FILE, BuiltinModel
-from service.embedding.catalog.reference_vectors import (
-    Samples,
-    check_images,
-    check_texts,
-    read_samples,
-    write_samples,
-)
+from service.embedding.catalog.loader import open_embedder
+from service.embedding.catalog.reference_vectors import Samples, check_samples, read_samples, write_samples
 from service.embedding.convert.bert_graph import write_bert
 from service.embedding.convert.e5_file import read_e5
 from service.embedding.convert.efficientnet_graph import write_efficientnet
@@ -27,8 +22,7 @@ from service.embedding.convert.torch_file import read_state_dict
 from service.embedding.convert.unigram_tokenizer import unigram_tokenizer
 from service.embedding.convert.wheels import weights_file
 from service.embedding.manifest import Manifest, marks_of, publish
-from service.embedding.runtimes.onnx_image import OnnxImageEmbedder
-from service.embedding.runtimes.onnx_text import OnnxTextEmbedder
+from service.embedding.port import Modality
 
 DOWNLOADS = ".downloads"
 
@@ -77,9 +71,9 @@ def prove(directory: Path, manifest: Manifest) -> float:
     samples = read_samples(directory)
     assert samples is not None
     unpublished = replace(manifest, files={})
-    if manifest.modality == "text":
-        return check_texts(samples, OnnxTextEmbedder(directory, unpublished, threads=1))
-    return check_images(samples, OnnxImageEmbedder(directory, unpublished, threads=1))
+    modality: Modality = "text" if manifest.modality == "text" else "image"
+    embedder = open_embedder(manifest.name, modality, directory, unpublished, 1)
+    return check_samples(samples, modality, embedder)
 
 
 def _convert_e5(weights: Path, work: Path) -> None:

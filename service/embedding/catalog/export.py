@@ -12,14 +12,15 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from service.embedding.catalog.builtin import MODEL_FILE
-from service.embedding.catalog.loader import load_image_embedder, load_text_embedder, open_images, open_text
-from service.embedding.catalog.reference_vectors import ask, check_images, check_texts, write_samples
-from service.embedding.catalog.references import INT8, directory_and_mend, exported_directory
+from service.embedding.catalog.loader import load_embedder, open_embedder
+from service.embedding.catalog.reference_vectors import ask, check_samples, write_samples
+from service.embedding.catalog.references import INT8, directory_and_hint, exported_directory
 from service.embedding.convert.int8_graph import write_int8
 from service.embedding.manifest import BadModelDirectory, Manifest, marks_of, publish, verify
-from service.embedding.port import ImageEmbedder, TextEmbedder
+from service.embedding.port import Embedder, ImageEmbedder, Modality, TextEmbedder
 from service.embedding.preprocess import Preprocess
 from service.embedding.runtime_names import ONNX_CLIP, ONNX_TEXT, OPEN_CLIP, SENTENCE_TRANSFORMERS
 
@@ -37,7 +38,7 @@ def export(ref: str, models_dir: Path, say: Say) -> tuple[Manifest, Path]:
     """
     if ref.endswith(INT8):
         return _export_int8(ref, models_dir, say)
-    source, _ = directory_and_mend(ref, models_dir)
+    source, _ = directory_and_hint(ref, models_dir)
     manifest = verify(source)
     if manifest.runtime not in (SENTENCE_TRANSFORMERS, OPEN_CLIP):
         raise BadModelDirectory(f"{ref} serves without torch as it is ({manifest.runtime}).")
@@ -113,31 +114,29 @@ def _prove(
     """Store what the reference answers, and hold the new form to it before anybody sees it."""
     samples = ask(texts, images, cosine_min)
     write_samples(work, samples)
-    lowest = []
+    lowest = 1.0
     manifest = replace(manifest, files={})
-    if texts is not None:
-        lowest.append(check_texts(samples, open_text(manifest.name, work, manifest, 1)))
-    if images is not None:
-        lowest.append(check_images(samples, open_images(manifest.name, work, manifest, 1)))
-    say(f"{manifest.name}: agrees with its reference to cosine {min(lowest):.6f}")
+    answered: tuple[tuple[Modality, Embedder[Any] | None], ...] = (("text", texts), ("image", images))
+    for modality, reference in answered:
+        if reference is not None:
+            made = open_embedder(manifest.name, modality, work, manifest, 1)
+            lowest = min(lowest, check_samples(samples, modality, made))
+    say(f"{manifest.name}: agrees with its reference to cosine {lowest:.6f}")
 
 
 def _export_int8(ref: str, models_dir: Path, say: Say) -> tuple[Manifest, Path]:
     base_ref = ref.removesuffix(INT8)
-    target, _ = directory_and_mend(ref, models_dir)
-    plain, _ = directory_and_mend(base_ref, models_dir)
+    target, _ = directory_and_hint(ref, models_dir)
+    plain, _ = directory_and_hint(base_ref, models_dir)
     source = exported_directory(plain) if exported_directory(plain).is_dir() else plain
     manifest = verify(source)
     if manifest.runtime not in (ONNX_TEXT, ONNX_CLIP):
         raise BadModelDirectory(f"{base_ref} has no form that can be made 8-bit; export {base_ref} first.")
+    dim = manifest.dim
+    texts = load_embedder(base_ref, "text", models_dir=models_dir, dim=dim, threads=1)
+    images = None
     if manifest.runtime == ONNX_CLIP:
-        texts: TextEmbedder = load_text_embedder(base_ref, models_dir=models_dir, dim=manifest.dim, threads=1)
-        images: ImageEmbedder | None = load_image_embedder(
-            base_ref, models_dir=models_dir, dim=manifest.dim, threads=1
-        )
-    else:
-        texts = load_text_embedder(base_ref, models_dir=models_dir, dim=manifest.dim, threads=1)
-        images = None
+        images = load_embedder(base_ref, "image", models_dir=models_dir, dim=dim, threads=1)
     work = Path(tempfile.mkdtemp(prefix=".export.", dir=target.parent))
     try:
         interface = dict(manifest.interface)

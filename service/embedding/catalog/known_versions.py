@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from service.embedding.catalog.builtin import BUILTIN
-from service.embedding.catalog.references import EXPORTED, INT8, directory_and_mend
+from service.embedding.catalog.references import EXPORTED, INT8, directory_and_hint
 from service.embedding.manifest import MANIFEST, BadModelDirectory, Manifest, read_manifest
 from service.embedding.port import Modality
 from service.embedding.runtime_names import ONNX_CLIP, OPEN_CLIP
@@ -44,7 +44,7 @@ def _reference(directory: Path, manifest: Manifest, models_dir: Path) -> str:
     stem = directory.with_name(directory.name.removesuffix(EXPORTED))
     for reference in (named, named + INT8):
         try:
-            if directory_and_mend(reference, models_dir)[0] == stem:
+            if directory_and_hint(reference, models_dir)[0] == stem:
                 return reference
         except (ModelUnavailable, AssertionError):
             continue

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from service.embedding.manifest import BadModelDirectory
-from service.embedding.port import ImageEmbedder, Pixels, Role, TextEmbedder
+from service.embedding.port import Embedder, ImageEmbedder, Modality, Pixels, Role, TextEmbedder
 
 SAMPLES = "samples.json"
 AT_START = 3
@@ -51,9 +52,9 @@ class Samples:
 
 def ask(texts: TextEmbedder | None, images: ImageEmbedder | None, cosine_min: float) -> Samples:
     """Return what the reference answers to every sample content."""
-    vectors = [] if texts is None else [texts.embed_texts([t], role).vectors[0].tolist() for role, t in TEXTS]
+    vectors = [] if texts is None else [texts.embed([t], role).vectors[0].tolist() for role, t in TEXTS]
     pictures = _pictures() if images is not None else []
-    answers = [] if images is None else [images.embed_images([p])[0].tolist() for p in pictures]
+    answers = [] if images is None else [images.embed([p], "document").vectors[0].tolist() for p in pictures]
     return Samples(
         cosine_min=cosine_min,
         roles=[role for role, _ in TEXTS] if texts else [],
@@ -82,42 +83,37 @@ def read_samples(directory: Path) -> Samples | None:
         raise BadModelDirectory(f"{path} can't be read: {exc}.") from exc
 
 
-def check_texts(samples: Samples, embedder: TextEmbedder, most: int | None = None) -> float:
-    """Return the lowest cosine between stored and computed vectors. Raises BadModelDirectory."""
-    rows = list(zip(samples.roles, samples.texts, samples.text_vectors, strict=True))[:most]
-    found = [embedder.embed_texts([text], role).vectors[0] for role, text, _ in rows]
-    return _agreement(
-        embedder.info.name, "text", found, [vector for _, _, vector in rows], samples.cosine_min
-    )
-
-
-def check_images(samples: Samples, embedder: ImageEmbedder, most: int | None = None) -> float:
-    """As check_texts, for pictures."""
-    rows = list(zip(samples.shapes, samples.pictures, samples.picture_vectors, strict=True))[:most]
-    found = [embedder.embed_images([_decoded(shape, raw)])[0] for shape, raw, _ in rows]
-    return _agreement(
-        embedder.info.name, "picture", found, [vector for _, _, vector in rows], samples.cosine_min
-    )
-
-
-def _agreement(
-    name: str,
-    kind: str,
-    found: Sequence[npt.NDArray[np.float32]],
-    stored: Sequence[Sequence[float]],
-    cosine_min: float,
+def check_samples(
+    samples: Samples, modality: Modality, embedder: Embedder[Any], most: int | None = None
 ) -> float:
+    """Return the lowest cosine between stored and computed vectors of `modality`, 1 where there are none.
+
+    most: look at so many samples only. Raises BadModelDirectory.
+    """
     lowest = 1.0
-    for place, (vector, expected) in enumerate(zip(found, stored, strict=True)):
-        one, other = np.asarray(vector, np.float64), np.asarray(expected, np.float64)
+    for place, (content, role, stored) in enumerate(islice(_rows(samples, modality), most)):
+        (found,) = embedder.embed([content], role).vectors
+        one, other = np.asarray(found, np.float64), np.asarray(stored, np.float64)
         cosine = float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
-        if not cosine >= cosine_min:  # also for NaN
+        if not cosine >= samples.cosine_min:  # also for NaN
+            kind = "text" if modality == "text" else "picture"
             raise BadModelDirectory(
-                f"{name} does not compute what its reference did: stored {kind} sample {place} agrees to "
-                f"cosine {cosine:.5f}, at least {cosine_min} must; its vectors would not fit the index."
+                f"{embedder.info.name} does not compute what its reference did: stored {kind} sample {place} "
+                f"agrees to cosine {cosine:.5f}, at least {samples.cosine_min} must; its vectors would not "
+                "fit the index."
             )
         lowest = min(lowest, cosine)
     return lowest
+
+
+def _rows(samples: Samples, modality: Modality) -> Iterator[tuple[Any, Role, Sequence[float]]]:
+    """Yield each content as a model reads it, its role and the vector stored."""
+    if modality == "text":
+        yield from zip(samples.texts, samples.roles, samples.text_vectors, strict=True)
+        return
+    pictures = zip(samples.shapes, samples.pictures, samples.picture_vectors, strict=True)
+    for (height, width), raw, vector in pictures:
+        yield np.frombuffer(base64.b64decode(raw), np.uint8).reshape(height, width, 3), "document", vector
 
 
 def _pictures() -> list[Pixels]:
@@ -128,7 +124,3 @@ def _pictures() -> list[Pixels]:
         coarse = rng.integers(0, 256, (-(-height // 16), -(-width // 16), 3), np.uint8)
         found.append(coarse.repeat(16, axis=0).repeat(16, axis=1)[:height, :width].copy())
     return found
-
-
-def _decoded(shape: tuple[int, int], raw: str) -> Pixels:
-    return np.frombuffer(base64.b64decode(raw), np.uint8).reshape(shape[0], shape[1], 3)

@@ -116,7 +116,7 @@ def parse_reference(ref: str) -> Reference:
     )
 
 
-def directory_and_mend(ref: str, models_dir: Path) -> tuple[Path, str]:
+def directory_and_hint(ref: str, models_dir: Path) -> tuple[Path, str]:
     """Return where the files of `ref` are and the command that brings them. Not for NoModel references."""
     reference = parse_reference(ref)
     at = f"--models-dir {models_dir} " if str(models_dir) != ".models" else ""

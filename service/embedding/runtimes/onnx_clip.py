@@ -12,7 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from service.embedding.manifest import Manifest, info_of
-from service.embedding.port import EmbeddedTexts, ModelInfo, Role
+from service.embedding.port import Embedded, ModelInfo, Role
 from service.embedding.runtimes.session import open_session
 
 BATCH_ITEMS = 16
@@ -31,18 +31,18 @@ class OnnxClipTexts:
 
     @property
     def info(self) -> ModelInfo:
-        """See TextEmbedder."""
+        """See Embedder."""
         return self._info
 
-    def embed_texts(self, texts: Sequence[str], role: Role) -> EmbeddedTexts:  # noqa: ARG002
-        """See TextEmbedder. Queries and documents are embedded alike."""
-        encoded = self._tokenizer.encode_batch([cleaned(text) for text in texts])
+    def embed(self, contents: Sequence[str], role: Role) -> Embedded:  # noqa: ARG002
+        """See Embedder. Queries and documents are embedded alike."""
+        encoded = self._tokenizer.encode_batch([cleaned(text) for text in contents])
         vectors = np.empty((len(encoded), self._info.dim), np.float32)
         for start in range(0, len(encoded), BATCH_ITEMS):
             ids = np.array([e.ids for e in encoded[start : start + BATCH_ITEMS]], np.int64)
             vectors[start : start + BATCH_ITEMS] = self._session.run(None, {"input_ids": ids})[0]
         truncated = np.fromiter((bool(e.overflowing) for e in encoded), np.bool_, len(encoded))
-        return EmbeddedTexts(vectors, truncated)
+        return Embedded(vectors, truncated)
 
     def close(self) -> None:
         """Nothing to release: the session goes with its last reference."""

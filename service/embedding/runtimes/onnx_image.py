@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from service.embedding.manifest import Manifest, info_of
-from service.embedding.port import ModelInfo, Pixels
+from service.embedding.port import Embedded, ModelInfo, Pixels, Role, of_pictures
 from service.embedding.preprocess import Preprocess, picture_input
 from service.embedding.runtimes.session import open_session
 
@@ -26,18 +25,18 @@ class OnnxImageEmbedder:
 
     @property
     def info(self) -> ModelInfo:
-        """See ImageEmbedder."""
+        """See Embedder."""
         return self._info
 
-    def embed_images(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
-        """See ImageEmbedder."""
-        vectors = np.empty((len(images), self._info.dim), np.float32)
-        for start in range(0, len(images), BATCH_ITEMS):
+    def embed(self, contents: Sequence[Pixels], role: Role) -> Embedded:  # noqa: ARG002
+        """See Embedder. Some at a time: see `BATCH_ITEMS`."""
+        vectors = np.empty((len(contents), self._info.dim), np.float32)
+        for start in range(0, len(contents), BATCH_ITEMS):
             batch = np.stack(
-                [picture_input(p, self._preprocess) for p in images[start : start + BATCH_ITEMS]]
+                [picture_input(p, self._preprocess) for p in contents[start : start + BATCH_ITEMS]]
             )
             vectors[start : start + BATCH_ITEMS] = self._session.run(None, {"pixels": batch})[0]
-        return vectors
+        return of_pictures(vectors)
 
     def close(self) -> None:
         """Nothing to release: the session goes with its last reference."""

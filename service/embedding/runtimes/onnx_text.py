@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.embedding.manifest import Manifest, info_of
-from service.embedding.port import EmbeddedTexts, ModelInfo, Role
+from service.embedding.port import Embedded, ModelInfo, Role
 from service.embedding.runtimes.session import open_session
 from service.embedding.runtimes.tokenizer import open_tokenizer
 
@@ -35,14 +35,14 @@ class OnnxTextEmbedder:
         """See TextEmbedder."""
         return self._info
 
-    def embed_texts(self, texts: Sequence[str], role: Role) -> EmbeddedTexts:
+    def embed(self, contents: Sequence[str], role: Role) -> Embedded:
         """Embed in order of length, so that little padding is computed; the answer keeps the given order."""
         prefix = self._prefixes[role]
-        ids, truncated = self._tokenizer.encode([prefix + text for text in texts])
+        ids, truncated = self._tokenizer.encode([prefix + text for text in contents])
         vectors = np.empty((len(ids), self._info.dim), np.float32)
         for places in length_batches([len(i) for i in ids], TOKENS_BUDGET):
             vectors[places] = self._forward([ids[p] for p in places])
-        return EmbeddedTexts(vectors, np.array(truncated, np.bool_))
+        return Embedded(vectors, np.array(truncated, np.bool_))
 
     def _forward(self, ids: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
         width = max(len(i) for i in ids)

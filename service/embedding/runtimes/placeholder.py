@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from service.embedding.manifest import version_string
-from service.embedding.port import EmbeddedTexts, Modality, ModelInfo, Pixels, Role
+from service.embedding.port import Embedded, ImageEmbedder, Modality, ModelInfo, Role, TextEmbedder
 from service.embedding.runtimes.colour_descriptor import DESCRIPTOR_DIM, describe
+
+FloatVector: TypeAlias = npt.NDArray[np.float32]
+ContentT = TypeVar("ContentT")
 
 HASHED, DESCRIPTOR, PLACEHOLDER = "hashed-ngrams", "descriptor", "placeholder"
 _NGRAM_WEIGHTS = (1.0, 2.0, 1.0)  # of one, two and three characters
@@ -38,25 +43,50 @@ def info_without_model(name: str, modality: Modality, dim: int) -> ModelInfo:
     )
 
 
-class HashedNgrams:
-    """Texts by their character n-grams, hashed with sign into `dim` places."""
+class FunctionEmbedder(Generic[ContentT]):
+    """An embedder around one function. Safe from any thread, as the function is."""
 
-    def __init__(self, dim: int) -> None:
-        self._info = info_without_model(HASHED, "text", dim)
+    def __init__(self, info: ModelInfo, vector_of: Callable[[ContentT], FloatVector]) -> None:
+        self._info = info
+        self._vector_of = vector_of
 
     @property
     def info(self) -> ModelInfo:
-        """See TextEmbedder."""
+        """See Embedder."""
         return self._info
 
-    def embed_texts(self, texts: Sequence[str], role: Role) -> EmbeddedTexts:  # noqa: ARG002
-        """See TextEmbedder. Queries and documents are embedded alike."""
-        rows = [_hashed(text, self._info.dim) for text in texts]
-        vectors = np.stack(rows) if rows else np.empty((0, self._info.dim), np.float32)
-        return EmbeddedTexts(vectors, np.zeros(len(texts), np.bool_))
+    def embed(self, contents: Sequence[ContentT], role: Role) -> Embedded:  # noqa: ARG002
+        """See Embedder."""
+        vectors = np.empty((len(contents), self._info.dim), np.float32)
+        for row, content in enumerate(contents):
+            vectors[row] = self._vector_of(content)
+        return Embedded(vectors, np.zeros(len(contents), np.bool_))
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+def hashed_ngrams(dim: int) -> TextEmbedder:
+    """Return an embedder of texts by their character n-grams, hashed with sign into `dim` places."""
+    return FunctionEmbedder(info_without_model(HASHED, "text", dim), partial(_hashed, dim=dim))
+
+
+def descriptor() -> ImageEmbedder:
+    """Return an embedder of pictures by colours, edges and layout (512 values)."""
+    return FunctionEmbedder(info_without_model(DESCRIPTOR, "image", DESCRIPTOR_DIM), describe)
+
+
+def placeholder_texts(dim: int) -> TextEmbedder:
+    """Return unit noise seeded by sha256 of the text: equal texts meet, nothing else does."""
+    info = info_without_model(PLACEHOLDER, "text", dim)
+    return FunctionEmbedder(info, lambda text: _noise(text.encode(), dim))
+
+
+def placeholder_images(dim: int) -> ImageEmbedder:
+    """Return unit noise seeded by sha256 of the decoded pixels: the same picture meets itself, nothing else
+    does."""
+    info = info_without_model(PLACEHOLDER, "image", dim)
+    return FunctionEmbedder(info, lambda pixels: _noise(repr(pixels.shape).encode() + pixels.tobytes(), dim))
 
 
 def _ngrams(text: str) -> Iterator[tuple[str, float]]:
@@ -70,7 +100,7 @@ def _ngrams(text: str) -> Iterator[tuple[str, float]]:
                 yield piece[start : start + size], weight
 
 
-def _hashed(text: str, dim: int) -> npt.NDArray[np.float32]:
+def _hashed(text: str, dim: int) -> FloatVector:
     weights: dict[str, float] = {}
     for gram, weight in _ngrams(text):
         weights[gram] = weights.get(gram, 0.0) + weight
@@ -81,73 +111,12 @@ def _hashed(text: str, dim: int) -> npt.NDArray[np.float32]:
         vector[(mixed >> 8) % dim] += np.sqrt(weight) if mixed & 1 else -np.sqrt(weight)
     if not vector.any():
         vector[0] = 1.0  # only when every n-gram cancels another: a zero vector has no direction
-    unit: npt.NDArray[np.float32] = (vector / np.linalg.norm(vector)).astype(np.float32)
+    unit: FloatVector = (vector / np.linalg.norm(vector)).astype(np.float32)
     return unit
 
 
-class Descriptor:
-    """Pictures by colours, edges and layout (512 values)."""
-
-    def __init__(self) -> None:
-        self._info = info_without_model(DESCRIPTOR, "image", DESCRIPTOR_DIM)
-
-    @property
-    def info(self) -> ModelInfo:
-        """See ImageEmbedder."""
-        return self._info
-
-    def embed_images(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
-        """See ImageEmbedder."""
-        rows = [describe(pixels) for pixels in images]
-        return np.stack(rows) if rows else np.empty((0, DESCRIPTOR_DIM), np.float32)
-
-    def close(self) -> None:
-        """Nothing to release."""
-
-
-class PlaceholderTexts:
-    """Unit noise seeded by sha256 of the text: equal texts meet, nothing else does."""
-
-    def __init__(self, dim: int) -> None:
-        self._info = info_without_model(PLACEHOLDER, "text", dim)
-
-    @property
-    def info(self) -> ModelInfo:
-        """See TextEmbedder."""
-        return self._info
-
-    def embed_texts(self, texts: Sequence[str], role: Role) -> EmbeddedTexts:  # noqa: ARG002
-        """See TextEmbedder. The vectors carry no meaning."""
-        rows = [_noise(text.encode(), self._info.dim) for text in texts]
-        vectors = np.stack(rows) if rows else np.empty((0, self._info.dim), np.float32)
-        return EmbeddedTexts(vectors, np.zeros(len(texts), np.bool_))
-
-    def close(self) -> None:
-        """Nothing to release."""
-
-
-class PlaceholderImages:
-    """Unit noise seeded by sha256 of the decoded pixels: the same picture meets itself, nothing else does."""
-
-    def __init__(self, dim: int) -> None:
-        self._info = info_without_model(PLACEHOLDER, "image", dim)
-
-    @property
-    def info(self) -> ModelInfo:
-        """See ImageEmbedder."""
-        return self._info
-
-    def embed_images(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
-        """See ImageEmbedder. The vectors carry no meaning."""
-        rows = [_noise(repr(p.shape).encode() + p.tobytes(), self._info.dim) for p in images]
-        return np.stack(rows) if rows else np.empty((0, self._info.dim), np.float32)
-
-    def close(self) -> None:
-        """Nothing to release."""
-
-
-def _noise(content: bytes, dim: int) -> npt.NDArray[np.float32]:
+def _noise(content: bytes, dim: int) -> FloatVector:
     seed = int.from_bytes(hashlib.sha256(content).digest(), "big")
     vector = np.random.default_rng(seed).standard_normal(dim)
-    unit: npt.NDArray[np.float32] = (vector / np.linalg.norm(vector)).astype(np.float32)
+    unit: FloatVector = (vector / np.linalg.norm(vector)).astype(np.float32)
     return unit

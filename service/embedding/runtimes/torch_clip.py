@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from service.embedding.manifest import BadModelDirectory, Manifest, info_of
-from service.embedding.port import EmbeddedTexts, ModelInfo, Pixels, Role
+from service.embedding.port import Embedded, ModelInfo, Pixels, Role, of_pictures
 from service.embedding.preprocess import Preprocess, picture_input
 from service.embedding.runtimes.torch_compat import make_torchvision_importable
 
@@ -36,20 +35,20 @@ class ClipImages:
 
     @property
     def info(self) -> ModelInfo:
-        """See ImageEmbedder."""
+        """See Embedder."""
         return self._info
 
-    def embed_images(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
-        """See ImageEmbedder."""
-        vectors = np.empty((len(images), self._info.dim), np.float32)
-        for start in range(0, len(images), BATCH_ITEMS):
+    def embed(self, contents: Sequence[Pixels], role: Role) -> Embedded:  # noqa: ARG002
+        """See Embedder. Queries and documents are embedded alike."""
+        vectors = np.empty((len(contents), self._info.dim), np.float32)
+        for start in range(0, len(contents), BATCH_ITEMS):
             batch = np.stack(
-                [picture_input(p, self._preprocess) for p in images[start : start + BATCH_ITEMS]]
+                [picture_input(p, self._preprocess) for p in contents[start : start + BATCH_ITEMS]]
             )
             with torch.inference_mode():
                 found = self.model.encode_image(torch.from_numpy(batch), normalize=True)
             vectors[start : start + BATCH_ITEMS] = found.numpy()
-        return vectors
+        return of_pictures(vectors)
 
     def close(self) -> None:
         """Nothing to release: the weights go with the last reference."""
@@ -68,21 +67,21 @@ class ClipTexts:
 
     @property
     def info(self) -> ModelInfo:
-        """See TextEmbedder."""
+        """See Embedder."""
         return self._info
 
-    def embed_texts(self, texts: Sequence[str], role: Role) -> EmbeddedTexts:  # noqa: ARG002
-        """See TextEmbedder. Queries and documents are embedded alike."""
-        vectors = np.empty((len(texts), self._info.dim), np.float32)
-        truncated = np.zeros(len(texts), np.bool_)
-        for start in range(0, len(texts), BATCH_ITEMS):
-            batch = list(texts[start : start + BATCH_ITEMS])
+    def embed(self, contents: Sequence[str], role: Role) -> Embedded:  # noqa: ARG002
+        """See Embedder. Queries and documents are embedded alike."""
+        vectors = np.empty((len(contents), self._info.dim), np.float32)
+        truncated = np.zeros(len(contents), np.bool_)
+        for start in range(0, len(contents), BATCH_ITEMS):
+            batch = list(contents[start : start + BATCH_ITEMS])
             with torch.inference_mode():
                 found = self.model.encode_text(self.tokenizer(batch), normalize=True)
             vectors[start : start + BATCH_ITEMS] = found.numpy()
-        for place, text in enumerate(texts):
+        for place, text in enumerate(contents):
             truncated[place] = self._tokens(text) > self.model.context_length
-        return EmbeddedTexts(vectors, truncated)
+        return Embedded(vectors, truncated)
 
     def _tokens(self, text: str) -> int:
         """Count start and end too. A tokenizer without `encode` (a HuggingFace one) counts as fitting."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from service.embedding.manifest import Manifest, info_of
-from service.embedding.port import EmbeddedTexts, ModelInfo, Role
+from service.embedding.port import Embedded, ModelInfo, Role
 from service.embedding.runtimes.torch_compat import make_torchvision_importable
 
 BATCH_ITEMS = 32
@@ -42,14 +42,14 @@ class SentenceTransformerEmbedder:
 
     @property
     def info(self) -> ModelInfo:
-        """See TextEmbedder."""
+        """See Embedder."""
         return self._info
 
-    def embed_texts(self, texts: Sequence[str], role: Role) -> EmbeddedTexts:
-        """See TextEmbedder."""
-        if not texts:
-            return EmbeddedTexts(np.empty((0, self._info.dim), np.float32), np.empty(0, np.bool_))
-        prefixed = [self._prefixes[role] + text for text in texts]
+    def embed(self, contents: Sequence[str], role: Role) -> Embedded:
+        """See Embedder."""
+        if not contents:
+            return Embedded(np.empty((0, self._info.dim), np.float32), np.empty(0, np.bool_))
+        prefixed = [self._prefixes[role] + text for text in contents]
         vectors = self.model.encode(
             prefixed,
             batch_size=BATCH_ITEMS,
@@ -59,7 +59,7 @@ class SentenceTransformerEmbedder:
         )
         lengths = [len(ids) for ids in self.model.tokenizer(prefixed, truncation=False)["input_ids"]]
         truncated = np.asarray(lengths) > self.model.max_seq_length
-        return EmbeddedTexts(np.asarray(vectors, np.float32), truncated)
+        return Embedded(np.asarray(vectors, np.float32), truncated)
 
     def close(self) -> None:
         """Nothing to release: the weights go with the last reference."""

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.embedding.pictures.decoders import DecodeLimits, Decoders
-from service.embedding.port import EmbeddedTexts, ImageEmbedder, ModelInfo, Pixels, TextEmbedder
+from service.embedding.port import Embedded, ImageEmbedder, ModelInfo, Pixels, TextEmbedder
 from service.embedding.serving.futures import all_results, within
 from service.embedding.serving.queue import LaneCounters, LaneLimits, Lanes
 from service.errors import InvalidImage, ModelUnavailable, Overloaded
@@ -160,7 +160,7 @@ class Batcher:
         self._remember(text, found)
         return found
 
-    async def embed_documents(self, texts: Sequence[str], deadline_ms: float | None = None) -> EmbeddedTexts:
+    async def embed_documents(self, texts: Sequence[str], deadline_ms: float | None = None) -> Embedded:
         """Return vectors in the order of `texts`. Raises Overloaded, DeadlineExceeded, Starting."""
         deadline_ms = self._document_deadline_ms if deadline_ms is None else deadline_ms
         order = sorted(range(len(texts)), key=lambda place: -len(texts[place]))
@@ -172,7 +172,7 @@ class Batcher:
         truncated = np.zeros(len(texts), np.bool_)
         for place, (vector, is_cut) in zip(order, results, strict=True):
             vectors[place], truncated[place] = vector, is_cut
-        return EmbeddedTexts(vectors, truncated)
+        return Embedded(vectors, truncated)
 
     def _weight(self, text: str) -> int:
         """Characters stand for tokens: both models of Korean text make about one of each two. What a model
@@ -182,7 +182,7 @@ class Batcher:
         return counted + _WEIGHT_OF_ANY
 
     def _embed(self, texts: Sequence[str], lane: str) -> list[QueryVector]:
-        found = self._embedder.embed_texts(texts, "query" if lane == "query" else "document")
+        found = self._embedder.embed(texts, "query" if lane == "query" else "document")
         vectors = _checked(found.vectors, self.info)
         vectors.flags.writeable = False
         return [(v, bool(t)) for v, t in zip(vectors, found.truncated, strict=True)]
@@ -312,7 +312,7 @@ class ImageBatcher:
         return [self._decoders.decode(data, lane) for data in datas]
 
     def _embed(self, pictures: Sequence[Pixels], _lane: str) -> list[FloatVector]:
-        vectors = _checked(self._embedder.embed_images(pictures), self.info)
+        vectors = _checked(self._embedder.embed(pictures, "document").vectors, self.info)
         vectors.flags.writeable = False
         return list(vectors)
 
