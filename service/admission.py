@@ -17,6 +17,7 @@ Entry = TypeVar("Entry")
 
 _PACE_MEMORY = 0.9
 """What one note leaves of the notes before: the last ten or so count."""
+_SHARE_WHEN_IDLE = 0.1
 _STANDING_SHARE = 0.25
 _BURST_EARNED = 0.1
 """Of real time: how fast a burst that was used up may be repeated."""
@@ -31,10 +32,13 @@ class Pace:
         self._took_s = seconds_a_unit
         self._units = 1.0
 
-    def note(self, units: float, took_s: float) -> None:
-        """Record that `units` of work took `took_s` seconds."""
-        self._took_s = _PACE_MEMORY * self._took_s + took_s
-        self._units = _PACE_MEMORY * self._units + units
+    def note(self, units: float, took_s: float, *, is_all_busy: bool) -> None:
+        """Record that `units` of work took `took_s` seconds. is_all_busy: everything else that serves was busy
+        too, as it is when waits matter. With cores to spare work is faster, so it counts less then."""
+        share = 1.0 if is_all_busy else _SHARE_WHEN_IDLE
+        kept = 1.0 - share * (1.0 - _PACE_MEMORY)
+        self._took_s = kept * self._took_s + share * took_s
+        self._units = kept * self._units + share * units
 
     def seconds(self, units: float) -> float:
         """Return how long `units` of work are expected to take."""

@@ -22,11 +22,23 @@ class Clock:
 def test_a_pace_follows_what_is_measured() -> None:
     pace = Pace(1.0)
     for _ in range(100):
-        pace.note(10, 0.5)
+        pace.note(10, 0.5, is_all_busy=True)
     assert pace.seconds(20) == pytest.approx(1.0, rel=1e-3)
     for _ in range(100):
-        pace.note(10, 5.0)
+        pace.note(10, 5.0, is_all_busy=True)
     assert pace.seconds(20) == pytest.approx(10.0, rel=1e-3)
+
+
+def test_what_was_measured_with_cores_to_spare_counts_less() -> None:
+    pace = Pace(1.0)
+    for _ in range(100):
+        pace.note(10, 1.0, is_all_busy=True)
+    for _ in range(10):
+        pace.note(10, 0.5, is_all_busy=False)
+    assert pace.seconds(10) > 0.9
+    for _ in range(1000):
+        pace.note(10, 0.5, is_all_busy=False)
+    assert pace.seconds(10) == pytest.approx(0.5, rel=1e-2)
 
 
 def test_a_standing_wait_of_a_quarter_is_always_admitted_and_none_beyond_the_whole() -> None:

@@ -241,9 +241,9 @@ class Lanes(Generic[Item, Result]):
         with self._lock:
             line.running -= len(jobs)
             line.running_weight -= sum(job.weight for job in jobs)
-            line.passes.pop(threading.get_ident(), None)
             if done:
-                line.pace.note(done, took_s)
+                line.pace.note(done, took_s, is_all_busy=len(line.passes) == self._limits.streams)
+            line.passes.pop(threading.get_ident(), None)
             if line.queue:  # whoever was kept back for what has just ended
                 self._wake[lane].notify()
             if lane == "query":
