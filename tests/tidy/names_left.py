@@ -22,7 +22,6 @@ SHARED_METHODS: dict[str, set[str]] = {
         "begin",
         "decode",
         "directory",
-        "image",
         "refusal",
         "text",
         "waiting",
