@@ -33,8 +33,11 @@ class Pace:
         self._units = 1.0
 
     def note(self, units: float, took_s: float, *, is_all_busy: bool) -> None:
-        """Record that `units` of work took `took_s` seconds. is_all_busy: everything else that serves was busy
-        too, as it is when waits matter. With cores to spare work is faster, so it counts less then."""
+        """Record that `units` of work took `took_s` seconds.
+
+        is_all_busy: everything else that serves was busy too, as it is when waits matter. With cores to spare
+        work is faster, so it counts less then.
+        """
         share = 1.0 if is_all_busy else _SHARE_WHEN_IDLE
         kept = 1.0 - share * (1.0 - _PACE_MEMORY)
         self._took_s = kept * self._took_s + share * took_s
