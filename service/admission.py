@@ -112,6 +112,9 @@ class FairQueue(Generic[Entry]):
 
     def push(self, entry: Entry, units: float, caller: str) -> None:
         """Queue an entry. units: how much work it is. caller: whose share it counts against."""
+        if not self._heap:  # here, not in `take`: what it took may be put back
+            self._ends.clear()
+            self._now = 0.0
         start = max(self._now, self._ends.get(caller, 0.0))
         self._ends[caller] = start + units
         self._waiting[caller] = self._waiting.get(caller, 0.0) + units
@@ -131,10 +134,7 @@ class FairQueue(Generic[Entry]):
             self._waiting[place.caller] = left
         else:
             del self._waiting[place.caller]
-        if not self._heap:
-            self._ends.clear()
-            self._now = 0.0
-        elif len(self._ends) > _FINISHED_KEPT + 2 * len(self._waiting):
+        if len(self._ends) > _FINISHED_KEPT + 2 * len(self._waiting):
             self._ends = {caller: end for caller, end in self._ends.items() if end > self._now}
         return place
 

@@ -83,6 +83,17 @@ def test_callers_take_turns_by_work_not_by_count() -> None:
     assert first.count("short") == 10, "ten short ones are as much work as one long one"
 
 
+def test_an_entry_that_was_put_back_stays_before_what_comes_later() -> None:
+    queue: FairQueue[str] = FairQueue()
+    queue.push("first", 10, "a")
+    queue.push("second", 10, "a")
+    queue.take()
+    queue.put_back(queue.take())  # the queue was empty for a moment
+    queue.push("third", 10, "a")
+    queue.push("other", 10, "b")
+    assert next(queue.drain()) == "second"
+
+
 def test_what_waits_before_a_new_one_counts_each_other_caller_up_to_its_own() -> None:
     queue: FairQueue[int] = FairQueue()
     for _ in range(50):
