@@ -112,7 +112,7 @@ class FairQueue(Generic[Entry]):
 
     def push(self, entry: Entry, units: float, caller: str) -> None:
         """Queue an entry. units: how much work it is. caller: whose share it counts against."""
-        if not self._heap:  # here, not in `take`: what it took may be put back
+        if not self._heap:  # here, not in `pop`: what it took out may be put back
             self._ends.clear()
             self._now = 0.0
         start = max(self._now, self._ends.get(caller, 0.0))

@@ -35,7 +35,6 @@ AVOIDED_WORDS: dict[str, set[str]] = {
     "service": {
         "boarded",
         "lane",
-        "mend",
     },
     "feeder": set(),
     "vector_client": set(),

@@ -87,8 +87,8 @@ def test_an_entry_that_was_put_back_stays_before_what_comes_later() -> None:
     queue: FairQueue[str] = FairQueue()
     queue.push("first", 10, "a")
     queue.push("second", 10, "a")
-    queue.take()
-    queue.put_back(queue.take())  # the queue was empty for a moment
+    queue.pop()
+    queue.put_back(queue.pop())  # the queue was empty for a moment
     queue.push("third", 10, "a")
     queue.push("other", 10, "b")
     assert next(queue.drain()) == "second"
