@@ -32,7 +32,7 @@ class OnnxTextEmbedder:
 
     @property
     def info(self) -> ModelInfo:
-        """See TextEmbedder."""
+        """See Embedder."""
         return self._info
 
     def embed(self, contents: Sequence[str], role: Role) -> Embedded:
