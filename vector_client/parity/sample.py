@@ -23,7 +23,7 @@ FAILURES_MAX = 3
 """Of the first queries, to give up after: with a service that is silent each takes the whole deadline."""
 
 
-class NotCompared(VectorClientError):
+class NotQueryComparison(VectorClientError):
     """Raised when not one query got both answers; the message says why the first one did not."""
 
 
@@ -93,15 +93,15 @@ def compare(
 ) -> list[QueryComparison]:
     """Ask both paths each question's vector. asked: k and collection of the search.
 
-    Raises NotCompared where the first FAILURES_MAX of them all fail: the others would too.
+    Raises NotQueryComparison where the first FAILURES_MAX of them all fail: the others would too.
     """
     found: list[QueryComparison] = []
     for each in questions:
         found.append(_compared(pgvector, client, each, asked, clock))
         if len(found) in (FAILURES_MAX, len(questions)) and all(one.error for one in found):
-            raise NotCompared(found[0].error)
+            raise NotQueryComparison(found[0].error)
     if not found:
-        raise NotCompared("there is no query: the table has no vectors, or -n is 0")
+        raise NotQueryComparison("there is no query: the table has no vectors, or -n is 0")
     return found
 
 
