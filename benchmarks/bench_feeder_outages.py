@@ -42,7 +42,8 @@ from benchmarks.feeder_windows import CHANGE_MAX_PERCENT, CLIENTS, PACE_S, Windo
 from benchmarks.http_load import cpu_seconds
 from benchmarks.http_server import free_port
 from benchmarks.tcp_relay import Relay
-from feeder.state.follower_state import FOLLOWER_CURSOR, FollowerState
+from feeder.state.cursor_names import FOLLOWER_CURSOR
+from feeder.state.follower_state import FollowerState
 from vector_client.http import VectorClient
 from vector_client.types import Query
 

@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from feeder.follow.cursors import REPORT_CURSOR, TIERS_CURSOR
 from feeder.load.import_cursor import ImportCursor
-from feeder.load.importer import CURSOR_NAME
-from feeder.sink.brake import BRAKE_CURSOR, WINDOW_CURSOR, BrakeWindow
+from feeder.sink.brake import BrakeWindow
+from feeder.state.cursor_names import BRAKE_CURSOR, IMPORT_CURSOR, REPORT_CURSOR, TIERS_CURSOR, WINDOW_CURSOR
 from vector_client.types import CollectionState, Id
 
 NAMES_SHOWN = 20
@@ -50,7 +49,7 @@ def status_of(
     report, brake = _object(cursors.get(REPORT_CURSOR)), _object(cursors.get(BRAKE_CURSOR))
     window = BrakeWindow(window_s, clock)
     window.load(cursors.get(WINDOW_CURSOR), state.version)
-    imported = ImportCursor.parsed(cursors[CURSOR_NAME]) if CURSOR_NAME in cursors else None
+    imported = ImportCursor.parsed(cursors[IMPORT_CURSOR]) if IMPORT_CURSOR in cursors else None
     return Status(
         collection=state.name,
         serves=state.version,

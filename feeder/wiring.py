@@ -29,7 +29,8 @@ from feeder.sink.brake import Brake, BrakedStore, BrakeWindow
 from feeder.sink.writer import Writer, service_errors
 from feeder.sources.change_feed import ChangeFeed, Side
 from feeder.state.content_cache import ContentCache
-from feeder.state.follower_state import FOLLOWER_CURSOR, NOBODY, FollowerState
+from feeder.state.cursor_names import FOLLOWER_CURSOR
+from feeder.state.follower_state import NOBODY, FollowerState
 from feeder.state.key_map import IN_MEMORY, KeyMap
 from feeder.state.state_file import follower_of, forget, rename
 from feeder.table_mapping import CollectionTables

@@ -11,12 +11,12 @@ from feeder.compare.reconciler import Reconciler
 from feeder.compare.report import Report
 from feeder.errors import BrakeOn
 from feeder.facts import SourceReader
-from feeder.follow.cursors import CLOCK_CURSOR
 from feeder.follow.versions import SourceVersions
-from feeder.sink.brake import BRAKE_CURSOR, WINDOW_CURSOR, Store, brake_cursor
+from feeder.sink.brake import Store, brake_cursor
 from feeder.sink.writer import Writer
 from feeder.sources.change_feed import Lease
-from feeder.state.follower_state import FOLLOWER_CURSOR, NOBODY
+from feeder.state.cursor_names import BRAKE_CURSOR, CLOCK_CURSOR, FOLLOWER_CURSOR, WINDOW_CURSOR
+from feeder.state.follower_state import NOBODY
 from vector_client.types import CollectionState
 
 ComparisonMode: TypeAlias = Literal["verify", "repair", "force"]

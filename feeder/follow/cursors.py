@@ -8,21 +8,9 @@ from collections.abc import Callable, Mapping
 from feeder.errors import BrakeOn
 from feeder.follow.mode import Mode, state_of
 from feeder.follow.versions import SourceVersions
-from feeder.sink.brake import BRAKE_CURSOR, brake_cursor
+from feeder.sink.brake import brake_cursor
 from feeder.sources.change_feed import ChangeFeed, Side
-from feeder.state.follower_state import FOLLOWER_CURSOR
-
-CLOCK_CURSOR = "sync.clock"
-"""The newest source_version that any feeder of the collection wrote."""
-TIERS_CURSOR = "sync.tiers"
-"""How each side is followed, as `vectors=log items=poll`."""
-REPORT_CURSOR = "sync.report"
-"""What the service tells about us in /health: JSON with equal, as_of_ms, lag_ms and quarantined."""
-
-
-def bookmark_cursor(side: Side) -> str:
-    """Return the name of the cursor that holds a side's bookmark."""
-    return f"sync.{side}"
+from feeder.state.cursor_names import BRAKE_CURSOR, CLOCK_CURSOR, FOLLOWER_CURSOR, REPORT_CURSOR, TIERS_CURSOR
 
 
 class FollowerCursors:

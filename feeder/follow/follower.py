@@ -17,7 +17,7 @@ from feeder.changes import Changes, Key
 from feeder.compare.writes import batches, store_state
 from feeder.errors import BrakeOn, FeedLost, ImportRefused
 from feeder.follow.backoff import StopSignal
-from feeder.follow.cursors import FollowerCursors, bookmark_cursor
+from feeder.follow.cursors import FollowerCursors
 from feeder.follow.dependencies import FollowerDependencies, Pace
 from feeder.follow.mode import (
     ActivityOnly,
@@ -29,9 +29,9 @@ from feeder.follow.mode import (
     reason_to_compare,
     resumed,
 )
-from feeder.sink.brake import BRAKE_CURSOR
 from feeder.sources.change_feed import ChangeBatch, ChangeFeed, Side
-from feeder.state.follower_state import FOLLOWER_CURSOR, FollowerState
+from feeder.state.cursor_names import BRAKE_CURSOR, FOLLOWER_CURSOR, bookmark_cursor
+from feeder.state.follower_state import FollowerState
 from feeder.telemetry.reporting import by_reason
 from vector_client.types import CollectionState
 

@@ -6,9 +6,8 @@ import json
 from collections.abc import Callable
 
 from feeder.errors import ImportRefused, ServiceDown
+from feeder.state.cursor_names import IMPORT_CURSOR
 from vector_client.types import CollectionState
-
-IMPORT_CURSOR = "import"
 
 
 class SourceVersions:

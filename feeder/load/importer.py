@@ -22,14 +22,14 @@ from feeder.sink.brake import Store
 from feeder.sink.writer import Writer
 from feeder.sources.change_feed import Lease
 from feeder.sources.port import ItemSource, VectorShape, VectorSource
-from feeder.state.follower_state import FOLLOWER_CURSOR, NOBODY
+from feeder.state.cursor_names import FOLLOWER_CURSOR, IMPORT_CURSOR
+from feeder.state.follower_state import NOBODY
 from feeder.table_mapping import CollectionTables
 from feeder.telemetry.reporting import Progress, Summary
 from vector_client.types import Id, Rejected
 
 log = logging.getLogger(__name__)
 
-CURSOR_NAME = "import"
 NAMES_KEPT = 5
 WRONG_DATABASE = "Is this the wrong database? Check TGT_DB_*, SRC_DB_* and MARIADB_SERVICE_URL."
 
@@ -97,13 +97,13 @@ class Importer:
         if deps.items is not None:
             deps.items.open()
         state = deps.store.state()
-        if options.once and is_finished(state.cursors.get(CURSOR_NAME), shape.identity, state.version):
+        if options.once and is_finished(state.cursors.get(IMPORT_CURSOR), shape.identity, state.version):
             return Summary(self._tables.name, f"was imported as {state.version} before", {})
         survey = deps.vectors.survey()
         directory = deps.items.directory() if deps.items is not None else None
         facts = self._facts(survey, directory, shape)
         self._check(survey, directory, facts, options)
-        cursor = ImportCursor.resumed(state.cursors.get(CURSOR_NAME), shape.identity, options.restart)
+        cursor = ImportCursor.resumed(state.cursors.get(IMPORT_CURSOR), shape.identity, options.restart)
         cursor, note = self._labelled(cursor, survey, directory, options)
         notes = [note] if cursor.after is None else [note, f"resumed behind key {cursor.after}"]
         if facts.get("shared_keys"):
@@ -259,7 +259,7 @@ def _page_counts(cleaned: PageItems) -> dict[str, int]:
 
 
 def _cursors(cursor: ImportCursor) -> dict[str, str]:
-    return {CURSOR_NAME: cursor.to_json(), FOLLOWER_CURSOR: NOBODY.to_text()}
+    return {IMPORT_CURSOR: cursor.to_json(), FOLLOWER_CURSOR: NOBODY.to_text()}
 
 
 def _rejection(row: Rejected) -> str:

@@ -16,14 +16,11 @@ from feeder.changes import Changes
 from feeder.digest import Sums
 from feeder.errors import BrakeOn
 from feeder.sink.writer import WriteResult, joined
+from feeder.state.cursor_names import BRAKE_CURSOR, WINDOW_CURSOR
 from vector_client.types import CollectionState, Differing, Digest, Id
 
 log = logging.getLogger(__name__)
 
-WINDOW_CURSOR = "sync.vanished"
-"""What vanished within the window, as `Window.text` writes it."""
-BRAKE_CURSOR = "sync.brake"
-"""JSON with why and since_ms while the brake holds; empty when it does not."""
 WINDOW_BUCKETS = 60
 WARNED_SHARE = 0.5
 """Of what may vanish: from here on the log says so."""

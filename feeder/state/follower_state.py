@@ -6,8 +6,6 @@ import contextlib
 import json
 from dataclasses import asdict, dataclass
 
-FOLLOWER_CURSOR = "sync.follower"
-"""The cursor that holds a `FollowerState`."""
 _OWED_SUFFIX = " owes a comparison"
 """Older releases wrote the name alone, with this behind it while a comparison was owed."""
 

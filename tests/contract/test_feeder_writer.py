@@ -12,8 +12,9 @@ import pytest
 
 from feeder.changes import Changes
 from feeder.errors import ImportRefused
-from feeder.sink.brake import WINDOW_CURSOR, Brake, BrakedStore, BrakeWindow
+from feeder.sink.brake import Brake, BrakedStore, BrakeWindow
 from feeder.sink.writer import Writer
+from feeder.state.cursor_names import WINDOW_CURSOR
 from tests.http_app import HttpApp, running_app, unit
 from vector_client.http import VectorClient
 from vector_client.protocol.call import Answer, Call

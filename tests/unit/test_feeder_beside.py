@@ -20,7 +20,8 @@ from feeder.follow.dependencies import FollowerDependencies, Pace
 from feeder.follow.follower import Follower
 from feeder.read.vector_reader import VectorReader, VectorScanSources
 from feeder.sink.brake import Brake, BrakedStore, BrakeWindow
-from feeder.state.follower_state import FOLLOWER_CURSOR, FollowerState
+from feeder.state.cursor_names import FOLLOWER_CURSOR
+from feeder.state.follower_state import FollowerState
 from feeder.state.key_map import KeyMap
 from feeder.telemetry.metrics import Metrics
 from feeder.throttle import IsWanted, Meanwhile, Runner, run_at_idle_priority

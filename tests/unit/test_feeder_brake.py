@@ -13,8 +13,9 @@ import pytest
 from feeder.changes import Changes
 from feeder.errors import BrakeOn
 from feeder.follow.follower import Follower
-from feeder.sink.brake import BRAKE_CURSOR, WINDOW_CURSOR, Brake, BrakedStore, BrakeWindow
+from feeder.sink.brake import Brake, BrakedStore, BrakeWindow
 from feeder.sink.writer import WriteResult
+from feeder.state.cursor_names import BRAKE_CURSOR, WINDOW_CURSOR
 from index_store.engine.index import EmbeddedIndex
 from index_store.types import CollectionSpec
 from tests.index_side import IndexStore

@@ -20,7 +20,7 @@ from feeder.follow.supervisor import follow
 from feeder.read.vector_reader import VectorReader
 from feeder.sink.brake import Brake
 from feeder.sources.polling import PollingFeed
-from feeder.state.follower_state import FOLLOWER_CURSOR
+from feeder.state.cursor_names import FOLLOWER_CURSOR
 from feeder.state.key_map import IN_MEMORY, KeyMap
 from feeder.telemetry.metrics import Metrics
 from index_store.engine.index import EmbeddedIndex
