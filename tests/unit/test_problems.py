@@ -14,13 +14,13 @@ LONG = "x" * 400
 def test_the_hint_is_never_cut_off() -> None:
     hint = f"python -m service models fetch {LONG}"
     for error in (ModelUnavailable(LONG, hint), StoreDamaged(LONG, hint=hint), Unavailable(LONG, hint=hint)):
-        document = orjson.loads(problem_of(error).body("/v1/search", "r1"))
+        document = orjson.loads(problem_of(error).to_json("/v1/search", "r1"))
         assert document["hint"] == hint
         assert len(document["detail"]) == 300 and hint not in document["detail"]
 
 
 def test_no_hint_no_field() -> None:
-    assert "hint" not in orjson.loads(problem_of(ModelUnavailable("loading")).body("/", "r"))
+    assert "hint" not in orjson.loads(problem_of(ModelUnavailable("loading")).to_json("/", "r"))
 
 
 def test_a_damaged_store_has_a_code_of_its_own() -> None:
