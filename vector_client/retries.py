@@ -71,7 +71,7 @@ class Attempts:
         ceiling = min(self._limits.backoff_s * float(2**self._repeated), self._limits.backoff_s_max)
         self._repeated += 1
         asked_s = failure.retry_after_s if isinstance(failure, Refused) else None
-        wait_s = max(min(asked_s or 0.0, self._limits.backoff_s_max), ceiling * self._timing.jitter())
+        wait_s = max(asked_s or 0.0, ceiling * self._timing.jitter())
         return wait_s if self._timing.clock() + wait_s < self._ends else None
 
     def _may_pass(self, failure: VectorClientError) -> bool:

@@ -6,6 +6,7 @@ import http.client
 import io
 import logging
 import math
+import os
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -38,7 +39,8 @@ MOMENT_S = 0.001
 
 
 class Transport:
-    """Sends calls to one service. Safe from any thread; each call has a connection to itself."""
+    """Sends calls to one service. Safe from any thread, and in forked workers; each call has a connection to
+    itself."""
 
     def __init__(
         self,
@@ -54,14 +56,9 @@ class Transport:
         self._limits = limits
         self._timing = timing or Timing()
         self._sleep = sleep
-        pool = _EndingHTTPSPool if self._address.is_secure else _EndingHTTPPool
-        self._pool = pool(
-            self._address.host,
-            self._address.port,
-            maxsize=limits.connections_max,
-            block=False,
-            resolve=resolve,
-        )
+        self._resolve = resolve
+        self._pool = self._new_pool()
+        self._process_id = os.getpid()
 
     def exchange(self, call: Call[Answer]) -> Answer:
         """Return what the service answers. Raises VectorClientError after the last attempt."""
@@ -80,9 +77,25 @@ class Transport:
         """Close idle connections, for good: later calls raise NotSent."""
         self._pool.close()
 
+    def _new_pool(self) -> HTTPConnectionPool:
+        pool = _EndingHTTPSPool if self._address.is_secure else _EndingHTTPPool
+        return pool(
+            self._address.host,
+            self._address.port,
+            maxsize=self._limits.connections_max,
+            block=False,
+            resolve=self._resolve,
+        )
+
+    def _pool_of_this_process(self) -> HTTPConnectionPool:
+        """A forked worker must not use its parent's connections: it would read the parent's answers."""
+        if self._process_id != os.getpid():
+            self._pool, self._process_id = self._new_pool(), os.getpid()
+        return self._pool
+
     def _attempt(self, call: Call[Answer], limit_s: float) -> Answer:
         try:
-            response = self._pool.urlopen(
+            response = self._pool_of_this_process().urlopen(
                 call.method,
                 self._address.prefix + call.path,
                 body=call.body,

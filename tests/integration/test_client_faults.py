@@ -4,6 +4,7 @@ with a fall-back never an error while the other path lives."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 import socket
 import ssl
@@ -15,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, get_args
 
+import psutil
 import pytest
 
 from tests.integration.fault_proxy import Fault, FaultProxy, fault_proxy
@@ -266,6 +268,37 @@ def test_a_hedge_answers_where_one_connection_is_dead(proxy: FaultProxy) -> None
             await asyncio.sleep(0.05)
             proxy.fault = "none"
             assert len((await asyncio.wait_for(call, 20)).hits) == 3
+
+    asyncio.run(run())
+
+
+def test_calls_leave_nothing_behind(service: ServiceProcess) -> None:
+    """benchmarks/bench_client.py makes 100,000 of them."""
+
+    async def run() -> None:
+        environ = {
+            "ML_MODE": "remote_store", "ML_FALLBACK_MODE": "db", "ML_TIMEOUT": "30",
+            "ML_ROLLOUT_PERCENT": "50", "ML_SHADOW_PERCENT": "100",
+            "ML_INFERENCE_URL": f"http://127.0.0.1:{service.port}",
+        }  # fmt: skip
+        backend = Backend(encode=lambda _: [1.0], rows=OtherPath().rows)
+        async with Recommenders.from_env(backend, environ) as held:
+
+            async def calls(count: int) -> tuple[int, int, int]:
+                for start in range(0, count, 50):
+                    asked = (
+                        held.searcher.find_similar_ids(None, f"요리 {n % 20}", 3)
+                        for n in range(start, start + 50)
+                    )
+                    await asyncio.gather(*asked)
+                await held.searcher._shadow.finish()  # type: ignore[attr-defined]
+                await asyncio.sleep(0)
+                gc.collect()
+                return len(gc.get_objects()), psutil.Process().num_fds(), len(asyncio.all_tasks())
+
+            before, after = await calls(500), await calls(2000)
+            assert after[0] - before[0] < 500, "an object a call would be 2,000"
+            assert after[1:] == before[1:]
 
     asyncio.run(run())
 

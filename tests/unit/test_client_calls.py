@@ -66,6 +66,11 @@ def test_retry_after_is_kept_or_the_failure_is_told_at_once(asked: float | None,
     assert attempts.wait_s(Unavailable(503, "overloaded", "busy", retry_after_s=asked)) == waits
 
 
+def test_a_long_retry_after_is_kept_where_the_deadline_allows_it() -> None:
+    attempts = Time().attempts(deadline_s=60.0, backoff_s_max=1.0)
+    assert attempts.wait_s(Unavailable(503, "overloaded", "busy", retry_after_s=30.0)) == 30.0
+
+
 def test_a_broken_connection_is_replaced_once_for_free() -> None:
     attempts = Time().attempts(deadline_s=5.0, retries=0)
     assert attempts.wait_s(Disconnected("closed")) == 0.0
