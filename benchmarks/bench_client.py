@@ -46,6 +46,7 @@ OLD_PATH_S = 0.06
 SHADOW_CALLS = 300
 CALLERS = 4
 LEAK_FIRST_CALLS = 10_000
+LEAK_AT_ONCE = 40
 
 Call = Callable[[], Awaitable[Any]]
 
@@ -197,17 +198,18 @@ def shadow_rows(url: str) -> Iterator[Row]:
 
 
 async def measure_leak(url: str, calls: int) -> tuple[float, int]:
-    """Return by how many MB and files this process grew between LEAK_FIRST_CALLS and `calls` calls over every
-    path: client, rollout to the new path, and comparisons."""
+    """Return by how many MB and files this process grew between LEAK_FIRST_CALLS and `calls` calls through
+    client, breaker, share and step back."""
     process = psutil.Process()
     first = min(LEAK_FIRST_CALLS, calls // 2)
-    async with moving(url, ML_ROLLOUT_PERCENT="100") as held:
+    stay = {"ML_STEP_BACK_ERRORS_PERCENT": "100", "ML_BREAKER_FAILURES": "1000"}
+    async with moving(url, ML_ROLLOUT_PERCENT="100", **stay) as held:
         before: tuple[float, int] = (0.0, 0)
-        for done in range(0, calls, AT_ONCE):
+        for done in range(0, calls, LEAK_AT_ONCE):
             if done >= first and not before[1]:
                 gc.collect()
                 before = process.memory_full_info().uss / 1e6, process.num_fds()
-            queries = (f"국물 {(done + n) % 500}" for n in range(AT_ONCE))
+            queries = (f"국물 {(done + n) % 500}" for n in range(LEAK_AT_ONCE))
             await asyncio.gather(*(held.searcher.find_similar_ids(None, query, 5) for query in queries))
         gc.collect()
         return process.memory_full_info().uss / 1e6 - before[0], process.num_fds() - before[1]

@@ -18,7 +18,7 @@ from tests.integration.feeder_fixtures import (  # noqa: F401  # pytest finds fi
     products,
 )  # fmt: skip
 from tests.integration.feeding import COLLECTIONS, Service, Shop
-from tests.integration.scripted_server import client_for, server  # noqa: F401  # pytest finds fixtures by name
+from tests.integration.scripted_server import client_for, scripted_server  # noqa: F401
 
 OUTCOME = "outcome"
 

@@ -42,8 +42,8 @@ class Scripted:
     released: threading.Event = field(default_factory=threading.Event)
 
 
-@pytest.fixture
-def server() -> Iterator[Scripted]:
+@pytest.fixture(name="server")
+def scripted_server() -> Iterator[Scripted]:
     script = Scripted()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -93,7 +93,7 @@ def client_for(request: pytest.FixtureRequest) -> Iterator[ClientFor]:
 
     def client(url: str, waits: list[float] | None = None, retries: int = 2) -> Any:
         noted = waits if waits is not None else []
-        limits = Limits(deadline_s=60, attempt_s=0.5, retries=retries, backoff_s=0.25)
+        limits = Limits(deadline_s=60, attempt_s=1.5, retries=retries, backoff_s=0.25)
         keys = Keys("s", "w", "a")
         if request.param == "blocking":
             made.append(VectorClient(Transport(url, limits, timing, sleep=noted.append), keys))
