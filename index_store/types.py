@@ -135,6 +135,8 @@ class SearchRequest:
     k >= 1 results after `offset` (or after `after`, never both). exclude_ids: any number, exact; an
     int64 array or a sequence of ids. exact: compare with every allowed row instead of using the graph.
     metadata_bytes_max: bound of what the hits' metadata weighs together, as JSON; None: no bound.
+    checked_for: the collection by whose rules every field but the filter was checked already, by
+    `checked_request` or as strictly; an index checks all others.
     """
 
     vector: Vector
@@ -150,6 +152,7 @@ class SearchRequest:
     with_metadata: bool = False
     with_vectors: bool = False
     metadata_bytes_max: int | None = None
+    checked_for: str = ""
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 from index_store.types import CollectionSpec, Metric
@@ -80,15 +80,16 @@ class Catalogue:
     """Every served collection, in the order of configuration."""
 
     collections: tuple[Collection, ...]
+    default: Collection = field(init=False)
+    """The collection of requests that name none."""
+
+    def __post_init__(self) -> None:
+        default = next((each for each in self.collections if each.default), self.collections[0])
+        object.__setattr__(self, "default", default)  # once: every search asks for it
 
     def get(self, name: str) -> Collection | None:
         """Return the collection of that name, None when there is none."""
         return next((each for each in self.collections if each.name == name), None)
-
-    @property
-    def default(self) -> Collection:
-        """The collection of requests that name none."""
-        return next((each for each in self.collections if each.default), self.collections[0])
 
     def default_of(self, modality: str) -> Collection | None:
         """The one a request without `collection` goes to, by what it brings."""

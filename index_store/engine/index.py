@@ -28,6 +28,7 @@ from index_store.errors import (
     UnknownCollection,
     VersionMismatch,
 )
+from index_store.filter.compile import compile_filter
 from index_store.maintenance.backup import backup_data
 from index_store.query.view import View
 from index_store.storage.digest import BUCKETS, BUCKETS_MAX
@@ -127,15 +128,24 @@ class EmbeddedIndex:
             faiss.omp_set_num_threads(1)  # of this thread alone
             self._searching.is_alone = True
         found = self._collection(collection)
-        checked = [checked_request(request, found.spec) for request in requests]
-        with found.members() as members:
+        checked, min_seq = [], 0
+        for request in requests:
+            is_checked = request.checked_for == collection
+            checked.append(request if is_checked else checked_request(request, found.spec))
+            min_seq = max(min_seq, request.min_seq or 0)
+        members = found.take()
+        try:
             generation = members.current
             for request in checked:
                 _check_version(found.spec, generation, request)
             if generation is None:
-                return [_NOTHING for _ in checked]
-            view = self._view(generation, max([r.min_seq or 0 for r in checked], default=0))
+                return [_nothing(request) for request in checked]
+            view = generation.refresh()
+            if view.seq < min_seq:
+                view = self._view_from(generation, min_seq)
             return [generation.nearest(view, request) for request in checked]
+        finally:
+            found.give_back(members)
 
     def write(self, collection: str, batch: WriteBatch) -> Ack:
         found = self._collection(collection)
@@ -236,22 +246,25 @@ class EmbeddedIndex:
             limits=self._limits.writer,
         )
 
-    def _view(self, generation: Generation, min_seq: int) -> View:
-        """The newest view; waits a bounded while for `min_seq`, which another process may be committing."""
-        view = generation.refresh()
-        if view.seq >= min_seq:
-            return view
+    def _view_from(self, generation: Generation, min_seq: int) -> View:
+        """The view once it holds `min_seq`, which another process may be committing; waits for a while."""
         deadline = self._clock() + self._limits.min_seq_wait_s
         never = threading.Event()
-        while view.seq < min_seq:
+        while (view := generation.refresh()).seq < min_seq:
             if self._clock() >= deadline:
                 raise SeqNotReached(f"seq {min_seq} was not reached, the newest is {view.seq}")
             never.wait(_POLL_S)  # no process tells another of its commits: the file does
-            view = generation.refresh()
         return view
 
 
 _NOTHING = SearchResult(hits=(), generation="", embedding_version="", seq=0, exhausted=True, next_page=None)
+
+
+def _nothing(request: SearchRequest) -> SearchResult:
+    """The answer of a collection without a generation. Raises InvalidFilter."""
+    if request.filter is not None:
+        compile_filter(request.filter)
+    return _NOTHING
 
 
 def _check_parts(parts: int, numbers: Sequence[int]) -> None:

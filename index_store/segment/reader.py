@@ -93,6 +93,7 @@ class SegmentReader:
         graph: FaissHnswIndex | None,
     ) -> None:
         self.facts = facts
+        self.rows = facts.rows
         self.sha256 = sha256
         self.vectors = vectors
         self.seqs = seqs
@@ -134,10 +135,6 @@ class SegmentReader:
                 f"{directory}: its files do not hold the same number of rows", hints.rebuild(directory)
             )
         return cls(facts, manifest.sha256, vectors, seqs, ids, scan, graph)
-
-    @property
-    def rows(self) -> int:
-        return self.facts.rows
 
     def ids_of(self, rows: Rows) -> IdArray:
         """Return the id of each row: int64, or object holding str."""

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from operator import attrgetter
 from queue import SimpleQueue
 from typing import Protocol
 
@@ -32,6 +33,7 @@ _BATCH_MAX = 64
 _BATCH_COST_MAX = 128.0
 """Of one call, unless it is for one request."""
 _SMOOTHING = 0.1
+_REQUEST_OF = attrgetter("request")
 _SWEEP_S = 0.02
 """How late a deadline may be noticed: one look at everyone who waits costs less than a timer for each."""
 
@@ -152,13 +154,11 @@ class SearchLane:
         waiting: list[_Waiting] = []
         while self._take(waiting):
             batch, waiting = _next_batch(waiting)
-            self._taken += len(batch)
-            self._taken_cost += sum([each.cost for each in batch])
             started = time.monotonic()
-            wanted = [each for each in batch if each.deadline > started and not each.handler.done()]
+            wanted, cost = self._leave_line(batch, started)
             settled = self._answer(wanted)
             if wanted:
-                per_cost = (time.monotonic() - started) / sum([each.cost for each in wanted])
+                per_cost = (time.monotonic() - started) / cost
                 self._seconds_per_cost += _SMOOTHING * (per_cost - self._seconds_per_cost)
             try:
                 self._loop.call_soon_threadsafe(self._settle, settled)
@@ -175,6 +175,18 @@ class SearchLane:
             waiting.extend(gathered)
         return bool(waiting)
 
+    def _leave_line(self, batch: Sequence[_Waiting], now: float) -> tuple[list[_Waiting], float]:
+        """Return those of the batch that somebody still waits for, and what they cost together."""
+        wanted: list[_Waiting] = []
+        cost = 0.0
+        for each in batch:
+            self._taken_cost += each.cost
+            if each.deadline > now and not each.handler.done():
+                wanted.append(each)
+                cost += each.cost
+        self._taken += len(batch)
+        return wanted, cost
+
     def _answer(self, batch: Sequence[_Waiting]) -> list[tuple[_Waiting, SearchResult | Exception]]:
         by_collection: dict[str, list[_Waiting]] = {}
         for each in batch:
@@ -187,7 +199,7 @@ class SearchLane:
 
     def _results(self, collection: str, group: Sequence[_Waiting]) -> Sequence[SearchResult | Exception]:
         try:
-            return self._index.search(collection, [each.request for each in group])
+            return self._index.search(collection, list(map(_REQUEST_OF, group)))
         except IndexStoreError as exc:
             if len(group) == 1:
                 return [exc]

@@ -331,3 +331,18 @@ def test_steps_that_the_state_does_not_allow(index: VectorIndex) -> None:
         index.advance("numbers", "begin", "v3")
     with pytest.raises(GenerationConflict):
         index.advance("numbers", "promote", "v3")
+
+
+def test_a_request_checked_for_another_collection_is_checked_again(index: VectorIndex) -> None:
+    fill(index, 3)
+    short = np.ones(DIM - 1, np.float32)
+    with pytest.raises(InvalidVector):
+        index.search("numbers", [SearchRequest(short, 3, checked_for="names")])
+
+
+def test_a_filter_is_checked_whoever_checked_the_rest(index: VectorIndex) -> None:
+    data = fill(index, 3)
+    with pytest.raises(InvalidFilter):
+        index.search(
+            "numbers", [SearchRequest(data[0], 3, filter={"n": {"$near": 1}}, checked_for="numbers")]
+        )

@@ -32,6 +32,7 @@ from service.http.wire.values import in_range
 from service.http.wire.vector_body import read_vector_body
 
 _VECTOR_TYPE = b"application/octet-stream"
+_JSON_TYPE = b"application/json"
 _UPLOADS = "/search_similar"
 _DIGITS_MAX = 15
 
@@ -130,9 +131,10 @@ class SearchFront:
 
     def read_search(self, query_string: bytes, headers: Headers, body: bytes) -> ParsedSearch:
         """Raises as HANDLED says."""
-        if media_type(headers) == _VECTOR_TYPE:
-            return read_vector_body(query_string, body, self._catalogue, self._limits)
-        require_json(headers)
+        if headers.get(b"content-type") != _JSON_TYPE:  # almost every caller says just this
+            if media_type(headers) == _VECTOR_TYPE:
+                return read_vector_body(query_string, body, self._catalogue, self._limits)
+            require_json(headers)
         return parse_search(decode_json(self._search_decoder, body), self._catalogue, self._limits)
 
     async def post_search_batch(self, scope: Scope, headers: Headers, body: bytes) -> bytes:

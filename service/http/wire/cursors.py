@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 
 from index_store.types import PageKey
+from item_rules.ids import id_fault
 from service.app.search import ParsedSearch
 from service.errors import InvalidInput
 
@@ -49,6 +50,8 @@ def read_cursor(search: ParsedSearch, text: str) -> Cursor:
         parts: list[Any] = orjson.loads(payload)
         if len(parts) != 6 or parts[0] != _FORMAT:
             raise ValueError("another format")
+        if id_fault(parts[4], search.collection.id_type) is not None:
+            raise ValueError("no id of this collection")
     except (ValueError, binascii.Error) as exc:
         raise InvalidInput(
             "cursor",

@@ -50,6 +50,7 @@ def parse_search(
 
     raw: a vector that did not come as JSON. Raises InvalidInput naming the field, HttpRefusal 404."""
     _require_one_content(body)
+    has_vector = body.vector is not None
     collection = _collection_of(body, catalogue)
     include = frozenset(body.include) if body.include else _NOTHING
     top_k = limits.top_k if body.top_k is None else body.top_k
@@ -58,8 +59,12 @@ def parse_search(
         raise InvalidInput("cursor", "and offset exclude each other")
     if body.filter:
         check_depth(body.filter, "filter")
+    if raw is not None:
+        vector = checked_vector(raw, collection.dim)
+    else:
+        vector = NO_VECTOR if body.vector is None else read_vector(body.vector, collection.dim)
     request = SearchRequest(
-        vector=_vector_of(body, collection, raw),
+        vector=vector,
         k=in_range("top_k", top_k, 1, limits.top_k_max),
         exclude_ids=read_exclude_ids(body.exclude_ids, collection) if body.exclude_ids else (),
         filter=body.filter or None,
@@ -70,6 +75,7 @@ def parse_search(
         with_metadata="metadata" in include,
         with_vectors="vector" in include or ("score" in include and collection.metric != "cosine"),
         metadata_bytes_max=limits.answer_bytes_max,
+        checked_for=collection.name if has_vector else "",
     )
     search = ParsedSearch(
         collection,
@@ -130,13 +136,6 @@ def _require_one_content(body: SearchIn) -> None:
         if body.like_ids is None:
             raise InvalidInput("unlike_ids", "needs like_ids")
         in_range("unlike_ids", len(body.unlike_ids), 0, LIKE_IDS_MAX)
-
-
-def _vector_of(body: SearchIn, collection: Collection, raw: Vector | None) -> Vector:
-    """Return what is searched by; `NO_VECTOR` where that is made of the content later."""
-    if raw is not None:
-        return checked_vector(raw, collection.dim)
-    return NO_VECTOR if body.vector is None else read_vector(body.vector, collection.dim)
 
 
 def _collection_of(body: SearchIn, catalogue: Catalogue) -> Collection:
