@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -106,17 +106,6 @@ class Shares:
         hasher = self._base.copy()
         hasher.update(id_bytes(item_id) + bytes((flags,)) + content)
         return int.from_bytes(hasher.digest()[:8], "little")
-
-
-def sums_of(shares: Mapping[Id, int]) -> Sums:
-    """(4096,) sums modulo 2**64."""
-    if not shares:
-        return np.zeros(BUCKETS, dtype=np.uint64)
-    positions = np.fromiter((bucket_of(item_id) for item_id in shares), dtype=np.int64, count=len(shares))
-    values = np.fromiter(shares.values(), dtype=np.uint64, count=len(shares))
-    sums = np.zeros(BUCKETS, dtype=np.uint64)
-    np.add.at(sums, positions, values)
-    return sums
 
 
 def root_of(sums: Iterable[int] | Sums) -> str:

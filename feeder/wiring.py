@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -129,7 +128,6 @@ class CollectionBuilder:
             metrics=metrics,
             clock=time.time,
             ticks=time.monotonic,
-            jitter=random.random,
             version_of=vector_version if tables.vectors else content_version,
             follower=follower_of(self._settings.state_dir),
             activity=self._activity(service, path),

@@ -51,7 +51,6 @@ class FollowerDependencies:
     metrics: Metrics
     clock: Callable[[], float]
     ticks: Callable[[], float]
-    jitter: Callable[[], float]
     version_of: Callable[[CollectionState], str]
     follower: str
     activity: ActivityFollower | None = None

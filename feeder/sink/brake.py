@@ -147,10 +147,6 @@ class BrakeWindow:
         live = self._recent()
         self._buckets = _increased(live, net, self._bucket_end()) if net > 0 else _reduced(live, -net)
 
-    def clear(self) -> None:
-        """Count from zero."""
-        self.held, self._buckets = 0, []
-
     def _total_of(self, buckets: list[tuple[int, int]]) -> int:
         oldest = self._clock() - self.seconds
         return sum(count for at, count in buckets if at > oldest)

@@ -6,7 +6,6 @@ import json
 import time
 from contextlib import closing
 from pathlib import Path
-from random import Random
 
 import numpy as np
 from prometheus_client import CollectorRegistry
@@ -79,7 +78,7 @@ class FollowerHarness:
         )  # fmt: skip
         parts = FollowerDependencies(
             NAME, self.store, self.reader, self.feeds, sources.lease(is_followed=True), reconciler,
-            Metrics(self.registry), time.time, time.monotonic, Random(0).random, vector_version, "here",
+            Metrics(self.registry), time.time, time.monotonic, vector_version, "here",
             self._activity(settings, sources), timed_checks=TimedChecks(
                 "", lambda: sources.unread_rows(self.feeds), lambda: sources.better_tier(self.feeds)
             ),

@@ -86,7 +86,7 @@ class Shop:
         )  # fmt: skip
         parts = FollowerDependencies(
             NAME, store, reader, self.feeds, FreeLease(), self.reconciler, Metrics(self.registry),
-            self.clock, self.clock, lambda: 1.0, lambda _: VERSION, "here", None, self.window.total,
+            self.clock, self.clock, lambda _: VERSION, "here", None, self.window.total,
         )  # fmt: skip
         return Follower(parts, Pace(poll_s=0.01, compare_s=3600), 10)
 

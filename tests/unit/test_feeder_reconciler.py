@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from feeder.changes import Directory, ItemRow, Key, Survey, TextDirectory, VectorPage
 from feeder.compare.reconciler import Reconciler
 from feeder.compare.report import Report
+from feeder.compare.source_side import SourceRow, SourceSide
 from feeder.compare.writes import changes_of
-from feeder.digest import BUCKETS, Shares, bucket_of, root_of, sums_of
+from feeder.digest import BUCKETS, Shares, bucket_of, root_of
 from feeder.errors import BrakeOn
 from feeder.read.vector_reader import VectorReader
 from feeder.sink.brake import Brake
@@ -131,13 +132,19 @@ def test_both_halves_of_the_proof_say_the_same(item_id: Id, active: bool, data: 
 
 
 def test_the_format_page_s_empty_root() -> None:
-    assert root_of(sums_of({})) == "c35020473aed1b4642cd726cad727b63fff2824ad68cedd7ffb73c7cbd890479"
-    assert len(sums_of({1: 5})) == BUCKETS
+    assert (
+        root_of(SourceSide(Shares(VERSION)).sums)
+        == "c35020473aed1b4642cd726cad727b63fff2824ad68cedd7ffb73c7cbd890479"
+    )
+    assert len(SourceSide(Shares(VERSION)).sums) == BUCKETS
 
 
 def test_sums_wrap_at_64_bits() -> None:
     same = [item_id for item_id in range(100_000) if bucket_of(item_id) == 7][:2]
-    assert int(sums_of(dict.fromkeys(same, 2**63))[7]) == 0
+    side = SourceSide(Shares(VERSION))
+    for item_id in same:
+        side.set_row(item_id, SourceRow(2**63, active=True))
+    assert int(side.sums[7]) == 0 and side.count == 2
 
 
 def test_an_empty_index_is_filled_and_proved(bench: Bench) -> None:

@@ -93,7 +93,7 @@ class Bench:
             reconciler=Reconciler(
                 NAME, self.store, reader, Brake(5), batch_items=10, clock=clock, pause=self.time.wait
             ),
-            metrics=self.metrics, clock=clock, ticks=clock, jitter=lambda: 1.0,
+            metrics=self.metrics, clock=clock, ticks=clock,
             version_of=lambda _: VERSION, follower="here",
         )  # fmt: skip
         self.parts = parts
