@@ -140,10 +140,8 @@ def fair(server: Server, seconds: float) -> Iterator[Row]:
     time.sleep(2)  # until the long ones queue
     beside = sent(replace(short, seed=6))
     long = hog.seen()
-    share = len(beside.ok_s) / max(1, len(alone.ok_s))
-    detail = (
-        f"{len(beside.ok_s)} of {beside.sent}, alone {len(alone.ok_s)}; long {len(long.ok_s)} of {long.sent}"
-    )
+    share = (len(beside.ok_s) / beside.sent) / (len(alone.ok_s) / alone.sent)
+    detail = f"{len(beside.ok_s)} of {beside.sent}, alone {len(alone.ok_s)} of {alone.sent}; long {len(long.ok_s)} of {long.sent}"
     name = f"{SHORT_A_SECOND:.0f} short texts/s beside {LONG_A_SECOND:.0f} long"
     yield Row(f"{name}: answered / alone", share, 0.95, at_least=True, detail=detail)
     yield Row(f"{name}: p99 of the short ones, ms", p99_ms(beside.ok_s), 1000.0)

@@ -53,6 +53,7 @@ class Admission:
 
     A burst may wait up to `wait_s_max`. A queue that is always that long would delay every answer and gain
     nothing, so beyond a quarter of it each admitted second is paid from a credit, which quiet times refill.
+    Callers who have less waiting than the others do not pay: it is the others who make the queue long.
     """
 
     def __init__(self, wait_s_max: float, clock: Callable[[], float]) -> None:
@@ -62,11 +63,11 @@ class Admission:
         self._credit_s = wait_s_max - self._standing_s
         self._credit_at = clock()
 
-    def admits(self, wait_s: float) -> bool:
-        """Return whether work may queue that is expected to wait `wait_s`."""
+    def admits(self, wait_s: float, *, is_free: bool) -> bool:
+        """Return whether work may queue that is expected to wait `wait_s`. is_free: it need not be paid for."""
         if wait_s <= self._standing_s:
             return True
-        return wait_s <= self._wait_s_max and self._credit() > 0
+        return wait_s <= self._wait_s_max and (is_free or self._credit() > 0)
 
     def charge(self, wait_s: float, work_s: float) -> None:
         """Count work in that was admitted. work_s: by how much it makes others wait longer."""
@@ -145,6 +146,12 @@ class FairQueue(Generic[Entry]):
         return own + sum(
             min(waiting, own + units) for other, waiting in self._waiting.items() if other != caller
         )
+
+    def is_below_others(self, units: float, caller: str) -> bool:
+        """Return whether `caller` would have less work waiting with a new entry than the others on average."""
+        own = self._waiting.get(caller, 0.0)
+        others = [waiting for other, waiting in self._waiting.items() if other != caller]
+        return (own + units) * len(others) < sum(others)
 
     def drain(self) -> Iterator[Entry]:
         """Take out everything."""

@@ -44,9 +44,9 @@ def test_what_was_measured_with_cores_to_spare_counts_less() -> None:
 def test_a_standing_wait_of_a_quarter_is_always_admitted_and_none_beyond_the_whole() -> None:
     admission = Admission(0.4, Clock())
     for _ in range(1000):
-        assert admission.admits(0.1)
+        assert admission.admits(0.1, is_free=False)
         admission.charge(0.1, 0.1)
-    assert not admission.admits(0.41)
+    assert not admission.admits(0.41, is_free=False)
 
 
 def test_a_burst_is_taken_once_and_earned_again_by_quiet() -> None:
@@ -55,7 +55,7 @@ def test_a_burst_is_taken_once_and_earned_again_by_quiet() -> None:
 
     def burst() -> float:
         wait_s = 0.0
-        while admission.admits(wait_s):
+        while admission.admits(wait_s, is_free=False):
             admission.charge(wait_s, 0.01)
             wait_s += 0.01
         return wait_s
@@ -64,6 +64,23 @@ def test_a_burst_is_taken_once_and_earned_again_by_quiet() -> None:
     assert burst() == pytest.approx(0.1, abs=0.03)
     clock.now += 3.0
     assert burst() == pytest.approx(0.4, abs=0.03)
+
+
+def test_who_waits_less_than_the_others_needs_no_credit() -> None:
+    admission = Admission(0.4, Clock())
+    admission.charge(0.2, 1.0)
+    assert not admission.admits(0.2, is_free=False)
+    assert admission.admits(0.2, is_free=True)
+    assert not admission.admits(0.41, is_free=True)
+    queue: FairQueue[int] = FairQueue()
+    assert not queue.is_below_others(1, "alone")
+    queue.push(0, 10, "hog")
+    assert queue.is_below_others(9, "other")
+    assert not queue.is_below_others(10, "other")
+    assert not queue.is_below_others(1, "hog")
+    queue.push(0, 2, "third")
+    assert queue.is_below_others(5, "other")
+    assert not queue.is_below_others(6, "other")
 
 
 def test_one_caller_is_served_in_order() -> None:

@@ -149,7 +149,7 @@ class Lanes(Generic[Item, Result]):
         """Return why a query of `weight` may not queue now, or None."""
         with self._lock:
             wait_s = self._wait_s(weight, caller)
-            if self._is_admitted(wait_s):
+            if self._is_admitted(wait_s, weight, caller):
                 return None
         return Overloaded(
             f"Work of {wait_s:.1f} s waits for {self._name}, more than may.", retry_after_s=wait_s
@@ -163,8 +163,9 @@ class Lanes(Generic[Item, Result]):
             raise refusal
         with self._lock:
             line = self._lines["query"]
-            work_s = line.pace.seconds(weight) / self._limits.streams
-            self._admission.charge(self._wait_s(weight, caller), work_s)
+            if not line.queue.is_below_others(weight, caller):
+                work_s = line.pace.seconds(weight) / self._limits.streams
+                self._admission.charge(self._wait_s(weight, caller), work_s)
 
     def _wait_s(self, weight: int, caller: str) -> float:
         """What waits before it, and half of what is under way."""
@@ -172,11 +173,13 @@ class Lanes(Generic[Item, Result]):
         before = line.queue.units_before(weight, caller) + line.running_weight / 2
         return line.pace.seconds(before) / self._limits.streams
 
-    def _is_admitted(self, wait_s: float) -> bool:
+    def _is_admitted(self, wait_s: float, weight: int, caller: str) -> bool:
         """An idle stream takes what comes, whatever was measured: else a wrong pace would never be put
         right."""
-        line = self._lines["query"]
-        return len(line.queue) < self._limits.streams or self._admission.admits(wait_s)
+        queue = self._lines["query"].queue
+        return len(queue) < self._limits.streams or self._admission.admits(
+            wait_s, is_free=queue.is_below_others(weight, caller)
+        )
 
     def submit(
         self,
