@@ -18,7 +18,7 @@ from benchmarks.http_load import one_by_one, post
 from benchmarks.picture_changes import near_duplicate_jpeg
 from benchmarks.quality_index import OFF_MAX, K, Places, Vectors, by_index, nearest, table, worst_off
 from service.embedding.catalog.loader import load_embedder
-from service.embedding.serving.encoders import ImageBatcher
+from service.embedding.serving.encoders import QueuedImages
 from service.errors import InvalidImage
 
 MODELS = ("builtin:efficientnet-lite0", "builtin:descriptor", "builtin:placeholder")
@@ -82,13 +82,13 @@ def _redrawn(pictures: Sequence[Picture], base: Vectors) -> str:
 async def _vectors(
     ref: str, models_dir: Path, files: Sequence[bytes], changed: Sequence[bytes]
 ) -> tuple[Vectors, Vectors]:
-    batcher = ImageBatcher(load_embedder(ref, "image", models_dir=models_dir, dim=512, threads=1))
-    batcher.start()
+    encoder = QueuedImages(load_embedder(ref, "image", models_dir=models_dir, dim=512, threads=1))
+    encoder.start()
     try:
-        base = _whole(await batcher.embed_documents(files))
-        return base, _whole(await batcher.embed_documents(changed))
+        base = _whole(await encoder.embed_documents(files))
+        return base, _whole(await encoder.embed_documents(changed))
     finally:
-        batcher.close()
+        encoder.close()
 
 
 def _whole(found: list[Vectors | InvalidImage]) -> Vectors:

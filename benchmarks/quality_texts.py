@@ -15,7 +15,7 @@ import numpy.typing as npt
 from benchmarks.embedding_service import Row
 from benchmarks.quality_index import OFF_MAX, K, Places, Rows, Vectors, by_index, nearest, table, worst_off
 from service.embedding.catalog.loader import load_embedder
-from service.embedding.serving.encoders import Batcher
+from service.embedding.serving.encoders import QueuedTexts
 from service.embedding.text import normalise_text
 from service.errors import ModelUnavailable
 
@@ -84,17 +84,17 @@ async def _judge(
     ref: str, models_dir: Path, recipes: Rows, queries: Rows, template: str
 ) -> tuple[Scores, Scores]:
     """Return the scores of the exact answers, and of the index's."""
-    batcher = Batcher(load_embedder(ref, "text", models_dir=models_dir, dim=384, threads=1))
-    batcher.start()
+    encoder = QueuedTexts(load_embedder(ref, "text", models_dir=models_dir, dim=384, threads=1))
+    encoder.start()
     try:
         filled = [template.format(**{**r, "ingredients": ", ".join(r["ingredients"])}) for r in recipes]
-        documents = (await batcher.embed_documents([normalise_text(t) for t in filled])).vectors
+        documents = (await encoder.embed_documents([normalise_text(t) for t in filled])).vectors
         asked = [normalise_text(q["query"]) for q in queries]
         found: list[tuple[Vectors, bool]] = []
         for start in range(0, len(asked), 100):  # within what may wait
-            found += await batcher.embed_queries(asked[start : start + 100])
+            found += await encoder.embed_queries(asked[start : start + 100])
     finally:
-        batcher.close()
+        encoder.close()
     ids = np.array([r["recipe_id"] for r in recipes])
     vectors = np.stack([vector for vector, _ in found])
     exact, index = nearest(vectors, documents), by_index(vectors, documents)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from fastapi import FastAPI
 
@@ -39,8 +39,8 @@ from service.embedding.catalog.loader import version_of
 from service.embedding.catalog.preload import EarlyModels
 from service.embedding.pictures.decoders import DecodeLimits
 from service.embedding.port import Modality
-from service.embedding.serving.encoders import Batcher, ImageBatcher
-from service.embedding.serving.queue import LaneLimits
+from service.embedding.serving.encoders import QueuedImages, QueuedTexts
+from service.embedding.serving.queue import QueueLimits
 from service.errors import ModelUnavailable
 from service.http.app import Application, ApplicationParts, DemoPicture, Lifespan
 from service.http.auth import Keys, Role, TrustedProxies
@@ -52,6 +52,7 @@ from service.wiring_catalogue import serving_catalogue
 
 log = logging.getLogger(__name__)
 
+QueuedT = TypeVar("QueuedT", QueuedTexts, QueuedImages)
 _MODALITIES: tuple[Modality, ...] = ("text", "image")
 _PICTURES_A_BATCH = 16
 """A picture's forward pass gains nothing from larger batches."""
@@ -95,45 +96,44 @@ class ModelLoader:
         self._models = models or EarlyModels(
             settings.models_dir, threads=settings.model_threads, runtime=settings.model_runtime
         )
-        self._texts: dict[tuple[str, int], Batcher] = {}
-        self._images: dict[tuple[str, int], ImageBatcher] = {}
+        self._texts: dict[tuple[str, int], QueuedTexts] = {}
+        self._images: dict[tuple[str, int], QueuedImages] = {}
 
     def load_text(self, reference: str, dim: int) -> TextEncoder:
         """See Loader."""
-        key = (reference, dim)
-        if key not in self._texts:
-            settings = self._settings
-            batcher = Batcher(
-                self._models.load("text", reference, dim),
-                limits=_lanes(settings, settings.batch_size),
-                query_deadline_ms=settings.search_deadline_ms,
-                document_deadline_ms=settings.upsert_deadline_ms,
-            )
-            batcher.start()
-            self._texts[key] = batcher
-        return self._texts[key]
+        return _started(self._texts, (reference, dim), self._text_encoder)
 
     def load_image(self, reference: str, dim: int) -> ImageEncoder:
         """See Loader."""
-        key = (reference, dim)
-        if key not in self._images:
-            settings = self._settings
-            batcher = ImageBatcher(
-                self._models.load("image", reference, dim),
-                limits=replace(
-                    _lanes(settings, min(settings.batch_size, _PICTURES_A_BATCH)),
-                    query_weight_max=_PICTURES_A_QUERY_BATCH,
-                ),
-                decode_limits=_decode_lanes(settings),
-                pictures=DecodeLimits(
-                    settings.image_bytes_max, settings.image_pixels_max, settings.image_work_ms_max
-                ),
-                query_deadline_ms=settings.search_deadline_ms,
-                document_deadline_ms=settings.upsert_deadline_ms,
-            )
-            batcher.start()
-            self._images[key] = batcher
-        return self._images[key]
+        return _started(self._images, (reference, dim), self._image_encoder)
+
+    def _text_encoder(self, reference: str, dim: int) -> QueuedTexts:
+        settings = self._settings
+        return QueuedTexts(
+            self._models.load("text", reference, dim),
+            limits=_queue_limits(settings, settings.batch_size),
+            query_deadline_ms=settings.search_deadline_ms,
+            document_deadline_ms=settings.upsert_deadline_ms,
+        )
+
+    def _image_encoder(self, reference: str, dim: int) -> QueuedImages:
+        settings = self._settings
+        bytes_max, pixels_max, work_ms_max = (
+            settings.image_bytes_max,
+            settings.image_pixels_max,
+            settings.image_work_ms_max,
+        )
+        return QueuedImages(
+            self._models.load("image", reference, dim),
+            limits=replace(
+                _queue_limits(settings, min(settings.batch_size, _PICTURES_A_BATCH)),
+                query_weight_max=_PICTURES_A_QUERY_BATCH,
+            ),
+            decode_limits=_decode_limits(settings),
+            pictures=DecodeLimits(bytes_max, pixels_max, work_ms_max),
+            query_deadline_ms=settings.search_deadline_ms,
+            document_deadline_ms=settings.upsert_deadline_ms,
+        )
 
     def load_text_tower(self, reference: str, dim: int) -> TextEncoder | None:
         """See Loader."""
@@ -146,8 +146,19 @@ class ModelLoader:
             return None
 
 
-def _lanes(settings: Settings, batch_items_max: int) -> LaneLimits:
-    return LaneLimits(
+def _started(
+    started: dict[tuple[str, int], QueuedT], key: tuple[str, int], make: Callable[[str, int], QueuedT]
+) -> QueuedT:
+    """Return the encoder of `key`, made and started the first time."""
+    if key not in started:
+        encoder = make(*key)
+        encoder.start()
+        started[key] = encoder
+    return started[key]
+
+
+def _queue_limits(settings: Settings, batch_items_max: int) -> QueueLimits:
+    return QueueLimits(
         streams=_streams(settings),
         wait_ms_max=settings.queue_ms_max,
         queries_max=settings.queue_requests_max,
@@ -155,9 +166,9 @@ def _lanes(settings: Settings, batch_items_max: int) -> LaneLimits:
     )
 
 
-def _decode_lanes(settings: Settings) -> LaneLimits:
+def _decode_limits(settings: Settings) -> QueueLimits:
     """One stream more than cores: a picture that takes long leaves one for the others."""
-    return replace(_lanes(settings, 1), streams=_streams(settings) + 1, long_ms=_LONG_PICTURE_MS)
+    return replace(_queue_limits(settings, 1), streams=_streams(settings) + 1, long_ms=_LONG_PICTURE_MS)
 
 
 def _streams(settings: Settings) -> int:

@@ -102,7 +102,7 @@ def _environment() -> dict[str, str]:
 class Decoders:
     """Idle processes by kind of work. Safe from any thread; each picture keeps its thread waiting.
 
-    lane: keeps processes apart that threads of different priority have started: they inherit it.
+    role: keeps processes apart that threads of different priority have started: they inherit it.
     """
 
     def __init__(self, limits: DecodeLimits) -> None:
@@ -112,7 +112,7 @@ class Decoders:
         self._lock = threading.Lock()
         self._is_closed = False
 
-    def decode(self, data: bytes, lane: str) -> Pixels | InvalidImage:
+    def decode(self, data: bytes, role: str) -> Pixels | InvalidImage:
         """Return the picture, or why there is none.
 
         Raises DeadlineExceeded where the machine is too busy to tell, Starting after `close`.
@@ -121,12 +121,12 @@ class Decoders:
             check_bytes(data, self._limits.bytes_max)
         except InvalidImage as refusal:
             return refusal
-        decoder = self._taken(lane)
+        decoder = self._taken(role)
         try:
             found = decoder.decode(data, self._limits)
         except (OSError, EOFError) as exc:
             return self._lost(decoder, exc)
-        self._give_back(decoder, lane)
+        self._give_back(decoder, role)
         return found
 
     def processes(self) -> list[int]:
@@ -147,9 +147,9 @@ class Decoders:
             decoder.kill()
             decoder.release()
 
-    def _taken(self, lane: str) -> _Decoder:
+    def _taken(self, role: str) -> _Decoder:
         with self._lock:
-            idle = self._idle.setdefault(lane, [])
+            idle = self._idle.setdefault(role, [])
             decoder = idle.pop() if idle else None
         if decoder is not None and not decoder.is_alive():
             decoder.release()
@@ -162,11 +162,11 @@ class Decoders:
         decoder.kill()
         raise self._closed(decoder)
 
-    def _give_back(self, decoder: _Decoder, lane: str) -> None:
+    def _give_back(self, decoder: _Decoder, role: str) -> None:
         with self._lock:
             self._busy.discard(decoder)
             if not self._is_closed:
-                self._idle.setdefault(lane, []).append(decoder)
+                self._idle.setdefault(role, []).append(decoder)
                 return
         decoder.release()
 

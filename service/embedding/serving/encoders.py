@@ -8,17 +8,18 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from service.embedding.pictures.decoders import DecodeLimits, Decoders
-from service.embedding.port import Embedded, ImageEmbedder, ModelInfo, Pixels, TextEmbedder
+from service.embedding.port import Embedded, Embedder, ImageEmbedder, ModelInfo, Pixels, Role, TextEmbedder
 from service.embedding.serving.futures import all_results, within
-from service.embedding.serving.queue import LaneCounters, LaneLimits, Lanes
+from service.embedding.serving.queue import QueueCounters, QueueLimits, WorkQueue
 from service.errors import InvalidImage, ModelUnavailable, Overloaded
 
+ContentT = TypeVar("ContentT")
 FloatVector: TypeAlias = npt.NDArray[np.float32]
 QueryVector: TypeAlias = tuple[FloatVector, bool]
 QUERY_DEADLINE_MS = 10_000.0
@@ -40,15 +41,15 @@ class CacheCounters:
 
 
 @dataclass(slots=True)
-class _Flight:
+class _Pending:
     """One query under way and how many callers wait for it."""
 
     future: Future[QueryVector]
     waiters: int = field(default=0)
 
 
-class Batcher:
-    """A text model behind two lanes, with a bounded cache of query vectors.
+class QueuedTexts:
+    """A text model behind two queues, with a bounded cache of query vectors.
 
     Used from one event loop. texts: as `normalise_text` leaves them. Returned query vectors are read-only.
     """
@@ -57,19 +58,19 @@ class Batcher:
         self,
         embedder: TextEmbedder,
         *,
-        limits: LaneLimits | None = None,
+        limits: QueueLimits | None = None,
         cache_items_max: int = 10_000,
         query_deadline_ms: float = QUERY_DEADLINE_MS,
         document_deadline_ms: float = DOCUMENT_DEADLINE_MS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._embedder = embedder
-        self._lanes: Lanes[str, QueryVector] = Lanes("text-model", self._embed, limits or LaneLimits(), clock)
+        self._queue = _model_queue("text-model", embedder, limits or QueueLimits(), clock)
         self._query_deadline_ms = query_deadline_ms
         self._document_deadline_ms = document_deadline_ms
         self._cache_items_max = cache_items_max
         self._cache: OrderedDict[str, QueryVector] = OrderedDict()
-        self._flights: dict[str, _Flight] = {}
+        self._pending: dict[str, _Pending] = {}
         self.cache_counters = CacheCounters()
 
     @property
@@ -78,21 +79,21 @@ class Batcher:
         return self._embedder.info
 
     @property
-    def counters(self) -> LaneCounters:
+    def counters(self) -> QueueCounters:
         """What has happened since the start."""
-        return self._lanes.counters
+        return self._queue.counters
 
     def waiting(self) -> tuple[int, int]:
         """Return how many queries and documents wait."""
-        return self._lanes.waiting()
+        return self._queue.waiting()
 
     def start(self) -> None:
         """Start the threads. Call on the event loop."""
-        self._lanes.start()
+        self._queue.start()
 
     def close(self) -> None:
         """End the threads and release the model; what waits is refused."""
-        self._lanes.close()
+        self._queue.close()
         self._embedder.close()
 
     def known_query(self, text: str) -> QueryVector | None:
@@ -105,7 +106,7 @@ class Batcher:
 
     def refusal(self, text: str, caller: str) -> Overloaded | None:
         """Return why `embed_query` would refuse a text that is not known, or None."""
-        return None if text in self._flights else self._lanes.refusal(self._weight(text), caller)
+        return None if text in self._pending else self._queue.refusal(self._weight(text), caller)
 
     async def embed_query(self, text: str, caller: str = "", deadline_ms: float | None = None) -> QueryVector:
         """Return (vector (dim,), truncated). caller: whose share of the model this takes.
@@ -115,48 +116,48 @@ class Batcher:
         known = self.known_query(text)
         if known is not None:
             return known
-        if text not in self._flights:
-            self._lanes.admit(self._weight(text), caller)
+        if text not in self._pending:
+            self._queue.admit(self._weight(text), caller)
         deadline_ms = self._query_deadline_ms if deadline_ms is None else deadline_ms
-        return await self._landed(text, self._boarded(text, caller, deadline_ms), deadline_ms)
+        return await self._result_of(text, self._joined(text, caller, deadline_ms), deadline_ms)
 
     async def embed_queries(self, texts: Sequence[str], caller: str = "") -> list[QueryVector]:
         """Return what `embed_query` gives for each; all are admitted together, or none."""
-        unknown = {text for text in texts if text not in self._cache and text not in self._flights}
+        unknown = {text for text in texts if text not in self._cache and text not in self._pending}
         if unknown:
-            self._lanes.admit(sum(map(self._weight, unknown)), caller)
+            self._queue.admit(sum(map(self._weight, unknown)), caller)
         deadline_ms = self._query_deadline_ms
-        flying: list[Awaitable[QueryVector]] = []
+        results: list[Awaitable[QueryVector]] = []
         for text in texts:
             known = self.known_query(text)
             if known is None:
-                flying.append(self._landed(text, self._boarded(text, caller, deadline_ms), deadline_ms))
+                results.append(self._result_of(text, self._joined(text, caller, deadline_ms), deadline_ms))
             else:
-                flying.append(_at_once(known))
-        return await asyncio.gather(*flying)
+                results.append(_at_once(known))
+        return await asyncio.gather(*results)
 
-    def _boarded(self, text: str, caller: str, deadline_ms: float) -> _Flight:
-        """Queue `text`, or join who has queued it. Each is to be awaited by `_landed`."""
-        flight = self._flights.get(text)
-        if flight is None:
+    def _joined(self, text: str, caller: str, deadline_ms: float) -> _Pending:
+        """Queue `text`, or join who has queued it. Each is to be awaited by `_result_of`."""
+        pending = self._pending.get(text)
+        if pending is None:
             self.cache_counters.misses += 1
-            (future,) = self._lanes.submit("query", [text], [self._weight(text)], deadline_ms, caller)
-            flight = self._flights[text] = _Flight(future)
+            (future,) = self._queue.submit("query", [text], [self._weight(text)], deadline_ms, caller)
+            pending = self._pending[text] = _Pending(future)
         else:
             self.cache_counters.shared += 1
-        flight.waiters += 1
-        return flight
+        pending.waiters += 1
+        return pending
 
-    async def _landed(self, text: str, flight: _Flight, deadline_ms: float) -> QueryVector:
+    async def _result_of(self, text: str, pending: _Pending, deadline_ms: float) -> QueryVector:
         try:
             # shield: a caller that leaves must not take the answer from the others
-            found = await within(deadline_ms, asyncio.shield(asyncio.wrap_future(flight.future)))
+            found = await within(deadline_ms, asyncio.shield(asyncio.wrap_future(pending.future)))
         finally:
-            flight.waiters -= 1
-            if flight.waiters == 0:
-                flight.future.cancel()
-                if self._flights.get(text) is flight:
-                    del self._flights[text]
+            pending.waiters -= 1
+            if pending.waiters == 0:
+                pending.future.cancel()
+                if self._pending.get(text) is pending:
+                    del self._pending[text]
         self._remember(text, found)
         return found
 
@@ -164,7 +165,7 @@ class Batcher:
         """Return vectors in the order of `texts`. Raises Overloaded, DeadlineExceeded, Starting."""
         deadline_ms = self._document_deadline_ms if deadline_ms is None else deadline_ms
         order = sorted(range(len(texts)), key=lambda place: -len(texts[place]))
-        futures = self._lanes.submit(
+        futures = self._queue.submit(
             "document", [texts[p] for p in order], [self._weight(texts[p]) for p in order], deadline_ms
         )
         results = await within(deadline_ms, all_results(futures))
@@ -181,12 +182,6 @@ class Batcher:
         counted = len(text) if tokens_max is None else min(len(text), _CHARS_A_TOKEN_MAX * tokens_max)
         return counted + _WEIGHT_OF_ANY
 
-    def _embed(self, texts: Sequence[str], lane: str) -> list[QueryVector]:
-        found = self._embedder.embed(texts, "query" if lane == "query" else "document")
-        vectors = _checked(found.vectors, self.info)
-        vectors.flags.writeable = False
-        return [(v, bool(t)) for v, t in zip(vectors, found.truncated, strict=True)]
-
     def _remember(self, text: str, found: QueryVector) -> None:
         self._cache[text] = found
         self._cache.move_to_end(text)
@@ -195,15 +190,15 @@ class Batcher:
             self.cache_counters.evicted += 1
 
 
-class ImageBatcher:
-    """A picture model behind two lanes, and before it bounded processes that decode."""
+class QueuedImages:
+    """A picture model behind two queues, and before it bounded processes that decode."""
 
     def __init__(
         self,
         embedder: ImageEmbedder,
         *,
-        limits: LaneLimits | None = None,
-        decode_limits: LaneLimits | None = None,
+        limits: QueueLimits | None = None,
+        decode_limits: QueueLimits | None = None,
         pictures: DecodeLimits | None = None,
         query_deadline_ms: float = QUERY_DEADLINE_MS,
         document_deadline_ms: float = DOCUMENT_DEADLINE_MS,
@@ -211,14 +206,10 @@ class ImageBatcher:
     ) -> None:
         self._embedder = embedder
         self._decoders = Decoders(pictures or DecodeLimits())
-        self._lanes: Lanes[Pixels, FloatVector] = Lanes(
-            "picture-model",
-            self._embed,
-            limits or LaneLimits(batch_items_max=16),
-            clock,
-        )
-        self._decoding: Lanes[bytes, Pixels | InvalidImage] = Lanes(
-            "picture-decoder", self._decode, decode_limits or LaneLimits(batch_items_max=1), clock
+        limits = limits or QueueLimits(batch_items_max=16)
+        self._queue = _model_queue("picture-model", embedder, limits, clock)
+        self._decoding: WorkQueue[bytes, Pixels | InvalidImage] = WorkQueue(
+            "picture-decoder", self._decode, decode_limits or QueueLimits(batch_items_max=1), clock
         )
         self._query_deadline_ms = query_deadline_ms
         self._document_deadline_ms = document_deadline_ms
@@ -229,29 +220,29 @@ class ImageBatcher:
         return self._embedder.info
 
     @property
-    def counters(self) -> LaneCounters:
+    def counters(self) -> QueueCounters:
         """What has happened since the start."""
-        return self._lanes.counters
+        return self._queue.counters
 
     def waiting(self) -> tuple[int, int]:
         """Return how many queries and documents wait for the model."""
-        return self._lanes.waiting()
+        return self._queue.waiting()
 
     def start(self) -> None:
         """Start decoders and threads. Call on the event loop."""
         self._decoding.start()
-        self._lanes.start()
+        self._queue.start()
 
     def close(self) -> None:
         """End decoders and threads and release the model; what waits is refused."""
         self._decoders.close()  # first: the threads below wait for what it ends
         self._decoding.close()
-        self._lanes.close()
+        self._queue.close()
         self._embedder.close()
 
     def refusal(self, bytes_count: int, caller: str) -> Overloaded | None:
         """Return why `embed_query` would refuse a picture of so many bytes, or None."""
-        return self._lanes.refusal(1, caller) or self._decoding.refusal(_picture_weight(bytes_count), caller)
+        return self._queue.refusal(1, caller) or self._decoding.refusal(_picture_weight(bytes_count), caller)
 
     async def embed_query(
         self, data: bytes, caller: str = "", deadline_ms: float | None = None
@@ -260,7 +251,7 @@ class ImageBatcher:
 
         Raises InvalidImage, Overloaded, DeadlineExceeded, Starting.
         """
-        self._lanes.admit(1, caller)
+        self._queue.admit(1, caller)
         self._decoding.admit(_picture_weight(len(data)), caller)
         deadline_ms = self._query_deadline_ms if deadline_ms is None else deadline_ms
         return await within(deadline_ms, self._query(data, caller, deadline_ms))
@@ -280,7 +271,7 @@ class ImageBatcher:
         (pixels,) = await all_results(decoding)
         if isinstance(pixels, InvalidImage):
             raise pixels
-        (vector,) = await all_results(self._lanes.submit("query", [pixels], [1], deadline_ms, caller))
+        ((vector, _),) = await all_results(self._queue.submit("query", [pixels], [1], deadline_ms, caller))
         return vector
 
     async def _documents(
@@ -294,9 +285,9 @@ class ImageBatcher:
                 decoded = await ahead
                 ahead = self._decoded(datas[start : start + PICTURES_AT_ONCE], deadline_ms)
                 pictures = [p for p in decoded if not isinstance(p, InvalidImage)]
-                futures = self._lanes.submit("document", pictures, [1] * len(pictures), deadline_ms)
+                futures = self._queue.submit("document", pictures, [1] * len(pictures), deadline_ms)
                 vectors = iter(await all_results(futures))
-                found.extend(p if isinstance(p, InvalidImage) else next(vectors) for p in decoded)
+                found.extend(p if isinstance(p, InvalidImage) else next(vectors)[0] for p in decoded)
         finally:
             ahead.cancel()
         return found
@@ -308,13 +299,8 @@ class ImageBatcher:
         futures = self._decoding.submit("document", datas, weights, deadline_ms)
         return asyncio.ensure_future(all_results(futures))
 
-    def _decode(self, datas: Sequence[bytes], lane: str) -> list[Pixels | InvalidImage]:
-        return [self._decoders.decode(data, lane) for data in datas]
-
-    def _embed(self, pictures: Sequence[Pixels], _lane: str) -> list[FloatVector]:
-        vectors = _checked(self._embedder.embed(pictures, "document").vectors, self.info)
-        vectors.flags.writeable = False
-        return list(vectors)
+    def _decode(self, datas: Sequence[bytes], role: Role) -> list[Pixels | InvalidImage]:
+        return [self._decoders.decode(data, role) for data in datas]
 
 
 async def _at_once(found: QueryVector) -> QueryVector:
@@ -326,9 +312,17 @@ def _picture_weight(bytes_count: int) -> int:
     return bytes_count + _PICTURE_WEIGHT_OF_ANY
 
 
-def _checked(vectors: FloatVector, info: ModelInfo) -> FloatVector:
-    """Return `vectors` once they are known to be of unit length, and so finite and not zero."""
-    lengths = np.linalg.norm(vectors, axis=1)
-    if not np.all(np.abs(lengths - 1) < 1e-3):  # also false for NaN
-        raise ModelUnavailable(f"{info.name} gave a vector that is not of unit length.")
-    return vectors
+def _model_queue(
+    name: str, embedder: Embedder[ContentT], limits: QueueLimits, clock: Callable[[], float]
+) -> WorkQueue[ContentT, QueryVector]:
+    """Return queues before a model; what they give is read-only and of unit length, so finite and not zero."""
+
+    def embed(contents: Sequence[ContentT], role: Role) -> list[QueryVector]:
+        found = embedder.embed(contents, role)
+        lengths = np.linalg.norm(found.vectors, axis=1)
+        if not np.all(np.abs(lengths - 1) < 1e-3):  # also false for NaN
+            raise ModelUnavailable(f"{embedder.info.name} gave a vector that is not of unit length.")
+        found.vectors.flags.writeable = False
+        return [(vector, bool(cut)) for vector, cut in zip(found.vectors, found.truncated, strict=True)]
+
+    return WorkQueue(name, embed, limits, clock)

@@ -1,4 +1,4 @@
-"""Two bounded lanes of work, queries and documents, each with threads of its own.
+"""Two bounded queues of work, for queries and for documents, each with threads of its own.
 
 A thread takes its share of whatever has queued while it was busy, up to a budget. A lone query never waits
 for more to come; after a pass of several, the next waits a moment for as many. Documents use every core while
@@ -21,16 +21,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import Generic, TypeVar
 
 from service.admission import Admission, FairQueue, Pace
+from service.embedding.port import Role
 from service.errors import DeadlineExceeded, Overloaded, Starting
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Lane: TypeAlias = Literal["query", "document"]
-LANES: tuple[Lane, ...] = ("query", "document")
+ROLES: tuple[Role, ...] = ("query", "document")
 _DOCUMENTS_NICE = 10
 """A tenth of a query's weight: enough to give way at once, and documents never stop altogether."""
 _SECONDS_A_WEIGHT = 0.0002
@@ -40,10 +40,10 @@ _GATHER = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class LaneLimits:
+class QueueLimits:
     """How much may wait and how much goes into one batch.
 
-    streams: threads of each lane. wait_ms_max: expected wait beyond which a query is not admitted.
+    streams: threads for queries, and as many for documents. wait_ms_max: expected wait beyond which a query is not admitted.
     queries_max, documents_max: items that may wait; one document request larger than documents_max is taken
     when nothing else waits. batch_items_max, batch_weight_max: bounds of a batch. query_weight_max: of a
     batch of queries, which all wait for its end; more at once gains next to nothing. long_ms: a caller whose
@@ -61,7 +61,7 @@ class LaneLimits:
 
 
 @dataclass(slots=True)
-class LaneCounters:
+class QueueCounters:
     """What has happened since the start. dropped: callers that left. late: deadlines passed in the queue."""
 
     batches: int = 0
@@ -82,8 +82,8 @@ class _Job(Generic[Item, Result]):
     future: Future[Result] = field(default_factory=Future)
 
 
-class _Line(Generic[Item, Result]):
-    """What waits and what is under way in one lane."""
+class _Backlog(Generic[Item, Result]):
+    """What waits and what is under way, of queries or of documents."""
 
     def __init__(self) -> None:
         self.queue: FairQueue[_Job[Item, Result]] = FairQueue()
@@ -93,37 +93,37 @@ class _Line(Generic[Item, Result]):
         self.pace = Pace(_SECONDS_A_WEIGHT)
 
 
-class Lanes(Generic[Item, Result]):
+class WorkQueue(Generic[Item, Result]):
     """Queues and threads around one function. Safe from any thread; `run` must be too if streams > 1."""
 
     def __init__(
         self,
         name: str,
-        run: Callable[[Sequence[Item], Lane], Sequence[Result]],
-        limits: LaneLimits,
+        run: Callable[[Sequence[Item], Role], Sequence[Result]],
+        limits: QueueLimits,
         clock: Callable[[], float],
     ) -> None:
         self._name = name
         self._run = run
         self._limits = limits
         self._clock = clock
-        self._lines: dict[Lane, _Line[Item, Result]] = {lane: _Line() for lane in LANES}
+        self._backlogs: dict[Role, _Backlog[Item, Result]] = {role: _Backlog() for role in ROLES}
         self._admission = Admission(limits.wait_ms_max / 1000, clock)
         self._lock = threading.Lock()
-        self._wake = {lane: threading.Condition(self._lock) for lane in LANES}
+        self._wake = {role: threading.Condition(self._lock) for role in ROLES}
         self._expected = 0  # queries that may follow those just answered
         self._expected_until = 0.0
         self._is_open = False
         self._threads: list[threading.Thread] = []
-        self.counters = LaneCounters()
+        self.counters = QueueCounters()
 
     def start(self) -> None:
         """Start the threads of every queue."""
         self._is_open = True
-        for lane in LANES:
+        for role in ROLES:
             for number in range(self._limits.streams):
-                name = f"{self._name}-{lane}-{number}"
-                thread = threading.Thread(target=self._work, args=(lane,), name=name, daemon=True)
+                name = f"{self._name}-{role}-{number}"
+                thread = threading.Thread(target=self._work, args=(role,), name=name, daemon=True)
                 thread.start()
                 self._threads.append(thread)
 
@@ -131,7 +131,7 @@ class Lanes(Generic[Item, Result]):
         """Finish the running batches and refuse what still waits."""
         with self._lock:
             self._is_open = False
-            waiting = [job for line in self._lines.values() for job in line.queue.drain()]
+            waiting = [job for backlog in self._backlogs.values() for job in backlog.queue.drain()]
             for wake in self._wake.values():
                 wake.notify_all()
         for job in waiting:
@@ -143,7 +143,7 @@ class Lanes(Generic[Item, Result]):
 
     def waiting(self) -> tuple[int, int]:
         """Return how many queries and documents wait."""
-        return len(self._lines["query"].queue), len(self._lines["document"].queue)
+        return len(self._backlogs["query"].queue), len(self._backlogs["document"].queue)
 
     def refusal(self, weight: int, caller: str) -> Overloaded | None:
         """Return why a query of `weight` may not queue now, or None."""
@@ -162,28 +162,28 @@ class Lanes(Generic[Item, Result]):
             self.counters.refused += 1
             raise refusal
         with self._lock:
-            line = self._lines["query"]
-            if not line.queue.is_below_others(weight, caller):
-                work_s = line.pace.seconds(weight) / self._limits.streams
+            backlog = self._backlogs["query"]
+            if not backlog.queue.is_below_others(weight, caller):
+                work_s = backlog.pace.seconds(weight) / self._limits.streams
                 self._admission.charge(self._wait_s(weight, caller), work_s)
 
     def _wait_s(self, weight: int, caller: str) -> float:
         """What waits before it, and half of what is under way."""
-        line = self._lines["query"]
-        before = line.queue.units_before(weight, caller) + line.running_weight / 2
-        return line.pace.seconds(before) / self._limits.streams
+        backlog = self._backlogs["query"]
+        before = backlog.queue.units_before(weight, caller) + backlog.running_weight / 2
+        return backlog.pace.seconds(before) / self._limits.streams
 
     def _is_admitted(self, wait_s: float, weight: int, caller: str) -> bool:
         """An idle stream takes what comes, whatever was measured: else a wrong pace would never be put
         right."""
-        queue = self._lines["query"].queue
+        queue = self._backlogs["query"].queue
         return len(queue) < self._limits.streams or self._admission.admits(
             wait_s, is_free=queue.is_below_others(weight, caller)
         )
 
     def submit(
         self,
-        lane: Lane,
+        role: Role,
         items: Sequence[Item],
         weights: Sequence[int],
         deadline_ms: float,
@@ -199,80 +199,80 @@ class Lanes(Generic[Item, Result]):
             _Job(item, weight, caller, deadline_ms, expires_at)
             for item, weight in zip(items, weights, strict=True)
         ]
-        queue = self._lines[lane].queue
-        most = self._limits.queries_max if lane == "query" else self._limits.documents_max
+        queue = self._backlogs[role].queue
+        most = self._limits.queries_max if role == "query" else self._limits.documents_max
         with self._lock:
             if not self._is_open:
                 raise Starting(f"{self._name} is not running.")
-            if len(queue) + len(jobs) > most and (queue or lane == "query"):
+            if len(queue) + len(jobs) > most and (queue or role == "query"):
                 self.counters.refused += len(jobs)
-                raise Overloaded(f"{len(queue)} {lane} items are waiting for {self._name}, {most} may.")
+                raise Overloaded(f"{len(queue)} {role} items are waiting for {self._name}, {most} may.")
             was_empty = not queue
             for job in jobs:
                 queue.push(job, job.weight, job.caller)
             if was_empty or len(queue) >= self._expected:
-                self._wake[lane].notify(len(jobs))
+                self._wake[role].notify(len(jobs))
         return [job.future for job in jobs]
 
-    def _work(self, lane: Lane) -> None:
-        if lane == "document":
+    def _work(self, role: Role) -> None:
+        if role == "document":
             _step_back()
-        while jobs := self._next_batch(lane):
+        while jobs := self._next_batch(role):
             began = self._clock()
-            done = self._do(lane, jobs)
-            self._note_done(lane, jobs, done, self._clock() - began)
+            done = self._do(role, jobs)
+            self._note_done(role, jobs, done, self._clock() - began)
 
-    def _next_batch(self, lane: Lane) -> list[_Job[Item, Result]]:
+    def _next_batch(self, role: Role) -> list[_Job[Item, Result]]:
         """Wait for work and return it; nothing when closed."""
-        line = self._lines[lane]
+        backlog = self._backlogs[role]
         with self._lock:
             while self._is_open:
-                pause_s = self._pause_s(lane)
-                if line.queue and pause_s <= 0 and (jobs := self._take(line)):
-                    line.running += len(jobs)
-                    line.running_weight += sum(job.weight for job in jobs)
-                    line.passes[threading.get_ident()] = (self._clock(), [job.caller for job in jobs])
-                    if line.queue:
-                        self._wake[lane].notify()
+                pause_s = self._pause_s(role)
+                if backlog.queue and pause_s <= 0 and (jobs := self._take(backlog)):
+                    backlog.running += len(jobs)
+                    backlog.running_weight += sum(job.weight for job in jobs)
+                    backlog.passes[threading.get_ident()] = (self._clock(), [job.caller for job in jobs])
+                    if backlog.queue:
+                        self._wake[role].notify()
                     return jobs
-                self._wake[lane].wait(pause_s if line.queue and pause_s > 0 else None)
+                self._wake[role].wait(pause_s if backlog.queue and pause_s > 0 else None)
         return []
 
-    def _note_done(self, lane: Lane, jobs: list[_Job[Item, Result]], done: int, took_s: float) -> None:
+    def _note_done(self, role: Role, jobs: list[_Job[Item, Result]], done: int, took_s: float) -> None:
         """done: the weight that was worked on."""
-        line = self._lines[lane]
+        backlog = self._backlogs[role]
         with self._lock:
-            line.running -= len(jobs)
-            line.running_weight -= sum(job.weight for job in jobs)
+            backlog.running -= len(jobs)
+            backlog.running_weight -= sum(job.weight for job in jobs)
             if done:
-                line.pace.note(done, took_s, is_all_busy=len(line.passes) == self._limits.streams)
-            line.passes.pop(threading.get_ident(), None)
-            if line.queue:  # whoever was kept back for what has just ended
-                self._wake[lane].notify()
-            if lane == "query":
+                backlog.pace.note(done, took_s, is_all_busy=len(backlog.passes) == self._limits.streams)
+            backlog.passes.pop(threading.get_ident(), None)
+            if backlog.queue:  # whoever was kept back for what has just ended
+                self._wake[role].notify()
+            if role == "query":
                 self._expected = len(jobs)
                 self._expected_until = self._clock() + (_GATHER * took_s if len(jobs) > 1 else 0.0)
 
-    def _pause_s(self, lane: Lane) -> float:
+    def _pause_s(self, role: Role) -> float:
         """How long it is worth to wait for more than has queued. Callers that were answered together mostly
         ask again together, a moment later: without it the first of them goes alone."""
-        if lane == "document" or len(self._lines["query"].queue) >= self._expected:
+        if role == "document" or len(self._backlogs["query"].queue) >= self._expected:
             return 0.0
         return self._expected_until - self._clock()
 
-    def _take(self, line: _Line[Item, Result]) -> list[_Job[Item, Result]]:
+    def _take(self, backlog: _Backlog[Item, Result]) -> list[_Job[Item, Result]]:
         """Take a stream's share from the front while the longest times the count stays within the budget; one
         at least, unless all that wait are kept back."""
         limits = self._limits
-        most = min(limits.batch_items_max, -(-(len(line.queue) + line.running) // limits.streams))
-        kept_back = self._kept_back(line)
-        is_query = line is self._lines["query"]
+        most = min(limits.batch_items_max, -(-(len(backlog.queue) + backlog.running) // limits.streams))
+        kept_back = self._kept_back(backlog)
+        is_query = backlog is self._backlogs["query"]
         weight_max = limits.query_weight_max if is_query else limits.batch_weight_max
         jobs: list[_Job[Item, Result]] = []
         returned = []
         longest = 0
-        while line.queue and len(jobs) < most:
-            place = line.queue.pop()
+        while backlog.queue and len(jobs) < most:
+            place = backlog.queue.pop()
             if place.caller in kept_back:
                 returned.append(place)
                 continue
@@ -282,22 +282,22 @@ class Lanes(Generic[Item, Result]):
                 break
             jobs.append(place.entry)
         for place in returned:
-            line.queue.put_back(place)
+            backlog.queue.put_back(place)
         return jobs
 
-    def _kept_back(self, line: _Line[Item, Result]) -> set[str]:
+    def _kept_back(self, backlog: _Backlog[Item, Result]) -> set[str]:
         """Callers who have held all streams but one for longer than `long_ms`."""
         began_before = self._clock() - self._limits.long_ms / 1000
         holding = Counter(
             caller
-            for began, callers in line.passes.values()
+            for began, callers in backlog.passes.values()
             if began < began_before
             for caller in set(callers)
         )
         most = max(1, self._limits.streams - 1)
         return {caller for caller, count in holding.items() if caller and count >= most}
 
-    def _do(self, lane: Lane, jobs: list[_Job[Item, Result]]) -> int:
+    def _do(self, role: Role, jobs: list[_Job[Item, Result]]) -> int:
         """Return the weight of what was worked on."""
         live: list[_Job[Item, Result]] = []
         for job in jobs:
@@ -305,16 +305,16 @@ class Lanes(Generic[Item, Result]):
                 live.append(job)
             else:
                 self.counters.dropped += 1
-        live = self._in_time(lane, live)
+        live = self._in_time(role, live)
         if live:
-            self._run_batch(lane, live)
+            self._run_batch(role, live)
         return sum(job.weight for job in live)
 
-    def _in_time(self, lane: Lane, jobs: list[_Job[Item, Result]]) -> list[_Job[Item, Result]]:
+    def _in_time(self, role: Role, jobs: list[_Job[Item, Result]]) -> list[_Job[Item, Result]]:
         """Drop what is late, or would be at the end of a pass. One that is not late yet is tried whatever was
         measured, so that a wrong pace is put right."""
         now = self._clock()
-        done_at = now + self._lines[lane].pace.seconds(sum(job.weight for job in jobs))
+        done_at = now + self._backlogs[role].pace.seconds(sum(job.weight for job in jobs))
         tried = max(jobs, key=lambda job: job.expires_at, default=None)
         kept: list[_Job[Item, Result]] = []
         for job in jobs:
@@ -325,20 +325,20 @@ class Lanes(Generic[Item, Result]):
             job.future.set_exception(DeadlineExceeded(_late(job.deadline_ms)))
         return kept
 
-    def _run_batch(self, lane: Lane, jobs: list[_Job[Item, Result]]) -> None:
+    def _run_batch(self, role: Role, jobs: list[_Job[Item, Result]]) -> None:
         self.counters.batches += 1
         self.counters.items += len(jobs)
         try:
-            results = self._run([job.item for job in jobs], lane)
+            results = self._run([job.item for job in jobs], role)
         except Exception as exc:
             if len(jobs) == 1:
                 self.counters.failed += 1
                 if not isinstance(exc, Starting | DeadlineExceeded):
-                    log.exception("embedding_failed", extra={"lanes": self._name, "lane": lane})
+                    log.exception("embedding_failed", extra={"queue": self._name, "role": role})
                 jobs[0].future.set_exception(exc)
                 return
             for job in jobs:
-                self._run_batch(lane, [job])
+                self._run_batch(role, [job])
             return
         for job, result in zip(jobs, results, strict=True):
             job.future.set_result(result)

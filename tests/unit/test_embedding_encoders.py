@@ -16,8 +16,8 @@ from PIL import Image
 from service.embedding.pictures.decoders import DecodeLimits
 from service.embedding.port import Embedded, ModelInfo, Role
 from service.embedding.runtimes.placeholder import descriptor, hashed_ngrams
-from service.embedding.serving.encoders import Batcher, ImageBatcher
-from service.embedding.serving.queue import LaneLimits
+from service.embedding.serving.encoders import QueuedImages, QueuedTexts
+from service.embedding.serving.queue import QueueLimits
 from service.errors import DeadlineExceeded, InvalidImage, ModelUnavailable, Overloaded
 
 
@@ -48,16 +48,16 @@ class GatedTexts:
 
 
 def run(embedder: GatedTexts, work: Any, **options: Any) -> Any:
-    """Run `work(batcher)` in a fresh loop around a started batcher."""
-    batcher = Batcher(embedder, **options)
+    """Run `work(encoder)` in a fresh loop around a started encoder."""
+    encoder = QueuedTexts(embedder, **options)
 
     async def around() -> Any:
-        batcher.start()
+        encoder.start()
         try:
-            return await work(batcher)
+            return await work(encoder)
         finally:
             embedder.gate.set()
-            batcher.close()
+            encoder.close()
 
     return asyncio.run(around())
 
@@ -75,11 +75,11 @@ async def started(work: Coroutine[Any, Any, Any], embedder: GatedTexts, asked: i
 def test_a_repeated_query_costs_no_second_pass() -> None:
     embedder = GatedTexts()
 
-    async def work(batcher: Batcher) -> None:
-        first, second = await batcher.embed_query("탕"), await batcher.embed_query("탕")
+    async def work(encoder: QueuedTexts) -> None:
+        first, second = await encoder.embed_query("탕"), await encoder.embed_query("탕")
         assert first[0] is second[0]
         assert not first[0].flags.writeable
-        assert (batcher.cache_counters.hits, batcher.cache_counters.misses) == (1, 1)
+        assert (encoder.cache_counters.hits, encoder.cache_counters.misses) == (1, 1)
 
     run(embedder, work)
     assert embedder.asked == [("query", ["탕"])]
@@ -88,10 +88,10 @@ def test_a_repeated_query_costs_no_second_pass() -> None:
 def test_the_cache_is_bounded_and_forgets_the_oldest() -> None:
     embedder = GatedTexts()
 
-    async def work(batcher: Batcher) -> None:
+    async def work(encoder: QueuedTexts) -> None:
         for text in ["a", "b", "a", "c", "a", "b"]:  # c pushes b out
-            await batcher.embed_query(text)
-        assert batcher.cache_counters.evicted == 2
+            await encoder.embed_query(text)
+        assert encoder.cache_counters.evicted == 2
 
     run(embedder, work, cache_items_max=2)
     assert [texts for _, texts in embedder.asked] == [["a"], ["b"], ["c"], ["b"]]
@@ -100,10 +100,10 @@ def test_the_cache_is_bounded_and_forgets_the_oldest() -> None:
 def test_equal_queries_at_once_share_one_pass() -> None:
     embedder = GatedTexts()
 
-    async def work(batcher: Batcher) -> None:
-        found = await asyncio.gather(*[batcher.embed_query("탕") for _ in range(20)])
+    async def work(encoder: QueuedTexts) -> None:
+        found = await asyncio.gather(*[encoder.embed_query("탕") for _ in range(20)])
         assert all(f[0] is found[0][0] for f in found)
-        assert batcher.cache_counters.shared == 19
+        assert encoder.cache_counters.shared == 19
 
     run(embedder, work)
     assert embedder.asked == [("query", ["탕"])]
@@ -113,10 +113,10 @@ def test_a_caller_that_leaves_does_not_take_the_answer_from_the_others() -> None
     embedder = GatedTexts()
     embedder.gate.clear()
 
-    async def work(batcher: Batcher) -> None:
-        busy = await started(batcher.embed_query("busy"), embedder, 1)
-        leaves = asyncio.ensure_future(batcher.embed_query("탕"))
-        stays = asyncio.ensure_future(batcher.embed_query("탕"))
+    async def work(encoder: QueuedTexts) -> None:
+        busy = await started(encoder.embed_query("busy"), embedder, 1)
+        leaves = asyncio.ensure_future(encoder.embed_query("탕"))
+        stays = asyncio.ensure_future(encoder.embed_query("탕"))
         await asyncio.sleep(0.01)
         leaves.cancel()
         await asyncio.sleep(0.01)
@@ -124,29 +124,29 @@ def test_a_caller_that_leaves_does_not_take_the_answer_from_the_others() -> None
         assert (await stays)[0].shape == (32,)
         await busy
 
-    run(embedder, work, limits=LaneLimits(streams=1))
+    run(embedder, work, limits=QueueLimits(streams=1))
 
 
 def test_when_every_caller_leaves_the_work_is_dropped() -> None:
     embedder = GatedTexts()
     embedder.gate.clear()
 
-    async def work(batcher: Batcher) -> None:
-        busy = await started(batcher.embed_query("busy"), embedder, 1)
-        gone = [asyncio.ensure_future(batcher.embed_query("탕")) for _ in range(2)]
-        bulky = await started(batcher.embed_documents(["z"]), embedder, 2)
-        bulk = asyncio.ensure_future(batcher.embed_documents(["x", "y"]))
+    async def work(encoder: QueuedTexts) -> None:
+        busy = await started(encoder.embed_query("busy"), embedder, 1)
+        gone = [asyncio.ensure_future(encoder.embed_query("탕")) for _ in range(2)]
+        bulky = await started(encoder.embed_documents(["z"]), embedder, 2)
+        bulk = asyncio.ensure_future(encoder.embed_documents(["x", "y"]))
         await asyncio.sleep(0.01)
         for task in [*gone, bulk]:
             task.cancel()
         await asyncio.gather(*gone, bulk, return_exceptions=True)
         embedder.gate.set()
         await asyncio.gather(busy, bulky)
-        await batcher.embed_query("next")
-        await batcher.embed_documents(["last"])
-        assert batcher.counters.dropped == 3
+        await encoder.embed_query("next")
+        await encoder.embed_documents(["last"])
+        assert encoder.counters.dropped == 3
 
-    run(embedder, work, limits=LaneLimits(streams=1))
+    run(embedder, work, limits=QueueLimits(streams=1))
     assert [texts for _, texts in embedder.asked] == [["busy"], ["z"], ["next"], ["last"]]
 
 
@@ -154,8 +154,8 @@ def test_documents_come_back_in_order_and_say_what_was_cut() -> None:
     embedder = GatedTexts()
     texts = [f"{'탕' * (i * 7 % 31)} {i}" for i in range(200)]
 
-    async def work(batcher: Batcher) -> Embedded:
-        return await batcher.embed_documents(texts)
+    async def work(encoder: QueuedTexts) -> Embedded:
+        return await encoder.embed_documents(texts)
 
     found = run(embedder, work)
     np.testing.assert_array_equal(found.vectors, hashed_ngrams(32).embed(texts, "document").vectors)
@@ -164,8 +164,8 @@ def test_documents_come_back_in_order_and_say_what_was_cut() -> None:
 
 
 def test_no_documents_give_no_vectors() -> None:
-    async def work(batcher: Batcher) -> Embedded:
-        return await batcher.embed_documents([])
+    async def work(encoder: QueuedTexts) -> Embedded:
+        return await encoder.embed_documents([])
 
     assert run(GatedTexts(), work).vectors.shape == (0, 32)
 
@@ -174,11 +174,11 @@ def test_an_answer_that_takes_too_long_is_an_error() -> None:
     embedder = GatedTexts()
     embedder.gate.clear()
 
-    async def work(batcher: Batcher) -> None:
+    async def work(encoder: QueuedTexts) -> None:
         with pytest.raises(DeadlineExceeded):
-            await batcher.embed_query("탕", deadline_ms=20)
+            await encoder.embed_query("탕", deadline_ms=20)
         with pytest.raises(DeadlineExceeded):
-            await batcher.embed_documents(["탕"], deadline_ms=20)
+            await encoder.embed_documents(["탕"], deadline_ms=20)
 
     run(embedder, work)
 
@@ -187,27 +187,27 @@ def test_more_queries_than_may_wait_are_refused() -> None:
     embedder = GatedTexts()
     embedder.gate.clear()
 
-    async def work(batcher: Batcher) -> None:
-        busy = await started(batcher.embed_query("busy"), embedder, 1)
-        waiting = [asyncio.ensure_future(batcher.embed_query(str(i))) for i in range(3)]
+    async def work(encoder: QueuedTexts) -> None:
+        busy = await started(encoder.embed_query("busy"), embedder, 1)
+        waiting = [asyncio.ensure_future(encoder.embed_query(str(i))) for i in range(3)]
         await asyncio.sleep(0.01)
         with pytest.raises(Overloaded):
-            await batcher.embed_query("one too many")
+            await encoder.embed_query("one too many")
         embedder.gate.set()
         await asyncio.gather(busy, *waiting)
 
-    run(embedder, work, limits=LaneLimits(streams=1, queries_max=3))
+    run(embedder, work, limits=QueueLimits(streams=1, queries_max=3))
 
 
 def test_a_vector_that_is_none_never_leaves_and_spoils_nothing() -> None:
-    async def work(batcher: Batcher) -> None:
+    async def work(encoder: QueuedTexts) -> None:
         good, bad = await asyncio.gather(
-            batcher.embed_query("탕"), batcher.embed_query("poison"), return_exceptions=True
+            encoder.embed_query("탕"), encoder.embed_query("poison"), return_exceptions=True
         )
         assert isinstance(bad, ModelUnavailable)
         assert good[0].shape == (32,)
 
-    run(GatedTexts(), work, limits=LaneLimits(streams=1))
+    run(GatedTexts(), work, limits=QueueLimits(streams=1))
 
 
 def jpeg(seed: int) -> bytes:
@@ -220,14 +220,14 @@ def jpeg(seed: int) -> bytes:
 def test_one_broken_picture_spoils_no_other() -> None:
     files = [jpeg(seed) for seed in range(80)]
     files[3], files[70] = b"text", files[70][:60]
-    batcher = ImageBatcher(descriptor())
+    encoder = QueuedImages(descriptor())
 
     async def work() -> tuple[list[Any], Any]:
-        batcher.start()
+        encoder.start()
         try:
-            return await batcher.embed_documents(files), await batcher.embed_query(files[5])
+            return await encoder.embed_documents(files), await encoder.embed_query(files[5])
         finally:
-            batcher.close()
+            encoder.close()
 
     found, query = asyncio.run(work())
     refused = {place: f.code for place, f in enumerate(found) if isinstance(f, InvalidImage)}
@@ -237,15 +237,15 @@ def test_one_broken_picture_spoils_no_other() -> None:
 
 
 def test_a_broken_query_picture_says_why() -> None:
-    batcher = ImageBatcher(descriptor(), pictures=DecodeLimits(bytes_max=100))
+    encoder = QueuedImages(descriptor(), pictures=DecodeLimits(bytes_max=100))
 
     async def work() -> None:
-        batcher.start()
+        encoder.start()
         try:
             with pytest.raises(InvalidImage) as caught:
-                await batcher.embed_query(jpeg(1))
+                await encoder.embed_query(jpeg(1))
             assert caught.value.code == "image_too_large"
         finally:
-            batcher.close()
+            encoder.close()
 
     asyncio.run(work())

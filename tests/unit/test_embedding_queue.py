@@ -10,7 +10,8 @@ from concurrent.futures import CancelledError, Future
 
 import pytest
 
-from service.embedding.serving.queue import LANES, Lane, LaneLimits, Lanes
+from service.embedding.port import Role
+from service.embedding.serving.queue import ROLES, QueueLimits, WorkQueue
 from service.errors import DeadlineExceeded, Overloaded, Starting
 
 
@@ -23,8 +24,8 @@ class Model:
         self.batches: list[tuple[str, list[int]]] = []
         self.before_answering: Callable[[], None] = lambda: None
 
-    def run(self, items: Sequence[int], lane: str) -> list[int]:
-        self.batches.append((lane, list(items)))
+    def run(self, items: Sequence[int], role: str) -> list[int]:
+        self.batches.append((role, list(items)))
         self.entered.release()
         assert self.gate.wait(10)
         self.before_answering()
@@ -52,32 +53,32 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def lanes(model: Model, clock: Clock) -> Iterator[Lanes[int, int]]:
-    limits = LaneLimits(
+def queue(model: Model, clock: Clock) -> Iterator[WorkQueue[int, int]]:
+    limits = QueueLimits(
         streams=1, queries_max=4, documents_max=6, batch_items_max=3, batch_weight_max=100
     )  # fmt: skip
-    lanes: Lanes[int, int] = Lanes("test", model.run, limits, clock)
-    lanes.start()
-    yield lanes
+    queue: WorkQueue[int, int] = WorkQueue("test", model.run, limits, clock)
+    queue.start()
+    yield queue
     model.gate.set()
-    lanes.close()
+    queue.close()
 
 
-def hold(lanes: Lanes[int, int], model: Model, lane: Lane = "query") -> Future[int]:
-    """Make the lane's only thread busy, so that what follows has to queue."""
-    (first,) = lanes.submit(lane, [0], [1], 60_000)
+def hold(queue: WorkQueue[int, int], model: Model, role: Role = "query") -> Future[int]:
+    """Make the role's only thread busy, so that what follows has to queue."""
+    (first,) = queue.submit(role, [0], [1], 60_000)
     assert model.entered.acquire(timeout=10)
     return first
 
 
-def submit(lanes: Lanes[int, int], lane: str, *items: int, weight: int = 1) -> list[Future[int]]:
-    return lanes.submit(lane, items, [weight] * len(items), 60_000)  # type: ignore[arg-type]
+def submit(queue: WorkQueue[int, int], role: str, *items: int, weight: int = 1) -> list[Future[int]]:
+    return queue.submit(role, items, [weight] * len(items), 60_000)  # type: ignore[arg-type]
 
 
-def test_queries_do_not_wait_for_documents(lanes: Lanes[int, int], model: Model) -> None:
-    hold(lanes, model, "document")
-    documents = submit(lanes, "document", 10, 11)
-    queries = submit(lanes, "query", 1, 2)
+def test_queries_do_not_wait_for_documents(queue: WorkQueue[int, int], model: Model) -> None:
+    hold(queue, model, "document")
+    documents = submit(queue, "document", 10, 11)
+    queries = submit(queue, "query", 1, 2)
     assert model.entered.acquire(timeout=10), "the queries waited for the documents"
     assert model.batches[1] == ("query", [1, 2])
     model.gate.set()
@@ -86,41 +87,41 @@ def test_queries_do_not_wait_for_documents(lanes: Lanes[int, int], model: Model)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own here")
 def test_documents_step_back_for_queries(clock: Clock) -> None:
-    def priority(items: Sequence[int], _: Lane) -> list[int]:
+    def priority(items: Sequence[int], _: Role) -> list[int]:
         return [os.getpriority(os.PRIO_PROCESS, threading.get_native_id())] * len(items)
 
-    lanes: Lanes[int, int] = Lanes("test", priority, LaneLimits(streams=1), clock)
-    lanes.start()
+    queue: WorkQueue[int, int] = WorkQueue("test", priority, QueueLimits(streams=1), clock)
+    queue.start()
     try:
-        (query,), (document,) = submit(lanes, "query", 1), submit(lanes, "document", 1)
+        (query,), (document,) = submit(queue, "query", 1), submit(queue, "document", 1)
         assert document.result(10) > query.result(10) == os.getpriority(os.PRIO_PROCESS, 0)
     finally:
-        lanes.close()
+        queue.close()
 
 
 def test_streams_share_what_has_queued(model: Model, clock: Clock) -> None:
-    lanes: Lanes[int, int] = Lanes("test", model.run, LaneLimits(streams=2), clock)
-    lanes.start()
+    queue: WorkQueue[int, int] = WorkQueue("test", model.run, QueueLimits(streams=2), clock)
+    queue.start()
     try:
         for _ in range(2):
-            hold(lanes, model)
-        found = submit(lanes, "query", *range(1, 8))
+            hold(queue, model)
+        found = submit(queue, "query", *range(1, 8))
         model.gate.set()
         assert [f.result(10) for f in found] == [2 * i for i in range(1, 8)]
         assert len(model.batches[2][1]) == 4, "one stream took more than its half"
     finally:
         model.gate.set()
-        lanes.close()
+        queue.close()
 
 
-def three_answered(lanes: Lanes[int, int], model: Model, clock: Clock, took_s: float) -> None:
+def three_answered(queue: WorkQueue[int, int], model: Model, clock: Clock, took_s: float) -> None:
     """Answer three queries by one pass that takes `took_s`."""
 
     def later() -> None:
         clock.now += took_s
 
-    hold(lanes, model)
-    found = submit(lanes, "query", 1, 2, 3)
+    hold(queue, model)
+    found = submit(queue, "query", 1, 2, 3)
     model.before_answering = later
     model.gate.set()
     assert [f.result(10) for f in found] == [2, 4, 6]
@@ -128,131 +129,131 @@ def three_answered(lanes: Lanes[int, int], model: Model, clock: Clock, took_s: f
 
 
 def test_callers_that_come_back_together_go_together(
-    lanes: Lanes[int, int], model: Model, clock: Clock
+    queue: WorkQueue[int, int], model: Model, clock: Clock
 ) -> None:
-    three_answered(lanes, model, clock, took_s=20.0)
-    again = submit(lanes, "query", 4)
+    three_answered(queue, model, clock, took_s=20.0)
+    again = submit(queue, "query", 4)
     assert not model.entered.acquire(timeout=0.2), "the first of them went alone"
-    again += [*submit(lanes, "query", 5), *submit(lanes, "query", 6)]
+    again += [*submit(queue, "query", 5), *submit(queue, "query", 6)]
     assert [f.result(10) for f in again] == [8, 10, 12]
     assert model.batches[-1] == ("query", [4, 5, 6])
 
 
 def test_nobody_waits_long_for_callers_that_stay_away(
-    lanes: Lanes[int, int], model: Model, clock: Clock
+    queue: WorkQueue[int, int], model: Model, clock: Clock
 ) -> None:
-    three_answered(lanes, model, clock, took_s=0.5)
-    (alone,) = submit(lanes, "query", 4)
+    three_answered(queue, model, clock, took_s=0.5)
+    (alone,) = submit(queue, "query", 4)
     clock.now += 1.0
     assert alone.result(10) == 8
 
 
-def test_a_lone_query_never_waits_for_more(lanes: Lanes[int, int], model: Model, clock: Clock) -> None:
+def test_a_lone_query_never_waits_for_more(queue: WorkQueue[int, int], model: Model, clock: Clock) -> None:
     def later() -> None:
         clock.now += 1000.0
 
     model.before_answering = later
     model.gate.set()
     for item in (1, 2):
-        (found,) = lanes.submit("query", [item], [1], 5_000_000)
+        (found,) = queue.submit("query", [item], [1], 5_000_000)
         assert found.result(10) == 2 * item
 
 
-def test_what_queued_meanwhile_is_one_batch_up_to_the_bound(lanes: Lanes[int, int], model: Model) -> None:
-    hold(lanes, model)
-    found = submit(lanes, "query", 1, 2, 3, 4)
+def test_what_queued_meanwhile_is_one_batch_up_to_the_bound(queue: WorkQueue[int, int], model: Model) -> None:
+    hold(queue, model)
+    found = submit(queue, "query", 1, 2, 3, 4)
     model.gate.set()
     assert [f.result(10) for f in found] == [2, 4, 6, 8]
     assert [items for _, items in model.batches[1:]] == [[1, 2, 3], [4]]
 
 
-def test_a_batch_is_bounded_by_its_longest_item(lanes: Lanes[int, int], model: Model) -> None:
-    hold(lanes, model, "document")
-    found = submit(lanes, "document", 1, 2, 3, weight=49)
-    found += submit(lanes, "document", 4, weight=1000)  # heavier than any batch: goes alone, does not hang
+def test_a_batch_is_bounded_by_its_longest_item(queue: WorkQueue[int, int], model: Model) -> None:
+    hold(queue, model, "document")
+    found = submit(queue, "document", 1, 2, 3, weight=49)
+    found += submit(queue, "document", 4, weight=1000)  # heavier than any batch: goes alone, does not hang
     model.gate.set()
     assert [f.result(10) for f in found] == [2, 4, 6, 8]
     assert [items for _, items in model.batches[1:]] == [[1, 2], [3], [4]]
 
 
 def test_a_batch_of_queries_is_shorter_than_one_of_documents(model: Model, clock: Clock) -> None:
-    limits = LaneLimits(streams=1, batch_weight_max=100, query_weight_max=40)
-    lanes: Lanes[int, int] = Lanes("test", model.run, limits, clock)
-    lanes.start()
+    limits = QueueLimits(streams=1, batch_weight_max=100, query_weight_max=40)
+    queue: WorkQueue[int, int] = WorkQueue("test", model.run, limits, clock)
+    queue.start()
     try:
-        for lane in LANES:
-            hold(lanes, model, lane)
-        found = [*submit(lanes, "query", 1, 2, 3, weight=20), *submit(lanes, "query", 4, weight=90)]
-        found += submit(lanes, "document", 5, 6, 7, weight=20)
+        for role in ROLES:
+            hold(queue, model, role)
+        found = [*submit(queue, "query", 1, 2, 3, weight=20), *submit(queue, "query", 4, weight=90)]
+        found += submit(queue, "document", 5, 6, 7, weight=20)
         model.gate.set()
         assert [f.result(10) for f in found] == [2, 4, 6, 8, 10, 12, 14]
-        assert [items for lane, items in model.batches if lane == "query"] == [[0], [1, 2], [3], [4]]
-        assert [items for lane, items in model.batches if lane == "document"] == [[0], [5, 6, 7]]
+        assert [items for role, items in model.batches if role == "query"] == [[0], [1, 2], [3], [4]]
+        assert [items for role, items in model.batches if role == "document"] == [[0], [5, 6, 7]]
     finally:
         model.gate.set()
-        lanes.close()
+        queue.close()
 
 
-def test_a_full_queue_refuses_and_takes_nothing(lanes: Lanes[int, int], model: Model) -> None:
-    hold(lanes, model)
-    submit(lanes, "query", 1, 2, 3)
+def test_a_full_queue_refuses_and_takes_nothing(queue: WorkQueue[int, int], model: Model) -> None:
+    hold(queue, model)
+    submit(queue, "query", 1, 2, 3)
     with pytest.raises(Overloaded):
-        submit(lanes, "query", 4, 5)
-    assert lanes.waiting() == (3, 0)
-    assert lanes.counters.refused == 2
-    hold(lanes, model, "document")
-    submit(lanes, "document", 1)
+        submit(queue, "query", 4, 5)
+    assert queue.waiting() == (3, 0)
+    assert queue.counters.refused == 2
+    hold(queue, model, "document")
+    submit(queue, "document", 1)
     with pytest.raises(Overloaded):
-        submit(lanes, "document", *range(6))
+        submit(queue, "document", *range(6))
 
 
-def test_one_large_write_is_taken_when_nothing_waits(lanes: Lanes[int, int], model: Model) -> None:
+def test_one_large_write_is_taken_when_nothing_waits(queue: WorkQueue[int, int], model: Model) -> None:
     model.gate.set()
-    assert [f.result(10) for f in submit(lanes, "document", *range(20))] == [2 * i for i in range(20)]
+    assert [f.result(10) for f in submit(queue, "document", *range(20))] == [2 * i for i in range(20)]
 
 
-def test_one_bad_item_fails_alone(lanes: Lanes[int, int], model: Model) -> None:
-    hold(lanes, model)
-    good, bad, other = submit(lanes, "query", 1, -1, 2)
+def test_one_bad_item_fails_alone(queue: WorkQueue[int, int], model: Model) -> None:
+    hold(queue, model)
+    good, bad, other = submit(queue, "query", 1, -1, 2)
     model.gate.set()
     assert (good.result(10), other.result(10)) == (2, 4)
     with pytest.raises(ValueError, match="not a number"):
         bad.result(10)
-    assert lanes.counters.failed == 1
+    assert queue.counters.failed == 1
 
 
-def test_work_whose_caller_left_is_not_done(lanes: Lanes[int, int], model: Model) -> None:
-    first = hold(lanes, model)
-    gone, stays = submit(lanes, "query", 1, 2)
+def test_work_whose_caller_left_is_not_done(queue: WorkQueue[int, int], model: Model) -> None:
+    first = hold(queue, model)
+    gone, stays = submit(queue, "query", 1, 2)
     assert gone.cancel()
     model.gate.set()
     assert stays.result(10) == 4
     assert model.batches[1:] == [("query", [2])]
-    assert lanes.counters.dropped == 1
+    assert queue.counters.dropped == 1
     assert first.result(10) == 0
     with pytest.raises(CancelledError):
         gone.result(10)
 
 
-def test_work_past_its_deadline_is_not_done(lanes: Lanes[int, int], model: Model, clock: Clock) -> None:
-    hold(lanes, model)
-    (late,) = lanes.submit("query", [1], [1], 500)
+def test_work_past_its_deadline_is_not_done(queue: WorkQueue[int, int], model: Model, clock: Clock) -> None:
+    hold(queue, model)
+    (late,) = queue.submit("query", [1], [1], 500)
     clock.now += 0.6
     model.gate.set()
     with pytest.raises(DeadlineExceeded):
         late.result(10)
     assert len(model.batches) == 1
-    assert lanes.counters.late == 1
+    assert queue.counters.late == 1
 
 
 def test_closing_refuses_what_waits(model: Model, clock: Clock) -> None:
-    lanes: Lanes[int, int] = Lanes("test", model.run, LaneLimits(streams=1), clock)
+    queue: WorkQueue[int, int] = WorkQueue("test", model.run, QueueLimits(streams=1), clock)
     with pytest.raises(Starting):
-        submit(lanes, "query", 1)
-    lanes.start()
-    hold(lanes, model)
-    (waiting,) = submit(lanes, "query", 1)
-    closing = threading.Thread(target=lanes.close)
+        submit(queue, "query", 1)
+    queue.start()
+    hold(queue, model)
+    (waiting,) = submit(queue, "query", 1)
+    closing = threading.Thread(target=queue.close)
     closing.start()
     with pytest.raises(Starting):
         waiting.result(10)
@@ -260,29 +261,31 @@ def test_closing_refuses_what_waits(model: Model, clock: Clock) -> None:
     closing.join(10)
     assert not closing.is_alive()
     with pytest.raises(Starting):
-        submit(lanes, "query", 1)
+        submit(queue, "query", 1)
 
 
 def test_documents_use_every_stream(model: Model, clock: Clock) -> None:
-    lanes: Lanes[int, int] = Lanes("test", model.run, LaneLimits(streams=2, batch_items_max=1), clock)
-    lanes.start()
+    queue: WorkQueue[int, int] = WorkQueue(
+        "test", model.run, QueueLimits(streams=2, batch_items_max=1), clock
+    )
+    queue.start()
     try:
-        documents = submit(lanes, "document", 10, 11)
+        documents = submit(queue, "document", 10, 11)
         assert model.entered.acquire(timeout=10)
         assert model.entered.acquire(timeout=10), "the second stream stayed idle"
         model.gate.set()
         assert [f.result(10) for f in documents] == [20, 22]
     finally:
         model.gate.set()
-        lanes.close()
+        queue.close()
 
 
-def overloaded(lanes: Lanes[int, int], weight: int = 1, caller: str = "") -> Overloaded | None:
-    return lanes.refusal(weight, caller)
+def overloaded(queue: WorkQueue[int, int], weight: int = 1, caller: str = "") -> Overloaded | None:
+    return queue.refusal(weight, caller)
 
 
-def measured(lanes: Lanes[int, int], model: Model, clock: Clock, took_s: float, weight: int) -> None:
-    """Let the lane see, again and again, that a query of `weight` takes `took_s`."""
+def measured(queue: WorkQueue[int, int], model: Model, clock: Clock, took_s: float, weight: int) -> None:
+    """Let the role see, again and again, that a query of `weight` takes `took_s`."""
 
     def later() -> None:
         clock.now += took_s
@@ -290,24 +293,24 @@ def measured(lanes: Lanes[int, int], model: Model, clock: Clock, took_s: float, 
     model.before_answering = later
     model.gate.set()
     for _ in range(60):
-        (found,) = lanes.submit("query", [1], [weight], 60_000)
+        (found,) = queue.submit("query", [1], [weight], 60_000)
         assert found.result(10) == 2
         assert model.entered.acquire(timeout=10)
     model.gate.clear()
 
 
 @pytest.fixture
-def patient(model: Model, clock: Clock) -> Iterator[Lanes[int, int]]:
-    limits = LaneLimits(streams=1, wait_ms_max=400, batch_items_max=1)
-    lanes: Lanes[int, int] = Lanes("test", model.run, limits, clock)
-    lanes.start()
-    yield lanes
+def patient(model: Model, clock: Clock) -> Iterator[WorkQueue[int, int]]:
+    limits = QueueLimits(streams=1, wait_ms_max=400, batch_items_max=1)
+    queue: WorkQueue[int, int] = WorkQueue("test", model.run, limits, clock)
+    queue.start()
+    yield queue
     model.gate.set()
-    lanes.close()
+    queue.close()
 
 
 def test_queries_are_admitted_by_the_seconds_they_would_wait(
-    patient: Lanes[int, int], model: Model, clock: Clock
+    patient: WorkQueue[int, int], model: Model, clock: Clock
 ) -> None:
     measured(patient, model, clock, took_s=0.05, weight=50)
     hold(patient, model)
@@ -321,7 +324,7 @@ def test_queries_are_admitted_by_the_seconds_they_would_wait(
 
 
 def test_long_queries_are_refused_where_as_many_short_ones_are_taken(
-    patient: Lanes[int, int], model: Model, clock: Clock
+    patient: WorkQueue[int, int], model: Model, clock: Clock
 ) -> None:
     measured(patient, model, clock, took_s=0.05, weight=50)
     hold(patient, model)
@@ -332,7 +335,7 @@ def test_long_queries_are_refused_where_as_many_short_ones_are_taken(
 
 
 def test_one_caller_that_fills_its_share_leaves_the_others_theirs(
-    patient: Lanes[int, int], model: Model, clock: Clock
+    patient: WorkQueue[int, int], model: Model, clock: Clock
 ) -> None:
     measured(patient, model, clock, took_s=0.05, weight=50)
     hold(patient, model)
@@ -344,12 +347,12 @@ def test_one_caller_that_fills_its_share_leaves_the_others_theirs(
     model.gate.set()
     assert short.result(10) == 14
     assert [future.result(10) for future in long] == [2 * item for item in range(20)]
-    order = [items[0] for lane, items in model.batches if lane == "query"][-21:]
+    order = [items[0] for role, items in model.batches if role == "query"][-21:]
     assert order.index(7) <= 1, "the short one waited for the hog's"
 
 
 def test_an_idle_model_takes_a_query_whatever_was_measured(
-    patient: Lanes[int, int], model: Model, clock: Clock
+    patient: WorkQueue[int, int], model: Model, clock: Clock
 ) -> None:
     measured(patient, model, clock, took_s=100.0, weight=1)
     assert overloaded(patient) is None
@@ -360,38 +363,40 @@ def test_an_idle_model_takes_a_query_whatever_was_measured(
 
 
 def test_what_cannot_be_done_in_time_is_dropped_when_it_is_taken(model: Model, clock: Clock) -> None:
-    lanes: Lanes[int, int] = Lanes("test", model.run, LaneLimits(streams=1, batch_items_max=2), clock)
-    lanes.start()
+    queue: WorkQueue[int, int] = WorkQueue(
+        "test", model.run, QueueLimits(streams=1, batch_items_max=2), clock
+    )
+    queue.start()
     try:
-        measured(lanes, model, clock, took_s=1.0, weight=10)
-        hold(lanes, model)
-        (hurried,) = lanes.submit("query", [1], [10], 1500)
-        (patient_one,) = lanes.submit("query", [2], [10], 60_000)
+        measured(queue, model, clock, took_s=1.0, weight=10)
+        hold(queue, model)
+        (hurried,) = queue.submit("query", [1], [10], 1500)
+        (patient_one,) = queue.submit("query", [2], [10], 60_000)
         model.before_answering = lambda: None
         model.gate.set()
         assert patient_one.result(10) == 4
         with pytest.raises(DeadlineExceeded):
             hurried.result(10)
-        assert lanes.counters.late == 1
+        assert queue.counters.late == 1
     finally:
         model.gate.set()
-        lanes.close()
+        queue.close()
 
 
 def test_a_caller_whose_work_takes_long_leaves_one_stream_to_the_others(model: Model, clock: Clock) -> None:
-    limits = LaneLimits(streams=2, batch_items_max=1, long_ms=500)
-    lanes: Lanes[int, int] = Lanes("test", model.run, limits, clock)
-    lanes.start()
+    limits = QueueLimits(streams=2, batch_items_max=1, long_ms=500)
+    queue: WorkQueue[int, int] = WorkQueue("test", model.run, limits, clock)
+    queue.start()
     try:
-        lanes.submit("query", [1], [1], 60_000, "hog")
+        queue.submit("query", [1], [1], 60_000, "hog")
         assert model.entered.acquire(timeout=10)
         clock.now += 0.6
-        kept_back = lanes.submit("query", [2], [1], 60_000, "hog")
-        lanes.submit("query", [3], [1], 60_000, "other")
+        kept_back = queue.submit("query", [2], [1], 60_000, "hog")
+        queue.submit("query", [3], [1], 60_000, "other")
         assert model.entered.acquire(timeout=10)
         assert [items for _, items in model.batches] == [[1], [3]]
         model.gate.set()
         assert kept_back[0].result(10) == 4
     finally:
         model.gate.set()
-        lanes.close()
+        queue.close()
