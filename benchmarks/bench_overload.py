@@ -141,7 +141,10 @@ def fair(server: Server, seconds: float) -> Iterator[Row]:
     beside = sent(replace(short, seed=6))
     long = hog.seen()
     share = (len(beside.ok_s) / beside.sent) / (len(alone.ok_s) / alone.sent)
-    detail = f"{len(beside.ok_s)} of {beside.sent}, alone {len(alone.ok_s)} of {alone.sent}; long {len(long.ok_s)} of {long.sent}"
+    detail = ", ".join(
+        f"{name} {len(seen.ok_s)} of {seen.sent}"
+        for name, seen in (("beside", beside), ("alone", alone), ("long", long))
+    )
     name = f"{SHORT_A_SECOND:.0f} short texts/s beside {LONG_A_SECOND:.0f} long"
     yield Row(f"{name}: answered / alone", share, 0.95, at_least=True, detail=detail)
     yield Row(f"{name}: p99 of the short ones, ms", p99_ms(beside.ok_s), 1000.0)

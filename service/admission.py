@@ -64,7 +64,7 @@ class Admission:
         self._credit_at = clock()
 
     def admits(self, wait_s: float, *, is_free: bool) -> bool:
-        """Return whether work may queue that is expected to wait `wait_s`. is_free: it need not be paid for."""
+        """Return whether work may queue that is expected to wait `wait_s`. is_free: needs no credit."""
         if wait_s <= self._standing_s:
             return True
         return wait_s <= self._wait_s_max and (is_free or self._credit() > 0)
@@ -148,7 +148,7 @@ class FairQueue(Generic[Entry]):
         )
 
     def is_below_others(self, units: float, caller: str) -> bool:
-        """Return whether `caller` would have less work waiting with a new entry than the others on average."""
+        """Return whether `caller`, with a new entry, has less work waiting than the others on average."""
         own = self._waiting.get(caller, 0.0)
         others = [waiting for other, waiting in self._waiting.items() if other != caller]
         return (own + units) * len(others) < sum(others)

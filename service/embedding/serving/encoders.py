@@ -315,7 +315,7 @@ def _picture_weight(bytes_count: int) -> int:
 def _model_queue(
     name: str, embedder: Embedder[ContentT], limits: QueueLimits, clock: Callable[[], float]
 ) -> WorkQueue[ContentT, QueryVector]:
-    """Return queues before a model; what they give is read-only and of unit length, so finite and not zero."""
+    """Return queues before a model; what they give is read-only, of unit length, and so finite."""
 
     def embed(contents: Sequence[ContentT], role: Role) -> list[QueryVector]:
         found = embedder.embed(contents, role)
