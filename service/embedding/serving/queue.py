@@ -45,9 +45,10 @@ class QueueLimits:
 
     streams: threads for queries, and as many for documents. wait_ms_max: expected wait beyond which a query
     is not admitted. queries_max, documents_max: items that may wait; one document request larger than
-    documents_max is taken when nothing else waits. batch_items_max, batch_weight_max: bounds of a batch. query_weight_max: of a
-    batch of queries, which all wait for its end; more at once gains next to nothing. long_ms: a caller whose
-    queries hold all streams but one for longer waits for one of them, so that one stays for the others.
+    documents_max is taken when nothing else waits. batch_items_max, batch_weight_max: bounds of a batch.
+    query_weight_max: of a batch of queries, which all wait for its end; more at once gains next to nothing.
+    long_ms: a caller whose queries hold all streams but one for longer waits for one of them, so that one
+    stays for the others.
     """
 
     streams: int = 2
