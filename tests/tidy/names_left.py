@@ -33,7 +33,6 @@ SHARED_METHODS: dict[str, set[str]] = {
 AVOIDED_WORDS: dict[str, set[str]] = {
     "index_store": set(),
     "service": {
-        "boarded",
         "lane",
     },
     "feeder": set(),
