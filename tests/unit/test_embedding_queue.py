@@ -54,9 +54,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def queue(model: Model, clock: Clock) -> Iterator[WorkQueue[int, int]]:
-    limits = QueueLimits(
-        streams=1, queries_max=4, documents_max=6, batch_items_max=3, batch_weight_max=100
-    )  # fmt: skip
+    limits = QueueLimits(1, queries_max=4, documents_max=6, batch_items_max=3, batch_weight_max=100)
     queue: WorkQueue[int, int] = WorkQueue("test", model.run, limits, clock)
     queue.start()
     yield queue
