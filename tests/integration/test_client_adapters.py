@@ -237,13 +237,16 @@ def test_more_results_than_one_search_gives(kitchen: Kitchen) -> None:
         assert asyncio.run(ids(k)) == [(hit.id, hit.distance) for hit in whole]
 
 
-def test_vectors_of_two_models_never_meet(kitchen: Kitchen) -> None:
+def test_vectors_of_two_models_never_meet(kitchen: Kitchen, caplog: pytest.LogCaptureFixture) -> None:
     async def run(version: str) -> None:
         async with AsyncVectorClient.to(kitchen.url) as client, sqlalchemy_asyncpg(kitchen) as session:
             path = RemoteDBVectorRecommender(client, embedding_version=version)
             await path.find_similar_ids(session, "만두", 3)
 
     asyncio.run(run(kitchen.client.embed("만두").version))
+    assert "embedding_version_assumed" not in caplog.text
+    asyncio.run(run(""))
+    assert "embedding_version_assumed" in caplog.text
     with pytest.raises(SpaceChanged, match=r"another-model\.0"):
         asyncio.run(run("another-model.0"))
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 from vector_client.async_client import AsyncVectorClient
 from vector_client.errors import PathFailed, SpaceChanged
+from vector_client.log_events import log_event
 from vector_client.recommend.drivers import sqlalchemy_rows
 from vector_client.recommend.pgvector import PgTable, Rows, nearest_rows
 from vector_client.recommend.port import Neighbours
 from vector_client.types import Embedded, Id, Query
+
+log = logging.getLogger(__name__)
 
 Encode: TypeAlias = Callable[[str], Sequence[float] | Awaitable[Sequence[float]]]
 """The backend's own model: a text in, its unit vector out. Called in a thread, one text at a time; the
@@ -53,8 +57,8 @@ class DBVectorRecommender:
 class RemoteDBVectorRecommender:
     """The service's model and pgvector (ML_MODE remote_embed).
 
-    embedding_version: of the vectors in the table. Empty: the version of the first answer. An answer of
-    another version raises SpaceChanged: distances between two models mean nothing.
+    embedding_version: of the vectors in the table. Empty: that of the first answer is assumed, and a warning
+    says so. An answer of another version raises SpaceChanged: distances between two models mean nothing.
     """
 
     def __init__(
@@ -79,7 +83,9 @@ class RemoteDBVectorRecommender:
         return await nearest_rows(self._rows, pg_db, self._table, vector, top_k, exclude_ids)
 
     def _checked(self, embedded: Embedded) -> Sequence[float]:
-        self._version = self._version or embedded.version
+        if not self._version:
+            self._version = embedded.version
+            log_event(log, logging.WARNING, "embedding_version_assumed", version=embedded.version)
         if embedded.version != self._version:
             raise SpaceChanged(
                 f"the service embeds with {embedded.version}, the table holds {self._version}: "
