@@ -13,6 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from vector_client import Backend, Recommenders, Table, VectorClientError, by_sqlalchemy, full_page
+from vector_client.errors import BadRequest
 
 RECIPES = Table("FCT_RECIPE", "RECIPE_ID", "RECIPE_ID, COOKING_NAME")
 USER: ContextVar[str] = ContextVar("USER", default="")
@@ -55,6 +56,8 @@ async def get_recipes(
 
         try:
             page = await full_page(ask, by_sqlalchemy(shop, RECIPES), size)
+        except BadRequest as exc:  # an empty query, or a longer one than the service takes
+            raise HTTPException(422, exc.detail) from exc
         except VectorClientError as exc:
             raise HTTPException(503, str(exc)) from exc
     distances = dict(page.neighbours)

@@ -70,6 +70,12 @@ def test_the_example_backend_answers_without_a_database(kitchen: Kitchen) -> Non
     environ = {"ML_INFERENCE_URL": kitchen.url, "ML_MODE": "remote_store", "ML_TIMEOUT": "30"}
     with backend(environ) as url:
         found = recipes(url, "갈비탕", 40)
+        with pytest.raises(urllib.error.HTTPError) as refusal:
+            recipes(url, " ")
+        assert refusal.value.code == 422, "the question's fault is no outage"
+        typed = ["curl", "-sfG", f"{url}/recipes", "--data-urlencode", "query=갈비탕", "-d", "size=40"]
+        if shutil.which("curl") is not None:  # as the example's README has it
+            assert json.loads(subprocess.check_output(typed)) == found
     ids = [row["RECIPE_ID"] for row in found["recipes"]]
     assert ids == [n for n, _ in kitchen.nearest("갈비탕", 100) if n % 10][:40]
     assert all(n % 10 == 0 for n in found["missing"])
