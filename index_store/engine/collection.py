@@ -1,4 +1,5 @@
-"""One collection in one process: which generations it has now, and who may still be using older ones."""
+"""One collection in one process: the generations that its pointer names, opened once and closed when the last
+call that uses them has ended."""
 
 from __future__ import annotations
 
@@ -36,12 +37,12 @@ Stamp: TypeAlias = tuple[int, int, int]
 MakeStore: TypeAlias = Callable[[Path, str], Store]
 
 _OPEN_TRIES = 5
-_FOLLOW_PAUSE_S = 1.0
+_RETRY_PAUSE_S = 1.0
 """After a failure: each try may read a whole store, and searches of other collections wait for it."""
 
 
 @dataclass(slots=True)
-class Members:
+class OpenGenerations:
     """The generations as one pointer file named them, open for as long as somebody uses them."""
 
     pointer: Pointer
@@ -59,7 +60,7 @@ class Members:
         return [self.generations[member.name] for member in self.pointer.members]
 
 
-class MembersInUse:
+class AcquiredGenerations:
     """The context of `Collection.members`; by hand, for a generator's takes twice as long."""
 
     __slots__ = ("_collection", "_members")
@@ -67,16 +68,20 @@ class MembersInUse:
     def __init__(self, collection: Collection) -> None:
         self._collection = collection
 
-    def __enter__(self) -> Members:
-        self._members = self._collection.take()
+    def __enter__(self) -> OpenGenerations:
+        self._members = self._collection.acquire()
         return self._members
 
     def __exit__(self, *_raised: object) -> None:
-        self._collection.give_back(self._members)
+        self._collection.release(self._members)
 
 
 class Collection:
-    """Opens, follows and moves the generations of one collection. Every method is safe from any thread."""
+    """Opens the generations of one collection, follows its pointer when another process moves it, and moves
+    it.
+
+    Every method is safe from any thread.
+    """
 
     def __init__(
         self,
@@ -96,22 +101,22 @@ class Collection:
         self._clock = clock
         self._now = now
         self._lock = threading.Lock()
-        self._members = Members(Pointer(), (0, 0, 0), {})
-        self._former: list[Members] = []
+        self._open_generations = OpenGenerations(Pointer(), (0, 0, 0), {})
+        self._still_used: list[OpenGenerations] = []
         self._is_open = False
         self._unreadable: set[str] = set()
         self._failure: Unavailable | None = None
         self._failed_at: tuple[Stamp, float] = ((0, 0, 0), 0.0)
 
     def open(self) -> None:
-        """Does nothing when it is open already. Raises Unavailable, StoreDamaged, StoreUnavailable: callers
-        of `members` are told the same until a later try goes well."""
+        """Open what the pointer names; does nothing when it is open already. Raises Unavailable,
+        StoreDamaged, StoreUnavailable: callers of `members` get the same until a later try succeeds."""
         if self._is_open:
             return
         try:
             self._open()
         except (Unavailable, OSError) as exc:
-            failure = self._as_failure(exc)
+            failure = self._translate_error(exc)
             self.close()
             self._failure = failure
             raise failure from exc
@@ -121,20 +126,20 @@ class Collection:
         self._directory.mkdir(parents=True, exist_ok=True)
         sync_directory(self._directory.parent)
         with locked(self._directory / ADVANCE_LOCK):
-            _sweep(self._directory, read_pointer(self._directory), self._now())
+            _clean_up(self._directory, read_pointer(self._directory), self._now())
         with self._lock:
-            self._follow()
+            self._open_pointed()
             self._is_open = True
         self._quarantine_unreadable()
 
-    def _as_failure(self, error: Unavailable | OSError) -> Unavailable:
+    def _translate_error(self, error: Unavailable | OSError) -> Unavailable:
         """The error as callers are told it: with the file and what helps."""
         if isinstance(error, OSError):
             return unavailable(self._directory, error)
         return error
 
     def _quarantine_unreadable(self) -> None:
-        """Take generations that can't be read, and are not current, out of the way of the collection."""
+        """Quarantine generations that can't be read and are not current, so that the collection opens."""
         if not self._unreadable:
             return
         with locked(self._directory / ADVANCE_LOCK):
@@ -147,16 +152,18 @@ class Collection:
     def close(self) -> None:
         with self._lock:
             self._is_open = False
-            everyone = {g.name: g for m in (*self._former, self._members) for g in m.generations.values()}
-            self._former.clear()
-            self._members = Members(Pointer(), (0, 0, 0), {})
+            everyone = {
+                g.name: g for m in (*self._still_used, self._open_generations) for g in m.generations.values()
+            }
+            self._still_used.clear()
+            self._open_generations = OpenGenerations(Pointer(), (0, 0, 0), {})
         for generation in everyone.values():
             generation.close()
 
     def newest_seq(self) -> int | None:
         """The newest seq that the current generation is known to have; None where the pointer has moved and
         somebody has to follow it first. Takes no lock (3 us)."""
-        members = self._members
+        members = self._open_generations
         try:
             if _stamp(self._pointer_path) != members.stamp:
                 return None
@@ -165,59 +172,59 @@ class Collection:
         current = members.current
         return 0 if current is None else current.newest_seq()
 
-    def members(self) -> MembersInUse:
+    def members(self) -> AcquiredGenerations:
         """The generations as of now; none of them is closed while the context lasts."""
-        return MembersInUse(self)
+        return AcquiredGenerations(self)
 
-    def take(self) -> Members:
-        """For `MembersInUse`. Raises Unavailable, StoreUnavailable, StoreDamaged."""
+    def acquire(self) -> OpenGenerations:
+        """For `AcquiredGenerations`. Raises Unavailable, StoreUnavailable, StoreDamaged."""
         try:
             stamp = _stamp(self._pointer_path)  # before the lock: the system may take its time
         except OSError as exc:
-            raise self._as_failure(exc) from exc
+            raise self._translate_error(exc) from exc
         with self._lock:
             if not self._is_open:
-                raise self._closed()
-            if stamp != self._members.stamp:
-                self._follow_again(stamp)
-            self._members.users += 1
-            return self._members
+                raise self._closed_error()
+            if stamp != self._open_generations.stamp:
+                self._follow_moved_pointer(stamp)
+            self._open_generations.users += 1
+            return self._open_generations
 
-    def _closed(self) -> Unavailable:
+    def _closed_error(self) -> Unavailable:
         failure = self._failure
         if failure is None:
             return Unavailable(f"collection {self.spec.name!r} is closed", hints.TRY_AGAIN)
         return type(failure)(str(failure), failure.hint)
 
-    def _follow_again(self, stamp: Stamp) -> None:
+    def _follow_moved_pointer(self, stamp: Stamp) -> None:
         """Follow a pointer that has moved; what failed a moment ago is not tried again at once. Lock held."""
         failed, at = self._failed_at
-        if self._failure is not None and failed == stamp and self._clock() < at + _FOLLOW_PAUSE_S:
-            raise self._closed()
+        if self._failure is not None and failed == stamp and self._clock() < at + _RETRY_PAUSE_S:
+            raise self._closed_error()
         try:
-            self._follow()
+            self._open_pointed()
         except (Unavailable, OSError) as exc:
-            self._failure, self._failed_at = self._as_failure(exc), (stamp, self._clock())
+            self._failure, self._failed_at = self._translate_error(exc), (stamp, self._clock())
             log.error("collection_not_followed", extra={"collection": self.spec.name, "error": str(exc)})
             raise self._failure from exc
         self._failure = None
 
-    def give_back(self, members: Members) -> None:
+    def release(self, members: OpenGenerations) -> None:
         with self._lock:
             members.users -= 1
-            unused = self._unused()
+            unused = self._take_unused()
         for generation in unused:
             generation.close()
 
-    def advance(self, step: Step, embedding_version: str) -> None:
+    def apply_step(self, step: Step, embedding_version: str) -> None:
         """One step, by one rename. Raises GenerationConflict, WriteFailed, Unavailable."""
         try:
-            self._advance(step, embedding_version)
+            self._apply_step(step, embedding_version)
         except OSError as exc:
             text = f"the step {step!r} of {self.spec.name!r} failed, repeating it is safe: {exc}"
             raise WriteFailed(text, hint_of(exc, self._directory)) from exc
 
-    def _advance(self, step: Step, embedding_version: str) -> None:
+    def _apply_step(self, step: Step, embedding_version: str) -> None:
         with locked(self._directory / ADVANCE_LOCK):
             pointer = read_pointer(self._directory)
             if step == "begin":
@@ -229,7 +236,7 @@ class Collection:
                     "abort": pointer.aborted,
                 }
                 write_pointer(self._directory, moves[step](embedding_version))
-            _sweep(self._directory, read_pointer(self._directory), self._now())
+            _clean_up(self._directory, read_pointer(self._directory), self._now())
         log.info(
             "generation_advanced",
             extra={"collection": self.spec.name, "step": step, "embedding_version": embedding_version},
@@ -251,21 +258,21 @@ class Collection:
             fresh.open(self.spec)
             try:
                 current = members.generations[pointer.current.name].store
-                seq = carry_over(current, fresh, 0)
-                # Nothing is written to the current generation between the last look and the rename, so
+                seq = copy_without_vectors(current, fresh, 0)
+                # No process writes to the current generation between the last copy and the rename, so
                 # every later write finds the new one.
                 with current.commits_blocked():
-                    carry_over(current, fresh, seq)
+                    copy_without_vectors(current, fresh, seq)
                     write_pointer(self._directory, pointer.with_next(member))
             finally:
                 fresh.close()
 
-    def _follow(self) -> None:
-        """Open what the pointer names now, keep what is open already. Called with the lock held."""
+    def _open_pointed(self) -> None:
+        """Open what the pointer names now, keep what is open already. Lock held."""
         for _ in range(_OPEN_TRIES):
             stamp = _stamp(self._pointer_path)
             pointer = read_pointer(self._directory)
-            if self._members.pointer.members and not pointer.members:
+            if self._open_generations.pointer.members and not pointer.members:
                 raise StoreUnavailable(
                     f"{self._pointer_path} is gone: the directory was removed or is not mounted any more",
                     f"mount the disk of {self._directory} again, or restore a backup",
@@ -274,37 +281,37 @@ class Collection:
             damaged: dict[str, Unavailable | OSError] = {}
             for member in pointer.members:
                 try:
-                    generations[member.name] = self._opened(member)
+                    generations[member.name] = self._open_generation(member)
                 except (StoreDamaged, StoreUnavailable, OSError) as exc:
                     damaged[member.name] = exc
             if damaged and _stamp(self._pointer_path) != stamp:
-                self._close_new(generations)
+                self._close_unneeded(generations)
                 continue  # one was dropped between reading its name and opening it
             if pointer.current is not None and pointer.current.name in damaged:
-                self._close_new(generations)
+                self._close_unneeded(generations)
                 raise damaged[pointer.current.name]
             for name, problem in damaged.items():
                 log.error("generation_damaged", extra={"generation": name, "error": str(problem)})
                 pointer = pointer.without(name)
-                if _is_for_good(self._directory / name, problem):
+                if _is_lasting(self._directory / name, problem):
                     self._unreadable.add(name)
-            self._former.append(self._members)
-            self._members = Members(pointer, stamp, generations)
-            for generation in self._unused():
+            self._still_used.append(self._open_generations)
+            self._open_generations = OpenGenerations(pointer, stamp, generations)
+            for generation in self._take_unused():
                 generation.close()
             return
         raise Unavailable(
             f"the generations of {self.spec.name!r} change faster than they can be opened", hints.TRY_AGAIN
         )
 
-    def _close_new(self, generations: Mapping[str, Generation]) -> None:
+    def _close_unneeded(self, generations: Mapping[str, Generation]) -> None:
         """Close what was opened for nothing."""
         for generation in generations.values():
-            if generation.name not in self._members.generations:
+            if generation.name not in self._open_generations.generations:
                 generation.close()
 
-    def _opened(self, member: GenerationName) -> Generation:
-        known = self._members.generations.get(member.name)
+    def _open_generation(self, member: GenerationName) -> Generation:
+        known = self._open_generations.generations.get(member.name)
         if known is not None:
             return known
         store = self._make_store(self._directory / member.name, member.embedding_version)
@@ -318,20 +325,22 @@ class Collection:
             raise
         return generation
 
-    def _unused(self) -> list[Generation]:
+    def _take_unused(self) -> list[Generation]:
         """Take out the generations that no user and no pointer holds any more. Lock held."""
-        if not self._former:
-            return []  # at the end of almost every search
-        idle = [members for members in self._former if members.users == 0]
-        self._former = [members for members in self._former if members.users]
-        held = {name for members in (*self._former, self._members) for name in members.generations}
+        if not self._still_used:
+            return []  # so ends almost every search
+        idle = [members for members in self._still_used if members.users == 0]
+        self._still_used = [members for members in self._still_used if members.users]
+        held = {
+            name for members in (*self._still_used, self._open_generations) for name in members.generations
+        }
         dropped = {g.name: g for m in idle for g in m.generations.values() if g.name not in held}
         return list(dropped.values())
 
 
-def carry_over(source: Store, target: Store, after_seq: int) -> int:
-    """Give a new generation what does not depend on the embedding: who is known, active, deleted, and
-    metadata. Return the source's seq up to which this was done."""
+def copy_without_vectors(source: Store, target: Store, after_seq: int) -> int:
+    """Copy to a new generation what does not depend on the embedding: known ids, activity, deletes, metadata.
+    Return the seq of `source` up to which this was done."""
     seq = after_seq
     while (tail := source.tail(seq)) is not None and tail.seq > seq:
         items = [
@@ -347,8 +356,8 @@ def carry_over(source: Store, target: Store, after_seq: int) -> int:
     return seq
 
 
-def reduced(batch: WriteBatch) -> WriteBatch:
-    """What a batch of vectors means to a generation of another version: activity and deletes."""
+def without_vectors(batch: WriteBatch) -> WriteBatch:
+    """Return what a batch of vectors means to a generation of another version: activity and deletes."""
     items = [
         replace(item, vector=None, metadata=None, content_hash=None, content=None)
         for item in batch.items
@@ -357,8 +366,8 @@ def reduced(batch: WriteBatch) -> WriteBatch:
     return WriteBatch(items=items, deletes=batch.deletes)
 
 
-def _is_for_good(directory: Path, problem: Exception) -> bool:
-    """Whether trying again is in vain: a busy or failing disk may come back, rotten bytes do not."""
+def _is_lasting(directory: Path, problem: Exception) -> bool:
+    """Whether trying again is useless: a busy or failing disk may recover, damaged bytes do not."""
     if not isinstance(problem, StoreDamaged):
         return False
     return not is_passing(problem) or not (directory / STORE_FILE).exists()
@@ -373,9 +382,9 @@ def _stamp(path: str) -> Stamp:
     return (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
-def _sweep(directory: Path, pointer: Pointer, now: float) -> None:
-    """Set aside generations that no role names: retired ones, and those that a crash left unpublished.
-    Called with the advance lock held. Who has them open keeps reading their files."""
+def _clean_up(directory: Path, pointer: Pointer, now: float) -> None:
+    """Retire generations that no role names, and remove those that a crash left unpublished. Advance lock
+    held. Processes that have them open keep reading their files."""
     named = {member.name for member in pointer.members}
     for path in generations_in(directory):
         if path.name not in named:

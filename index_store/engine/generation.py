@@ -2,10 +2,10 @@
 
     Generation = sealed segments (mapped, shared by all processes) + delta + bitmaps of live rows
 
-The store is the truth. Before each search the tail of its commits is read and applied, so a write that any
-process acknowledged before the search began is in the answer. What takes longer (a delta without dead rows, a
-snapshot that another process published) a thread makes ready beside the searches, and one assignment swaps it
-in.
+The store is the source of everything. Before each search the newest commits are read and applied, so a write
+that any process acknowledged before the search began is in the answer. What takes longer (a delta without
+dead rows, a snapshot that another process published) is prepared by a background thread, and one assignment
+swaps it in.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ log = logging.getLogger(__name__)
 
 _CATCH_UP_ROWS = 128
 """A search applies a row in 12 us."""
-_CHASES_MAX = 8
-_LOOK_S = 0.05
-_FORMER_S = 60.0
-"""How long pages of the snapshot before go on after a swap."""
+_REPLAYS_MAX = 8
+_POLL_S = 0.05
+_FORMER_KEPT_S = 60.0
+"""After a swap, how long pages can be continued over the snapshot before."""
 
 
 class Generation:
-    """Searches and its store. `refresh` and `nearest` are safe from any thread."""
+    """A store, and the view that searches of it use. `refresh` and `nearest` are safe from any thread."""
 
     def __init__(
         self,
@@ -73,10 +73,10 @@ class Generation:
         self._view = empty_view(spec)
         self._mark: int | None = None
         self._stamp = (0, 0)
-        self._scrubbed = 0
-        self._look_at = 0.0
+        self._scrub_modified_ns = 0
+        self._next_poll_at = 0.0
         self._swapped_at = 0.0
-        self._upkeep: threading.Thread | None = None
+        self._background: threading.Thread | None = None
         self._is_closing = False
 
     def open(self) -> None:
@@ -84,15 +84,15 @@ class Generation:
         Raises StoreDamaged, StoreUnavailable, OSError. To be closed even then."""
         self.store.open(self._spec)
         self._stamp = _stamp(self.store.directory)
-        self._scrubbed = _modified(self.store.directory / SCRUB_FILE)
-        view = self._based({}, trusts=False) or self._loaded()
+        self._scrub_modified_ns = _modified_ns(self.store.directory / SCRUB_FILE)
+        view = self._open_newest_snapshot({}, trusts=False) or self._load_store()
         with self._lock:
             self._view = view
 
     def close(self) -> None:
         with self._lock:
             self._is_closing = True
-            upkeep = self._upkeep
+            upkeep = self._background
         if upkeep is not None:
             upkeep.join()
         self.store.close()
@@ -101,23 +101,24 @@ class Generation:
 
     def refresh(self) -> View:
         """Apply what was committed since the last call, by any process, and return the newest view."""
-        if self.store.commit_mark() == self._mark and self._clock() < self._look_at:
-            return self._view  # so ends almost every call, without a lock
+        if self.store.commit_mark() == self._mark and self._clock() < self._next_poll_at:
+            return self._view  # almost every call ends here, without a lock
         with self._lock:
             now = self._clock()
-            is_to_look = now >= self._look_at
-            if is_to_look:
-                self._look_at = now + _LOOK_S
-                self._look(now)
+            is_poll_due = now >= self._next_poll_at
+            if is_poll_due:
+                self._next_poll_at = now + _POLL_S
+                self._poll_disk(now)
             mark = self.store.commit_mark()
-            if mark != self._mark or is_to_look:  # else who held the lock has just applied it
-                self._follow()
-                self._keep_up()
-            self._mark = mark  # last: who finds it takes the view without a lock
+            if mark != self._mark or is_poll_due:  # else the thread that held the lock has just applied it
+                self._apply_commits()
+                self._schedule_maintenance()
+            self._mark = mark  # last: a thread that reads it takes the view without a lock
             return self._view
 
     def catch_up(self, seq: int) -> None:
-        """Called by who has written: more than a few rows are not left to the next search."""
+        """Apply a large write at once, in the thread that made it: only a few rows are left to the next
+        search."""
         if seq - self._view.seq >= _CATCH_UP_ROWS:
             self.refresh()
 
@@ -129,7 +130,7 @@ class Generation:
         """Answer a checked request from `view`. Raises PageExpired, InvalidFilter."""
         seq = view.seq
         if request.after is not None:
-            view, seq = self._knowing(view, request.after), request.after.seq
+            view, seq = self._view_knowing(view, request.after), request.after.seq
         found = answer(view, self._spec, request)
         hits = self._hits(view, request, found)
         last = hits[-1] if hits and not found.exhausted else None
@@ -143,8 +144,8 @@ class Generation:
             unknown_filter_keys=found.unknown_keys,
         )
 
-    def _knowing(self, view: View, after: PageKey) -> View:
-        """The view, of this moment, that knows what was live at the page's seq."""
+    def _view_knowing(self, view: View, after: PageKey) -> View:
+        """Return the view that knows what was live at the page's seq: the newest or the one before."""
         if after.generation == self.name:
             for one in (view, view.former):
                 if one is not None and one.history.is_known(after.seq, one.seq):
@@ -165,7 +166,7 @@ class Generation:
             for item_id, distance, text, vector in zip(found.ids, distances, texts, vectors, strict=True)
         ]
 
-    def _follow(self) -> None:
+    def _apply_commits(self) -> None:
         """Apply what was committed since. Lock held."""
         tail = self.store.tail(self._view.seq)
         if tail is not None:
@@ -177,65 +178,66 @@ class Generation:
             pages.append(more)
         return pages
 
-    def _look(self, now: float) -> None:
-        """Look whether rows were scrubbed, and forget the snapshot before the last. Lock held."""
-        if self._view.former is not None and now >= self._swapped_at + _FORMER_S:
+    def _poll_disk(self, now: float) -> None:
+        """Check whether rows were scrubbed, and drop the former snapshot when its time is over. Lock held."""
+        if self._view.former is not None and now >= self._swapped_at + _FORMER_KEPT_S:
             self._view = replace(self._view, former=None)
-        scrubbed = _modified(self.store.directory / SCRUB_FILE)
-        if scrubbed != self._scrubbed:
-            self._scrubbed = scrubbed
+        scrubbed = _modified_ns(self.store.directory / SCRUB_FILE)
+        if scrubbed != self._scrub_modified_ns:
+            self._scrub_modified_ns = scrubbed
             self.store.recheck_suspects()
 
-    def _keep_up(self) -> None:
-        """Start the thread that does what searches shall not wait for, if any of it is due. Lock held."""
-        if self._is_closing or (self._upkeep is not None and self._upkeep.is_alive()):
+    def _schedule_maintenance(self) -> None:
+        """Start the background thread if anything is due that searches must not wait for. Lock held."""
+        if self._is_closing or (self._background is not None and self._background.is_alive()):
             return
         view, stamp = self._view, _stamp(self.store.directory)
         if stamp != self._stamp:
-            self._stamp, work = stamp, self._swap
+            self._stamp, work = stamp, self._swap_snapshot
         elif needs_compaction(view):
             work = self._compact
         elif view.index.is_behind(view.count):
-            work = self._sort
+            work = self._refresh_index
         else:
             return
-        self._upkeep = threading.Thread(
-            target=self._run, args=(work,), name=f"upkeep-{self.name}", daemon=True
+        self._background = threading.Thread(
+            target=self._run_background, args=(work,), name=f"upkeep-{self.name}", daemon=True
         )
-        self._upkeep.start()
+        self._background.start()
 
-    def _run(self, work: Callable[[], None]) -> None:
+    def _run_background(self, work: Callable[[], None]) -> None:
         try:
             work()
         except (Unavailable, OSError) as exc:
             log.error("upkeep_failed", extra={"generation": self.name, "error": str(exc)})
 
-    def _sort(self) -> None:
-        """Make the newest ids quick to find."""
+    def _refresh_index(self) -> None:
+        """Sort the newest ids into the index."""
         index = with_fresh_index(self._view).index
         with self._lock:
             self._view = replace(self._view, index=index)  # of the same delta: this is the only upkeep
 
     def _compact(self) -> None:
-        """Make a delta without dead rows the view's."""
+        """Swap in a delta without dead rows."""
         rows = self._view.count
-        self._serve(compacted(self._view), keeps_old=False)
+        self._swap_view(compacted(self._view), keeps_former=False)
         log.info("delta_compacted", extra={"generation": self.name, "rows": rows, "live": self._view.count})
 
-    def _swap(self) -> None:
-        """Make the newest snapshot the view's."""
+    def _swap_snapshot(self) -> None:
+        """Swap in the newest snapshot, if it is another one than is served."""
         old = self._view
         known = {(one.segment.name, one.segment.reader.sha256): one.segment for one in old.segments}
-        fresh = self._based(known, trusts=True, unless=old.snapshot)
+        fresh = self._open_newest_snapshot(known, trusts=True, unless=old.snapshot)
         if fresh is not None:
-            self._serve(fresh, keeps_old=True)
+            self._swap_view(fresh, keeps_former=True)
             log.info("snapshot_opened", extra={"generation": self.name, "snapshot": fresh.snapshot})
 
-    def _serve(self, fresh: View, *, keeps_old: bool) -> None:
-        """Let searches have a view that was made beside them. keeps_old: for pages of the one before."""
-        for _ in range(_CHASES_MAX):  # without the lock, until little is left to do under it
+    def _swap_view(self, fresh: View, *, keeps_former: bool) -> None:
+        """Bring a prepared view up to date and give it to searches. keeps_former: pages continue over the old
+        one."""
+        for _ in range(_REPLAYS_MAX):  # without the lock, until little is left to do under it
             before = fresh.seq
-            fresh, _ = self._replayed(fresh)
+            fresh, _ = self._replay(fresh)
             if fresh.seq - before < _CATCH_UP_ROWS:
                 break
         with self._lock:
@@ -243,22 +245,23 @@ class Generation:
             if tail is not None:
                 fresh = apply_commits(fresh, self._pages_from(tail))
             if self._view.seq < fresh.seq:
-                self._follow()
-            former = replace(self._view, former=None) if keeps_old else self._view.former
+                self._apply_commits()
+            former = replace(self._view, former=None) if keeps_former else self._view.former
             self._view = replace(fresh, former=former if self._view.seq == fresh.seq else None)
-            if keeps_old:
+            if keeps_former:
                 self._swapped_at = self._clock()
 
-    def _replayed(self, view: View) -> tuple[View, int]:
-        """The view after all that was committed since it, and how many live items the store counts then."""
+    def _replay(self, view: View) -> tuple[View, int]:
+        """Return the view after all commits since it, and the number of live items that the store counts
+        then."""
         counted = 0
         for tail in self.store.commits_after(view.seq):
             view, counted = with_fresh_index(apply_commits(view, [tail])), tail.live or 0
         return without_history(view), counted
 
-    def _based(self, known: OpenSegments, *, trusts: bool, unless: str = "") -> View | None:
-        """A view of the newest sound snapshot and all commits after it; None: there is none, or it is
-        `unless`."""
+    def _open_newest_snapshot(self, known: OpenSegments, *, trusts: bool, unless: str = "") -> View | None:
+        """Return a view of the newest sound snapshot and all commits after it; None where there is none, or
+        where it is `unless`."""
         directory = self.store.directory
         owner, entries = registered_snapshots(directory, self._connect)
         if unless and entries and entries[0].name == unless:
@@ -266,14 +269,14 @@ class Generation:
         snapshot = open_newest(directory, owner, entries, known, trusts)
         if snapshot is None or snapshot.name == unless:
             return None
-        view, counted = self._replayed(view_of_snapshot(snapshot, self._spec))
+        view, counted = self._replay(view_of_snapshot(snapshot, self._spec))
         if live_count(view) != counted and not self.store.damaged_rows:
             # Changes are found by an index of the store; a rotten page of it hides some.
             log.error("tail_incomplete", extra={"generation": self.name, "snapshot": snapshot.name})
             return None
         return view
 
-    def _loaded(self) -> View:
+    def _load_store(self) -> View:
         delta, seq, counted = Delta(self._spec), 0, 0
         for page in self.store.scan_items():
             live = [row for row in page.rows if row.is_live]
@@ -286,7 +289,7 @@ class Generation:
         return view
 
 
-def _modified(path: Path) -> int:
+def _modified_ns(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:

@@ -16,7 +16,7 @@ import faiss
 
 from index_store.ann.compiled import exact_kernels, kernels
 from index_store.catalog.identity import record_origin
-from index_store.engine.collection import Collection, Members, Step, reduced
+from index_store.engine.collection import Collection, OpenGenerations, Step, without_vectors
 from index_store.engine.generation import Generation
 from index_store.engine.validation import check_ids, check_spec, checked_batch, checked_request
 from index_store.errors import (
@@ -150,7 +150,7 @@ class EmbeddedIndex:
     def write(self, collection: str, batch: WriteBatch) -> Ack:
         found = self._collection(collection)
         batch = checked_batch(batch, found.spec, self._limits.metadata_bytes_max)
-        done: dict[str, _Done] = {}
+        done: dict[str, _GenerationWrite] = {}
         known: Set[Id] = frozenset()
         addressed = ""
         # A generation may begin while others are being written: look again until none is missing.
@@ -205,7 +205,7 @@ class EmbeddedIndex:
     def advance(self, collection: str, step: Step, embedding_version: str) -> CollectionStatus:
         if not embedding_version:
             raise InvalidRequest("embedding_version must not be empty", "embedding_version")
-        self._collection(collection).advance(step, embedding_version)
+        self._collection(collection).apply_step(step, embedding_version)
         return self.status(collection)
 
     def record_origin(self, collection: str, embedding_version: str, origin: str) -> bool:
@@ -284,7 +284,7 @@ def _check_version(spec: CollectionSpec, generation: Generation | None, request:
         raise PageExpired("the generation of this page is gone; search again", "cursor")
 
 
-def _addressed(spec: CollectionSpec, members: Members, batch: WriteBatch) -> Generation:
+def _addressed(spec: CollectionSpec, members: OpenGenerations, batch: WriteBatch) -> Generation:
     """The generation whose Ack answers the write."""
     current = members.current
     if batch.embedding_version is None:
@@ -295,14 +295,14 @@ def _addressed(spec: CollectionSpec, members: Members, batch: WriteBatch) -> Gen
     raise VersionMismatch(spec.name, current.embedding_version if current else "", batch.embedding_version)
 
 
-def _existing(members: Members) -> Generation:
+def _existing(members: OpenGenerations) -> Generation:
     if members.current is None:
         raise GenerationConflict("the collection has no generation yet: begin one")
     return members.current
 
 
 @dataclass(frozen=True, slots=True)
-class _Done:
+class _GenerationWrite:
     """What one generation made of a write. held: ids of the batch's items, but for those it does not know."""
 
     committed: CommitResult
@@ -310,20 +310,24 @@ class _Done:
     held: Set[Id]
 
 
-def _commit(generation: Generation, batch: WriteBatch, is_addressed: bool, known: Set[Id]) -> _Done:
+def _commit(
+    generation: Generation, batch: WriteBatch, is_addressed: bool, known: Set[Id]
+) -> _GenerationWrite:
     """Vectors belong to the addressed generation alone; what holds without them belongs to all. Cursors
     stay with the addressed one: only it holds all the rows that they vouch for. known: what is said of these
     ids is stored ahead of a vector."""
     if not is_addressed:
         has_vectors = any(item.vector is not None for item in batch.items)
-        batch = reduced(batch) if has_vectors else WriteBatch(items=batch.items, deletes=batch.deletes)
+        batch = (
+            without_vectors(batch) if has_vectors else WriteBatch(items=batch.items, deletes=batch.deletes)
+        )
     committed = generation.store.commit(batch, known)
     generation.catch_up(committed.seq)
     held = {item.id for item in batch.items}.difference(committed.unknown_ids)
-    return _Done(committed, generation.embedding_version, held)
+    return _GenerationWrite(committed, generation.embedding_version, held)
 
 
-def _acked(done: Mapping[str, _Done], addressed: str) -> Ack:
+def _acked(done: Mapping[str, _GenerationWrite], addressed: str) -> Ack:
     """An id is unknown where no generation holds it."""
     answer = done[addressed]
     ours = answer.committed
@@ -340,7 +344,7 @@ def _acked(done: Mapping[str, _Done], addressed: str) -> Ack:
     )
 
 
-def _statuses(members: Members) -> list[GenerationStatus]:
+def _statuses(members: OpenGenerations) -> list[GenerationStatus]:
     pointer = members.pointer
     roles = (("current", pointer.current), ("next", pointer.next), ("former", pointer.former))
     out = []

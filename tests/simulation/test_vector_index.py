@@ -189,8 +189,8 @@ class IndexMachine(RuleBasedStateMachine):
             with self.engines[which]._collection("things").members() as members:
                 for generation in members.in_order():
                     generation.refresh()
-                    if generation._upkeep is not None:
-                        generation._upkeep.join()
+                    if generation._background is not None:
+                        generation._background.join()
 
     @rule()
     def scrub(self) -> None:

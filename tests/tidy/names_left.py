@@ -14,9 +14,7 @@ REPEATED_CLASSES: dict[str, set[str]] = {
 """Class names that stand twice in a tower."""
 SHARED_METHODS: dict[str, set[str]] = {
     "index_store": {
-        "advance",
         "candidates",
-        "take",
     },
     "service": {
         "begin",

@@ -93,7 +93,7 @@ def test_pages_go_on_across_a_swap_and_expire_with_the_snapshot_before(tmp_path:
     sealed(tmp_path)
     now[0] += 1
     index.search("numbers", [SearchRequest(data[0], 1)])
-    generation_of(index)._upkeep.join()  # type: ignore[union-attr]
+    generation_of(index)._background.join()  # type: ignore[union-attr]
     assert base_of(index) != ""
     index.write("numbers", WriteBatch(deletes=[ItemDelete(everything[61])]))
     index.write("numbers", WriteBatch([ItemWrite(everything[62], data[0])], (), "v1"))  # it stays in place
