@@ -17,7 +17,8 @@ from benchmarks.vectors import load
 from index_store.ann.rerank import Matrix
 from index_store.ann.sq8 import add_codes, encode_query, new_codes
 from index_store.engine.index import EmbeddedIndex
-from index_store.maintenance.worker import Maintenance, MaintenanceLimits
+from index_store.maintenance.policy import MaintenanceLimits
+from index_store.maintenance.worker import Maintenance
 from index_store.segment.builder import BuildOptions
 from index_store.segment.reader import SegmentReader
 from index_store.types import CollectionSpec, Id, ItemWrite, SearchRequest, WriteBatch

@@ -27,10 +27,11 @@ from index_store.ann.compiled import exact_kernels, kernels
 from index_store.errors import IndexStoreError
 from index_store.maintenance.backup import backup_data, check_backup, is_backup, restore_data
 from index_store.maintenance.check import check, collection_directories, notes
+from index_store.maintenance.policy import MaintenanceLimits
 from index_store.maintenance.rebuild_request import request_rebuild, status_of, withdraw_request
 from index_store.maintenance.repoint import describe_pointer, repoint
 from index_store.maintenance.stats import stats
-from index_store.maintenance.worker import Maintenance, MaintenanceLimits, lower_priority
+from index_store.maintenance.worker import Maintenance, lower_priority
 from log_lines.json_lines import JsonLines
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ import numpy as np
 
 from index_store.engine.generation import Generation
 from index_store.engine.index import EmbeddedIndex
-from index_store.maintenance.worker import Maintenance, MaintenanceLimits
+from index_store.maintenance.policy import MaintenanceLimits
+from index_store.maintenance.worker import Maintenance
 from index_store.types import CollectionSpec, Id, ItemWrite, SearchRequest, Vector, WriteBatch
 from tests.reference_index import ReferenceIndex
 

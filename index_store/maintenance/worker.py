@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,19 +27,18 @@ from index_store.diagnosis import is_passing, unreadable, what_helps
 from index_store.errors import StoreDamaged
 from index_store.maintenance.check import collection_directories
 from index_store.maintenance.compaction import BUILD_ERRORS, BuildContext, drop_old, make_snapshot
+from index_store.maintenance.policy import GenerationShape, MaintenanceLimits, segments_kept
 from index_store.maintenance.rebuild_request import ANSWER_FILE, RebuildQueue
 from index_store.maintenance.scrub import Scrub
-from index_store.segment.builder import BuildOptions, Progress
+from index_store.segment.builder import Progress
 from index_store.segment.open import OpenSegments, OpenSnapshot
-from index_store.storage.disk_guard import RESERVE_BYTES, FreeBytes, free_bytes
+from index_store.storage.disk_guard import FreeBytes, free_bytes
 from index_store.storage.schema import STORE_FILE, Connector, connect_sqlite
 from index_store.storage.sealed_directory import sweep_leftovers
 
 log = logging.getLogger(__name__)
 
 MAINTENANCE_LOCK = "maintenance.lock"
-
-QUARANTINE_KEEP_S = 7 * 86_400.0
 
 _NICE = 10
 _GROWING_SHARE = 0.005
@@ -52,51 +50,6 @@ Stop: TypeAlias = threading.Event
 
 class BuildStopped(Exception):
     """A build was left because the process is to end."""
-
-
-@dataclass(frozen=True, slots=True)
-class MaintenanceLimits:
-    """seal_rows: changes since the newest snapshot that make the next one. segments_max: more are merged.
-    waste_share: changes and dead rows, as a share of the first segment, that rebuild everything.
-    pause_s: between two looks. scrub_pause_s: between two rounds of reading everything again.
-    growing_polls_max: how many looks a rebuild waits for an import to come to its end.
-    quarantine_keep_s: how long a retired generation is kept before it is removed."""
-
-    seal_rows: int = 4096
-    segments_max: int = 4
-    waste_share: float = 0.2
-    snapshots_kept: int = 2
-    pause_s: float = 1.0
-    scrub_pause_s: float = 3600.0
-    growing_polls_max: int = 120
-    quarantine_keep_s: float = QUARANTINE_KEEP_S
-    disk_reserve_bytes: int = RESERVE_BYTES
-    build: BuildOptions = field(default_factory=BuildOptions)
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationShape:
-    """A generation as the policy sees it. rows: of each segment. dead: rows of segments that are not live.
-    changes: rows of the store, tombstones included, that came after the snapshot."""
-
-    rows: tuple[int, ...]
-    dead: int
-    changes: int
-    is_damaged: bool
-
-
-def segments_kept(shape: GenerationShape, limits: MaintenanceLimits) -> int | None:
-    """How many segments the next snapshot keeps; None when none is due. Pure."""
-    if shape.is_damaged:
-        if not shape.rows and not shape.changes:
-            return None
-    elif shape.changes < limits.seal_rows:
-        return None
-    if not shape.rows:
-        return 0
-    if sum(shape.rows[1:]) + shape.dead + shape.changes > limits.waste_share * shape.rows[0]:
-        return 0
-    return 1 if len(shape.rows) >= limits.segments_max else len(shape.rows)
 
 
 class Maintenance:

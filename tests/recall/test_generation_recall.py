@@ -17,7 +17,8 @@ import pytest
 from benchmarks.vectors import Dataset, load
 from index_store.engine.index import EmbeddedIndex
 from index_store.maintenance.check import check
-from index_store.maintenance.worker import Maintenance, MaintenanceLimits
+from index_store.maintenance.policy import MaintenanceLimits
+from index_store.maintenance.worker import Maintenance
 from index_store.segment.builder import BuildOptions
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, SearchRequest, WriteBatch
 from tests.sealing import ClockWithSlowScan, generation_of, until

@@ -6,7 +6,8 @@ import os
 import signal
 from pathlib import Path
 
-from index_store.maintenance.worker import Maintenance, MaintenanceLimits
+from index_store.maintenance.policy import MaintenanceLimits
+from index_store.maintenance.worker import Maintenance
 
 
 def maintain_until(data_dir: str, fatal: int, segments_max: int, waste_share: float) -> None:

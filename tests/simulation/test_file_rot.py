@@ -35,8 +35,9 @@ from index_store.engine.index import EmbeddedIndex
 from index_store.errors import StoreDamaged, StoreUnavailable
 from index_store.maintenance.backup import backup_data, restore_data
 from index_store.maintenance.check import check
+from index_store.maintenance.policy import MaintenanceLimits
 from index_store.maintenance.scrub import ScrubProgress
-from index_store.maintenance.worker import Maintenance, MaintenanceLimits
+from index_store.maintenance.worker import Maintenance
 from index_store.segment.builder import BuildOptions
 from index_store.storage.commit_marks import ACKED_FILE
 from index_store.storage.durable_files import publish

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from index_store.maintenance.check import check
-from index_store.maintenance.worker import MaintenanceLimits
+from index_store.maintenance.policy import MaintenanceLimits
 from index_store.types import ItemDelete, ItemWrite, WriteBatch
 from tests.sealing import assert_same, base_of, filled, named, opened, sealed, snapshots_of, vectors
 from tests.simulation.sealing_child import maintain_until

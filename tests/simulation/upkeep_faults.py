@@ -22,7 +22,8 @@ from index_store.engine.index import EmbeddedIndex
 from index_store.errors import IndexStoreError
 from index_store.maintenance.backup import backup_data, restore_data
 from index_store.maintenance.check import check, check_store
-from index_store.maintenance.worker import Maintenance, MaintenanceLimits
+from index_store.maintenance.policy import MaintenanceLimits
+from index_store.maintenance.worker import Maintenance
 from index_store.segment.builder import BuildOptions
 from index_store.storage.schema import STORE_FILE, connect_sqlite
 from index_store.storage.sealed_directory import TEMPORARY_MARK, read_manifest

@@ -18,7 +18,8 @@ import pytest
 from index_store.__main__ import main
 from index_store.engine.index import EmbeddedIndex
 from index_store.maintenance.check import check
-from index_store.maintenance.worker import MAINTENANCE_LOCK, Maintenance, MaintenanceLimits
+from index_store.maintenance.policy import MaintenanceLimits
+from index_store.maintenance.worker import MAINTENANCE_LOCK, Maintenance
 from index_store.types import CollectionSpec, ItemWrite, WriteBatch
 from tests.sealing import SEED, assert_same, base_of, filled, opened, snapshots_of, until
 

@@ -14,8 +14,9 @@ from index_store.catalog.pointer import read_pointer
 from index_store.errors import StoreDamaged, WriteFailed
 from index_store.maintenance.backup import restore_data
 from index_store.maintenance.check import check
+from index_store.maintenance.policy import MaintenanceLimits
 from index_store.maintenance.scrub import Scrub
-from index_store.maintenance.worker import Maintenance, MaintenanceLimits
+from index_store.maintenance.worker import Maintenance
 from index_store.storage.commit_marks import ACKED_FILE
 from index_store.storage.schema import STORE_FILE, connect_sqlite
 from index_store.types import ItemDelete, ItemWrite, SearchRequest, WriteBatch

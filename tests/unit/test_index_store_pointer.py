@@ -13,8 +13,9 @@ from index_store.catalog.quarantine import generations_in, quarantined_in
 from index_store.engine.index import EmbeddedIndex
 from index_store.errors import GenerationConflict, StoreDamaged, UnknownCollection
 from index_store.maintenance.check import check, notes
+from index_store.maintenance.policy import MaintenanceLimits
 from index_store.maintenance.repoint import repoint
-from index_store.maintenance.worker import Maintenance, MaintenanceLimits
+from index_store.maintenance.worker import Maintenance
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, SearchRequest, WriteBatch
 
 NAME, DIM = "recipes", 8

@@ -13,7 +13,8 @@ from index_store.ann.rerank import rescore
 from index_store.engine.index import EmbeddedIndex
 from index_store.errors import PageExpired
 from index_store.maintenance.check import check
-from index_store.maintenance.worker import GenerationShape, Maintenance, MaintenanceLimits, segments_kept
+from index_store.maintenance.policy import GenerationShape, MaintenanceLimits, segments_kept
+from index_store.maintenance.worker import Maintenance
 from index_store.segment.builder import BuildOptions
 from index_store.types import ItemDelete, ItemWrite, SearchRequest, WriteBatch
 from tests.reference_index import ReferenceIndex
