@@ -1,0 +1,1 @@
+"""The one guarded download of a picture behind an address; `fetch` is its way in."""

@@ -64,6 +64,7 @@ class PictureFetch:
     """Downloads a picture a call from listed hosts. `fetch` blocks and is safe from any thread."""
 
     def __init__(self, limits: FetchLimits, *, resolve: Resolve = resolve) -> None:
+        """resolve: what looks up a host; a test gives its own."""
         self._limits = limits
         self._resolve = resolve
         self._lookups = threading.Semaphore(_LOOKUPS_MAX)

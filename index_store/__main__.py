@@ -2,7 +2,7 @@
 
 check DIR            read everything, or a whole backup, and say what is wrong; changes nothing
 stats DIR            what it holds, in numbers
-maintain DIR         seal, merge and scrub beside the workers until stopped
+maintain DIR         seal, merge and scrub while workers serve, until stopped
 rebuild DIR          make all segments again out of the stores; beside a running service it does the work
 backup DIR TARGET    a hot copy of all stores
 restore TARGET DIR   put a backup into an empty data directory
@@ -136,7 +136,7 @@ def _rebuild(data_dir: Path) -> int:
                 "the process that was rebuilding has ended; what it had not published stays as it was"
             ]
             break
-        never.wait(_WATCH_S)  # the other process tells by a file
+        never.wait(_WATCH_S)  # the other process answers by a file
     else:
         if request:
             withdraw_request(data_dir)
@@ -163,7 +163,7 @@ def _show(step: str, share: float) -> None:
 
 def _maintain(data_dir: Path, parent: int, keep_days: float) -> int:
     if os.environ.get(_PASSIVE) != "passive":
-        # OpenMP reads it when it is loaded: threads that wait must not spin beside the workers.
+        # OpenMP reads it when it is loaded: waiting threads must not spin while workers serve.
         os.environ[_PASSIVE] = "passive"
         again = ["-m", "index_store", "maintain", str(data_dir), "--parent", str(parent)]
         os.execv(sys.executable, [sys.executable, *again, "--keep-days", str(keep_days)])

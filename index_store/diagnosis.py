@@ -54,8 +54,8 @@ def what_helps(error: BaseException, path: Path) -> str:
     for each in causes:
         if isinstance(each, OSError) and each.errno in _SYSTEM:
             return hint_of(each, path)
-        if isinstance(each, sqlite3.Error) and (told := _HINTS.get(_code_of(each))):
-            return told(path)
+        if isinstance(each, sqlite3.Error) and (hint_for := _HINTS.get(_code_of(each))):
+            return hint_for(path)
     for each in causes:
         if isinstance(each, IndexStoreError) and each.hint:
             return each.hint
@@ -68,7 +68,7 @@ def _code_of(error: BaseException) -> int:
 
 
 def unreadable(path: Path, error: Exception) -> StoreDamaged | StoreUnavailable:
-    """What SQLite's error means: it tells neither the file nor the system's reason."""
+    """Return what SQLite's error means: it names neither the file nor the system's reason."""
     code = _code_of(error)
     if code not in PASSING:
         return StoreDamaged(f"{path} can't be read: {error}", hints.check(path))
@@ -110,6 +110,7 @@ def store_behind(path: Path, commits: int, side_file: Path) -> Trouble:
 
 
 def items_missing(path: Path, items: int) -> Trouble:
+    """Return what to report of a store whose counters and rows disagree by `items` live items."""
     return Trouble(
         "items_missing",
         f"{path} is damaged: {items} live items more or less are in it than it counts",
@@ -118,6 +119,7 @@ def items_missing(path: Path, items: int) -> Trouble:
 
 
 def rows_damaged(path: Path, rows: int) -> Trouble:
+    """Return what to report of a store with this many rows that fail their checksum."""
     return Trouble(
         "rows_damaged",
         f"{path}: {rows} rows fail their checksum and are not served until they are written again",

@@ -196,6 +196,7 @@ class StoredItem:
 
     @property
     def is_live(self) -> bool:
+        """Whether a search can return it: active, and with a vector."""
         return self.active and self.vector is not None
 
 

@@ -156,7 +156,7 @@ def exact_neighbours(vectors: Matrix, queries: Matrix, metric: Metric) -> ExactN
 
 
 class Sweep:
-    """Measures one graph over the grid of ef. Points stay, so that a longer sweep goes on from there.
+    """Measures one graph over the grid of ef. Points are kept, so a longer sweep continues from the last one.
 
     like: an ef at which a graph of the same links got there: the grid is begun one step before it.
     """

@@ -29,7 +29,7 @@ def faiss_metric(metric: Metric) -> int:
 def open_mapped(path: Path) -> FaissIndex:
     """Map an index read-only, shared by all processes that map the same file.
 
-    The file must never be changed in place: truncating it kills whoever searches. `add` on what this
+    The file must never be changed in place: truncating it kills processes that search it. `add` on what this
     returns aborts the process; engines that hold it have no such method. The old flag, IO_FLAG_MMAP, does
     not share. Raises StoreDamaged.
     """

@@ -27,7 +27,7 @@ from index_store.types import Metric, Vector
 Storage: TypeAlias = Literal["float32", "bf16", "int8"]
 
 GRAPH_BLOCK_ROWS = 131_072
-"""Rows given to FAISS in one call, which it links in random order. Progress is told between calls."""
+"""Rows given to FAISS in one call, which it links in random order. Progress is reported between calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +115,20 @@ class FaissHnswIndex:
 
     @property
     def rows(self) -> int:
+        """How many rows the graph holds."""
         return int(self._index.ntotal)
 
     @property
     def dim(self) -> int:
+        """Dimension of its vectors."""
         return int(self._index.d)
 
     def knn(self, query: Vector, k: int, *, allowed: Bitmap | None, ef: int) -> Neighbours:
+        """Return up to k rows and their engine distances, nearest first (`index_store.ann.port.AnnIndex`).
+
+        query: (dim,) float32. allowed: None for all rows. ef: breadth of the search, at least k. Raises
+        InvalidVector.
+        """
         row = engine_vectors(checked_query(query, self._index.d), self._metric)
         k = min(k, self.rows)
         if k <= 0:
@@ -157,5 +164,6 @@ class FaissHnswIndex:
         return ScanIndex(self._index.storage, self._metric, self._codes, owner=self._index)
 
     def close(self) -> None:
+        """Let go of the mapped file; only when no thread searches any more."""
         self._index = faiss.IndexHNSWFlat(self._index.d, 2)
         self._graph = None

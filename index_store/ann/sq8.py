@@ -83,6 +83,7 @@ def new_codes(dim: int, metric: Metric) -> FaissIndex:
 
 
 def add_codes(index: FaissIndex, vectors: Matrix, metric: Metric, scale: float) -> None:
+    """Append rows to an index of codes. vectors: (n, dim) float32. scale: as `measure_codes` found it."""
     for block in blocks(vectors, metric):
         index.add(np.rint(block * np.float32(scale)))
 
@@ -110,9 +111,15 @@ class ScanIndex:
 
     @property
     def rows(self) -> int:
+        """How many rows have codes."""
         return int(self._index.ntotal)
 
     def knn(self, query: Vector, k: int, *, allowed: Bitmap | None, ef: int) -> Neighbours:  # noqa: ARG002
+        """Return the k nearest allowed rows by their codes, nearest first; distances carry the codes'
+        rounding.
+
+        query: (dim,) float32. allowed: None for all rows. ef: not used. Raises InvalidVector.
+        """
         row = engine_vectors(checked_query(query, self._index.d), self._metric)
         k = min(k, self.rows)
         if k <= 0:
@@ -169,6 +176,7 @@ class ScanIndex:
         return distance + error + SUM_MARGIN * abs(distance) + 1e-6
 
     def close(self) -> None:
+        """Let go of the codes' memory; only when no thread scans any more."""
         self._index = new_codes(self._index.d, self._metric)
         self._flat = code_bytes(self._index)
         self._rows = self._flat.reshape(0, self._index.d)

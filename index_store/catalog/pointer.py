@@ -56,17 +56,21 @@ class Pointer:
         return GenerationName(f"g{counter:06d}", embedding_version), replace(self, counter=counter)
 
     def with_next(self, member: GenerationName) -> Pointer:
+        """Return the pointer with `member` as next, or as current where there is none."""
         return replace(self, next=member) if self.current else replace(self, current=member)
 
     def promoted(self, embedding_version: str) -> Pointer:
+        """Return the pointer with next as current and current as former. Raises GenerationConflict."""
         member = _require_role(self.next, embedding_version, "promote", "next")
         return replace(self, current=member, next=None, former=self.current)
 
     def rolled_back(self, embedding_version: str) -> Pointer:
+        """Return the pointer with former and current swapped. Raises GenerationConflict."""
         member = _require_role(self.former, embedding_version, "rollback", "former")
         return replace(self, current=member, former=self.current)
 
     def aborted(self, embedding_version: str) -> Pointer:
+        """Return the pointer without its next generation. Raises GenerationConflict."""
         _require_role(self.next, embedding_version, "abort", "next")
         return replace(self, next=None)
 
@@ -133,6 +137,7 @@ def write_pointer(directory: Path, pointer: Pointer) -> None:
 
 
 def encode(pointer: Pointer) -> bytes:
+    """Return the pointer file's bytes: JSON, then the SHA-256 of that JSON on a line of its own."""
     roles = {"current": pointer.current, "next": pointer.next, "former": pointer.former}
     body = {
         "format_version": FORMAT_VERSION,

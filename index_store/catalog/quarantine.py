@@ -1,4 +1,4 @@
-"""Generations that no role names any more: set aside under another name, kept for a while, then removed.
+"""Generations that no role names any more: kept under another name for some days, then removed.
 
 g000002.old-20261127T191000Z-1f0c44aa     retired then, removed some days later by maintenance
 g000002.bad-5b21d0ce                      damaged; kept until somebody removes it
@@ -90,8 +90,8 @@ def _write_ahead_log(store: Path) -> Path:
 
 
 def retire_or_remove(generation: Path, now: float) -> None:
-    """Take a generation that no role names out of the way: renamed when it may hold rows, removed when it
-    was only begun. Whoever has it open keeps its files. Raises OSError."""
+    """Retire a generation that no role names: renamed when it may hold rows, removed when it
+    was only begun. Processes that have it open keep its files. Raises OSError."""
     if not holds_rows(generation):
         shutil.rmtree(generation, ignore_errors=True)
         log.info("generation_removed", extra={"path": str(generation), "reason": "it never held a row"})

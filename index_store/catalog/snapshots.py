@@ -68,6 +68,7 @@ def snapshot_facts(
 
 
 def live_file(place: int) -> str:
+    """Name of the file that holds the live rows of the snapshot's segment at this position."""
     return f"live-{place}.bits"
 
 

@@ -34,8 +34,11 @@ _KEEP = (
 class ContentConnection(Protocol):
     """What of a database connection is used here."""
 
-    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any: ...
-    def executemany(self, sql: str, parameters: Any, /) -> object: ...
+    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:
+        """Run one statement with its parameters."""
+
+    def executemany(self, sql: str, parameters: Any, /) -> object:
+        """Run one statement for each set of parameters."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ _UNQUANTIZED_ROWS = 1024
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
-    """Where an answer goes on: after this distance and id."""
+    """Where a page starts: after this distance and id."""
 
     distance: float
     id: Id
@@ -68,6 +68,7 @@ class Delta:
 
     @property
     def rows(self) -> int:
+        """How many rows there are, live or not."""
         return self._vectors.rows
 
     def add_rows(self, rows: Sequence[Row]) -> None:
@@ -135,14 +136,17 @@ class Delta:
         return fresh
 
     def ids(self, rows: RowNumbers) -> list[Id]:
+        """Return the ids of these rows, in order."""
         if self._spec.id_kind == "int64":
             return list(self.keys.data[rows].tolist())
         return [self._string_ids[row] for row in rows.tolist()]
 
     def vectors(self, rows: RowNumbers) -> Vector:
+        """Return a copy of these rows' vectors: (rows, dim) float32."""
         return self._vectors.take(rows)
 
     def metadata_texts(self, rows: RowNumbers) -> list[str | None]:
+        """Return the JSON text of each row's metadata, None where it has none."""
         return [self._texts[row] for row in rows.tolist()]
 
     def find_rows(self, ids: Sequence[Id] | Keys, index: IdIndex, count: int) -> RowNumbers:

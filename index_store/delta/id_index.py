@@ -1,6 +1,6 @@
 """From ids to rows, many at a time: sorted int64 keys and binary search, no dictionary.
 
-A key is the id itself, or the 64-bit hash of a string id; who looks strings up compares them afterwards.
+A key is the id itself, or the 64-bit hash of a string id; callers compare the strings afterwards.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from index_store.filter.compile import Mask
 from index_store.types import Metric, Vector
 
 _FETCHED_WITHIN = 32
-"""Beside k rows of a segment as near; 4,000 rows beside 98,000 had four within the codes' error."""
+"""First fetch when a segment has k rows as near already: of 4,000 rows next to 98,000 four were within the
+codes' error."""
 
 _HEADROOM = 1.125
 """How much larger than all before it a number may be and still be coded as they are."""

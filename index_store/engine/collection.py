@@ -52,6 +52,7 @@ class OpenGenerations:
 
     @property
     def current(self) -> Generation | None:
+        """The generation that is searched; None before the first one was begun."""
         member = self.pointer.current
         return None if member is None else self.generations[member.name]
 
@@ -133,7 +134,7 @@ class Collection:
         self._quarantine_unreadable()
 
     def _translate_error(self, error: Unavailable | OSError) -> Unavailable:
-        """The error as callers are told it: with the file and what helps."""
+        """Return the error that callers get: with the file and what helps."""
         if isinstance(error, OSError):
             return unavailable(self._directory, error)
         return error
@@ -150,6 +151,7 @@ class Collection:
                     quarantine(self._directory / name)
 
     def close(self) -> None:
+        """Close every generation; later calls of `members` raise Unavailable."""
         with self._lock:
             self._is_open = False
             everyone = {
@@ -210,6 +212,7 @@ class Collection:
         self._failure = None
 
     def release(self, members: OpenGenerations) -> None:
+        """End one use of `members`, which `acquire` gave; closes generations that nobody uses any more."""
         with self._lock:
             members.users -= 1
             unused = self._take_unused()

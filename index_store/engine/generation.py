@@ -90,6 +90,7 @@ class Generation:
             self._view = view
 
     def close(self) -> None:
+        """Wait for the background thread, then close the store."""
         with self._lock:
             self._is_closing = True
             upkeep = self._background

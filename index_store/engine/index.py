@@ -119,10 +119,12 @@ class EmbeddedIndex:
         return failures
 
     def close(self) -> None:
+        """Commit what waits and close every file; see `VectorIndex.close`."""
         for collection in self._collections.values():
             collection.close()
 
     def search(self, collection: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        """See `VectorIndex.search`. FAISS runs in the calling thread alone."""
         if not hasattr(self._searching, "is_alone"):
             # Requests are the parallel work; threads inside one search only wait for each other (1 ms to 9).
             faiss.omp_set_num_threads(1)  # of this thread alone
@@ -133,7 +135,7 @@ class EmbeddedIndex:
             is_checked = request.checked_for == collection
             checked.append(request if is_checked else checked_request(request, found.spec))
             min_seq = max(min_seq, request.min_seq or 0)
-        members = found.take()
+        members = found.acquire()
         try:
             generation = members.current
             for request in checked:
@@ -145,9 +147,10 @@ class EmbeddedIndex:
                 view = self._view_from(generation, min_seq)
             return [generation.nearest(view, request) for request in checked]
         finally:
-            found.give_back(members)
+            found.release(members)
 
     def write(self, collection: str, batch: WriteBatch) -> Ack:
+        """See `VectorIndex.write`."""
         found = self._collection(collection)
         batch = checked_batch(batch, found.spec, self._limits.metadata_bytes_max)
         done: dict[str, _GenerationWrite] = {}
@@ -167,9 +170,11 @@ class EmbeddedIndex:
                     done[generation.name] = one
 
     def newest_seq(self, collection: str) -> int | None:
+        """See `VectorIndex`: the newest seq that is known without reading the disk."""
         return self._collection(collection).newest_seq()
 
     def get(self, collection: str, ids: Sequence[Id]) -> list[StoredItem | None]:
+        """See `VectorIndex.get`."""
         found = self._collection(collection)
         check_ids(ids, found.spec)
         with found.members() as members:
@@ -179,6 +184,7 @@ class EmbeddedIndex:
         return [rows[item_id].as_item() if item_id in rows else None for item_id in ids]
 
     def status(self, collection: str) -> CollectionStatus:
+        """See `VectorIndex.status`."""
         found = self._collection(collection)
         with found.members() as members:
             statuses = _statuses(members)
@@ -189,6 +195,7 @@ class EmbeddedIndex:
         return CollectionStatus(found.spec, first, others, list(dict.fromkeys(troubles)))
 
     def digest(self, collection: str, parts: int = BUCKETS) -> Digest:
+        """See `VectorIndex.digest`."""
         found = self._collection(collection)
         _check_parts(parts, ())
         with found.members() as members:
@@ -197,12 +204,14 @@ class EmbeddedIndex:
     def digest_rows(
         self, collection: str, numbers: Sequence[int], parts: int = BUCKETS
     ) -> Iterator[DigestRow]:
+        """See `VectorIndex.digest_rows`. The rows are read before the first one is returned."""
         found = self._collection(collection)
         _check_parts(parts, numbers)
         with found.members() as members:
             return iter(list(_existing(members).store.compute_digest_rows(numbers, parts)))
 
     def advance(self, collection: str, step: Step, embedding_version: str) -> CollectionStatus:
+        """See `VectorIndex.advance`."""
         if not embedding_version:
             raise InvalidRequest("embedding_version must not be empty", "embedding_version")
         self._collection(collection).apply_step(step, embedding_version)
@@ -253,7 +262,7 @@ class EmbeddedIndex:
         while (view := generation.refresh()).seq < min_seq:
             if self._clock() >= deadline:
                 raise SeqNotReached(f"seq {min_seq} was not reached, the newest is {view.seq}")
-            never.wait(_POLL_S)  # no process tells another of its commits: the file does
+            never.wait(_POLL_S)  # processes learn of each other's commits from the file only
         return view
 
 

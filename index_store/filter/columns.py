@@ -27,10 +27,12 @@ class ValueColumn(Protocol):
     """One key of all rows."""
 
     @property
-    def codes(self) -> ValueCodes: ...
+    def codes(self) -> ValueCodes:
+        """The code of each row's value."""
 
     @property
-    def values(self) -> Sequence[Any]: ...
+    def values(self) -> Sequence[Any]:
+        """The distinct values; a code is a position in them."""
 
 
 class ColumnSource(Protocol):
@@ -50,6 +52,7 @@ class MetadataColumn:
 
     def code(self, value: Any) -> int:
         # By type too: 1, true and 1.0 are equal to Python and different values here.
+        """Return the code of `value`; a value not seen before gets the next one."""
         name = (type(value), value if isinstance(value, _PLAIN) else json.dumps(value, sort_keys=True))
         place = self._places.get(name)
         if place is None:
@@ -65,6 +68,7 @@ class MetadataColumns:
         self._columns: dict[str, MetadataColumn] = {}
 
     def column(self, key: str) -> MetadataColumn | None:
+        """Return the column of a top-level key; None where no row has the key."""
         return self._columns.get(key)
 
     def add_texts(self, start: int, texts: Sequence[str | None]) -> None:

@@ -49,16 +49,22 @@ class KeyTest:
 
 @dataclass(frozen=True, slots=True)
 class Not:
+    """Holds where `part` does not."""
+
     part: FilterNode
 
 
 @dataclass(frozen=True, slots=True)
 class AllOf:
+    """Holds where every part does; everywhere without parts."""
+
     parts: tuple[FilterNode, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class AnyOf:
+    """Holds where at least one part does."""
+
     parts: tuple[FilterNode, ...]
 
 

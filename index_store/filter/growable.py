@@ -17,7 +17,7 @@ BLOCK_ROWS = 16_384
 class GrowableColumn(Generic[_Scalar]):
     """One value a row. One thread appends; readers take `data` and look only at rows published to them.
 
-    Growing makes a new array and leaves the old one to whoever holds it.
+    Growing makes a new array; readers that hold the old one keep it.
     """
 
     def __init__(self, fill: _Scalar, capacity: int = 1024) -> None:
@@ -49,6 +49,7 @@ class GrowableVectors:
         self.rows = 0
 
     def append(self, vectors: Vector) -> None:
+        """Add rows at the end. vectors: (n, dim) float32, copied."""
         done = 0
         while done < len(vectors):
             place = self.rows % BLOCK_ROWS

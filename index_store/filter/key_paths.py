@@ -87,7 +87,7 @@ class KnownKeys:
         return any(self._is_in(place) for place in locations_of(key, self._columns))
 
     def _is_in(self, place: KeyLocation) -> bool:
-        """What was looked at in vain is not looked at again; where a value was found the next look begins."""
+        """Values without the path are not searched again; where a value was found the next search begins."""
         values = place.column.values
         if not place.path:
             return len(values) > 0

@@ -71,7 +71,7 @@ def backup_data(
 
 
 def _require_room(data_dir: Path, target: Path, reserve_bytes: int, free: FreeBytes) -> None:
-    """A copy must not take the room that the stores need to go on writing."""
+    """A copy must leave the room that the stores need for writes."""
     sizes = [
         path.stat().st_size
         for collection in collection_directories(data_dir)
@@ -103,8 +103,8 @@ def _publish(sealed: Path, target: Path) -> None:
 
 @contextmanager
 def _staging_directory(parent: Path, name: str) -> Iterator[Path]:
-    """A new directory to fill, gone afterwards if it was not published; removes what others left who were
-    killed before that. One that is being filled is locked, and the kernel lets go of a dead one's lock."""
+    """A new directory to fill, removed afterwards unless it was published; first removes those of processes
+    that were killed. One in use is locked, and the kernel releases the lock of a dead process."""
     for path in parent.iterdir():
         if _LEFTOVER_NAME.fullmatch(path.name) and path.is_dir() and (holder := _try_lock(path)) is not None:
             log.warning("leftover_removed", extra={"path": str(path)})
@@ -121,7 +121,7 @@ def _staging_directory(parent: Path, name: str) -> Iterator[Path]:
 
 
 def _try_lock(directory: Path) -> int | None:
-    """A descriptor that locks the directory; None when somebody else does, or the disk knows no locks."""
+    """A descriptor that locks the directory; None when another process does, or the disk has no locks."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -168,6 +168,7 @@ def _copy_store(source: Path, copy: Path, connect: Connector) -> int:
 
 
 def is_backup(directory: Path) -> bool:
+    """Whether `directory` is a backup rather than a data directory: whether it has a manifest."""
     return (directory / MANIFEST).is_file()
 
 

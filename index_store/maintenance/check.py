@@ -1,4 +1,4 @@
-"""Reads a whole data directory and says what is wrong with it. Changes nothing; writers may go on."""
+"""Reads a whole data directory and says what is wrong with it. Changes nothing; writers need not stop."""
 
 from __future__ import annotations
 
@@ -64,6 +64,7 @@ def _note(found: QuarantinedGeneration) -> str:
 
 
 def collection_directories(data_dir: Path) -> list[Path]:
+    """Return the directories of the data directory's collections, by name; none where there is no data."""
     return sorted(path for path in (data_dir / "collections").glob("*") if path.is_dir())
 
 

@@ -242,8 +242,8 @@ def _publish(
 
 
 def drop_old(directory: Path, connect: Connector, kept_max: int, step: StepHook) -> None:
-    """Keep the newest snapshots, remove all others and the segments that only they named. Whoever has
-    those open goes on reading the unlinked files. Only for the one process that builds."""
+    """Keep the newest snapshots, remove all others and the segments that only they named. Processes that have
+    those open can still read the unlinked files. Only for the one process that builds."""
     connection = connect(directory / STORE_FILE)
     try:
         entries = read_registered(connection)
@@ -268,7 +268,7 @@ def drop_old(directory: Path, connect: Connector, kept_max: int, step: StepHook)
 
 
 def _is_evidence(path: Path, folder: Path) -> bool:
-    """The newest few damaged directories stay for whoever looks into them."""
+    """The newest few damaged directories are kept as evidence."""
     if QUARANTINE_MARK not in path.name:
         return False
     bad = sorted(folder.glob(f"*{QUARANTINE_MARK}*"), key=lambda each: each.stat().st_mtime_ns, reverse=True)

@@ -1,7 +1,7 @@
 """How `python -m index_store rebuild` asks the process that maintains a data directory, and what it answers.
 
-DATA_DIR/rebuild.request     who asked, until the process takes it up
-DATA_DIR/rebuild.answer      the newest answer: running, or done with what went wrong
+DATA_DIR/rebuild.request     the name of a request that no process has taken yet
+DATA_DIR/rebuild.answer      the newest status: running, or done with what went wrong
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ANSWER_FILE = "rebuild.answer"
 
 @dataclass(frozen=True, slots=True)
 class RebuildStatus:
-    """process_id: of who works on it. problems: sentences, empty when all went well."""
+    """process_id: of the process that works on it. problems: sentences, empty when all went well."""
 
     request: str
     process_id: int
@@ -54,6 +54,7 @@ def pending_request(data_dir: Path) -> str:
 
 
 def withdraw_request(data_dir: Path) -> None:
+    """Remove the request that waits; nothing happens where there is none. Raises OSError."""
     with suppress(FileNotFoundError):
         (data_dir / REQUEST_FILE).unlink()
 
@@ -66,7 +67,7 @@ class RebuildQueue:
         self._unwritten_status: RebuildStatus | None = None
 
     def serve(self, rebuild: Callable[[], Sequence[str]]) -> None:
-        """Do what was asked for and tell the outcome. A request is taken once: a build that ends the process
+        """Do a waiting request and write its status. A request is taken once: a build that ends the process
         must not end every one that follows. Raises OSError, on a full disk for instance: call it again later,
         a request waits as it is, and an answer that could not be written is kept."""
         if self._unwritten_status is not None:
@@ -85,6 +86,7 @@ class RebuildQueue:
 
 
 def status_of(data_dir: Path, request: str) -> RebuildStatus | None:
+    """Return the newest status if it is about `request`, else None; an unreadable file is no status yet."""
     try:
         told = json.loads((data_dir / ANSWER_FILE).read_text())
         answer = RebuildStatus(

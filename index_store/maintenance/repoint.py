@@ -43,6 +43,7 @@ class RepointCandidate:
 
     @property
     def member(self) -> GenerationName:
+        """The candidate as a pointer would name it."""
         return GenerationName(self.path.name, self.embedding_version)
 
     def __str__(self) -> str:

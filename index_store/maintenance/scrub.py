@@ -1,7 +1,8 @@
-"""Reads everything again, slowly, so that rot is found before it is needed: row checksums, file hashes.
+"""Reads everything again, slowly, so that damage is found before the bytes are needed: row checksums, file
+hashes.
 
 How far it has come is kept in a file, so that restarts do not begin again. What it found of rotten rows is
-kept there too: whoever opens the store looks at those rows itself.
+kept there too: a process that opens the store checks those rows itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Seals, merges and rebuilds beside the workers: one low-priority process a data directory.
+"""Seals, merges, rebuilds and scrubs in one low-priority process per data directory.
 
 Any number of processes may call this; a lock file lets one of them work at a time. It holds no state that
 it could not read again from the disk, so it may be killed at any moment.
@@ -49,7 +49,7 @@ Stop: TypeAlias = threading.Event
 
 
 class BuildStopped(Exception):
-    """A build was left because the process is to end."""
+    """Raised inside a build when the process is to end; nothing of the build is kept."""
 
 
 class Maintenance:
@@ -296,7 +296,7 @@ class Maintenance:
         return GenerationShape(rows, sum(rows) - live, int(changes), is_damaged)
 
     def _require_room(self, directory: Path, shape: GenerationShape, keep: int) -> None:
-        """Raises OSError: a build must not take the room that the store needs to go on."""
+        """Raises OSError: a build must leave the room that the store needs for writes."""
         try:
             connection = self._connect(directory / STORE_FILE)
             try:
@@ -313,12 +313,12 @@ class Maintenance:
 
 
 def _sweep(directory: Path) -> None:
-    """Remove what was never published, gigabytes maybe, of a build that was killed."""
+    """Remove the unpublished directories of a build that was killed; they may be gigabytes."""
     for folder in (directory / SEGMENTS, directory / SNAPSHOTS):
         if folder.is_dir():
             sweep_leftovers(folder)
 
 
 def lower_priority() -> None:
-    """Let everything else on the machine go first; once is enough."""
+    """Run at idle priority from here on: everything else on the machine goes first."""
     os.nice(max(0, _NICE - os.nice(0)))

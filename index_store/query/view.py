@@ -37,6 +37,7 @@ class DeletionLog:
         self._seqs = GrowableColumn(np.int64(0), 64)
 
     def add(self, start: int, rows: RowNumbers, seqs: npt.NDArray[np.int64]) -> None:
+        """Append deletions. start: how many there were before. seqs: at which each row was deleted."""
         self._rows.put(start, rows)
         self._seqs.put(start, seqs)
 
@@ -83,6 +84,7 @@ class View:
 
 
 def empty_view(spec: CollectionSpec) -> View:
+    """Return the view of a collection without rows."""
     return _view_without_history(Delta(spec), 0, (), "")
 
 

@@ -24,6 +24,7 @@ class History:
     gaps: tuple[tuple[int, int], ...] = ()
 
     def is_known(self, seq: int, newest: int) -> bool:
+        """Whether it is known what was live at `seq`. newest: the seq of the view that asks."""
         return self.floor <= seq <= newest and not any(first <= seq < end for first, end in self.gaps)
 
     def after(self, seq: int, pages: Sequence[RowPage]) -> History:

@@ -1,4 +1,4 @@
-"""Builds a segment: writes rows, picks the engine by measurement, seals. Runs beside the workers.
+"""Builds a segment: writes rows, picks the engine by measurement, seals. Runs in the maintenance process.
 
 Rows are laid out so that near ones share pages (`ann.layout`). Those that calibrate the graph stand at the
 end and are added last: measured on a graph that does not hold them, they are like a caller's queries.

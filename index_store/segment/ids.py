@@ -71,9 +71,11 @@ class Int64Ids:
         self._order = order
 
     def ids_of(self, rows: Rows) -> IdArray:
+        """Return the id of each row: (rows,) int64."""
         return self._ids[rows]
 
     def rows_of(self, ids: Sequence[Id] | IdArray) -> Rows:
+        """Return the row of each id, -1 for ids that are not here."""
         rows: Rows = find(self._keys, self._order, np.array(ids, dtype=np.int64))
         return rows
 
@@ -90,12 +92,14 @@ class StringIds:
         self._order = order
 
     def ids_of(self, rows: Rows) -> IdArray:
+        """Return the id of each row: (rows,) object holding str."""
         out = np.empty(len(rows), dtype=object)
         for n, (start, stop) in enumerate(zip(self._offsets[rows], self._offsets[rows + 1], strict=True)):
             out[n] = self._blob[start:stop].tobytes().decode()
         return out
 
     def rows_of(self, ids: Sequence[Id] | IdArray) -> Rows:
+        """Return the row of each id, -1 for ids that are not here."""
         found = np.full(len(ids), -1, np.int64)
         if not len(ids) or not len(self._keys):
             return found
@@ -131,7 +135,7 @@ def _hash_strings(blob: npt.NDArray[np.uint8], offsets: Rows) -> npt.NDArray[np.
     """Return a 64-bit hash of each string: sum of (byte + 1) * P**place modulo 2**64, then mixed.
 
     All strings at once, in numpy, and the same in every process (Python's own hash is salted). Equal
-    hashes of different strings are possible and harmless: whoever looks up compares the bytes.
+    hashes of different strings are possible and harmless: a look-up compares the bytes.
     """
     lengths = np.diff(offsets)
     places = np.arange(len(blob), dtype=np.int64) - np.repeat(offsets[:-1], lengths)

@@ -49,6 +49,7 @@ class SegmentFacts:
     library: str
 
     def to_json(self) -> dict[str, Any]:
+        """Return the facts as JSON values, for the manifest."""
         return asdict(self)
 
 

@@ -77,9 +77,11 @@ class SealedColumn:
 
     @property
     def codes(self) -> SealedColumn:
+        """The column itself."""
         return self
 
     def between(self, start: int, stop: int) -> npt.NDArray[np.int32]:
+        """Return the codes of rows start..stop: (stop - start,) int32."""
         return self._codes[start:stop]
 
 
@@ -132,6 +134,8 @@ class SealedMetadata:
         return int((self._offsets[rows + 1] - self._offsets[rows]).sum())
 
     def column(self, key: str) -> ValueColumn | None:
+        """Return the column of a top-level key; None where no row has the key. For a key beyond `COLUMNS_MAX`
+        the first call reads every row's text."""
         known = self._keys.get(key)
         if known is None and self._is_complete:
             return None

@@ -1,4 +1,4 @@
-"""A sealed segment with what a generation needs beside its vectors, and a snapshot of several of them."""
+"""An open segment with its metadata and filters, and an open snapshot of several segments."""
 
 from __future__ import annotations
 

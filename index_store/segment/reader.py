@@ -63,8 +63,8 @@ _NOISE_MARGIN = 6.0
 
 
 class SegmentQuery(NamedTuple):
-    """One question to a segment. allowed_count: at least so many rows may be returned, exactly so many when
-    nothing is `excluded`. excluded: ids, sorted, whose bits are still set in `allowed`. exact: no row may be
+    """One query of one segment. allowed_count: rows that may be returned, exactly when nothing is `excluded`,
+    else a lower bound. excluded: ids, sorted, whose bits are still set in `allowed`. exact: no row may be
     missed. ef: breadth of the graph instead of the planned one, never repeated; for measurements."""
 
     vector: Vector
@@ -193,7 +193,7 @@ class SegmentReader:
 
     def _excluding(self, query: SegmentQuery, ids: Sequence[Id] | IdArray) -> SegmentQuery:
         """The question less these ids. A graph's few rows are compared with them by id, which takes a tenth
-        of looking up a thousand rows to make a bitmap: that is left to who needs one."""
+        of looking up a thousand rows to make a bitmap: that is done only where one is needed."""
         if not isinstance(ids, np.ndarray):
             return self._without(query, self.rows_of(ids))
         later = query._replace(excluded=ids, allowed_count=query.allowed_count - len(ids))

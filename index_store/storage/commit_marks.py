@@ -30,8 +30,8 @@ _NEWEST_SIZE = 8
 
 
 class SharedSeq:
-    """Eight bytes in the lock file, which all who write to the store share anyhow. `publish` under the lock,
-    the rest from any thread."""
+    """Eight bytes in the lock file, which all writers of the store share anyway. Call `publish` under the
+    lock, everything else from any thread."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / LOCK_FILE
@@ -48,22 +48,25 @@ class SharedSeq:
         )
 
     def close(self) -> None:
+        """Let go of the mapped file."""
         descriptor, self._descriptor = self._descriptor, None
         self._mapped = (0,)
         if descriptor is not None:
             os.close(descriptor)
 
     def publish(self, seq: int) -> None:
-        """Everything up to `seq` is committed. Raises OSError: then nobody may be told of the commit."""
+        """State that everything up to `seq` is committed. Raises OSError: then the commit must not be
+        acknowledged."""
         assert self._descriptor is not None, "the store is closed"
         os.pwrite(self._descriptor, seq.to_bytes(_NEWEST_SIZE, "little", signed=True), 0)
 
     def latest(self) -> int:
+        """Return the newest seq that any process has published, one load from memory. Any thread."""
         return self._mapped[0]
 
 
 class AckedSeq:
-    """One file beside a store. `publish` belongs to one thread, under the store's lock."""
+    """One file next to a store. `record` belongs to one thread, under the store's lock."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / ACKED_FILE
@@ -77,6 +80,7 @@ class AckedSeq:
         os.pwrite(self._descriptor, body + struct.pack("<I", zlib.crc32(body)), 0)
 
     def close(self) -> None:
+        """Close the file."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)

@@ -3,7 +3,7 @@
 SHA-256 because every side has it (Python, PostgreSQL, a shell) and because it is the fastest strong hash of
 the standard library on processors with SHA instructions: 2 KiB in 2.2 us against 4 us for BLAKE2b.
 CRC-32 spreads ids over buckets: it need not be strong, only quick and known everywhere.
-docs/FORMAT.md describes both for whoever recomputes them; tests hold its examples against this file.
+docs/FORMAT.md describes both for programs that recompute them; tests compare its examples with this file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from index_store.types import DIGEST_BUCKETS, Id
 
 BUCKETS = DIGEST_BUCKETS
 BUCKETS_MAX = 1 << 20
-"""The finest sums that are ever asked for: 8 MiB of them."""
+"""Upper bound of the sums that a request may ask for: 8 MiB of them."""
 _MASK = (1 << 64) - 1
 
 
@@ -36,6 +36,7 @@ def crc_of(item_id: Id) -> int:
 
 
 def bucket_of(item_id: Id) -> int:
+    """Number of the bucket of an id, 0..4095."""
     return crc_of(item_id) & (BUCKETS - 1)
 
 
@@ -66,6 +67,7 @@ def to_signed(value: int) -> int:
 
 
 def to_unsigned(value: int) -> int:
+    """The sum that a signed integer of SQLite stands for."""
     return value & _MASK
 
 

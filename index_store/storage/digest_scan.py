@@ -53,8 +53,8 @@ def _page(rows: list[tuple[Id, int]]) -> DigestPage:
 
 
 def _is_readable(item_id: Id, share: object) -> bool:
-    """Rot may have made another type of either, or text that is none; whoever reads the whole row sees its
-    checksum fail."""
+    """Bit rot may have changed the type of either, or made text undecodable; reading the whole row finds the
+    wrong checksum."""
     try:
         crc_of(item_id)
     except (TypeError, ValueError, AttributeError, ArithmeticError):

@@ -1,4 +1,4 @@
-"""Stops before the disk is full or all files of this process are open, while there is still room to serve."""
+"""Refuses writes before the disk is full, and stores before this process has opened all its files."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def free_bytes(directory: Path) -> int:
 
 
 class DiskGuard:
-    """Says whether a directory's disk has room left. Asked before every transaction, so writes go on by
-    themselves once there is room again."""
+    """Whether a directory's disk has room left. Checked before every transaction, so writes are accepted
+    again as soon as there is room."""
 
     def __init__(
         self, directory: Path, reserve_bytes: int = RESERVE_BYTES, free: FreeBytes = free_bytes
@@ -51,15 +51,15 @@ class DiskGuard:
 
 
 class Ballast:
-    """A file that takes up room only to give it back: SQLite needs some 32 KiB beside each store to open it,
-    and on a disk that others have filled there would be none after a clean stop."""
+    """A file whose room is given up when the disk is full: SQLite needs some 32 KiB next to each store to
+    open it, and after a clean stop a full disk would have none."""
 
     def __init__(self, directory: Path, free: FreeBytes = free_bytes) -> None:
         self._path = directory / BALLAST_FILE
         self._free = free
 
     def refill(self, reserve_bytes: int) -> None:
-        """Make it again, where that leaves `reserve_bytes` free. Raises nothing: it is only a help."""
+        """Make the file again if that leaves `reserve_bytes` free. Raises nothing: a failure is logged."""
         try:
             if self._path.exists() or self._free(self._path.parent) < _BALLAST_BYTES + reserve_bytes:
                 return
@@ -69,7 +69,8 @@ class Ballast:
             log.warning("ballast_not_kept", extra={"path": str(self._path), "error": str(exc)})
 
     def release_if_full(self) -> bool:
-        """Give the room back when less than it is free; whether the disk is that full. Raises OSError."""
+        """Remove the file if less than its size is free; return whether the disk is that full. Raises
+        OSError."""
         if self._free(self._path.parent) >= _BALLAST_BYTES:
             return False
         self._path.unlink(missing_ok=True)
@@ -85,6 +86,6 @@ def require_free_files(wanted: int) -> None:
     try:
         used = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     except FileNotFoundError:
-        return  # a system without /proc: opening tells
+        return  # a system without /proc: opening will fail by itself
     if used + wanted + _FILES_KEPT_FREE > soft:
         raise OSError(errno.EMFILE, f"{used} of {soft} files are open, {wanted} more are needed")

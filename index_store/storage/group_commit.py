@@ -10,7 +10,7 @@ tests/simulation/test_commit_steps.py ends the process after each of them, and l
 5. `applied`       rows, contents, counters, digest, cursors and seq are in the transaction       transaction
 6. `committed`     COMMIT has synced the write-ahead log: a power cut loses nothing from here on  SQLite
 7. `seq_shared`    the new seq is in mapped memory: searches of every process see it              commit_marks
-8. `seq_acked`     the seq is kept beside the store, unsynced: an older copy of it is found out   commit_marks
+8. `seq_acked`     the seq is kept beside the store, unsynced: an older copy is recognised   commit_marks
 9. the lock is released, and each caller gets its CommitResult                                    here
 
 A failure before 6 leaves nothing. At 6 or 7 it is indeterminate, as SQLite may have made the commit
@@ -122,7 +122,7 @@ class GroupCommitter:
     def submit(self, job: WriteJob) -> CommitResult:
         """Return when the batch is on disk. Raises WriteFailed, ReadOnly, Unavailable."""
         queued = _QueuedWrite(job, Future())
-        # Not under the gate: who waits there waits for all before it, one limit after the other.
+        # Outside of the state lock: there each caller would wait for the limits of all callers before it.
         if not self._slots.acquire(timeout=self._limits.queue_wait_s):
             raise Unavailable("too many writes are waiting; try again later", _FEWER_WRITES)
         with self._state_lock:
@@ -134,11 +134,12 @@ class GroupCommitter:
         return queued.done.result()
 
     def trouble(self) -> Trouble | None:
-        """Why a write would be refused now, as far as can be told without writing."""
+        """Return why a write would be refused now, as far as that is known without writing; None if it would
+        not."""
         try:
             problem = self._disk.problem()
         except OSError as exc:
-            problem = f"the room on the disk can't be asked for: {exc}"
+            problem = f"the free space of the disk can't be read: {exc}"
         if problem is None and self._failure:
             problem = f"the last write failed, and none went well since: {self._failure}"
         if problem is None:
@@ -146,7 +147,7 @@ class GroupCommitter:
         return Trouble("writes_refused", f"{self._directory}: {problem}", self._hint())
 
     def _hint(self) -> str:
-        return f"df -h {self._directory}; free space there, or see dmesg; writes go on by themselves"
+        return f"df -h {self._directory}; free space there, or see dmesg; writes go on without a restart"
 
     def _run(self) -> None:
         is_open = True

@@ -36,6 +36,7 @@ class Row:
 
     @property
     def is_live(self) -> bool:
+        """Whether searches return it: active, not deleted, and with a vector."""
         return self.active and not self.deleted and self.vector is not None
 
     def checksum(self) -> int:
@@ -56,6 +57,7 @@ class Row:
         return zlib.crc32(self.vector or b"", zlib.crc32(small))
 
     def as_item(self) -> StoredItem:
+        """Return the row as callers of the port see it."""
         vector = None if self.vector is None else np.frombuffer(self.vector, dtype="<f4")
         metadata = None if self.metadata is None else json.loads(self.metadata)
         return StoredItem(
@@ -81,7 +83,7 @@ def is_stale(stored: Row | None, source_version: int | None) -> bool:
 
 def written(stored: Row | None, write: ItemWrite, seq: int, hasher: ShareHasher) -> Row:
     """The row after `write`. `None` fields keep what is stored; a new vector replaces the stored
-    content_hash too, which told of the old one."""
+    content_hash too, which belonged to the old one."""
     kept = stored if stored is not None and not stored.deleted else None
     vector = kept.vector if kept else None
     content_hash = write.content_hash
@@ -107,6 +109,7 @@ def written(stored: Row | None, write: ItemWrite, seq: int, hasher: ShareHasher)
 
 
 def tombstone(stored: Row | None, delete: ItemDelete, seq: int) -> Row:
+    """Return the row after `delete`: its id, the newest source_version known, and no content."""
     return Row(
         id=delete.id,
         seq=seq,

@@ -47,8 +47,14 @@ _PRAGMAS = (
 
 
 class Cursor(Protocol):
-    def fetchone(self) -> Any: ...
-    def fetchall(self) -> list[Any]: ...
+    """What the store uses of the answer to a statement; `sqlite3.Cursor` fits."""
+
+    def fetchone(self) -> Any:
+        """Return the next row, None after the last."""
+
+    def fetchall(self) -> list[Any]:
+        """Return all rows that are left."""
+
     def __iter__(self) -> Iterator[Any]: ...
 
 
@@ -56,9 +62,14 @@ class Connection(Protocol):
     """What the store asks of a database connection; `sqlite3.Connection` in autocommit mode fits.
     Errors are `sqlite3.Error`."""
 
-    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Cursor: ...
-    def executemany(self, sql: str, parameters: Iterable[Sequence[Any]], /) -> object: ...
-    def close(self) -> None: ...
+    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Cursor:
+        """Run one statement with its parameters."""
+
+    def executemany(self, sql: str, parameters: Iterable[Sequence[Any]], /) -> object:
+        """Run one statement for each set of parameters."""
+
+    def close(self) -> None:
+        """Close the connection; what was not committed is rolled back."""
 
 
 Connector: TypeAlias = Callable[[Path], Connection]
@@ -84,7 +95,7 @@ def connect_reading(path: Path) -> Connection:
 
 
 def connect_archived(path: Path) -> Connection:
-    """Open a file that nobody changes and leave nothing beside it, not even for a moment."""
+    """Open a file that no process changes, without creating any file next to it."""
     uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None)
     connection.text_factory = _decode
@@ -112,6 +123,7 @@ def create_tables(connection: Connection, id_kind: IdKind, meta: dict[str, objec
 
 
 def to_columns(row: Row) -> tuple[Any, ...]:
+    """Return the values of `COLUMNS` for a row, its checksum among them."""
     return (
         row.id,
         row.seq,

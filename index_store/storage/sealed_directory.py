@@ -1,6 +1,6 @@
 """Directories of files that are published whole, verified before use, and never changed.
 
-A manifest (`manifest.json`) names every file with size and sha256, beside whatever facts its owner states.
+A manifest (`manifest.json`) names every file with size and sha256, and holds facts that its owner adds.
 Publishing is: write all files, fsync each, manifest last, fsync the directory, rename it into place, fsync
 the parent. After a crash at any step the directory is there whole or not at all; leftovers carry the
 `.tmp-` mark. sha256 is the fastest cryptographic hash of the standard library on processors with SHA
@@ -48,6 +48,7 @@ class FileEntry:
     parts: tuple[str, ...] = ()
 
     def manifest_entry(self) -> dict[str, object]:
+        """Return the entry as the manifest states it."""
         body: dict[str, object] = {"size": self.size, "sha256": self.sha256}
         return body | ({"parts": list(self.parts)} if self.parts else {})
 
@@ -154,7 +155,7 @@ def verify(directory: Path, manifest: Manifest) -> None:
 
 
 def quarantine(directory: Path) -> Path:
-    """Move a damaged directory out of the way, keeping its bytes for whoever looks into it."""
+    """Rename a damaged directory; its bytes are kept as evidence. Return its new path."""
     quarantined = directory.with_name(f"{directory.name}{QUARANTINE_MARK}{uuid.uuid4().hex[:8]}")
     directory.rename(quarantined)
     sync_directory(quarantined.parent)
@@ -218,7 +219,7 @@ def _file_entries(directory: Path, names: Sequence[str]) -> dict[str, FileEntry]
 
 
 def _hash_all(parts: Sequence[_FileChunk]) -> list[str]:
-    """The sha256 of each. Large ones beside each other; a small one takes less time than handing it on."""
+    """The sha256 of each chunk. Large ones in threads; for a small one starting a thread takes longer."""
     large = [part for part in parts if part.size >= _LARGE_BYTES]
     hashed: dict[_FileChunk, str] = {}
     if large:

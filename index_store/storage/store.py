@@ -44,10 +44,10 @@ from index_store.types import CollectionSpec, Digest, DigestRow, Id, Trouble, Wr
 log = logging.getLogger(__name__)
 
 _FILES = 16
-"""What a store holds open, with a few for what is read aside."""
+"""Files that a store holds open, with a few for reads on their own connection."""
 _PAGE_ROWS = 4096
 _LISTED_ROWS = 256
-"""Of a digest, at once: who asks for counters or one item meanwhile waits so long."""
+"""Rows per lock hold while listing a digest; bounds how long other readers wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,9 @@ class RowPage:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
+    """What a store counts. items: known ids, live or not. live: what searches can return. cursors: by
+    source."""
+
     items: int
     live: int
     seq: int
@@ -186,6 +189,7 @@ class Store:
             self.read(suspects)
 
     def close(self) -> None:
+        """Commit what waits, then close every connection and file."""
         self._committer.close()
         with self._tail_lock, self._read_lock:
             for connection in (self._tail_connection, self._read_connection):
@@ -204,13 +208,13 @@ class Store:
         return locked(self.directory / LOCK_FILE)
 
     def commit_mark(self) -> int:
-        """A number that is another one after each commit of any process, before that is acknowledged
-        (0.1 us). Read it before the tail that it shall stand for."""
+        """Return a number that changes with each commit of any process, before the commit is acknowledged
+        (0.1 us). Read it before the rows that it stands for."""
         return self._shared_seq.latest()
 
     def tail(self, after_seq: int) -> RowPage | None:
-        """What was committed after `after_seq`, at most a page of it; None when nothing was (4 us; 10 amid
-        searches)."""
+        """Return the rows committed after `after_seq`, at most one page; None when there are none (4 us; 10
+        while searches run)."""
         with self._tail_lock, self._translating_errors():
             connection = _require_open(self._tail_connection)
             some = connection.execute("SELECT seq FROM item WHERE seq>? LIMIT 1", (after_seq,)).fetchone()
@@ -233,7 +237,7 @@ class Store:
 
     def commits_after(self, after_seq: int) -> Iterator[RowPage]:
         """All that was committed after `after_seq`, deleted rows included, as of the `seq` that each page
-        names. Beside the tail, not in its way."""
+        names. On a connection of its own: `tail` does not wait for it."""
         yield from self._pages(f"SELECT {COLUMNS} FROM item WHERE seq>? ORDER BY seq", (after_seq,))
 
     def _pages(self, query: str, parameters: Sequence[object]) -> Iterator[RowPage]:
@@ -251,7 +255,7 @@ class Store:
 
     @contextmanager
     def _own_connection(self) -> Iterator[Connection]:
-        """A connection of its own that sees one moment: what takes long is in nobody's way."""
+        """A connection of its own in one read transaction: long reads block no other caller."""
         with self._translating_errors():
             connection = self._connect(self.directory / STORE_FILE)
             try:
@@ -275,6 +279,7 @@ class Store:
         return {item_id: row for item_id, row in sound.items() if not row.deleted}
 
     def counters(self) -> Counters:
+        """Return the store's counters as of one commit. Raises StoreDamaged, StoreUnavailable."""
         with (
             self._read_lock,
             self._translating_errors(),
@@ -315,11 +320,12 @@ class Store:
 
     @property
     def damaged_rows(self) -> int:
-        """How many rows are known to fail their checksum. `troubles` tells of them."""
+        """How many rows are known to fail their checksum. `troubles` reports them."""
         return len(self._damaged)
 
     def report_missing(self, rows: int) -> None:
-        """So many live items are not where they should be; `troubles` tells of it from now on."""
+        """Note that `rows` live items are missing from the store's file; `troubles` reports it from now
+        on."""
         log.error("rows_missing", extra={"store": str(self.directory), "rows": rows})
         self._missing_rows = rows
 
@@ -338,7 +344,7 @@ class Store:
         return [*found, refused] if refused else found
 
     def _recheck_damaged(self) -> None:
-        """Some may have been written again since, by any process. Beyond a page the next search finds out."""
+        """Read damaged rows again, one page at most: any process may have written them since."""
         if self._damaged and self._read_connection is not None:
             self.read(list(self._damaged)[:_PAGE_ROWS])
 
@@ -368,7 +374,7 @@ def _require_open(connection: Connection | None) -> Connection:
 
 @contextmanager
 def _read_transaction(connection: Connection) -> Iterator[Connection]:
-    """All reads inside see one moment."""
+    """All reads inside see the same commit."""
     connection.execute("BEGIN")
     try:
         yield connection

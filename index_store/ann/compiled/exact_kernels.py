@@ -85,6 +85,8 @@ def _sort(rows: Any, distances: Any) -> Any:
 
 @briefly_compiled
 def scores_sorted(query: Any, vectors: Any, rows: Any, kind: Any) -> Any:
+    """Distances of these rows, nearest first, as `scores` computes them: (rows, distances, whether any two
+    are equal)."""
     rows = rows.copy()
     distances = scores(query, vectors, rows, kind)
     is_tied = _sort(rows, distances)

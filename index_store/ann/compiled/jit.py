@@ -1,7 +1,7 @@
 """How inner loops over rows become machine code, which runs without the interpreter's lock: numba.
 
-The code is kept on disk, and made anew only when the file of its own function has changed: whatever a loop
-calls must stand in the same file, but for `fetch`, which never changes (docs/decisions/0035).
+The code is kept on disk, and compiled again only when the file of its own function has changed: whatever a
+loop calls must stand in the same file, but for `fetch`, which never changes (docs/decisions/0035).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LINE_BYTES = 64
 
 
 def compiled(function: Compiled) -> Compiled:
-    """Compile at the first call with each kind of arguments; kept beside this file, or in NUMBA_CACHE_DIR.
+    """Compile at the first call with each kind of arguments; kept next to this file, or in NUMBA_CACHE_DIR.
     float32 sums may be added up in any order."""
     return _compiled(function, {"reassoc", "nsz", "contract"})
 
@@ -31,16 +31,16 @@ def exactly_compiled(function: Compiled) -> Compiled:
 
 
 def briefly_compiled(function: Compiled) -> Compiled:
-    """As `exactly_compiled`, keeping the interpreter's lock: for what takes some µs. Who gives it away amid
-    other threads' Python may wait milliseconds to have it back."""
-    return _compiled(function, set(), lets_others_in=False)
+    """As `exactly_compiled`, but keeps the GIL: for loops of a few µs. Releasing it can cost milliseconds, as
+    the thread must queue to get it back."""
+    return _compiled(function, set(), releases_gil=False)
 
 
-def _compiled(function: Compiled, liberties: set[str], *, lets_others_in: bool = True) -> Compiled:
-    options = {"nogil": lets_others_in, "fastmath": liberties, "error_model": "numpy"}
+def _compiled(function: Compiled, liberties: set[str], *, releases_gil: bool = True) -> Compiled:
+    options = {"nogil": releases_gil, "fastmath": liberties, "error_model": "numpy"}
     try:
         made: Compiled = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder to keep it in: compiled anew by each process
+    except RuntimeError:  # no folder to keep it in: each process compiles it
         made = numba.njit(**options)(function)
     return made
 

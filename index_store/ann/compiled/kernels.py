@@ -1,7 +1,7 @@
 """Compiled searches of codes: along a graph's links, or row by row.
 
 A graph walk through FAISS waits for each vector. These ask for rows ahead (docs/decisions/0035). Nothing is
-checked here: the modules beside this one do that, and nobody else calls it.
+checked here: the modules of `ann` that call it do that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LINKS_MAX = 256
 
 _ROWS_AHEAD = 8
 _BYTES_AHEAD = 6144
-"""How many vectors are asked for ahead: the best of 2, 4 and 8, for 384 bytes a row and for 1,536."""
+"""How many vectors are prefetched: the best of 2, 4 and 8, for 384 bytes a row and for 1,536."""
 
 # A place in the pool is one number, so that one comparison sorts: distance in 32 bits, row in 31, and whether
 # its links were followed in the last.
