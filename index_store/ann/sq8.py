@@ -96,6 +96,7 @@ class ScanIndex:
     ) -> None:
         """owner: what must stay open as long as `index`, because it owns its memory."""
         self._index = index
+        self.rows = int(index.ntotal)
         self._owner = owner
         self._metric: Metric = metric
         self._flat = code_bytes(index)
@@ -108,11 +109,6 @@ class ScanIndex:
     def open(cls, path: Path, metric: Metric, codes: Int8Codes) -> ScanIndex:
         """Map a file of codes. Its bytes must have been verified: FAISS loads flipped bits in silence."""
         return cls(open_mapped(path), metric, codes)
-
-    @property
-    def rows(self) -> int:
-        """How many rows have codes."""
-        return int(self._index.ntotal)
 
     def knn(self, query: Vector, k: int, *, allowed: Bitmap | None, ef: int) -> Neighbours:  # noqa: ARG002
         """Return the k nearest allowed rows by their codes, nearest first; distances carry the codes'
@@ -178,6 +174,7 @@ class ScanIndex:
     def close(self) -> None:
         """Let go of the codes' memory; only when no thread scans any more."""
         self._index = new_codes(self._index.d, self._metric)
+        self.rows = 0
         self._flat = code_bytes(self._index)
         self._rows = self._flat.reshape(0, self._index.d)
         self._sample = self._squares = None

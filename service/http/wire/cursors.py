@@ -65,32 +65,28 @@ def read_cursor(search: ParsedSearch, text: str) -> Cursor:
 
 def _check(search: ParsedSearch, payload: bytes) -> bytes:
     """Guards against mix-ups and bit rot, not against forgers: a forged page holds nothing secret."""
-    told_apart_by = b"\0".join(
-        [payload, search.collection.name.encode(), *_content(search), *_conditions(search)]
-    )
-    return hashlib.blake2b(told_apart_by, digest_size=_CHECK_BYTES).digest()
+    bound_to = b"\0".join([payload, *_bound_to(search)])
+    return hashlib.blake2b(bound_to, digest_size=_CHECK_BYTES).digest()
 
 
-def _content(search: ParsedSearch) -> Sequence[bytes]:
-    """What the search is by, as it was asked for."""
-    if search.text is not None:
-        return [search.text.encode()]
-    if search.picture is not None:
-        picture = search.picture
-        return [b"%d" % len(picture), picture[:_PICTURE_BYTES], picture[-_PICTURE_BYTES:]]
-    if search.like_ids:
-        return [repr((search.like_ids, search.unlike_ids)).encode()]
-    return [search.request.vector.tobytes()]
-
-
-def _conditions(search: ParsedSearch) -> Sequence[bytes]:
+def _bound_to(search: ParsedSearch) -> Sequence[bytes]:
+    """Return what a cursor is bound to: collection, content as it was asked for, and conditions."""
     request = search.request
-    conditions = []
+    parts = [search.collection.name.encode()]
+    if search.text is not None:
+        parts.append(search.text.encode())
+    elif search.picture is not None:
+        picture = search.picture
+        parts += [b"%d" % len(picture), picture[:_PICTURE_BYTES], picture[-_PICTURE_BYTES:]]
+    elif search.like_ids:
+        parts.append(repr((search.like_ids, search.unlike_ids)).encode())
+    else:
+        parts.append(request.vector.tobytes())
     if len(request.exclude_ids):
         ids = request.exclude_ids
-        conditions.append(ids.tobytes() if isinstance(ids, np.ndarray) else repr(ids).encode())
+        parts.append(ids.tobytes() if isinstance(ids, np.ndarray) else repr(ids).encode())
     if request.filter is not None:
-        conditions.append(json.dumps(request.filter, sort_keys=True).encode())
+        parts.append(json.dumps(request.filter, sort_keys=True).encode())
     if request.exact or request.max_distance is not None:
-        conditions.append(repr((request.exact, request.max_distance)).encode())
-    return conditions
+        parts.append(repr((request.exact, request.max_distance)).encode())
+    return parts
