@@ -58,6 +58,8 @@ _PICTURES_A_BATCH = 16
 """A picture's forward pass gains nothing from larger batches."""
 _PICTURES_A_QUERY_BATCH = 4
 """What the runtime takes at once: more would wait for each other."""
+_QUEUES_OF_A_PICTURE = 2
+"""Before decoders and before the model: each gets a half of QUEUE_MS_MAX."""
 _YOUNG_OBJECTS = 20_000
 _CONTRACT_PLACES = (Path(__file__).parents[1] / "openapi.yaml", Path(__file__).parent / "openapi.yaml")
 """In a checkout it stands at the root, in an installation in this package (setup.py)."""
@@ -128,6 +130,7 @@ class ModelLoader:
             limits=replace(
                 _queue_limits(settings, min(settings.batch_size, _PICTURES_A_BATCH)),
                 query_weight_max=_PICTURES_A_QUERY_BATCH,
+                wait_ms_max=settings.queue_ms_max / _QUEUES_OF_A_PICTURE,
             ),
             decode_limits=_decode_limits(settings),
             pictures=DecodeLimits(bytes_max, pixels_max, work_ms_max),
@@ -168,7 +171,12 @@ def _queue_limits(settings: Settings, batch_items_max: int) -> QueueLimits:
 
 def _decode_limits(settings: Settings) -> QueueLimits:
     """One stream more than cores: a picture that takes long leaves one for the others."""
-    return replace(_queue_limits(settings, 1), streams=_streams(settings) + 1, long_ms=_LONG_PICTURE_MS)
+    return replace(
+        _queue_limits(settings, 1),
+        streams=_streams(settings) + 1,
+        wait_ms_max=settings.queue_ms_max / _QUEUES_OF_A_PICTURE,
+        long_ms=_LONG_PICTURE_MS,
+    )
 
 
 def _streams(settings: Settings) -> int:
