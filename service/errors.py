@@ -7,6 +7,7 @@ ServiceError
 │   ├── InvalidImage        not a picture that is read here, or too large
 │   ├── UnknownItem         a search starts from an item that is not there
 │   └── BatchRejected       items of an all-or-nothing write are wrong
+├── ModelError              files of a model are missing, altered, or not what is opened here
 └── TryLater                the same request may succeed later
     ├── Starting            collections or models are still being opened
     ├── Overloaded          it would wait longer than it may; `retry_after_s` is how long
@@ -56,6 +57,12 @@ class BadConfiguration(ServiceError):
     def __init__(self, mistakes: Sequence[str]) -> None:
         super().__init__("\n".join(mistakes))
         self.mistakes = tuple(mistakes)
+
+
+class ModelError(ServiceError):
+    """The files of a model can't be had, trusted or converted.
+
+    Met by the commands for models, and when a model is opened, where it becomes ModelUnavailable."""
 
 
 class Refused(ServiceError):

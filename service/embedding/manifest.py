@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from service.embedding.port import Modality, ModelInfo
+from service.errors import ModelError
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -27,7 +28,7 @@ Parts: TypeAlias = dict[str, Any]
 """Everything that shapes a vector, as JSON: the embedding_version is computed from these and nothing else."""
 
 
-class BadModelDirectory(Exception):
+class BadModelDirectory(ModelError):
     """A model directory can't be trusted. The message names the directory and the file."""
 
 
@@ -125,7 +126,7 @@ def verify(directory: Path) -> Manifest:
     for path in sorted(directory.rglob("*")):
         if path.is_file() and path.relative_to(directory).as_posix() not in known:
             kind = "a pickle" if _is_pickle(path) else "not in the manifest"
-            raise BadModelDirectory(f"{path} is {kind}; take it away.")
+            raise BadModelDirectory(f"{path} is {kind}.", hint=f"remove {path}")
     return manifest
 
 

@@ -192,6 +192,21 @@ def test_adopting_nothing_known_is_an_error(tmp_path: Path, capsys: pytest.Captu
     assert "error:" in capsys.readouterr().err
 
 
+def test_what_helps_stands_apart_from_what_is_wrong(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stray = directory / "stray.txt"
+    stray.write_text("?")
+    with pytest.raises(BadModelDirectory) as caught:
+        verify(directory)
+    assert (str(caught.value), caught.value.hint) == (f"{stray} is not in the manifest.", f"remove {stray}")
+    assert refusal(str(directory), tmp_path).reason == str(caught.value)
+    capsys.readouterr()
+    assert models(["export", str(directory)], tmp_path) == 1
+    told = capsys.readouterr().err
+    assert f"error: {stray} is not in the manifest. (help: remove {stray})\n" == told
+
+
 def test_hashed_ngrams_know_likeness() -> None:
     texts = ["김치찌개", "돼지고기 김치찌개", "초코 케이크"]
     vectors = hashed_ngrams(384).embed(texts, "query").vectors

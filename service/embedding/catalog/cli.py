@@ -12,10 +12,8 @@ from service.embedding.catalog.build import build
 from service.embedding.catalog.builtin import BUILTIN
 from service.embedding.catalog.inspect_directory import Wishes, describe_directory
 from service.embedding.catalog.references import OPEN_CLIP_REPOSITORIES
-from service.embedding.convert.e5_file import BadWeights
-from service.embedding.convert.wheels import DownloadFailed
 from service.embedding.manifest import MANIFEST, BadModelDirectory, verify, write_manifest
-from service.errors import ModelUnavailable
+from service.errors import ModelError, ModelUnavailable
 
 log = logging.getLogger(__name__)
 PROGRAM = "python -m service models"
@@ -26,10 +24,10 @@ def main(argv: Sequence[str], models_dir: Path) -> int:
     given = _parser(models_dir).parse_args(argv)
     try:
         return int(given.run(given))
-    except ModelUnavailable as exc:
-        say(f"error: {exc.reason} {exc.hint}", error=True)
+    except (ModelUnavailable, ModelError) as exc:
+        say(f"error: {exc} (help: {exc.hint})" if exc.hint else f"error: {exc}", error=True)
         return 1
-    except (DownloadFailed, BadWeights, BadModelDirectory, OSError) as exc:
+    except OSError as exc:
         say(f"error: {exc}", error=True)
         return 1
 

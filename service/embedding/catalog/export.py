@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from service.embedding.catalog.builtin import MODEL_FILE
-from service.embedding.catalog.loader import load_embedder, open_embedder
+from service.embedding.catalog.loader import TORCH_INSTALL, load_embedder, open_embedder
 from service.embedding.catalog.reference_vectors import ask, check_samples, write_samples
-from service.embedding.catalog.references import INT8, directory_and_hint, exported_directory
+from service.embedding.catalog.references import COMMAND, INT8, directory_and_hint, exported_directory
 from service.embedding.convert.int8_graph import write_int8
 from service.embedding.manifest import BadModelDirectory, Manifest, marks_of, publish, verify
 from service.embedding.port import Embedder, ImageEmbedder, Modality, TextEmbedder
@@ -43,7 +43,7 @@ def export(ref: str, models_dir: Path, say: Say) -> tuple[Manifest, Path]:
     if manifest.runtime not in (SENTENCE_TRANSFORMERS, OPEN_CLIP):
         raise BadModelDirectory(f"{ref} serves without torch as it is ({manifest.runtime}).")
     if importlib.util.find_spec("torch") is None:
-        raise BadModelDirectory(f"{ref} is exported by torch: pip install -c constraints.txt '.[torch]'")
+        raise BadModelDirectory(f"{ref} is exported by torch, which is not installed.", hint=TORCH_INSTALL)
     target = exported_directory(source)
     convert = _sentences if manifest.runtime == SENTENCE_TRANSFORMERS else _clip
     work = Path(tempfile.mkdtemp(prefix=".export.", dir=source.parent))
@@ -131,7 +131,9 @@ def _export_int8(ref: str, models_dir: Path, say: Say) -> tuple[Manifest, Path]:
     source = exported_directory(plain) if exported_directory(plain).is_dir() else plain
     manifest = verify(source)
     if manifest.runtime not in (ONNX_TEXT, ONNX_CLIP):
-        raise BadModelDirectory(f"{base_ref} has no form that can be made 8-bit; export {base_ref} first.")
+        raise BadModelDirectory(
+            f"{base_ref} has no form that can be made 8-bit.", hint=f"{COMMAND} export {base_ref}"
+        )
     dim = manifest.dim
     texts = load_embedder(base_ref, "text", models_dir=models_dir, dim=dim, threads=1)
     images = None

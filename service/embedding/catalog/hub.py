@@ -96,5 +96,6 @@ def _failed(repository: str, exc: Exception) -> DownloadFailed:
     said = (str(exc).strip().splitlines() or [""])[0]
     return DownloadFailed(
         f"{repository} could not be fetched: no hub can be reached, or it has no such model or revision "
-        f"({type(exc).__name__}: {said})."
+        f"({type(exc).__name__}: {said}).",
+        hint="check the name and the revision; --endpoint ADDRESS asks another hub",
     )

@@ -125,7 +125,9 @@ def _text_parts(directory: Path, weights: str, wishes: Wishes, runtime: str) -> 
     pooling = directory / "1_Pooling" / "config.json"
     is_mean = not pooling.is_file() or _is_mean(_json(pooling))
     if not is_mean and runtime == ONNX_TEXT:
-        raise BadModelDirectory(f"{pooling} asks for another pooling than the mean; use --torch for it.")
+        raise BadModelDirectory(
+            f"{pooling} asks for another pooling than the mean.", hint="the same command with --torch"
+        )
     parts: Parts = {
         "weights": weights,
         "pooling": "mean" if is_mean else "as-configured",

