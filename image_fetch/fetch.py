@@ -128,12 +128,12 @@ class PictureFetch:
         networks = self._limits.networks
         if not addresses or not all(is_public(one) or is_in(one, networks) for one in addresses):
             raise FetchRefused("The host has an address in a private network.")
-        for place, address in enumerate(addresses, start=1):
-            share = _left(give_up) / (len(addresses) - place + 1)
+        for position, address in enumerate(addresses, start=1):
+            share = _left(give_up) / (len(addresses) - position + 1)
             try:
                 return socket.create_connection((address, target.port), timeout=share)
             except OSError:
-                if place == len(addresses):
+                if position == len(addresses):
                     raise
         raise AssertionError("unreachable: the last address returns or raises")
 

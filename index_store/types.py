@@ -1,7 +1,8 @@
 """The words of the index: what goes in, what comes out. No behaviour, no I/O.
 
 A *collection* is a named set of vectors with one id kind, one dim and one metric. All its data under one
-`embedding_version` is a *generation*. `seq` is a place in the order of commits of one generation's store.
+`embedding_version` is a *generation*. `seq` is the number of a change in the order of commits of one
+generation's store.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class ItemWrite:
 
     vector: (dim,) float32, finite, not zero. An item without one changes what is stored of its id; where
     nothing is, or it was deleted, nothing is stored and `Ack.unknown_ids` names it.
-    source_version: place of the fact in its source's own order; older than the stored one is ignored.
+    source_version: position of the fact in its source's own order; older than the stored one is ignored.
     content: what the vector was made of, to be kept with the item; only together with its content_hash. A
     write that changes the content_hash without it drops what was kept.
     """

@@ -40,9 +40,9 @@ def kind_of(value: int | str) -> IdKind:
 
 
 def id_faults(values: Sequence[int | str], kind: IdKind) -> dict[int, str]:
-    """Return what is wrong with each of many ids, by its place; nothing for those that are right."""
-    found = ((place, id_fault(value, kind)) for place, value in enumerate(values))
-    return {place: fault for place, fault in found if fault is not None}
+    """Return what is wrong with each of many ids, by its position; nothing for those that are right."""
+    found = ((position, id_fault(value, kind)) for position, value in enumerate(values))
+    return {position: fault for position, fault in found if fault is not None}
 
 
 def int64_fault(value: object) -> str | None:

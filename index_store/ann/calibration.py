@@ -236,10 +236,10 @@ def race(contenders: Sequence[Contender], queries: Matrix, clock: Clock) -> list
     for turn in range(_RACES):
         for at in range(count):
             for number, contender in enumerate(contenders):
-                place = (at + number * count // len(contenders)) % count
+                position = (at + number * count // len(contenders)) % count
                 began = clock()
-                contender.index.knn(queries[place], contender.k, allowed=None, ef=contender.ef)
-                took[number, turn, place] = clock() - began
+                contender.index.knn(queries[position], contender.k, allowed=None, ef=contender.ef)
+                took[number, turn, position] = clock() - began
     return [float(us) for us in np.median(took.min(axis=1), axis=1) * 1e6]
 
 

@@ -35,9 +35,9 @@ def local_order(vectors: Matrix, metric: Metric, seed: int) -> npt.NDArray[np.in
     for _ in range(_ROUNDS):
         nearest, _closeness = _assign(sample, centres)
         centres = _means(sample, nearest, centres)
-    place = _chain(centres)
+    position = _chain(centres)
     parts = [_assign(block, centres) for block in blocks(vectors, metric)]
-    cluster = np.concatenate([place[nearest] for nearest, _ in parts])
+    cluster = np.concatenate([position[nearest] for nearest, _ in parts])
     closeness = np.concatenate([close for _, close in parts])
     return np.lexsort((-closeness, cluster))
 
@@ -61,13 +61,13 @@ def _means(rows: Matrix, nearest: npt.NDArray[np.int64], centres: Matrix) -> Mat
 
 
 def _chain(centres: Matrix) -> npt.NDArray[np.int64]:
-    """The place of each centre on a walk from one to the nearest that is left."""
+    """The position of each centre on a walk from one to the nearest that is left."""
     squares = np.einsum("ij,ij->i", centres, centres)
     far = squares[:, None] + squares[None, :] - 2 * (centres @ centres.T)
-    place = np.empty(len(centres), np.int64)
+    position = np.empty(len(centres), np.int64)
     at = 0
     for step in range(len(centres)):
-        place[at] = step
+        position[at] = step
         far[:, at] = np.inf
         at = int(far[at].argmin())
-    return place
+    return position

@@ -67,9 +67,9 @@ def snapshot_facts(
     }
 
 
-def live_file(place: int) -> str:
+def live_file(position: int) -> str:
     """Name of the file that holds the live rows of the snapshot's segment at this position."""
-    return f"live-{place}.bits"
+    return f"live-{position}.bits"
 
 
 def registered_snapshots(directory: Path, connect: Connector) -> tuple[StoreIdentity, list[SnapshotEntry]]:
@@ -131,7 +131,7 @@ def open_snapshot(
     segments = tuple(
         _open_named_segment(directory, identity, one, known, trusts, quarantines) for one in facts["segments"]
     )
-    live = tuple(_read_live(path, place, one.reader.rows) for place, one in enumerate(segments))
+    live = tuple(_read_live(path, position, one.reader.rows) for position, one in enumerate(segments))
     return OpenSnapshot(entry.name, entry.seq, segments, live)
 
 
@@ -163,10 +163,10 @@ def _open_named_segment(
     return segment
 
 
-def _read_live(path: Path, place: int, rows: int) -> Bitmap:
-    live = np.fromfile(path / live_file(place), np.uint8)
+def _read_live(path: Path, position: int, rows: int) -> Bitmap:
+    live = np.fromfile(path / live_file(position), np.uint8)
     if len(live) != (rows + 7) // 8:
-        raise StoreDamaged(f"{path / live_file(place)} does not fit its segment", hints.rebuild(path))
+        raise StoreDamaged(f"{path / live_file(position)} does not fit its segment", hints.rebuild(path))
     return live
 
 

@@ -239,8 +239,8 @@ class Delta:
             return _ScoredRows(self, rows, found)
         keep = found > after.distance
         ties = np.flatnonzero(found == after.distance)
-        for place, item_id in zip(ties.tolist(), self.ids(rows[ties]), strict=True):
-            keep[place] = item_id > after.id  # type: ignore[operator]  # one kind of id a collection
+        for position, item_id in zip(ties.tolist(), self.ids(rows[ties]), strict=True):
+            keep[position] = item_id > after.id  # type: ignore[operator]  # one kind of id a collection
         return _ScoredRows(self, rows[keep], found[keep])
 
 
@@ -261,5 +261,5 @@ class _ScoredRows:
         else:
             rows, found = self.rows, self.distances
         ranked = sorted(zip(found.tolist(), self.delta.ids(rows), range(len(rows)), strict=True))
-        order = np.array([place for _, _, place in ranked[:k]], dtype=np.int64)
+        order = np.array([position for _, _, position in ranked[:k]], dtype=np.int64)
         return Candidates(rows[order], found[order])

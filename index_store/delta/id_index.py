@@ -50,9 +50,9 @@ class IdIndex:
             low = low + 1
         recent = keys[self.covered :]
         if len(recent) and len(wanted):
-            place = np.searchsorted(wanted, recent)
-            place[place == len(wanted)] = 0
-            found.append(np.flatnonzero(wanted[place] == recent) + self.covered)
+            position = np.searchsorted(wanted, recent)
+            position[position == len(wanted)] = 0
+            found.append(np.flatnonzero(wanted[position] == recent) + self.covered)
         return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
 
 

@@ -86,11 +86,11 @@ def checked_batch(
     batch: WriteBatch, spec: CollectionSpec, metadata_bytes_max: int = METADATA_BYTES_MAX
 ) -> WriteBatch:
     """The batch, its vectors contiguous float32. Raises InvalidRequest."""
-    for place, item in enumerate(batch.items):
-        _check_item(item, spec, f"items[{place}]", metadata_bytes_max)
-    for place, delete in enumerate(batch.deletes):
-        check_id(delete.id, spec, f"deletes[{place}].id")
-        _check_source_version(delete.source_version, f"deletes[{place}].source_version")
+    for position, item in enumerate(batch.items):
+        _check_item(item, spec, f"items[{position}]", metadata_bytes_max)
+    for position, delete in enumerate(batch.deletes):
+        check_id(delete.id, spec, f"deletes[{position}].id")
+        _check_source_version(delete.source_version, f"deletes[{position}].source_version")
     for source, value in batch.cursors.items():
         if not isinstance(source, str) or not isinstance(value, str):
             raise InvalidRequest("cursors are texts by source name", "cursors")
@@ -125,15 +125,15 @@ def _check_source_version(value: object, field: str) -> None:
 
 def _with_sound_vectors(items: Sequence[ItemWrite], spec: CollectionSpec) -> list[ItemWrite]:
     """All vectors checked in one go: a call a row would cost more than storing them."""
-    places = [place for place, item in enumerate(items) if item.vector is not None]
-    vectors = [_shaped(items[place].vector, spec, f"items[{place}].vector") for place in places]
+    positions = [position for position, item in enumerate(items) if item.vector is not None]
+    vectors = [_shaped(items[position].vector, spec, f"items[{position}].vector") for position in positions]
     stacked: Vector = np.stack(vectors).astype(np.float32, copy=False)
     for row, fault in vector_faults(stacked).items():
-        field = f"items[{places[row]}].vector"
+        field = f"items[{positions[row]}].vector"
         raise InvalidVector(f"{field} {WHY[fault]}", field)
     out = list(items)
-    for place, vector in zip(places, stacked, strict=True):
-        out[place] = replace(out[place], vector=vector)
+    for position, vector in zip(positions, stacked, strict=True):
+        out[position] = replace(out[position], vector=vector)
     return out
 
 
@@ -159,5 +159,5 @@ def _excluded(ids: Ids | npt.NDArray[np.int64], spec: CollectionSpec) -> Ids | n
 
 def check_ids(ids: Sequence[Id], spec: CollectionSpec) -> None:
     """Raises InvalidId."""
-    for place, item_id in enumerate(ids):
-        check_id(item_id, spec, f"ids[{place}]")
+    for position, item_id in enumerate(ids):
+        check_id(item_id, spec, f"ids[{position}]")

@@ -17,7 +17,7 @@ _PLAIN = (str, int, float, bool, type(None))
 
 
 class ValueCodes(Protocol):
-    """The place of each row's value, or MISSING."""
+    """The code of each row's value, or MISSING."""
 
     def between(self, start: int, stop: int) -> npt.NDArray[np.int32]:
         """Rows start..stop."""
@@ -43,22 +43,22 @@ class ColumnSource(Protocol):
 
 
 class MetadataColumn:
-    """`codes[row]` is the place of the row's value in `values`, or MISSING. Both only grow."""
+    """`codes[row]` is the index of the row's value in `values`, or MISSING. Both only grow."""
 
     def __init__(self) -> None:
         self.codes = GrowableColumn(np.int32(MISSING))
         self.values: list[Any] = []
-        self._places: dict[tuple[type, Any], int] = {}
+        self._codes_by_value: dict[tuple[type, Any], int] = {}
 
     def code(self, value: Any) -> int:
-        # By type too: 1, true and 1.0 are equal to Python and different values here.
         """Return the code of `value`; a value not seen before gets the next one."""
+        # By type too: 1, true and 1.0 are equal to Python and different values here.
         name = (type(value), value if isinstance(value, _PLAIN) else json.dumps(value, sort_keys=True))
-        place = self._places.get(name)
-        if place is None:
-            place = self._places[name] = len(self.values)
+        code = self._codes_by_value.get(name)
+        if code is None:
+            code = self._codes_by_value[name] = len(self.values)
             self.values.append(value)
-        return place
+        return code
 
 
 class MetadataColumns:
@@ -74,18 +74,18 @@ class MetadataColumns:
     def add_texts(self, start: int, texts: Sequence[str | None]) -> None:
         """Rows start.. have these metadata (JSON objects)."""
         found: dict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
-        places_known = [place for place, text in enumerate(texts) if text is not None]
+        rows_with_text = [row for row, text in enumerate(texts) if text is not None]
         # All at once: one call a text takes four times as long.
         objects = json.loads("[" + ",".join(text for text in texts if text is not None) + "]")
-        for place, metadata in zip(places_known, objects, strict=True):
+        for position, metadata in zip(rows_with_text, objects, strict=True):
             for key, value in metadata.items():
                 column = self._columns.get(key)
                 if column is None:
                     column = self._columns[key] = MetadataColumn()
-                places, codes = found[key]
-                places.append(place)
+                positions, codes = found[key]
+                positions.append(position)
                 codes.append(column.code(value))
-        for key, (places, codes) in found.items():
-            row_codes = np.full(places[-1] + 1, MISSING, dtype=np.int32)
-            row_codes[places] = codes
+        for key, (positions, codes) in found.items():
+            row_codes = np.full(positions[-1] + 1, MISSING, dtype=np.int32)
+            row_codes[positions] = codes
             self._columns[key].codes.put(start, row_codes)

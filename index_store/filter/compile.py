@@ -97,24 +97,24 @@ def evaluate(node: FilterNode, columns: ColumnSource, start: int, stop: int) -> 
 
 def _evaluate_test(test: KeyTest, columns: ColumnSource, start: int, stop: int) -> Mask:
     out = np.full(stop - start, test.when_missing)
-    for place in reversed(
+    for location in reversed(
         locations_of(test.key, columns)
     ):  # the first one a row has decides, so it comes last
-        codes = place.column.codes.between(start, stop)
-        has_key, truth = _by_code(test, place, codes)
+        codes = location.column.codes.between(start, stop)
+        has_key, truth = _by_code(test, location, codes)
         np.copyto(out, truth[codes], where=has_key[codes])
     return out
 
 
-def _by_code(test: KeyTest, place: KeyLocation, codes: npt.NDArray[np.int32]) -> tuple[Mask, Mask]:
+def _by_code(test: KeyTest, location: KeyLocation, codes: npt.NDArray[np.int32]) -> tuple[Mask, Mask]:
     """(values + 1,) bool each, by code: whether a value is there, and whether it matches. Only codes that
-    occur are looked at; MISSING is -1, so it picks the last place."""
-    count = len(place.column.values)
+    occur are looked at; MISSING is -1, so it picks the last entry."""
+    count = len(location.column.values)
     occurring = range(count) if count < len(codes) else np.unique(codes[codes != MISSING]).tolist()
     has_key = np.zeros(count + 1, dtype=np.bool_)
     truth = np.zeros(count + 1, dtype=np.bool_)
     for code in occurring:
-        found = place.values_in(place.column.values[code])
+        found = location.values_in(location.column.values[code])
         if found:
             has_key[code] = True
             truth[code] = test.matches(found[0] if len(found) == 1 else _elements(found))
@@ -258,9 +258,9 @@ def _scalar(operand: object, path: str) -> Any:
 
 
 def _scalars(operands: Sequence[object], path: str) -> list[Any]:
-    for place, operand in enumerate(operands):
+    for location, operand in enumerate(operands):
         if not _is_scalar(operand) or operand != operand:
-            _scalar(operand, f"{path}[{place}]")
+            _scalar(operand, f"{path}[{location}]")
     return [composed(operand) for operand in operands]
 
 

@@ -52,11 +52,11 @@ class GrowableVectors:
         """Add rows at the end. vectors: (n, dim) float32, copied."""
         done = 0
         while done < len(vectors):
-            place = self.rows % BLOCK_ROWS
+            position = self.rows % BLOCK_ROWS
             if self.rows == len(self._blocks) * BLOCK_ROWS:
                 self._blocks.append(np.empty((BLOCK_ROWS, self._dim), dtype=np.float32))
-            some = vectors[done : done + BLOCK_ROWS - place]
-            self._blocks[-1][place : place + len(some)] = some
+            some = vectors[done : done + BLOCK_ROWS - position]
+            self._blocks[-1][position : position + len(some)] = some
             self.rows += len(some)
             done += len(some)
 

@@ -32,13 +32,13 @@ class KeyLocation(NamedTuple):
 
 def locations_of(key: str, columns: ColumnSource) -> list[KeyLocation]:
     """Return where a row can hold the value of `key`; of several, a row's first counts."""
-    places = []
+    locations = []
     for head, path in _splits(key):
         for spelling in _spellings(head):
             column = columns.column(spelling)
             if column is not None:
-                places.append(KeyLocation(spelling, column, path))
-    return places
+                locations.append(KeyLocation(spelling, column, path))
+    return locations
 
 
 def composed(value: Any) -> Any:
@@ -84,16 +84,16 @@ class KnownKeys:
 
     def has(self, key: str) -> bool:
         """Return whether a row has, or had, a value under `key`."""
-        return any(self._is_in(place) for place in locations_of(key, self._columns))
+        return any(self._is_in(location) for location in locations_of(key, self._columns))
 
-    def _is_in(self, place: KeyLocation) -> bool:
+    def _is_in(self, location: KeyLocation) -> bool:
         """Values without the path are not searched again; where a value was found the next search begins."""
-        values = place.column.values
-        if not place.path:
+        values = location.column.values
+        if not location.path:
             return len(values) > 0
-        name = (place.head, place.path)
+        name = (location.head, location.path)
         start = self._searched.find(name) or 0
         count = len(values)
-        found = next((n for n in range(start, count) if place.values_in(values[n])), None)
+        found = next((n for n in range(start, count) if location.values_in(values[n])), None)
         self._searched.keep(name, count if found is None else found)
         return found is not None

@@ -223,8 +223,8 @@ def _publish(
 ) -> SnapshotEntry:
     temporary = new_directory(directory / SEGMENTS, "snapshot")
     try:
-        for place, bits in enumerate(live):
-            (temporary / live_file(place)).write_bytes(bits.tobytes())
+        for position, bits in enumerate(live):
+            (temporary / live_file(position)).write_bytes(bits.tobytes())
         context.step("snapshot_written")
         manifest = seal(temporary, facts)
         context.step("snapshot_sealed")

@@ -142,10 +142,10 @@ def _named(directory: Path, found: Sequence[RepointCandidate], name: str) -> Rep
 
 def _pointer(directory: Path, found: Sequence[RepointCandidate], chosen: RepointCandidate) -> Pointer:
     """Of the other sound stores the newest older one stays as former, the newest newer one as next."""
-    place = found.index(chosen)
+    position = found.index(chosen)
     others = [one for one in found if not one.problems and one.embedding_version != chosen.embedding_version]
-    newer = [one for one in others if found.index(one) < place]
-    older = [one for one in others if found.index(one) > place]
+    newer = [one for one in others if found.index(one) < position]
+    older = [one for one in others if found.index(one) > position]
     if newer and older and newer[0].embedding_version == older[0].embedding_version:
         older = []
     numbers = [int(path.name[1:]) for path in generations_in(directory)]

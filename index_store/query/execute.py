@@ -28,7 +28,7 @@ _EXCLUDED_CHECKED_MAX = 256
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Nearest first, ties by id. part: place of the segment that holds the row, -1 for the delta.
+    """Nearest first, ties by id. part: index of the segment that holds the row, -1 for the delta.
     unknown_keys: of the filter, those that no row has."""
 
     ids: list[Id]
@@ -114,8 +114,8 @@ def _merged(one: _Part, other: _Part, k: int) -> _Part:
 def _sealed_candidates(
     one: SegmentView, request: SearchRequest, k: int, allowed: _Allowed, after: ResumePoint | None
 ) -> Found:
-    """The k nearest allowed rows of a segment that come after `after`. A segment knows of no place to go
-    on from, so it is asked for more until enough of them lie beyond."""
+    """The k nearest allowed rows of a segment that come after `after`. A segment can't start in the
+    middle of an answer, so it is asked for more until enough of them lie beyond."""
     segment = one.segment.reader
     query, excluded, exact = request.vector, request.exclude_ids, request.exact
     bits, count = allowed
@@ -202,15 +202,15 @@ def texts_of(view: View, found: Answer, bytes_max: int | None) -> list[str | Non
     texts: list[str | None] = [None] * len(found.rows)
     taken = 0
     for number in np.unique(found.parts).tolist():
-        places = np.flatnonzero(found.parts == number)
-        rows = found.rows[places]
+        positions = np.flatnonzero(found.parts == number)
+        rows = found.rows[positions]
         taken += _metadata_bytes(view, number, rows)
         if bytes_max is not None and taken > bytes_max:
             raise AnswerLimitExceeded(
                 f"top_k asks for more than {bytes_max} bytes of metadata: ask for fewer items", "top_k"
             )
-        for place, text in zip(places.tolist(), _metadata_texts(view, number, rows), strict=True):
-            texts[place] = text
+        for position, text in zip(positions.tolist(), _metadata_texts(view, number, rows), strict=True):
+            texts[position] = text
     return texts
 
 
@@ -230,9 +230,9 @@ def vectors_of(view: View, found: Answer, dim: int) -> Vector:
     """(found, dim) copies of the vectors of the rows found."""
     out = np.empty((len(found.rows), dim), np.float32)
     for number in np.unique(found.parts).tolist():
-        places = found.parts == number
-        rows = found.rows[places]
-        out[places] = (
+        positions = found.parts == number
+        rows = found.rows[positions]
+        out[positions] = (
             view.delta.vectors(rows) if number < 0 else view.segments[number].segment.reader.vectors[rows]
         )
     return out

@@ -104,18 +104,18 @@ class StringIds:
         if not len(ids) or not len(self._keys):
             return found
         keys = _hash_strings(*_encode_strings(ids))
-        place = np.searchsorted(self._keys, keys)
-        for n in np.flatnonzero(self._keys[np.minimum(place, len(self._keys) - 1)] == keys):
-            found[n] = self._row_among(int(place[n]), keys[n], str(ids[int(n)]).encode())
+        position = np.searchsorted(self._keys, keys)
+        for n in np.flatnonzero(self._keys[np.minimum(position, len(self._keys) - 1)] == keys):
+            found[n] = self._row_among(int(position[n]), keys[n], str(ids[int(n)]).encode())
         return found
 
-    def _row_among(self, place: int, key: np.uint64, wanted: bytes) -> int:
+    def _row_among(self, position: int, key: np.uint64, wanted: bytes) -> int:
         """The row that holds exactly these bytes among those that share a hash."""
-        while place < len(self._keys) and self._keys[place] == key:
-            row = int(self._order[place])
+        while position < len(self._keys) and self._keys[position] == key:
+            row = int(self._order[position])
             if self._blob[self._offsets[row] : self._offsets[row + 1]].tobytes() == wanted:
                 return row
-            place += 1
+            position += 1
         return -1
 
 
@@ -132,17 +132,19 @@ def _encode_strings(ids: Sequence[Id] | IdArray) -> tuple[npt.NDArray[np.uint8],
 
 
 def _hash_strings(blob: npt.NDArray[np.uint8], offsets: Rows) -> npt.NDArray[np.uint64]:
-    """Return a 64-bit hash of each string: sum of (byte + 1) * P**place modulo 2**64, then mixed.
+    """Return a 64-bit hash of each string: sum of (byte + 1) * P**position modulo 2**64, then mixed.
 
     All strings at once, in numpy, and the same in every process (Python's own hash is salted). Equal
     hashes of different strings are possible and harmless: a look-up compares the bytes.
     """
     lengths = np.diff(offsets)
-    places = np.arange(len(blob), dtype=np.int64) - np.repeat(offsets[:-1], lengths)
+    positions = np.arange(len(blob), dtype=np.int64) - np.repeat(offsets[:-1], lengths)
     powers = np.full(int(lengths.max(initial=0)) + 1, 0x9E3779B97F4A7C15, np.uint64)
     powers[0] = 1
     powers = np.multiply.accumulate(powers)
-    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum((blob.astype(np.uint64) + 1) * powers[places])])
+    sums = np.concatenate(
+        [np.zeros(1, np.uint64), np.cumsum((blob.astype(np.uint64) + 1) * powers[positions])]
+    )
     keys: npt.NDArray[np.uint64] = sums[offsets[1:]] - sums[offsets[:-1]]
     keys ^= keys >> np.uint64(31)
     keys *= np.uint64(0xBF58476D1CE4E5B9)

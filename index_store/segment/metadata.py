@@ -1,7 +1,7 @@
 """The metadata of a sealed segment in mapped files: the text of each row, and its keys as columns.
 
     metadata.utf8, metadata_offsets.npy    canonical JSON by row; nothing where a row has none
-    columns.npy                            (keys, rows) int32: place of the value, -1 where there is none
+    columns.npy                            (keys, rows) int32: index of the value, -1 where there is none
     columns.json, column_values.utf8       the keys, and where each one's list of values stands (JSON)
 
 Keys beyond the most common `COLUMNS_MAX` have no column; one is made of the texts when a filter asks.
@@ -45,26 +45,28 @@ def write_metadata(directory: Path, texts: Sequence[str | None], columns_max: in
     keys = [key for key, _ in counts.most_common(columns_max)]
     codes = np.full((len(keys), len(texts)), MISSING, np.int32)
     columns = _fill(codes, keys, texts)
-    places = []
+    positions = []
     with (directory / _VALUES).open("wb") as file:
         for key, column in zip(keys, columns, strict=True):
             start = file.tell()
             file.write(json.dumps(column.values, ensure_ascii=False).encode())
-            places.append({"key": key, "start": start, "stop": file.tell()})
+            positions.append({"key": key, "start": start, "stop": file.tell()})
     np.save(directory / _CODES, codes)
-    (directory / _KEYS).write_text(json.dumps({"columns": places, "is_complete": len(keys) == len(counts)}))
+    (directory / _KEYS).write_text(
+        json.dumps({"columns": positions, "is_complete": len(keys) == len(counts)})
+    )
 
 
 def _fill(
     codes: npt.NDArray[np.int32], keys: Sequence[str], texts: Sequence[str | None]
 ) -> list[MetadataColumn]:
     columns = [MetadataColumn() for _ in keys]
-    places = {key: place for place, key in enumerate(keys)}
+    positions = {key: position for position, key in enumerate(keys)}
     for row, text in enumerate(texts):
         for key, value in json.loads(text).items() if text else ():
-            place = places.get(key)
-            if place is not None:
-                codes[place, row] = columns[place].code(value)
+            position = positions.get(key)
+            if position is not None:
+                codes[position, row] = columns[position].code(value)
     return columns
 
 
@@ -101,7 +103,7 @@ class SealedMetadata:
         self._offsets = offsets
         self._codes = codes
         self._values = values
-        self._keys = {str(one["key"]): (place, one) for place, one in enumerate(keys)}
+        self._keys = {str(one["key"]): (position, one) for position, one in enumerate(keys)}
         self._is_complete = is_complete
         self._columns: LruCache[str, SealedColumn] = LruCache(COLUMNS_MAX)
         self._making = threading.Lock()
@@ -146,9 +148,9 @@ class SealedMetadata:
                 self._columns.keep(key, column)
         return column
 
-    def _mapped(self, place: int, described: dict[str, Any]) -> SealedColumn:
+    def _mapped(self, position: int, described: dict[str, Any]) -> SealedColumn:
         values = json.loads(self._values[described["start"] : described["stop"]].tobytes())
-        return SealedColumn(self._codes[place], values)
+        return SealedColumn(self._codes[position], values)
 
     def _made(self, key: str) -> SealedColumn:
         """A column out of the texts: reads them all, for a key that few rows have."""

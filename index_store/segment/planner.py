@@ -87,18 +87,18 @@ def plan_beyond(profile: SegmentProfile, plan: Plan, allowed: int, k: int, near:
 
 
 def next_plan(
-    profile: SegmentProfile, done: Plan, allowed: int, k: int, places: npt.NDArray[np.int64] | None
+    profile: SegmentProfile, done: Plan, allowed: int, k: int, positions: npt.NDArray[np.int64] | None
 ) -> Plan | None:
     """Return how to repeat a graph search, or None when its answer stands.
 
-    places: where, among the `done.breadth` nearest that the graph returned, allowed rows stood, from 0;
+    positions: where, among the `done.breadth` nearest that the graph returned, allowed rows stood, from 0;
     None: everywhere.
     """
-    if places is None:
+    if positions is None:
         return None
-    found = len(places)
+    found = len(positions)
     if found >= k:
-        rank = int(places[k - 1]) + 1
+        rank = int(positions[k - 1]) + 1
         if rank <= done.rank:
             return None
         rank += max(0, rank - math.ceil(k * profile.rows / allowed)) // _FAR
@@ -109,7 +109,7 @@ def next_plan(
     if found * 4 < k:
         return _SCAN  # too few to guess from; the region is mostly hidden
     # As dense as behind the first: rows hidden because they are near stand before it.
-    first = int(places[0])
+    first = int(positions[0])
     return _cheaper(profile, allowed, math.ceil(first + _GUESSED * k * (done.breadth - first) / found))
 
 

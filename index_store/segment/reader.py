@@ -242,13 +242,13 @@ class SegmentReader:
         assert self._graph is not None
         for _ in range(GRAPH_TRIES):
             rows, engine = self._graph.knn(query.vector, plan.breadth, allowed=None, ef=plan.breadth)
-            places = None
+            positions = None
             if query.allowed is not None or len(query.excluded):
-                places = self._places(query, rows)
-                rows, engine = rows[places], engine[places]
+                positions = self._allowed_positions(query, rows)
+                rows, engine = rows[positions], engine[positions]
             again = None
             if query.ef is None or len(rows) < query.k:
-                again = next_plan(self._profile, plan, query.allowed_count, query.k, places)
+                again = next_plan(self._profile, plan, query.allowed_count, query.k, positions)
             if again is None:
                 return self._near(query, rows, engine) if len(rows) >= query.k else None
             if again.way != "graph":
@@ -256,14 +256,14 @@ class SegmentReader:
             plan = again
         return None
 
-    def _places(self, query: SegmentQuery, rows: Rows) -> npt.NDArray[np.int64]:
-        """The places in `rows` whose row may be returned, in order."""
+    def _allowed_positions(self, query: SegmentQuery, rows: Rows) -> npt.NDArray[np.int64]:
+        """The positions in `rows` whose row may be returned, in order."""
         if query.allowed is None:
-            return _places_not_among(self.ids_of(rows), query.excluded)
-        places = _places_allowed(rows, query.allowed)
+            return _positions_not_among(self.ids_of(rows), query.excluded)
+        positions = _positions_allowed(rows, query.allowed)
         if not len(query.excluded):
-            return places
-        return places[_places_not_among(self.ids_of(rows[places]), query.excluded)]
+            return positions
+        return positions[_positions_not_among(self.ids_of(rows[positions]), query.excluded)]
 
     def _near(self, query: SegmentQuery, rows: Rows, engine: npt.NDArray[np.float32]) -> Found | None:
         """Score again what may belong to the nearest k; None if equal distances run past what was found."""
@@ -330,17 +330,17 @@ def _map_vectors(path: Path, rows: int, dim: int) -> Matrix:
     return np.memmap(path, np.float32, "r", shape=(rows, dim)).view(np.ndarray)
 
 
-def _places_not_among(ids: IdArray, excluded: IdArray) -> npt.NDArray[np.int64]:
-    """The places of the ids that are not in `excluded`, which is sorted and not empty."""
+def _positions_not_among(ids: IdArray, excluded: IdArray) -> npt.NDArray[np.int64]:
+    """The positions of the ids that are not in `excluded`, which is sorted and not empty."""
     at = excluded.searchsorted(ids)
     at[at == len(excluded)] = 0
-    places: npt.NDArray[np.int64] = (excluded[at] != ids).nonzero()[0]
-    return places
+    positions: npt.NDArray[np.int64] = (excluded[at] != ids).nonzero()[0]
+    return positions
 
 
-def _places_allowed(rows: Rows, allowed: Bitmap) -> npt.NDArray[np.int64]:
-    """The places in `rows` whose row may be returned, in order."""
+def _positions_allowed(rows: Rows, allowed: Bitmap) -> npt.NDArray[np.int64]:
+    """The positions in `rows` whose row may be returned, in order."""
     bits: Bitmap = allowed[rows >> 3]
     bits &= _BIT[rows & 7]
-    places: npt.NDArray[np.int64] = bits.nonzero()[0]
-    return places
+    positions: npt.NDArray[np.int64] = bits.nonzero()[0]
+    return positions

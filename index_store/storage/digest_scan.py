@@ -31,8 +31,8 @@ class DigestPage:
 
     def ids_in(self, is_wanted: npt.NDArray[np.bool_]) -> list[Id]:
         """The ids of those parts for which it is True. is_wanted: (parts,)."""
-        places = np.flatnonzero(is_wanted[self.crcs & np.uint32(len(is_wanted) - 1)])
-        return [self.ids[place] for place in places.tolist()]
+        positions = np.flatnonzero(is_wanted[self.crcs & np.uint32(len(is_wanted) - 1)])
+        return [self.ids[position] for position in positions.tolist()]
 
 
 def digest_pages(connection: Connection) -> Iterator[DigestPage]:

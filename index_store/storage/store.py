@@ -52,7 +52,7 @@ _LISTED_ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class RowPage:
-    """Some rows after a place in the order of commits. seq: everything up to it is in this tail or before.
+    """Some rows in the order of commits. seq: everything up to it is in this page or before.
     damaged: ids whose row failed its checksum; they are in no other list. live: how many live items the store
     counts as of `seq`; None in a part that ends before it."""
 

@@ -17,7 +17,7 @@ _IDS_A_SELECT = 500
 
 @dataclass(frozen=True, slots=True)
 class CommitResult:
-    """What one batch did. seq: the store's place after it. vanished, reappeared: see types.Ack.
+    """What one batch did. seq: the store's newest after it. vanished, reappeared: see types.Ack.
     unknown_ids: of items without a vector, those that this store does not hold."""
 
     upserted: int

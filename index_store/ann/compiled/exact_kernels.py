@@ -74,12 +74,12 @@ def _sort(rows: Any, distances: Any) -> Any:
     whether two are equal."""
     is_tied = False
     for n in range(1, len(rows)):
-        row, distance, place = rows[n], distances[n], n
-        while place and distances[place - 1] > distance:
-            rows[place], distances[place] = rows[place - 1], distances[place - 1]
-            place -= 1
-        rows[place], distances[place] = row, distance
-        is_tied |= place > 0 and distances[place - 1] == distance
+        row, distance, position = rows[n], distances[n], n
+        while position and distances[position - 1] > distance:
+            rows[position], distances[position] = rows[position - 1], distances[position - 1]
+            position -= 1
+        rows[position], distances[position] = row, distance
+        is_tied |= position > 0 and distances[position - 1] == distance
     return is_tied
 
 
@@ -95,7 +95,7 @@ def scores_sorted(query: Any, vectors: Any, rows: Any, kind: Any) -> Any:
 
 @compiled
 def find(keys: Any, order: Any, wanted: Any) -> Any:
-    """order[place] of each wanted number in `keys`, which are sorted; -1 for those not there.
+    """order[position] of each wanted number in `keys`, which are sorted; -1 for those not there.
 
     Looked for around where it would lie if numbers were evenly spread, as those that a database counts are;
     fastest when they are wanted in order, since neighbours share cache lines."""

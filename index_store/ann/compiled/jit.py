@@ -46,9 +46,9 @@ def _compiled(function: Compiled, liberties: set[str], *, releases_gil: bool = T
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def fetch(_context: Any, array: Any, place: Any) -> Any:  # noqa: ARG001
-    """Ask for the cache line of element `place` of a contiguous array of any shape, without waiting for it.
-    Any place: nothing is read."""
+def fetch(_context: Any, array: Any, position: Any) -> Any:  # noqa: ARG001
+    """Ask for the cache line of element `position` of a contiguous array of any shape, without waiting for
+    it. Any position: nothing is read."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         made = context.make_array(signature.args[0])(context, builder, arguments[0])

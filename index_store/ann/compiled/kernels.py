@@ -24,8 +24,8 @@ _ROWS_AHEAD = 8
 _BYTES_AHEAD = 6144
 """How many vectors are prefetched: the best of 2, 4 and 8, for 384 bytes a row and for 1,536."""
 
-# A place in the pool is one number, so that one comparison sorts: distance in 32 bits, row in 31, and whether
-# its links were followed in the last.
+# An entry of the pool is one number, so that one comparison sorts: distance in 32 bits, row in 31, and in the
+# last whether its links were followed.
 _FOLLOWED = np.uint64(1)
 _ROW = np.uint64(0xFFFFFFFE)
 _FARTHEST = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -99,7 +99,7 @@ def _distance_in(key: Any) -> Any:
 
 @compiled
 def _insert(pool: Any, size: Any, ef: Any, key: Any) -> Any:
-    """Put a key in its place among `size` sorted ones, of which `ef` at most are kept. Return its place."""
+    """Insert a key among `size` sorted ones, of which `ef` at most are kept. Return its position."""
     low, high = 0, size
     while low < high:
         middle = (low + high) >> 1
@@ -107,8 +107,8 @@ def _insert(pool: Any, size: Any, ef: Any, key: Any) -> Any:
             low = middle + 1
         else:
             high = middle
-    for place in range(min(size, ef - 1), low, -1):
-        pool[place] = pool[place - 1]
+    for position in range(min(size, ef - 1), low, -1):
+        pool[position] = pool[position - 1]
     pool[low] = key
     return low
 
@@ -126,8 +126,8 @@ def _descend(
             is_moving = False
             start = np.int64(starts[row])
             best = row
-            for place in range(start + levels[level], start + levels[level + 1]):
-                link = links[place]
+            for position in range(start + levels[level], start + levels[level + 1]):
+                link = links[position]
                 if link < 0:
                     break
                 found = _distance(codes, np.uint64(link), query, is_l2)
@@ -151,8 +151,8 @@ def _fetch_links(pool: Any, at: Any, size: Any, starts: Any, links: Any, degree:
         at += 1
     if at < size:
         start = np.int64(starts[_row_of(pool[at])])
-        for place in range(start, start + degree, LINE_BYTES // 4):
-            fetch(links, place)
+        for position in range(start, start + degree, LINE_BYTES // 4):
+            fetch(links, position)
 
 
 @compiled
@@ -178,8 +178,8 @@ def walk(
         pool[at] |= _FOLLOWED
         start = np.int64(starts[_row_of(pool[at])])
         count = 0
-        for place in range(start, start + degree):
-            link = links[place]
+        for position in range(start, start + degree):
+            link = links[position]
             if link < 0:
                 break
             bit = np.uint64(1) << np.uint64(link & 63)
@@ -280,27 +280,27 @@ def distances_of(codes: Any, flat: Any, query: Any, is_l2: Any, rows: Any) -> An
 
 
 @compiled
-def _rise(heap: Any, place: Any, key: Any) -> None:
-    """Put a key into a heap whose largest is first; `place` is its free end."""
-    while place and heap[(place - 1) >> 1] < key:
-        heap[place] = heap[(place - 1) >> 1]
-        place = (place - 1) >> 1
-    heap[place] = key
+def _rise(heap: Any, position: Any, key: Any) -> None:
+    """Put a key into a heap whose largest is first; `position` is its free end."""
+    while position and heap[(position - 1) >> 1] < key:
+        heap[position] = heap[(position - 1) >> 1]
+        position = (position - 1) >> 1
+    heap[position] = key
 
 
 @compiled
 def _sink(heap: Any, size: Any, key: Any) -> None:
     """Put a key into a heap of `size` in place of its largest."""
-    place = 0
-    while 2 * place + 1 < size:
-        larger = 2 * place + 1
+    position = 0
+    while 2 * position + 1 < size:
+        larger = 2 * position + 1
         if larger + 1 < size and heap[larger + 1] > heap[larger]:
             larger += 1
         if heap[larger] <= key:
             break
-        heap[place] = heap[larger]
-        place = larger
-    heap[place] = key
+        heap[position] = heap[larger]
+        position = larger
+    heap[position] = key
 
 
 def warm() -> None:
