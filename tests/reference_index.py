@@ -23,6 +23,7 @@ from index_store.errors import (
     UnknownCollection,
     VersionMismatch,
 )
+from index_store.filter.compile import compile_filter
 from index_store.storage import digest
 from index_store.types import (
     DIGEST_BUCKETS,
@@ -123,6 +124,8 @@ class ReferenceIndex:
     def _answer(self, spec: CollectionSpec, request: SearchRequest) -> SearchResult:
         shelf = self._roles[spec.name].get("current")
         served = shelf.version if shelf else ""
+        if request.filter is not None:
+            compile_filter(request.filter)
         if request.embedding_version not in (None, served):
             raise VersionMismatch(spec.name, served, str(request.embedding_version))
         if shelf is None:

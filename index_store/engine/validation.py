@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store.errors import InvalidId, InvalidRequest, InvalidVector
-from index_store.filter.compile import compile_filter
 from index_store.types import CollectionSpec, Id, Ids, ItemWrite, SearchRequest, Vector, WriteBatch
 from item_rules.ids import id_fault, int64_fault
 from item_rules.metadata import METADATA_BYTES_MAX, metadata_fault
@@ -74,8 +73,6 @@ def checked_request(request: SearchRequest, spec: CollectionSpec) -> SearchReque
             raise InvalidRequest("the cursor's distance must be finite", "cursor")
     if request.max_distance is not None and np.isnan(request.max_distance):
         raise InvalidRequest("max_distance must be a number", "max_distance")
-    if request.filter is not None:
-        compile_filter(request.filter)
     excluded = _excluded(request.exclude_ids, spec)
     if vector is request.vector and excluded is request.exclude_ids:
         return request

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from index_store.types import PageKey
+from index_store.types import Filter, PageKey
 from item_rules.ids import id_fault
 from service.app.search import ParsedSearch
 from service.errors import InvalidInput
@@ -86,7 +86,14 @@ def _bound_to(search: ParsedSearch) -> Sequence[bytes]:
         ids = request.exclude_ids
         parts.append(ids.tobytes() if isinstance(ids, np.ndarray) else repr(ids).encode())
     if request.filter is not None:
-        parts.append(json.dumps(request.filter, sort_keys=True).encode())
+        parts.append(_canonical(request.filter))
     if request.exact or request.max_distance is not None:
         parts.append(repr((request.exact, request.max_distance)).encode())
     return parts
+
+
+def _canonical(condition: Filter) -> bytes:
+    try:
+        return orjson.dumps(condition, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # integers beyond 64 bits
+        return json.dumps(condition, sort_keys=True).encode()
