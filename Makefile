@@ -92,7 +92,7 @@ client: $(VENV)/.test ## build the client's wheel and sdist into dist/, to insta
 
 .PHONY: clean
 clean: ## remove the virtual environment and caches; DATA_DIR and MODELS_DIR stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .out build dist *.egg-info vector_client/*.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .out build dist *.egg-info vector_client/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Set-up. Each step leaves a stamp, so that a second start does nothing here.
