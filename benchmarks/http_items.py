@@ -21,7 +21,7 @@ from starlette.types import Message
 from benchmarks.http_cost import PATH, ConstantIndex
 from index_store.types import SearchRequest, SearchResult
 from service.app.search import ParsedSearch
-from service.app.search_queue import SearchLane
+from service.app.search_queue import SearchQueue
 from service.http.app import search_limits
 from service.http.middleware import JSON, Exchange
 from service.http.wire.answers import write_answer
@@ -87,16 +87,16 @@ async def _finding(service: Service, bodies: Sequence[bytes]) -> Mapping[str, fl
     searcher, asked = service.parts.searcher, _asked(service, bodies)
     text = service.parts.dependencies.encoders.text(asked.collection.name)
     request = SearchRequest(vector=np.ones(asked.collection.dim, np.float32), k=asked.request.k)
-    lane = SearchLane(
+    queue = SearchQueue(
         service.parts.dependencies.index, service.parts.metrics, queue_requests_max=1000, queue_ms_max=1000
     )
-    lane.start()
+    queue.start()
 
     def known(_: int) -> None:
         text.known_query(str(asked.text))
 
     async def hop(_: int) -> None:
-        await lane.ask(asked.collection.name, request, time.monotonic() + 3)
+        await queue.ask(asked.collection.name, request, time.monotonic() + 3)
 
     async def find(_: int) -> None:
         answer: asyncio.Future[SearchResult] = asyncio.get_running_loop().create_future()
@@ -105,7 +105,7 @@ async def _finding(service: Service, bodies: Sequence[bytes]) -> Mapping[str, fl
 
     await searcher.find(asked)
     cached, hopped, found = _us(known), await _awaited_us(hop), await _awaited_us(find)
-    lane.close()
+    queue.close()
     return {
         "query vector from the cache": cached,
         "to the search thread and back": hopped,

@@ -128,7 +128,7 @@ class _WallClock:
         self._second = 0
         self._text = ""
 
-    def text(self, at: float) -> str:
+    def stamp(self, at: float) -> str:
         second = int(at)
         if second != self._second:
             self._second = second
@@ -139,7 +139,7 @@ class _WallClock:
 def _as_json(at: float, line: RequestLine, clock: _WallClock) -> bytes:
     request_id, method, route, status, seconds, peer, code, trace_id = line
     fields: dict[str, Any] = {
-        "time": clock.text(at),
+        "time": clock.stamp(at),
         "level": "info",
         "event": "request",
         "request_id": request_id.decode(),

@@ -32,7 +32,7 @@ from service.app.image_fetch import PictureFetcher
 from service.app.ingest import Ingester
 from service.app.lifecycle import Lifecycle, OpenableIndex
 from service.app.search import Searcher
-from service.app.search_queue import SearchLane
+from service.app.search_queue import SearchQueue
 from service.app.store_id import store_id
 from service.collections import Catalogue, read_collections
 from service.embedding.catalog.loader import version_of
@@ -201,10 +201,10 @@ def build(
     metrics = Metrics(metrics_dir)
     slots = {each.name: Slot(each.model, each.text_template) for each in catalogue.collections}
     encoders = Encoders(slots)
-    lane = _lane(settings, index, metrics)
+    search_queue = _search_queue(settings, index, metrics)
     searcher = Searcher(
         encoders,
-        lane,
+        search_queue,
         index,
         readers,
         deadline_ms=settings.search_deadline_ms,
@@ -217,7 +217,7 @@ def build(
         catalogue.collections,
         slots,
         ModelLoader(settings, models),
-        lane,
+        search_queue,
         [readers, writers, fetchers],
         has_fallback=settings.model_fallback == "placeholder",
     )
@@ -295,8 +295,8 @@ def _guarded(settings: Settings) -> PictureFetch:
     return PictureFetch(FetchLimits(settings.image_url_hosts, "IMAGE_URL_HOSTS", bytes_max, s_max))
 
 
-def _lane(settings: Settings, index: OpenableIndex, metrics: Metrics) -> SearchLane:
-    return SearchLane(
+def _search_queue(settings: Settings, index: OpenableIndex, metrics: Metrics) -> SearchQueue:
+    return SearchQueue(
         index,
         metrics,
         queue_requests_max=settings.queue_requests_max,

@@ -159,7 +159,7 @@ class Delta:
         wanted = set(ids)  # two strings may share a hash
         return rows[[self._string_ids[row] in wanted for row in rows.tolist()]]
 
-    def candidates(
+    def nearest_rows(
         self, query: Vector, k: int, allowed: Mask, after: ResumePoint | None, limit: float = math.inf
     ) -> Candidates:
         """The k nearest allowed rows that come after `after`, exact, all ties at the end weighed by id.

@@ -90,7 +90,7 @@ def _nearest(
         # Last, and told how near its rows must be: mostly none of so few rows is.
         limit = float(nearest.distances[k - 1]) if nearest and len(nearest.rows) >= k else math.inf
         mask = _allowed_mask(view, request, condition)
-        found = view.delta.candidates(request.vector, k, mask, after, limit)
+        found = view.delta.nearest_rows(request.vector, k, mask, after, limit)
         if nearest is None or len(found.rows):
             kind = np.int64 if spec.id_kind == "int64" else object
             ids = np.array(view.delta.ids(found.rows), dtype=kind)

@@ -24,7 +24,7 @@ from index_store.port import SeqSource, VectorIndex
 from index_store.types import SearchRequest
 from service.app.encoders import ImageEncoder, Slot, TextEncoder
 from service.app.generations.origin import Origin
-from service.app.search_queue import SearchLane
+from service.app.search_queue import SearchQueue
 from service.collections import NO_MODEL, PLACEHOLDER_MODEL, Collection
 from service.embedding.port import ModelInfo
 from service.errors import ModelUnavailable, ServiceError
@@ -72,7 +72,7 @@ class Lifecycle:
         collections: Sequence[Collection],
         slots: Mapping[str, Slot],
         loader: Loader,
-        lane: SearchLane,
+        queue: SearchQueue,
         executors: Sequence[ThreadPoolExecutor],
         *,
         has_fallback: bool,
@@ -81,7 +81,7 @@ class Lifecycle:
         self._collections = collections
         self._slots = slots
         self._loader = loader
-        self._lane = lane
+        self._search_queue = queue
         self._executors = executors
         self._has_fallback = has_fallback
         self._is_open = False
@@ -98,7 +98,7 @@ class Lifecycle:
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
         """Serve from the first moment; `wait` returns when everything is loaded."""
-        self._lane.start()
+        self._search_queue.start()
         self._opening = asyncio.create_task(self._open())
         try:
             yield
@@ -234,7 +234,7 @@ class Lifecycle:
             with contextlib.suppress(GenerationConflict):
                 self._index.advance(collection.name, "begin", info.embedding_version)
         try:
-            origin = self._origins[collection.name].text()
+            origin = self._origins[collection.name].serialized()
             if self._index.record_origin(collection.name, info.embedding_version, origin):
                 log.info("origin_noted", extra={"collection": collection.name, "origin": origin})
         except WriteFailed as exc:  # a full disk: the next start notes it
@@ -254,7 +254,7 @@ class Lifecycle:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
         self._is_open = False
-        self._lane.close()
+        self._search_queue.close()
         encoders = {
             id(each): each for slot in self._slots.values() for each in (slot.text, slot.image) if each
         }

@@ -18,7 +18,7 @@ from index_store.errors import SeqNotReached, VersionMismatch
 from index_store.port import SeqSource, VectorIndex
 from index_store.types import Id, Ids, SearchRequest, SearchResult, StoredItem, Vector
 from service.app.encoders import Encoders
-from service.app.search_queue import ResultHandler, SearchLane
+from service.app.search_queue import ResultHandler, SearchQueue
 from service.collections import Collection
 from service.errors import InvalidInput, ModelUnavailable, Overloaded, Starting, UnknownItem
 
@@ -70,7 +70,7 @@ class Searcher:
     def __init__(
         self,
         encoders: Encoders,
-        lane: SearchLane,
+        queue: SearchQueue,
         index: IndexReader,
         readers: Executor,
         *,
@@ -78,7 +78,7 @@ class Searcher:
         min_seq_wait_ms: int,
     ) -> None:
         self._encoders = encoders
-        self._lane = lane
+        self._search_queue = queue
         self._index = index
         self._readers = readers
         self._deadline_s = deadline_ms / 1000
@@ -90,7 +90,7 @@ class Searcher:
 
     def batch_cost(self) -> float:
         """Return how much work, as `cost_of` counts, one caller should have in line at a time."""
-        return self._lane.cost_at_once()
+        return self._search_queue.cost_at_once()
 
     async def find(
         self, search: ParsedSearch, caller: str = "", deadline: float | None = None
@@ -124,7 +124,7 @@ class Searcher:
                 if refusal is not None:
                     raise refusal
             return False
-        self._lane.put(search.collection.name, search.request, self.deadline(), handler)
+        self._search_queue.put(search.collection.name, search.request, self.deadline(), handler)
         return True
 
     def picture_refusal(self, collection: str, bytes_count: int, caller: str) -> Overloaded | None:
@@ -206,7 +206,7 @@ class Searcher:
         self, search: ParsedSearch, request: SearchRequest, deadline: float
     ) -> Awaitable[SearchResult]:
         if search.min_seq is None:
-            return self._lane.ask(search.collection.name, request, deadline)
+            return self._search_queue.ask(search.collection.name, request, deadline)
         return self._search_from(search.min_seq, search.collection.name, request, deadline)
 
     async def _search_from(
@@ -219,7 +219,7 @@ class Searcher:
         while True:
             newest = self._index.newest_seq(collection)
             if newest is None or newest >= min_seq:
-                result = await self._lane.ask(collection, request, deadline)
+                result = await self._search_queue.ask(collection, request, deadline)
                 if result.seq >= min_seq:
                     return result
                 newest = result.seq

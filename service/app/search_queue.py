@@ -44,9 +44,11 @@ class ResultHandler(Protocol):
     def done(self) -> bool:
         """Return whether nobody waits any more."""
 
-    def set_result(self, result: SearchResult, /) -> None: ...
+    def set_result(self, result: SearchResult, /) -> None:
+        """Take the result."""
 
-    def set_exception(self, exception: Exception, /) -> None: ...
+    def set_exception(self, exception: Exception, /) -> None:
+        """Take the error instead of a result."""
 
 
 class _Waiting:
@@ -64,7 +66,7 @@ class _Waiting:
         self.cost = cost_of(request)
 
 
-class SearchLane:
+class SearchQueue:
     """`ask` from the event loop that called `start`; one thread searches."""
 
     def __init__(
@@ -87,6 +89,7 @@ class SearchLane:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
+        """Start the thread. Call on the event loop that asks."""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="search", daemon=True)
         self._thread.start()

@@ -80,7 +80,7 @@ def made_application(
     gc.disable()
     models = EarlyModels(settings.models_dir, threads=settings.model_threads, runtime=settings.model_runtime)
     served = serving_catalogue(settings, catalogue).catalogue.collections
-    models.begin((c.modality, c.model, c.dim) for c in served if c.model != NO_MODEL)
+    models.begin_loading((c.modality, c.model, c.dim) for c in served if c.model != NO_MODEL)
     from service.wiring import build
 
     picture = None

@@ -233,6 +233,12 @@ def strange_words(files: Iterable[SourceFile], vocabulary: Vocabulary) -> Iterat
                 yield Finding(path, line, f"{name}: {word!r} is no word of docs/GLOSSARY.md")
 
 
+def unused_words(files: Iterable[SourceFile], plain_words: Iterable[str]) -> set[str]:
+    """Return the plain words that no file and no class is named by any more."""
+    used = {word for _, _, name in _file_and_class_names(files) for word in split_name(name)}
+    return set(plain_words) - used - {form for word in used for form in _singulars(word)}
+
+
 def avoided_words(
     files: Iterable[SourceFile], vocabulary: Vocabulary
 ) -> dict[tuple[str, str], list[Finding]]:

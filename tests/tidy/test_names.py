@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import pytest
 
-from tests.tidy import names, names_left
+from tests.tidy import names
 from tests.tidy.source import Finding, SourceFile, python_files, read
 
 FILES = python_files()
@@ -26,10 +26,6 @@ GLOSSARY = """
 """
 
 
-def allowed(left: Mapping[str, Iterable[str]]) -> set[tuple[str, str]]:
-    return {(room, name) for room, entries in left.items() for name in entries}
-
-
 def report(findings: Iterable[Finding]) -> str:
     return "\n" + "\n".join(map(str, findings))
 
@@ -39,26 +35,21 @@ def small(path: str, text: str) -> list[names.ClassName]:
 
 
 def test_a_class_name_stands_once_in_a_tower() -> None:
-    found, left = names.repeated_class_names(CLASSES), allowed(names_left.REPEATED_CLASSES)
+    found = names.repeated_class_names(CLASSES)
     places = [
-        Finding(c.path, c.line, f"class {key[1]} twice") for key in found.keys() - left for c in found[key]
+        Finding(c.path, c.line, f"class {name} twice") for (_, name), group in found.items() for c in group
     ]
     assert not places, report(places)
-    assert left <= found.keys(), f"renamed: remove from names_left.py {sorted(left - found.keys())}"
 
 
 def test_a_method_name_is_shared_only_through_a_port() -> None:
-    found, left = names.unrelated_methods(CLASSES), allowed(names_left.SHARED_METHODS)
     places = [
-        Finding(
-            c.path, c.lines[key[1]], f"{c.name}.{key[1]}: the name of another class's method, and no port"
-        )
-        for key in sorted(found.keys() - left)
-        for group in found[key]
+        Finding(c.path, c.lines[name], f"{c.name}.{name}: the name of another class's method, and no port")
+        for (_, name), groups in sorted(names.unrelated_methods(CLASSES).items())
+        for group in groups
         for c in group
     ]
     assert not places, report(places)
-    assert left <= found.keys(), f"renamed: remove from names_left.py {sorted(left - found.keys())}"
 
 
 def test_names_are_made_of_known_words() -> None:
@@ -67,16 +58,21 @@ def test_names_are_made_of_known_words() -> None:
 
 
 def test_one_word_for_one_thing() -> None:
-    found, left = names.avoided_words(FILES, VOCABULARY), allowed(names_left.AVOIDED_WORDS)
-    places = [finding for key in sorted(found.keys() - left) for finding in found[key]]
+    found = names.avoided_words(FILES, VOCABULARY)
+    places = [finding for group in found.values() for finding in group]
     assert not places, report(places)
-    assert left <= found.keys(), f"renamed: remove from names_left.py {sorted(left - found.keys())}"
 
 
-def test_the_plain_words_are_in_order() -> None:
+def test_the_plain_words_are_in_order_and_in_use() -> None:
     lines = [line for line in read("tests/tidy/plain_words.txt").splitlines() if not line.startswith("#")]
     assert lines == sorted(set(lines))
     assert not set(lines) & VOCABULARY.avoided.keys()
+    assert not names.unused_words(FILES, lines), "no name holds these any more: remove them"
+
+
+def test_a_plain_word_without_a_name_is_found() -> None:
+    files = [SourceFile("service/a.py", "class RowKeys: ...\n")]
+    assert names.unused_words(files, ["a", "row", "key", "gadget"]) == {"gadget"}
 
 
 def test_a_class_name_that_stands_twice_is_found() -> None:

@@ -14,7 +14,7 @@ from service.errors import ModelUnavailable
 
 def test_a_begun_model_is_opened_once_and_belongs_to_who_asks_first(tmp_path: Path) -> None:
     models = EarlyModels(tmp_path, threads=1, runtime="auto")
-    models.begin([("text", "builtin:hashed-ngrams", 384), ("image", "builtin:descriptor", 512)] * 2)
+    models.begin_loading([("text", "builtin:hashed-ngrams", 384), ("image", "builtin:descriptor", 512)] * 2)
     first = models.load("text", "builtin:hashed-ngrams", 384)
     assert models.load("text", "builtin:hashed-ngrams", 384) is not first
     assert first.info.dim == 384
@@ -28,7 +28,9 @@ def test_a_model_that_nobody_began_is_opened_when_it_is_asked_for(tmp_path: Path
 
 def test_a_missing_model_is_told_to_who_asks_for_it_and_spoils_no_other(tmp_path: Path) -> None:
     models = EarlyModels(tmp_path, threads=1, runtime="auto")
-    models.begin([("text", "builtin:multilingual-e5-small", 384), ("text", "builtin:hashed-ngrams", 384)])
+    models.begin_loading(
+        [("text", "builtin:multilingual-e5-small", 384), ("text", "builtin:hashed-ngrams", 384)]
+    )
     with pytest.raises(ModelUnavailable, match="multilingual-e5-small"):
         models.load("text", "builtin:multilingual-e5-small", 384)
     assert models.load("text", "builtin:hashed-ngrams", 384).info.dim == 384

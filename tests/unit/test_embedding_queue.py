@@ -197,7 +197,7 @@ def test_a_full_queue_refuses_and_takes_nothing(queue: WorkQueue[int, int], mode
     submit(queue, "query", 1, 2, 3)
     with pytest.raises(Overloaded):
         submit(queue, "query", 4, 5)
-    assert queue.waiting() == (3, 0)
+    assert queue.waiting_items() == (3, 0)
     assert queue.counters.refused == 2
     hold(queue, model, "document")
     submit(queue, "document", 1)
@@ -279,7 +279,7 @@ def test_documents_use_every_stream(model: Model, clock: Clock) -> None:
 
 
 def overloaded(queue: WorkQueue[int, int], weight: int = 1, caller: str = "") -> Overloaded | None:
-    return queue.refusal(weight, caller)
+    return queue.admission_error(weight, caller)
 
 
 def measured(queue: WorkQueue[int, int], model: Model, clock: Clock, took_s: float, weight: int) -> None:

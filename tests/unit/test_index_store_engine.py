@@ -93,9 +93,9 @@ def test_a_limit_takes_away_what_lies_beyond_it_alone(metric: Metric, scale: flo
         )
     for query in (data[9], (rng.standard_normal(DIM) * scale).astype(np.float32)):
         for allowed in (np.ones(len(data), np.bool_), rng.random(len(data)) < 0.7):
-            whole = delta.candidates(query, 60, allowed, None)
+            whole = delta.nearest_rows(query, 60, allowed, None)
             for limit in whole.distances[::7].tolist():
-                found = delta.candidates(query, 60, allowed, None, limit)
+                found = delta.nearest_rows(query, 60, allowed, None, limit)
                 count = int(np.searchsorted(whole.distances, limit, side="right"))
                 assert found.rows[:count].tolist() == whole.rows[:count].tolist()
                 assert (found.distances[count:] > limit).all()

@@ -35,7 +35,7 @@ def appended(delta: Delta, data: Vector) -> None:
 
 
 def nearest(delta: Delta, query: Vector, k: int) -> list[int]:
-    return delta.candidates(query, k, np.ones(delta.rows, np.bool_), None).rows.tolist()
+    return delta.nearest_rows(query, k, np.ones(delta.rows, np.bool_), None).rows.tolist()
 
 
 @pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])

@@ -15,7 +15,7 @@ from index_store.errors import SeqNotReached
 from index_store.types import Hit, PageKey, SearchRequest, SearchResult
 from service.app.encoders import Encoders
 from service.app.search import ParsedSearch, Searcher
-from service.app.search_queue import SearchLane
+from service.app.search_queue import SearchQueue
 from service.collections import Collection
 from service.http.wire.answers import (
     LARGE_BYTES,
@@ -55,16 +55,16 @@ class SlowSeqs(ReferenceIndex):
 
 def wait_for(index: SlowSeqs, min_seq: int, wait_ms: int) -> SearchResult:
     async def scene() -> SearchResult:
-        lane = SearchLane(index, Metrics(), queue_requests_max=10, queue_ms_max=1000)
-        lane.start()
+        queue = SearchQueue(index, Metrics(), queue_requests_max=10, queue_ms_max=1000)
+        queue.start()
         searcher = Searcher(
-            Encoders({}), lane, index, ThreadPoolExecutor(1), deadline_ms=3000, min_seq_wait_ms=wait_ms
+            Encoders({}), queue, index, ThreadPoolExecutor(1), deadline_ms=3000, min_seq_wait_ms=wait_ms
         )
         try:
             search = ParsedSearch(Collection("a", dim=3), SearchRequest(VECTOR, 5), min_seq=min_seq)
             return await searcher.find(search)
         finally:
-            lane.close()
+            queue.close()
 
     return asyncio.run(scene())
 

@@ -13,7 +13,7 @@ class Origin:
     model: str
     text_template: str = ""
 
-    def text(self) -> str:
+    def serialized(self) -> str:
         """Return it as the index keeps it."""
         told = {"model": self.model, "text_template": self.text_template}
         return json.dumps(told, ensure_ascii=False, sort_keys=True)

@@ -22,15 +22,15 @@ Wanted: TypeAlias = tuple[Modality, str, int]
 
 
 class EarlyModels:
-    """Opens each model once, in threads of its own from `begin` on. `begin` is called once and first; `load`
-    may be called from any thread and returns when the model is open."""
+    """Opens each model once, in threads of its own. Call `begin_loading` once and first; `load` may be called
+    from any thread and returns when the model is open."""
 
     def __init__(self, models_dir: Path, *, threads: int, runtime: str) -> None:
         """threads, runtime: as `load_embedder` takes them."""
         self._load = partial(load_embedder, models_dir=models_dir, threads=threads, runtime=runtime)
         self._early: dict[Wanted, Future[Embedder[Any]]] = {}
 
-    def begin(self, wanted: Iterable[Wanted]) -> None:
+    def begin_loading(self, wanted: Iterable[Wanted]) -> None:
         """Open these in the order given; any other is opened when it is asked for."""
         opener = ThreadPoolExecutor(_OPENED_AT_ONCE, thread_name_prefix="model")
         for modality, reference, dim in dict.fromkeys(wanted):

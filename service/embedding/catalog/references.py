@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from service.embedding.catalog.builtin import BUILTIN, BuiltinModel
 from service.embedding.runtimes.placeholder import DESCRIPTOR, HASHED, PLACEHOLDER
@@ -70,6 +70,13 @@ class LocalModel:
     """A directory that somebody else prepared."""
 
     path: Path
+
+
+class StoredModel(Protocol):
+    """A model whose directory follows from its reference."""
+
+    def directory(self, models_dir: Path) -> Path:
+        """Return where its files are, or will be, below `models_dir`."""
 
 
 FileModel: TypeAlias = BuiltinModel | HubModel | NamedClip | LocalModel
@@ -143,7 +150,7 @@ def export_command(ref: str, models_dir: Path) -> str:
     return f"{COMMAND} {at}export {ref}"
 
 
-def _directory(reference: FileModel, models_dir: Path) -> Path:
+def _directory(reference: LocalModel | StoredModel, models_dir: Path) -> Path:
     if isinstance(reference, LocalModel):
         return reference.path
     return reference.directory(models_dir)

@@ -75,7 +75,7 @@ class _Decoder:
         self._process.kill()
         return self._process.wait()
 
-    def decode(self, data: bytes, limits: DecodeLimits) -> Pixels | InvalidImage:
+    def decode_in_child(self, data: bytes, limits: DecodeLimits) -> Pixels | InvalidImage:
         """Raises OSError (TimeoutError too) and EOFError when the process ended or was too slow."""
         memory_mib = _MEMORY_MIB + (_BYTES_A_PIXEL * limits.pixels_max + len(data) >> 20)
         self._peer.settimeout(_WALL * limits.work_ms_max / 1000)
@@ -123,7 +123,7 @@ class Decoders:
             return refusal
         decoder = self._taken(role)
         try:
-            found = decoder.decode(data, self._limits)
+            found = decoder.decode_in_child(data, self._limits)
         except (OSError, EOFError) as exc:
             return self._lost(decoder, exc)
         self._give_back(decoder, role)

@@ -83,9 +83,10 @@ class QueuedTexts:
         """What has happened since the start."""
         return self._queue.counters
 
+    @property
     def waiting(self) -> tuple[int, int]:
         """Return how many queries and documents wait."""
-        return self._queue.waiting()
+        return self._queue.waiting_items()
 
     def start(self) -> None:
         """Start the threads. Call on the event loop."""
@@ -106,7 +107,7 @@ class QueuedTexts:
 
     def refusal(self, text: str, caller: str) -> Overloaded | None:
         """Return why `embed_query` would refuse a text that is not known, or None."""
-        return None if text in self._pending else self._queue.refusal(self._weight(text), caller)
+        return None if text in self._pending else self._queue.admission_error(self._weight(text), caller)
 
     async def embed_query(self, text: str, caller: str = "", deadline_ms: float | None = None) -> QueryVector:
         """Return (vector (dim,), truncated). caller: whose share of the model this takes.
@@ -224,9 +225,10 @@ class QueuedImages:
         """What has happened since the start."""
         return self._queue.counters
 
+    @property
     def waiting(self) -> tuple[int, int]:
         """Return how many queries and documents wait for the model."""
-        return self._queue.waiting()
+        return self._queue.waiting_items()
 
     def start(self) -> None:
         """Start decoders and threads. Call on the event loop."""
@@ -242,7 +244,9 @@ class QueuedImages:
 
     def refusal(self, bytes_count: int, caller: str) -> Overloaded | None:
         """Return why `embed_query` would refuse a picture of so many bytes, or None."""
-        return self._queue.refusal(1, caller) or self._decoding.refusal(_picture_weight(bytes_count), caller)
+        return self._queue.admission_error(1, caller) or self._decoding.admission_error(
+            _picture_weight(bytes_count), caller
+        )
 
     async def embed_query(
         self, data: bytes, caller: str = "", deadline_ms: float | None = None

@@ -142,11 +142,11 @@ class WorkQueue(Generic[Item, Result]):
             thread.join()
         self._threads.clear()
 
-    def waiting(self) -> tuple[int, int]:
+    def waiting_items(self) -> tuple[int, int]:
         """Return how many queries and documents wait."""
         return len(self._backlogs["query"].queue), len(self._backlogs["document"].queue)
 
-    def refusal(self, weight: int, caller: str) -> Overloaded | None:
+    def admission_error(self, weight: int, caller: str) -> Overloaded | None:
         """Return why a query of `weight` may not queue now, or None."""
         with self._lock:
             wait_s = self._wait_s(weight, caller)
@@ -158,7 +158,7 @@ class WorkQueue(Generic[Item, Result]):
 
     def admit(self, weight: int, caller: str) -> None:
         """Take a query of `weight` into account before it is queued by `submit`. Raises Overloaded."""
-        refusal = self.refusal(weight, caller)
+        refusal = self.admission_error(weight, caller)
         if refusal is not None:
             self.counters.refused += 1
             raise refusal

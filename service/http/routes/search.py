@@ -78,6 +78,7 @@ class SearchFront:
         return tuple(self._handlers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a search; hand every other request to FastAPI."""
         handler = self._handlers.get(scope["path"]) if scope["type"] == "http" else None
         if handler is None:
             refusal = self._upload_refusal(scope) if scope.get("path") == _UPLOADS else None
@@ -123,6 +124,7 @@ class SearchFront:
         return self._keys.check(Role.SEARCH, headers, client[0] if client else None)
 
     async def post_search(self, scope: Scope, headers: Headers, body: bytes) -> bytes:
+        """Answer one search."""
         search = self.read_search(scope["query_string"], headers, body)
         size = expected_bytes(search)
         if size > self._limits.answer_bytes_max:

@@ -107,6 +107,7 @@ class DirectSearch:
         self._is_over = False
 
     def begin(self, headers: Headers) -> None:
+        """Count the request in; its answer counts it out."""
         self._exchange = self._middleware.begin_request(headers, _nowhere)
 
     def refuse(self, headers: Headers, refusal: Overloaded) -> None:
@@ -115,9 +116,11 @@ class DirectSearch:
         asyncio.get_running_loop().call_soon(self.set_exception, refusal)
 
     def done(self) -> bool:
+        """See ResultHandler."""
         return self._is_over
 
     def set_result(self, result: SearchResult, /) -> None:
+        """See ResultHandler."""
         try:
             took_ms = (time.perf_counter() - self._started) * 1000
             body = encoded_answer(self._search, result, took_ms)
@@ -127,6 +130,7 @@ class DirectSearch:
         self._finish(200, JSON, b"", body)
 
     def set_exception(self, exception: Exception, /) -> None:
+        """See ResultHandler."""
         error = Searcher.translate_error(self._search, exception)
         if not isinstance(error, HANDLED):
             self._middleware.internal_error(error, self._exchange)

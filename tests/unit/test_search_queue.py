@@ -14,7 +14,7 @@ import pytest
 from index_store.errors import InvalidFilter
 from index_store.types import SearchRequest, SearchResult
 from service.app.search_cost import cost_of
-from service.app.search_queue import SearchLane
+from service.app.search_queue import SearchQueue
 from service.errors import DeadlineExceeded, Overloaded
 from service.observing import Metrics
 
@@ -43,8 +43,8 @@ def request(**more: Any) -> SearchRequest:
     return SearchRequest(vector=np.ones(3, np.float32), k=more.pop("k", 1), **more)
 
 
-def lane_over(index: Any, requests_max: int = 1000, ms_max: int = 1000) -> SearchLane:
-    return SearchLane(index, Metrics(), queue_requests_max=requests_max, queue_ms_max=ms_max)
+def queue_over(index: Any, requests_max: int = 1000, ms_max: int = 1000) -> SearchQueue:
+    return SearchQueue(index, Metrics(), queue_requests_max=requests_max, queue_ms_max=ms_max)
 
 
 def soon() -> float:
@@ -59,17 +59,17 @@ async def until(condition: Any) -> None:
 def test_what_queued_while_busy_is_one_call() -> None:
     async def scene() -> None:
         index = GatedIndex()
-        lane = lane_over(index)
-        lane.start()
+        queue = queue_over(index)
+        queue.start()
         index.gate.clear()
-        first = asyncio.ensure_future(lane.ask("a", request(), soon()))
+        first = asyncio.ensure_future(queue.ask("a", request(), soon()))
         await asyncio.sleep(0.05)
-        rest = [asyncio.ensure_future(lane.ask("a", request(), soon())) for _ in range(20)]
+        rest = [asyncio.ensure_future(queue.ask("a", request(), soon())) for _ in range(20)]
         await asyncio.sleep(0)
         index.gate.set()
         assert await asyncio.gather(first, *rest) == [RESULT] * 21
         assert index.batches == [1, 20]
-        lane.close()
+        queue.close()
 
     asyncio.run(scene())
 
@@ -77,32 +77,32 @@ def test_what_queued_while_busy_is_one_call() -> None:
 def test_a_refused_request_spoils_no_other() -> None:
     async def scene() -> None:
         index = GatedIndex()
-        lane = lane_over(index)
-        lane.start()
+        queue = queue_over(index)
+        queue.start()
         index.gate.clear()
-        first = asyncio.ensure_future(lane.ask("a", request(), soon()))
+        first = asyncio.ensure_future(queue.ask("a", request(), soon()))
         await asyncio.sleep(0.05)
         asked = [
-            lane.ask("a", request(filter={"a": 1} if place == 2 else None), soon()) for place in range(5)
+            queue.ask("a", request(filter={"a": 1} if place == 2 else None), soon()) for place in range(5)
         ]
         tasks = [asyncio.ensure_future(each) for each in asked]
         await asyncio.sleep(0)
         index.gate.set()
         found = await asyncio.gather(first, *tasks, return_exceptions=True)
         assert [type(each) for each in found] == [SearchResult] * 3 + [InvalidFilter] + [SearchResult] * 2
-        lane.close()
+        queue.close()
 
     asyncio.run(scene())
 
 
 def test_an_unforeseen_error_is_told_and_the_thread_goes_on() -> None:
     async def scene() -> None:
-        lane = lane_over(GatedIndex())
-        lane.start()
+        queue = queue_over(GatedIndex())
+        queue.start()
         with pytest.raises(ZeroDivisionError):
-            await lane.ask("a", request(k=13), soon())
-        assert await lane.ask("a", request(), soon()) is RESULT
-        lane.close()
+            await queue.ask("a", request(k=13), soon())
+        assert await queue.ask("a", request(), soon()) is RESULT
+        queue.close()
 
     asyncio.run(scene())
 
@@ -110,19 +110,19 @@ def test_an_unforeseen_error_is_told_and_the_thread_goes_on() -> None:
 def test_a_full_line_turns_away_with_a_time_to_come_back() -> None:
     async def scene() -> None:
         index = GatedIndex()
-        lane = lane_over(index, requests_max=3)
-        lane.start()
+        queue = queue_over(index, requests_max=3)
+        queue.start()
         index.gate.clear()
-        first = asyncio.ensure_future(lane.ask("a", request(), soon()))
+        first = asyncio.ensure_future(queue.ask("a", request(), soon()))
         await asyncio.sleep(0.05)
-        waiting = [asyncio.ensure_future(lane.ask("a", request(), soon())) for _ in range(3)]
+        waiting = [asyncio.ensure_future(queue.ask("a", request(), soon())) for _ in range(3)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded) as caught:
-            await lane.ask("a", request(), soon())
+            await queue.ask("a", request(), soon())
         assert caught.value.retry_after_s >= 1
         index.gate.set()
         assert await asyncio.gather(first, *waiting) == [RESULT] * 4
-        lane.close()
+        queue.close()
 
     asyncio.run(scene())
 
@@ -130,24 +130,24 @@ def test_a_full_line_turns_away_with_a_time_to_come_back() -> None:
 def test_a_deadline_is_kept_while_the_thread_is_busy_and_late_work_is_not_done() -> None:
     async def scene() -> None:
         index = GatedIndex()
-        lane = lane_over(index)
-        lane.start()
+        queue = queue_over(index)
+        queue.start()
         index.gate.clear()
-        first = asyncio.ensure_future(lane.ask("a", request(), soon()))
+        first = asyncio.ensure_future(queue.ask("a", request(), soon()))
         await asyncio.sleep(0.05)
         started = time.monotonic()
         with pytest.raises(DeadlineExceeded):
-            await lane.ask("a", request(), time.monotonic() + 0.1)
+            await queue.ask("a", request(), time.monotonic() + 0.1)
         assert time.monotonic() - started < 1
-        left = asyncio.ensure_future(lane.ask("a", request(), soon()))
+        left = asyncio.ensure_future(queue.ask("a", request(), soon()))
         await asyncio.sleep(0)
         left.cancel()
         await asyncio.sleep(0)
         index.gate.set()
         await first
-        assert await lane.ask("a", request(), soon()) is RESULT
+        assert await queue.ask("a", request(), soon()) is RESULT
         assert sum(index.batches) == 2
-        lane.close()
+        queue.close()
 
     asyncio.run(scene())
 
@@ -155,18 +155,18 @@ def test_a_deadline_is_kept_while_the_thread_is_busy_and_late_work_is_not_done()
 def test_a_heavy_request_is_a_call_of_its_own() -> None:
     async def scene() -> None:
         index = GatedIndex()
-        lane = lane_over(index)
-        lane.start()
+        queue = queue_over(index)
+        queue.start()
         index.gate.clear()
-        first = asyncio.ensure_future(lane.ask("a", request(), soon()))
+        first = asyncio.ensure_future(queue.ask("a", request(), soon()))
         await asyncio.sleep(0.05)
         line = [request(), request(k=10_000, with_metadata=True), request(exact=True), *[request()] * 5]
-        rest = [asyncio.ensure_future(lane.ask("a", each, soon())) for each in line]
+        rest = [asyncio.ensure_future(queue.ask("a", each, soon())) for each in line]
         await asyncio.sleep(0)
         index.gate.set()
         await asyncio.gather(first, *rest)
         assert index.batches == [1, 1, 1, 6]
-        lane.close()
+        queue.close()
 
     asyncio.run(scene())
 
@@ -179,16 +179,16 @@ def test_deadlines_are_looked_at_between_heavy_requests() -> None:
 
     async def scene() -> None:
         index = SlowIndex()
-        lane = lane_over(index, ms_max=60_000)
-        lane.start()
+        queue = queue_over(index, ms_max=60_000)
+        queue.start()
         deadline = time.monotonic() + 0.25
         asked = [
-            asyncio.ensure_future(lane.ask("a", request(k=10_000, with_vectors=True), deadline))
+            asyncio.ensure_future(queue.ask("a", request(k=10_000, with_vectors=True), deadline))
             for _ in range(20)
         ]
         await asyncio.sleep(0)
         found = await asyncio.gather(*asked, return_exceptions=True)
-        lane.close()
+        queue.close()
         assert [each for each in found if isinstance(each, DeadlineExceeded)]
         assert sum(index.batches) <= 4, "what nobody waits for any more is not searched"
 
@@ -198,19 +198,19 @@ def test_deadlines_are_looked_at_between_heavy_requests() -> None:
 def test_the_line_is_counted_in_work() -> None:
     async def scene() -> None:
         index = GatedIndex()
-        lane = lane_over(index, ms_max=500)  # a unit of work is taken for 1 ms before it was measured
-        lane.start()
+        queue = queue_over(index, ms_max=500)  # a unit of work is taken for 1 ms before it was measured
+        queue.start()
         index.gate.clear()
-        first = asyncio.ensure_future(lane.ask("a", request(), soon()))
+        first = asyncio.ensure_future(queue.ask("a", request(), soon()))
         await asyncio.sleep(0.05)
-        light = [asyncio.ensure_future(lane.ask("a", request(), soon())) for _ in range(50)]
-        heavy = [asyncio.ensure_future(lane.ask("a", request(k=10_000), soon())) for _ in range(5)]
+        light = [asyncio.ensure_future(queue.ask("a", request(), soon())) for _ in range(50)]
+        heavy = [asyncio.ensure_future(queue.ask("a", request(k=10_000), soon())) for _ in range(5)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            await lane.ask("a", request(), soon())
+            await queue.ask("a", request(), soon())
         index.gate.set()
         await asyncio.gather(first, *light, *heavy)
-        lane.close()
+        queue.close()
 
     asyncio.run(scene())
 
