@@ -24,8 +24,8 @@ from vector_client.recommend.pgvector import Rows
 from vector_client.types import Item
 from vector_client.wiring import Backend, Recommenders
 
-DEADLINE_S = 1.0
-SLACK_S = 1.5
+DEADLINE_S = 3.0
+SLACK_S = 5.0
 """For a machine under load; psycopg alone takes ten seconds until a silent server is given up."""
 BY_PGVECTOR, BY_SERVICE = [1, 2, 3], [11, 12, 13]
 

@@ -124,7 +124,7 @@ def test_a_path_that_is_slow_to_cancel_costs_no_answer(rollout: float) -> None:
     """asyncio.wait_for waits until the cancelled call has ended: the other path had no time left."""
 
     async def run() -> None:
-        stage = Stage(rollout=rollout, deadline_s=0.5)
+        stage = Stage(rollout=rollout, deadline_s=1.0)
         first, other = (stage.new, OLD) if rollout else (stage.old, NEW)
         first.hangs, first.ends_after_s = True, 60
         began = asyncio.get_running_loop().time()
