@@ -84,7 +84,7 @@ def test_queries_do_not_wait_for_documents(queue: WorkQueue[int, int], model: Mo
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own here")
-def test_documents_step_back_for_queries(clock: Clock) -> None:
+def test_documents_have_a_lower_priority_than_queries(clock: Clock) -> None:
     def priority(items: Sequence[int], _: Role) -> list[int]:
         return [os.getpriority(os.PRIO_PROCESS, threading.get_native_id())] * len(items)
 

@@ -121,12 +121,12 @@ class Decoders:
             check_bytes(data, self._limits.bytes_max)
         except InvalidImage as refusal:
             return refusal
-        decoder = self._taken(role)
+        decoder = self._acquire(role)
         try:
             found = decoder.decode_in_child(data, self._limits)
         except (OSError, EOFError) as exc:
-            return self._lost(decoder, exc)
-        self._give_back(decoder, role)
+            return self._refusal_of_lost(decoder, exc)
+        self._release(decoder, role)
         return found
 
     def processes(self) -> list[int]:
@@ -147,7 +147,7 @@ class Decoders:
             decoder.kill()
             decoder.release()
 
-    def _taken(self, role: str) -> _Decoder:
+    def _acquire(self, role: str) -> _Decoder:
         with self._lock:
             idle = self._idle.setdefault(role, [])
             decoder = idle.pop() if idle else None
@@ -162,7 +162,7 @@ class Decoders:
         decoder.kill()
         raise self._closed(decoder)
 
-    def _give_back(self, decoder: _Decoder, role: str) -> None:
+    def _release(self, decoder: _Decoder, role: str) -> None:
         with self._lock:
             self._busy.discard(decoder)
             if not self._is_closed:
@@ -170,7 +170,7 @@ class Decoders:
                 return
         decoder.release()
 
-    def _lost(self, decoder: _Decoder, error: Exception) -> InvalidImage:
+    def _refusal_of_lost(self, decoder: _Decoder, error: Exception) -> InvalidImage:
         if isinstance(error, TimeoutError):
             decoder.kill()
         ended = decoder.release()

@@ -217,7 +217,7 @@ class WorkQueue(Generic[Item, Result]):
 
     def _work(self, role: Role) -> None:
         if role == "document":
-            _step_back()
+            _lower_priority()
         while jobs := self._next_batch(role):
             began = self._clock()
             done = self._do(role, jobs)
@@ -349,7 +349,7 @@ def _late(deadline_ms: float) -> str:
     return f"The model did not get to it within {deadline_ms:.0f} ms."
 
 
-def _step_back() -> None:
+def _lower_priority() -> None:
     """Lower this thread's priority. Where a thread has none of its own, it shares the cores evenly."""
     if sys.platform == "linux":
         thread = threading.get_native_id()
