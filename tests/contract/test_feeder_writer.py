@@ -158,12 +158,12 @@ def test_what_vanished_and_its_count_survive_a_kill_together(
         page = Changes(
             [Item(n, vector(), active=n % 40 >= hidden) for n in numbers], embedding_version=version
         )
-        calls, send = transport.calls, transport.send
+        calls, exchange = transport.calls, transport.exchange
 
-        def send_or_die(call: Call[Answer]) -> Answer:
+        def exchange_or_die(call: Call[Answer]) -> Answer:
             if transport.calls - calls > killed_at:
                 raise Dies
-            return send(call)
+            return exchange(call)
 
         def stored() -> tuple[int, int]:
             """What vanished, and what the service has counted of it."""
@@ -179,10 +179,10 @@ def test_what_vanished_and_its_count_survive_a_kill_together(
             if is_killed:
                 store.state()
                 calls = transport.calls
-                transport.send = send_or_die  # type: ignore[method-assign]
+                transport.exchange = exchange_or_die  # type: ignore[method-assign]
                 with suppress(Dies):
                     store.apply(page, {"import": "here"})
-                transport.send = send  # type: ignore[method-assign]
+                transport.exchange = exchange  # type: ignore[method-assign]
                 gone, counted = stored()
                 assert gone <= counted, "nothing vanishes uncounted"
             else:
