@@ -46,7 +46,7 @@ def test_equal_sides_are_equal(kitchen: Kitchen, tmp_path: Path) -> None:
 
 
 def test_the_dsn_may_name_a_driver_as_sqlalchemy_does(kitchen: Kitchen) -> None:
-    code, printed = parity(kitchen, dsn=kitchen.dsn("asyncpg"))
+    code, printed = parity(kitchen, "-k", "400", dsn=kitchen.dsn("asyncpg"))
     assert code == 0, printed
 
 
