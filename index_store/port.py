@@ -8,7 +8,9 @@ from typing import Literal, Protocol
 from index_store.types import (
     DIGEST_BUCKETS,
     Ack,
+    AwaitingItem,
     CollectionStatus,
+    Content,
     Digest,
     DigestRow,
     Id,
@@ -67,3 +69,20 @@ class SeqSource(Protocol):
         """Return the newest seq of the current generation that this process has heard of, without waiting and
         without reading the disk (a few us; from any thread, an event loop too). None: it can't be told this
         way, a search has to look. Raises UnknownCollection."""
+
+
+class RebuildSource(Protocol):
+    """What a rebuild asks of an index beside `VectorIndex`. Every method is safe from any thread."""
+
+    def awaiting(
+        self, collection: str, embedding_version: str, after: Id | None, limit: int
+    ) -> list[AwaitingItem]:
+        """Return the next items of that version's generation that have content and no vector, by id; none
+        where there is no such generation."""
+
+    def content_sample(self, collection: str, limit: int) -> list[Content]:
+        """Return some kept contents of the current generation, to measure a model with."""
+
+    def record_origin(self, collection: str, embedding_version: str, origin: str) -> bool:
+        """Note what made the vectors of that version, in words that only the caller reads; return whether any
+        generation said otherwise before. Raises WriteFailed."""

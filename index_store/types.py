@@ -62,6 +62,9 @@ class ItemWrite:
     source_version: position of the fact in its source's own order; older than the stored one is ignored.
     content: what the vector was made of, to be kept with the item; only together with its content_hash. A
     write that changes the content_hash without it drops what was kept.
+    drops_vector: the vector that is stored was made of something else; the item waits for one.
+    fills: stored only where the item has no vector and bears this content_hash: what was made of its content
+    by a rebuild, while others may write it.
     """
 
     id: Id
@@ -71,6 +74,8 @@ class ItemWrite:
     source_version: int | None = None
     content_hash: bytes | None = None
     content: Content | None = None
+    drops_vector: bool = False
+    fills: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +94,17 @@ class WriteBatch:
     (activity, metadata, deletes) goes to every generation of the collection, and so does one whose version
     some generations do not hold: those take its deletes and activity only.
     cursors: where the feeder resumes, by source name; stored in the same commit as the rows.
+    other_vectors: of other versions, for the same items in order, by version; None: not known, the item waits
+    for one in the generation of that version.
+    is_for_current: refused unless `embedding_version` is the current generation's.
     """
 
     items: Sequence[ItemWrite] = ()
     deletes: Sequence[ItemDelete] = ()
     embedding_version: str | None = None
     cursors: Mapping[str, str] = field(default_factory=dict)
+    other_vectors: Mapping[str, Sequence[Vector | None]] = field(default_factory=dict)
+    is_for_current: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,10 +212,20 @@ class StoredItem:
 
 
 @dataclass(frozen=True, slots=True)
+class AwaitingItem:
+    """An item that has content and no vector yet. content: None where it can't be read any more."""
+
+    id: Id
+    content_hash: bytes
+    content: Content | None
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationStatus:
     """One generation in numbers. items: known ids, live or not; live: what a search can return. dim: of its
     vectors. origin: what made them, in the words of who writes them; empty where nobody has noted it.
-    contents: items whose content is kept, so that another model can read it."""
+    contents: items whose content is kept, so that another model can read it. awaiting: items of those that
+    have no vector yet."""
 
     generation: str
     role: Literal["current", "next", "former"]
@@ -217,6 +237,7 @@ class GenerationStatus:
     dim: int = 0
     origin: str = ""
     contents: int = 0
+    awaiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)

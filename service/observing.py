@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 _LOG_GATHER_S = 0.05
 _LOG_CLOSE_S = 5.0
+_SEARCH_ROUTE = "/v1/search"
+_RECENT_SEARCHES = 1024
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 30.0)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -276,6 +278,7 @@ class Metrics:
         self._quarantine = QuarantineGauges(self._registry)
         self._health = HealthGauges(self._registry)
         self._by_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._recent_searches: deque[float] = deque(maxlen=_RECENT_SEARCHES)
 
     def request_began(self) -> None:
         """Count a request in."""
@@ -291,8 +294,16 @@ class Metrics:
             self._by_request[key] = pair
         pair[0].inc()
         pair[1].observe(seconds)
+        if route == _SEARCH_ROUTE:
+            self._recent_searches.append(seconds)
         if code:
             self._problems.labels(code).inc()
+
+    def take_recent_searches(self) -> list[float]:
+        """Return the seconds of this process' searches since the last call, the newest 1,024 of them."""
+        recent = list(self._recent_searches)
+        self._recent_searches.clear()
+        return recent
 
     def searched(self, requests: int) -> None:
         """Count one call of the index that answered `requests` searches."""

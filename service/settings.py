@@ -254,6 +254,13 @@ class Settings:
     set_aside_keep_days: int = number(
         7, 1, 3650, "days", "How long a generation that no role names any more is kept before it is removed."
     )
+    rebuild_search_ms_max: int = number(
+        50,
+        1,
+        60_000,
+        "ms",
+        "Filling a new generation slows down while a hundredth of the searches take longer than this.",
+    )
     snapshots_kept: int = number(
         7, 0, 1000, "snapshots", "How many of /v1/snapshot are kept, the oldest go first; 0 keeps all."
     )

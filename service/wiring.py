@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from fastapi import FastAPI
 
@@ -25,7 +24,7 @@ from index_store.maintenance.backup import backup_data
 from index_store.maintenance.check import collection_directories
 from index_store.types import CollectionSpec
 from service.app.backups import Snapshots
-from service.app.encoders import Encoders, ImageEncoder, Slot, TextEncoder
+from service.app.encoders import Encoders, Slot
 from service.app.health.maintenance_status import maintenance_status
 from service.app.health.prober import Prober
 from service.app.image_fetch import PictureFetcher
@@ -35,13 +34,7 @@ from service.app.search import Searcher
 from service.app.search_queue import SearchQueue
 from service.app.store_id import store_id
 from service.collections import Catalogue, read_collections
-from service.embedding.catalog.loader import version_of
 from service.embedding.catalog.preload import EarlyModels
-from service.embedding.pictures.decoders import DecodeLimits
-from service.embedding.port import Modality
-from service.embedding.serving.encoders import QueuedImages, QueuedTexts
-from service.embedding.serving.queue import QueueLimits
-from service.errors import ModelUnavailable
 from service.http.app import Application, ApplicationParts, DemoPicture, Lifespan
 from service.http.auth import Keys, Role, TrustedProxies
 from service.http.dependencies import Dependencies
@@ -49,25 +42,16 @@ from service.http.wire.body_reader import BodyReader
 from service.observing import Metrics, RequestLog
 from service.settings import Settings
 from service.wiring_catalogue import serving_catalogue
+from service.wiring_models import ModelLoader
+from service.wiring_rebuild import build_rebuild
 
 log = logging.getLogger(__name__)
 
-QueuedT = TypeVar("QueuedT", QueuedTexts, QueuedImages)
-_MODALITIES: tuple[Modality, ...] = ("text", "image")
-_PICTURES_A_BATCH = 16
-"""A picture's forward pass gains nothing from larger batches."""
-_PICTURES_A_QUERY_BATCH = 4
-"""What the runtime takes at once: more would wait for each other."""
-_QUEUES_OF_A_PICTURE = 2
-"""Before decoders and before the model: each gets a half of QUEUE_MS_MAX."""
 _YOUNG_OBJECTS = 20_000
 _CONTRACT_PLACES = (Path(__file__).parents[1] / "openapi.yaml", Path(__file__).parent / "openapi.yaml")
 """In a checkout it stands at the root, in an installation in this package (setup.py)."""
 _READERS = 4
 _FETCHERS = 8
-_LONG_PICTURE_MS = 500
-_STREAMS_MIN = 2
-"""One long forward pass must not hold up every other query."""
 
 
 MakeIndex: TypeAlias = Callable[[Path, Sequence[CollectionSpec]], OpenableIndex]
@@ -78,109 +62,14 @@ BeforeServing: TypeAlias = Callable[[Ingester, Catalogue], Awaitable[object]]
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A built service. Nothing is open before `lifecycle.opened`."""
+    """A built service. Nothing is open before `lifecycle.opened`. watches: run beside it while it is open."""
 
     application: Application
     parts: ApplicationParts
     ingester: Ingester
     catalogue: Catalogue
     lifecycle: Lifecycle
-
-
-class ModelLoader:
-    """Fits `service.app.lifecycle.Loader`: local files, ONNX Runtime, a line of requests before each model.
-
-    Collections with the same model share it.
-    """
-
-    def __init__(self, settings: Settings, models: EarlyModels | None) -> None:
-        self._settings = settings
-        self._models = models or EarlyModels(
-            settings.models_dir, threads=settings.model_threads, runtime=settings.model_runtime
-        )
-        self._texts: dict[tuple[str, int], QueuedTexts] = {}
-        self._images: dict[tuple[str, int], QueuedImages] = {}
-
-    def load_text(self, reference: str, dim: int) -> TextEncoder:
-        """See Loader."""
-        return _started(self._texts, (reference, dim), self._text_encoder)
-
-    def load_image(self, reference: str, dim: int) -> ImageEncoder:
-        """See Loader."""
-        return _started(self._images, (reference, dim), self._image_encoder)
-
-    def _text_encoder(self, reference: str, dim: int) -> QueuedTexts:
-        settings = self._settings
-        return QueuedTexts(
-            self._models.load("text", reference, dim),
-            limits=_queue_limits(settings, settings.batch_size),
-            query_deadline_ms=settings.search_deadline_ms,
-            document_deadline_ms=settings.upsert_deadline_ms,
-        )
-
-    def _image_encoder(self, reference: str, dim: int) -> QueuedImages:
-        settings = self._settings
-        bytes_max, pixels_max, work_ms_max = (
-            settings.image_bytes_max,
-            settings.image_pixels_max,
-            settings.image_work_ms_max,
-        )
-        return QueuedImages(
-            self._models.load("image", reference, dim),
-            limits=replace(
-                _queue_limits(settings, min(settings.batch_size, _PICTURES_A_BATCH)),
-                query_weight_max=_PICTURES_A_QUERY_BATCH,
-                wait_ms_max=settings.queue_ms_max / _QUEUES_OF_A_PICTURE,
-            ),
-            decode_limits=_decode_limits(settings),
-            pictures=DecodeLimits(bytes_max, pixels_max, work_ms_max),
-            query_deadline_ms=settings.search_deadline_ms,
-            document_deadline_ms=settings.upsert_deadline_ms,
-        )
-
-    def load_text_tower(self, reference: str, dim: int) -> TextEncoder | None:
-        """See Loader."""
-        models_dir = self._settings.models_dir
-        try:
-            versions = {version_of(reference, models_dir, modality=each, dim=dim) for each in _MODALITIES}
-            return self.load_text(reference, dim) if len(versions) == 1 else None
-        except ModelUnavailable as exc:
-            log.info("no_text_to_picture_search", extra={"model": reference, "reason": exc.reason})
-            return None
-
-
-def _started(
-    started: dict[tuple[str, int], QueuedT], key: tuple[str, int], make: Callable[[str, int], QueuedT]
-) -> QueuedT:
-    """Return the encoder of `key`, made and started the first time."""
-    if key not in started:
-        encoder = make(*key)
-        encoder.start()
-        started[key] = encoder
-    return started[key]
-
-
-def _queue_limits(settings: Settings, batch_items_max: int) -> QueueLimits:
-    return QueueLimits(
-        streams=_streams(settings),
-        wait_ms_max=settings.queue_ms_max,
-        queries_max=settings.queue_requests_max,
-        batch_items_max=batch_items_max,
-    )
-
-
-def _decode_limits(settings: Settings) -> QueueLimits:
-    """One stream more than cores: a picture that takes long leaves one for the others."""
-    return replace(
-        _queue_limits(settings, 1),
-        streams=_streams(settings) + 1,
-        wait_ms_max=settings.queue_ms_max / _QUEUES_OF_A_PICTURE,
-        long_ms=_LONG_PICTURE_MS,
-    )
-
-
-def _streams(settings: Settings) -> int:
-    return settings.model_streams or max(_STREAMS_MIN, os.cpu_count() or 1)
+    watches: Sequence[Callable[[], Coroutine[Any, Any, None]]]
 
 
 def build(
@@ -199,28 +88,14 @@ def build(
     index = _index(settings, catalogue, make_index)
     readers, writers, fetchers = _executors(settings)
     metrics = Metrics(metrics_dir)
-    slots = {each.name: Slot(each.model, each.text_template) for each in catalogue.collections}
-    encoders = Encoders(slots)
+    encoders = Encoders({each.name: Slot(each.model, each.text_template) for each in catalogue.collections})
     search_queue = _search_queue(settings, index, metrics)
-    searcher = Searcher(
-        encoders,
-        search_queue,
-        index,
-        readers,
-        deadline_ms=settings.search_deadline_ms,
-        min_seq_wait_ms=settings.min_seq_wait_ms,
-    )
+    searcher = _searcher(settings, encoders, search_queue, index, readers)
     pictures = PictureFetcher(_guarded(settings), fetchers)
     ingester = _ingester(settings, catalogue, encoders, pictures, index, writers, metrics)
-    lifecycle = Lifecycle(
-        index,
-        catalogue.collections,
-        slots,
-        ModelLoader(settings, models),
-        search_queue,
-        [readers, writers, fetchers],
-        has_fallback=settings.model_fallback == "placeholder",
-    )
+    loader = ModelLoader(settings, models)
+    executors = [readers, writers, fetchers]
+    lifecycle = _lifecycle(settings, catalogue, index, encoders, loader, search_queue, executors)
     request_log = RequestLog(sys.stdout.buffer if _logs_requests() else None)
     before = partial(before_serving, ingester, catalogue) if before_serving else None
     prober = Prober(
@@ -235,6 +110,9 @@ def build(
         served.changes,
         probe_s=settings.probe_s,
     )
+    rebuild = build_rebuild(
+        settings, served, index, encoders, loader, pictures, metrics.take_recent_searches, [readers, writers]
+    )
     shared = Dependencies(settings, catalogue, _keys(settings), encoders, index, readers, _bodies(settings))
     parts = ApplicationParts(
         dependencies=shared,
@@ -244,15 +122,22 @@ def build(
         prober=prober,
         exposition=partial(_exposition, metrics, settings.data_dir),
         snapshots=_snapshots(settings),
+        rebuilds=rebuild.rebuilds,
         store_id=partial(store_id, settings.data_dir),
         metrics=metrics,
         request_log=request_log,
         is_open=lifecycle.is_open,
         contract=next(path for path in _CONTRACT_PLACES if path.exists()).read_bytes(),
         demo_picture=demo_picture,
-        lifespan=_lifespan(lifecycle, prober.watch, request_log, waits=settings.workers > 1, before=before),
+        lifespan=_lifespan(
+            lifecycle,
+            [prober.watch, *rebuild.watches],
+            request_log,
+            waits=settings.workers > 1,
+            before=before,
+        ),
     )
-    return Service(Application(parts), parts, ingester, catalogue, lifecycle)
+    return Service(Application(parts), parts, ingester, catalogue, lifecycle, rebuild.watches)
 
 
 def _index(settings: Settings, catalogue: Catalogue, make_index: MakeIndex | None) -> OpenableIndex:
@@ -267,6 +152,43 @@ def _executors(settings: Settings) -> tuple[ThreadPoolExecutor, ThreadPoolExecut
         ThreadPoolExecutor(_READERS, thread_name_prefix="reader"),
         ThreadPoolExecutor(settings.write_threads, thread_name_prefix="writer"),
         ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetcher"),
+    )
+
+
+def _searcher(
+    settings: Settings,
+    encoders: Encoders,
+    search_queue: SearchQueue,
+    index: OpenableIndex,
+    readers: ThreadPoolExecutor,
+) -> Searcher:
+    return Searcher(
+        encoders,
+        search_queue,
+        index,
+        readers,
+        deadline_ms=settings.search_deadline_ms,
+        min_seq_wait_ms=settings.min_seq_wait_ms,
+    )
+
+
+def _lifecycle(
+    settings: Settings,
+    catalogue: Catalogue,
+    index: OpenableIndex,
+    encoders: Encoders,
+    loader: ModelLoader,
+    search_queue: SearchQueue,
+    executors: Sequence[ThreadPoolExecutor],
+) -> Lifecycle:
+    return Lifecycle(
+        index,
+        catalogue.collections,
+        encoders,
+        loader,
+        search_queue,
+        executors,
+        has_fallback=settings.model_fallback == "placeholder",
     )
 
 
@@ -344,7 +266,7 @@ def _exposition(metrics: Metrics, data_dir: Path) -> bytes:
 
 def _lifespan(
     lifecycle: Lifecycle,
-    watch: Callable[[], Coroutine[Any, Any, None]],
+    watches: Sequence[Callable[[], Coroutine[Any, Any, None]]],
     request_log: RequestLog,
     *,
     waits: bool,
@@ -364,7 +286,7 @@ def _lifespan(
                     await before()
                 watching = [
                     asyncio.create_task(_resume_collector(lifecycle)),
-                    asyncio.create_task(watch()),
+                    *[asyncio.create_task(watch()) for watch in watches],
                 ]
                 yield
                 for task in watching:

@@ -97,18 +97,26 @@ def running_app(
     service = build(settings, make_index=make_index, demo_picture=demo_picture)
     opened = service.lifecycle.opened()
     try:
-        loop.run(_enter(opened, service))
+        watches = loop.run(_enter(opened, service))
         try:
             yield HttpApp(service.application, loop)
         finally:
-            loop.run(opened.__aexit__(None, None, None))
+            loop.run(_leave(opened, watches))
     finally:
         loop.close()
 
 
-async def _enter(opened: Any, service: Service) -> None:
+async def _enter(opened: Any, service: Service) -> list[asyncio.Task[None]]:
     await opened.__aenter__()
     await service.lifecycle.wait()
+    return [asyncio.create_task(watch()) for watch in service.watches]
+
+
+async def _leave(opened: Any, watches: list[asyncio.Task[None]]) -> None:
+    for task in watches:
+        task.cancel()
+    await asyncio.gather(*watches, return_exceptions=True)
+    await opened.__aexit__(None, None, None)
 
 
 def application_of(app: HttpApp) -> Application:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from index_store.types import Content, ContentKind, Id
+from index_store.types import AwaitingItem, Content, ContentKind, Id
 
 COUNTER = "contents"
 """The key in `meta` of how many contents are kept."""
@@ -100,6 +100,31 @@ def read_contents(connection: ContentConnection, ids: Sequence[Id]) -> dict[Id, 
             kept = from_values(values)
             if kept is not None:
                 found[values[0]] = kept
+    return found
+
+
+def read_some(connection: ContentConnection, limit: int) -> list[Content]:
+    """Return the first contents by id that are sound."""
+    if not has_table(connection):
+        return []
+    query = "SELECT id, kind, codec, hash, crc, data FROM content ORDER BY id LIMIT ?"
+    found = [from_values(values) for values in connection.execute(query, (limit,))]
+    return [kept.content for kept in found if kept is not None]
+
+
+def read_awaiting(connection: ContentConnection, after: Id | None, limit: int) -> list[AwaitingItem]:
+    """Return the next items by id that are made of a kept content and have no vector."""
+    if not has_table(connection):
+        return []
+    where, start = ("", ()) if after is None else ("c.id > ? AND ", (after,))
+    query = (
+        "SELECT c.id, c.kind, c.codec, c.hash, c.crc, c.data FROM content c JOIN item i ON i.id=c.id "
+        f"WHERE {where}i.vector IS NULL AND i.deleted=0 AND i.content_hash=c.hash ORDER BY c.id LIMIT ?"
+    )
+    found = []
+    for values in connection.execute(query, (*start, limit)):
+        kept = from_values(values)
+        found.append(AwaitingItem(values[0], values[3], kept.content if kept else None))
     return found
 
 

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -21,10 +21,12 @@ from index_store.catalog.pointer import (
     write_pointer,
 )
 from index_store.catalog.quarantine import generations_in, retire_or_remove
+from index_store.contents.table import KeptContent, read_contents
 from index_store.diagnosis import hint_of, is_passing, unavailable
 from index_store.engine.generation import Generation
 from index_store.errors import StoreDamaged, StoreUnavailable, Unavailable, WriteFailed
 from index_store.storage.durable_files import locked, sync_directory
+from index_store.storage.rows import Row
 from index_store.storage.schema import STORE_FILE, Connector
 from index_store.storage.sealed_directory import new_directory, publish, quarantine, sweep_leftovers
 from index_store.storage.store import Store, create_store
@@ -342,31 +344,31 @@ class Collection:
 
 
 def copy_without_vectors(source: Store, target: Store, after_seq: int) -> int:
-    """Copy to a new generation what does not depend on the embedding: known ids, activity, deletes, metadata.
-    Return the seq of `source` up to which this was done."""
+    """Give a new generation what does not depend on the embedding: who is known, active, deleted, metadata
+    and kept content. Return the source's seq up to which this was done."""
     seq = after_seq
     while (tail := source.tail(seq)) is not None and tail.seq > seq:
-        items = [
-            ItemWrite(
-                row.id, active=row.active, metadata=row.as_item().metadata, source_version=row.source_version
-            )
-            for row in tail.rows
-            if not row.deleted
-        ]
+        made_of_content = [row.id for row in tail.rows if row.content_hash is not None]
+        with source.reading() as connection:
+            contents = read_contents(connection, made_of_content)
+        items = [_carried(row, contents.get(row.id)) for row in tail.rows if not row.deleted]
         deletes = [ItemDelete(row.id, row.source_version) for row in tail.rows if row.deleted]
         target.commit(WriteBatch(items=items, deletes=deletes), {item.id for item in items})
         seq = tail.seq
     return seq
 
 
-def without_vectors(batch: WriteBatch) -> WriteBatch:
-    """Return what a batch of vectors means to a generation of another version: activity and deletes."""
-    items = [
-        replace(item, vector=None, metadata=None, content_hash=None, content=None)
-        for item in batch.items
-        if item.active is not None
-    ]
-    return WriteBatch(items=items, deletes=batch.deletes)
+def _carried(row: Row, kept: KeptContent | None) -> ItemWrite:
+    """A row without its vector; with its content, where that is kept, of which another vector can be made."""
+    is_its = kept is not None and kept.content_hash == row.content_hash
+    return ItemWrite(
+        row.id,
+        active=row.active,
+        metadata=row.as_item().metadata,
+        source_version=row.source_version,
+        content_hash=row.content_hash if is_its else None,
+        content=kept.content if kept is not None and is_its else None,
+    )
 
 
 def _is_lasting(directory: Path, problem: Exception) -> bool:

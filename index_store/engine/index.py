@@ -16,8 +16,10 @@ import faiss
 
 from index_store.ann.compiled import exact_kernels, kernels
 from index_store.catalog.identity import record_origin
-from index_store.engine.collection import Collection, OpenGenerations, Step, without_vectors
+from index_store.contents.table import read_awaiting, read_some
+from index_store.engine.collection import Collection, OpenGenerations, Step
 from index_store.engine.generation import Generation
+from index_store.engine.generation_batch import batch_for
 from index_store.engine.validation import check_ids, check_spec, checked_batch, checked_request
 from index_store.errors import (
     GenerationConflict,
@@ -39,8 +41,10 @@ from index_store.storage.store import Store
 from index_store.storage.transaction import CommitResult
 from index_store.types import (
     Ack,
+    AwaitingItem,
     CollectionSpec,
     CollectionStatus,
+    Content,
     Digest,
     DigestRow,
     GenerationStatus,
@@ -67,8 +71,7 @@ class EngineLimits:
 
 
 class EmbeddedIndex:
-    """Fits `VectorIndex` and `SeqSource` of `index_store.port`. `open` before use, `close` after; all methods
-    from any thread."""
+    """Fits the ports of `index_store.port`. `open` before use, `close` after; all methods from any thread."""
 
     def __init__(
         self,
@@ -217,9 +220,27 @@ class EmbeddedIndex:
         self._collection(collection).apply_step(step, embedding_version)
         return self.status(collection)
 
+    def awaiting(
+        self, collection: str, embedding_version: str, after: Id | None, limit: int
+    ) -> list[AwaitingItem]:
+        """See `RebuildSource.awaiting`."""
+        with self._collection(collection).members() as members:
+            for generation in members.in_order():
+                if generation.embedding_version == embedding_version:
+                    with generation.store.reading() as connection:
+                        return read_awaiting(connection, after, limit)
+        return []
+
+    def content_sample(self, collection: str, limit: int) -> list[Content]:
+        """See `RebuildSource.content_sample`."""
+        with self._collection(collection).members() as members:
+            if members.current is None:
+                return []
+            with members.current.store.reading() as connection:
+                return read_some(connection, limit)
+
     def record_origin(self, collection: str, embedding_version: str, origin: str) -> bool:
-        """Note what made the vectors of that version, in words that only the caller reads; return whether any
-        generation said otherwise before. Raises WriteFailed."""
+        """See `RebuildSource.record_origin`."""
         noted = False
         with self._collection(collection).members() as members:
             for generation in members.in_order():
@@ -298,6 +319,8 @@ def _addressed(spec: CollectionSpec, members: OpenGenerations, batch: WriteBatch
     current = members.current
     if batch.embedding_version is None:
         return _existing(members)
+    if batch.is_for_current and current and current.embedding_version != batch.embedding_version:
+        raise VersionMismatch(spec.name, current.embedding_version, batch.embedding_version)
     for generation in members.in_order():
         if generation.embedding_version == batch.embedding_version:
             return generation
@@ -322,14 +345,8 @@ class _GenerationWrite:
 def _commit(
     generation: Generation, batch: WriteBatch, is_addressed: bool, known: Set[Id]
 ) -> _GenerationWrite:
-    """Vectors belong to the addressed generation alone; what holds without them belongs to all. Cursors
-    stay with the addressed one: only it holds all the rows that they vouch for. known: what is said of these
-    ids is stored ahead of a vector."""
-    if not is_addressed:
-        has_vectors = any(item.vector is not None for item in batch.items)
-        batch = (
-            without_vectors(batch) if has_vectors else WriteBatch(items=batch.items, deletes=batch.deletes)
-        )
+    """known: what is said of these ids is stored ahead of a vector."""
+    batch = batch_for(generation.embedding_version, batch, is_addressed=is_addressed)
     committed = generation.store.commit(batch, known)
     generation.catch_up(committed.seq)
     held = {item.id for item in batch.items}.difference(committed.unknown_ids)
@@ -373,6 +390,7 @@ def _statuses(members: OpenGenerations) -> list[GenerationStatus]:
                 dim=counters.dim,
                 origin=counters.origin,
                 contents=counters.contents,
+                awaiting=counters.awaiting,
             )
         )
     return out

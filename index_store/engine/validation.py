@@ -96,8 +96,19 @@ def checked_batch(
             raise InvalidRequest(
                 "a batch with vectors must name their embedding_version", "embedding_version"
             )
+        _check_other_vectors(batch, spec)
         return replace(batch, items=_with_sound_vectors(batch.items, spec))
     return batch
+
+
+def _check_other_vectors(batch: WriteBatch, spec: CollectionSpec) -> None:
+    """Vectors of other versions come from models of this service: one vector that is none fails the write."""
+    for version, vectors in batch.other_vectors.items():
+        if len(vectors) != len(batch.items):
+            raise InvalidRequest(f"other_vectors of {version!r} must fit the items", "other_vectors")
+        for place, vector in enumerate(vectors):
+            if vector is not None:
+                check_vector(vector, spec, f"other_vectors[{place}]")
 
 
 def _check_item(item: ItemWrite, spec: CollectionSpec, field: str, metadata_bytes_max: int) -> None:

@@ -39,6 +39,7 @@ class _Sums:
 
     items: int = 0
     live: int = 0
+    awaiting: int = 0
     newest: int = 0
     shares: dict[int, int] = field(default_factory=dict)
 
@@ -170,6 +171,7 @@ def _check_rows(connection: Connection, meta: dict[str, Any], sums: _Sums) -> It
         sums.newest = max(sums.newest, row.seq)
         sums.items += not row.deleted
         sums.live += row.is_live
+        sums.awaiting += row.is_awaiting
         digest.add(sums.shares, digest.bucket_of(row.id), row.share)
 
 
@@ -195,8 +197,9 @@ def _check_row(row: Row, meta: dict[str, Any], hasher: ShareHasher) -> Iterator[
 def _check_sums(connection: Connection, meta: dict[str, Any], sums: _Sums) -> Iterator[str]:
     if sums.newest > meta["seq"]:
         yield f"seq is {meta['seq']}, its rows go up to {sums.newest}"
-    for name, found in (("items", sums.items), ("live", sums.live)):
-        if meta[name] != found:
+    counted = (("items", sums.items), ("live", sums.live), ("awaiting", sums.awaiting))
+    for name, found in counted:
+        if meta.get(name, found) != found:
             yield f"counts {meta[name]} {name}, its rows are {found}"
     stored = {
         bucket: digest.to_unsigned(value)

@@ -35,6 +35,11 @@ class Row:
     vector: bytes | None
 
     @property
+    def is_awaiting(self) -> bool:
+        """Whether it is made of a content and no vector was made of that yet."""
+        return not self.deleted and self.vector is None and self.content_hash is not None
+
+    @property
     def is_live(self) -> bool:
         """Whether searches return it: active, not deleted, and with a vector."""
         return self.active and not self.deleted and self.vector is not None
@@ -87,7 +92,9 @@ def written(stored: Row | None, write: ItemWrite, seq: int, hasher: ShareHasher)
     kept = stored if stored is not None and not stored.deleted else None
     vector = kept.vector if kept else None
     content_hash = write.content_hash
-    if write.vector is not None:
+    if write.drops_vector:
+        vector = None
+    elif write.vector is not None:
         vector = write.vector.astype("<f4", copy=False).tobytes()
     elif content_hash is None and kept:
         content_hash = kept.content_hash

@@ -39,7 +39,14 @@ from index_store.storage.schema import (
 )
 from index_store.storage.scrub_state import read_scrub_state
 from index_store.storage.transaction import CommitResult, WriteJob, read_rows
-from index_store.types import CollectionSpec, Digest, DigestRow, Id, Trouble, WriteBatch
+from index_store.types import (
+    CollectionSpec,
+    Digest,
+    DigestRow,
+    Id,
+    Trouble,
+    WriteBatch,
+)
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +81,7 @@ class Counters:
     dim: int
     origin: str
     contents: int
+    awaiting: int
 
 
 def create_store(
@@ -93,6 +101,7 @@ def create_store(
         "seq": 0,
         "items": 0,
         "live": 0,
+        "awaiting": 0,
     }
     try:
         connection = connect(path)
@@ -288,8 +297,13 @@ class Store:
             meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
             cursors = dict(connection.execute("SELECT source, value FROM cursor").fetchall())
         origin = str(meta.get("origin") or "")
-        contents = int(meta.get(COUNTER, 0))
-        return Counters(meta["items"], meta["live"], meta["seq"], cursors, meta["dim"], origin, contents)
+        contents, awaiting = int(meta.get(COUNTER, 0)), int(meta.get("awaiting", 0))
+        head = (meta["items"], meta["live"], meta["seq"], cursors, meta["dim"])
+        return Counters(*head, origin, contents, awaiting)
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        """A connection of its own that sees one moment: what takes long is in nobody's way."""
+        return self._own_connection()
 
     def compute_digest(self, parts: int = BUCKETS) -> Digest:
         """The sums as committed, less the shares of rows that are known to be damaged: what can't be

@@ -10,9 +10,14 @@ from index_store.storage import digest
 from index_store.storage.digest import ShareHasher
 from index_store.storage.rows import Row, is_stale, tombstone, without_content, written
 from index_store.storage.schema import COLUMNS, UPSERT, Connection, from_columns, to_columns
-from index_store.types import Content, Id, WriteBatch
+from index_store.types import Content, Id, ItemWrite, WriteBatch
 
 _IDS_A_SELECT = 500
+_RECOUNT_AWAITING = (
+    "INSERT INTO meta(key, value) SELECT 'awaiting', count(*) FROM item "
+    "WHERE deleted=0 AND vector IS NULL AND content_hash IS NOT NULL "
+    "ON CONFLICT(key) DO UPDATE SET value=excluded.value"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,13 @@ class _TransactionRows:
         self.seq = row.seq
         self.now[row.id] = row
         self.changed[row.id] = row
+
+
+def _may_fill(stored: Row | None, item: ItemWrite) -> bool:
+    """What fills a gap must find it as it was: somebody else may have written or deleted the item since."""
+    return item.fills is None or (
+        stored is not None and stored.is_awaiting and stored.content_hash == item.fills
+    )
 
 
 def _is_obsolete(before: Row, row: Row, is_made_anew: bool) -> bool:
@@ -123,11 +135,11 @@ def _apply_batch(work: _TransactionRows, job: WriteJob, hasher: ShareHasher) -> 
         if item.vector is None and not is_held and item.id not in job.known_elsewhere:
             unknown[item.id] = None
             continue
-        if is_stale(stored, item.source_version):
+        if is_stale(stored, item.source_version) or not _may_fill(stored, item):
             stale += 1
             continue
         row = written(stored, item, work.seq + 1, hasher)
-        work.change(row, item.content, is_made_anew=item.vector is not None)
+        work.change(row, item.content, is_made_anew=item.vector is not None and item.fills is None)
         upserted += 1
     for delete in batch.deletes:
         stored = work.now.get(delete.id)
@@ -157,14 +169,17 @@ def _write_changes(connection: Connection, work: _TransactionRows) -> None:
 
 
 def _update_counters(connection: Connection, work: _TransactionRows, rows: Sequence[Row]) -> None:
-    items = live = 0
+    items = live = awaiting = 0
     shares: dict[int, int] = {}
     for row in rows:
         old = work.before.get(row.id)
         items += (not row.deleted) - (old is not None and not old.deleted)
         live += row.is_live - (old is not None and old.is_live)
+        awaiting += row.is_awaiting - (old is not None and old.is_awaiting)
         digest.add(shares, digest.bucket_of(row.id), row.share - (old.share if old else 0))
     connection.executemany("UPDATE meta SET value=value+? WHERE key=?", [(items, "items"), (live, "live")])
+    if awaiting:
+        _count_awaiting(connection, awaiting)
     buckets = sorted(shares)
     for start in range(0, len(buckets), _IDS_A_SELECT):
         some = buckets[start : start + _IDS_A_SELECT]
@@ -188,7 +203,17 @@ def recount_from_rows(connection: Connection) -> None:
         live += bool(active and has_vector)
         digest.add(shares, digest.bucket_of(item_id), share)
     connection.executemany("UPDATE meta SET value=? WHERE key=?", [(items, "items"), (live, "live")])
+    connection.execute(_RECOUNT_AWAITING)
     _store_sums(connection, shares)
+
+
+def _count_awaiting(connection: Connection, added: int) -> None:
+    """A store made before this was counted is counted now, with the rows of this transaction."""
+    found = connection.execute("SELECT 1 FROM meta WHERE key='awaiting'").fetchone()
+    if found is None:
+        connection.execute(_RECOUNT_AWAITING)
+    else:
+        connection.execute("UPDATE meta SET value=value+? WHERE key='awaiting'", (added,))
 
 
 def _store_sums(connection: Connection, shares: dict[int, int]) -> None:

@@ -122,10 +122,58 @@ def template_suffix(text_template: str) -> str:
 
 
 class Encoders:
-    """Text and pictures in, unit vectors out, by collection. Event loop only."""
+    """Text and pictures in, unit vectors out, by collection. Event loop only.
+
+    A collection is served by the slot of its current generation; the slots of its other generations stand by.
+    """
 
     def __init__(self, slots: Mapping[str, Slot]) -> None:
-        self._slots = slots
+        self._slots = dict(slots)
+        self._others: dict[str, dict[str, Slot]] = {name: {} for name in slots}
+
+    def slots(self) -> list[Slot]:
+        """Return every place, of current and other generations."""
+        standing_by = [slot for others in self._others.values() for slot in others.values()]
+        return [*self._slots.values(), *standing_by]
+
+    def has(self, collection: str, embedding_version: str) -> bool:
+        """Whether a model of that version is here, serving or standing by."""
+        info = self._slots[collection].info
+        serves = info is not None and info.embedding_version == embedding_version
+        return serves or embedding_version in self._others[collection]
+
+    def others(self, collection: str) -> Mapping[str, Slot]:
+        """Return the filled slots of the generations that are not current, by version."""
+        return dict(self._others[collection])
+
+    def by_version(self, collection: str, embedding_version: str) -> Slot | None:
+        """Return the slot of that version, serving or standing by."""
+        slot = self._slots[collection]
+        if slot.info is not None and slot.info.embedding_version == embedding_version:
+            return slot
+        return self._others[collection].get(embedding_version)
+
+    def add_standby(self, collection: str, slot: Slot) -> None:
+        """Let a filled slot stand by."""
+        assert slot.info is not None
+        self._others[collection][slot.info.embedding_version] = slot
+
+    def remove(self, collection: str, embedding_version: str) -> None:
+        """Let go of a slot that stands by. Its model stays open: another collection may share it."""
+        self._others[collection].pop(embedding_version, None)
+
+    def follow(self, collection: str, embedding_version: str) -> bool:
+        """Serve by the model of that version from now on: the current generation is of it. Return whether
+        it does: not if it is not here."""
+        found = self._others[collection].pop(embedding_version, None)
+        if found is None:
+            info = self._slots[collection].info
+            return info is not None and info.embedding_version == embedding_version
+        before = self._slots[collection]
+        if before.info is not None:
+            self._others[collection][before.info.embedding_version] = before
+        self._slots[collection] = found
+        return True
 
     def slot(self, collection: str) -> Slot:
         """Return the place of a collection's model. Raises KeyError for an unknown collection."""

@@ -15,6 +15,7 @@ from index_store.errors import GenerationConflict, VersionMismatch
 from index_store.port import VectorIndex
 from index_store.types import Ack, Content, Id, ItemDelete, ItemWrite, Metadata, Vector, WriteBatch
 from service.app.encoders import Encoders
+from service.app.generations.other_vectors import OtherVectors
 from service.errors import (
     BatchRejected,
     InvalidImage,
@@ -26,6 +27,9 @@ from service.errors import (
 from service.observing import Metrics
 
 T = TypeVar("T")
+
+_FOLLOW_ATTEMPTS = 4
+"""Embeddings of one write while generations are promoted and rolled back."""
 
 
 class PictureSource(Protocol):
@@ -65,6 +69,14 @@ class Intake:
     cursors: Mapping[str, str] = field(default_factory=dict)
 
 
+class _AnotherVersion(Exception):
+    """The collection's current generation is of another version than the model that has just embedded."""
+
+    def __init__(self, mismatch: VersionMismatch) -> None:
+        super().__init__(str(mismatch))
+        self.mismatch = mismatch
+
+
 class Ingester:
     """Embeds and writes. Event loop only; each write waits for its commit on a thread of `writers`."""
 
@@ -87,6 +99,7 @@ class Ingester:
         self._metrics = metrics
         self._writes_max = writes_max
         self._content_kept_for = frozenset(content_kept_for)
+        self._other_vectors = OtherVectors(encoders, self._content_kept_for)
         self._writes = 0
 
     async def ingest(self, intake: Intake, *, partial: bool) -> tuple[Ack, Sequence[Reject]]:
@@ -106,17 +119,38 @@ class Ingester:
     async def _ingest(self, intake: Intake, *, partial: bool) -> tuple[Ack, Sequence[Reject]]:
         if intake.rejects and not partial:
             raise BatchRejected(intake.rejects)
+        for _ in range(_FOLLOW_ATTEMPTS):
+            try:
+                ack, rejects = await self._attempt(intake, partial=partial)
+            except _AnotherVersion as exc:
+                mismatch = exc.mismatch
+                if not self._encoders.follow(intake.collection, mismatch.expected):
+                    break
+                continue
+            self._metrics.written(intake.collection, ack.upserted, ack.deleted, len(rejects))
+            return ack, rejects
+        raise ModelUnavailable(f"embedding_version_mismatch: {mismatch}") from mismatch
+
+    async def _attempt(self, intake: Intake, *, partial: bool) -> tuple[Ack, Sequence[Reject]]:
+        """Embed and write by the model that serves now. Raises _AnotherVersion."""
         version = await self._version(intake)
-        writes, rejects = await self._embedded(intake)
+        contents: dict[int, Content] = {}
+        writes, rejects = await self._embedded(intake, contents)
         rejects = sorted([*intake.rejects, *rejects], key=_place)
         if rejects and not partial:
             raise BatchRejected(rejects)
-        batch = WriteBatch(writes, intake.deletes, version, intake.cursors)
+        others: Mapping[str, Sequence[Vector | None]] = {}
+        if contents:
+            bad = {reject.loc[1] for reject in rejects}
+            made_of = [contents.get(item.place) for item in intake.items if item.place not in bad]
+            others = await self._other_vectors.vectors_for_others(intake.collection, made_of)
         is_embedded_here = any(_has_content(item) for item in intake.items)
+        batch = WriteBatch(
+            writes, intake.deletes, version, intake.cursors, others, is_for_current=is_embedded_here
+        )
         ack = await self._on_writer(
             lambda: self._write(intake.collection, batch, is_embedded_here=is_embedded_here)
         )
-        self._metrics.written(intake.collection, ack.upserted, ack.deleted, len(rejects))
         return ack, rejects
 
     async def _version(self, intake: Intake) -> str | None:
@@ -140,11 +174,14 @@ class Ingester:
             )
         return status.current.embedding_version
 
-    async def _embedded(self, intake: Intake) -> tuple[list[ItemWrite], list[Reject]]:
+    async def _embedded(
+        self, intake: Intake, contents: dict[int, Content]
+    ) -> tuple[list[ItemWrite], list[Reject]]:
+        """contents: is filled with what each item is made of, by its place."""
         texts = [item for item in intake.items if item.text is not None]
         pictures = [item for item in intake.items if _is_picture(item)]
         vectors = {item.place: item.vector for item in intake.items if item.vector is not None}
-        contents = {item.place: Content("text", str(item.text).encode()) for item in texts}
+        contents.update((item.place, Content("text", str(item.text).encode())) for item in texts)
         rejects: list[Reject] = []
         if texts:
             encoder = self._encoders.text(intake.collection)
@@ -168,9 +205,10 @@ class Ingester:
     async def _picture_vectors(
         self, collection: str, items: Sequence[NewItem]
     ) -> list[tuple[NewItem, bytes, Vector | InvalidImage]]:
+        image = self._encoders.image(collection)  # before anything is awaited: another may serve by then
         contents = await asyncio.gather(*map(self._content, items))
         readable = [each for each in contents if not isinstance(each, InvalidImage)]
-        outcomes = iter(await self._encoders.image(collection).embed_documents(readable))
+        outcomes = iter(await image.embed_documents(readable))
         return [
             (item, b"", content) if isinstance(content, InvalidImage) else (item, content, next(outcomes))
             for item, content in zip(items, contents, strict=True)
@@ -192,7 +230,7 @@ class Ingester:
             if exc.expected and not is_embedded_here:
                 raise
             if exc.expected:
-                raise ModelUnavailable(f"embedding_version_mismatch: {exc}") from exc
+                raise _AnotherVersion(exc) from exc
         # Another worker may begin it at this moment; the write below tells whether it is the same version.
         with contextlib.suppress(GenerationConflict):
             self._index.advance(collection, "begin", str(batch.embedding_version))

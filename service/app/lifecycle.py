@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -20,9 +21,10 @@ from index_store.errors import (
     Unavailable,
     WriteFailed,
 )
-from index_store.port import SeqSource, VectorIndex
+from index_store.port import RebuildSource, SeqSource, VectorIndex
 from index_store.types import SearchRequest
-from service.app.encoders import ImageEncoder, Slot, TextEncoder
+from service.app.encoders import Encoders, Slot
+from service.app.generations.loading import Loader, open_encoders
 from service.app.generations.origin import Origin
 from service.app.search_queue import SearchQueue
 from service.collections import NO_MODEL, PLACEHOLDER_MODEL, Collection
@@ -33,34 +35,17 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_WARM_UP_TEXT = "갈비탕"
 _FIRST_RETRY_S = 1.0
 _LONGEST_RETRY_S = 30.0
 _OPENERS = 3
 """Threads: one for the collections, two for models."""
 
 
-class OpenableIndex(VectorIndex, SeqSource, Protocol):
+class OpenableIndex(VectorIndex, SeqSource, RebuildSource, Protocol):
     """An index whose collections are opened after it was made, one by one."""
 
     def open(self) -> Mapping[str, Unavailable]:
         """Open each collection that is not open; return why some can't be, by name."""
-
-    def record_origin(self, collection: str, embedding_version: str, origin: str) -> bool:
-        """Note what made the vectors of that version, for the time when another model is configured."""
-
-
-class Loader(Protocol):
-    """Opens model files and starts the threads behind them. Blocking; raises ModelUnavailable."""
-
-    def load_text(self, reference: str, dim: int) -> TextEncoder:
-        """Return the text encoder of a model reference, started. Raises ModelUnavailable."""
-
-    def load_image(self, reference: str, dim: int) -> ImageEncoder:
-        """Return the picture encoder of a model reference, started. Raises ModelUnavailable."""
-
-    def load_text_tower(self, reference: str, dim: int) -> TextEncoder | None:
-        """Return the encoder of texts in the space of this picture model; None when it has none."""
 
 
 class Lifecycle:
@@ -70,7 +55,7 @@ class Lifecycle:
         self,
         index: OpenableIndex,
         collections: Sequence[Collection],
-        slots: Mapping[str, Slot],
+        encoders: Encoders,
         loader: Loader,
         queue: SearchQueue,
         executors: Sequence[ThreadPoolExecutor],
@@ -79,7 +64,7 @@ class Lifecycle:
     ) -> None:
         self._index = index
         self._collections = collections
-        self._slots = slots
+        self._encoders = encoders
         self._loader = loader
         self._search_queue = queue
         self._executors = executors
@@ -151,7 +136,7 @@ class Lifecycle:
             if any(map(_may_pass, self._not_open.values())):
                 self._note_not_open(await asyncio.to_thread(self._index.open))
             for collection in self._collections:
-                info = self._slots[collection.name].info
+                info = self._encoders.slot(collection.name).info
                 if collection.name in self._unbegun and info is not None:
                     await self._begin_if_possible(None, collection, info)
 
@@ -163,7 +148,7 @@ class Lifecycle:
             await self._load(collection, opener, index_open)
 
     async def _load(self, collection: Collection, opener: Executor, index_open: Awaitable[None]) -> None:
-        slot = self._slots[collection.name]
+        slot = self._encoders.slot(collection.name)
         try:
             try:
                 await self._fill(slot, collection, collection.model, opener, index_open)
@@ -194,17 +179,8 @@ class Lifecycle:
         """
         if reference == NO_MODEL:
             raise ModelUnavailable("The collection is configured without a model: it takes vectors only.")
-        dim = collection.dim
-        image: ImageEncoder | None = None
-        text: TextEncoder | None
-        if collection.modality == "text":
-            text = await self._on(opener, lambda: self._loader.load_text(reference, dim))
-            await text.embed_query(_WARM_UP_TEXT)
-        else:
-            image = await self._on(opener, lambda: self._loader.load_image(reference, dim))
-            text = await self._on(opener, lambda: self._loader.load_text_tower(reference, dim))
-            if text is not None:
-                await text.embed_query(_WARM_UP_TEXT)
+        run = partial(self._on, opener)
+        text, image = await open_encoders(self._loader, collection, reference, run)
         info = slot.info_with(text=text, image=image)
         await index_open
         self._origins[collection.name] = _origin_of(collection, reference)
@@ -256,7 +232,7 @@ class Lifecycle:
         self._is_open = False
         self._search_queue.close()
         encoders = {
-            id(each): each for slot in self._slots.values() for each in (slot.text, slot.image) if each
+            id(each): each for slot in self._encoders.slots() for each in (slot.text, slot.image) if each
         }
         for encoder in encoders.values():
             encoder.close()

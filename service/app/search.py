@@ -43,7 +43,8 @@ class ParsedSearch(msgspec.Struct, gc=False):
     text: normalised. Of text, picture and like_ids at most one; without any, `request` holds the vector.
     include: fields of the answer beside id and distance. shown: how many items the pages before held.
     warnings: for who asked. truncated: whether the text was longer than its model reads; None for other
-    content.
+    content. is_embedded: a model's vector and version are in `request`, and `pinned` is the version that the
+    caller named.
     """
 
     collection: Collection
@@ -57,6 +58,8 @@ class ParsedSearch(msgspec.Struct, gc=False):
     shown: int = 0
     warnings: Sequence[str] = ()
     truncated: bool | None = None
+    is_embedded: bool = False
+    pinned: str | None = None
 
     @property
     def needs_model(self) -> bool:
@@ -103,11 +106,13 @@ class Searcher:
             deadline = self.deadline()
         if search.like_ids:
             return await self._find_alike(search, deadline)
-        if not self._has_vector(search):
-            await self._embed(search, caller)
         try:
+            if not self._has_vector(search):
+                await self._embed(search, caller)
             return await self._result(search, search.request, deadline)
         except VersionMismatch as exc:
+            if self.may_be_repeated(search, exc) and await self._has_followed(search, exc):
+                return await self.find(search, caller, deadline)
             raise self.translate_error(search, exc) from exc
 
     def submit_search(self, search: ParsedSearch, handler: ResultHandler, caller: str) -> bool:
@@ -135,9 +140,24 @@ class Searcher:
     @staticmethod
     def translate_error(search: ParsedSearch, error: Exception) -> Exception:
         """Return what the index's `error` means to who asked: the caller named no version but the model's."""
-        if isinstance(error, VersionMismatch) and search.needs_model:
+        if Searcher.may_be_repeated(search, error) and _pinned(search) is None:
             return ModelUnavailable(f"embedding_version_mismatch: {error}")
         return error
+
+    @staticmethod
+    def may_be_repeated(search: ParsedSearch, error: Exception) -> bool:
+        """Whether `find` may answer though the index refused: the version was that of the model that served
+        a moment ago."""
+        return isinstance(error, VersionMismatch) and search.needs_model
+
+    async def _has_followed(self, search: ParsedSearch, mismatch: VersionMismatch) -> bool:
+        """Whether another model serves the collection now, and may answer: a generation was promoted or
+        rolled back."""
+        name, served, pinned = search.collection.name, mismatch.expected, _pinned(search)
+        if pinned not in (None, served):
+            served = await self._on_reader(partial(self._current_version, name))
+        search.request.embedding_version, search.is_embedded = pinned, False
+        return self._encoders.follow(name, served) and pinned in (None, served)
 
     def _has_vector(self, search: ParsedSearch) -> bool:
         """Whether the request can go to the index; a remembered text's vector is put into it."""
@@ -147,22 +167,25 @@ class Searcher:
             return False
         known = self._encoders.text(search.collection.name).known_query(search.text)
         if known is not None:
-            self._complete(search, *known)
+            self._complete(search, self._version_of_model(search), *known)
         return known is not None
 
     async def _embed(self, search: ParsedSearch, caller: str) -> None:
         """Put the content's vector into the request."""
         name = search.collection.name
-        self._version_of_model(search)  # before a model works for nothing
+        version = self._version_of_model(search)  # before anything is awaited: another may serve after it
         if search.text is not None:
             vector, truncated = await self._encoders.text(name).embed_query(search.text, caller)
-            self._complete(search, vector, truncated)
+            self._complete(search, version, vector, truncated)
         else:
             assert search.picture is not None
-            self._complete(search, await self._encoders.image(name).embed_query(search.picture, caller), None)
+            vector = await self._encoders.image(name).embed_query(search.picture, caller)
+            self._complete(search, version, vector, None)
 
-    def _complete(self, search: ParsedSearch, vector: Vector, truncated: bool | None) -> None:
-        search.request.embedding_version = self._version_of_model(search)
+    @staticmethod
+    def _complete(search: ParsedSearch, version: str, vector: Vector, truncated: bool | None) -> None:
+        search.is_embedded, search.pinned = True, search.request.embedding_version
+        search.request.embedding_version = version
         search.request.vector = vector
         search.truncated = truncated
 
@@ -227,6 +250,11 @@ class Searcher:
                 raise SeqNotReached(f"The collection is at seq {newest}, not yet at {min_seq}.")
             await asyncio.sleep(pause)
             pause = min(2 * pause, _SEQ_POLL_S_MAX)
+
+
+def _pinned(search: ParsedSearch) -> str | None:
+    """The version that the caller named."""
+    return search.pinned if search.is_embedded else search.request.embedding_version
 
 
 def _direction(search: ParsedSearch, inputs: Sequence[Id], stored: Sequence[StoredItem | None]) -> Vector:

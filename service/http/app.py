@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from service.app.backups import Snapshots
 from service.app.health.prober import Prober
 from service.app.ingest import Ingester, PictureSource
+from service.app.rebuild.rebuilds import Rebuilds
 from service.app.search import Searcher
 from service.http.auth import TrustedProxies
 from service.http.dependencies import Dependencies, RouteGroup, exchange_of
@@ -23,6 +24,7 @@ from service.http.routes.digest import DigestRoutes
 from service.http.routes.embed import EmbedRoutes
 from service.http.routes.legacy import LegacyRoutes
 from service.http.routes.ops import HealthRoutes, ItemRoutes, OpsRoutes
+from service.http.routes.rebuild import RebuildRoutes
 from service.http.routes.search import SearchFront
 from service.http.routes.write import WriteRoutes
 from service.http.transport.direct_search import Shortcut
@@ -50,6 +52,7 @@ class ApplicationParts:
     prober: Prober
     exposition: Callable[[], bytes]
     snapshots: Snapshots
+    rebuilds: Rebuilds
     store_id: Callable[[], str]
     metrics: Metrics
     request_log: RequestLog
@@ -130,6 +133,7 @@ def _routers(parts: ApplicationParts) -> list[APIRouter]:
         LegacyRoutes(shared, parts.searcher, parts.pictures),
         OpsRoutes(shared, parts.exposition, parts.snapshots, parts.store_id),
         DigestRoutes(shared),
+        RebuildRoutes(shared, parts.rebuilds),
     ]
     if parts.demo_picture is not None:
         groups.insert(0, DemoRoutes(shared, parts.demo_picture))

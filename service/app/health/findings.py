@@ -95,7 +95,7 @@ def of_change(collection: str, change: ModelChange, served: str, status: Collect
     )
     if change.problem:
         reason = f"{reason}; the configured model can't be used: {change.problem}"
-    hint = f"configure {served} again, or fill a generation of the new version and POST /v1/promote"
+    hint = f"python -m service rebuild {collection}, then promote; or configure {served} again"
     return Finding(collection, "model_change_pending", reason, change.hint or hint)
 
 

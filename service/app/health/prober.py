@@ -148,6 +148,8 @@ class Prober:
         except IndexStoreError as exc:
             return [of_error(name, exc)], False
         statuses[name] = status
+        if status.current is not None:
+            self._encoders.follow(name, status.current.embedding_version)
         findings = of_troubles(name, status)
         has_model = collection.model != NO_MODEL
         of_its_model = of_model(name, self._slot(collection), status) if has_model else None

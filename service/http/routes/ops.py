@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
@@ -15,6 +16,7 @@ from index_store.types import CollectionStatus, GenerationStatus, Ids, StoredIte
 from item_rules.ids import INT64_MAX, INT64_MIN
 from service.app.backups import Snapshots
 from service.app.health.prober import Prober
+from service.app.rebuild.rebuilds import shortfall
 from service.app.sync_report import sync_report
 from service.collections import Collection
 from service.http.auth import Role
@@ -23,6 +25,8 @@ from service.http.wire.problems import HttpRefusal
 from service.http.wire.schemas import SnapshotIn, StepIn
 from service.http.wire.values import read_id
 from service.observing import METRICS_CONTENT_TYPE
+
+log = logging.getLogger(__name__)
 
 Step = Literal["promote", "rollback", "abort"]
 
@@ -86,7 +90,9 @@ class OpsRoutes:
         described["generation"] = current.generation if current else None
         described["count"] = current.live if current else unknown
         described["seq"] = current.seq if current else unknown
-        described["model_available"] = self._dependencies.encoders.slot(collection.name).is_available
+        slot = self._dependencies.encoders.slot(collection.name)
+        described["model"], described["text_template"] = slot.reference, slot.text_template
+        described["model_available"] = slot.is_available
         described["problem"] = str(status) if isinstance(status, Unavailable) else status.problem
         hint = status.hint if isinstance(status, Unavailable) else _hints(status)
         return {**described, "hint": hint} if hint else described
@@ -94,7 +100,8 @@ class OpsRoutes:
     async def get_generations(self, collection: str) -> JsonResponse:
         """Answer with the generations of one collection, the current one first."""
         found = self._dependencies.collection(collection)
-        return JsonResponse(_generations(found, await self._status(found)))
+        status = await self._status(found)
+        return JsonResponse(_generations(found, status), headers={"etag": _etag(status)})
 
     async def post_promote(self, request: Request) -> JsonResponse:
         """Make the next generation current; the current one becomes the former."""
@@ -120,11 +127,19 @@ class OpsRoutes:
             raise GenerationConflict(
                 f"the {role} generation is of {subject.embedding_version!r}, not {body.embedding_version!r}"
             )
+        _require_match(request, status)
+        lost = shortfall(status) if step == "promote" and not body.force else 0
+        if lost:
+            raise GenerationConflict(
+                f"{lost} item(s) of {collection.name!r} have no vector in the next generation: wait for its "
+                "job, or say force to lose them from searches"
+            )
         version = subject.embedding_version
         after = await self._dependencies.run_blocking(
             lambda: self._dependencies.index.advance(collection.name, step, version)
         )
-        return JsonResponse(_generations(collection, after))
+        log.info("generation_step", extra={"collection": collection.name, "step": step, "forced": body.force})
+        return JsonResponse(_generations(collection, after), headers={"etag": _etag(after)})
 
     async def post_snapshot(self, request: Request) -> JsonResponse:
         """Make a copy of the data directory while it serves; answer with where it lies."""
@@ -274,6 +289,22 @@ def _path_id(text: str, collection: Collection) -> int | str:
 
 def _hints(status: CollectionStatus) -> str:
     return "; ".join(dict.fromkeys(each.hint for each in status.troubles if each.hint))
+
+
+def _etag(status: CollectionStatus) -> str:
+    """The roles of the generations, for If-Match: a step is refused if somebody has taken one meanwhile."""
+    generations = [*([status.current] if status.current else []), *status.others]
+    return '"' + ".".join(f"{each.role}-{each.generation}" for each in generations) + '"'
+
+
+def _require_match(request: Request, status: CollectionStatus) -> None:
+    wanted = request.headers.get("if-match")
+    if wanted is not None and wanted.strip() not in ("*", _etag(status)):
+        raise HttpRefusal(
+            412,
+            "precondition_failed",
+            f"The generations are {_etag(status)} now, If-Match says {wanted[:64]}.",
+        )
 
 
 def _generations(collection: Collection, status: CollectionStatus) -> dict[str, Any]:

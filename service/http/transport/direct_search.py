@@ -62,6 +62,7 @@ class Shortcut:
             if expected_bytes(search) > LARGE_BYTES:
                 return False
             direct = DirectSearch(self._middleware, search, client, reply, started)
+            direct.repeat_by(self._searcher, caller)
             if not self._searcher.submit_search(search, direct, caller):
                 return False
         except Overloaded as refusal:
@@ -80,16 +81,23 @@ class DirectSearch:
     """One search in line. Fits `service.app.search_queue.ResultHandler`."""
 
     __slots__ = (
+        "_caller",
         "_client",
         "_exchange",
         "_is_over",
+        "_is_repeated",
         "_middleware",
+        "_repeated",
         "_reply",
         "_search",
+        "_searcher",
         "_started",
     )  # fmt: skip
 
     _exchange: Exchange
+    _searcher: Searcher
+    _caller: str
+    _repeated: asyncio.Task[None]
 
     def __init__(
         self,
@@ -105,6 +113,11 @@ class DirectSearch:
         self._reply = reply
         self._started = started
         self._is_over = False
+        self._is_repeated = False
+
+    def repeat_by(self, searcher: Searcher, caller: str) -> None:
+        """Say who answers if the collection's generation changes while this waits in line."""
+        self._searcher, self._caller = searcher, caller
 
     def begin(self, headers: Headers) -> None:
         """Count the request in; its answer counts it out."""
@@ -131,12 +144,25 @@ class DirectSearch:
 
     def set_exception(self, exception: Exception, /) -> None:
         """See ResultHandler."""
+        if not self._is_repeated and Searcher.may_be_repeated(self._search, exception):
+            self._is_repeated = True
+            self._repeated = asyncio.ensure_future(self._find_again())
+            return
         error = Searcher.translate_error(self._search, exception)
         if not isinstance(error, HANDLED):
             self._middleware.internal_error(error, self._exchange)
         problem = problem_of(error)
         lines = b"".join([b"%s: %s\r\n" % field for field in fields_of(problem)])
         self._finish(problem.status, PROBLEM, lines, self._exchange.problem_body(_ROUTE, problem))
+
+    async def _find_again(self) -> None:
+        """The ordinary search follows the generation that serves by now."""
+        try:
+            result = await self._searcher.find(self._search, self._caller)
+        except Exception as exc:
+            self.set_exception(exc)
+            return
+        self.set_result(result)
 
     def _finish(self, status: int, content_type: bytes, lines: bytes, body: bytes) -> None:
         self._is_over = True

@@ -143,10 +143,20 @@ class IdsIn(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class StepIn(msgspec.Struct, forbid_unknown_fields=True):
-    """POST /v1/promote, /v1/rollback, /v1/abort."""
+    """POST /v1/promote, /v1/rollback, /v1/abort. force: of a promotion that would lose items."""
 
     collection: str
     embedding_version: str | None = None
+    force: bool = False
+
+
+class RebuildIn(msgspec.Struct, forbid_unknown_fields=True):
+    """POST /v1/rebuild. model: a reference; left out, the configured one. dry_run: only say what it takes."""
+
+    collection: str
+    model: str | None = None
+    embedding_version: str | None = None
+    dry_run: bool = False
 
 
 class DigestIn(msgspec.Struct, forbid_unknown_fields=True):

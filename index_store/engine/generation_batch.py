@@ -1,0 +1,53 @@
+"""What one write means to each generation of a collection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from index_store.types import ItemWrite, Vector, WriteBatch
+
+
+def batch_for(embedding_version: str, batch: WriteBatch, *, is_addressed: bool) -> WriteBatch:
+    """Return what a generation of that version takes of `batch`.
+
+    The addressed one takes all. Another one takes its own vectors if the batch has some, and everything else
+    with them. Without vectors of its version it takes the content of an item and drops the vector that was
+    made of another content, so that the item waits to be filled; of an item without content, activity and
+    deletes only. Cursors stay with the addressed one: only it holds all the rows that they vouch for.
+    """
+    if is_addressed:
+        return replace(batch, other_vectors={})
+    vectors = batch.other_vectors.get(embedding_version)
+    if vectors is not None:
+        return _with_vectors(batch, vectors)
+    if not any(item.vector is not None for item in batch.items):
+        return WriteBatch(items=batch.items, deletes=batch.deletes)
+    items = [_without_vector(item) for item in batch.items]
+    return WriteBatch([item for item in items if item is not None], batch.deletes)
+
+
+def _with_vectors(batch: WriteBatch, vectors: Sequence[Vector | None]) -> WriteBatch:
+    items = [
+        replace(item, vector=vector) if vector is not None else _waiting(item)
+        for item, vector in zip(batch.items, vectors, strict=True)
+    ]
+    return WriteBatch(items, batch.deletes)
+
+
+def _waiting(item: ItemWrite) -> ItemWrite:
+    """The item without a vector of this version; one that is not made of content keeps the one it has."""
+    if item.vector is None or item.fills is not None:
+        return replace(item, vector=None)
+    content_hash = item.content_hash if item.content is not None else None
+    return replace(item, vector=None, content_hash=content_hash, drops_vector=True)
+
+
+def _without_vector(item: ItemWrite) -> ItemWrite | None:
+    if item.fills is not None:
+        return None
+    if item.content is not None:
+        return _waiting(item)
+    if item.active is None:
+        return None
+    return replace(item, vector=None, metadata=None, content_hash=None)

@@ -1,0 +1,131 @@
+"""Has a model ready for every generation that lives, not only for the current one.
+
+A write brings each generation a vector of its own version, and a promotion or rollback is followed by the
+next request: both need the models of the next and the former generation in every worker. Which model that
+is the generation says itself (its origin). One that can't be loaded here is told and tried again; until then
+items wait in that generation, and whoever has its model fills them in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+from index_store.errors import IndexStoreError
+from index_store.port import VectorIndex
+from index_store.types import CollectionStatus, GenerationStatus
+from service.app.encoders import Encoders, Slot
+from service.app.generations.loading import Loader, filled_slot, open_encoders
+from service.app.generations.origin import Origin, read_origin
+from service.collections import Collection
+from service.errors import ModelUnavailable, TryLater
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_LOOK_S = 1.0
+_RETRY_S = 30.0
+
+
+class GenerationModels:
+    """`run` goes on while the service does. Event loop only; models are opened on a thread."""
+
+    def __init__(
+        self,
+        collections: Sequence[Collection],
+        encoders: Encoders,
+        index: VectorIndex,
+        loader: Loader,
+        readers: Executor,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """clock: seconds that only go forward."""
+        self._collections = collections
+        self._encoders = encoders
+        self._index = index
+        self._loader = loader
+        self._readers = readers
+        self._clock = clock
+        self._failed: dict[tuple[str, str], tuple[float, str]] = {}
+
+    async def run(self) -> None:
+        """Look once a second, for ever."""
+        while True:
+            try:
+                await self.look()
+            except Exception:
+                log.exception("generations_not_looked_at")
+            await asyncio.sleep(_LOOK_S)
+
+    async def look(self) -> None:
+        """Load what a generation needs and is not here, let go of what none needs any more, and serve each
+        collection by the model of its current generation."""
+        for collection in self._collections:
+            try:
+                status = await self._run(partial(self._index.status, collection.name))
+            except IndexStoreError:
+                continue  # told by the health probe
+            await self._fit(collection, status)
+
+    def slot_of_version(self, collection: str, embedding_version: str) -> Slot | None:
+        """Return the filled slot of that version, serving or standing by; None where it is not here yet."""
+        return self._encoders.by_version(collection, embedding_version)
+
+    def problem(self, collection: str, embedding_version: str) -> str:
+        """Return why the model of that generation can't be loaded here, or an empty string."""
+        return self._failed.get((collection, embedding_version), (0.0, ""))[1]
+
+    async def _fit(self, collection: Collection, status: CollectionStatus) -> None:
+        name = collection.name
+        living = [status.current, *status.others] if status.current else []
+        for generation in living:
+            if generation is not None and not self._encoders.has(name, generation.embedding_version):
+                await self._load(collection, generation)
+        if status.current is not None:
+            self._encoders.follow(name, status.current.embedding_version)
+        versions = {generation.embedding_version for generation in living if generation is not None}
+        for version in set(self._encoders.others(name)) - versions:
+            self._encoders.remove(name, version)
+
+    async def _load(self, collection: Collection, generation: GenerationStatus) -> None:
+        origin = read_origin(generation.origin)
+        if origin is None or self._encoders.slot(collection.name).is_loading:
+            return  # its vectors come from elsewhere; or the start is still at it
+        key = (collection.name, generation.embedding_version)
+        failed_at = self._failed.get(key)
+        if failed_at is not None and self._clock() < failed_at[0] + _RETRY_S:
+            return
+        try:
+            await self._open(collection, origin, generation)
+            self._failed.pop(key, None)
+        except TryLater as exc:
+            if not isinstance(exc, ModelUnavailable):
+                log.info("generation_model_waits", extra={"collection": collection.name, "reason": str(exc)})
+                return
+            if failed_at is None:
+                extra = {"collection": collection.name, "origin": generation.origin, "reason": str(exc)}
+                log.warning("generation_model_unavailable", extra={**extra, "hint": exc.hint})
+            self._failed[key] = (self._clock(), f"{exc} {exc.hint}".strip())
+
+    async def _open(self, collection: Collection, origin: Origin, generation: GenerationStatus) -> None:
+        its = replace(collection, dim=generation.dim or collection.dim)
+        encoded = await open_encoders(self._loader, its, origin.model, self._run)
+        slot = filled_slot(origin.model, origin.text_template, encoded)
+        version = slot.info.embedding_version if slot.info else ""
+        if version != generation.embedding_version:
+            raise ModelUnavailable(
+                f"{origin.model} gives {version} now, the generation is of {generation.embedding_version}."
+            )
+        self._encoders.add_standby(collection.name, slot)
+        log.info("generation_model_loaded", extra={"collection": collection.name, "version": version})
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, call)

@@ -1,0 +1,1 @@
+"""A model change while the service serves: a new generation, filled from kept content."""

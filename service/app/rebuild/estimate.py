@@ -1,0 +1,101 @@
+"""What a rebuild will take, before it begins: disk, memory, time."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from index_store.types import CollectionStatus, Content
+from service.collections import Collection
+
+_DELTA_ROWS = 20_000
+"""About as many rows stay in each worker's memory until they are sealed."""
+_DISK_RESERVE_BYTES = 64 << 20
+_SAMPLE_ITEMS = 8
+_MEMINFO = Path("/proc/meminfo")
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A model opened, tried and closed again. seconds_an_item: of the sample; None without one. model_bytes:
+    of its files."""
+
+    embedding_version: str
+    seconds_an_item: float | None
+    model_bytes: int
+
+
+TryModel: TypeAlias = Callable[[Collection, str, Sequence[Content]], Trial]
+"""Opens the model of a reference for a collection, embeds the contents, closes it. Blocking; raises
+ModelUnavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """items: of the current generation; contents: of those, what can be embedded here. seconds: of
+    embedding, undisturbed; None while nothing is there to measure by. *_free: now; memory is None where the
+    system does not tell."""
+
+    items: int
+    contents: int
+    disk_bytes: int
+    disk_bytes_free: int
+    memory_bytes: int
+    memory_bytes_free: int | None
+    seconds: float | None
+
+    @property
+    def problem(self) -> str:
+        """Return what does not fit, or an empty string."""
+        if self.disk_bytes + _DISK_RESERVE_BYTES > self.disk_bytes_free:
+            return (
+                f"it takes about {_mib(self.disk_bytes)} MiB of disk, {_mib(self.disk_bytes_free)} are free"
+            )
+        if self.memory_bytes_free is not None and self.memory_bytes > self.memory_bytes_free:
+            return (
+                f"it takes about {_mib(self.memory_bytes)} MiB of memory, "
+                f"{_mib(self.memory_bytes_free)} are free"
+            )
+        return ""
+
+
+def sample_size() -> int:
+    """Return how many contents a trial embeds."""
+    return _SAMPLE_ITEMS
+
+
+def estimate(
+    data_dir: Path, collection: Collection, status: CollectionStatus, trial: Trial, workers: int
+) -> Estimate:
+    """Return what filling a generation beside the current one takes. Reads sizes of files."""
+    current = status.current
+    items, contents = (current.items, current.contents) if current else (0, 0)
+    directory = data_dir / "collections" / collection.name / (current.generation if current else "")
+    disk = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) if current else 0
+    delta = min(items, _DELTA_ROWS) * collection.dim * 4
+    seconds = None if trial.seconds_an_item is None else round(trial.seconds_an_item * contents, 1)
+    return Estimate(
+        items=items,
+        contents=contents,
+        disk_bytes=disk,
+        disk_bytes_free=shutil.disk_usage(data_dir).free,
+        memory_bytes=trial.model_bytes + workers * delta,
+        memory_bytes_free=_memory_free(),
+        seconds=seconds,
+    )
+
+
+def _memory_free() -> int | None:
+    try:
+        lines = _MEMINFO.read_text().splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable:"))
+        return int(line.split()[1]) * 1024
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None
+
+
+def _mib(size: int) -> int:
+    return -(-size >> 20)

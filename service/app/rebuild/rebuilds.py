@@ -1,0 +1,121 @@
+"""Asking for a rebuild: which model, whether it fits, and the job that does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from index_store.errors import GenerationConflict
+from index_store.types import CollectionStatus
+from service.app.encoders import Encoders, template_suffix
+from service.app.generations.serving import ModelChange
+from service.app.rebuild.estimate import Estimate, TryModel, estimate, sample_size
+from service.app.rebuild.filler import RebuildIndex
+from service.app.rebuild.jobs import Job, JobStore
+from service.collections import NO_MODEL, Collection
+from service.errors import InvalidInput, JobConflict
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuild:
+    """What was asked for, and what it takes."""
+
+    collection: Collection
+    model: str
+    text_template: str
+    embedding_version: str
+    estimate: Estimate
+
+
+class Rebuilds:
+    """Blocking; safe from any thread."""
+
+    def __init__(
+        self,
+        jobs: JobStore,
+        index: RebuildIndex,
+        encoders: Encoders,
+        changes: Callable[[str], ModelChange | None],
+        try_model: TryModel,
+        data_dir: Path,
+        *,
+        workers: int,
+    ) -> None:
+        """changes: what the configuration asks for instead of what serves, by collection."""
+        self.jobs = jobs
+        self._index = index
+        self._encoders = encoders
+        self._changes = changes
+        self._try_model = try_model
+        self._data_dir = data_dir
+        self._workers = workers
+
+    def plan(self, collection: Collection, model: str | None, embedding_version: str | None) -> Rebuild:
+        """Return what a rebuild would do and take; the model is opened, tried and closed again.
+
+        model: None takes the configured one. embedding_version: what the caller believes that it gives.
+        Raises InvalidInput, ModelUnavailable, GenerationConflict.
+        """
+        change = self._changes(collection.name)
+        reference = model or (change.configured.model if change else collection.model)
+        if reference == NO_MODEL:
+            raise InvalidInput("model", "must be named: the collection is configured without one")
+        if change is not None and not model and change.configured.dim != collection.dim:
+            raise InvalidInput(
+                "dim",
+                f"is {collection.dim} and {change.configured.dim} is configured; a rebuild keeps it: declare "
+                "a collection of another name for another dim",
+            )
+        slot = self._encoders.slot(collection.name)
+        template = slot.text_template if collection.modality == "text" else ""
+        sample = self._index.content_sample(collection.name, sample_size())
+        trial = self._try_model(collection, reference, sample)
+        version = trial.embedding_version + template_suffix(template)
+        if embedding_version not in (None, version):
+            raise GenerationConflict(f"{reference} gives {version!r}, not {embedding_version!r}")
+        status = self._index.status(collection.name)
+        _require_possible(status, version)
+        found = estimate(self._data_dir, collection, status, trial, self._workers)
+        return Rebuild(collection, reference, template, version, found)
+
+    def start(self, rebuild: Rebuild) -> Job:
+        """Return the job that does it, queued and on disk. Raises JobConflict, OSError."""
+        problem = rebuild.estimate.problem
+        if problem:
+            raise JobConflict(f"The rebuild does not fit: {problem}.")
+        name = rebuild.collection.name
+        for job in self.jobs.all():
+            if job.collection == name and not job.is_over:
+                raise JobConflict(f"The job {job.id} rebuilds {name!r} already.")
+        return self.jobs.create_job(name, rebuild.model, rebuild.text_template, rebuild.embedding_version)
+
+    def end_job(self, job: Job) -> Job:
+        """Ask for the end of `job`; return it as it is at this moment. Raises JobConflict, OSError."""
+        if job.is_over:
+            raise JobConflict(f"The job {job.id} is {job.state}; a generation is given up by POST /v1/abort.")
+        self.jobs.request_end(job.id)
+        return replace(self.jobs.find_job(job.id) or job)
+
+
+def _require_possible(status: CollectionStatus, version: str) -> None:
+    if status.current is None:
+        raise GenerationConflict("the collection is empty: its first write begins its generation")
+    for generation in (status.current, *status.others):
+        if generation.embedding_version == version and generation.role != "next":
+            helps = " POST /v1/rollback makes it current" if generation.role == "former" else ""
+            raise GenerationConflict(
+                f"{version!r} is the {generation.role} generation already;{helps}".strip(";")
+            )
+        if generation.role == "next" and generation.embedding_version != version:
+            raise GenerationConflict(
+                f"a generation of {generation.embedding_version!r} is being filled: promote or abort it first"
+            )
+
+
+def shortfall(status: CollectionStatus) -> int:
+    """Return how many items a search finds now and would lose by a promotion, as far as counts tell."""
+    following = next((each for each in status.others if each.role == "next"), None)
+    if status.current is None or following is None:
+        return 0
+    return max(following.awaiting, status.current.live - following.live, 0)

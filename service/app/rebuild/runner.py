@@ -1,0 +1,287 @@
+"""Runs the jobs of a data directory, and fills every generation's gaps, in one worker at a time.
+
+A lock elects the worker; the kernel lets go of it when that worker dies, and the next one goes on where the
+stores say that something is missing. Steps of a job, each of which may be repeated after a kill:
+
+    waiting → loading   the new model is opened, its version compared with the job's
+            → copying   the new generation begins: ids, activity, metadata and content, by one rename
+            → embedding items that wait for a vector get one, while every write goes to both generations
+            → done      none is left: the job is ready, to be promoted
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from index_store.errors import GenerationConflict, IndexStoreError, InvalidRequest
+from index_store.types import CollectionStatus, GenerationStatus, Id
+from service.app.encoders import Slot
+from service.app.generations.models import GenerationModels
+from service.app.generations.origin import Origin
+from service.app.rebuild.filler import Filler, Gap, RebuildIndex
+from service.app.rebuild.jobs import Job, JobStore
+from service.app.rebuild.throttle import FillThrottle
+from service.collections import Collection
+from service.errors import ModelUnavailable, ServiceError, TryLater
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_LOOK_S = 1.0
+_SAVE_S = 1.0
+_FAILED_ITEMS_MAX = 100_000
+_RETRY_FAILED_S = 600.0
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Of one generation since this worker took it on. failed: ids that could not be embedded, and why."""
+
+    began_at: float
+    after: Id | None
+    stored: int
+    failed: dict[Id, str]
+    failed_until: float
+    saved_at: float = 0.0
+
+
+class RebuildRunner:
+    """`run` goes on in every worker while the service does; event loop only."""
+
+    def __init__(
+        self,
+        collections: Sequence[Collection],
+        jobs: JobStore,
+        index: RebuildIndex,
+        models: GenerationModels,
+        filler: Filler,
+        pace: FillThrottle,
+        readers: Executor,
+        lock_file: Path,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """clock: seconds that only go forward."""
+        self._collections = {each.name: each for each in collections}
+        self._jobs = jobs
+        self._index = index
+        self._models = models
+        self._filler = filler
+        self._pace = pace
+        self._readers = readers
+        self._lock_file = lock_file
+        self._clock = clock
+        self._descriptor: int | None = None
+        self._progress: dict[Gap, _Progress] = {}
+
+    async def run(self) -> None:
+        """Work while this worker is the elected one, for ever."""
+        try:
+            while True:
+                try:
+                    if self._is_elected():
+                        await self._work()
+                except Exception:
+                    log.exception("rebuild_interrupted")
+                await asyncio.sleep(_LOOK_S)
+        finally:
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+
+    def _is_elected(self) -> bool:
+        """A lock of the process, not of a descriptor: no child that lives on keeps it."""
+        if self._descriptor is not None:
+            return True
+        self._lock_file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return False
+        self._descriptor = descriptor
+        return True
+
+    async def _work(self) -> None:
+        """One turn: each job a step further, then the gaps of all generations."""
+        for job in reversed(await self._run(self._jobs.all)):
+            if not job.is_over:
+                await self._advance(job)
+        for name in self._collections:
+            try:
+                status = await self._status(name)
+                for generation in [status.current, *status.others] if status.current else []:
+                    if generation is not None:
+                        await self._fill_gaps(Gap(name, generation.embedding_version), generation.awaiting)
+            except TryLater as exc:
+                log.info("gaps_wait", extra={"collection": name, "reason": str(exc)})
+            except IndexStoreError:
+                continue  # told by the health probe
+
+    async def _fill_gaps(self, gap: Gap, awaiting: int) -> None:
+        """What a worker without the model, or without time for it, has left behind. What could not be
+        embedded is tried again now and then."""
+        progress = self._progress.get(gap)
+        known_to_fail = progress is not None and awaiting <= len(progress.failed)
+        if awaiting and not (progress and known_to_fail and self._clock() < progress.failed_until):
+            await self._fill(gap, None)
+
+    async def _advance(self, job: Job) -> None:
+        try:
+            if await self._run(partial(self._jobs.is_cancelled, job.id)):
+                await self._cancel(job)
+                return
+            generation = await self._begun(job)
+            if generation is not None:
+                await self._follow(job, generation)
+        except (GenerationConflict, InvalidRequest, ModelUnavailable) as exc:
+            await self._fail(job, str(exc), exc.hint)
+        except (ServiceError, IndexStoreError) as exc:
+            await self._wait(job, str(exc), exc.hint)
+
+    async def _begun(self, job: Job) -> GenerationStatus | None:
+        """The job's generation; None while its model is still being loaded. Begins it where it is missing."""
+        status = await self._status(job.collection)
+        found = _of_version(status, job.embedding_version)
+        if found is not None and found.role != "next":
+            raise GenerationConflict(
+                f"{job.embedding_version!r} is the {found.role} generation by now: nothing is to be rebuilt"
+            )
+        if found is None:
+            if job.phase == "embedding":  # somebody gave it up
+                await self._save(replace(job, state="cancelled", reason="its generation was aborted"))
+                return None
+            job = await self._save(replace(job, state="running", phase="copying"))
+            advance = partial(self._index.advance, job.collection, "begin", job.embedding_version)
+            found = _of_version(await self._run(advance), job.embedding_version)
+        origin = Origin(job.model, job.text_template).serialized()
+        await self._run(partial(self._index.record_origin, job.collection, job.embedding_version, origin))
+        if self._models.slot_of_version(job.collection, job.embedding_version) is None:
+            problem = self._models.problem(job.collection, job.embedding_version)
+            if problem:
+                await self._run(partial(self._index.advance, job.collection, "abort", job.embedding_version))
+                raise ModelUnavailable(problem)
+            if job.phase != "loading":
+                await self._save(replace(job, state="running", phase="loading"))
+            return None
+        return found
+
+    async def _follow(self, job: Job, generation: GenerationStatus) -> None:
+        """Fill the job's generation until nothing waits, or somebody asks for the job's end."""
+        gap = Gap(job.collection, job.embedding_version)
+        running = replace(job, state="running", phase="embedding", reason="", hint="")
+        job = await self._save(_counted(running, generation))
+        if not await self._fill(gap, job):
+            return
+        status = await self._status(job.collection)
+        found = _of_version(status, job.embedding_version)
+        progress = self._progress.get(gap)
+        failed = progress.failed if progress else {}
+        if found is None or status.current is None or found.awaiting > len(failed):
+            return
+        missing = max(0, status.current.live - found.live)
+        reasons = list(failed.values())
+        errors = {reason: reasons.count(reason) for reason in sorted(set(reasons))}
+        ready = replace(
+            _counted(job, found), state="ready", phase="done", missing=missing, errors=errors, eta_s=0.0
+        )
+        await self._save(ready)
+        log.info("rebuild_ready", extra={"job": job.id, "collection": job.collection, "missing": missing})
+
+    async def _fill(self, gap: Gap, job: Job | None) -> bool:
+        """Go once through what waits; return whether its end was reached. job: whose progress this is."""
+        slot = self._models.slot_of_version(gap.collection, gap.embedding_version)
+        if slot is None:
+            return False
+        progress = self._progress_of(gap)
+        while True:
+            if job is not None and await self._run(partial(self._jobs.is_cancelled, job.id)):
+                return False
+            worked_at = self._clock()
+            after = await self._step(gap, slot, progress)
+            if after is None:
+                progress.failed_until = self._clock() + _RETRY_FAILED_S
+                return True
+            if job is not None and self._clock() >= progress.saved_at + _SAVE_S:
+                job = await self._tell(job, progress)
+                if job is None:
+                    return False
+            await asyncio.sleep(self._pace.rest_after(self._clock() - worked_at))
+
+    async def _step(self, gap: Gap, slot: Slot, progress: _Progress) -> Id | None:
+        step = await self._filler.fill_next(gap, slot, progress.after)
+        progress.after = step.after
+        progress.stored += step.stored
+        for item_id, reason in step.failed[: _FAILED_ITEMS_MAX - len(progress.failed)]:
+            progress.failed[item_id] = reason
+        return step.after
+
+    def _progress_of(self, gap: Gap) -> _Progress:
+        now = self._clock()
+        progress = self._progress.get(gap)
+        if progress is None:
+            progress = self._progress[gap] = _Progress(now, None, 0, {}, now + _RETRY_FAILED_S)
+        if progress.after is None:  # a new pass: what failed may have been written again, or be there now
+            progress.failed.clear()
+        return progress
+
+    async def _tell(self, job: Job, progress: _Progress) -> Job | None:
+        """Save how far the job is; None once its generation is gone."""
+        progress.saved_at = self._clock()
+        found = _of_version(await self._status(job.collection), job.embedding_version)
+        if found is None:
+            return None
+        elapsed = max(progress.saved_at - progress.began_at, 1e-9)
+        rate = progress.stored / elapsed
+        eta_s = round(found.awaiting / rate, 1) if rate else None
+        return await self._save(replace(_counted(job, found), rate=round(rate, 2), eta_s=eta_s))
+
+    async def _cancel(self, job: Job) -> None:
+        status = await self._status(job.collection)
+        found = _of_version(status, job.embedding_version)
+        if found is not None and found.role == "next":
+            await self._run(partial(self._index.advance, job.collection, "abort", job.embedding_version))
+        self._progress.pop(Gap(job.collection, job.embedding_version), None)
+        await self._save(replace(job, state="cancelled", phase="done"))
+        log.info("rebuild_cancelled", extra={"job": job.id})
+
+    async def _wait(self, job: Job, reason: str, hint: str) -> None:
+        """What stands in the way may pass: a start, a full disk, a busy model. The job tells it."""
+        found = await self._run(partial(self._jobs.find_job, job.id)) or job
+        if found.reason != reason and not found.is_over:
+            log.warning("rebuild_waits", extra={"job": job.id, "reason": reason, "hint": hint})
+            await self._save(replace(found, reason=reason, hint=hint))
+
+    async def _fail(self, job: Job, reason: str, hint: str) -> None:
+        log.error("rebuild_failed", extra={"job": job.id, "reason": reason, "hint": hint})
+        await self._save(replace(job, state="failed", phase="done", reason=reason, hint=hint))
+
+    async def _save(self, job: Job) -> Job:
+        return await self._run(partial(self._jobs.save_job, job))
+
+    async def _status(self, collection: str) -> CollectionStatus:
+        return await self._run(partial(self._index.status, collection))
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, call)
+
+
+def _of_version(status: CollectionStatus, embedding_version: str) -> GenerationStatus | None:
+    generations = [status.current, *status.others]
+    return next((g for g in generations if g is not None and g.embedding_version == embedding_version), None)
+
+
+def _counted(job: Job, generation: GenerationStatus) -> Job:
+    return replace(job, total=generation.contents, done=generation.contents - generation.awaiting)

@@ -1,0 +1,114 @@
+"""What a model change is made of: the models of all generations, the jobs, who runs them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from index_store.types import Content
+from service.app.encoders import Encoders
+from service.app.generations.loading import Loader
+from service.app.generations.models import GenerationModels
+from service.app.ingest import PictureSource
+from service.app.lifecycle import OpenableIndex
+from service.app.rebuild.estimate import Trial
+from service.app.rebuild.filler import Filler
+from service.app.rebuild.jobs import JobStore
+from service.app.rebuild.rebuilds import Rebuilds
+from service.app.rebuild.runner import RebuildRunner
+from service.app.rebuild.throttle import FillThrottle
+from service.collections import Collection
+from service.embedding.catalog.loader import load_embedder
+from service.embedding.catalog.references import NoModel, directory_and_hint, parse_reference
+from service.settings import Settings
+from service.wiring_catalogue import ServingCatalogue
+
+_PIXELS = 224
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildParts:
+    """rebuilds: for the routes. watches: run while the service does."""
+
+    rebuilds: Rebuilds
+    watches: Sequence[Callable[[], Coroutine[Any, Any, None]]]
+
+
+def build_rebuild(
+    settings: Settings,
+    served: ServingCatalogue,
+    index: OpenableIndex,
+    encoders: Encoders,
+    loader: Loader,
+    pictures: PictureSource,
+    recent_searches: Callable[[], Sequence[float]],
+    executors: Sequence[ThreadPoolExecutor],
+) -> RebuildParts:
+    """executors: threads that read the index, threads that write it."""
+    readers, writers = executors
+    collections = served.catalogue.collections
+    models = GenerationModels(collections, encoders, index, loader, readers)
+    jobs = JobStore(settings.data_dir / "jobs", partial(datetime.now, UTC))
+    runner = RebuildRunner(
+        collections,
+        jobs,
+        index,
+        models,
+        Filler(index, pictures, readers, writers),
+        FillThrottle(recent_searches, settings.rebuild_search_ms_max),
+        readers,
+        settings.data_dir / "jobs" / "runner.lock",
+    )
+    try_model = partial(tried_model, settings.models_dir, settings.model_threads, settings.model_runtime)
+    rebuilds = Rebuilds(
+        jobs, index, encoders, served.changes.get, try_model, settings.data_dir, workers=settings.workers
+    )
+    return RebuildParts(rebuilds, [models.run, runner.run])
+
+
+def tried_model(
+    models_dir: Path,
+    threads: int,
+    runtime: str,
+    collection: Collection,
+    reference: str,
+    sample: Sequence[Content],
+) -> Trial:
+    """Return what the model of `reference` gives for `collection`, and how long an item of `sample` takes; a
+    picture without fetching and decoding it. Raises ModelUnavailable."""
+    if collection.modality == "text":
+        contents: list[Any] = [each.data.decode() for each in sample if each.kind == "text"]
+    else:
+        contents = [np.zeros((_PIXELS, _PIXELS, 3), np.uint8)] * len(sample)
+    embedder = load_embedder(
+        reference,
+        collection.modality,
+        models_dir=models_dir,
+        dim=collection.dim,
+        threads=threads,
+        runtime=runtime,
+    )
+    try:
+        began_at = time.perf_counter()
+        if contents:
+            embedder.embed(contents, "document")
+        took_s = time.perf_counter() - began_at
+        seconds = took_s / len(contents) if contents else None
+        return Trial(embedder.info.embedding_version, seconds, _files_bytes(reference, models_dir))
+    finally:
+        embedder.close()
+
+
+def _files_bytes(reference: str, models_dir: Path) -> int:
+    if isinstance(parse_reference(reference), NoModel):
+        return 0
+    directory, _ = directory_and_hint(reference, models_dir)
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
