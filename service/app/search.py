@@ -184,14 +184,15 @@ class Searcher:
 
     @staticmethod
     def _complete(search: ParsedSearch, version: str, vector: Vector, truncated: bool | None) -> None:
-        search.is_embedded, search.pinned = True, search.request.embedding_version
+        if not search.is_embedded:  # else `request` has the version of a model already
+            search.is_embedded, search.pinned = True, search.request.embedding_version
         search.request.embedding_version = version
         search.request.vector = vector
         search.truncated = truncated
 
     def _version_of_model(self, search: ParsedSearch) -> str:
         version = self._encoders.info(search.collection.name).embedding_version
-        wanted = search.request.embedding_version
+        wanted = _pinned(search)
         if wanted not in (None, version):
             raise VersionMismatch(search.collection.name, version, str(wanted))
         return version

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.http_app import DISHES, HttpApp, picture, running_app, seed
+from index_store.types import SearchRequest, SearchResult
+from service.app.search import ParsedSearch
+from service.collections import read_collections
+from service.settings import Settings
+from tests.http_app import DISHES, HttpApp, application_of, picture, running_app, seed
 
 WAIT_S_MAX = 30
 CHANGED = {"TEXT_MODEL": "builtin:placeholder"}
@@ -240,3 +246,25 @@ def test_a_restart_goes_on_with_both_models(seeded: Path) -> None:
         assert search(app, query="메밀국수")["embedding_version"] == old
         codes = [each["code"] for each in app.get("/health").json()["reasons"]]
         assert codes == ["model_change_pending"]
+
+
+def test_a_search_that_waited_in_line_during_a_promotion_is_answered(app: HttpApp) -> None:
+    """Its vector was made by the model that served before; the same search is repeated, by the new one."""
+    new = ended(app, rebuild(app))["embedding_version"]
+    search(app, query="국")  # remembered from here on, so that it goes straight into line
+    searcher = application_of(app).searcher
+    recipes = next(each for each in read_collections(Settings.from_environ({})).collections)
+    waiting = ParsedSearch(recipes, SearchRequest(np.ones(384, np.float32), 3), text="국")
+
+    async def submit() -> SearchResult:
+        answered = asyncio.get_running_loop().create_future()
+        assert searcher.submit_search(waiting, answered, "")
+        result: SearchResult = await answered
+        return result
+
+    async def repeat() -> SearchResult:
+        return await searcher.find(waiting)
+
+    assert app.loop.run(submit()).embedding_version != new
+    step(app, "promote")
+    assert app.loop.run(repeat()).embedding_version == new
