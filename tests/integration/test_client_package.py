@@ -20,13 +20,12 @@ import pytest
 
 from tests.integration.ports import free_port
 from tests.integration.service_process import ROOT, ServiceProcess
-from tests.tidy.source import tracked_paths
+from tests.tidy.source import PRODUCT_ROOMS, tracked_paths
 from tests.tidy.tables import code_blocks
 
 EXAMPLES = [block for block in code_blocks((ROOT / "vector_client/README.md").read_text("utf-8"))
             if block.language == "python"]  # fmt: skip
 NOT_OF_A_CLIENT = ("numpy", "faiss", "fastapi", "torch", "uvicorn", "onnxruntime")
-SERVICE_ROOMS = ("service", "index_store", "feeder", "vector_client", "image_fetch", "item_rules")
 OPTIONAL = {
     "torch", "torchvision", "sentence_transformers", "transformers", "open_clip", "hnswlib",
     "pymysqlreplication", "aiohttp", "yarl", "asyncpg", "sqlalchemy", "asyncmy", "aiomysql", "opentelemetry",
@@ -255,7 +254,7 @@ def test_the_installed_service_runs_from_any_folder(service_wheel: Path, tmp_pat
 def test_the_installed_service_holds_every_file_of_its_rooms(service_wheel: Path) -> None:
     with zipfile.ZipFile(service_wheel) as archive:
         held = set(archive.namelist())
-    rooms = tuple(f"{room}/" for room in SERVICE_ROOMS)
+    rooms = tuple(f"{room}/" for room in PRODUCT_ROOMS)
     of_the_client = {"vector_client/README.md", "vector_client/pyproject.toml"}
     wanted = {path for path in tracked_paths() if path.startswith(rooms)} - of_the_client
     assert wanted <= held, wanted - held
@@ -268,12 +267,12 @@ def test_every_library_that_is_imported_is_asked_for() -> None:
     asked = {re.split(r"[\s\[;=<>~!]", line, maxsplit=1)[0].lower().replace("-", "_") for line in lines}
     imported: set[str] = set()
     for path in tracked_paths():
-        if path.endswith(".py") and path.split("/")[0] in SERVICE_ROOMS:
+        if path.endswith(".py") and path.split("/")[0] in PRODUCT_ROOMS:
             for node in ast.walk(ast.parse((ROOT / path).read_text("utf-8"))):
                 if isinstance(node, ast.Import):
                     imported |= {alias.name.split(".")[0] for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and node.level == 0:
                     imported.add((node.module or "").split(".")[0])
     foreign = {NAMED_OTHERWISE.get(name, name).replace("-", "_") for name in imported - OPTIONAL}
-    foreign -= {*sys.stdlib_module_names, *SERVICE_ROOMS, "setuptools"}
+    foreign -= {*sys.stdlib_module_names, *PRODUCT_ROOMS, "setuptools"}
     assert foreign <= asked, f"imported but not a dependency: {sorted(foreign - asked)}"
