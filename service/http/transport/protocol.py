@@ -13,8 +13,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
-from service.http.transport.connection import BoundedProtocol
 from service.http.transport.connection_balancer import SharingLoop
+from service.http.transport.connection_limits import BoundedProtocol
 from service.http.transport.direct_search import Shortcut
 
 
