@@ -65,5 +65,5 @@ def test_a_frozen_server_that_never_greets_is_given_up(mariadb: MariaDBServer, m
 def test_connecting_reads_no_certificates(mariadb: MariaDBServer, maria_database: str) -> None:
     """The driver's own way loads all of this machine's, 20 ms each time, and then looks at none."""
     with closing(maria_session(database_of(mariadb, maria_database), RetryPolicy(5, 0))) as session:
-        loaded = session.run(lambda connection: connection.ctx.cert_store_stats())  # type: ignore[attr-defined]
+        loaded = session.execute(lambda connection: connection.ctx.cert_store_stats())  # type: ignore[attr-defined]
     assert loaded["x509_ca"] == 0
