@@ -40,7 +40,12 @@ def run_inline(work: Callable[[IsWanted], T], _meanwhile: Meanwhile | None, /) -
 
 def run_at_idle_priority(work: Callable[[IsWanted], T], meanwhile: Meanwhile | None, /) -> T:
     """Do it in a thread of its own that any other on this machine goes before. A thread can't come back from
-    there without rights that a feeder does not have, so it ends with the work."""
+    there without rights that a feeder does not have, so it ends with the work.
+
+    Without `meanwhile` it is done here: whatever changes waits for this work, on a busy machine without end.
+    """
+    if meanwhile is None:
+        return run_inline(work, None)
     done: Future[T] = Future()
     given_up = threading.Event()
 
@@ -54,7 +59,7 @@ def run_at_idle_priority(work: Callable[[IsWanted], T], meanwhile: Meanwhile | N
     # A daemon: work that is given up may hang in a statement, and must not keep the process alive.
     threading.Thread(target=run, name="idle", daemon=True).start()
     try:
-        while meanwhile is not None and not done.done():
+        while not done.done():
             if not meanwhile():
                 with contextlib.suppress(NotYet):
                     done.exception(LOOK_S)

@@ -65,7 +65,7 @@ def test_a_list_of_ids_is_read_with_pauses() -> None:
 def test_idle_work_is_done_elsewhere_and_its_errors_come_back() -> None:
     here = threading.get_ident()
     assert run_inline(lambda _: threading.get_ident(), None) == here
-    assert run_at_idle_priority(lambda _: threading.get_ident(), None) != here
+    assert run_at_idle_priority(lambda _: threading.get_ident(), lambda: False) != here
     for meanwhile in (None, lambda: False):
         with pytest.raises(ZeroDivisionError):
             run_at_idle_priority(lambda _: 1 // 0, meanwhile)
@@ -104,5 +104,14 @@ def test_idle_work_that_nobody_waits_for_is_told() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="this system knows no idle threads")
 def test_idle_work_gives_way_and_nobody_else_does() -> None:
-    assert run_at_idle_priority(lambda _: os.sched_getscheduler(0), None) == os.SCHED_IDLE
+    assert run_at_idle_priority(lambda _: os.sched_getscheduler(0), lambda: False) == os.SCHED_IDLE
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+def test_work_that_changes_wait_for_gives_way_to_nobody() -> None:
+    here = threading.get_ident(), os.sched_getscheduler(0) if hasattr(os, "sched_getscheduler") else None
+
+    def work(_: IsWanted) -> tuple[int, int | None]:
+        return threading.get_ident(), os.sched_getscheduler(0) if hasattr(os, "sched_getscheduler") else None
+
+    assert run_at_idle_priority(work, None) == here
