@@ -121,6 +121,19 @@ def test_rebuild_promote_roll_back_and_again(app: HttpApp) -> None:
     assert old in refused.json()["detail"] and new in refused.json()["detail"]
 
 
+def test_health_speaks_of_the_model_that_answered_last(app: HttpApp) -> None:
+    new = ended(app, rebuild(app))["embedding_version"]
+    for name in ("promote", "rollback", "rollback"):
+        app.get("/health")  # what was probed now holds for `PROBE_S`
+        step(app, name)
+        version = search(app, query="국")["embedding_version"]
+        told = app.get("/health").json()["collections"]["recipes"]
+        is_new = version == new
+        # A placeholder's vectors mean nothing, so it is no model that is available.
+        assert (told["version"], told["model_available"]) == (version, not is_new)
+        assert (told["model"] == "placeholder") == is_new
+
+
 def test_writes_reach_every_generation_with_vectors_of_its_version(app: HttpApp) -> None:
     job = ended(app, rebuild(app))
     items = [{"recipe_id": 3, "text": "고등어조림"}, {"recipe_id": 77, "text": "해물파전"}]

@@ -42,11 +42,12 @@ _MAINTENANCE_DOWN = Finding(
 @dataclass(frozen=True, slots=True)
 class _Report:
     """Of one probe. statuses: of the collections that could be asked. searched: those that answered a query
-    of any kind."""
+    of any kind. models: the versions of the models then, by collection."""
 
     statuses: Mapping[str, CollectionStatus] = field(default_factory=dict)
     findings: Sequence[Finding] = ()
     searched: frozenset[str] = frozenset()
+    models: Mapping[str, str] = field(default_factory=dict)
 
 
 class Prober:
@@ -115,7 +116,8 @@ class Prober:
 
     async def _newest(self) -> _Report:
         async with self._under_way:
-            if time.monotonic() >= self._known_until:
+            # A promotion since brings a model of another version: what was found speaks of the former one.
+            if time.monotonic() >= self._known_until or self._report.models != self._models():
                 report = await self._probe()
                 self._tell(report)
                 self._report = report
@@ -135,7 +137,7 @@ class Prober:
         searched = [
             each.name for each, (_, is_searched) in zip(collections, found, strict=True) if is_searched
         ]
-        return _Report(statuses, findings, frozenset(searched))
+        return _Report(statuses, findings, frozenset(searched), self._models())
 
     async def _probed(
         self, collection: Collection, statuses: dict[str, CollectionStatus]
@@ -230,6 +232,9 @@ class Prober:
         if hints:
             described["hint"] = "; ".join(dict.fromkeys(hints))
         return described
+
+    def _models(self) -> dict[str, str]:
+        return {each.name: _version(self._slot(each)) for each in self._catalogue.collections}
 
     def _slot(self, collection: Collection) -> Slot:
         return self._encoders.slot(collection.name)
