@@ -92,7 +92,7 @@ class WriteBatch:
 
     embedding_version: the space of the vectors; required when any item has one. A batch without vectors
     (activity, metadata, deletes) goes to every generation of the collection, and so does one whose version
-    some generations do not hold: those take its deletes and activity only.
+    some generations do not hold: those take its deletes, what it says without a vector, and activity.
     cursors: where the feeder resumes, by source name; stored in the same commit as the rows.
     other_vectors: of other versions, for the same items in order, by version; None: not known, the item waits
     for one in the generation of that version.

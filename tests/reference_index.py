@@ -222,11 +222,11 @@ class ReferenceIndex:
         self, shelf: Shelf, batch: WriteBatch, is_addressed: bool, known: set[Id]
     ) -> tuple[Ack, set[Id]]:
         items = list(batch.items)
-        if not is_addressed and any(item.vector is not None for item in items):
+        if not is_addressed:
             items = [
-                replace(item, vector=None, metadata=None, content_hash=None)
+                item if item.vector is None else replace(item, vector=None, metadata=None, content_hash=None)
                 for item in items
-                if item.active is not None
+                if item.vector is None or item.active is not None
             ]
         ids = {*(item.id for item in items), *(delete.id for delete in batch.deletes)}
         was_live = {i: i in shelf.items and shelf.items[i].is_live for i in ids & shelf.known}

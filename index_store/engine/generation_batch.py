@@ -13,16 +13,15 @@ def batch_for(embedding_version: str, batch: WriteBatch, *, is_addressed: bool) 
 
     The addressed one takes all. Another one takes its own vectors if the batch has some, and everything else
     with them. Without vectors of its version it takes the content of an item and drops the vector that was
-    made of another content, so that the item waits to be filled; of an item without content, activity and
-    deletes only. Cursors stay with the addressed one: only it holds all the rows that they vouch for.
+    made of another content, so that the item waits to be filled; of a vector that came without content, the
+    activity alone. What is said without a vector, and deletes, hold for each. Cursors stay with the addressed
+    one: only it holds all the rows that they vouch for.
     """
     if is_addressed:
         return replace(batch, other_vectors={})
     vectors = batch.other_vectors.get(embedding_version)
     if vectors is not None:
         return _with_vectors(batch, vectors)
-    if not any(item.vector is not None for item in batch.items):
-        return WriteBatch(items=batch.items, deletes=batch.deletes)
     items = [_without_vector(item) for item in batch.items]
     return WriteBatch([item for item in items if item is not None], batch.deletes)
 
@@ -46,6 +45,8 @@ def _waiting(item: ItemWrite) -> ItemWrite:
 def _without_vector(item: ItemWrite) -> ItemWrite | None:
     if item.fills is not None:
         return None
+    if item.vector is None:
+        return item
     if item.content is not None:
         return _waiting(item)
     if item.active is None:

@@ -133,6 +133,22 @@ def test_without_a_vector_of_its_version_an_item_waits_and_no_old_one_is_shown(i
     assert answers(index, "v2", "neu")[0] == 1
 
 
+def test_metadata_reaches_every_generation_whatever_else_is_in_the_batch(index: EmbeddedIndex) -> None:
+    store(index, made(1, "eins"), made(2, "zwei"))
+    index.advance("things", "begin", "v2")
+    assert fill(index) == 2
+    batch = [
+        ItemWrite(1, metadata={"t": "neu"}),
+        ItemWrite(2, by("v1", "anders")),
+        ItemWrite(3, active=False),
+    ]
+    index.write("things", WriteBatch(batch, embedding_version="v1"))
+    index.advance("things", "promote", "v2")
+    told = index.get("things", [1, 2, 3])
+    assert told[0] is not None and told[0].metadata == {"t": "neu"}
+    assert told[1] is not None and told[1].metadata == {"t": "zwei"} and told[2] is None
+
+
 def test_what_fills_gives_way_to_what_was_written_meanwhile(index: EmbeddedIndex) -> None:
     store(index, *(made(n, "alt") for n in range(1, 6)))
     index.advance("things", "begin", "v2")
