@@ -66,7 +66,7 @@ crash: $(VENV)/.test ## 50,000 power losses, a fault at every call on files, 600
 	  tests/simulation $(ARGS)
 
 .PHONY: check
-check: $(VENV)/.test ## format, lint, types, house rules, unit and contract tests: under a minute
+check: $(VENV)/.test ## format, lint, types, house rules, unit and contract tests: minutes on two cores
 	$(PY) -m ruff format --check $(CHECKED)
 	$(PY) -m ruff check $(CHECKED)
 	$(PY) -m mypy
