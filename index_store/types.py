@@ -262,6 +262,11 @@ class CollectionStatus:
     troubles: Sequence[Trouble] = ()
 
     @property
+    def generations(self) -> Sequence[GenerationStatus]:
+        """All of them, the current one first."""
+        return self.others if self.current is None else (self.current, *self.others)
+
+    @property
     def problem(self) -> str | None:
         """The reasons of all troubles, or None."""
         return "; ".join(each.reason for each in self.troubles) or None

@@ -64,8 +64,7 @@ def store(index: EmbeddedIndex, *items: ItemWrite, both: bool = False) -> None:
 
 def status_of(index: EmbeddedIndex, version: str) -> GenerationStatus:
     status = index.status("things")
-    assert status.current is not None
-    return next(each for each in (status.current, *status.others) if each.embedding_version == version)
+    return next(each for each in status.generations if each.embedding_version == version)
 
 
 def fill(index: EmbeddedIndex, version: str = "v2") -> int:

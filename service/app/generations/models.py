@@ -85,13 +85,12 @@ class GenerationModels:
 
     async def _fit(self, collection: Collection, status: CollectionStatus) -> None:
         name = collection.name
-        living = [status.current, *status.others] if status.current else []
-        for generation in living:
-            if generation is not None and not self._encoders.has(name, generation.embedding_version):
+        for generation in status.generations:
+            if not self._encoders.has(name, generation.embedding_version):
                 await self._load(collection, generation)
         if status.current is not None:
             self._encoders.follow(name, status.current.embedding_version)
-        versions = {generation.embedding_version for generation in living if generation is not None}
+        versions = {generation.embedding_version for generation in status.generations}
         for version in set(self._encoders.others(name)) - versions:
             self._encoders.remove(name, version)
 

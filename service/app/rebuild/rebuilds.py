@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from index_store.errors import GenerationConflict
@@ -95,13 +95,13 @@ class Rebuilds:
         if job.is_over:
             raise JobConflict(f"The job {job.id} is {job.state}; a generation is given up by POST /v1/abort.")
         self.jobs.request_end(job.id)
-        return replace(self.jobs.find_job(job.id) or job)
+        return self.jobs.find_job(job.id) or job
 
 
 def _require_possible(status: CollectionStatus, version: str) -> None:
     if status.current is None:
         raise GenerationConflict("the collection is empty: its first write begins its generation")
-    for generation in (status.current, *status.others):
+    for generation in status.generations:
         if generation.embedding_version == version and generation.role != "next":
             helps = " POST /v1/rollback makes it current" if generation.role == "former" else ""
             raise GenerationConflict(

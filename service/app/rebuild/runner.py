@@ -122,9 +122,8 @@ class RebuildRunner:
         for name in self._collections:
             try:
                 status = await self._status(name)
-                for generation in [status.current, *status.others] if status.current else []:
-                    if generation is not None:
-                        await self._fill_gaps(Gap(name, generation.embedding_version), generation.awaiting)
+                for generation in status.generations:
+                    await self._fill_gaps(Gap(name, generation.embedding_version), generation.awaiting)
             except TryLater as exc:
                 log.info("gaps_wait", extra={"collection": name, "reason": str(exc)})
             except IndexStoreError:
@@ -279,8 +278,7 @@ class RebuildRunner:
 
 
 def _of_version(status: CollectionStatus, embedding_version: str) -> GenerationStatus | None:
-    generations = [status.current, *status.others]
-    return next((g for g in generations if g is not None and g.embedding_version == embedding_version), None)
+    return next((g for g in status.generations if g.embedding_version == embedding_version), None)
 
 
 def _counted(job: Job, generation: GenerationStatus) -> Job:

@@ -293,8 +293,7 @@ def _hints(status: CollectionStatus) -> str:
 
 def _etag(status: CollectionStatus) -> str:
     """The roles of the generations, for If-Match: a step is refused if somebody has taken one meanwhile."""
-    generations = [*([status.current] if status.current else []), *status.others]
-    return '"' + ".".join(f"{each.role}-{each.generation}" for each in generations) + '"'
+    return '"' + ".".join(f"{each.role}-{each.generation}" for each in status.generations) + '"'
 
 
 def _require_match(request: Request, status: CollectionStatus) -> None:
@@ -308,8 +307,7 @@ def _require_match(request: Request, status: CollectionStatus) -> None:
 
 
 def _generations(collection: Collection, status: CollectionStatus) -> dict[str, Any]:
-    found = [*([status.current] if status.current else []), *status.others]
-    return {"collection": collection.name, "generations": [asdict(each) for each in found]}
+    return {"collection": collection.name, "generations": [asdict(each) for each in status.generations]}
 
 
 def _with_retry(document: dict[str, Any], *, is_good: bool) -> JsonResponse:
