@@ -41,7 +41,7 @@ from service.http.transport.protocol import SearchProtocol
 from service.http.wire.answers import write_answer
 from service.http.wire.schemas import SearchIn
 from service.http.wire.search import parse_search
-from service.observing import configure_logging
+from service.observing.request_log import configure_logging
 from service.settings import Settings
 from service.wiring import Service, build
 

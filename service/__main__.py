@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from service import ops_calls
 from service.collections import read_collections
 from service.errors import BadConfiguration
-from service.observing import configure_logging
+from service.observing.request_log import configure_logging
 from service.server.server import made_application, serve
 from service.server.workers import end_with_parent
 from service.settings import Settings

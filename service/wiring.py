@@ -39,7 +39,8 @@ from service.http.app import Application, ApplicationParts, DemoPicture, Lifespa
 from service.http.auth import Keys, Role, TrustedProxies
 from service.http.dependencies import Dependencies
 from service.http.wire.body_reader import BodyReader
-from service.observing import Metrics, RequestLog
+from service.observing.metrics import Metrics
+from service.observing.request_log import RequestLog
 from service.settings import Settings
 from service.wiring_catalogue import serving_catalogue
 from service.wiring_models import ModelLoader

@@ -24,7 +24,7 @@ from service.errors import (
     Overloaded,
     Reject,
 )
-from service.observing import Metrics
+from service.observing.metrics import Metrics
 
 T = TypeVar("T")
 

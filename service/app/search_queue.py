@@ -24,7 +24,7 @@ from index_store.port import VectorIndex
 from index_store.types import SearchRequest, SearchResult
 from service.app.search_cost import cost_of
 from service.errors import DeadlineExceeded, Overloaded
-from service.observing import Metrics
+from service.observing.metrics import Metrics
 
 log = logging.getLogger(__name__)
 

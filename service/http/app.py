@@ -32,7 +32,8 @@ from service.http.wire.body import ConnectionLimits
 from service.http.wire.problems import HANDLED, PROBLEM_JSON, problem_of
 from service.http.wire.search import SearchLimits
 from service.http.wire.upsert import IntakeReader
-from service.observing import Metrics, RequestLog
+from service.observing.metrics import Metrics
+from service.observing.request_log import RequestLog
 from service.settings import Settings
 
 DemoPicture: TypeAlias = Callable[[str], bytes | None]

@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.http.auth import TrustedProxies
 from service.http.wire.body import Headers
 from service.http.wire.problems import PROBLEM_JSON, Problem, problem_of
-from service.observing import Metrics, RequestLine, RequestLog
+from service.observing.metrics import Metrics
+from service.observing.request_log import RequestLine, RequestLog
 
 log = logging.getLogger(__name__)
 

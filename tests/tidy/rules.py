@@ -39,7 +39,7 @@ MAY_READ_THE_ENVIRONMENT: dict[str, str] = {
 }
 """path -> why this file may read the environment though it is no `__main__`."""
 MAY_READ_THE_CLOCK: dict[str, str] = {
-    "service/observing.py": "stamps request log lines past `logging`, which reads the clock itself too",
+    "service/observing/request_log.py": "stamps log lines past `logging`, which reads the clock itself too",
 }
 """path -> why this file may ask for the time of day."""
 MAY_PRINT: dict[str, str] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from service.observing import configure_logging
+from service.observing.request_log import configure_logging
 
 
 def test_builds_of_faiss_that_are_not_there_are_no_news() -> None:

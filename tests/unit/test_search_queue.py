@@ -16,7 +16,7 @@ from index_store.types import SearchRequest, SearchResult
 from service.app.search_cost import cost_of
 from service.app.search_queue import SearchQueue
 from service.errors import DeadlineExceeded, Overloaded
-from service.observing import Metrics
+from service.observing.metrics import Metrics
 
 RESULT = SearchResult(hits=(), generation="g", embedding_version="v", seq=1, exhausted=True, next_page=None)
 

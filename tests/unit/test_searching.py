@@ -23,7 +23,7 @@ from service.http.wire.answers import (
     encoded_in_pieces,
     expected_bytes,
 )
-from service.observing import Metrics
+from service.observing.metrics import Metrics
 from tests.reference_index import ReferenceIndex
 
 VECTOR = np.ones(3, np.float32)

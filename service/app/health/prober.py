@@ -25,7 +25,7 @@ from service.app.search import NO_VECTOR, ParsedSearch, Searcher
 from service.app.sync_report import SyncReport, sync_report
 from service.collections import NO_MODEL, Catalogue, Collection
 from service.errors import ServiceError
-from service.observing import Metrics
+from service.observing.metrics import Metrics
 
 log = logging.getLogger(__name__)
 

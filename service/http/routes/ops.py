@@ -24,7 +24,7 @@ from service.http.dependencies import Dependencies, JsonResponse, exchange_of
 from service.http.wire.problems import HttpRefusal
 from service.http.wire.schemas import SnapshotIn, StepIn
 from service.http.wire.values import read_id
-from service.observing import METRICS_CONTENT_TYPE
+from service.observing.metrics import METRICS_CONTENT_TYPE
 
 log = logging.getLogger(__name__)
 
