@@ -14,7 +14,7 @@ from index_store.errors import InvalidFilter
 from index_store.filter.columns import ColumnSource
 from index_store.filter.compile import FilterNode, Mask, compile_filter, evaluate, keys_of
 from index_store.filter.key_paths import KnownKeys
-from index_store.filter.lru import LruCache
+from index_store.lru import LruCache
 from index_store.types import Filter
 
 MASKS_MAX = 64

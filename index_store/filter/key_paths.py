@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from index_store.filter.columns import ColumnSource, ValueColumn
-from index_store.filter.lru import LruCache
+from index_store.lru import LruCache
 
 _LOCATIONS_KEPT = 1024
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from index_store import hints
 from index_store.errors import StoreDamaged
 from index_store.filter.columns import MISSING, MetadataColumn, ValueColumn
-from index_store.filter.lru import LruCache
+from index_store.lru import LruCache
 from index_store.segment.ids import Rows
 
 COLUMNS_MAX = 256

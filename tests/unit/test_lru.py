@@ -1,10 +1,10 @@
-"""The cache of the index."""
+"""The one bounded cache."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from index_store.filter.lru import LruCache
+from index_store.lru import LruCache
 
 
 def test_what_was_used_longest_ago_goes_first() -> None:

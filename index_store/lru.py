@@ -1,4 +1,4 @@
-"""The one cache of the index: the least recently used entry goes first, hits and misses are counted."""
+"""The one bounded cache: the least recently used entry goes first, hits and misses are counted."""
 
 from __future__ import annotations
 
@@ -34,10 +34,13 @@ class LruCache(Generic[_Key, _Value]):
             self.hits += 1
             return known
 
-    def keep(self, key: _Key, value: _Value) -> None:
-        """Put a value in, in place of the one under the same key; what was used longest ago makes room."""
+    def keep(self, key: _Key, value: _Value) -> int:
+        """Put a value in, in place of the one under the same key; what was used longest ago makes room.
+        Return how many entries did."""
         with self._lock:
             self._entries[key] = value
             self._entries.move_to_end(key)
-            while len(self._entries) > self._entries_max:
+            evicted = max(0, len(self._entries) - self._entries_max)
+            for _ in range(evicted):
                 self._entries.popitem(last=False)
+        return evicted
