@@ -18,7 +18,8 @@ from benchmarks.http_load import one_by_one, post
 from benchmarks.picture_changes import near_duplicate_jpeg
 from benchmarks.quality_index import OFF_MAX, K, Places, Vectors, by_index, nearest, table, worst_off
 from service.embedding.catalog.loader import load_embedder
-from service.embedding.serving.encoders import QueuedImages
+from service.embedding.port import Encoding
+from service.embedding.serving.encoders import queued_pictures
 from service.errors import InvalidImage
 
 MODELS = ("builtin:efficientnet-lite0", "builtin:descriptor", "builtin:placeholder")
@@ -82,7 +83,7 @@ def _redrawn(pictures: Sequence[Picture], base: Vectors) -> str:
 async def _vectors(
     ref: str, models_dir: Path, files: Sequence[bytes], changed: Sequence[bytes]
 ) -> tuple[Vectors, Vectors]:
-    encoder = QueuedImages(load_embedder(ref, "image", models_dir=models_dir, dim=512, threads=1))
+    encoder = queued_pictures(load_embedder(ref, "image", models_dir=models_dir, dim=512, threads=1))
     encoder.start()
     try:
         base = _whole(await encoder.embed_documents(files))
@@ -91,11 +92,11 @@ async def _vectors(
         encoder.close()
 
 
-def _whole(found: list[Vectors | InvalidImage]) -> Vectors:
+def _whole(found: list[Encoding | InvalidImage]) -> Vectors:
     refused = [v for v in found if isinstance(v, InvalidImage)]
     if refused:
         raise refused[0]
-    return np.stack([v for v in found if not isinstance(v, InvalidImage)])
+    return np.stack([v.vector for v in found if not isinstance(v, InvalidImage)])
 
 
 def _by_upload(ref: str, models_dir: Path, files: Sequence[bytes], changed: Sequence[bytes]) -> Places:

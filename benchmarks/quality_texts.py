@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.embedding_service import Row
-from benchmarks.quality_index import OFF_MAX, K, Places, Rows, Vectors, by_index, nearest, table, worst_off
+from benchmarks.quality_index import OFF_MAX, K, Places, Rows, by_index, nearest, table, worst_off
 from service.embedding.catalog.loader import load_embedder
-from service.embedding.serving.encoders import QueuedTexts
+from service.embedding.port import Encoding
+from service.embedding.serving.encoders import queued_texts
 from service.embedding.text import normalise_text
-from service.errors import ModelUnavailable
+from service.errors import InvalidImage, ModelUnavailable
 
 MODELS = (
     "builtin:multilingual-e5-small",
@@ -84,13 +85,14 @@ async def _judge(
     ref: str, models_dir: Path, recipes: Rows, queries: Rows, template: str
 ) -> tuple[Scores, Scores]:
     """Return the scores of the exact answers, and of the index's."""
-    encoder = QueuedTexts(load_embedder(ref, "text", models_dir=models_dir, dim=384, threads=1))
+    encoder = queued_texts(load_embedder(ref, "text", models_dir=models_dir, dim=384, threads=1))
     encoder.start()
     try:
         filled = [template.format(**{**r, "ingredients": ", ".join(r["ingredients"])}) for r in recipes]
-        documents = (await encoder.embed_documents([normalise_text(t) for t in filled])).vectors
+        encoded = await encoder.embed_documents([normalise_text(t) for t in filled])
+        documents = np.stack([each.vector for each in encoded if not isinstance(each, InvalidImage)])
         asked = [normalise_text(q["query"]) for q in queries]
-        found: list[tuple[Vectors, bool]] = []
+        found: list[Encoding] = []
         for start in range(0, len(asked), 100):  # within what may wait
             found += await encoder.embed_queries(asked[start : start + 100])
     finally:

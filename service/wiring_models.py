@@ -6,21 +6,27 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any
 
-from service.app.encoders import ImageEncoder, TextEncoder
+from service.app.encoders import Encoder, ImageEncoder, TextEncoder
 from service.embedding.catalog.loader import version_of
-from service.embedding.catalog.preload import EarlyModels
+from service.embedding.catalog.preload import EarlyModels, Wanted
 from service.embedding.pictures.decoders import DecodeLimits
-from service.embedding.port import Modality
-from service.embedding.serving.encoders import QueuedImages, QueuedTexts
+from service.embedding.port import Embedder, ImageEmbedder, Modality, TextEmbedder
+from service.embedding.serving.encoders import (
+    EncoderLimits,
+    QueuedEncoder,
+    QueuedPictures,
+    QueuedTexts,
+    queued_pictures,
+    queued_texts,
+)
 from service.embedding.serving.queue import QueueLimits
 from service.errors import ModelUnavailable
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-QueuedT = TypeVar("QueuedT", QueuedTexts, QueuedImages)
 _MODALITIES: tuple[Modality, ...] = ("text", "image")
 _PICTURES_A_BATCH = 16
 """A picture's forward pass gains nothing from larger batches."""
@@ -44,44 +50,47 @@ class ModelLoader:
         self._models = models or EarlyModels(
             settings.models_dir, threads=settings.model_threads, runtime=settings.model_runtime
         )
-        self._texts: dict[tuple[str, int], QueuedTexts] = {}
-        self._images: dict[tuple[str, int], QueuedImages] = {}
+        self._started: dict[Wanted, Encoder[Any]] = {}
 
     def load_text(self, reference: str, dim: int) -> TextEncoder:
         """See Loader."""
-        return _started(self._texts, (reference, dim), self._text_encoder)
+        return self._encoder("text", reference, dim, self._queued_texts)
 
     def load_image(self, reference: str, dim: int) -> ImageEncoder:
         """See Loader."""
-        return _started(self._images, (reference, dim), self._image_encoder)
+        return self._encoder("image", reference, dim, self._queued_pictures)
 
-    def _text_encoder(self, reference: str, dim: int) -> QueuedTexts:
-        settings = self._settings
-        return QueuedTexts(
-            self._models.load("text", reference, dim),
-            limits=_queue_limits(settings, settings.batch_size),
-            query_deadline_ms=settings.search_deadline_ms,
-            document_deadline_ms=settings.upsert_deadline_ms,
-        )
+    def _encoder(
+        self,
+        modality: Modality,
+        reference: str,
+        dim: int,
+        queued: Callable[[Embedder[Any]], QueuedEncoder[Any, Any]],
+    ) -> Encoder[Any]:
+        """Return the encoder of a model, made and started the first time."""
+        wanted = (modality, reference, dim)
+        if wanted not in self._started:
+            encoder = queued(self._models.load(*wanted))
+            encoder.start()
+            self._started[wanted] = encoder
+        return self._started[wanted]
 
-    def _image_encoder(self, reference: str, dim: int) -> QueuedImages:
+    def _queued_texts(self, embedder: TextEmbedder) -> QueuedTexts:
         settings = self._settings
-        bytes_max, pixels_max, work_ms_max = (
-            settings.image_bytes_max,
-            settings.image_pixels_max,
-            settings.image_work_ms_max,
+        return queued_texts(embedder, _limits(settings, _queue_limits(settings, settings.batch_size)))
+
+    def _queued_pictures(self, embedder: ImageEmbedder) -> QueuedPictures:
+        settings = self._settings
+        queue = replace(
+            _queue_limits(settings, min(settings.batch_size, _PICTURES_A_BATCH)),
+            query_weight_max=_PICTURES_A_QUERY_BATCH,
+            wait_ms_max=settings.queue_ms_max / _QUEUES_OF_A_PICTURE,
         )
-        return QueuedImages(
-            self._models.load("image", reference, dim),
-            limits=replace(
-                _queue_limits(settings, min(settings.batch_size, _PICTURES_A_BATCH)),
-                query_weight_max=_PICTURES_A_QUERY_BATCH,
-                wait_ms_max=settings.queue_ms_max / _QUEUES_OF_A_PICTURE,
-            ),
-            decode_limits=_decode_limits(settings),
-            pictures=DecodeLimits(bytes_max, pixels_max, work_ms_max),
-            query_deadline_ms=settings.search_deadline_ms,
-            document_deadline_ms=settings.upsert_deadline_ms,
+        return queued_pictures(
+            embedder,
+            replace(_limits(settings, queue), cache_items_max=0),
+            _decode_limits(settings),
+            DecodeLimits(settings.image_bytes_max, settings.image_pixels_max, settings.image_work_ms_max),
         )
 
     def load_text_tower(self, reference: str, dim: int) -> TextEncoder | None:
@@ -95,15 +104,12 @@ class ModelLoader:
             return None
 
 
-def _started(
-    started: dict[tuple[str, int], QueuedT], key: tuple[str, int], make: Callable[[str, int], QueuedT]
-) -> QueuedT:
-    """Return the encoder of `key`, made and started the first time."""
-    if key not in started:
-        encoder = make(*key)
-        encoder.start()
-        started[key] = encoder
-    return started[key]
+def _limits(settings: Settings, queue: QueueLimits) -> EncoderLimits:
+    return EncoderLimits(
+        queue,
+        query_deadline_ms=settings.search_deadline_ms,
+        document_deadline_ms=settings.upsert_deadline_ms,
+    )
 
 
 def _queue_limits(settings: Settings, batch_items_max: int) -> QueueLimits:

@@ -5,59 +5,51 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeAlias, TypeVar
 
-from index_store.types import Vector
 from service.collections import NO_MODEL
-from service.embedding.port import Embedded, ModelInfo
+from service.embedding.port import Encoding, ModelInfo
 from service.errors import InvalidImage, InvalidInput, ModelUnavailable, Overloaded, Starting
 
+ContentT = TypeVar("ContentT", contravariant=True)
 
-class TextEncoder(Protocol):
-    """A loaded text model with its queue. All methods raise Overloaded, DeadlineExceeded."""
+
+class Encoder(Protocol[ContentT]):
+    """A loaded model with its queue. ContentT: a normalised text, or the bytes of a picture file. All methods
+    raise Overloaded, DeadlineExceeded."""
 
     @property
     def info(self) -> ModelInfo:
         """What the model is. Constant."""
 
-    async def embed_query(self, text: str, caller: str = "") -> tuple[Vector, bool]:
-        """Return the vector and whether the text was longer than the model reads. caller: whose share of the
-        model this takes."""
+    async def embed_query(self, content: ContentT, caller: str = "") -> Encoding:
+        """Return the vector of a content. caller: whose share of the model, and of what comes before it, this
+        takes. Raises InvalidImage."""
 
-    async def embed_queries(self, texts: Sequence[str], caller: str = "") -> list[tuple[Vector, bool]]:
+    async def embed_queries(self, contents: Sequence[ContentT], caller: str = "") -> Sequence[Encoding]:
         """Return the same for each; all are admitted together, or none."""
 
-    def refusal(self, text: str, caller: str) -> Overloaded | None:
-        """Return why `embed_query` would refuse a text that is not cached, or None."""
-
-    def known_query(self, text: str) -> tuple[Vector, bool] | None:
+    def known_query(self, content: ContentT) -> Encoding | None:
         """Return what `embed_query` would, without waiting, if it is cached; else None."""
 
-    async def embed_documents(self, texts: Sequence[str]) -> Embedded:
-        """Return the vectors of `texts`, for writing. Raises TryLater."""
+    def is_under_way(self, content: ContentT) -> bool:
+        """Whether an equal query is being embedded, so that another one costs nothing."""
+
+    def refusal(self, size: int, caller: str) -> Overloaded | None:
+        """Return why `embed_query` would refuse a content that is neither cached nor under way, or None.
+
+        size: characters of a text, bytes of a picture."""
+
+    async def embed_documents(self, contents: Sequence[ContentT]) -> Sequence[Encoding | InvalidImage]:
+        """Return the vector of each content, for writing, or an error: a bad picture fails alone. Raises
+        TryLater."""
 
     def close(self) -> None:
         """End its threads; what waits is refused."""
 
 
-class ImageEncoder(Protocol):
-    """A loaded picture model with its queue. All methods raise Overloaded, DeadlineExceeded."""
-
-    @property
-    def info(self) -> ModelInfo:
-        """What the model is. Constant."""
-
-    async def embed_query(self, data: bytes, caller: str = "") -> Vector:
-        """caller: whose share of decoders and model this takes. Raises InvalidImage."""
-
-    def refusal(self, bytes_count: int, caller: str) -> Overloaded | None:
-        """Return why `embed_query` would refuse a picture of so many bytes, or None."""
-
-    async def embed_documents(self, datas: Sequence[bytes]) -> Sequence[Vector | InvalidImage]:
-        """Return a vector or an error for each picture, in order: a bad one fails alone."""
-
-    def close(self) -> None:
-        """End its threads; what waits is refused."""
+TextEncoder: TypeAlias = Encoder[str]
+ImageEncoder: TypeAlias = Encoder[bytes]
 
 
 @dataclass(slots=True)

@@ -9,13 +9,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 from index_store.errors import GenerationConflict, VersionMismatch
 from index_store.port import VectorIndex
 from index_store.types import Ack, Content, Id, ItemDelete, ItemWrite, Metadata, Vector, WriteBatch
 from service.app.encoders import Encoders
 from service.app.generations.other_vectors import OtherVectors
+from service.embedding.port import Encoding
 from service.errors import (
     BatchRejected,
     InvalidImage,
@@ -67,6 +68,10 @@ class Intake:
     rejects: Sequence[Reject] = ()
     embedding_version: str | None = None
     cursors: Mapping[str, str] = field(default_factory=dict)
+
+
+_Embedded: TypeAlias = tuple[NewItem, Content, Encoding | InvalidImage]
+"""An item, what it is made of, and its vector or why it has none."""
 
 
 class _AnotherVersion(Exception):
@@ -178,22 +183,13 @@ class Ingester:
         self, intake: Intake, contents: dict[int, Content]
     ) -> tuple[list[ItemWrite], list[Reject]]:
         """contents: is filled with what each item is made of, by its place."""
-        texts = [item for item in intake.items if item.text is not None]
-        pictures = [item for item in intake.items if _is_picture(item)]
         vectors = {item.place: item.vector for item in intake.items if item.vector is not None}
-        contents.update((item.place, Content("text", str(item.text).encode())) for item in texts)
         rejects: list[Reject] = []
-        if texts:
-            encoder = self._encoders.text(intake.collection)
-            embedded = await encoder.embed_documents([str(item.text) for item in texts])
-            vectors.update(zip([item.place for item in texts], embedded.vectors, strict=True))
-        if pictures:
-            found = await self._picture_vectors(intake.collection, pictures)
-            for item, content, outcome in found:
-                if isinstance(outcome, InvalidImage):
-                    rejects.append(_unreadable(item, outcome))
-                else:
-                    vectors[item.place], contents[item.place] = outcome, Content("picture", content)
+        for item, content, outcome in [*await self._texts(intake), *await self._pictures_of(intake)]:
+            if isinstance(outcome, InvalidImage):
+                rejects.append(_unreadable(item, outcome))
+            else:
+                vectors[item.place], contents[item.place] = outcome.vector, content
         bad = {reject.loc[1] for reject in rejects}
         writes = [
             self._item_write(intake.collection, item, vectors.get(item.place), contents.get(item.place))
@@ -202,16 +198,32 @@ class Ingester:
         ]
         return writes, rejects
 
-    async def _picture_vectors(
-        self, collection: str, items: Sequence[NewItem]
-    ) -> list[tuple[NewItem, bytes, Vector | InvalidImage]]:
-        image = self._encoders.image(collection)  # before anything is awaited: another may serve by then
-        contents = await asyncio.gather(*map(self._content, items))
-        readable = [each for each in contents if not isinstance(each, InvalidImage)]
-        outcomes = iter(await image.embed_documents(readable))
+    async def _texts(self, intake: Intake) -> list[_Embedded]:
+        items = [(item, item.text) for item in intake.items if item.text is not None]
+        if not items:
+            return []
+        found = await self._encoders.text(intake.collection).embed_documents([text for _, text in items])
         return [
-            (item, b"", content) if isinstance(content, InvalidImage) else (item, content, next(outcomes))
-            for item, content in zip(items, contents, strict=True)
+            (item, Content("text", text.encode()), outcome)
+            for (item, text), outcome in zip(items, found, strict=True)
+        ]
+
+    async def _pictures_of(self, intake: Intake) -> list[_Embedded]:
+        items = [item for item in intake.items if _is_picture(item)]
+        if not items:
+            return []
+        image = self._encoders.image(
+            intake.collection
+        )  # before anything is awaited: another may serve by then
+        fetched = await asyncio.gather(*map(self._content, items))
+        outcomes = iter(
+            await image.embed_documents([each for each in fetched if not isinstance(each, InvalidImage)])
+        )
+        return [
+            (item, Content("picture", b""), each)
+            if isinstance(each, InvalidImage)
+            else (item, Content("picture", each), next(outcomes))
+            for item, each in zip(items, fetched, strict=True)
         ]
 
     async def _content(self, item: NewItem) -> bytes | InvalidImage:

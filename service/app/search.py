@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -17,9 +17,10 @@ import numpy.typing as npt
 from index_store.errors import SeqNotReached, VersionMismatch
 from index_store.port import SeqSource, VectorIndex
 from index_store.types import Id, Ids, SearchRequest, SearchResult, StoredItem, Vector
-from service.app.encoders import Encoders
+from service.app.encoders import Encoder, Encoders
 from service.app.search_queue import ResultHandler, SearchQueue
 from service.collections import Collection
+from service.embedding.port import Encoding
 from service.errors import InvalidInput, ModelUnavailable, Overloaded, Starting, UnknownItem
 
 T = TypeVar("T")
@@ -124,10 +125,10 @@ class Searcher:
         if search.min_seq is not None or search.like_ids:
             return False
         if not self._has_vector(search):
-            if search.text is not None:
-                refusal = self._encoders.text(search.collection.name).refusal(search.text, caller)
-                if refusal is not None:
-                    raise refusal
+            encoder, content = self._encoder_of(search)
+            refusal = None if encoder.is_under_way(content) else encoder.refusal(len(content), caller)
+            if refusal is not None:
+                raise refusal
             return False
         self._search_queue.put(search.collection.name, search.request, self.deadline(), handler)
         return True
@@ -163,32 +164,33 @@ class Searcher:
         """Whether the request can go to the index; a remembered text's vector is put into it."""
         if not search.needs_model:
             return True
-        if search.text is None:
-            return False
-        known = self._encoders.text(search.collection.name).known_query(search.text)
+        encoder, content = self._encoder_of(search)
+        known = encoder.known_query(content)
         if known is not None:
-            self._complete(search, self._version_of_model(search), *known)
+            self._complete(search, self._version_of_model(search), known)
         return known is not None
 
     async def _embed(self, search: ParsedSearch, caller: str) -> None:
         """Put the content's vector into the request."""
-        name = search.collection.name
         version = self._version_of_model(search)  # before anything is awaited: another may serve after it
+        encoder, content = self._encoder_of(search)
+        self._complete(search, version, await encoder.embed_query(content, caller))
+
+    def _encoder_of(self, search: ParsedSearch) -> tuple[Encoder[Any], str | bytes]:
+        """Return what embeds the search's content, and the content."""
+        name = search.collection.name
         if search.text is not None:
-            vector, truncated = await self._encoders.text(name).embed_query(search.text, caller)
-            self._complete(search, version, vector, truncated)
-        else:
-            assert search.picture is not None
-            vector = await self._encoders.image(name).embed_query(search.picture, caller)
-            self._complete(search, version, vector, None)
+            return self._encoders.text(name), search.text
+        assert search.picture is not None
+        return self._encoders.image(name), search.picture
 
     @staticmethod
-    def _complete(search: ParsedSearch, version: str, vector: Vector, truncated: bool | None) -> None:
+    def _complete(search: ParsedSearch, version: str, found: Encoding) -> None:
         if not search.is_embedded:  # else `request` has the version of a model already
             search.is_embedded, search.pinned = True, search.request.embedding_version
         search.request.embedding_version = version
-        search.request.vector = vector
-        search.truncated = truncated
+        search.request.vector = found.vector
+        search.truncated = None if search.text is None else found.truncated
 
     def _version_of_model(self, search: ParsedSearch) -> str:
         version = self._encoders.info(search.collection.name).embedding_version

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,14 @@ class Embedded:
 
     vectors: npt.NDArray[np.float32]
     truncated: npt.NDArray[np.bool_]
+
+
+class Encoding(NamedTuple):
+    """What a model made of one content. vector: (dim,) float32, unit length, read-only. truncated: whether
+    the content was longer than the model reads; of a picture never."""
+
+    vector: npt.NDArray[np.float32]
+    truncated: bool
 
 
 class Embedder(Protocol[ContentT]):

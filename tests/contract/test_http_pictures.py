@@ -89,15 +89,24 @@ class FullImages:
     def info(self) -> ModelInfo:
         return self._inner.info
 
-    def refusal(self, bytes_count: int, caller: str) -> Overloaded:
-        self.asked.append((bytes_count, caller))
+    def known_query(self, content: bytes) -> None:  # noqa: ARG002
+        return None
+
+    def is_under_way(self, content: bytes) -> bool:  # noqa: ARG002
+        return False
+
+    def refusal(self, size: int, caller: str) -> Overloaded:
+        self.asked.append((size, caller))
         return Overloaded("Work of 2.3 s waits for picture-model, more than may.", retry_after_s=2.3)
 
-    async def embed_query(self, data: bytes, caller: str = "") -> Any:
-        raise AssertionError(f"{len(data)} bytes of {caller} were read")
+    async def embed_query(self, content: bytes, caller: str = "") -> Any:
+        raise AssertionError(f"{len(content)} bytes of {caller} were read")
 
-    async def embed_documents(self, datas: Sequence[bytes]) -> Any:
-        return await self._inner.embed_documents(datas)
+    async def embed_queries(self, contents: Sequence[bytes], caller: str = "") -> Any:
+        raise AssertionError(f"{len(contents)} pictures of {caller} were read")
+
+    async def embed_documents(self, contents: Sequence[bytes]) -> Any:
+        return await self._inner.embed_documents(contents)
 
     def close(self) -> None:
         self._inner.close()

@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 
 from service.app.encoders import TextEncoder
-from service.embedding.port import Embedded, ModelInfo
+from service.embedding.port import ModelInfo
 from service.errors import Overloaded
 from service.http.transport.direct_search import Shortcut
 from service.http.transport.protocol import SearchProtocol
@@ -341,21 +341,24 @@ class FullEncoder:
     def info(self) -> ModelInfo:
         return self._inner.info
 
-    def known_query(self, text: str) -> None:  # noqa: ARG002
+    def known_query(self, content: str) -> None:  # noqa: ARG002
         return None
 
-    def refusal(self, text: str, caller: str) -> Overloaded:  # noqa: ARG002
+    def is_under_way(self, content: str) -> bool:  # noqa: ARG002
+        return False
+
+    def refusal(self, size: int, caller: str) -> Overloaded:  # noqa: ARG002
         self.asked_by.append(caller)
         return Overloaded("Work of 2.3 s waits for text-model, more than may.", retry_after_s=2.3)
 
-    async def embed_query(self, text: str, caller: str = "") -> Any:
-        raise self.refusal(text, caller)
+    async def embed_query(self, content: str, caller: str = "") -> Any:
+        raise self.refusal(len(content), caller)
 
-    async def embed_queries(self, texts: Sequence[str], caller: str = "") -> Any:
-        raise self.refusal(texts[0], caller)
+    async def embed_queries(self, contents: Sequence[str], caller: str = "") -> Any:
+        raise self.refusal(len(contents[0]), caller)
 
-    async def embed_documents(self, texts: Sequence[str]) -> Embedded:
-        return await self._inner.embed_documents(texts)
+    async def embed_documents(self, contents: Sequence[str]) -> Any:
+        return await self._inner.embed_documents(contents)
 
     def close(self) -> None:
         self._inner.close()

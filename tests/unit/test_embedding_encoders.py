@@ -16,7 +16,7 @@ from PIL import Image
 from service.embedding.pictures.decoders import DecodeLimits
 from service.embedding.port import Embedded, ModelInfo, Role
 from service.embedding.runtimes.placeholder import descriptor, hashed_ngrams
-from service.embedding.serving.encoders import QueuedImages, QueuedTexts
+from service.embedding.serving.encoders import EncoderLimits, QueuedTexts, queued_pictures, queued_texts
 from service.embedding.serving.queue import QueueLimits
 from service.errors import DeadlineExceeded, InvalidImage, ModelUnavailable, Overloaded
 
@@ -47,9 +47,9 @@ class GatedTexts:
         self.gate.set()
 
 
-def run(embedder: GatedTexts, work: Any, **options: Any) -> Any:
+def run(embedder: GatedTexts, work: Any, limits: EncoderLimits | None = None) -> Any:
     """Run `work(encoder)` in a fresh loop around a started encoder."""
-    encoder = QueuedTexts(embedder, **options)
+    encoder = queued_texts(embedder, limits)
 
     async def around() -> Any:
         encoder.start()
@@ -93,7 +93,7 @@ def test_the_cache_is_bounded_and_forgets_the_oldest() -> None:
             await encoder.embed_query(text)
         assert encoder.cache_counters.evicted == 2
 
-    run(embedder, work, cache_items_max=2)
+    run(embedder, work, EncoderLimits(cache_items_max=2))
     assert [texts for _, texts in embedder.asked] == [["a"], ["b"], ["c"], ["b"]]
 
 
@@ -124,7 +124,7 @@ def test_a_caller_that_leaves_does_not_take_the_answer_from_the_others() -> None
         assert (await stays)[0].shape == (32,)
         await busy
 
-    run(embedder, work, limits=QueueLimits(streams=1))
+    run(embedder, work, EncoderLimits(QueueLimits(streams=1)))
 
 
 def test_when_every_caller_leaves_the_work_is_dropped() -> None:
@@ -146,7 +146,7 @@ def test_when_every_caller_leaves_the_work_is_dropped() -> None:
         await encoder.embed_documents(["last"])
         assert encoder.counters.dropped == 3
 
-    run(embedder, work, limits=QueueLimits(streams=1))
+    run(embedder, work, EncoderLimits(QueueLimits(streams=1)))
     assert [texts for _, texts in embedder.asked] == [["busy"], ["z"], ["next"], ["last"]]
 
 
@@ -154,20 +154,21 @@ def test_documents_come_back_in_order_and_say_what_was_cut() -> None:
     embedder = GatedTexts()
     texts = [f"{'탕' * (i * 7 % 31)} {i}" for i in range(200)]
 
-    async def work(encoder: QueuedTexts) -> Embedded:
+    async def work(encoder: QueuedTexts) -> Any:
         return await encoder.embed_documents(texts)
 
     found = run(embedder, work)
-    np.testing.assert_array_equal(found.vectors, hashed_ngrams(32).embed(texts, "document").vectors)
-    assert found.truncated.tolist() == [len(t) > 20 for t in texts]
+    vectors = np.stack([each.vector for each in found])
+    np.testing.assert_array_equal(vectors, hashed_ngrams(32).embed(texts, "document").vectors)
+    assert [each.truncated for each in found] == [len(t) > 20 for t in texts]
     assert {role for role, _ in embedder.asked} == {"document"}
 
 
 def test_no_documents_give_no_vectors() -> None:
-    async def work(encoder: QueuedTexts) -> Embedded:
+    async def work(encoder: QueuedTexts) -> Any:
         return await encoder.embed_documents([])
 
-    assert run(GatedTexts(), work).vectors.shape == (0, 32)
+    assert run(GatedTexts(), work) == []
 
 
 def test_an_answer_that_takes_too_long_is_an_error() -> None:
@@ -196,7 +197,7 @@ def test_more_queries_than_may_wait_are_refused() -> None:
         embedder.gate.set()
         await asyncio.gather(busy, *waiting)
 
-    run(embedder, work, limits=QueueLimits(streams=1, queries_max=3))
+    run(embedder, work, EncoderLimits(QueueLimits(streams=1, queries_max=3)))
 
 
 def test_a_vector_that_is_none_never_leaves_and_spoils_nothing() -> None:
@@ -207,7 +208,7 @@ def test_a_vector_that_is_none_never_leaves_and_spoils_nothing() -> None:
         assert isinstance(bad, ModelUnavailable)
         assert good[0].shape == (32,)
 
-    run(GatedTexts(), work, limits=QueueLimits(streams=1))
+    run(GatedTexts(), work, EncoderLimits(QueueLimits(streams=1)))
 
 
 def jpeg(seed: int) -> bytes:
@@ -220,7 +221,7 @@ def jpeg(seed: int) -> bytes:
 def test_one_broken_picture_spoils_no_other() -> None:
     files = [jpeg(seed) for seed in range(80)]
     files[3], files[70] = b"text", files[70][:60]
-    encoder = QueuedImages(descriptor())
+    encoder = queued_pictures(descriptor())
 
     async def work() -> tuple[list[Any], Any]:
         encoder.start()
@@ -232,12 +233,12 @@ def test_one_broken_picture_spoils_no_other() -> None:
     found, query = asyncio.run(work())
     refused = {place: f.code for place, f in enumerate(found) if isinstance(f, InvalidImage)}
     assert refused == {3: "image_format", 70: "image_truncated"}
-    np.testing.assert_array_equal(query, found[5])
-    assert len({f.tobytes() for f in found if not isinstance(f, InvalidImage)}) == 78
+    np.testing.assert_array_equal(query.vector, found[5].vector)
+    assert len({f.vector.tobytes() for f in found if not isinstance(f, InvalidImage)}) == 78
 
 
 def test_a_broken_query_picture_says_why() -> None:
-    encoder = QueuedImages(descriptor(), pictures=DecodeLimits(bytes_max=100))
+    encoder = queued_pictures(descriptor(), pictures=DecodeLimits(bytes_max=100))
 
     async def work() -> None:
         encoder.start()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from index_store.types import Content, Vector
-from service.app.encoders import Encoders, Slot
+from service.app.encoders import Encoder, Encoders, Slot
 from service.errors import InvalidImage, TryLater
 
 log = logging.getLogger(__name__)
@@ -52,23 +53,13 @@ class OtherVectors:
 async def vectors_of(slot: Slot, contents: Sequence[Content | None]) -> list[Vector | None]:
     """Return the vector of each text or picture by the model in `slot`, in order; None where there is none to
     be made: no content, an address, a picture that can't be read. Raises TryLater."""
+    kind = "text" if slot.image is None else "picture"
+    encoder: Encoder[Any] | None = slot.image or slot.text
     vectors: list[Vector | None] = [None] * len(contents)
-    if slot.text is not None and slot.image is None:
-        places = [place for place, each in enumerate(contents) if each is not None and each.kind == "text"]
-        texts = [_data(contents[place]).decode() for place in places]
-        if texts:
-            embedded = await slot.text.embed_documents(texts)
-            for place, vector in zip(places, embedded.vectors, strict=True):
-                vectors[place] = vector
-    if slot.image is not None:
-        places = [place for place, each in enumerate(contents) if each is not None and each.kind == "picture"]
-        if places:
-            found = await slot.image.embed_documents([_data(contents[place]) for place in places])
-            for place, outcome in zip(places, found, strict=True):
-                vectors[place] = None if isinstance(outcome, InvalidImage) else outcome
+    found = [(place, each) for place, each in enumerate(contents) if each is not None and each.kind == kind]
+    if encoder is None or not found:
+        return vectors
+    read = [each.data.decode() if kind == "text" else each.data for _, each in found]
+    for (place, _), outcome in zip(found, await encoder.embed_documents(read), strict=True):
+        vectors[place] = None if isinstance(outcome, InvalidImage) else outcome.vector
     return vectors
-
-
-def _data(content: Content | None) -> bytes:
-    assert content is not None
-    return content.data

@@ -1,33 +1,36 @@
-"""Models behind queues: what the routes await. Each owns its threads; the model itself may be shared."""
+"""A model behind queues: what the routes await. It owns its threads; the model itself may be shared."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from service.embedding.pictures.decoders import DecodeLimits, Decoders
-from service.embedding.port import Embedded, Embedder, ImageEmbedder, ModelInfo, Pixels, Role, TextEmbedder
+from index_store.lru import LruCache
+from service.embedding.pictures.decoders import DecodeLimits
+from service.embedding.port import Embedder, Encoding, ImageEmbedder, ModelInfo, Pixels, Role, TextEmbedder
 from service.embedding.serving.futures import all_results, within
+from service.embedding.serving.preparation import PicturePreparation, Preparation, TextPreparation
 from service.embedding.serving.queue import QueueCounters, QueueLimits, WorkQueue
 from service.errors import InvalidImage, ModelUnavailable, Overloaded
 
-ContentT = TypeVar("ContentT")
-FloatVector: TypeAlias = npt.NDArray[np.float32]
-QueryVector: TypeAlias = tuple[FloatVector, bool]
-QUERY_DEADLINE_MS = 10_000.0
-DOCUMENT_DEADLINE_MS = 600_000.0
-_CHARS_A_TOKEN_MAX = 4
-_WEIGHT_OF_ANY = 8
-_PICTURE_WEIGHT_OF_ANY = 30_000
-PICTURES_AT_ONCE = 32  # of one write, decoded and waiting for the model: 2 MB each
+ContentT = TypeVar("ContentT", str, bytes)
+InputT = TypeVar("InputT")
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderLimits:
+    """Of one encoder. queue: before the model. cache_items_max: query vectors that are kept; with 0 equal
+    queries do not share a pass either."""
+
+    queue: QueueLimits = field(default_factory=QueueLimits)
+    cache_items_max: int = 10_000
+    query_deadline_ms: float = 10_000.0
+    document_deadline_ms: float = 600_000.0
 
 
 @dataclass(slots=True)
@@ -44,176 +47,35 @@ class CacheCounters:
 class _Pending:
     """One query under way and how many callers wait for it."""
 
-    future: Future[QueryVector]
+    task: asyncio.Task[Encoding]
     waiters: int = field(default=0)
 
 
-class QueuedTexts:
-    """A text model behind two queues, with a bounded cache of query vectors.
+class QueuedEncoder(Generic[ContentT, InputT]):
+    """A model behind two queues, and before it what prepares its contents, with a bounded cache of query
+    vectors.
 
-    Used from one event loop. texts: as `normalise_text` leaves them. Returned query vectors are read-only.
+    Used from one event loop. Contents: texts as `normalise_text` leaves them, or picture files. Returned
+    vectors are read-only.
     """
 
     def __init__(
         self,
-        embedder: TextEmbedder,
-        *,
-        limits: QueueLimits | None = None,
-        cache_items_max: int = 10_000,
-        query_deadline_ms: float = QUERY_DEADLINE_MS,
-        document_deadline_ms: float = DOCUMENT_DEADLINE_MS,
+        name: str,
+        embedder: Embedder[InputT],
+        preparation: Preparation[ContentT, InputT],
+        limits: EncoderLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """name: of the queue, in messages. preparation: started and closed here."""
         self._embedder = embedder
-        self._queue = _model_queue("text-model", embedder, limits or QueueLimits(), clock)
-        self._query_deadline_ms = query_deadline_ms
-        self._document_deadline_ms = document_deadline_ms
-        self._cache_items_max = cache_items_max
-        self._cache: OrderedDict[str, QueryVector] = OrderedDict()
-        self._pending: dict[str, _Pending] = {}
+        self._preparation: Preparation[ContentT, InputT] = preparation
+        self._limits = limits or EncoderLimits()
+        self._queue: WorkQueue[InputT, Encoding] = WorkQueue(name, self._embed, self._limits.queue, clock)
+        self._is_cached = self._limits.cache_items_max > 0
+        self._cache: LruCache[ContentT, Encoding] = LruCache(self._limits.cache_items_max)
+        self._pending: dict[ContentT, _Pending] = {}
         self.cache_counters = CacheCounters()
-
-    @property
-    def info(self) -> ModelInfo:
-        """What the model is. Constant."""
-        return self._embedder.info
-
-    @property
-    def counters(self) -> QueueCounters:
-        """What has happened since the start."""
-        return self._queue.counters
-
-    @property
-    def waiting(self) -> tuple[int, int]:
-        """Return how many queries and documents wait."""
-        return self._queue.waiting_items()
-
-    def start(self) -> None:
-        """Start the threads. Call on the event loop."""
-        self._queue.start()
-
-    def close(self) -> None:
-        """End the threads and release the model; what waits is refused."""
-        self._queue.close()
-        self._embedder.close()
-
-    def known_query(self, text: str) -> QueryVector | None:
-        """Return what the cache holds of `text`."""
-        known = self._cache.get(text)
-        if known is not None:
-            self._cache.move_to_end(text)
-            self.cache_counters.hits += 1
-        return known
-
-    def refusal(self, text: str, caller: str) -> Overloaded | None:
-        """Return why `embed_query` would refuse a text that is not known, or None."""
-        return None if text in self._pending else self._queue.admission_error(self._weight(text), caller)
-
-    async def embed_query(self, text: str, caller: str = "", deadline_ms: float | None = None) -> QueryVector:
-        """Return (vector (dim,), truncated). caller: whose share of the model this takes.
-
-        Raises Overloaded, DeadlineExceeded, Starting.
-        """
-        known = self.known_query(text)
-        if known is not None:
-            return known
-        if text not in self._pending:
-            self._queue.admit(self._weight(text), caller)
-        deadline_ms = self._query_deadline_ms if deadline_ms is None else deadline_ms
-        return await self._result_of(text, self._joined(text, caller, deadline_ms), deadline_ms)
-
-    async def embed_queries(self, texts: Sequence[str], caller: str = "") -> list[QueryVector]:
-        """Return what `embed_query` gives for each; all are admitted together, or none."""
-        unknown = {text for text in texts if text not in self._cache and text not in self._pending}
-        if unknown:
-            self._queue.admit(sum(map(self._weight, unknown)), caller)
-        deadline_ms = self._query_deadline_ms
-        results: list[Awaitable[QueryVector]] = []
-        for text in texts:
-            known = self.known_query(text)
-            if known is None:
-                results.append(self._result_of(text, self._joined(text, caller, deadline_ms), deadline_ms))
-            else:
-                results.append(_at_once(known))
-        return await asyncio.gather(*results)
-
-    def _joined(self, text: str, caller: str, deadline_ms: float) -> _Pending:
-        """Queue `text`, or join who has queued it. Each is to be awaited by `_result_of`."""
-        pending = self._pending.get(text)
-        if pending is None:
-            self.cache_counters.misses += 1
-            (future,) = self._queue.submit("query", [text], [self._weight(text)], deadline_ms, caller)
-            pending = self._pending[text] = _Pending(future)
-        else:
-            self.cache_counters.shared += 1
-        pending.waiters += 1
-        return pending
-
-    async def _result_of(self, text: str, pending: _Pending, deadline_ms: float) -> QueryVector:
-        try:
-            # shield: a caller that leaves must not take the answer from the others
-            found = await within(deadline_ms, asyncio.shield(asyncio.wrap_future(pending.future)))
-        finally:
-            pending.waiters -= 1
-            if pending.waiters == 0:
-                pending.future.cancel()
-                if self._pending.get(text) is pending:
-                    del self._pending[text]
-        self._remember(text, found)
-        return found
-
-    async def embed_documents(self, texts: Sequence[str], deadline_ms: float | None = None) -> Embedded:
-        """Return vectors in the order of `texts`. Raises Overloaded, DeadlineExceeded, Starting."""
-        deadline_ms = self._document_deadline_ms if deadline_ms is None else deadline_ms
-        order = sorted(range(len(texts)), key=lambda place: -len(texts[place]))
-        futures = self._queue.submit(
-            "document", [texts[p] for p in order], [self._weight(texts[p]) for p in order], deadline_ms
-        )
-        results = await within(deadline_ms, all_results(futures))
-        vectors = np.empty((len(texts), self.info.dim), np.float32)
-        truncated = np.zeros(len(texts), np.bool_)
-        for place, (vector, is_cut) in zip(order, results, strict=True):
-            vectors[place], truncated[place] = vector, is_cut
-        return Embedded(vectors, truncated)
-
-    def _weight(self, text: str) -> int:
-        """Characters stand for tokens: both models of Korean text make about one of each two. What a model
-        cuts off costs nothing."""
-        tokens_max = self.info.tokens_max
-        counted = len(text) if tokens_max is None else min(len(text), _CHARS_A_TOKEN_MAX * tokens_max)
-        return counted + _WEIGHT_OF_ANY
-
-    def _remember(self, text: str, found: QueryVector) -> None:
-        self._cache[text] = found
-        self._cache.move_to_end(text)
-        while len(self._cache) > self._cache_items_max:
-            self._cache.popitem(last=False)
-            self.cache_counters.evicted += 1
-
-
-class QueuedImages:
-    """A picture model behind two queues, and before it bounded processes that decode."""
-
-    def __init__(
-        self,
-        embedder: ImageEmbedder,
-        *,
-        limits: QueueLimits | None = None,
-        decode_limits: QueueLimits | None = None,
-        pictures: DecodeLimits | None = None,
-        query_deadline_ms: float = QUERY_DEADLINE_MS,
-        document_deadline_ms: float = DOCUMENT_DEADLINE_MS,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._embedder = embedder
-        self._decoders = Decoders(pictures or DecodeLimits())
-        limits = limits or QueueLimits(batch_items_max=16)
-        self._queue = _model_queue("picture-model", embedder, limits, clock)
-        self._decoding: WorkQueue[bytes, Pixels | InvalidImage] = WorkQueue(
-            "picture-decoder", self._decode, decode_limits or QueueLimits(batch_items_max=1), clock
-        )
-        self._query_deadline_ms = query_deadline_ms
-        self._document_deadline_ms = document_deadline_ms
 
     @property
     def info(self) -> ModelInfo:
@@ -231,102 +93,195 @@ class QueuedImages:
         return self._queue.waiting_items()
 
     def start(self) -> None:
-        """Start decoders and threads. Call on the event loop."""
-        self._decoding.start()
+        """Start the threads. Call on the event loop."""
+        self._preparation.start()
         self._queue.start()
 
     def close(self) -> None:
-        """End decoders and threads and release the model; what waits is refused."""
-        self._decoders.close()  # first: the threads below wait for what it ends
-        self._decoding.close()
+        """End the threads and release the model; what waits is refused."""
+        self._preparation.close()
         self._queue.close()
         self._embedder.close()
 
-    def refusal(self, bytes_count: int, caller: str) -> Overloaded | None:
-        """Return why `embed_query` would refuse a picture of so many bytes, or None."""
-        return self._queue.admission_error(1, caller) or self._decoding.admission_error(
-            _picture_weight(bytes_count), caller
-        )
+    def known_query(self, content: ContentT) -> Encoding | None:
+        """Return what the cache holds of `content`."""
+        if not self._is_cached:
+            return None
+        known = self._cache.find(content)
+        if known is not None:
+            self.cache_counters.hits += 1
+        return known
+
+    def is_under_way(self, content: ContentT) -> bool:
+        """Whether an equal query is being embedded, so that another one costs nothing."""
+        return self._is_cached and content in self._pending
+
+    def refusal(self, size: int, caller: str) -> Overloaded | None:
+        """Return why `embed_query` would refuse a content of `size` that is neither known nor under way, or
+        None. size: characters of a text, bytes of a picture."""
+        weight = self._preparation.weight_of(size)
+        return self._queue.admission_error(weight, caller) or self._preparation.preparing_error(size, caller)
 
     async def embed_query(
-        self, data: bytes, caller: str = "", deadline_ms: float | None = None
-    ) -> FloatVector:
-        """Return the (dim,) vector of one picture file. caller: whose share of decoders and model this takes.
+        self, content: ContentT, caller: str = "", deadline_ms: float | None = None
+    ) -> Encoding:
+        """Return the vector (dim,) of one content. caller: whose share of the model this takes.
 
         Raises InvalidImage, Overloaded, DeadlineExceeded, Starting.
         """
-        self._queue.admit(1, caller)
-        self._decoding.admit(_picture_weight(len(data)), caller)
-        deadline_ms = self._query_deadline_ms if deadline_ms is None else deadline_ms
-        return await within(deadline_ms, self._query(data, caller, deadline_ms))
+        known = self.known_query(content)
+        if known is not None:
+            return known
+        if not self.is_under_way(content):
+            self._admit([content], caller)
+        deadline_ms = self._limits.query_deadline_ms if deadline_ms is None else deadline_ms
+        return await self._joined(content, caller, deadline_ms)
+
+    async def embed_queries(self, contents: Sequence[ContentT], caller: str = "") -> list[Encoding]:
+        """Return what `embed_query` gives for each; all are admitted together, or none."""
+        known = [self.known_query(content) for content in contents]
+        unknown = {
+            content
+            for content, found in zip(contents, known, strict=True)
+            if found is None and not self.is_under_way(content)
+        }
+        if unknown:
+            self._admit(list(unknown), caller)
+        deadline_ms = self._limits.query_deadline_ms
+        return await asyncio.gather(
+            *[
+                self._joined(content, caller, deadline_ms) if found is None else _at_once(found)
+                for content, found in zip(contents, known, strict=True)
+            ]
+        )
 
     async def embed_documents(
-        self, datas: Sequence[bytes], deadline_ms: float | None = None
-    ) -> list[FloatVector | InvalidImage]:
-        """Return for each picture file its vector, or why it has none: one bad file spoils no other.
+        self, contents: Sequence[ContentT], deadline_ms: float | None = None
+    ) -> list[Encoding | InvalidImage]:
+        """Return for each content its vector, or why it has none, in order: one bad picture spoils no other.
 
         Raises Overloaded, DeadlineExceeded, Starting.
         """
-        deadline_ms = self._document_deadline_ms if deadline_ms is None else deadline_ms
-        return await within(deadline_ms, self._documents(datas, deadline_ms))
+        deadline_ms = self._limits.document_deadline_ms if deadline_ms is None else deadline_ms
+        return await within(deadline_ms, self._documents(contents, deadline_ms))
 
-    async def _query(self, data: bytes, caller: str, deadline_ms: float) -> FloatVector:
-        decoding = self._decoding.submit("query", [data], [_picture_weight(len(data))], deadline_ms, caller)
-        (pixels,) = await all_results(decoding)
-        if isinstance(pixels, InvalidImage):
-            raise pixels
-        ((vector, _),) = await all_results(self._queue.submit("query", [pixels], [1], deadline_ms, caller))
-        return vector
+    def _admit(self, contents: Sequence[ContentT], caller: str) -> None:
+        sizes = list(map(len, contents))
+        self._queue.admit(sum(map(self._preparation.weight_of, sizes)), caller)
+        self._preparation.admit_preparing(sizes, caller)
+
+    async def _joined(self, content: ContentT, caller: str, deadline_ms: float) -> Encoding:
+        """Embed a query that was admitted, or wait for an equal one."""
+        if not self._is_cached:
+            return await within(deadline_ms, self._query(content, caller, deadline_ms))
+        pending = self._pending.get(content)
+        if pending is None:
+            self.cache_counters.misses += 1
+            task = asyncio.ensure_future(self._query(content, caller, deadline_ms))
+            pending = self._pending[content] = _Pending(task)
+        else:
+            self.cache_counters.shared += 1
+        pending.waiters += 1
+        try:
+            # shield: a caller that leaves must not take the answer from the others
+            found = await within(deadline_ms, asyncio.shield(pending.task))
+        finally:
+            await self._leave(content, pending)
+        self.cache_counters.evicted += self._cache.keep(content, found)
+        return found
+
+    async def _leave(self, content: ContentT, pending: _Pending) -> None:
+        """One caller less waits; with the last one goes what is still to be done."""
+        pending.waiters -= 1
+        if pending.waiters:
+            return
+        if self._pending.get(content) is pending:
+            del self._pending[content]
+        if not pending.task.done():
+            pending.task.cancel()
+            await asyncio.wait([pending.task])
+
+    async def _query(self, content: ContentT, caller: str, deadline_ms: float) -> Encoding:
+        prepared = await self._preparation.prepare("query", [content], deadline_ms, caller)
+        (found,) = await self._encoded("query", [content], prepared, deadline_ms, caller)
+        if isinstance(found, InvalidImage):
+            raise found
+        return found
 
     async def _documents(
-        self, datas: Sequence[bytes], deadline_ms: float
-    ) -> list[FloatVector | InvalidImage]:
-        """Decode the next pictures while the model works on the ones before, and hold no more than those."""
-        found: list[FloatVector | InvalidImage] = []
-        ahead = self._decoded(datas[:PICTURES_AT_ONCE], deadline_ms)
+        self, contents: Sequence[ContentT], deadline_ms: float
+    ) -> list[Encoding | InvalidImage]:
+        """Prepare the next contents while the model works on the ones before, and hold no more than those."""
+        found: list[Encoding | InvalidImage] = []
+        step = self._preparation.at_once
+        ahead = self._prepared(contents[:step], deadline_ms)
         try:
-            for start in range(PICTURES_AT_ONCE, len(datas) + PICTURES_AT_ONCE, PICTURES_AT_ONCE):
-                decoded = await ahead
-                ahead = self._decoded(datas[start : start + PICTURES_AT_ONCE], deadline_ms)
-                pictures = [p for p in decoded if not isinstance(p, InvalidImage)]
-                futures = self._queue.submit("document", pictures, [1] * len(pictures), deadline_ms)
-                vectors = iter(await all_results(futures))
-                found.extend(p if isinstance(p, InvalidImage) else next(vectors)[0] for p in decoded)
+            for start in range(0, len(contents), step):
+                prepared = await ahead
+                ahead = self._prepared(contents[start + step : start + 2 * step], deadline_ms)
+                some = contents[start : start + step]
+                found.extend(await self._encoded("document", some, prepared, deadline_ms, ""))
         finally:
             ahead.cancel()
         return found
 
-    def _decoded(
-        self, datas: Sequence[bytes], deadline_ms: float
-    ) -> asyncio.Task[list[Pixels | InvalidImage]]:
-        weights = [_picture_weight(len(data)) for data in datas]
-        futures = self._decoding.submit("document", datas, weights, deadline_ms)
-        return asyncio.ensure_future(all_results(futures))
+    def _prepared(
+        self, contents: Sequence[ContentT], deadline_ms: float
+    ) -> asyncio.Task[Sequence[InputT | InvalidImage]]:
+        return asyncio.ensure_future(self._preparation.prepare("document", contents, deadline_ms, ""))
 
-    def _decode(self, datas: Sequence[bytes], role: Role) -> list[Pixels | InvalidImage]:
-        return [self._decoders.decode(data, role) for data in datas]
+    async def _encoded(
+        self,
+        role: Role,
+        contents: Sequence[ContentT],
+        prepared: Sequence[InputT | InvalidImage],
+        deadline_ms: float,
+        caller: str,
+    ) -> list[Encoding | InvalidImage]:
+        """Embed what could be prepared; contents of like weight go into one batch, which pads the lighter."""
+        weights = [self._preparation.weight_of(len(content)) for content in contents]
+        inputs = [(place, each) for place, each in enumerate(prepared) if not isinstance(each, InvalidImage)]
+        inputs.sort(key=lambda one: -weights[one[0]])
+        order = [place for place, _ in inputs]
+        futures = self._queue.submit(
+            role, [each for _, each in inputs], [weights[place] for place in order], deadline_ms, caller
+        )
+        found: dict[int, Encoding] = dict(zip(order, await all_results(futures), strict=True))
+        return [
+            each if isinstance(each, InvalidImage) else found[place] for place, each in enumerate(prepared)
+        ]
 
-
-async def _at_once(found: QueryVector) -> QueryVector:
-    return found
-
-
-def _picture_weight(bytes_count: int) -> int:
-    """Bytes tell best what decoding takes before anything is decoded."""
-    return bytes_count + _PICTURE_WEIGHT_OF_ANY
-
-
-def _model_queue(
-    name: str, embedder: Embedder[ContentT], limits: QueueLimits, clock: Callable[[], float]
-) -> WorkQueue[ContentT, QueryVector]:
-    """Return queues before a model; what they give is read-only, of unit length, and so finite."""
-
-    def embed(contents: Sequence[ContentT], role: Role) -> list[QueryVector]:
-        found = embedder.embed(contents, role)
+    def _embed(self, inputs: Sequence[InputT], role: Role) -> list[Encoding]:
+        """What leaves is read-only, of unit length, and so finite. On threads of the queue."""
+        found = self._embedder.embed(inputs, role)
         lengths = np.linalg.norm(found.vectors, axis=1)
         if not np.all(np.abs(lengths - 1) < 1e-3):  # also false for NaN
-            raise ModelUnavailable(f"{embedder.info.name} gave a vector that is not of unit length.")
+            raise ModelUnavailable(f"{self.info.name} gave a vector that is not of unit length.")
         found.vectors.flags.writeable = False
-        return [(vector, bool(cut)) for vector, cut in zip(found.vectors, found.truncated, strict=True)]
+        return [
+            Encoding(vector, bool(cut)) for vector, cut in zip(found.vectors, found.truncated, strict=True)
+        ]
 
-    return WorkQueue(name, embed, limits, clock)
+
+QueuedTexts: TypeAlias = QueuedEncoder[str, str]
+QueuedPictures: TypeAlias = QueuedEncoder[bytes, Pixels]
+
+
+def queued_texts(embedder: TextEmbedder, limits: EncoderLimits | None = None) -> QueuedTexts:
+    """Return a text model behind its queues; not started."""
+    return QueuedEncoder("text-model", embedder, TextPreparation(embedder.info.tokens_max), limits)
+
+
+def queued_pictures(
+    embedder: ImageEmbedder,
+    limits: EncoderLimits | None = None,
+    decode_limits: QueueLimits | None = None,
+    pictures: DecodeLimits | None = None,
+) -> QueuedPictures:
+    """Return a picture model behind its queues, and decoders before it; not started."""
+    limits = limits or EncoderLimits(QueueLimits(batch_items_max=16), cache_items_max=0)
+    return QueuedEncoder("picture-model", embedder, PicturePreparation(pictures, decode_limits), limits)
+
+
+async def _at_once(found: Encoding) -> Encoding:
+    return found

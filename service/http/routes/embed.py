@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter, Request
 
-from index_store.types import Vector
 from service.collections import Collection
-from service.errors import InvalidInput
+from service.embedding.port import Encoding
+from service.errors import InvalidImage, InvalidInput
 from service.http.auth import Role
 from service.http.dependencies import Dependencies, JsonResponse, exchange_of
 from service.http.wire.problems import HttpRefusal
@@ -46,25 +46,23 @@ class EmbedRoutes:
         answer: dict[str, Any] = {"dim": info.dim, "version": info.embedding_version}
         if body.image is not None:
             data = read_picture(body.image, "image")
-            answer["embedding"] = await self._dependencies.encoders.image(collection.name).embed_query(
-                data, caller
-            )
+            encoder = self._dependencies.encoders.image(collection.name)
+            answer["embedding"] = (await encoder.embed_query(data, caller)).vector
         else:
             text = read_text(str(body.text), self._dependencies.settings.query_chars_max, "text")
-            vectors, truncated = await self._text_vectors(collection, [text], body.role, caller)
-            answer["embedding"], answer["truncated"] = vectors[0], truncated[0]
+            (found,) = await self._embedded(collection, [text], body.role, caller)
+            answer["embedding"], answer["truncated"] = found
         return JsonResponse(answer)
 
-    async def _text_vectors(
+    async def _embedded(
         self, collection: Collection, texts: Sequence[str], role: str | None, caller: str
-    ) -> tuple[Sequence[Vector], Sequence[bool]]:
+    ) -> Sequence[Encoding]:
         """Without a role the texts are queries: that is what the deployed callers embed."""
         encoder = self._dependencies.encoders.text(collection.name)
-        if role == "document":
-            embedded = await encoder.embed_documents(texts)
-            return list(embedded.vectors), embedded.truncated.tolist()
-        pairs = await encoder.embed_queries(texts, caller)
-        return [vector for vector, _ in pairs], [bool(is_cut) for _, is_cut in pairs]
+        if role != "document":
+            return await encoder.embed_queries(texts, caller)
+        found = await encoder.embed_documents(texts)
+        return [each for each in found if not isinstance(each, InvalidImage)]  # of a text never
 
     async def post_embed_batch(self, request: Request) -> JsonResponse:
         """Answer with the vectors of many texts, in order."""
@@ -75,16 +73,14 @@ class EmbedRoutes:
         texts = [_nth_text(text, place, settings.query_chars_max) for place, text in enumerate(body.texts)]
         collection = self._collection(body, "text")
         info = self._dependencies.encoders.info(collection.name)
-        vectors, truncated = await self._text_vectors(
-            collection, texts, body.role, exchange_of(request).caller
-        )
+        found = await self._embedded(collection, texts, body.role, exchange_of(request).caller)
         return JsonResponse(
             {
-                "embeddings": vectors,
+                "embeddings": [each.vector for each in found],
                 "dim": info.dim,
                 "version": info.embedding_version,
                 "count": len(texts),
-                "truncated": truncated,
+                "truncated": [each.truncated for each in found],
             }
         )
 
