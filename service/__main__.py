@@ -96,6 +96,13 @@ def create_loop() -> SharingLoop:
     return SharingLoop(ConnectionShare(Path(os.environ[METRICS_DIR]) / "connections"))
 
 
+def create_sole_loop() -> SharingLoop:
+    """The event loop of an only worker."""
+    from service.http.transport.connection_balancer import ConnectionShare, SharingLoop
+
+    return SharingLoop(ConnectionShare(None))
+
+
 def create_protocol(**given: Any) -> SearchProtocol:
     """Return the protocol of one connection. Imported late, so that models begin to open first."""
     from service.http.transport.protocol import SearchProtocol

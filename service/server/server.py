@@ -45,8 +45,8 @@ _WORKER_SILENT_S_MAX = 60
 def serve(
     settings: Settings, catalogue: Catalogue, listener: socket.socket, program: str, *, is_demo: bool
 ) -> bool:
-    """Serve until a signal; return whether it ever did. program: the module with `create_app`, `create_loop`
-    and `create_protocol`, of which each of several workers is made."""
+    """Serve until a signal; return whether it ever did. program: the module with `create_app`, `create_loop`,
+    `create_sole_loop` and `create_protocol`, of which each of several workers is made."""
     if not is_demo:
         return _serve(settings, catalogue, listener, program)
     fills = _begin_demo(settings.data_dir)
@@ -109,7 +109,7 @@ def _serve(
         alone if is_alone else f"{program}:create_app",
         factory=True,
         workers=settings.workers,
-        loop="uvloop" if is_alone else f"{program}:create_loop",
+        loop=f"{program}:create_sole_loop" if is_alone else f"{program}:create_loop",
         http=f"{program}:create_protocol",
         ws="none",
         log_config=None,

@@ -91,6 +91,7 @@ def served(
     environ: dict[str, str] | None = None,
     make_index: MakeIndex | None = None,
     drain_s: int | None = None,
+    keep_alive_s: int = KEEP_ALIVE_S,
 ) -> Iterator[Wire]:
     with running_app(data_dir, environ, make_index) as app:
         application = application_of(app)
@@ -100,7 +101,7 @@ def served(
         listener.listen()
         config = uvicorn.Config(
             application, http=SearchProtocol, lifespan="off", log_config=None, access_log=False,
-            timeout_keep_alive=KEEP_ALIVE_S, ws="none", proxy_headers=False,
+            timeout_keep_alive=keep_alive_s, ws="none", proxy_headers=False,
             timeout_graceful_shutdown=drain_s,
         )  # fmt: skip
         server = uvicorn.Server(config)

@@ -19,6 +19,8 @@ from tests.integration.service_process import Connection, ServiceProcess
 
 DIM = 384
 REQUESTS = 2000
+LISTEN = "0A"
+"""As /proc/net/tcp says it."""
 
 
 @pytest.fixture
@@ -60,21 +62,28 @@ def _worker_of(service: ServiceProcess, connection: Connection) -> int:
 
 
 def _remote_ports(pid: int, port: int) -> set[int]:
+    return {remote for state, remote in _sockets(pid, port) if state != LISTEN}
+
+
+def is_listening(pid: int, port: int) -> bool:
+    return any(state == LISTEN for state, _ in _sockets(pid, port))
+
+
+def _sockets(pid: int, port: int) -> list[tuple[str, int]]:
+    """State and remote port of each socket on `port` that the process holds."""
     inodes = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            target = str(link.readlink())
-        except OSError:
-            continue
-        if target.startswith("socket:["):
-            inodes.add(target[8:-1])
-    remote = set()
+    with contextlib.suppress(OSError):  # the process has ended
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                target = str(link.readlink())
+                inodes |= {target[8:-1]} if target.startswith("socket:[") else set()
+    found = []
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
         local_port, remote_port = (int(end.split(":")[1], 16) for end in fields[1:3])
         if local_port == port and fields[9] in inodes:
-            remote.add(remote_port)
-    return remote
+            found.append((fields[3], remote_port))
+    return found
 
 
 def vector_of(number: int) -> list[float]:
@@ -155,15 +164,11 @@ def until(holds: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
-def is_refused(port: int) -> bool:
-    """Whether a new connection is refused; one that is taken must be answered."""
-    try:
-        connection = Connection(port, timeout_s=20)
-        assert connection.ask("GET", "/livez")[0] == 200
-        connection.close()
-    except ConnectionRefusedError:
-        return True
-    return False
+def until_refused(service: ServiceProcess, workers: list[int]) -> None:
+    """Wait until no process listens. None is tried before: it might arrive as the port closes."""
+    until(lambda: not any(is_listening(pid, service.port) for pid in [service.process.pid, *workers]))
+    with pytest.raises(ConnectionRefusedError):
+        Connection(service.port).ask("GET", "/livez")
 
 
 def begun_upsert(port: int) -> tuple[socket.socket, bytes]:
@@ -190,7 +195,7 @@ def test_workers_end_by_themselves_when_their_parent_is_killed(tmp_path: Path) -
         assert idle.ask("GET", "/livez")[0] == 200
         os.kill(service.process.pid, signal.SIGKILL)
         service.process.wait()
-        until(lambda: is_refused(service.port))
+        until_refused(service, workers)
         sock.sendall(rest)  # what was accepted is answered
         assert answer_to(sock).startswith(b"HTTP/1.1 200 ")
         until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
@@ -207,11 +212,39 @@ def test_workers_end_by_themselves_when_their_parent_is_killed(tmp_path: Path) -
 def test_a_stop_refuses_new_connections_at_once_and_finishes_what_it_accepted(tmp_path: Path) -> None:
     service = ServiceProcess(tmp_path / "data", {"WORKERS": "2"}).start()
     try:
+        workers = service.worker_ids()
         sock, rest = begun_upsert(service.port)
         service.process.terminate()
-        until(lambda: is_refused(service.port))
+        until_refused(service, workers)
         assert service.process.poll() is None, "it ended without the answer that it owes"
         sock.sendall(rest)
         assert answer_to(sock).startswith(b"HTTP/1.1 200 ")
     finally:
+        assert service.stop() == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_connections_that_wait_to_be_accepted_are_answered_before_a_stop(
+    tmp_path: Path, workers: str
+) -> None:
+    service = ServiceProcess(tmp_path / "data", {"WORKERS": workers}).start()
+    serving = service.worker_ids()
+    try:
+        for worker in serving:
+            os.kill(worker, signal.SIGSTOP)
+        begun = [begun_upsert(service.port) for _ in range(20)]
+        for sock, rest in begun[::2]:
+            sock.sendall(rest)
+        service.process.terminate()
+        if workers != "1":  # the parent tells its workers, and then gives up the port
+            until(lambda: not is_listening(service.process.pid, service.port))
+        for worker in serving:
+            os.kill(worker, signal.SIGCONT)
+        for sock, rest in begun[1::2]:
+            sock.sendall(rest)
+        assert {answer_to(sock)[:13] for sock, _ in begun} == {b"HTTP/1.1 200 "}
+    finally:
+        for worker in serving:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGCONT)
         assert service.stop() == 0

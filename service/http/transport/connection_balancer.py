@@ -2,7 +2,8 @@
 
 An event loop accepts every waiting connection at once: the eight of a backend's pool may all end up in one
 worker for as long as they are kept alive, while another idles. Here a worker accepts one at a time, and while
-it has more connections than another worker, it lets that one accept first.
+it has more connections than another worker, it lets that one accept first. A worker that ends accepts what
+waits before it closes the socket; an event loop's own server leaves it to be reset.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +42,13 @@ class ConnectionShare:
     entry by a lock on one byte; the lock ends with the process, so a successor can reuse the entry.
     """
 
-    def __init__(self, path: Path) -> None:
-        """path: the same for all workers of one service. Raises OSError."""
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        os.ftruncate(self._file, 4 * _WORKERS_MAX)
+    def __init__(self, path: Path | None) -> None:
+        """path: the same for all workers of one service; None for an only worker. Raises OSError."""
+        self._file = -1 if path is None else os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        if path is not None:
+            os.ftruncate(self._file, 4 * _WORKERS_MAX)
         self._counts = memoryview(mmap.mmap(self._file, 4 * _WORKERS_MAX)).cast("i")
-        self._place = self._claimed()
+        self._place = 0 if path is None else self._claimed()
         self._counts[self._place] = 0
 
     def join(self) -> None:
@@ -89,8 +94,8 @@ class ConnectionShare:
 
 
 class SharingLoop(uvloop.Loop):  # type: ignore[misc]  # it has no types
-    """A loop whose servers take connections by `share`. Their protocols call `share.remove_connection` when a
-    connection ends."""
+    """A loop whose servers take connections by `share`, and accept what waits before they close. Their
+    protocols call `share.remove_connection` when a connection ends."""
 
     def __init__(self, share: ConnectionShare) -> None:
         super().__init__()
@@ -117,20 +122,29 @@ class _Server:
         self._accept_at_once_until = 0.0
         self._is_closed = False
         self._connecting: set[asyncio.Task[None]] = set()
+        self._accepted_late: list[HttpToolsProtocol] = []
         self._listen()
         loop.share.join()
 
     def close(self) -> None:
-        """Stop listening, but accept what is already queued: the system would reset it. Protocols have
-        `close_after_answer`."""
-        self._loop.share.leave()
+        """Stop listening, but accept what is already queued: the kernel would reset it. The socket is closed
+        with nothing in between, so that as little as possible can arrive there unseen."""
         self._stop_listening()
         self._is_closed = True
         while self._accept():
             pass
+        self._sock.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop.share.leave()
 
     async def wait_closed(self) -> None:
-        """Return at once: nothing is accepted after `close`, and protocols end their own connections."""
+        """Wait until the connections that `close` accepted have ended. uvicorn waits for those that it knows,
+        and may have looked before they were made."""
+        while self._connecting:
+            await asyncio.wait(self._connecting)
+        while any(protocol in protocol.connections for protocol in self._accepted_late):
+            await asyncio.sleep(_LOOK_AGAIN_S)
 
     def _listen(self) -> None:
         self._loop.add_reader(self._sock, self._on_waiting)
@@ -184,7 +198,8 @@ class _Server:
         try:
             _, protocol = await self._loop.connect_accepted_socket(self._protocol_factory, sock)
             if self._is_closed:
-                protocol.close_after_answer()
+                self._accepted_late.append(protocol)
+                protocol.shutdown()
         except OSError as exc:  # reset before it began
             self._loop.share.remove_connection()
             sock.close()

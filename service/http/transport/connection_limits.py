@@ -73,8 +73,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio.Protocol. Starts the time in which a head must come."""
         super().connection_made(transport)
-        self._head_since = self.loop.time()
-        self._look_by(self._head_since + self._limits.head_read_s_max)
+        self.wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol. Ends the timer."""
@@ -230,9 +229,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._idle_since = self.loop.time()
         self._look_by(self._idle_since + self.timeout_keep_alive)
 
-    def close_after_answer(self) -> None:
-        """Answer one request and close: the server stops."""
-        self.timeout_keep_alive = 0
+    def wait_for_head(self) -> None:
+        """Start the time in which the head of a request must come."""
+        self._idle_since = None
+        self._head_since = self.loop.time()
+        self._look_by(self._head_since + self._limits.head_read_s_max)
 
     def pause_writing(self) -> None:
         """See asyncio.Protocol. The caller does not read: its time begins."""
@@ -243,6 +244,11 @@ class BoundedProtocol(HttpToolsProtocol):
         """See asyncio.Protocol. The caller reads again."""
         super().resume_writing()
         self._stalled_since = None
+
+    @property
+    def is_receiving_head(self) -> bool:
+        """Whether a part of a request's head has come."""
+        return self._stage == _HEAD
 
     @property
     def is_refused(self) -> bool:
@@ -328,8 +334,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _end_late_head(self) -> None:
         if self.flow.read_paused:  # it is we who do not read: other answers are owed first
-            self._head_since = self.loop.time()
-            self._look_by(self._head_since + self._limits.head_read_s_max)
+            self.wait_for_head()
         else:
             self._refuse(_late_head(self._limits.head_read_s_max))
 

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
 from service.http.transport.connection_balancer import SharingLoop
-from service.http.transport.connection_limits import BoundedProtocol
+from service.http.transport.connection_drain import DrainProtocol
 from service.http.transport.direct_search import Shortcut
 
 
@@ -39,7 +39,7 @@ class _Turn:
         self.message_event = _Event()
 
 
-class SearchProtocol(BoundedProtocol):
+class SearchProtocol(DrainProtocol):
     """What uvicorn makes for each connection. The application's `shortcut` is used where it has one."""
 
     def __init__(
@@ -107,6 +107,7 @@ class SearchProtocol(BoundedProtocol):
         """Whether nothing about the connection or the head asks for more than an answer."""
         return (
             self._shortcut is not None
+            and not self.is_draining
             and (self.cycle is None or self.cycle.response_complete)
             and self._shortcut.leads_on(self.parser.get_method(), self.url)
             and self.parser.should_keep_alive()

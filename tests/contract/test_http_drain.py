@@ -1,0 +1,109 @@
+"""What a connection has sent, or is about to send, is answered while the server stops."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.contract.test_http_protocol import Answer, Wire, post, read_answer, served
+
+WAITS_S = 1
+UPSERT = post(b'{"items": [{"recipe_id": 1, "text": "1"}]}', "/v1/upsert")
+
+
+@pytest.fixture(scope="module")
+def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
+    with served(tmp_path_factory.mktemp("wire"), keep_alive_s=60) as wire:
+        yield wire
+
+
+@contextmanager
+def stopping(wire: Wire) -> Iterator[None]:
+    """Tell every connection that the server stops, after the block. Nothing is read until then, as by a busy
+    server."""
+    begun, sent, stopped = threading.Event(), threading.Event(), threading.Event()
+
+    def stop() -> None:
+        begun.set()
+        assert sent.wait(30)
+        for connection in list(wire.server.server_state.connections):
+            connection.shutdown()
+        stopped.set()
+
+    wire.app.loop._loop.call_soon_threadsafe(stop)
+    assert begun.wait(30)
+    yield
+    sent.set()
+    assert stopped.wait(30)
+
+
+def answer_of(sock: socket.socket) -> Answer:
+    """The answer that says that it is the last, and is."""
+    with sock.makefile("rb") as stream:
+        answer = read_answer(stream)
+        assert stream.read() == b""
+    assert answer.headers["connection"] == "close"
+    return answer
+
+
+@pytest.mark.parametrize("request_", [post(), UPSERT, UPSERT[:-1], UPSERT[:20]], ids=["search", "write", "body", "head"])  # fmt: skip  # noqa: E501
+@pytest.mark.parametrize("is_kept", [False, True], ids=["new connection", "kept connection"])
+def test_what_was_sent_before_a_stop_and_not_read_yet_is_answered(
+    wire: Wire, request_: bytes, is_kept: bool
+) -> None:
+    with wire.connected() as sock:
+        if is_kept:
+            sock.sendall(post())
+            assert read_answer(sock.makefile("rb")).status == 200
+        else:
+            assert wire.ask(post()).status == 200  # so the connection before it is taken, too
+        with stopping(wire):
+            sock.sendall(request_)
+        if UPSERT.startswith(request_):
+            sock.sendall(UPSERT[len(request_) :])
+        assert answer_of(sock).status == 200
+
+
+def test_a_head_that_was_read_in_part_may_come_to_its_end(wire: Wire) -> None:
+    with wire.connected() as sock:
+        sock.sendall(UPSERT[:20])
+        assert wire.ask(post()).status == 200  # so the part has been read
+        with stopping(wire):
+            pass
+        sock.sendall(UPSERT[20:])
+        assert answer_of(sock).status == 200
+
+
+def test_a_connection_just_opened_may_send_one_request(wire: Wire) -> None:
+    with wire.connected() as sock:
+        assert wire.ask(post()).status == 200
+        with stopping(wire):
+            pass
+        sock.sendall(post())
+        assert answer_of(sock).status == 200
+
+
+def test_a_connection_that_sends_nothing_holds_a_stop_up_for_a_short_time(tmp_path: Path) -> None:
+    with served(tmp_path, {"HEAD_READ_S_MAX": str(WAITS_S)}) as wire, wire.connected() as sock:
+        assert wire.ask(post()).status == 200
+        begun = time.monotonic()
+        with stopping(wire):
+            pass
+        assert sock.recv(1) == b""
+        assert time.monotonic() - begun >= WAITS_S
+
+
+def test_an_idle_connection_is_closed_at_once(wire: Wire) -> None:
+    with wire.connected() as sock:
+        sock.sendall(post())
+        assert read_answer(sock.makefile("rb")).status == 200
+        with stopping(wire):
+            before = wire.server.server_state.connections.copy()
+        assert before and all(connection.transport.is_closing() for connection in before)
+        assert sock.recv(1) == b""
