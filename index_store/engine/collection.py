@@ -21,16 +21,15 @@ from index_store.catalog.pointer import (
     write_pointer,
 )
 from index_store.catalog.quarantine import generations_in, retire_or_remove
-from index_store.contents.table import KeptContent, read_contents
 from index_store.diagnosis import hint_of, is_passing, unavailable
 from index_store.engine.generation import Generation
+from index_store.engine.generation_copy import copy_without_vectors
 from index_store.errors import StoreDamaged, StoreUnavailable, Unavailable, WriteFailed
 from index_store.storage.durable_files import locked, sync_directory
-from index_store.storage.rows import Row
 from index_store.storage.schema import STORE_FILE, Connector
 from index_store.storage.sealed_directory import new_directory, publish, quarantine, sweep_leftovers
 from index_store.storage.store import Store, create_store
-from index_store.types import CollectionSpec, ItemDelete, ItemWrite, WriteBatch
+from index_store.types import CollectionSpec
 
 log = logging.getLogger(__name__)
 
@@ -341,34 +340,6 @@ class Collection:
         }
         dropped = {g.name: g for m in idle for g in m.generations.values() if g.name not in held}
         return list(dropped.values())
-
-
-def copy_without_vectors(source: Store, target: Store, after_seq: int) -> int:
-    """Give a new generation what does not depend on the embedding: who is known, active, deleted, metadata
-    and kept content. Return the source's seq up to which this was done."""
-    seq = after_seq
-    while (tail := source.tail(seq)) is not None and tail.seq > seq:
-        made_of_content = [row.id for row in tail.rows if row.content_hash is not None]
-        with source.reading() as connection:
-            contents = read_contents(connection, made_of_content)
-        items = [_carried(row, contents.get(row.id)) for row in tail.rows if not row.deleted]
-        deletes = [ItemDelete(row.id, row.source_version) for row in tail.rows if row.deleted]
-        target.commit(WriteBatch(items=items, deletes=deletes), {item.id for item in items})
-        seq = tail.seq
-    return seq
-
-
-def _carried(row: Row, kept: KeptContent | None) -> ItemWrite:
-    """A row without its vector; with its content, where that is kept, of which another vector can be made."""
-    is_its = kept is not None and kept.content_hash == row.content_hash
-    return ItemWrite(
-        row.id,
-        active=row.active,
-        metadata=row.as_item().metadata,
-        source_version=row.source_version,
-        content_hash=row.content_hash if is_its else None,
-        content=kept.content if kept is not None and is_its else None,
-    )
 
 
 def _is_lasting(directory: Path, problem: Exception) -> bool:

@@ -1,0 +1,36 @@
+"""What a new generation takes along of the current one."""
+
+from __future__ import annotations
+
+from index_store.contents.table import KeptContent, read_contents
+from index_store.storage.rows import Row
+from index_store.storage.store import Store
+from index_store.types import ItemDelete, ItemWrite, WriteBatch
+
+
+def copy_without_vectors(source: Store, target: Store, after_seq: int) -> int:
+    """Give a new generation what does not depend on the embedding: who is known, active, deleted, metadata
+    and kept content. Return the source's seq up to which this was done."""
+    seq = after_seq
+    while (tail := source.tail(seq)) is not None and tail.seq > seq:
+        made_of_content = [row.id for row in tail.rows if row.content_hash is not None]
+        with source.reading() as connection:
+            contents = read_contents(connection, made_of_content)
+        items = [_carried(row, contents.get(row.id)) for row in tail.rows if not row.deleted]
+        deletes = [ItemDelete(row.id, row.source_version) for row in tail.rows if row.deleted]
+        target.commit(WriteBatch(items=items, deletes=deletes), {item.id for item in items})
+        seq = tail.seq
+    return seq
+
+
+def _carried(row: Row, kept: KeptContent | None) -> ItemWrite:
+    """A row without its vector; with its content, where that is kept, of which another vector can be made."""
+    is_its = kept is not None and kept.content_hash == row.content_hash
+    return ItemWrite(
+        row.id,
+        active=row.active,
+        metadata=row.as_item().metadata,
+        source_version=row.source_version,
+        content_hash=row.content_hash if is_its else None,
+        content=kept.content if kept is not None and is_its else None,
+    )
