@@ -2,10 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 
-from index_store.types import ItemWrite, Vector, WriteBatch
+from index_store.engine.generation import Generation
+from index_store.storage.transaction import CommitResult
+from index_store.types import Ack, Id, ItemWrite, Vector, WriteBatch
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationWrite:
+    """What one generation made of a write. held: ids of the batch's items, but for those it does not know."""
+
+    committed: CommitResult
+    embedding_version: str
+    held: Set[Id]
+
+
+def commit_to(
+    generation: Generation, batch: WriteBatch, is_addressed: bool, known: Set[Id]
+) -> GenerationWrite:
+    """known: what is said of these ids is stored ahead of a vector."""
+    batch = batch_for(generation.embedding_version, batch, is_addressed=is_addressed)
+    committed = generation.store.commit(batch, known)
+    generation.catch_up(committed.seq)
+    held = {item.id for item in batch.items}.difference(committed.unknown_ids)
+    return GenerationWrite(committed, generation.embedding_version, held)
+
+
+def acked(done: Mapping[str, GenerationWrite], addressed: str) -> Ack:
+    """An id is unknown where no generation holds it."""
+    answer = done[addressed]
+    ours = answer.committed
+    unknown = [each for each in ours.unknown_ids if not any(each in one.held for one in done.values())]
+    return Ack(
+        ours.upserted,
+        ours.deleted,
+        ours.stale_ignored,
+        ours.seq,
+        answer.embedding_version,
+        ours.vanished,
+        ours.reappeared,
+        tuple(unknown),
+    )
 
 
 def batch_for(embedding_version: str, batch: WriteBatch, *, is_addressed: bool) -> WriteBatch:

@@ -19,7 +19,7 @@ from index_store.catalog.identity import record_origin
 from index_store.contents.table import read_awaiting, read_some
 from index_store.engine.collection import Collection, OpenGenerations, Step
 from index_store.engine.generation import Generation
-from index_store.engine.generation_batch import batch_for
+from index_store.engine.generation_batch import GenerationWrite, acked, commit_to
 from index_store.engine.validation import check_ids, check_spec, checked_batch, checked_request
 from index_store.errors import (
     GenerationConflict,
@@ -38,7 +38,6 @@ from index_store.storage.disk_guard import RESERVE_BYTES, Ballast, DiskGuard, Fr
 from index_store.storage.group_commit import WriterLimits
 from index_store.storage.schema import Connector, connect_sqlite
 from index_store.storage.store import Store
-from index_store.storage.transaction import CommitResult
 from index_store.types import (
     Ack,
     AwaitingItem,
@@ -156,7 +155,7 @@ class EmbeddedIndex:
         """See `VectorIndex.write`."""
         found = self._collection(collection)
         batch = checked_batch(batch, found.spec, self._limits.metadata_bytes_max)
-        done: dict[str, _GenerationWrite] = {}
+        done: dict[str, GenerationWrite] = {}
         known: Set[Id] = frozenset()
         addressed = ""
         # A generation may begin while others are being written: look again until none is missing.
@@ -165,9 +164,9 @@ class EmbeddedIndex:
                 addressed = addressed or _addressed(found.spec, members, batch).name
                 waiting = [g for g in members.in_order() if g.name not in done]
                 if not waiting:
-                    return _acked(done, addressed)
+                    return acked(done, addressed)
                 for generation in waiting:
-                    one = _commit(generation, batch, generation.name == addressed, known)
+                    one = commit_to(generation, batch, generation.name == addressed, known)
                     # What the current one does not hold is not made known to others without a vector.
                     known = known if done else one.held
                     done[generation.name] = one
@@ -331,43 +330,6 @@ def _existing(members: OpenGenerations) -> Generation:
     if members.current is None:
         raise GenerationConflict("the collection has no generation yet: begin one")
     return members.current
-
-
-@dataclass(frozen=True, slots=True)
-class _GenerationWrite:
-    """What one generation made of a write. held: ids of the batch's items, but for those it does not know."""
-
-    committed: CommitResult
-    embedding_version: str
-    held: Set[Id]
-
-
-def _commit(
-    generation: Generation, batch: WriteBatch, is_addressed: bool, known: Set[Id]
-) -> _GenerationWrite:
-    """known: what is said of these ids is stored ahead of a vector."""
-    batch = batch_for(generation.embedding_version, batch, is_addressed=is_addressed)
-    committed = generation.store.commit(batch, known)
-    generation.catch_up(committed.seq)
-    held = {item.id for item in batch.items}.difference(committed.unknown_ids)
-    return _GenerationWrite(committed, generation.embedding_version, held)
-
-
-def _acked(done: Mapping[str, _GenerationWrite], addressed: str) -> Ack:
-    """An id is unknown where no generation holds it."""
-    answer = done[addressed]
-    ours = answer.committed
-    unknown = [each for each in ours.unknown_ids if not any(each in one.held for one in done.values())]
-    return Ack(
-        ours.upserted,
-        ours.deleted,
-        ours.stale_ignored,
-        ours.seq,
-        answer.embedding_version,
-        ours.vanished,
-        ours.reappeared,
-        tuple(unknown),
-    )
 
 
 def _statuses(members: OpenGenerations) -> list[GenerationStatus]:
