@@ -10,7 +10,7 @@ from pathlib import Path
 
 from index_store import hints
 from index_store.errors import IndexStoreError, StoreDamaged, StoreUnavailable
-from index_store.types import Trouble
+from index_store.types import CollectionSpec, Trouble
 
 PASSING = (
     sqlite3.SQLITE_BUSY,
@@ -124,4 +124,15 @@ def rows_damaged(path: Path, rows: int) -> Trouble:
         "rows_damaged",
         f"{path}: {rows} rows fail their checksum and are not served until they are written again",
         "python -m feeder reconcile",
+    )
+
+
+def another_shape(
+    store: Path, spec: CollectionSpec, setting: str, made_with: object, configured: object
+) -> StoreUnavailable:
+    """Return the error for a store that was made with another `setting` than is configured now."""
+    return StoreUnavailable(
+        f"{store} was made with {setting} {made_with}, the configuration says {configured}",
+        f"set {setting} of collection {spec.name!r} back to {made_with} and restart; for {setting} "
+        f"{configured} declare a collection of another name and import into that",
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from index_store.engine.validation import check_ids, checked_batch, checked_request
+from index_store.engine.validation import check_dim, check_ids, checked_batch, checked_request
 from index_store.errors import (
     AnswerLimitExceeded,
     GenerationConflict,
@@ -52,6 +52,7 @@ class Shelf:
 
     name: str
     version: str
+    dim: int
     items: dict[Id, StoredItem] = field(default_factory=dict)
     tombstones: dict[Id, int | None] = field(default_factory=dict)
     cursors: dict[str, str] = field(default_factory=dict)
@@ -131,11 +132,15 @@ class ReferenceIndex:
         if shelf is None:
             if request.after:
                 raise PageExpired("gone", "cursor")
+            check_dim(request.vector, spec.dim, "vector")
             return SearchResult((), "", "", 0, True, None)
+        if request.after and request.after.generation != shelf.name:
+            raise PageExpired("gone", "cursor")
+        check_dim(request.vector, shelf.dim, "vector")
         if (request.min_seq or 0) > shelf.seq:
             raise SeqNotReached("not reached")
         seq = request.after.seq if request.after else shelf.seq
-        if request.after and (request.after.generation != shelf.name or seq not in shelf.past):
+        if request.after and seq not in shelf.past:
             raise PageExpired("gone", "cursor")
         found = self._ranked(spec, request, shelf.past[seq] if request.after else shelf.items, shelf)
         page = found[request.offset : request.offset + request.k]
@@ -192,7 +197,7 @@ class ReferenceIndex:
 
     def write(self, collection: str, batch: WriteBatch) -> Ack:
         spec = self._spec(collection)
-        batch = checked_batch(batch, spec)
+        batch = checked_batch(batch, spec, dims=self.dims(collection))
         with self._lock:
             shelves = self._roles[collection]
             if batch.embedding_version is None:
@@ -270,6 +275,7 @@ class ReferenceIndex:
                     live,
                     shelf.seq,
                     dict(shelf.cursors),  # type: ignore[arg-type]
+                    dim=shelf.dim,
                 )
         others = [status for role, status in found.items() if role != "current"]
         return CollectionStatus(spec, found.get("current"), others)
@@ -303,12 +309,23 @@ class ReferenceIndex:
             share = hasher.share(item.id, item.active, vector, item.content_hash)
             yield DigestRow(item.id, share, item.active, vector is not None)
 
-    def advance(self, collection: str, step: str, embedding_version: str) -> CollectionStatus:
+    def dims(self, collection: str) -> Mapping[str, int]:
         self._spec(collection)
+        found = self._roles[collection]
+        return {
+            found[role].version: found[role].dim for role in ("current", "next", "former") if role in found
+        }
+
+    def advance(
+        self, collection: str, step: str, embedding_version: str, dim: int | None = None
+    ) -> CollectionStatus:
+        spec = self._spec(collection)
         with self._lock:
             shelves = self._roles[collection]
             if step == "begin":
-                self._begin(shelves, embedding_version)
+                self._begin(
+                    shelves, embedding_version, dim or next(iter(self.dims(collection).values()), spec.dim)
+                )
             else:
                 role = "former" if step == "rollback" else "next"
                 if role not in shelves or shelves[role].version != embedding_version:
@@ -319,11 +336,11 @@ class ReferenceIndex:
                     shelves["current"] = moved
         return self.status(collection)
 
-    def _begin(self, shelves: dict[str, Shelf], version: str) -> None:
+    def _begin(self, shelves: dict[str, Shelf], version: str, dim: int) -> None:
         if "next" in shelves or any(shelf.version == version for shelf in shelves.values()):
             raise GenerationConflict("begin")
         self._made += 1
-        fresh = Shelf(f"r{self._made}", version)
+        fresh = Shelf(f"r{self._made}", version, dim)
         if current := shelves.get("current"):
             for item in sorted(current.items.values(), key=lambda one: one.seq):
                 fresh.upsert(ItemWrite(item.id, None, item.active, item.metadata, item.source_version))

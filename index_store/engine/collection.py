@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -21,7 +21,7 @@ from index_store.catalog.pointer import (
     write_pointer,
 )
 from index_store.catalog.quarantine import generations_in, retire_or_remove
-from index_store.diagnosis import hint_of, is_passing, unavailable
+from index_store.diagnosis import another_shape, hint_of, is_passing, unavailable
 from index_store.engine.generation import Generation
 from index_store.engine.generation_copy import copy_without_vectors
 from index_store.errors import StoreDamaged, StoreUnavailable, Unavailable, WriteFailed
@@ -50,6 +50,11 @@ class OpenGenerations:
     stamp: Stamp
     generations: dict[str, Generation]
     users: int = 0
+    dims: Mapping[str, int] = field(init=False)
+    """Of the vectors of each, by embedding_version; the current one first."""
+
+    def __post_init__(self) -> None:
+        self.dims = {each.embedding_version: each.dim for each in self.in_order()}
 
     @property
     def current(self) -> Generation | None:
@@ -131,8 +136,17 @@ class Collection:
             _clean_up(self._directory, read_pointer(self._directory), self._now())
         with self._lock:
             self._open_pointed()
+            self._require_known_dim()
             self._is_open = True
         self._quarantine_unreadable()
+
+    def _require_known_dim(self) -> None:
+        """Refuse a configured dim that no generation has. One that another generation than the current one
+        has is no mistake: a model was promoted while this process started."""
+        current, dims = self._open_generations.current, self._open_generations.dims
+        if current is not None and self.spec.dim not in dims.values():
+            path = current.store.directory / STORE_FILE
+            raise another_shape(path, self.spec, "dim", current.dim, self.spec.dim)
 
     def _translate_error(self, error: Unavailable | OSError) -> Unavailable:
         """Return the error that callers get: with the file and what helps."""
@@ -162,6 +176,10 @@ class Collection:
             self._open_generations = OpenGenerations(Pointer(), (0, 0, 0), {})
         for generation in everyone.values():
             generation.close()
+
+    def dims(self) -> Mapping[str, int]:
+        """See `VectorIndex.dims`."""
+        return self._open_generations.dims
 
     def newest_seq(self) -> int | None:
         """The newest seq that the current generation is known to have; None where the pointer has moved and
@@ -220,19 +238,20 @@ class Collection:
         for generation in unused:
             generation.close()
 
-    def apply_step(self, step: Step, embedding_version: str) -> None:
-        """One step, by one rename. Raises GenerationConflict, WriteFailed, Unavailable."""
+    def apply_step(self, step: Step, embedding_version: str, dim: int | None = None) -> None:
+        """One step, by one rename. dim: of what is begun. Raises GenerationConflict, WriteFailed,
+        Unavailable."""
         try:
-            self._apply_step(step, embedding_version)
+            self._apply_step(step, embedding_version, dim)
         except OSError as exc:
             text = f"the step {step!r} of {self.spec.name!r} failed, repeating it is safe: {exc}"
             raise WriteFailed(text, hint_of(exc, self._directory)) from exc
 
-    def _apply_step(self, step: Step, embedding_version: str) -> None:
+    def _apply_step(self, step: Step, embedding_version: str, dim: int | None) -> None:
         with locked(self._directory / ADVANCE_LOCK):
             pointer = read_pointer(self._directory)
             if step == "begin":
-                self._begin(pointer, embedding_version)
+                self._begin(pointer, embedding_version, dim)
             else:
                 moves = {
                     "promote": pointer.promoted,
@@ -246,20 +265,22 @@ class Collection:
             extra={"collection": self.spec.name, "step": step, "embedding_version": embedding_version},
         )
 
-    def _begin(self, pointer: Pointer, embedding_version: str) -> None:
+    def _begin(self, pointer: Pointer, embedding_version: str, dim: int | None) -> None:
         member, pointer = pointer.with_new_generation(embedding_version)
         directory = self._directory / member.name
         if directory.exists():  # a pointer that was put back has counted less than there is
             retire_or_remove(directory, self._now())
         unpublished = new_directory(self._directory, member.name)
-        create_store(unpublished, self.spec, embedding_version)
+        with self.members() as members:
+            spec = replace(self.spec, dim=dim or next(iter(members.dims.values()), self.spec.dim))
+        create_store(unpublished, spec, embedding_version)
         publish(unpublished, directory)  # whole: a store without rows is told from one that can't be read
         if pointer.current is None:
             write_pointer(self._directory, pointer.with_next(member))
             return
         fresh = self._make_store(directory, embedding_version)
         with self.members() as members:
-            fresh.open(self.spec)
+            fresh.open(spec)
             try:
                 current = members.generations[pointer.current.name].store
                 seq = copy_without_vectors(current, fresh, 0)

@@ -83,6 +83,7 @@ class Generation:
         """Map the newest sound snapshot and replay what came after it, or else read the whole store.
         Raises StoreDamaged, StoreUnavailable, OSError. To be closed even then."""
         self.store.open(self._spec)
+        self._spec = replace(self._spec, dim=self.store.dim)
         self._stamp = _stamp(self.store.directory)
         self._scrub_modified_ns = _modified_ns(self.store.directory / SCRUB_FILE)
         view = self._open_newest_snapshot({}, trusts=False) or self._load_store()
@@ -99,6 +100,11 @@ class Generation:
         self.store.close()
         with self._lock:
             self._view = empty_view(self._spec)
+
+    @property
+    def dim(self) -> int:
+        """How many numbers its vectors have."""
+        return self.store.dim
 
     def refresh(self) -> View:
         """Apply what was committed since the last call, by any process, and return the newest view."""

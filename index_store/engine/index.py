@@ -20,7 +20,7 @@ from index_store.contents.table import read_awaiting, read_some
 from index_store.engine.collection import Collection, OpenGenerations, Step
 from index_store.engine.generation import Generation
 from index_store.engine.generation_batch import GenerationWrite, acked, commit_to
-from index_store.engine.validation import check_ids, check_spec, checked_batch, checked_request
+from index_store.engine.validation import check_dim, check_ids, check_spec, checked_batch, checked_request
 from index_store.errors import (
     GenerationConflict,
     InvalidRequest,
@@ -141,7 +141,7 @@ class EmbeddedIndex:
         try:
             generation = members.current
             for request in checked:
-                _check_version(found.spec, generation, request)
+                _check_generation(found.spec, generation, request)
             if generation is None:
                 return [_nothing(request) for request in checked]
             view = generation.refresh()
@@ -154,7 +154,9 @@ class EmbeddedIndex:
     def write(self, collection: str, batch: WriteBatch) -> Ack:
         """See `VectorIndex.write`."""
         found = self._collection(collection)
-        batch = checked_batch(batch, found.spec, self._limits.metadata_bytes_max)
+        with found.members() as members:
+            dims = members.dims
+        batch = checked_batch(batch, found.spec, self._limits.metadata_bytes_max, dims)
         done: dict[str, GenerationWrite] = {}
         known: Set[Id] = frozenset()
         addressed = ""
@@ -212,11 +214,17 @@ class EmbeddedIndex:
         with found.members() as members:
             return iter(list(_existing(members).store.compute_digest_rows(numbers, parts)))
 
-    def advance(self, collection: str, step: Step, embedding_version: str) -> CollectionStatus:
+    def dims(self, collection: str) -> Mapping[str, int]:
+        """See `VectorIndex.dims`."""
+        return self._collection(collection).dims()
+
+    def advance(
+        self, collection: str, step: Step, embedding_version: str, dim: int | None = None
+    ) -> CollectionStatus:
         """See `VectorIndex.advance`."""
         if not embedding_version:
             raise InvalidRequest("embedding_version must not be empty", "embedding_version")
-        self._collection(collection).apply_step(step, embedding_version)
+        self._collection(collection).apply_step(step, embedding_version, dim)
         return self.status(collection)
 
     def awaiting(
@@ -304,13 +312,16 @@ def _check_parts(parts: int, numbers: Sequence[int]) -> None:
             raise InvalidRequest(f"bucket must be 0..{parts - 1}, got {number}", "bucket")
 
 
-def _check_version(spec: CollectionSpec, generation: Generation | None, request: SearchRequest) -> None:
-    wanted = request.embedding_version
+def _check_generation(spec: CollectionSpec, generation: Generation | None, request: SearchRequest) -> None:
+    """Raises VersionMismatch, PageExpired, and only then, for who named neither, InvalidVector: a vector of
+    the former generation may have another dim."""
+    wanted, after = request.embedding_version, request.after
     served = "" if generation is None else generation.embedding_version
     if wanted is not None and wanted != served:
         raise VersionMismatch(spec.name, served, wanted)
-    if generation is None and request.after is not None:
-        raise PageExpired("the generation of this page is gone; search again", "cursor")
+    if after is not None and (generation is None or after.generation != generation.name):
+        raise PageExpired("the generation of this page serves no more; search again", "cursor")
+    check_dim(request.vector, spec.dim if generation is None else generation.dim, "vector")
 
 
 def _addressed(spec: CollectionSpec, members: OpenGenerations, batch: WriteBatch) -> Generation:

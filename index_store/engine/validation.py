@@ -6,8 +6,9 @@ The rules stand in `item_rules`; this says them in the errors of the index.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from item_rules.vectors import WHY, dimension_fault, vector_fault, vector_faults
 K_MAX = 100_000
 OFFSET_MAX = 1_000_000
 CONTENT_HASH_BYTES_MAX = 64
+_NO_DIMS: Mapping[str, int] = MappingProxyType({})
 _COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -40,27 +42,31 @@ def check_id(item_id: object, spec: CollectionSpec, field: str) -> None:
         raise InvalidId(f"{field} {fault} (collection {spec.name!r})", field)
 
 
-def check_vector(vector: object, spec: CollectionSpec, field: str) -> Vector:
-    """The vector as contiguous float32. Raises InvalidVector."""
-    out: Vector = np.ascontiguousarray(_shaped(vector, spec, field), dtype=np.float32)
+def check_vector(vector: object, field: str) -> Vector:
+    """The vector as contiguous float32, of any dim. Raises InvalidVector."""
+    out: Vector = np.ascontiguousarray(_shaped(vector, field), dtype=np.float32)
     fault = vector_fault(out)
     if fault is not None:
         raise InvalidVector(f"{field} {WHY[fault]}", field)
     return out
 
 
-def _shaped(vector: object, spec: CollectionSpec, field: str) -> npt.NDArray[Any]:
+def check_dim(vector: npt.NDArray[Any], dim: int, field: str) -> None:
+    """Raises InvalidVector."""
+    if len(vector) != dim:
+        raise InvalidVector(f"{field} {dimension_fault(len(vector), dim)}", field)
+
+
+def _shaped(vector: object, field: str) -> npt.NDArray[Any]:
     if not isinstance(vector, np.ndarray) or vector.dtype.kind != "f" or vector.ndim != 1:
         raise InvalidVector(f"{field} must be an array of floats with one axis", field)
-    fault = dimension_fault(len(vector), spec.dim)
-    if fault is not None:
-        raise InvalidVector(f"{field} {fault}", field)
     return vector
 
 
 def checked_request(request: SearchRequest, spec: CollectionSpec) -> SearchRequest:
-    """The request, its vector contiguous. Raises InvalidRequest."""
-    vector = check_vector(request.vector, spec, "vector")
+    """The request, its vector contiguous; of which dim that is to be, the generation that answers knows.
+    Raises InvalidRequest."""
+    vector = check_vector(request.vector, "vector")
     if isinstance(request.k, bool) or not 1 <= request.k <= K_MAX:
         raise InvalidRequest(f"k must be 1..{K_MAX}, got {request.k}", "k")
     if not 0 <= request.offset <= OFFSET_MAX:
@@ -80,9 +86,14 @@ def checked_request(request: SearchRequest, spec: CollectionSpec) -> SearchReque
 
 
 def checked_batch(
-    batch: WriteBatch, spec: CollectionSpec, metadata_bytes_max: int = METADATA_BYTES_MAX
+    batch: WriteBatch,
+    spec: CollectionSpec,
+    metadata_bytes_max: int = METADATA_BYTES_MAX,
+    dims: Mapping[str, int] = _NO_DIMS,
 ) -> WriteBatch:
-    """The batch, its vectors contiguous float32. Raises InvalidRequest."""
+    """The batch, its vectors contiguous float32. dims: of the vectors of each version that is there; what
+    names another one is refused for that by who knows them all. Without any, `spec` says the dim. Raises
+    InvalidRequest."""
     for position, item in enumerate(batch.items):
         _check_item(item, spec, f"items[{position}]", metadata_bytes_max)
     for position, delete in enumerate(batch.deletes):
@@ -96,19 +107,21 @@ def checked_batch(
             raise InvalidRequest(
                 "a batch with vectors must name their embedding_version", "embedding_version"
             )
-        _check_other_vectors(batch, spec)
-        return replace(batch, items=_with_sound_vectors(batch.items, spec))
+        _check_other_vectors(batch, dims)
+        dim = dims.get(batch.embedding_version) if dims else spec.dim
+        return replace(batch, items=_with_sound_vectors(batch.items, dim))
     return batch
 
 
-def _check_other_vectors(batch: WriteBatch, spec: CollectionSpec) -> None:
+def _check_other_vectors(batch: WriteBatch, dims: Mapping[str, int]) -> None:
     """Vectors of other versions come from models of this service: one vector that is none fails the write."""
     for version, vectors in batch.other_vectors.items():
         if len(vectors) != len(batch.items):
             raise InvalidRequest(f"other_vectors of {version!r} must fit the items", "other_vectors")
         for place, vector in enumerate(vectors):
             if vector is not None:
-                check_vector(vector, spec, f"other_vectors[{place}]")
+                check_vector(vector, f"other_vectors[{place}]")
+                check_dim(vector, dims.get(version, len(vector)), f"other_vectors[{place}]")
 
 
 def _check_item(item: ItemWrite, spec: CollectionSpec, field: str, metadata_bytes_max: int) -> None:
@@ -131,10 +144,13 @@ def _check_source_version(value: object, field: str) -> None:
         raise InvalidRequest(f"{field} {fault}", field)
 
 
-def _with_sound_vectors(items: Sequence[ItemWrite], spec: CollectionSpec) -> list[ItemWrite]:
-    """All vectors checked in one go: a call a row would cost more than storing them."""
+def _with_sound_vectors(items: Sequence[ItemWrite], dim: int | None) -> list[ItemWrite]:
+    """All vectors checked in one go: a call a row would cost more than storing them. dim: None takes that of
+    the first one."""
     positions = [position for position, item in enumerate(items) if item.vector is not None]
-    vectors = [_shaped(items[position].vector, spec, f"items[{position}].vector") for position in positions]
+    vectors = [_shaped(items[position].vector, f"items[{position}].vector") for position in positions]
+    for position, vector in zip(positions, vectors, strict=True):
+        check_dim(vector, dim or len(vectors[0]), f"items[{position}].vector")
     stacked: Vector = np.stack(vectors).astype(np.float32, copy=False)
     for row, fault in vector_faults(stacked).items():
         field = f"items[{positions[row]}].vector"

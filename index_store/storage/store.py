@@ -14,7 +14,14 @@ import numpy as np
 
 from index_store import hints
 from index_store.contents.table import COUNTER
-from index_store.diagnosis import items_missing, rows_damaged, store_behind, unreadable, what_helps
+from index_store.diagnosis import (
+    another_shape,
+    items_missing,
+    rows_damaged,
+    store_behind,
+    unreadable,
+    what_helps,
+)
 from index_store.errors import StoreDamaged, StoreUnavailable, WriteFailed
 from index_store.storage import digest
 from index_store.storage.commit_marks import ACKED_FILE, SharedSeq, acked_seq
@@ -128,6 +135,7 @@ class Store:
         limits: WriterLimits | None = None,
     ) -> None:
         self.directory = directory
+        self.dim = 0
         self._embedding_version = embedding_version
         self._connect = connect
         self._disk = disk or DiskGuard(directory)
@@ -144,8 +152,8 @@ class Store:
 
     def open(self, spec: CollectionSpec) -> None:
         """Raises StoreDamaged when the file is not this collection's store of this version, StoreUnavailable
-        when it was made with another dim, metric or id type, or can't be opened now; OSError. To be closed
-        even then."""
+        when it was made with another metric or id type, or can't be opened now; OSError. To be closed even
+        then. `dim` is the store's own from here on."""
         require_free_files(_FILES)
         with self._translating_errors():
             self._tail_connection = self._connect(self.directory / STORE_FILE)
@@ -154,6 +162,7 @@ class Store:
             prepare(self._read_connection)
             meta = dict(self._read_connection.execute("SELECT key, value FROM meta").fetchall())
         self._check_identity(meta, spec)
+        self.dim = int(meta["dim"])
         self._seqs_behind = max(0, acked_seq(self.directory, str(meta["store_uuid"])) - int(meta["seq"]))
         if self._seqs_behind:
             log.error(
@@ -177,18 +186,9 @@ class Store:
                     f"{path}: the store says {key}={meta.get(key)!r}, expected {value!r}",
                     hints.check(path),
                 )
-        shape: tuple[tuple[str, str, object], ...] = (
-            ("id_type", "id_kind", spec.id_kind),
-            ("dim", "dim", spec.dim),
-            ("metric", "metric", spec.metric),
-        )
-        for setting, key, value in shape:
+        for setting, key, value in (("id_type", "id_kind", spec.id_kind), ("metric", "metric", spec.metric)):
             if meta.get(key) != value:
-                raise StoreUnavailable(
-                    f"{path} was made with {setting} {meta.get(key)}, the configuration says {value}",
-                    f"set {setting} of collection {spec.name!r} back to {meta.get(key)} and restart; for "
-                    f"{setting} {value} declare a collection of another name and import into that",
-                )
+                raise another_shape(path, spec, setting, meta.get(key), value)
 
     def recheck_suspects(self) -> None:
         """Read the rows that the scrub found damaged: not every row is read any more when a generation opens.
