@@ -51,11 +51,6 @@ class VectorIndex(Protocol):
     ) -> Iterator[DigestRow]:
         """Yield the known ids of some of so many parts with their shares, in one pass over all rows."""
 
-    def dims(self, collection: str) -> Mapping[str, int]:
-        """Return how many numbers the vectors of each embedding_version have, the current one's first, as of
-        the newest generations that this process has heard of; without waiting and without reading the disk
-        (0.3 us; from any thread, an event loop too). Empty before the first generation."""
-
     def advance(
         self,
         collection: str,
@@ -79,6 +74,16 @@ class SeqSource(Protocol):
         """Return the newest seq of the current generation that this process has heard of, without waiting and
         without reading the disk (a few us; from any thread, an event loop too). None: it can't be told this
         way, a search has to look. Raises UnknownCollection."""
+
+
+class DimSource(Protocol):
+    """How long the vectors of each generation are, for who checks one before it goes to the index."""
+
+    def dims_by_version(self, collection: str) -> Mapping[str, int]:
+        """Return how many numbers the vectors of each embedding_version have, the current one's first, as of
+        the newest generations that this process has heard of; without waiting and without reading the disk
+        (0.3 us; from any thread, an event loop too). Empty before the first generation. Raises
+        UnknownCollection."""
 
 
 class RebuildSource(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
@@ -45,7 +45,7 @@ _ALLOWED: Mapping[str, tuple[str, ...]] = {
     "modality": ("text", "image"),
     "metric": ("l2", "cosine", "ip"),
 }
-_DIM_MAX = 4096
+DIM_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +75,17 @@ class Collection:
         return CollectionSpec(name=self.name, id_kind=self.id_type, dim=self.dim, metric=self.metric)
 
 
+def _no_generations(_: str) -> Mapping[str, int]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Every served collection, in the order of configuration."""
+    """Every served collection, in the order of configuration. generation_dims: of the vectors of a
+    collection's generations, by embedding_version, the current one first (`DimSource`)."""
 
     collections: tuple[Collection, ...]
+    generation_dims: Callable[[str], Mapping[str, int]] = field(default=_no_generations, compare=False)
     default: Collection = field(init=False)
     """The collection of requests that name none."""
 
@@ -90,6 +96,20 @@ class Catalogue:
     def get(self, name: str) -> Collection | None:
         """Return the collection of that name, None when there is none."""
         return next((each for each in self.collections if each.name == name), None)
+
+    def dim(self, collection: Collection) -> int:
+        """Return how many numbers the vectors of the current generation have."""
+        return next(iter(self.generation_dims(collection.name).values()), collection.dim)
+
+    def dims_of(self, collection: Collection, embedding_version: str | None) -> Sequence[int]:
+        """Return how many numbers a vector of that version may have, as far as is known here; without a
+        version, one of any generation. Nothing where only the index can tell."""
+        known = self.generation_dims(collection.name)
+        if not known:
+            return (collection.dim,)
+        if embedding_version is None:
+            return tuple(known.values())
+        return (known[embedding_version],) if embedding_version in known else ()
 
     def default_of(self, modality: str) -> Collection | None:
         """The one a request without `collection` goes to, by what it brings."""
@@ -213,8 +233,8 @@ def _mistakes_of(name: str, table: Mapping[str, Any]) -> list[str]:
     id_field, dim = table.get("id_field", "id"), table.get("dim", 1)
     if isinstance(id_field, str) and (not _FIELD.fullmatch(id_field) or id_field in _RESERVED_FIELDS):
         mistakes.append(f"id_field {id_field!r} is not a usable field name")
-    if type(dim) is int and not 1 <= dim <= _DIM_MAX:
-        mistakes.append(f"dim must be 1 to {_DIM_MAX}, got {dim}")
+    if type(dim) is int and not 1 <= dim <= DIM_MAX:
+        mistakes.append(f"dim must be 1 to {DIM_MAX}, got {dim}")
     return mistakes
 
 

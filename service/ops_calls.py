@@ -88,6 +88,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     rebuild = commands.add_parser("rebuild", help="fill a generation of another model; shows its progress")
     rebuild.add_argument("collection")
     rebuild.add_argument("--model", help="a model reference; left out, the configured one")
+    rebuild.add_argument("--dim", type=int, help="of a model that gives any; left out, the configured one")
     rebuild.add_argument("--dry-run", action="store_true", help="only say what it takes")
     rebuild.add_argument("--no-wait", action="store_true", help="begin it and return")
     rebuild.set_defaults(run=_rebuild)
@@ -113,9 +114,11 @@ _HELP = {
 
 
 def _rebuild(given: argparse.Namespace, calls: ServiceCalls, sleep: Callable[[float], object]) -> int:
-    body = {"collection": given.collection, "model": given.model, "dry_run": given.dry_run}
+    named = {"model": given.model, "dim": given.dim}
+    body = {"collection": given.collection, "dry_run": given.dry_run, **named}
     answer = calls.call("POST", "/v1/rebuild", body)
-    _say(f"{answer['collection']}: {answer['model']} gives {answer['embedding_version']}")
+    gives = f"{answer['embedding_version']} of {answer['dim']} values"
+    _say(f"{answer['collection']}: {answer['model']} gives {gives}")
     _say(_planned(answer["estimate"]))
     if given.dry_run:
         _say(f"It does not fit: {answer['problem']}." if answer["problem"] else "It fits.")

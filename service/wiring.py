@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -85,8 +85,8 @@ def build(
     when everything is open and before the first connection is taken. models: being opened already.
     demo_picture: of a file name, where the demo is served."""
     served = serving_catalogue(settings, read_collections(settings))
-    catalogue = served.catalogue
-    index = _index(settings, catalogue, make_index)
+    index = _index(settings, served.catalogue, make_index)
+    catalogue = replace(served.catalogue, generation_dims=index.dims_by_version)
     readers, writers, fetchers = _executors(settings)
     metrics = Metrics(metrics_dir)
     encoders = Encoders({each.name: Slot(each.model, each.text_template) for each in catalogue.collections})

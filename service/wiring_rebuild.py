@@ -26,7 +26,7 @@ from service.app.rebuild.rebuilds import Rebuilds
 from service.app.rebuild.runner import RebuildRunner
 from service.app.rebuild.throttle import FillThrottle
 from service.collections import Collection
-from service.embedding.catalog.loader import load_embedder
+from service.embedding.catalog.loader import dim_of, load_embedder
 from service.embedding.catalog.references import NoModel, directory_and_hint, parse_reference
 from service.settings import Settings
 from service.wiring_catalogue import ServingCatalogue
@@ -84,6 +84,7 @@ def tried_model(
 ) -> Trial:
     """Return what the model of `reference` gives for `collection`, and how long an item of `sample` takes; a
     picture without fetching and decoding it. Raises ModelUnavailable."""
+    dim = dim_of(reference, models_dir) or collection.dim
     if collection.modality == "text":
         contents: list[Any] = [each.data.decode() for each in sample if each.kind == "text"]
     else:
@@ -92,7 +93,7 @@ def tried_model(
         reference,
         collection.modality,
         models_dir=models_dir,
-        dim=collection.dim,
+        dim=dim,
         threads=threads,
         runtime=runtime,
     )
@@ -102,7 +103,9 @@ def tried_model(
             embedder.embed(contents, "document")
         took_s = time.perf_counter() - began_at
         seconds = took_s / len(contents) if contents else None
-        return Trial(embedder.info.embedding_version, seconds, _files_bytes(reference, models_dir))
+        return Trial(
+            embedder.info.embedding_version, embedder.info.dim, seconds, _files_bytes(reference, models_dir)
+        )
     finally:
         embedder.close()
 

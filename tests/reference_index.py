@@ -197,7 +197,7 @@ class ReferenceIndex:
 
     def write(self, collection: str, batch: WriteBatch) -> Ack:
         spec = self._spec(collection)
-        batch = checked_batch(batch, spec, dims=self.dims(collection))
+        batch = checked_batch(batch, spec, dims=self.dims_by_version(collection))
         with self._lock:
             shelves = self._roles[collection]
             if batch.embedding_version is None:
@@ -309,7 +309,7 @@ class ReferenceIndex:
             share = hasher.share(item.id, item.active, vector, item.content_hash)
             yield DigestRow(item.id, share, item.active, vector is not None)
 
-    def dims(self, collection: str) -> Mapping[str, int]:
+    def dims_by_version(self, collection: str) -> Mapping[str, int]:
         self._spec(collection)
         found = self._roles[collection]
         return {
@@ -324,7 +324,9 @@ class ReferenceIndex:
             shelves = self._roles[collection]
             if step == "begin":
                 self._begin(
-                    shelves, embedding_version, dim or next(iter(self.dims(collection).values()), spec.dim)
+                    shelves,
+                    embedding_version,
+                    dim or next(iter(self.dims_by_version(collection).values()), spec.dim),
                 )
             else:
                 role = "former" if step == "rollback" else "next"

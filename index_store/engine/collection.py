@@ -177,8 +177,8 @@ class Collection:
         for generation in everyone.values():
             generation.close()
 
-    def dims(self) -> Mapping[str, int]:
-        """See `VectorIndex.dims`."""
+    def known_dims(self) -> Mapping[str, int]:
+        """See `DimSource.dims_by_version`."""
         return self._open_generations.dims
 
     def newest_seq(self) -> int | None:

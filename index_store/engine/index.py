@@ -214,9 +214,9 @@ class EmbeddedIndex:
         with found.members() as members:
             return iter(list(_existing(members).store.compute_digest_rows(numbers, parts)))
 
-    def dims(self, collection: str) -> Mapping[str, int]:
-        """See `VectorIndex.dims`."""
-        return self._collection(collection).dims()
+    def dims_by_version(self, collection: str) -> Mapping[str, int]:
+        """See `DimSource.dims_by_version`."""
+        return self._collection(collection).known_dims()
 
     def advance(
         self, collection: str, step: Step, embedding_version: str, dim: int | None = None

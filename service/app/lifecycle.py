@@ -21,7 +21,7 @@ from index_store.errors import (
     Unavailable,
     WriteFailed,
 )
-from index_store.port import RebuildSource, SeqSource, VectorIndex
+from index_store.port import DimSource, RebuildSource, SeqSource, VectorIndex
 from index_store.types import SearchRequest
 from service.app.encoders import Encoders, Slot
 from service.app.generations.loading import Loader, open_encoders
@@ -41,7 +41,7 @@ _OPENERS = 3
 """Threads: one for the collections, two for models."""
 
 
-class OpenableIndex(VectorIndex, SeqSource, RebuildSource, Protocol):
+class OpenableIndex(VectorIndex, SeqSource, DimSource, RebuildSource, Protocol):
     """An index whose collections are opened after it was made, one by one."""
 
     def open(self) -> Mapping[str, Unavailable]:
@@ -205,7 +205,8 @@ class Lifecycle:
     def _begin(self, collection: Collection, info: ModelInfo) -> None:
         """A collection without a generation gets its first one, under the model's version. The generation of
         that version notes which model this is, so that it can be served after the settings have changed."""
-        if self._index.status(collection.name).current is None:
+        current = self._index.status(collection.name).current
+        if current is None:
             # Another worker may do the same at this moment.
             with contextlib.suppress(GenerationConflict):
                 self._index.advance(collection.name, "begin", info.embedding_version)
@@ -215,7 +216,7 @@ class Lifecycle:
                 log.info("origin_noted", extra={"collection": collection.name, "origin": origin})
         except WriteFailed as exc:  # a full disk: the next start notes it
             log.warning("origin_not_noted", extra={"collection": collection.name, "error": str(exc)})
-        vector = np.ones(collection.dim, dtype=np.float32)
+        vector = np.ones(current.dim if current else collection.dim, dtype=np.float32)
         self._index.search(collection.name, [SearchRequest(vector=vector, k=1)])
 
     @staticmethod

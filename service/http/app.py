@@ -70,6 +70,7 @@ class Application:
         settings = parts.dependencies.settings
         self.searcher = parts.searcher
         self.catalogue = parts.dependencies.catalogue
+        self.pictures = parts.pictures
         self.bodies = parts.dependencies.bodies
         self._routers = _routers(parts)
         self._front = SearchFront(

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from index_store.errors import InvalidVector, PageExpired, VersionMismatch
-from index_store.port import VectorIndex
 from index_store.types import ItemWrite, SearchRequest, Vector, WriteBatch
-from tests.contract.vectors import DIM, fill, find, put, vectors
+from tests.contract.vectors import DIM, AnyIndex, fill, find, put, vectors
 
 WIDE = 2 * DIM
 
@@ -21,7 +20,7 @@ def wide(count: int) -> Vector:
 
 
 @pytest.fixture
-def both(index: VectorIndex) -> VectorIndex:
+def both(index: AnyIndex) -> AnyIndex:
     """Twenty items under v1 with `DIM` numbers, under v2, the next generation, with `WIDE`."""
     fill(index, 20)
     index.advance("numbers", "begin", "v2", dim=WIDE)
@@ -29,14 +28,14 @@ def both(index: VectorIndex) -> VectorIndex:
     return index
 
 
-def test_each_generation_has_the_dim_that_it_was_begun_with(both: VectorIndex) -> None:
+def test_each_generation_has_the_dim_that_it_was_begun_with(both: AnyIndex) -> None:
     status = both.status("numbers")
     assert [(each.embedding_version, each.dim) for each in status.generations] == [("v1", DIM), ("v2", WIDE)]
-    assert list(both.dims("numbers").items()) == [("v1", DIM), ("v2", WIDE)]
+    assert list(both.dims_by_version("numbers").items()) == [("v1", DIM), ("v2", WIDE)]
     assert find(both, vectors(20)[3], 1) == [3]
     both.advance("numbers", "promote", "v2")
     assert find(both, wide(20)[4], 1) == [4]
-    assert list(both.dims("numbers").items()) == [("v2", WIDE), ("v1", DIM)]
+    assert list(both.dims_by_version("numbers").items()) == [("v2", WIDE), ("v1", DIM)]
     both.advance("numbers", "rollback", "v1")
     assert find(both, vectors(20)[5], 1) == [5]
     assert [len(item.vector) for item in both.get("numbers", [5]) if item and item.vector is not None] == [
@@ -44,13 +43,13 @@ def test_each_generation_has_the_dim_that_it_was_begun_with(both: VectorIndex) -
     ]
 
 
-def test_a_generation_that_names_no_dim_takes_that_of_the_current_one(both: VectorIndex) -> None:
+def test_a_generation_that_names_no_dim_takes_that_of_the_current_one(both: AnyIndex) -> None:
     both.advance("numbers", "promote", "v2")
     both.advance("numbers", "begin", "v3")
-    assert both.dims("numbers")["v3"] == WIDE
+    assert both.dims_by_version("numbers")["v3"] == WIDE
 
 
-def test_a_vector_is_checked_against_the_generation_that_it_is_for(both: VectorIndex) -> None:
+def test_a_vector_is_checked_against_the_generation_that_it_is_for(both: AnyIndex) -> None:
     narrow, long = vectors(1)[0], wide(1)[0]
     for version, vector in (("v1", long), ("v2", narrow)):
         with pytest.raises(InvalidVector, match=r"items\[0\].vector"):
@@ -65,7 +64,7 @@ def test_a_vector_is_checked_against_the_generation_that_it_is_for(both: VectorI
     assert [each.seq for each in both.status("numbers").generations] == [20, 40], "nothing was stored"
 
 
-def test_who_names_a_version_or_a_page_learns_of_that_first(both: VectorIndex) -> None:
+def test_who_names_a_version_or_a_page_learns_of_that_first(both: AnyIndex) -> None:
     """Not that the vector has another dim: it was right for what is asked for."""
     page = both.search("numbers", [SearchRequest(vectors(1)[0], 5)])[0].next_page
     both.advance("numbers", "promote", "v2")

@@ -171,7 +171,9 @@ class Prober:
     def _query(self, collection: Collection, *, by_content: bool) -> ParsedSearch:
         """Return a query that no cache holds: new content, or a vector where there is no model."""
         if not by_content:
-            return ParsedSearch(collection, SearchRequest(np.ones(collection.dim, dtype=np.float32), k=1))
+            return ParsedSearch(
+                collection, SearchRequest(np.ones(self._catalogue.dim(collection), dtype=np.float32), k=1)
+            )
         request = SearchRequest(NO_VECTOR, k=1)
         if collection.modality == "text":
             return ParsedSearch(collection, request, text=_PROBE_TEXT.format(number=self._probes))
@@ -215,7 +217,7 @@ class Prober:
         unknown = None if status is None else 0
         described: dict[str, Any] = {
             "model": slot.info.name if slot.info else collection.model,
-            "dim": collection.dim,
+            "dim": current.dim if current else collection.dim,
             "version": current.embedding_version if current else _version(slot),
             "count": current.live if current else unknown,
             "seq": current.seq if current else unknown,

@@ -13,6 +13,8 @@ from service.collections import Collection
 
 _DELTA_ROWS = 20_000
 """About as many rows stay in each worker's memory until they are sealed."""
+_BYTES_A_NUMBER = 9
+"""Of a vector on disk: in the store, in a segment, and its 8-bit code."""
 _DISK_RESERVE_BYTES = 64 << 20
 _SAMPLE_ITEMS = 8
 _MEMINFO = Path("/proc/meminfo")
@@ -20,17 +22,18 @@ _MEMINFO = Path("/proc/meminfo")
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A model opened, tried and closed again. seconds_an_item: of the sample; None without one. model_bytes:
-    of its files."""
+    """A model opened, tried and closed again. dim: of its vectors. seconds_an_item: of the sample; None
+    without one. model_bytes: of its files."""
 
     embedding_version: str
+    dim: int
     seconds_an_item: float | None
     model_bytes: int
 
 
 TryModel: TypeAlias = Callable[[Collection, str, Sequence[Content]], Trial]
-"""Opens the model of a reference for a collection, embeds the contents, closes it. Blocking; raises
-ModelUnavailable."""
+"""Opens the model of a reference for a collection, embeds the contents, closes it. The collection's dim is
+what a model that gives any is asked for. Blocking; raises ModelUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,8 @@ def estimate(
     items, contents = (current.items, current.contents) if current else (0, 0)
     directory = data_dir / "collections" / collection.name / (current.generation if current else "")
     disk = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) if current else 0
-    delta = min(items, _DELTA_ROWS) * collection.dim * 4
+    disk += max(0, trial.dim - (current.dim if current else trial.dim)) * items * _BYTES_A_NUMBER
+    delta = min(items, _DELTA_ROWS) * trial.dim * 4
     seconds = None if trial.seconds_an_item is None else round(trial.seconds_an_item * contents, 1)
     return Estimate(
         items=items,

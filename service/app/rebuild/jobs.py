@@ -30,7 +30,8 @@ FORMAT_VERSION = 1
 @dataclass(frozen=True, slots=True)
 class Job:
     """One rebuild of one collection. model: the reference of the new one. embedding_version: of the
-    generation that is filled. done, total: items with a vector, items with content. rate: items a second;
+    generation that is filled. dim: of its vectors; 0, of a job made before that could change, is that of the
+    current generation. done, total: items with a vector, items with content. rate: items a second;
     eta_s: seconds left; both None while unknown. missing: items that a search finds now and would not find
     after the promotion. errors: items that could not be embedded, by reason. reason, hint: why it
     failed, what helps."""
@@ -52,6 +53,7 @@ class Job:
     reason: str = ""
     hint: str = ""
     updated_at: str = ""
+    dim: int = 0
 
     @property
     def is_over(self) -> bool:
@@ -74,11 +76,15 @@ class JobStore:
         self._directory = directory
         self._now = now
 
-    def create_job(self, collection: str, model: str, text_template: str, embedding_version: str) -> Job:
+    def create_job(
+        self, collection: str, model: str, text_template: str, embedding_version: str, dim: int
+    ) -> Job:
         """Return a new job, queued and on disk. Raises OSError."""
         at = _text(self._now())
         job_id = f"{self._now().astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-        job = Job(job_id, collection, model, text_template, embedding_version, created_at=at, updated_at=at)
+        job = Job(
+            job_id, collection, model, text_template, embedding_version, created_at=at, updated_at=at, dim=dim
+        )
         self._directory.mkdir(parents=True, exist_ok=True)
         self._write(job)
         self._prune()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from index_store.errors import GenerationConflict
@@ -19,11 +19,12 @@ from service.errors import InvalidInput, JobConflict
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """What was asked for, and what it takes."""
+    """What was asked for, and what it takes. dim: of the vectors that `model` gives."""
 
     collection: Collection
     model: str
     text_template: str
+    dim: int
     embedding_version: str
     estimate: Estimate
 
@@ -51,33 +52,41 @@ class Rebuilds:
         self._data_dir = data_dir
         self._workers = workers
 
-    def plan(self, collection: Collection, model: str | None, embedding_version: str | None) -> Rebuild:
+    def plan(
+        self,
+        collection: Collection,
+        model: str | None,
+        embedding_version: str | None,
+        dim: int | None = None,
+    ) -> Rebuild:
         """Return what a rebuild would do and take; the model is opened, tried and closed again.
 
-        model: None takes the configured one. embedding_version: what the caller believes that it gives.
+        model: None takes the configured one. embedding_version: what the caller believes that it gives. dim:
+        of a model that gives any; None takes the configured one, or with another model the current one.
         Raises InvalidInput, ModelUnavailable, GenerationConflict.
         """
         change = self._changes(collection.name)
         reference = model or (change.configured.model if change else collection.model)
         if reference == NO_MODEL:
             raise InvalidInput("model", "must be named: the collection is configured without one")
-        if change is not None and not model and change.configured.dim != collection.dim:
-            raise InvalidInput(
-                "dim",
-                f"is {collection.dim} and {change.configured.dim} is configured; a rebuild keeps it: declare "
-                "a collection of another name for another dim",
-            )
+        status = self._index.status(collection.name)
+        wanted = dim
+        if wanted is None and change is not None and reference == change.configured.model:
+            wanted = change.configured.dim
+        if wanted is None:
+            wanted = status.current.dim if status.current else collection.dim
         slot = self._encoders.slot(collection.name)
         template = slot.text_template if collection.modality == "text" else ""
         sample = self._index.content_sample(collection.name, sample_size())
-        trial = self._try_model(collection, reference, sample)
+        trial = self._try_model(replace(collection, dim=wanted), reference, sample)
+        if dim not in (None, trial.dim):
+            raise InvalidInput("dim", f"is {dim}, and {reference} gives vectors of {trial.dim}")
         version = trial.embedding_version + template_suffix(template)
         if embedding_version not in (None, version):
             raise GenerationConflict(f"{reference} gives {version!r}, not {embedding_version!r}")
-        status = self._index.status(collection.name)
         _require_possible(status, version)
         found = estimate(self._data_dir, collection, status, trial, self._workers)
-        return Rebuild(collection, reference, template, version, found)
+        return Rebuild(collection, reference, template, trial.dim, version, found)
 
     def start(self, rebuild: Rebuild) -> Job:
         """Return the job that does it, queued and on disk. Raises JobConflict, OSError."""
@@ -88,7 +97,9 @@ class Rebuilds:
         for job in self.jobs.all():
             if job.collection == name and not job.is_over:
                 raise JobConflict(f"The job {job.id} rebuilds {name!r} already.")
-        return self.jobs.create_job(name, rebuild.model, rebuild.text_template, rebuild.embedding_version)
+        return self.jobs.create_job(
+            name, rebuild.model, rebuild.text_template, rebuild.embedding_version, rebuild.dim
+        )
 
     def end_job(self, job: Job) -> Job:
         """Ask for the end of `job`; return it as it is at this moment. Raises JobConflict, OSError."""

@@ -163,7 +163,9 @@ class RebuildRunner:
                 await self._save(replace(job, state="cancelled", reason="its generation was aborted"))
                 return None
             job = await self._save(replace(job, state="running", phase="copying"))
-            advance = partial(self._index.advance, job.collection, "begin", job.embedding_version)
+            advance = partial(
+                self._index.advance, job.collection, "begin", job.embedding_version, job.dim or None
+            )
             found = _of_version(await self._run(advance), job.embedding_version)
         origin = Origin(job.model, job.text_template).serialized()
         await self._run(partial(self._index.record_origin, job.collection, job.embedding_version, origin))

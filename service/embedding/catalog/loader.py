@@ -98,6 +98,20 @@ def load_embedder(
         return embedder
 
 
+def dim_of(ref: str, models_dir: Path) -> int | None:
+    """Return how many numbers the vectors of `ref` have, without loading weights; None for a model that gives
+    any, or whose files are not here. Raises ModelUnavailable for what can't be a reference."""
+    reference = parse_reference(ref)
+    if isinstance(reference, NoModel):
+        return DESCRIPTOR_DIM if reference.name == DESCRIPTOR else None
+    if isinstance(reference, BuiltinModel):
+        return reference.dim
+    try:
+        return read_manifest(directory_and_hint(ref, models_dir)[0]).dim
+    except BadModelDirectory:
+        return None
+
+
 def open_embedder(
     ref: str, modality: Modality, directory: Path, manifest: Manifest, threads: int
 ) -> Embedder[Any]:

@@ -113,7 +113,7 @@ class EmbedRoutes:
         info = slot.info
         described: dict[str, Any] = {
             "model": info.name if info else collection.model,
-            "dim": collection.dim,
+            "dim": info.dim if info else self._dependencies.catalogue.dim(collection),
             "version": info.embedding_version if info else "",
             "modality": collection.modality,
             "model_available": slot.is_available,

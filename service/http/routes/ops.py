@@ -90,6 +90,7 @@ class OpsRoutes:
         described["generation"] = current.generation if current else None
         described["count"] = current.live if current else unknown
         described["seq"] = current.seq if current else unknown
+        described["dim"] = current.dim if current else collection.dim
         slot = self._dependencies.encoders.slot(collection.name)
         described["model"], described["text_template"] = slot.reference, slot.text_template
         described["model_available"] = slot.is_available

@@ -11,10 +11,12 @@ from fastapi import APIRouter, Request
 
 from service.app.rebuild.jobs import Job
 from service.app.rebuild.rebuilds import Rebuild, Rebuilds
+from service.collections import DIM_MAX
 from service.http.auth import Role
 from service.http.dependencies import Dependencies, JsonResponse
 from service.http.wire.problems import HttpRefusal
 from service.http.wire.schemas import RebuildIn
+from service.http.wire.values import in_range
 
 
 class RebuildRoutes:
@@ -38,7 +40,8 @@ class RebuildRoutes:
         """Begin filling a generation of another model: 202 and its job, or with `dry_run` what it takes."""
         body = await self._dependencies.read_json(request, self._decoder)
         collection = self._dependencies.collection(body.collection)
-        plan = partial(self._rebuilds.plan, collection, body.model, body.embedding_version)
+        dim = None if body.dim is None else in_range("dim", body.dim, 1, DIM_MAX)
+        plan = partial(self._rebuilds.plan, collection, body.model, body.embedding_version, dim)
         rebuild = await self._dependencies.run_blocking(plan)
         if body.dry_run:
             return JsonResponse(_planned(rebuild))
@@ -71,6 +74,7 @@ def _planned(rebuild: Rebuild) -> dict[str, Any]:
     return {
         "collection": rebuild.collection.name,
         "model": rebuild.model,
+        "dim": rebuild.dim,
         "embedding_version": rebuild.embedding_version,
         "estimate": asdict(rebuild.estimate),
         "problem": rebuild.estimate.problem,

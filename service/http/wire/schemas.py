@@ -151,10 +151,12 @@ class StepIn(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class RebuildIn(msgspec.Struct, forbid_unknown_fields=True):
-    """POST /v1/rebuild. model: a reference; left out, the configured one. dry_run: only say what it takes."""
+    """POST /v1/rebuild. model: a reference; left out, the configured one. dim: of a model that gives any.
+    dry_run: only say what it takes."""
 
     collection: str
     model: str | None = None
+    dim: int | None = None
     embedding_version: str | None = None
     dry_run: bool = False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from index_store.types import SearchRequest, Vector
 from item_rules.ids import INT64_MAX
@@ -53,16 +53,19 @@ def parse_search(
     has_vector = body.vector is not None
     collection = _collection_of(body, catalogue)
     include = frozenset(body.include) if body.include else _NOTHING
+    if "vector" in include:  # what the answer weighs is told by the dim of the generation that serves
+        collection = replace(collection, dim=catalogue.dim(collection))
     top_k = limits.top_k if body.top_k is None else body.top_k
     offset = 0 if body.offset is None else in_range("offset", body.offset, 0, OFFSET_MAX)
     if body.cursor is not None and body.offset is not None:
         raise InvalidInput("cursor", "and offset exclude each other")
     if body.filter:
         check_depth(body.filter, "filter")
-    if raw is not None:
-        vector = checked_vector(raw, collection.dim)
+    if body.vector is None:
+        vector = NO_VECTOR
     else:
-        vector = NO_VECTOR if body.vector is None else read_vector(body.vector, collection.dim)
+        dims = catalogue.dims_of(collection, body.embedding_version)
+        vector = read_vector(body.vector, dims) if raw is None else checked_vector(raw, dims)
     request = SearchRequest(
         vector=vector,
         k=in_range("top_k", top_k, 1, limits.top_k_max),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -48,7 +48,8 @@ class IntakeReader:
         items_max = self._settings.upsert_items_max
         in_range("items", len(body.items), 0, items_max)
         in_range("delete_ids", len(body.delete_ids or ()), 0, items_max)
-        items = [self._read_item(place, raw, collection) for place, raw in enumerate(body.items)]
+        dims = self._catalogue.dims_of(collection, body.embedding_version)
+        items = [self._read_item(place, raw, collection, dims) for place, raw in enumerate(body.items)]
         deletes = [
             self._read_delete(place, raw, collection) for place, raw in enumerate(body.delete_ids or ())
         ]
@@ -73,7 +74,9 @@ class IntakeReader:
         modality = "image" if {"image", "image_url"} & set(fields) else "text" if "text" in fields else ""
         return self._catalogue.default_of(modality) or self._catalogue.default
 
-    def _read_item(self, place: int, raw: msgspec.Raw, collection: Collection) -> NewItem | Reject:
+    def _read_item(
+        self, place: int, raw: msgspec.Raw, collection: Collection, dims: Sequence[int]
+    ) -> NewItem | Reject:
         where: Loc = ("items", place)
         try:
             item = self._decoders[collection.name].decode(raw)
@@ -84,7 +87,7 @@ class IntakeReader:
         given: Id | None = None
         try:
             field, given = _given_id(item, collection)
-            return self._new_item(place, item, read_id(given, collection, field), collection)
+            return self._new_item(place, item, read_id(given, collection, field), collection, dims)
         except InvalidInput as exc:
             return Reject((*where, *exc.loc), given, exc.code, str(exc))
 
@@ -104,7 +107,9 @@ class IntakeReader:
             loc = exc.loc if isinstance(given, DeleteIn) else ()
             return Reject((*where, *loc), entry.id, exc.code, str(exc))
 
-    def _new_item(self, place: int, item: ItemIn, id: Id, collection: Collection) -> NewItem:
+    def _new_item(
+        self, place: int, item: ItemIn, id: Id, collection: Collection, dims: Sequence[int]
+    ) -> NewItem:
         named = {"vector": item.vector, "text": item.text, "image": item.image, "image_url": item.image_url}
         given = sum(content is not None for content in (item.vector, item.text, item.image))
         # With a vector or a text the address is metadata of the item; alone it is the content.
@@ -120,7 +125,7 @@ class IntakeReader:
         return NewItem(
             place=place,
             id=id,
-            vector=None if item.vector is None else read_vector(item.vector, collection.dim),
+            vector=None if item.vector is None else read_vector(item.vector, dims),
             text=None if item.text is None else read_text(item.text, self._settings.text_chars_max, "text"),
             picture=None if item.image is None else read_picture(item.image, "image"),
             picture_url=None if given else _read_url(item.image_url),

@@ -47,22 +47,23 @@ def in_range(field: str, value: int, low: int, high: int) -> int:
     return value
 
 
-def read_vector(value: VectorIn, dim: int, field: str = "vector") -> Vector:
-    """Return (dim,) float32, finite and not zero, from numbers or base64 of little-endian float32."""
+def read_vector(value: VectorIn, dims: Sequence[int], field: str = "vector") -> Vector:
+    """Return (dim,) float32, finite and not zero, from numbers or base64 of little-endian float32. dims: as
+    `checked_vector` takes them."""
     if isinstance(value, str):
         data = read_base64(value, field)
         if len(data) % 4:
             raise InvalidInput(field, "must be base64 of whole float32 values", "invalid_vector")
-        return checked_vector(np.frombuffer(data, dtype="<f4"), dim, field)
+        return checked_vector(np.frombuffer(data, dtype="<f4"), dims, field)
     with np.errstate(over="ignore"):
-        return checked_vector(np.array(value, dtype=np.float32), dim, field)
+        return checked_vector(np.array(value, dtype=np.float32), dims, field)
 
 
-def checked_vector(vector: npt.NDArray[np.float32], dim: int, field: str = "vector") -> Vector:
-    """Return `vector` if it has `dim` finite values and a direction. Raises InvalidInput."""
-    fault = dimension_fault(vector.shape[0], dim)
-    if fault is not None:
-        raise InvalidInput(field, fault, "invalid_dimension")
+def checked_vector(vector: npt.NDArray[np.float32], dims: Sequence[int], field: str = "vector") -> Vector:
+    """Return `vector` if it has finite values and a direction, and one of `dims` if there are any. Raises
+    InvalidInput."""
+    if dims and vector.shape[0] not in dims:
+        raise InvalidInput(field, str(dimension_fault(vector.shape[0], dims[0])), "invalid_dimension")
     why = vector_fault(vector)
     if why is not None:
         raise InvalidInput(field, WHY[why], "invalid_vector")
