@@ -42,14 +42,22 @@ class VectorIndex(Protocol):
     def status(self, collection: str) -> CollectionStatus:
         """Return counts, seq and cursors of every generation, from the store (not a cache)."""
 
-    def digest(self, collection: str, parts: int = DIGEST_BUCKETS) -> Digest:
-        """Return the proof of the current generation's content as of `seq`. parts: how many sums, a power of
-        two; up to 4,096 are at hand, more take a pass over all rows."""
+    def digest(
+        self, collection: str, parts: int = DIGEST_BUCKETS, embedding_version: str | None = None
+    ) -> Digest:
+        """Return the proof of a generation's content as of `seq`. parts: how many sums, a power of two; up to
+        4,096 are at hand, more take a pass over all rows. embedding_version: of which generation; None: the
+        current one. Raises VersionMismatch where none is of it."""
 
     def digest_rows(
-        self, collection: str, numbers: Sequence[int], parts: int = DIGEST_BUCKETS
+        self,
+        collection: str,
+        numbers: Sequence[int],
+        parts: int = DIGEST_BUCKETS,
+        embedding_version: str | None = None,
     ) -> Iterator[DigestRow]:
-        """Yield the known ids of some of so many parts with their shares, in one pass over all rows."""
+        """Yield the known ids of some of so many parts with their shares, in one pass over all rows.
+        embedding_version: as of `digest`."""
 
     def advance(
         self,

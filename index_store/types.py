@@ -7,7 +7,7 @@ generation's store.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -97,6 +97,8 @@ class WriteBatch:
     other_vectors: of other versions, for the same items in order, by version; None: not known, the item waits
     for one in the generation of that version.
     is_for_current: refused unless `embedding_version` is the current generation's.
+    except_versions: generations of these versions take nothing of it, since somebody else brings them theirs;
+    but the one that `embedding_version` names takes all, whatever stands here.
     """
 
     items: Sequence[ItemWrite] = ()
@@ -105,6 +107,7 @@ class WriteBatch:
     cursors: Mapping[str, str] = field(default_factory=dict)
     other_vectors: Mapping[str, Sequence[Vector | None]] = field(default_factory=dict)
     is_for_current: bool = False
+    except_versions: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,7 +212,12 @@ class ReferenceIndex:
                         collection, current.version if current else "", batch.embedding_version
                     )
                 addressed = named[0]
-            order = [shelves[role] for role in ("current", "next", "former") if role in shelves]
+            order = [
+                shelf
+                for role in ("current", "next", "former")
+                if (shelf := shelves.get(role))
+                and (shelf is addressed or shelf.version not in batch.except_versions)
+            ]
             acks: dict[str, Ack] = {}
             known: set[Id] = set()
             told: set[Id] = set()
@@ -280,8 +285,10 @@ class ReferenceIndex:
         others = [status for role, status in found.items() if role != "current"]
         return CollectionStatus(spec, found.get("current"), others)
 
-    def digest(self, collection: str, parts: int = DIGEST_BUCKETS) -> Digest:
-        shelf = self._current(collection)
+    def digest(
+        self, collection: str, parts: int = DIGEST_BUCKETS, embedding_version: str | None = None
+    ) -> Digest:
+        shelf = self._of_version(collection, embedding_version)
         if parts not in [2**n for n in range(21)]:
             raise InvalidRequest("parts", "parts")
         sums: dict[int, int] = {}
@@ -294,9 +301,13 @@ class ReferenceIndex:
         return Digest(root, np.array([each % 2**64 for each in fine], np.uint64), len(shelf.items), shelf.seq)
 
     def digest_rows(
-        self, collection: str, numbers: Sequence[int], parts: int = DIGEST_BUCKETS
+        self,
+        collection: str,
+        numbers: Sequence[int],
+        parts: int = DIGEST_BUCKETS,
+        embedding_version: str | None = None,
     ) -> Iterator[DigestRow]:
-        shelf = self._current(collection)
+        shelf = self._of_version(collection, embedding_version)
         if any(not 0 <= number < parts for number in numbers):
             raise InvalidRequest("bucket", "bucket")
         rows = self._digest_rows(shelf)
@@ -354,6 +365,15 @@ class ReferenceIndex:
 
     def close(self) -> None:
         pass
+
+    def _of_version(self, collection: str, version: str | None) -> Shelf:
+        if version is None:
+            return self._current(collection)
+        shelves = self._roles[collection].values()
+        for shelf in shelves:
+            if shelf.version == version:
+                return shelf
+        raise VersionMismatch(collection, "", version)
 
     def _current(self, collection: str) -> Shelf:
         self._spec(collection)

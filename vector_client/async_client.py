@@ -86,14 +86,26 @@ class AsyncVectorClient:
         return await self._transport.exchange(search.embed(text, collection, role, self._keys))
 
     async def embed_batch(
-        self, texts: Sequence[str], collection: str | None = None, role: Role = "query"
+        self,
+        texts: Sequence[str],
+        collection: str | None = None,
+        role: Role = "query",
+        embedding_version: str | None = None,
     ) -> Embedded:
-        """Return the unit vectors of 1 to 100 texts, order kept, with the space they belong to."""
-        return await self._transport.exchange(search.embed_batch(texts, collection, role, self._keys))
+        """Return the unit vectors of 1 to 100 texts, order kept, with the space they belong to.
 
-    async def embed_image(self, image: bytes, collection: str | None = None) -> Embedded:
-        """Return the unit vector of one picture file."""
-        return await self._transport.exchange(search.embed(image, collection, "query", self._keys))
+        embedding_version: by the model of that generation of the collection. Raises Conflict where it is not
+        loaded.
+        """
+        call = search.embed_batch(texts, collection, role, self._keys, embedding_version)
+        return await self._transport.exchange(call)
+
+    async def embed_image(
+        self, image: bytes, collection: str | None = None, embedding_version: str | None = None
+    ) -> Embedded:
+        """Return the unit vector of one picture file. embedding_version: as of `embed_batch`."""
+        call = search.embed(image, collection, "query", self._keys, embedding_version)
+        return await self._transport.exchange(call)
 
     async def upsert(
         self,
@@ -105,14 +117,22 @@ class AsyncVectorClient:
         delete_version: int | None = None,
         cursors: Mapping[str, str] | None = None,
         partial: bool = False,
+        except_versions: Sequence[str] = (),
     ) -> Written:
         """Store items and deletes in one commit; on return it is on disk and in every later search.
 
         Not repeated after silence (TimedOut): it may still be applied, and sending it again is safe.
-        delete_version, cursors, partial: as protocol.items.Upsert says.
+        delete_version, cursors, partial, except_versions: as protocol.items.Upsert says.
         """
         batch = stored.Upsert(
-            collection, items, embedding_version, delete_ids, delete_version, cursors, partial
+            collection,
+            items,
+            embedding_version,
+            delete_ids,
+            delete_version,
+            cursors,
+            partial,
+            except_versions,
         )
         return await self._transport.exchange(stored.upsert(batch, self._keys))
 
@@ -168,23 +188,29 @@ class AsyncVectorClient:
         """Return one job with its progress. Raises NotFound."""
         return await self._transport.exchange(operations.job(job_id, self._keys))
 
-    async def digest(self, collection: str) -> Digest:
-        """Return the proof of what the current generation holds."""
-        return await self._transport.exchange(operations.digest(collection, self._keys))
+    async def digest(self, collection: str, embedding_version: str | None = None) -> Digest:
+        """Return the proof of what a generation holds: that of `embedding_version`, or the current one.
+        Raises Conflict where none is of it."""
+        return await self._transport.exchange(operations.digest(collection, self._keys, embedding_version))
 
-    async def digest_rows(self, collection: str, buckets: Sequence[int]) -> list[DigestRow]:
+    async def digest_rows(
+        self, collection: str, buckets: Sequence[int], embedding_version: str | None = None
+    ) -> list[DigestRow]:
         """Return the ids of these buckets of the proof, with what each adds to it; one pass for all."""
-        return await self._transport.exchange(operations.digest_rows(collection, buckets, self._keys))
+        call = operations.digest_rows(collection, buckets, self._keys, embedding_version)
+        return await self._transport.exchange(call)
 
-    async def differing(self, collection: str, sums: bytes) -> Differing:
-        """Return what the current generation holds where its sums are not these. sums: 1, 2, 4 ... 2**20
-        unsigned 64-bit integers, little end first; an id counts in the sum that its CRC-32 ends in."""
+    async def differing(
+        self, collection: str, sums: bytes, embedding_version: str | None = None
+    ) -> Differing:
+        """Return what a generation holds where its sums are not these. sums: 1, 2, 4 ... 2**20 unsigned
+        64-bit integers, little end first; an id counts in the sum that its CRC-32 ends in."""
         parts: list[int] = []
         rows: list[DigestRow] = []
         first: int | None = 0
         while first is not None:
             more_parts, more_rows, first = await self._transport.exchange(
-                operations.differing(collection, sums, first, self._keys)
+                operations.differing(collection, sums, first, self._keys, embedding_version)
             )
             parts += more_parts
             rows += more_rows

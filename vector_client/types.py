@@ -169,7 +169,9 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One generation of a collection. role: current, next or former. live: those that a search can show."""
+    """One generation of a collection. role: current, next or former. live: those that a search can show.
+    cursors: as of CollectionState. contents: items whose content is kept. awaiting: those of them without a
+    vector."""
 
     generation: str
     role: str
@@ -177,6 +179,9 @@ class Generation:
     items: int
     live: int
     seq: int
+    cursors: Mapping[str, str] = field(default_factory=dict)
+    contents: int = 0
+    awaiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +208,8 @@ class CollectionState:
 
     cursors: where each source resumes, stored in the same commit as the rows. store: names the service's data
     directory; empty where a service of an older release answers. problem: why the collection can't be served,
-    with what helps; empty where it can.
+    with what helps; empty where it can. generations: the current one first; none where a service of an older
+    release answers.
     """
 
     name: str
@@ -212,6 +218,7 @@ class CollectionState:
     cursors: Mapping[str, str] = field(default_factory=dict)
     store: str = ""
     problem: str = ""
+    generations: Sequence[Generation] = ()
 
 
 @dataclass(frozen=True, slots=True)

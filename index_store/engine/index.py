@@ -164,7 +164,12 @@ class EmbeddedIndex:
         while True:
             with found.members() as members:
                 addressed = addressed or _addressed(found.spec, members, batch).name
-                waiting = [g for g in members.in_order() if g.name not in done]
+                takers = [
+                    g
+                    for g in members.in_order()
+                    if g.name == addressed or g.embedding_version not in batch.except_versions
+                ]
+                waiting = [g for g in takers if g.name not in done]
                 if not waiting:
                     return acked(done, addressed)
                 for generation in waiting:
@@ -198,21 +203,26 @@ class EmbeddedIndex:
         first = current[0] if current else None
         return CollectionStatus(found.spec, first, others, list(dict.fromkeys(troubles)))
 
-    def digest(self, collection: str, parts: int = BUCKETS) -> Digest:
+    def digest(self, collection: str, parts: int = BUCKETS, embedding_version: str | None = None) -> Digest:
         """See `VectorIndex.digest`."""
         found = self._collection(collection)
         _check_parts(parts, ())
         with found.members() as members:
-            return _existing(members).store.compute_digest(parts)
+            return _of_version(found.spec, members, embedding_version).store.compute_digest(parts)
 
     def digest_rows(
-        self, collection: str, numbers: Sequence[int], parts: int = BUCKETS
+        self,
+        collection: str,
+        numbers: Sequence[int],
+        parts: int = BUCKETS,
+        embedding_version: str | None = None,
     ) -> Iterator[DigestRow]:
         """See `VectorIndex.digest_rows`. The rows are read before the first one is returned."""
         found = self._collection(collection)
         _check_parts(parts, numbers)
         with found.members() as members:
-            return iter(list(_existing(members).store.compute_digest_rows(numbers, parts)))
+            store = _of_version(found.spec, members, embedding_version).store
+            return iter(list(store.compute_digest_rows(numbers, parts)))
 
     def dims_by_version(self, collection: str) -> Mapping[str, int]:
         """See `DimSource.dims_by_version`."""
@@ -331,10 +341,18 @@ def _addressed(spec: CollectionSpec, members: OpenGenerations, batch: WriteBatch
         return _existing(members)
     if batch.is_for_current and current and current.embedding_version != batch.embedding_version:
         raise VersionMismatch(spec.name, current.embedding_version, batch.embedding_version)
+    return _of_version(spec, members, batch.embedding_version)
+
+
+def _of_version(spec: CollectionSpec, members: OpenGenerations, version: str | None) -> Generation:
+    """The generation of that version; None: the current one. Raises VersionMismatch, GenerationConflict."""
+    if version is None:
+        return _existing(members)
     for generation in members.in_order():
-        if generation.embedding_version == batch.embedding_version:
+        if generation.embedding_version == version:
             return generation
-    raise VersionMismatch(spec.name, current.embedding_version if current else "", batch.embedding_version)
+    current = members.current
+    raise VersionMismatch(spec.name, current.embedding_version if current else "", version)
 
 
 def _existing(members: OpenGenerations) -> Generation:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias, TypeVar
 
+from index_store.errors import VersionMismatch
 from service.collections import NO_MODEL
 from service.embedding.port import Encoding, ModelInfo
 from service.errors import InvalidImage, InvalidInput, ModelUnavailable, Overloaded, Starting
@@ -171,27 +172,38 @@ class Encoders:
         """Return the place of a collection's model. Raises KeyError for an unknown collection."""
         return self._slots[collection]
 
-    def info(self, collection: str) -> ModelInfo:
-        """Raises Starting or ModelUnavailable when the collection's model can't embed now, InvalidInput when
-        it has none."""
-        slot = self._slots[collection]
+    def info(self, collection: str, embedding_version: str | None = None) -> ModelInfo:
+        """Return what the collection's model is. embedding_version: of the model of that version, serving or
+        standing by; None: of the one that serves. Raises Starting or ModelUnavailable when it can't embed
+        now, InvalidInput when there is none, VersionMismatch when none of that version is here."""
+        slot = self._slot_of(collection, embedding_version)
         if slot.info is None:
             raise self._missing(slot, collection, "")
         return slot.info
 
-    def text(self, collection: str) -> TextEncoder:
-        """Raises Starting, ModelUnavailable, InvalidInput when the collection's model reads no text."""
-        slot = self._slots[collection]
+    def text(self, collection: str, embedding_version: str | None = None) -> TextEncoder:
+        """Raises as `info`, and InvalidInput when the model reads no text."""
+        slot = self._slot_of(collection, embedding_version)
         if slot.text is None:
             raise self._missing(slot, collection, "text")
         return slot.text
 
-    def image(self, collection: str) -> ImageEncoder:
-        """Raises Starting, ModelUnavailable, InvalidInput when the collection's model reads no pictures."""
-        slot = self._slots[collection]
+    def image(self, collection: str, embedding_version: str | None = None) -> ImageEncoder:
+        """Raises as `info`, and InvalidInput when the model reads no pictures."""
+        slot = self._slot_of(collection, embedding_version)
         if slot.image is None:
             raise self._missing(slot, collection, "pictures")
         return slot.image
+
+    def _slot_of(self, collection: str, embedding_version: str | None) -> Slot:
+        serving = self._slots[collection]
+        if embedding_version is None:
+            return serving
+        found = self.by_version(collection, embedding_version)
+        if found is None:
+            served = serving.info.embedding_version if serving.info else ""
+            raise VersionMismatch(collection, served, embedding_version)
+        return found
 
     @staticmethod
     def _missing(slot: Slot, collection: str, content: str) -> Exception:

@@ -60,7 +60,8 @@ class NewItem:
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """One write as asked. rejects: items that were found wrong before they became NewItems."""
+    """One write as asked. rejects: items that were found wrong before they became NewItems. except_versions:
+    of generations that take nothing of it."""
 
     collection: str
     items: Sequence[NewItem] = ()
@@ -68,6 +69,7 @@ class Intake:
     rejects: Sequence[Reject] = ()
     embedding_version: str | None = None
     cursors: Mapping[str, str] = field(default_factory=dict)
+    except_versions: Sequence[str] = ()
 
 
 _Embedded: TypeAlias = tuple[NewItem, Content, Encoding | InvalidImage]
@@ -151,7 +153,13 @@ class Ingester:
             others = await self._other_vectors.vectors_for_others(intake.collection, made_of)
         is_embedded_here = any(_has_content(item) for item in intake.items)
         batch = WriteBatch(
-            writes, intake.deletes, version, intake.cursors, others, is_for_current=is_embedded_here
+            writes,
+            intake.deletes,
+            version,
+            intake.cursors,
+            others,
+            is_for_current=is_embedded_here,
+            except_versions=intake.except_versions,
         )
         ack = await self._on_writer(
             lambda: self._write(intake.collection, batch, is_embedded_here=is_embedded_here)

@@ -26,7 +26,8 @@ ITEM_FIELDS = frozenset(
 @dataclass(frozen=True, slots=True)
 class Upsert:
     """Items and deletes of one commit, with the cursors of their sources. All or nothing; partial: the good
-    items are stored and `rejected` lists the others. delete_version: the deletes' source_version."""
+    items are stored and `rejected` lists the others. delete_version: the deletes' source_version.
+    except_versions: generations of these take nothing of it, not even deletes and activity."""
 
     collection: str
     items: Sequence[Item]
@@ -35,6 +36,7 @@ class Upsert:
     delete_version: int | None = None
     cursors: Mapping[str, str] | None = None
     partial: bool = False
+    except_versions: Sequence[str] = ()
 
 
 def upsert(batch: Upsert, keys: Keys) -> Call[Written]:
@@ -54,6 +56,8 @@ def upsert(batch: Upsert, keys: Keys) -> Call[Written]:
         )
     if batch.cursors:
         body["source"] = dict(batch.cursors)
+    if batch.except_versions:
+        body["except_versions"] = list(batch.except_versions)
     return _write("/v1/upsert" + ("?partial=true" if batch.partial else ""), body, keys)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from vector_client.protocol.call import Call, base64, json_body
+from vector_client.protocol.call import Call, base64, json_body, with_query
 from vector_client.types import CollectionState, Digest, DigestRow, Generation, Health, Job, Keys
 
 
@@ -35,6 +35,7 @@ def status(keys: Keys) -> Call[dict[str, CollectionState]]:
                 row["cursors"],
                 store,
                 " ".join(filter(None, (row.get("problem"), row.get("hint")))),
+                [_generation(each) for each in row.get("generations", ())],
             )
             for name, row in answer["collections"].items()
         }
@@ -44,11 +45,10 @@ def status(keys: Keys) -> Call[dict[str, CollectionState]]:
 
 def generations(collection: str, keys: Keys) -> Call[list[Generation]]:
     """Return the call of GET /v1/collections/{c}/generations."""
-    names = ("generation", "role", "embedding_version", "items", "live", "seq")
     return Call(
         "GET",
         f"/v1/collections/{quote(collection, safe='')}/generations",
-        lambda answer: [Generation(*(row[name] for name in names)) for row in answer["generations"]],
+        lambda answer: [_generation(row) for row in answer["generations"]],
         key=keys.admin,
     )
 
@@ -68,22 +68,27 @@ def job(job_id: str, keys: Keys) -> Call[Job]:
     )
 
 
-def digest(collection: str, keys: Keys) -> Call[Digest]:
-    """Return the call of GET /v1/collections/{c}/digest."""
+def digest(collection: str, keys: Keys, embedding_version: str | None = None) -> Call[Digest]:
+    """Return the call of GET /v1/collections/{c}/digest. embedding_version: of which generation; None: the
+    current one."""
 
     def read(answer: Any) -> Digest:
         buckets = [int(value, 16) for value in answer["buckets"]]
         return Digest(answer["root"], buckets, answer["items"], answer["seq"])
 
-    return Call("GET", f"/v1/collections/{quote(collection, safe='')}/digest", read, key=keys.admin)
+    path = f"/v1/collections/{quote(collection, safe='')}/digest"
+    return Call("GET", with_query(path, _of_version(embedding_version)), read, key=keys.admin)
 
 
-def digest_rows(collection: str, buckets: Sequence[int], keys: Keys) -> Call[list[DigestRow]]:
+def digest_rows(
+    collection: str, buckets: Sequence[int], keys: Keys, embedding_version: str | None = None
+) -> Call[list[DigestRow]]:
     """Return the call for the rows of these buckets of the digest."""
-    named = ",".join(map(str, buckets))
+    path = f"/v1/collections/{quote(collection, safe='')}/digest"
+    asked = {"bucket": ",".join(map(str, buckets)), **_of_version(embedding_version)}
     return Call(
         "GET",
-        f"/v1/collections/{quote(collection, safe='')}/digest?bucket={named}",
+        with_query(path, asked),
         lambda answer: [
             DigestRow(row["id"], int(row["sum"], 16), row["active"], row["has_vector"])
             for row in answer["rows"]
@@ -93,7 +98,7 @@ def digest_rows(collection: str, buckets: Sequence[int], keys: Keys) -> Call[lis
 
 
 def differing(
-    collection: str, sums: bytes, first: int, keys: Keys
+    collection: str, sums: bytes, first: int, keys: Keys, embedding_version: str | None = None
 ) -> Call[tuple[list[int], list[DigestRow], int | None]]:
     """One page: parts, their rows, and where to go on (None at the end)."""
 
@@ -103,12 +108,30 @@ def differing(
             raise ValueError(f"continues at {after} after {first}")
         return list(answer["parts"]), _columns(answer), after
 
-    body = json_body({"sums": base64(sums), "first": first})
+    body = json_body({"sums": base64(sums), "first": first, **_of_version(embedding_version)})
     return Call("POST", f"/v1/collections/{quote(collection, safe='')}/digest", read, body, keys.admin)
+
+
+def _generation(row: Any) -> Generation:
+    return Generation(
+        row["generation"],
+        row["role"],
+        row["embedding_version"],
+        row["items"],
+        row["live"],
+        row["seq"],
+        row.get("cursors") or {},
+        row.get("contents", 0),
+        row.get("awaiting", 0),
+    )
 
 
 def _job(row: Any) -> Job:
     return Job(row["id"], row["state"], row)
+
+
+def _of_version(embedding_version: str | None) -> dict[str, str]:
+    return {} if embedding_version is None else {"embedding_version": embedding_version}
 
 
 def _columns(answer: Mapping[str, Any]) -> list[DigestRow]:

@@ -53,9 +53,21 @@ def search_similar(image: bytes, k: int, keys: Keys) -> Call[list[SimilarProduct
     )
 
 
-def embed_batch(texts: Sequence[str], collection: str | None, role: Role, keys: Keys) -> Call[Embedded]:
+def embed_batch(
+    texts: Sequence[str],
+    collection: str | None,
+    role: Role,
+    keys: Keys,
+    embedding_version: str | None = None,
+) -> Call[Embedded]:
     """Return the call of POST /v1/embed-batch. Raises NotSent."""
-    body = {"texts": list(texts), "normalize": True, "collection": collection, "role": role}
+    body = {
+        "texts": list(texts),
+        "normalize": True,
+        "collection": collection,
+        "role": role,
+        "embedding_version": embedding_version,
+    }
     return Call(
         "POST",
         "/v1/embed-batch",
@@ -65,9 +77,19 @@ def embed_batch(texts: Sequence[str], collection: str | None, role: Role, keys: 
     )
 
 
-def embed(content: str | bytes, collection: str | None, role: Role, keys: Keys) -> Call[Embedded]:
+def embed(
+    content: str | bytes,
+    collection: str | None,
+    role: Role,
+    keys: Keys,
+    embedding_version: str | None = None,
+) -> Call[Embedded]:
     """content: a text, or the bytes of a picture file."""
-    body: dict[str, Any] = {"normalize": True, "collection": collection}
+    body: dict[str, Any] = {
+        "normalize": True,
+        "collection": collection,
+        "embedding_version": embedding_version,
+    }
     if isinstance(content, str):
         body |= {"text": content, "role": role}
     else:

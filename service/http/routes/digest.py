@@ -47,14 +47,18 @@ class DigestRoutes:
         return router
 
     async def get_digest(
-        self, collection: str, bucket: Annotated[str | None, Query(pattern=_BUCKETS)] = None
+        self,
+        collection: str,
+        bucket: Annotated[str | None, Query(pattern=_BUCKETS)] = None,
+        embedding_version: str | None = None,
     ) -> Response:
-        """Answer with all sums, or with the rows of the buckets named. bucket: numbers with commas."""
+        """Answer with all sums, or with the rows of the buckets named. bucket: numbers with commas.
+        embedding_version: of which generation, the current one unless named."""
         found = self._dependencies.collection(collection)
         if bucket is None:
-            return await self._answer(found, lambda: self._sums(found))
+            return await self._answer(found, lambda: self._sums(found, embedding_version))
         numbers = [int(each) for each in bucket.split(",")]
-        return await self._answer(found, lambda: self._listed(found, numbers))
+        return await self._answer(found, lambda: self._listed(found, numbers, embedding_version))
 
     async def post_digest(self, collection: str, request: Request) -> Response:
         """Answer with the rows of the buckets in which the caller's sums differ from ours."""
@@ -71,8 +75,8 @@ class DigestRoutes:
             raise HttpRefusal(404, "unknown_item", f"The collection {collection.name!r} is empty.") from exc
         return Response(data, media_type="application/json")
 
-    def _sums(self, collection: Collection) -> dict[str, Any]:
-        digest = self._dependencies.index.digest(collection.name)
+    def _sums(self, collection: Collection, version: str | None) -> dict[str, Any]:
+        digest = self._dependencies.index.digest(collection.name, embedding_version=version)
         return {
             "root": digest.root,
             "items": digest.items,
@@ -80,8 +84,8 @@ class DigestRoutes:
             "buckets": [f"{int(each):016x}" for each in digest.buckets],
         }
 
-    def _listed(self, collection: Collection, buckets: list[int]) -> dict[str, Any]:
-        rows = self._dependencies.index.digest_rows(collection.name, buckets)
+    def _listed(self, collection: Collection, buckets: list[int], version: str | None) -> dict[str, Any]:
+        rows = self._dependencies.index.digest_rows(collection.name, buckets, embedding_version=version)
         described = [
             {"id": row.id, "sum": f"{row.sum:016x}", "active": row.active, "has_vector": row.has_vector}
             for row in rows
@@ -91,17 +95,16 @@ class DigestRoutes:
 
     def _compared(self, collection: Collection, body: DigestIn) -> dict[str, Any]:
         """The rows of the parts whose sums are not those of the caller, of some of them if they are many."""
-        theirs = _sums_in(body.sums)
-        digest = self._dependencies.index.digest(collection.name, len(theirs))
+        theirs, version = _sums_in(body.sums), body.embedding_version
+        index, name = self._dependencies.index, collection.name
+        digest = index.digest(name, len(theirs), version)
         numbers = np.flatnonzero(digest.buckets != theirs)
         numbers = numbers[np.searchsorted(numbers, body.first) :]
         rows_max = self._dependencies.settings.digest_rows_max
         some = max(1, rows_max * len(theirs) // max(1, digest.items))
         following = int(numbers[some]) if len(numbers) > some else None
         wanted = numbers[:some].tolist()
-        rows = (
-            list(self._dependencies.index.digest_rows(collection.name, wanted, len(theirs))) if wanted else []
-        )
+        rows = list(index.digest_rows(name, wanted, len(theirs), version)) if wanted else []
         return {
             "seq": digest.seq,
             "parts": wanted,

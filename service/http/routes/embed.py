@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter, Request
 
+from service.app.encoders import TextEncoder
 from service.collections import Collection
 from service.embedding.port import Encoding
 from service.errors import InvalidImage, InvalidInput
@@ -42,27 +43,19 @@ class EmbedRoutes:
         if (body.text is None) == (body.image is None):
             raise not_one_of({"text": body.text, "image": body.image})
         collection = self._collection(body, "text" if body.text is not None else "image")
-        info = self._dependencies.encoders.info(collection.name)
+        encoders, version = self._dependencies.encoders, body.embedding_version
+        info = encoders.info(collection.name, version)
         answer: dict[str, Any] = {"dim": info.dim, "version": info.embedding_version}
         if body.image is not None:
             data = read_picture(body.image, "image")
-            encoder = self._dependencies.encoders.image(collection.name)
-            answer["embedding"] = (await encoder.embed_query(data, caller)).vector
+            answer["embedding"] = (
+                await encoders.image(collection.name, version).embed_query(data, caller)
+            ).vector
         else:
             text = read_text(str(body.text), self._dependencies.settings.query_chars_max, "text")
-            (found,) = await self._embedded(collection, [text], body.role, caller)
+            (found,) = await _embedded(encoders.text(collection.name, version), [text], body.role, caller)
             answer["embedding"], answer["truncated"] = found
         return JsonResponse(answer)
-
-    async def _embedded(
-        self, collection: Collection, texts: Sequence[str], role: str | None, caller: str
-    ) -> Sequence[Encoding]:
-        """Without a role the texts are queries: that is what the deployed callers embed."""
-        encoder = self._dependencies.encoders.text(collection.name)
-        if role != "document":
-            return await encoder.embed_queries(texts, caller)
-        found = await encoder.embed_documents(texts)
-        return [each for each in found if not isinstance(each, InvalidImage)]  # of a text never
 
     async def post_embed_batch(self, request: Request) -> JsonResponse:
         """Answer with the vectors of many texts, in order."""
@@ -72,8 +65,9 @@ class EmbedRoutes:
         in_range("texts", len(body.texts), 1, settings.embed_texts_max)
         texts = [_nth_text(text, place, settings.query_chars_max) for place, text in enumerate(body.texts)]
         collection = self._collection(body, "text")
-        info = self._dependencies.encoders.info(collection.name)
-        found = await self._embedded(collection, texts, body.role, exchange_of(request).caller)
+        encoders, version = self._dependencies.encoders, body.embedding_version
+        info, encoder = encoders.info(collection.name, version), encoders.text(collection.name, version)
+        found = await _embedded(encoder, texts, body.role, exchange_of(request).caller)
         return JsonResponse(
             {
                 "embeddings": [each.vector for each in found],
@@ -126,6 +120,16 @@ class EmbedRoutes:
         if info is None:
             described["reason"] = str(slot.unavailable())
         return described
+
+
+async def _embedded(
+    encoder: TextEncoder, texts: Sequence[str], role: str | None, caller: str
+) -> Sequence[Encoding]:
+    """Without a role the texts are queries: that is what the deployed callers embed."""
+    if role != "document":
+        return await encoder.embed_queries(texts, caller)
+    found = await encoder.embed_documents(texts)
+    return [each for each in found if not isinstance(each, InvalidImage)]  # of a text never
 
 
 def _require_unit(normalize: bool | None) -> None:

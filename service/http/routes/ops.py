@@ -167,6 +167,8 @@ class OpsRoutes:
             }
             if isinstance(status, Unavailable):
                 known.update(seq=None, problem=str(status), hint=status.hint)
+            else:
+                known["generations"] = [asdict(each) for each in status.generations]
             described[collection.name] = known
         store = await self._dependencies.run_blocking(self._store_id)
         return JsonResponse({"store": store, "collections": described})

@@ -70,6 +70,7 @@ class EmbedIn(msgspec.Struct):
     collection: str | None = None
     model: str | None = None
     role: RoleIn | None = None
+    embedding_version: str | None = None
 
 
 class EmbedBatchIn(msgspec.Struct):
@@ -80,6 +81,7 @@ class EmbedBatchIn(msgspec.Struct):
     collection: str | None = None
     model: str | None = None
     role: RoleIn | None = None
+    embedding_version: str | None = None
 
 
 class SimilarByUrlIn(msgspec.Struct):
@@ -105,6 +107,7 @@ class UpsertIn(msgspec.Struct, forbid_unknown_fields=True):
     items: list[msgspec.Raw] = []
     delete_ids: list[msgspec.Raw] | None = None
     source: dict[str, str] | None = None
+    except_versions: Annotated[list[str], msgspec.Meta(max_length=8)] | None = None
 
 
 class ItemIn(msgspec.Struct, forbid_unknown_fields=True):
@@ -166,6 +169,7 @@ class DigestIn(msgspec.Struct, forbid_unknown_fields=True):
 
     sums: str
     first: Annotated[int, msgspec.Meta(ge=0)] = 0
+    embedding_version: str | None = None
 
 
 class SnapshotIn(msgspec.Struct, forbid_unknown_fields=True):

@@ -60,6 +60,7 @@ class IntakeReader:
             rejects=[each for each in (*items, *deletes) if isinstance(each, Reject)],
             embedding_version=body.embedding_version,
             cursors=_read_cursors(body.source),
+            except_versions=_read_except_versions(body),
         )
 
     def _collection_of(self, body: UpsertIn) -> Collection:
@@ -181,6 +182,15 @@ def _read_cursors(source: Mapping[str, str] | None) -> Mapping[str, str]:
                 "source", "must hold names of 1 to 255 characters and cursors of at most 64 KiB"
             )
     return cursors
+
+
+def _read_except_versions(body: UpsertIn) -> Sequence[str]:
+    versions = body.except_versions or ()
+    if versions and (body.embedding_version is None or body.embedding_version in versions):
+        raise InvalidInput(
+            "except_versions", "must stand beside the embedding_version of this write, and without it"
+        )
+    return versions
 
 
 def _fields_of(raw: msgspec.Raw) -> Mapping[str, Any]:
