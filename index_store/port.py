@@ -13,6 +13,7 @@ from index_store.types import (
     Content,
     Digest,
     DigestRow,
+    Footprint,
     Id,
     SearchRequest,
     SearchResult,
@@ -92,6 +93,14 @@ class DimSource(Protocol):
         the newest generations that this process has heard of; without waiting and without reading the disk
         (0.3 us; from any thread, an event loop too). Empty before the first generation. Raises
         UnknownCollection."""
+
+
+class FootprintSource(Protocol):
+    """What an index takes of memory and disk, for metrics."""
+
+    def footprints(self, collection: str) -> list[Footprint]:
+        """Return one for each generation of the collection, current first. Reads the disk; safe from any
+        thread. Raises UnknownCollection, StoreUnavailable, StoreDamaged."""
 
 
 class RebuildSource(Protocol):

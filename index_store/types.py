@@ -244,6 +244,23 @@ class GenerationStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Footprint:
+    """What one generation takes, as this process sees it. delta_rows: rows in memory, not sealed yet.
+    hidden_rows: sealed rows that no search returns, since they were changed, deactivated or deleted.
+    tombstones: deleted ids that are kept, up to a minute old. store_bytes: of the store of record with its
+    write-ahead log. mapped_bytes: of the files of its segments."""
+
+    generation: str
+    delta_rows: int
+    segments: int
+    sealed_rows: int
+    hidden_rows: int
+    tombstones: int
+    store_bytes: int
+    mapped_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Trouble:
     """Something wrong that searches survive. code: for programs. reason: a sentence. hint: the command or the
     setting that helps, or an empty string."""

@@ -118,7 +118,12 @@ class Starting(TryLater):
 
 
 class Overloaded(TryLater):
-    """It would wait longer than it may. `retry_after_s`: seconds until the queue is short enough."""
+    """It would wait longer than it may. `retry_after_s`: seconds until the queue is short enough. `reason`:
+    what is busy, in one word for metrics."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0, *, reason: str) -> None:
+        super().__init__(message, retry_after_s)
+        self.reason = reason
 
 
 class DeadlineExceeded(TryLater):

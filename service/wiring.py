@@ -18,10 +18,8 @@ from typing import Any, TypeAlias
 from fastapi import FastAPI
 
 from image_fetch.fetch import FetchLimits, PictureFetch
-from index_store.catalog.quarantine import quarantined_in
 from index_store.engine.index import EmbeddedIndex, EngineLimits
 from index_store.maintenance.backup import backup_data
-from index_store.maintenance.check import collection_directories
 from index_store.types import CollectionSpec
 from service.app.backups import Snapshots
 from service.app.encoders import Encoders, Slot
@@ -43,6 +41,7 @@ from service.observing.metrics import Metrics
 from service.observing.request_log import RequestLog
 from service.settings import Settings
 from service.wiring_catalogue import serving_catalogue
+from service.wiring_metrics import add_collectors
 from service.wiring_models import ModelLoader
 from service.wiring_rebuild import build_rebuild
 
@@ -114,6 +113,8 @@ def build(
     rebuild = build_rebuild(
         settings, served, index, encoders, loader, pictures, metrics.take_recent_searches, [readers, writers]
     )
+    measuring = add_collectors(metrics, settings, catalogue, index, loader, rebuild.rebuilds.jobs)
+    watches = [*rebuild.watches, *measuring]
     shared = Dependencies(settings, catalogue, _keys(settings), encoders, index, readers, _bodies(settings))
     parts = ApplicationParts(
         dependencies=shared,
@@ -121,7 +122,7 @@ def build(
         ingester=ingester,
         pictures=pictures,
         prober=prober,
-        exposition=partial(_exposition, metrics, settings.data_dir),
+        exposition=metrics.exposition,
         snapshots=_snapshots(settings),
         rebuilds=rebuild.rebuilds,
         store_id=partial(store_id, settings.data_dir),
@@ -132,13 +133,13 @@ def build(
         demo_picture=demo_picture,
         lifespan=_lifespan(
             lifecycle,
-            [prober.watch, *rebuild.watches],
+            [prober.watch, *watches],
             request_log,
             waits=settings.workers > 1,
             before=before,
         ),
     )
-    return Service(Application(parts), parts, ingester, catalogue, lifecycle, rebuild.watches)
+    return Service(Application(parts), parts, ingester, catalogue, lifecycle, watches)
 
 
 def _index(settings: Settings, catalogue: Catalogue, make_index: MakeIndex | None) -> OpenableIndex:
@@ -254,15 +255,6 @@ def _snapshots(settings: Settings) -> Snapshots:
     return Snapshots(
         back_up, data_dir / "backups", partial(datetime.now, UTC), kept_max=settings.snapshots_kept
     )
-
-
-def _exposition(metrics: Metrics, data_dir: Path) -> bytes:
-    status = maintenance_status(data_dir)
-    metrics.maintained(is_up=status.word == "up", restarts=status.restarts)
-    for collection in collection_directories(data_dir):
-        asides = quarantined_in(collection)
-        metrics.quarantined(collection.name, len(asides), sum(aside.size() for aside in asides))
-    return metrics.exposition()
 
 
 def _lifespan(

@@ -14,6 +14,7 @@ from service.embedding.catalog.preload import EarlyModels, Wanted
 from service.embedding.pictures.decoders import DecodeLimits
 from service.embedding.port import Embedder, ImageEmbedder, Modality, TextEmbedder
 from service.embedding.serving.encoders import (
+    CacheCounters,
     EncoderLimits,
     QueuedEncoder,
     QueuedPictures,
@@ -50,7 +51,7 @@ class ModelLoader:
         self._models = models or EarlyModels(
             settings.models_dir, threads=settings.model_threads, runtime=settings.model_runtime
         )
-        self._started: dict[Wanted, Encoder[Any]] = {}
+        self._started: dict[Wanted, QueuedEncoder[Any, Any]] = {}
 
     def load_text(self, reference: str, dim: int) -> TextEncoder:
         """See Loader."""
@@ -92,6 +93,15 @@ class ModelLoader:
             _decode_limits(settings),
             DecodeLimits(settings.image_bytes_max, settings.image_pixels_max, settings.image_work_ms_max),
         )
+
+    def caches(self) -> list[tuple[str, CacheCounters]]:
+        """Return what each text model's cache of query vectors counted, with its embedding version. Safe from
+        any thread."""
+        return [
+            (encoder.info.embedding_version, encoder.cache_counters)
+            for (modality, _, _), encoder in list(self._started.items())
+            if modality == "text"
+        ]
 
     def load_text_tower(self, reference: str, dim: int) -> TextEncoder | None:
         """See Loader."""

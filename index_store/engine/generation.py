@@ -20,6 +20,7 @@ from pathlib import Path
 
 from index_store.catalog.snapshots import SNAPSHOTS, open_newest, registered_snapshots
 from index_store.delta.delta import Delta
+from index_store.engine.tombstone_counter import TombstoneCounter
 from index_store.errors import PageExpired, Unavailable
 from index_store.query.execute import Answer, answer, texts_of, vectors_of
 from index_store.query.view import (
@@ -66,6 +67,7 @@ class Generation:
         self.name = name
         self.embedding_version = embedding_version
         self.store = store
+        self.tombstones = TombstoneCounter(store, clock)
         self._spec = spec
         self._connect = connect
         self._clock = clock

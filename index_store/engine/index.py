@@ -20,6 +20,7 @@ from index_store.contents.table import read_awaiting, read_some
 from index_store.engine.collection import Collection, OpenGenerations, Step
 from index_store.engine.generation import Generation
 from index_store.engine.generation_batch import GenerationWrite, acked, commit_to
+from index_store.engine.status import footprints, statuses
 from index_store.engine.validation import check_dim, check_ids, check_spec, checked_batch, checked_request
 from index_store.errors import (
     GenerationConflict,
@@ -46,7 +47,7 @@ from index_store.types import (
     Content,
     Digest,
     DigestRow,
-    GenerationStatus,
+    Footprint,
     Id,
     SearchRequest,
     SearchResult,
@@ -196,12 +197,17 @@ class EmbeddedIndex:
         """See `VectorIndex.status`."""
         found = self._collection(collection)
         with found.members() as members:
-            statuses = _statuses(members)
+            found_statuses = statuses(members)
             troubles = [trouble for g in members.in_order() for trouble in g.store.troubles()]
-        current = [status for status in statuses if status.role == "current"]
-        others = [status for status in statuses if status.role != "current"]
+        current = [status for status in found_statuses if status.role == "current"]
+        others = [status for status in found_statuses if status.role != "current"]
         first = current[0] if current else None
         return CollectionStatus(found.spec, first, others, list(dict.fromkeys(troubles)))
+
+    def footprints(self, collection: str) -> list[Footprint]:
+        """See `FootprintSource.footprints`."""
+        with self._collection(collection).members() as members:
+            return footprints(members)
 
     def digest(self, collection: str, parts: int = BUCKETS, embedding_version: str | None = None) -> Digest:
         """See `VectorIndex.digest`."""
@@ -359,29 +365,3 @@ def _existing(members: OpenGenerations) -> Generation:
     if members.current is None:
         raise GenerationConflict("the collection has no generation yet: begin one")
     return members.current
-
-
-def _statuses(members: OpenGenerations) -> list[GenerationStatus]:
-    pointer = members.pointer
-    roles = (("current", pointer.current), ("next", pointer.next), ("former", pointer.former))
-    out = []
-    for role, member in roles:
-        if member is None:
-            continue
-        counters = members.generations[member.name].store.counters()
-        out.append(
-            GenerationStatus(
-                generation=member.name,
-                role=role,  # type: ignore[arg-type]
-                embedding_version=member.embedding_version,
-                items=counters.items,
-                live=counters.live,
-                seq=counters.seq,
-                cursors=counters.cursors,
-                dim=counters.dim,
-                origin=counters.origin,
-                contents=counters.contents,
-                awaiting=counters.awaiting,
-            )
-        )
-    return out

@@ -59,7 +59,7 @@ class Snapshots:
     def make(self) -> SnapshotMade:
         """Return when the copy is whole and on disk. Raises Overloaded, IndexStoreError."""
         if not self._is_busy.acquire(blocking=False):
-            raise Overloaded("Another snapshot is being made.", retry_after_s=10)
+            raise Overloaded("Another snapshot is being made.", retry_after_s=10, reason="snapshot")
         try:
             name = f"{self._now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
             target = self._directory / name

@@ -116,7 +116,7 @@ class Ingester:
         BatchRejected and nothing is stored. Raises Refused, TryLater, IndexStoreError.
         """
         if self._writes >= self._writes_max:
-            raise Overloaded("Too many writes are waiting.")
+            raise Overloaded("Too many writes are waiting.", reason="write")
         self._writes += 1
         try:
             return await self._ingest(intake, partial=partial)

@@ -21,7 +21,7 @@ from index_store.errors import (
     Unavailable,
     WriteFailed,
 )
-from index_store.port import DimSource, RebuildSource, SeqSource, VectorIndex
+from index_store.port import DimSource, FootprintSource, RebuildSource, SeqSource, VectorIndex
 from index_store.types import SearchRequest
 from service.app.encoders import Encoders, Slot
 from service.app.generations.loading import Loader, open_encoders
@@ -41,7 +41,7 @@ _OPENERS = 3
 """Threads: one for the collections, two for models."""
 
 
-class OpenableIndex(VectorIndex, SeqSource, DimSource, RebuildSource, Protocol):
+class OpenableIndex(VectorIndex, SeqSource, DimSource, RebuildSource, FootprintSource, Protocol):
     """An index whose collections are opened after it was made, one by one."""
 
     def open(self) -> Mapping[str, Unavailable]:

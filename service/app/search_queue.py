@@ -120,7 +120,9 @@ class SearchQueue:
         queued = self._asked - self._taken
         expected_s = (self._asked_cost - self._taken_cost) * self._seconds_per_cost
         if queued >= self._queue_requests_max or expected_s > self._queue_s_max:
-            raise Overloaded("Too many searches are waiting.", retry_after_s=max(1.0, expected_s))
+            raise Overloaded(
+                "Too many searches are waiting.", retry_after_s=max(1.0, expected_s), reason="search"
+            )
         waiting = _Waiting(collection, request, deadline, handler)
         self._unanswered.append(waiting)
         if self._sweeper is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 REPORT_CURSOR = "sync.report"
+BRAKE_CURSOR = "sync.brake"
 
 
 class _Written(msgspec.Struct):
@@ -39,3 +40,8 @@ def sync_report(cursors: Mapping[str, str]) -> SyncReport:
     except msgspec.DecodeError:
         return SyncReport()
     return SyncReport(report.equal, report.as_of_ms, report.lag_ms, report.quarantined)
+
+
+def is_braked(cursors: Mapping[str, str]) -> bool:
+    """Whether the feeder holds deletes back, since too many items would vanish at once."""
+    return bool(cursors.get(BRAKE_CURSOR))

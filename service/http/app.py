@@ -155,7 +155,7 @@ def _fastapi(routers: Sequence[APIRouter], lifespan: Lifespan) -> FastAPI:
 async def _refuse(request: Request, error: Exception) -> Response:
     exchange = exchange_of(request)
     problem = problem_of(error)
-    exchange.code = problem.code
+    exchange.note_problem(problem)
     return Response(
         problem.to_json(request.scope["path"], exchange.request_id.decode()),
         status_code=problem.status,

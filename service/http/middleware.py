@@ -44,8 +44,8 @@ class Exchange:
     """One request and what is known of its answer so far; lives in the ASGI scope."""
 
     __slots__ = (
-        "caller", "code", "headers", "is_started", "request_id", "route", "send", "status", "trace_id",
-        "traceparent",
+        "busy", "caller", "code", "headers", "is_started", "request_id", "route", "send", "status",
+        "trace_id", "traceparent",
     )  # fmt: skip
 
     def __init__(self, headers: Headers, request_id: bytes, send: Send) -> None:
@@ -59,6 +59,7 @@ class Exchange:
         self.route = ""
         self.status = 500
         self.code = ""
+        self.busy = ""
         self.caller = ""  # as `Keys.check` told
         self.is_started = False
 
@@ -98,8 +99,12 @@ class Exchange:
 
     def problem_body(self, path: str, problem: Problem) -> bytes:
         """Note `problem`; return the body that tells it."""
-        self.code = problem.code
+        self.note_problem(problem)
         return problem.to_json(path, self.request_id.decode())
+
+    def note_problem(self, problem: Problem) -> None:
+        """Note what the answer is to tell, for log and metrics."""
+        self.code, self.busy = problem.code, problem.busy
 
     def fields(self, status: int) -> bytes:
         """Note that an answer starts; return our headers as they go over the wire."""
@@ -214,6 +219,8 @@ class RequestMiddleware:
         """Count and log. client: (address, port). started: on `time.perf_counter`."""
         seconds = time.perf_counter() - started
         self._metrics.request_ended(route, method, exchange.status, seconds, exchange.code)
+        if exchange.busy:
+            self._metrics.refused(exchange.busy)
         if self._request_log.is_silent:
             return
         self._request_log.write(

@@ -6,14 +6,28 @@ from collections import deque
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+from service.observing.processes import is_running
 
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SEARCH_ROUTE = "/v1/search"
 _RECENT_SEARCHES = 1024
-_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 30.0)
+_SECONDS = (
+    *(0.00025, 0.0005, 0.00075, 0.001, 0.0015, 0.0025, 0.005, 0.01),
+    *(0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 30.0),
+)
+"""Close where most searches are (p50 about 1 ms), wide where deadlines are."""
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -28,6 +42,13 @@ class HealthGauges:
             registry=registry,
             multiprocess_mode="livemin",
         )
+        self._model_available = Gauge(
+            "uhok_model_available",
+            "1 while the collection's model embeds in every worker.",
+            ("collection",),
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
         self._degraded = Gauge(
             "uhok_degraded",
             "1 while this is wrong, by collection (empty: all) and code, as /health tells it.",
@@ -37,10 +58,17 @@ class HealthGauges:
         )
         self._degraded_now: set[tuple[str, str]] = set()
 
-    def record_probe(self, ready: Mapping[str, bool], degraded: Collection[tuple[str, str]]) -> None:
-        """Show which collections are ready, and every (collection, code) that is wrong now."""
+    def record_probe(
+        self,
+        ready: Mapping[str, bool],
+        models: Mapping[str, bool],
+        degraded: Collection[tuple[str, str]],
+    ) -> None:
+        """Show which collections are ready, which have a model, every (collection, code) that is wrong."""
         for collection, is_ready in ready.items():
             self._ready.labels(collection).set(is_ready)
+        for collection, is_available in models.items():
+            self._model_available.labels(collection).set(is_available)
         for labels in self._degraded_now.difference(degraded):
             self._degraded.labels(*labels).set(0)
         for labels in degraded:
@@ -48,33 +76,9 @@ class HealthGauges:
         self._degraded_now = {*degraded}
 
 
-class QuarantineGauges:
-    """What retired generations take."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._generations = Gauge(
-            "uhok_set_aside_generations",
-            "Generations that no role names, kept for a while.",
-            ("collection",),
-            registry=registry,
-            multiprocess_mode="mostrecent",
-        )
-        self._bytes = Gauge(
-            "uhok_set_aside_bytes",
-            "Bytes of those generations on disk.",
-            ("collection",),
-            registry=registry,
-            multiprocess_mode="mostrecent",
-        )
-
-    def record_sizes(self, collection: str, generations: int, size: int) -> None:
-        """Show how many generations of `collection` are kept apart, and their bytes."""
-        self._generations.labels(collection).set(generations)
-        self._bytes.labels(collection).set(size)
-
-
 class Metrics:
-    """Counts of this process; `exposition` sums over all workers when `shared_dir` is given.
+    """Counts of this process; `exposition` sums over all workers when `shared_dir` is given. Event loop only,
+    but for `exposition`, `searched` and `unexpected`.
 
     shared_dir: PROMETHEUS_MULTIPROC_DIR, which prometheus_client wants set before its first import.
     """
@@ -82,6 +86,8 @@ class Metrics:
     def __init__(self, shared_dir: Path | None = None) -> None:
         self._shared_dir = shared_dir
         self._registry = CollectorRegistry()
+        self._at_reading: list[Collector] = []
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter
         self._requests = Counter(
             "uhok_http_requests_total",
             "Requests answered.",
@@ -122,22 +128,37 @@ class Metrics:
         self._errors = Counter(
             "uhok_unexpected_errors_total", "Internal errors.", ("place",), registry=self._registry
         )
-        self._maintenance_up = Gauge(
-            "uhok_maintenance_up",
-            "1 while the process that seals and merges segments runs.",
+        self._refusals = Counter(
+            "uhok_refusals_total",
+            "Requests turned away because they would have waited too long, by what is busy.",
+            ("reason",),
             registry=self._registry,
-            multiprocess_mode="mostrecent",
         )
-        self._maintenance_restarts = Gauge(
-            "uhok_maintenance_restarts",
-            "How often it was started again.",
+        self._query_cache = Counter(
+            "uhok_query_cache_requests_total",
+            "Text queries by result: hit, shared (an equal one was being embedded), miss.",
+            ("embedding_version", "result"),
             registry=self._registry,
-            multiprocess_mode="mostrecent",
         )
-        self._quarantine = QuarantineGauges(self._registry)
         self._health = HealthGauges(self._registry)
         self._by_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._recent_searches: deque[float] = deque(maxlen=_RECENT_SEARCHES)
+        self._count_worker()
+
+    def _count_worker(self) -> None:
+        started = Counter(
+            "uhok_worker_starts_total",
+            "Serving processes that were started, the first ones included.",
+            registry=self._registry,
+        )
+        running = Gauge(
+            "uhok_workers",
+            "Serving processes that run.",
+            registry=self._registry,
+            multiprocess_mode="livesum",
+        )
+        started.inc()
+        running.set(1)
 
     def request_began(self) -> None:
         """Count a request in."""
@@ -174,32 +195,51 @@ class Metrics:
             if count:
                 self._written.labels(collection, kind).inc(count)
 
+    def refused(self, reason: str) -> None:
+        """Count a request that was turned away. reason: what is busy, as `Overloaded.reason`."""
+        self._refusals.labels(reason).inc()
+
+    def queried(self, embedding_version: str, hits: int, shared: int, misses: int) -> None:
+        """Count text queries by whether the cache of query vectors knew them. Safe from any thread."""
+        for result, count in (("hit", hits), ("shared", shared), ("miss", misses)):
+            if count:
+                self._query_cache.labels(embedding_version, result).inc(count)
+
     def unexpected(self, place: str) -> None:
         """Count an error that is no refusal. place: which part of the service met it."""
         self._errors.labels(place).inc()
 
-    def maintained(self, *, is_up: bool, restarts: int) -> None:
-        """Show whether the maintenance process runs, and how often it was started again."""
-        self._maintenance_up.set(is_up)
-        self._maintenance_restarts.set(restarts)
+    def probed(
+        self,
+        ready: Mapping[str, bool],
+        models: Mapping[str, bool],
+        degraded: Collection[tuple[str, str]],
+    ) -> None:
+        """models: of collections that have one, whether it embeds. degraded: (collection, code) of all that
+        is wrong now."""
+        self._health.record_probe(ready, models, degraded)
 
-    def quarantined(self, collection: str, generations: int, size: int) -> None:
-        """Show what generations without a role take on the disk."""
-        self._quarantine.record_sizes(collection, generations, size)
-
-    def probed(self, ready: Mapping[str, bool], degraded: Collection[tuple[str, str]]) -> None:
-        """degraded: (collection, code) of all that is wrong now."""
-        self._health.record_probe(ready, degraded)
+    def add_collector(self, collector: Collector) -> None:
+        """Let `collector` be asked at each reading, on the thread that reads."""
+        self._at_reading.append(collector)
 
     def exposition(self) -> bytes:
-        """Return all metrics in Prometheus's text format. Reads files where there are several workers."""
-        if self._shared_dir is None:
-            return generate_latest(self._registry)
+        """Return all metrics in Prometheus's text format. Reads files where there are several workers, and
+        whatever the collectors read."""
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=str(self._shared_dir))  # type: ignore[no-untyped-call]
+        for collector in self._at_reading:
+            registry.register(collector)
+        if self._shared_dir is None:
+            registry.register(self._registry)
+        else:
+            _forget_ended_workers(self._shared_dir)
+            MultiProcessCollector(registry, path=str(self._shared_dir))  # type: ignore[no-untyped-call]
         return generate_latest(registry)
 
-    def close(self, process_id: int) -> None:
-        """Take this process's gauges out of the sum; its counts stay."""
-        if self._shared_dir is not None:
-            mark_process_dead(process_id, path=str(self._shared_dir))  # type: ignore[no-untyped-call]
+
+def _forget_ended_workers(shared_dir: Path) -> None:
+    """Take the gauges of workers that have ended out of the sums; what they counted stays."""
+    for file in shared_dir.glob("gauge_live*.db"):
+        process_id = int(file.stem.rpartition("_")[2])
+        if not is_running(process_id):
+            mark_process_dead(process_id, path=str(shared_dir))  # type: ignore[no-untyped-call]

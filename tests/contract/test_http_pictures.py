@@ -97,7 +97,7 @@ class FullImages:
 
     def refusal(self, size: int, caller: str) -> Overloaded:
         self.asked.append((size, caller))
-        return Overloaded("Work of 2.3 s waits for picture-model, more than may.", retry_after_s=2.3)
+        return Overloaded("Work of 2.3 s waits for picture-model.", 2.3, reason="picture-model")
 
     async def embed_query(self, content: bytes, caller: str = "") -> Any:
         raise AssertionError(f"{len(content)} bytes of {caller} were read")

@@ -350,7 +350,7 @@ class FullEncoder:
 
     def refusal(self, size: int, caller: str) -> Overloaded:  # noqa: ARG002
         self.asked_by.append(caller)
-        return Overloaded("Work of 2.3 s waits for text-model, more than may.", retry_after_s=2.3)
+        return Overloaded("Work of 2.3 s waits for text-model, more than may.", 2.3, reason="text-model")
 
     async def embed_query(self, content: str, caller: str = "") -> Any:
         raise self.refusal(len(content), caller)

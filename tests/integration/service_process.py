@@ -33,6 +33,11 @@ class Connection:
         is_json = "json" in (answer.headers["content-type"] or "")
         return answer.status, json.loads(text) if is_json else text.decode()
 
+    def send(self, data: bytes) -> None:
+        """Part of a request, as it goes over the wire."""
+        assert self._connection.sock is not None
+        self._connection.sock.sendall(data)
+
     def local_port(self) -> int:
         assert self._connection.sock is not None
         return int(self._connection.sock.getsockname()[1])

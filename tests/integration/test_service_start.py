@@ -172,7 +172,7 @@ def test_maintenance_runs_beside_the_workers_and_ends_with_them(tmp_path: Path, 
         told = json.loads((tmp_path / "data" / "maintenance.json").read_text())
         os.kill(told["pid"], signal.SIGKILL)
         give_up = time.monotonic() + 60
-        while "uhok_maintenance_restarts 1.0" not in connection.ask("GET", "/metrics")[1]:
+        while "uhok_maintenance_restarts_total 1.0" not in connection.ask("GET", "/metrics")[1]:
             assert time.monotonic() < give_up
             time.sleep(0.1)
         child = json.loads((tmp_path / "data" / "maintenance.json").read_text())["pid"]

@@ -157,6 +157,29 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(service: ServiceProcess
         assert nearest(connection, 5) == [5]
 
 
+def test_a_killed_worker_leaves_its_counts_and_takes_its_gauges(service: ServiceProcess) -> None:
+    victim, other = connections_to_both_workers(service)
+    pid = _worker_of(service, victim)
+    assert victim.post("/v1/search", {"query": "갈비탕"})[0] == 200
+    head = b"POST /v1/upsert HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    victim.send(head + b"content-length: 9\r\n\r\n{")
+
+    def told(name: str) -> float:
+        _, text = other.ask("GET", "/metrics")
+        return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name} "))
+
+    until(lambda: told("uhok_http_requests_in_flight") == 2)
+    os.kill(pid, signal.SIGKILL)
+    victim.close()
+    until(lambda: told("uhok_worker_starts_total") == 3)
+    until(lambda: told("uhok_workers") == 2)
+    assert told("uhok_workers_configured") == 2
+    assert told("uhok_http_requests_in_flight") == 1, "of this request alone"
+    _, text = other.ask("GET", "/metrics")
+    wanted = 'uhok_http_requests_total{method="POST",route="/v1/search",status="200"} 1.0'
+    assert wanted in text.splitlines()
+
+
 def until(holds: Callable[[], bool], seconds: float = 60) -> None:
     give_up = time.monotonic() + seconds
     while not holds():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from service.observing.processes import is_running
 
 STATUS_FILE = "maintenance.json"
 
@@ -28,23 +29,4 @@ def maintenance_status(data_dir: Path) -> MaintenanceStatus:
         return MaintenanceStatus("off")
     if process_id == 0:  # ended in order
         return MaintenanceStatus("off")
-    return MaintenanceStatus("up" if _is_running(process_id) else "down", restarts)
-
-
-def _is_running(process_id: int) -> bool:
-    """Return whether the process runs. A zombie, whose parent has not waited for it yet, does not."""
-    try:
-        state = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return _answers_signals(process_id) if not Path("/proc/self").exists() else False
-    return state not in ("Z", "X")
-
-
-def _answers_signals(process_id: int) -> bool:
-    try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return MaintenanceStatus("up" if is_running(process_id) else "down", restarts)

@@ -190,6 +190,11 @@ class Prober:
         blocked = {each.collection for each in report.findings if each.blocks}
         self._metrics.probed(
             {each.name: each.name not in blocked for each in self._catalogue.collections},
+            {
+                each.name: self._embeds(each, report.statuses.get(each.name))
+                for each in self._catalogue.collections
+                if each.model != NO_MODEL
+            },
             {(collection or "", code) for collection, code in now},
         )
 
@@ -224,7 +229,7 @@ class Prober:
             "generation": current.generation if current else None,
             "in_sync": sync.in_sync,
             "lag_ms": sync.lag_ms,
-            "model_available": slot.is_available and fits(slot, status),
+            "model_available": self._embeds(collection, status),
         }
         findings = [each for each in report.findings if each.collection == collection.name]
         reasons = [each.reason for each in findings] or _remarks(slot)
@@ -234,6 +239,11 @@ class Prober:
         if hints:
             described["hint"] = "; ".join(dict.fromkeys(hints))
         return described
+
+    def _embeds(self, collection: Collection, status: CollectionStatus | None) -> bool:
+        """Whether the model embeds, and its vectors may meet the ones that serve."""
+        slot = self._slot(collection)
+        return slot.is_available and fits(slot, status)
 
     def _models(self) -> dict[str, str]:
         return {each.name: _version(self._slot(each)) for each in self._catalogue.collections}

@@ -153,7 +153,7 @@ class WorkQueue(Generic[Item, Result]):
             if self._is_admitted(wait_s, weight, caller):
                 return None
         return Overloaded(
-            f"Work of {wait_s:.1f} s waits for {self._name}, more than may.", retry_after_s=wait_s
+            f"Work of {wait_s:.1f} s waits for {self._name}, more than may.", wait_s, reason=self._name
         )
 
     def admit(self, weight: int, caller: str) -> None:
@@ -207,7 +207,9 @@ class WorkQueue(Generic[Item, Result]):
                 raise Starting(f"{self._name} is not running.")
             if len(queue) + len(jobs) > most and (queue or role == "query"):
                 self.counters.refused += len(jobs)
-                raise Overloaded(f"{len(queue)} {role} items are waiting for {self._name}, {most} may.")
+                raise Overloaded(
+                    f"{len(queue)} {role} items are waiting for {self._name}, {most} may.", reason=self._name
+                )
             was_empty = not queue
             for job in jobs:
                 queue.push(job, job.weight, job.caller)

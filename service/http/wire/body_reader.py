@@ -147,4 +147,5 @@ def _no_room() -> HttpRefusal:
         "overloaded",
         "Too many bodies arrive at once; this one had been arriving for the longest. Send it again.",
         headers={"retry-after": "1", "connection": "close"},
+        busy="body",
     )

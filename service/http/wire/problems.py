@@ -34,8 +34,11 @@ class HttpRefusal(service.Refused):
         *,
         errors: Sequence[FieldError] = (),
         headers: Mapping[str, str] | None = None,
+        busy: str = "",
     ) -> None:
+        """busy: as `Overloaded.reason`, of what is refused for lack of room."""
         super().__init__(detail)
+        self.busy = busy
         self.status = status
         self.code = code
         self.errors = tuple(errors)
@@ -44,7 +47,8 @@ class HttpRefusal(service.Refused):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An error answer. headers: those besides the content type. hint: what helps, never shortened."""
+    """An error answer. headers: those besides the content type. hint: what helps, never shortened. busy: of
+    what was turned away, as `Overloaded.reason`."""
 
     status: int
     code: str
@@ -52,6 +56,7 @@ class Problem:
     errors: Sequence[FieldError] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     hint: str = ""
+    busy: str = ""
 
     def to_json(self, instance: str, request_id: str) -> bytes:
         """Return the problem document (RFC 9457) as JSON bytes."""
@@ -116,7 +121,7 @@ _OF_ROUTING = {
 def problem_of(error: Exception) -> Problem:
     """Return the answer for `error`. An internal error reveals nothing about itself."""
     if isinstance(error, HttpRefusal):
-        return Problem(error.status, error.code, str(error), error.errors, error.headers)
+        return Problem(error.status, error.code, str(error), error.errors, error.headers, busy=error.busy)
     if isinstance(error, InvalidInput):
         return Problem(422, error.code, str(error), [FieldError(("body", *error.loc), error.msg)])
     if isinstance(error, HTTPException):
@@ -135,6 +140,7 @@ def problem_of(error: Exception) -> Problem:
                 _field_errors(error, code),
                 _headers(error, status),
                 getattr(error, "hint", ""),
+                error.reason if isinstance(error, service.Overloaded) else "",
             )
     return Problem(500, "internal_error", "An unexpected error; the log has it under this request_id.")
 

@@ -1,0 +1,1 @@
+"""What is measured besides requests: the state of collections, the recall of live searches."""

@@ -1,0 +1,55 @@
+"""What is measured when metrics are read: the state that workers share, processes, caches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from index_store.catalog.quarantine import quarantined_in
+from index_store.maintenance.check import collection_directories
+from index_store.storage.disk_guard import RESERVE_BYTES
+from service.app.health.maintenance_status import maintenance_status
+from service.app.monitoring.query_cache import QueryCacheCollector
+from service.app.monitoring.state_collector import StateCollector, StateIndex
+from service.app.rebuild.jobs import JobStore
+from service.collections import Catalogue
+from service.observing.metrics import Metrics
+from service.observing.process_metrics import ProcessCollector
+from service.settings import Settings
+from service.wiring_models import ModelLoader
+
+
+def add_collectors(
+    metrics: Metrics,
+    settings: Settings,
+    catalogue: Catalogue,
+    index: StateIndex,
+    loader: ModelLoader,
+    jobs: JobStore,
+) -> Sequence[Callable[[], Coroutine[Any, Any, None]]]:
+    """Let `metrics` show the state of the service; return what runs while it does."""
+    state = StateCollector(
+        [each.name for each in catalogue.collections],
+        index,
+        jobs.all,
+        partial(_quarantined, settings.data_dir),
+        partial(maintenance_status, settings.data_dir),
+        settings.data_dir,
+        disk_reserve_bytes=RESERVE_BYTES,
+        workers=settings.workers,
+    )
+    caches = QueryCacheCollector(loader.caches, metrics)
+    root = os.getpid if settings.workers == 1 else os.getppid
+    for collector in (state, ProcessCollector(root), caches):
+        metrics.add_collector(collector)
+    return [caches.hand_over_regularly]
+
+
+def _quarantined(data_dir: Path) -> dict[str, list[int]]:
+    return {
+        collection.name: [aside.size() for aside in quarantined_in(collection)]
+        for collection in collection_directories(data_dir)
+    }
