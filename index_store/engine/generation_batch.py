@@ -19,9 +19,23 @@ class GenerationWrite:
     held: Set[Id]
 
 
-def commit_to(
-    generation: Generation, batch: WriteBatch, is_addressed: bool, known: Set[Id]
-) -> GenerationWrite:
+def takers_of(generations: Sequence[Generation], batch: WriteBatch, addressed: str) -> Sequence[Generation]:
+    """Return the generations that `batch` goes to, in their order. addressed: the name of one that takes it
+    in any case."""
+    return [g for g in generations if g.name == addressed or g.embedding_version not in batch.except_versions]
+
+
+def commit_each(
+    waiting: Sequence[Generation], batch: WriteBatch, addressed: str, done: dict[str, GenerationWrite]
+) -> None:
+    """Commit to those that wait, and put what each made of it into `done`. What the first one does not hold
+    is not made known to others without a vector."""
+    for generation in waiting:
+        known = next(iter(done.values())).held if done else frozenset[Id]()
+        done[generation.name] = _commit(generation, batch, generation.name == addressed, known)
+
+
+def _commit(generation: Generation, batch: WriteBatch, is_addressed: bool, known: Set[Id]) -> GenerationWrite:
     """known: what is said of these ids is stored ahead of a vector."""
     batch = batch_for(generation.embedding_version, batch, is_addressed=is_addressed)
     committed = generation.store.commit(batch, known)

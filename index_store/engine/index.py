@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,9 +20,10 @@ from index_store.catalog.identity import record_origin
 from index_store.contents.table import read_awaiting, read_some
 from index_store.engine.collection import Collection, OpenGenerations, Step
 from index_store.engine.generation import Generation
-from index_store.engine.generation_batch import GenerationWrite, acked, commit_to
+from index_store.engine.generation_batch import GenerationWrite, acked, commit_each, takers_of
 from index_store.engine.status import footprints, statuses
 from index_store.engine.validation import check_dim, check_ids, check_spec, checked_batch, checked_request
+from index_store.engine.write_order import in_one_order
 from index_store.errors import (
     GenerationConflict,
     InvalidRequest,
@@ -94,8 +96,9 @@ class EmbeddedIndex:
         self._collections: dict[str, Collection] = {}
         for spec in specs:
             check_spec(spec)
-            directory = data_dir / "collections" / spec.name
-            self._collections[spec.name] = Collection(directory, spec, self._make_store, connect, clock, now)
+            self._collections[spec.name] = Collection(
+                self._directory_of(spec.name), spec, self._make_store, connect, clock, now
+            )
 
     def open(self) -> Mapping[str, Unavailable]:
         """Read every collection that is not open yet into memory. Return why some can't be opened, by name;
@@ -158,26 +161,26 @@ class EmbeddedIndex:
         with found.members() as members:
             dims = members.dims
         batch = checked_batch(batch, found.spec, self._limits.metadata_bytes_max, dims)
+        first: dict[str, GenerationWrite] = {}
         done: dict[str, GenerationWrite] = {}
-        known: Set[Id] = frozenset()
         addressed = ""
-        # A generation may begin while others are being written: look again until none is missing.
-        while True:
-            with found.members() as members:
-                addressed = addressed or _addressed(found.spec, members, batch).name
-                takers = [
-                    g
-                    for g in members.in_order()
-                    if g.name == addressed or g.embedding_version not in batch.except_versions
-                ]
-                waiting = [g for g in takers if g.name not in done]
-                if not waiting:
-                    return acked(done, addressed)
-                for generation in waiting:
-                    one = commit_to(generation, batch, generation.name == addressed, known)
-                    # What the current one does not hold is not made known to others without a vector.
-                    known = known if done else one.held
-                    done[generation.name] = one
+        with ExitStack() as order:
+            is_in_order = False
+            # A generation may begin while others are being written: look again until none is missing.
+            while True:
+                with found.members() as members:
+                    addressed = addressed or _addressed(found.spec, members, batch).name
+                    takers = takers_of(members.in_order(), batch, addressed)
+                    waiting = [g for g in takers if g.name not in done]
+                    if not waiting:
+                        return acked({**done, **first}, addressed)
+                    if is_in_order or len(members.generations) == 1:
+                        commit_each(waiting, batch, addressed, done)
+                        continue
+                order.enter_context(in_one_order(self._directory_of(collection), batch))
+                is_in_order = True
+                # Somebody else may have written these items since: all generations get this one once more.
+                first, done = done, {}
 
     def newest_seq(self, collection: str) -> int | None:
         """See `VectorIndex`: the newest seq that is known without reading the disk."""
@@ -289,6 +292,9 @@ class EmbeddedIndex:
         if found is None:
             raise UnknownCollection(f"there is no collection {name!r}", "collection")
         return found
+
+    def _directory_of(self, collection: str) -> Path:
+        return self._data_dir / "collections" / collection
 
     def _make_store(self, directory: Path, embedding_version: str) -> Store:
         return Store(

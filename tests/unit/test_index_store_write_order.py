@@ -1,0 +1,117 @@
+"""Callers who write one item at the same moment leave every generation with the same item."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from index_store.engine.index import EmbeddedIndex
+from index_store.engine.write_order import LOCKS
+from index_store.errors import WriteFailed
+from index_store.maintenance.check import check
+from index_store.types import Ack, ItemWrite, StoredItem, WriteBatch
+from tests.unit.test_index_store_filling import SPEC, by, made
+
+CALLERS = 6
+ROUNDS = 12
+IDS = (0, 1)
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[Sequence[EmbeddedIndex]]:
+    """Two indexes of one directory, as two worker processes have them."""
+    workers = [EmbeddedIndex(tmp_path, [SPEC]) for _ in range(2)]
+    for each in workers:
+        each.open()
+    workers[0].advance("things", "begin", "v1")
+    write(workers[0], "begin")
+    yield workers
+    for each in workers:
+        each.close()
+    assert check(tmp_path) == []
+
+
+def write(index: EmbeddedIndex, text: str, active: bool | None = None) -> Ack:
+    items = [made(item_id, text) for item_id in IDS]
+    if active is not None:
+        items = [ItemWrite(item_id, active=active) for item_id in IDS]
+        return index.write("things", WriteBatch(items))
+    vectors = {"v2": [by("v2", text) for _ in items]}
+    return index.write("things", WriteBatch(items, embedding_version="v1", other_vectors=vectors))
+
+
+def at_once(calls: Sequence[Callable[[], object]]) -> None:
+    gate = threading.Barrier(len(calls))
+    raised: list[BaseException] = []
+
+    def run(call: Callable[[], object]) -> None:
+        try:
+            gate.wait()
+            call()
+        except BaseException as exc:
+            raised.append(exc)
+
+    threads = [threading.Thread(target=run, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert raised == []
+
+
+def callers(workers: Sequence[EmbeddedIndex], turn: int) -> list[Callable[[], object]]:
+    """Most write a text, two say whether the items are active."""
+
+    def one(number: int) -> Callable[[], object]:
+        index = workers[number % len(workers)]
+        if number < 2:
+            return lambda: write(index, "", active=number == 0)
+        return lambda: write(index, f"{turn} {number}")
+
+    return [one(number) for number in range(CALLERS)]
+
+
+def facts(items: Sequence[StoredItem | None]) -> list[object]:
+    return [item and (item.active, item.metadata, item.content_hash) for item in items]
+
+
+def in_both(index: EmbeddedIndex, step: str, version: str) -> tuple[list[object], list[object]]:
+    """What the current generation holds, and what the one that `step` makes current holds."""
+    before = facts(index.get("things", IDS))
+    index.advance("things", step, version)  # type: ignore[arg-type]
+    return before, facts(index.get("things", IDS))
+
+
+def test_writers_of_one_item_come_in_one_order_to_all_generations(workers: Sequence[EmbeddedIndex]) -> None:
+    workers[0].advance("things", "begin", "v2")
+    step, version = "promote", "v2"
+    for turn in range(ROUNDS):
+        at_once(callers(workers, turn))
+        before, after = in_both(workers[0], step, version)
+        assert before == after
+        step, version = "rollback", "v1" if version == "v2" else "v2"
+
+
+def test_writers_that_meet_the_beginning_of_a_generation_too(workers: Sequence[EmbeddedIndex]) -> None:
+    for turn in range(ROUNDS // 3):
+        version = f"v{turn + 2}"
+        at_once([*callers(workers, turn), partial(workers[1].advance, "things", "begin", version)])
+        before, after = in_both(workers[0], "promote", version)
+        assert before == after
+        workers[0].advance("things", "rollback", "v1")
+
+
+def test_a_lock_that_cannot_be_had_writes_nothing(workers: Sequence[EmbeddedIndex], tmp_path: Path) -> None:
+    workers[0].advance("things", "begin", "v2")
+    before = facts(workers[0].get("things", IDS))
+    for number in range(LOCKS):
+        (tmp_path / "collections/things" / f"write-{number:02}.lock").mkdir()
+    with pytest.raises(WriteFailed, match=f"repeating it is safe.*{os.strerror(errno.EISDIR)}"):
+        write(workers[0], "never")
+    assert facts(workers[0].get("things", IDS)) == before
