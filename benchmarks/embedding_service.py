@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -182,7 +183,9 @@ def bare_start_s(models_dir: Path) -> float:
 class Served:
     """`python -m service` on a free port, with both built-in models unless told otherwise."""
 
-    def __init__(self, data_dir: Path, models_dir: Path, **environ: str) -> None:
+    def __init__(self, data_dir: Path, models_dir: Path, *, log: Path | None = None, **environ: str) -> None:
+        """log: where its output goes; to that of this process without it."""
+        self._log = log
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -197,24 +200,39 @@ class Served:
         self.ready_s = 0.0
 
     def __enter__(self) -> Served:
+        self.start()
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start it and wait until it is ready. Raises RuntimeError."""
         began = time.perf_counter()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "service"], cwd=ROOT, env=self._environ, start_new_session=True
-        )
+        with contextlib.ExitStack() as closing:
+            out = closing.enter_context(self._log.open("ab")) if self._log else None
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "service"], cwd=ROOT, env=self._environ, start_new_session=True,
+                stdout=out, stderr=out,
+            )  # fmt: skip
         while not self._is_ready():
             if self._process.poll() is not None or time.perf_counter() - began > 120:
                 raise RuntimeError("the service did not come up")
             time.sleep(0.02)
         self.ready_s = time.perf_counter() - began
-        return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def stop(self) -> None:
+        """End it as a supervisor does."""
         self._process.terminate()
         try:
             self._process.wait(60)
         except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            self.kill()
+
+    def kill(self) -> None:
+        """kill -9 of all its processes."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def _is_ready(self) -> bool:
         try:

@@ -1,0 +1,85 @@
+"""A model change on a service under load, watched from outside.
+
+    python -m benchmarks.bench_model_change [--items 100000] [--workers 2] [--quiet-s 30]
+
+The kept texts of all items get vectors of a second model while a client process searches, rewords, deletes,
+activates and deactivates at a steady pace: rebuild, promote, roll back, promote. Every answer is judged:
+whether one model gave all of it, whether its distances are those of the texts at that moment, whether
+something hidden was shown, whether an exact search missed anything. At each stop the stores of both
+generations are read and compared with what was acknowledged, row by row.
+
+The models are functions (hashed n-grams; noise seeded by the text), so that 100,000 texts are embedded within
+minutes and the client can compute every vector itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.embedding_service import Report, Row, Served
+from benchmarks.model_change_load import Pace, fill
+from benchmarks.model_change_stages import OLD, Stages, Watched
+
+MODELS_DIR = Path(".models")
+LATENCY_MAX = 1.5
+RECALL_MIN = 0.95
+CHANGES = (("promote", "promotion"), ("rollback", "rollback"), ("rollback", "second promotion"))
+"""The step as the wire calls it: what was rolled back is the former generation, and rolls back in turn."""
+
+
+def rows_of(watched: Watched) -> Iterator[Row]:
+    quiet_ms = watched.p_ms("quiet", 99)
+    for name, found in (
+        ("failed requests", watched.failures),
+        ("answers that could not have been given", watched.problems),
+        ("rows of any generation other than the source's, all stops", watched.differences),
+    ):
+        yield Row(name, len(found), 0, detail="; ".join(found[:2])[:300])
+    recall = watched.recalled / max(1, watched.recallable)
+    detail = f"{watched.answers} answers, {watched.exact} of them exact; {watched.changes} writes"
+    yield Row("recall@10 of searches by the graph, all stages", recall, RECALL_MIN, True, detail)
+    for stage in watched.spans:
+        p99_ms = watched.p_ms(stage, 99)
+        detail = (
+            f"p50 {watched.p_ms(stage, 50):.1f}, p99 {p99_ms:.1f}, most {watched.p_ms(stage, 100):.0f} ms; "
+            f"{watched.count(stage)} searches in {watched.spans[stage][1] - watched.spans[stage][0]:.0f} s"
+        )
+        yield Row(f"search p99, {stage} / quiet", p99_ms / quiet_ms, LATENCY_MAX, detail=detail)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--items", type=int, default=5_000)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--quiet-s", type=float, default=20.0)
+    parser.add_argument("--data-dir", type=Path, help="keep the filled service here, and go on with it")
+    parser.add_argument("--search-ms-max", type=int, help="REBUILD_SEARCH_MS_MAX")
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="model-change-") as folder:
+        environ = {"TEXT_MODEL": OLD, "IMAGE_MODEL": "builtin:descriptor", "WORKERS": str(given.workers)}
+        if given.search_ms_max:
+            environ["REBUILD_SEARCH_MS_MAX"] = str(given.search_ms_max)
+        data_dir = Path(folder) / "data"
+        with Served(data_dir, MODELS_DIR, log=Path(folder) / "log", **environ) as service:
+            began = time.monotonic()
+            fill(service.port, given.items)
+            print(f"{given.items} items stored in {time.monotonic() - began:.0f} s", flush=True)
+            stages = Stages(service.port, data_dir, given.items, Pace())
+            report = Report("bench_model_change")
+            stages.quiet(given.quiet_s)
+            job = stages.rebuild()
+            print(f"filled: {job}", flush=True)
+            for step, name in CHANGES:
+                stages.step(step, name)
+            report.add(list(rows_of(stages.watched)))
+        print((Path(folder) / "log").read_text()[-3000:])
+
+
+if __name__ == "__main__":
+    main()
