@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import start_http_server
 
 from feeder.compare.report import NAMES_SHOWN, Report
 from feeder.errors import FeederError, NotEqual, SettingsWrong
@@ -32,7 +32,7 @@ from feeder.sources.triggers.dirty_set import install, remove
 from feeder.status import as_json as status_json
 from feeder.status import as_text as status_text
 from feeder.status import status_of
-from feeder.telemetry.metrics import Metrics
+from feeder.telemetry.metrics import Metrics, process_registry
 from feeder.telemetry.reporting import (
     PlainLines,
     ProgressBar,
@@ -124,10 +124,10 @@ def _sync(settings: Settings, options: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     os.nice(settings.bounds.nice)  # a full comparison wants a whole core, and searches want it more
-    registry = CollectorRegistry()
+    registry = process_registry()
     metrics = Metrics(registry)
     if settings.bounds.metrics_port:
-        start_http_server(settings.bounds.metrics_port, "127.0.0.1", registry)
+        start_http_server(settings.bounds.metrics_port, settings.metrics_host, registry)
     client = client_of(settings)
     codes: list[int] = []
 

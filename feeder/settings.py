@@ -77,7 +77,7 @@ class Bounds:
     nice: int = _number("FEEDER_NICE", 10, 0, 19, "steps",
         "of lower priority that `sync` has, so that searches on the same machine come first")  # fmt: skip
     metrics_port: int = _number("FEEDER_METRICS_PORT", 0, 0, 65_535, "port",
-        "where `sync` serves its metrics on 127.0.0.1; 0: nowhere")  # fmt: skip
+        "where `sync` serves its metrics, at FEEDER_METRICS_HOST; 0: nowhere")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,7 @@ class Settings:
     bounds: Bounds
     tier: TierChoice = "auto"
     state_dir: Path = Path(".feeder")
+    metrics_host: str = "127.0.0.1"
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
@@ -132,6 +133,7 @@ class Settings:
             bounds=_bounds(environ, mistakes),
             tier=_tier(environ, mistakes),
             state_dir=Path(environ.get("FEEDER_STATE_DIR") or ".feeder"),
+            metrics_host=environ.get("FEEDER_METRICS_HOST") or "127.0.0.1",
         )
         _check_names(environ, mistakes)
         if settings.vectors is not None and settings.vectors.engine != "postgresql":
@@ -292,6 +294,7 @@ def _check_names(environ: Mapping[str, str], mistakes: list[str]) -> None:
     """A misspelt variable would be ignored in silence."""
     known = {bound.metadata["env"] for bound in fields(Bounds)}
     known |= {"FEEDER_IMAGE_HOSTS", "FEEDER_IMAGE_NETWORKS", "FEEDER_TIER", "FEEDER_STATE_DIR"}
+    known.add("FEEDER_METRICS_HOST")
     mistakes += [
         f"{name}: {unknown(name, sorted(known))}"
         for name in environ

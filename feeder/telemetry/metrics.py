@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 from feeder.sources.change_feed import Backlog, Side
 
 LAG_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1, 2, 5, 15, 60, 300, 1800)
+
+
+def process_registry() -> CollectorRegistry:
+    """Return the registry of one feeder process, with `process_*` in it."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    return registry
 
 
 class Metrics:
