@@ -40,7 +40,7 @@ from service.http.middleware import RequestMiddleware
 from service.http.transport.protocol import SearchProtocol
 from service.http.wire.answers import write_answer
 from service.http.wire.schemas import SearchIn
-from service.http.wire.search import parse_search
+from service.http.wire.search import SearchReader
 from service.observing.request_log import configure_logging
 from service.settings import Settings
 from service.wiring import Service, build
@@ -98,7 +98,7 @@ ItemId = Int64 | Annotated[str, Field(strict=True, min_length=1, max_length=255)
 
 
 class SearchBody(BaseModel):
-    """The search request as one would write it with pydantic; what it can't say, parse_search checks."""
+    """The search request as one would write it with pydantic; what it can't say, the reader checks."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
@@ -151,7 +151,7 @@ def ordinary(service: Service) -> ASGIApp:
     """The same service with /v1/search as a FastAPI route: the same checks, answers and problems."""
     parts = service.parts
     dependencies = parts.dependencies
-    limits = search_limits(dependencies.settings)
+    reader = SearchReader(dependencies.catalogue, search_limits(dependencies.settings))
     app = FastAPI(openapi_url=None, redirect_slashes=False)
 
     @app.post(
@@ -162,11 +162,11 @@ def ordinary(service: Service) -> ASGIApp:
     )
     async def post_search(body: SearchBody) -> Any:
         began = time.perf_counter()
-        search = parse_search(cast("SearchIn", body), dependencies.catalogue, limits)
+        search = reader.parse(cast("SearchIn", body))
         result = await parts.searcher.find(search)
         return write_answer(search, result, (time.perf_counter() - began) * 1000)
 
-    middleware = RequestMiddleware(app, parts.metrics, parts.request_log, TrustedProxies(()), parts.is_open)
+    middleware = RequestMiddleware(app, parts.metrics, parts.request_log, TrustedProxies(()), parts.opening)
 
     return Either(middleware, service.application)
 

@@ -27,7 +27,7 @@ from service.http.middleware import JSON, Exchange
 from service.http.wire.answers import write_answer
 from service.http.wire.body import decode_json
 from service.http.wire.schemas import SearchIn
-from service.http.wire.search import parse_search
+from service.http.wire.search import SearchReader
 from service.settings import Settings
 from service.wiring import Service, build
 
@@ -76,10 +76,10 @@ def _around(service: Service, bodies: Sequence[bytes]) -> Mapping[str, float]:
 def _reading(service: Service, bodies: Sequence[bytes]) -> Mapping[str, float]:
     decoder = msgspec.json.Decoder(SearchIn)
     read = [decode_json(decoder, body) for body in bodies]
-    catalogue, limits = service.catalogue, search_limits(service.parts.dependencies.settings)
+    reader = _reader(service)
     return {
         "decoding JSON": _us(lambda place: decode_json(decoder, bodies[place % len(bodies)])),
-        "checks": _us(lambda place: parse_search(read[place % len(read)], catalogue, limits)),
+        "checks": _us(lambda place: reader.parse(read[place % len(read)])),
     }
 
 
@@ -93,7 +93,7 @@ async def _finding(service: Service, bodies: Sequence[bytes]) -> Mapping[str, fl
     queue.start()
 
     def known(_: int) -> None:
-        text.known_query(str(asked.text))
+        text.known_query(str(asked.content))
 
     async def hop(_: int) -> None:
         await queue.ask(asked.collection.name, request, time.monotonic() + 3)
@@ -129,7 +129,11 @@ async def _nowhere(_: Message) -> None:
 
 def _asked(service: Service, bodies: Sequence[bytes]) -> ParsedSearch:
     body = decode_json(msgspec.json.Decoder(SearchIn), bodies[0])
-    return parse_search(body, service.catalogue, search_limits(service.parts.dependencies.settings))
+    return _reader(service).parse(body)
+
+
+def _reader(service: Service) -> SearchReader:
+    return SearchReader(service.catalogue, search_limits(service.parts.dependencies.settings))
 
 
 def _us(call: Callable[[int], object]) -> float:

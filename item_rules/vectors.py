@@ -24,9 +24,10 @@ WHY: Final[Mapping[VectorFault, str]] = {
 """Each fault as it stands behind the name of its field."""
 
 
-def dimension_fault(values: int, dim: int) -> str | None:
-    """Return what is wrong with the number of values, to stand behind the name of the field."""
-    return None if values == dim else f"must have {dim} values, got {values}"
+def dimension_fault(values: int, dim: int) -> str:
+    """Return what is wrong with a number of values that is not `dim`, to stand behind the name of the
+    field."""
+    return f"must have {dim} values, got {values}"
 
 
 def vector_fault(vector: Vectors) -> VectorFault | None:

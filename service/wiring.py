@@ -104,7 +104,7 @@ def build(
         searcher,
         index,
         readers,
-        lifecycle.is_open,
+        lifecycle,
         partial(maintenance_status, settings.data_dir),
         metrics,
         served.changes,
@@ -128,7 +128,7 @@ def build(
         store_id=partial(store_id, settings.data_dir),
         metrics=metrics,
         request_log=request_log,
-        is_open=lifecycle.is_open,
+        opening=lifecycle,
         contract=next(path for path in _CONTRACT_PLACES if path.exists()).read_bytes(),
         demo_picture=demo_picture,
         lifespan=_lifespan(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from index_store.errors import VersionMismatch
 from service.collections import NO_MODEL
@@ -204,6 +204,10 @@ class Encoders:
             served = serving.info.embedding_version if serving.info else ""
             raise VersionMismatch(collection, served, embedding_version)
         return found
+
+    def encoder(self, collection: str, content: str | bytes) -> Encoder[Any]:
+        """Return what embeds such a content: a text, or a picture file. Raises as `text` and `image`."""
+        return self.text(collection) if isinstance(content, str) else self.image(collection)
 
     @staticmethod
     def _missing(slot: Slot, collection: str, content: str) -> Exception:

@@ -41,6 +41,14 @@ _OPENERS = 3
 """Threads: one for the collections, two for models."""
 
 
+class Opening(Protocol):
+    """What tells whether requests can be answered yet. Read on the event loop."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether everything was tried that a start opens."""
+
+
 class OpenableIndex(VectorIndex, SeqSource, DimSource, RebuildSource, FootprintSource, Protocol):
     """An index whose collections are opened after it was made, one by one."""
 
@@ -49,7 +57,11 @@ class OpenableIndex(VectorIndex, SeqSource, DimSource, RebuildSource, FootprintS
 
 
 class Lifecycle:
-    """Owns what has to be opened and closed. `opened` is the application's lifespan."""
+    """Owns what has to be opened and closed. `opened` is the application's lifespan.
+
+    is_open: whether every collection was tried; those that can't be opened refuse alone. Models may still be
+    loading.
+    """
 
     def __init__(
         self,
@@ -69,16 +81,11 @@ class Lifecycle:
         self._search_queue = queue
         self._executors = executors
         self._has_fallback = has_fallback
-        self._is_open = False
+        self.is_open = False
         self._not_open: dict[str, Unavailable] = {}
         self._unbegun: set[str] = set()
         self._origins: dict[str, Origin] = {}
         self._retrying: asyncio.Task[None] | None = None
-
-    def is_open(self) -> bool:
-        """Whether every collection was tried: those that can't be opened refuse alone. Models may still be
-        loading."""
-        return self._is_open
 
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
@@ -112,7 +119,7 @@ class Lifecycle:
     async def _open_index(self, opener: Executor) -> None:
         started = time.monotonic()
         self._note_not_open(await self._on(opener, self._index.open))
-        self._is_open = True
+        self.is_open = True
         log.info(
             "collections_opened",
             extra={"took_ms": _ms_since(started), "not_open": sorted(self._not_open)},
@@ -230,7 +237,7 @@ class Lifecycle:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
-        self._is_open = False
+        self.is_open = False
         self._search_queue.close()
         encoders = {
             id(each): each for slot in self._encoders.slots() for each in (slot.text, slot.image) if each

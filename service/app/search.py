@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from index_store.errors import SeqNotReached, VersionMismatch
 from index_store.port import SeqSource, VectorIndex
 from index_store.types import Id, Ids, SearchRequest, SearchResult, StoredItem, Vector
-from service.app.encoders import Encoder, Encoders
+from service.app.encoders import Encoders
 from service.app.search_queue import ResultHandler, SearchQueue
 from service.collections import Collection
 from service.embedding.port import Encoding
@@ -41,7 +41,8 @@ class ParsedSearch(msgspec.Struct, gc=False):
     """One search on its way: a request for the index, and the content that its vector is made of, if it came
     without one. A Struct, since there is one for every search.
 
-    text: normalised. Of text, picture and like_ids at most one; without any, `request` holds the vector.
+    content: a normalised text, or a picture file. Of content and like_ids at most one; without either,
+    `request` holds the vector.
     include: fields of the answer beside id and distance. shown: how many items the pages before held.
     warnings: for who asked. truncated: whether the text was longer than its model reads; None for other
     content. is_embedded: a model's vector and version are in `request`, and `pinned` is the version that the
@@ -50,8 +51,7 @@ class ParsedSearch(msgspec.Struct, gc=False):
 
     collection: Collection
     request: SearchRequest
-    text: str | None = None
-    picture: bytes | None = None
+    content: str | bytes | None = None
     like_ids: Sequence[Id] = ()
     unlike_ids: Sequence[Id] = ()
     min_seq: int | None = None
@@ -61,11 +61,6 @@ class ParsedSearch(msgspec.Struct, gc=False):
     truncated: bool | None = None
     is_embedded: bool = False
     pinned: str | None = None
-
-    @property
-    def needs_model(self) -> bool:
-        """Whether a model makes the vector."""
-        return self.text is not None or self.picture is not None
 
 
 class Searcher:
@@ -108,8 +103,8 @@ class Searcher:
         if search.like_ids:
             return await self._find_alike(search, deadline)
         try:
-            if not self._has_vector(search):
-                await self._embed(search, caller)
+            if search.content is not None and not self._is_known(search, search.content):
+                await self._embed(search, search.content, caller)
             return await self._result(search, search.request, deadline)
         except VersionMismatch as exc:
             if self.may_be_repeated(search, exc) and await self._has_followed(search, exc):
@@ -124,13 +119,15 @@ class Searcher:
         """
         if search.min_seq is not None or search.like_ids:
             return False
-        if not self._has_vector(search):
-            encoder, content = self._encoder_of(search)
-            refusal = None if encoder.is_under_way(content) else encoder.refusal(len(content), caller)
+        if search.content is not None and not self._is_known(search, search.content):
+            encoder = self._encoders.encoder(search.collection.name, search.content)
+            is_joined = encoder.is_under_way(search.content)
+            refusal = None if is_joined else encoder.refusal(len(search.content), caller)
             if refusal is not None:
                 raise refusal
             return False
-        self._search_queue.put(search.collection.name, search.request, self.deadline(), handler)
+        deadline = time.monotonic() + self._deadline_s
+        self._search_queue.put(search.collection.name, search.request, deadline, handler)
         return True
 
     def picture_refusal(self, collection: str, bytes_count: int, caller: str) -> Overloaded | None:
@@ -149,7 +146,7 @@ class Searcher:
     def may_be_repeated(search: ParsedSearch, error: Exception) -> bool:
         """Whether `find` may answer though the index refused: the version was that of the model that served
         a moment ago."""
-        return isinstance(error, VersionMismatch) and search.needs_model
+        return isinstance(error, VersionMismatch) and search.content is not None
 
     async def _has_followed(self, search: ParsedSearch, mismatch: VersionMismatch) -> bool:
         """Whether another model serves the collection now, and may answer: a generation was promoted or
@@ -160,29 +157,18 @@ class Searcher:
         search.request.embedding_version, search.is_embedded = pinned, False
         return self._encoders.follow(name, served) and pinned in (None, served)
 
-    def _has_vector(self, search: ParsedSearch) -> bool:
-        """Whether the request can go to the index; a remembered text's vector is put into it."""
-        if not search.needs_model:
-            return True
-        encoder, content = self._encoder_of(search)
-        known = encoder.known_query(content)
+    def _is_known(self, search: ParsedSearch, content: str | bytes) -> bool:
+        """Whether the content's vector is remembered; it is put into the request then."""
+        known = self._encoders.encoder(search.collection.name, content).known_query(content)
         if known is not None:
             self._complete(search, self._version_of_model(search), known)
         return known is not None
 
-    async def _embed(self, search: ParsedSearch, caller: str) -> None:
+    async def _embed(self, search: ParsedSearch, content: str | bytes, caller: str) -> None:
         """Put the content's vector into the request."""
         version = self._version_of_model(search)  # before anything is awaited: another may serve after it
-        encoder, content = self._encoder_of(search)
+        encoder = self._encoders.encoder(search.collection.name, content)
         self._complete(search, version, await encoder.embed_query(content, caller))
-
-    def _encoder_of(self, search: ParsedSearch) -> tuple[Encoder[Any], str | bytes]:
-        """Return what embeds the search's content, and the content."""
-        name = search.collection.name
-        if search.text is not None:
-            return self._encoders.text(name), search.text
-        assert search.picture is not None
-        return self._encoders.image(name), search.picture
 
     @staticmethod
     def _complete(search: ParsedSearch, version: str, found: Encoding) -> None:
@@ -190,7 +176,7 @@ class Searcher:
             search.is_embedded, search.pinned = True, search.request.embedding_version
         search.request.embedding_version = version
         search.request.vector = found.vector
-        search.truncated = None if search.text is None else found.truncated
+        search.truncated = found.truncated if isinstance(search.content, str) else None
 
     def _version_of_model(self, search: ParsedSearch) -> str:
         version = self._encoders.info(search.collection.name).embedding_version

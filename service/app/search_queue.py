@@ -19,6 +19,8 @@ from operator import attrgetter
 from queue import SimpleQueue
 from typing import Protocol
 
+import msgspec
+
 from index_store.errors import IndexStoreError
 from index_store.port import VectorIndex
 from index_store.types import SearchRequest, SearchResult
@@ -51,19 +53,16 @@ class ResultHandler(Protocol):
         """Take the error instead of a result."""
 
 
-class _Waiting:
-    """One request in line. Slots without a dataclass: there is one for every search."""
+class _Waiting(msgspec.Struct, eq=False):
+    """One request in line. A Struct, since there is one for every search. is_over: its handler was told, or
+    does not wait any more."""
 
-    __slots__ = ("collection", "cost", "deadline", "handler", "request")
-
-    def __init__(
-        self, collection: str, request: SearchRequest, deadline: float, handler: ResultHandler
-    ) -> None:
-        self.collection = collection
-        self.request = request
-        self.deadline = deadline
-        self.handler = handler
-        self.cost = cost_of(request)
+    collection: str
+    request: SearchRequest
+    deadline: float
+    handler: ResultHandler
+    cost: float
+    is_over: bool = False
 
 
 class SearchQueue:
@@ -123,7 +122,7 @@ class SearchQueue:
             raise Overloaded(
                 "Too many searches are waiting.", retry_after_s=max(1.0, expected_s), reason="search"
             )
-        waiting = _Waiting(collection, request, deadline, handler)
+        waiting = _Waiting(collection, request, deadline, handler, cost_of(request))
         self._unanswered.append(waiting)
         if self._sweeper is None:
             self._sweeper = loop.call_later(_SWEEP_S, self._sweep, loop)
@@ -158,9 +157,8 @@ class SearchQueue:
         assert self._loop is not None
         waiting: list[_Waiting] = []
         while self._take(waiting):
-            batch, waiting = _next_batch(waiting)
             started = time.monotonic()
-            wanted, cost = self._leave_line(batch, started)
+            wanted, cost, waiting = self._next_batch(waiting, started)
             settled = self._answer(wanted)
             if wanted:
                 per_cost = (time.monotonic() - started) / cost
@@ -180,17 +178,28 @@ class SearchQueue:
             waiting.extend(gathered)
         return bool(waiting)
 
-    def _leave_line(self, batch: Sequence[_Waiting], now: float) -> tuple[list[_Waiting], float]:
-        """Return those of the batch that somebody still waits for, and what they cost together."""
+    def _next_batch(
+        self, waiting: list[_Waiting], now: float
+    ) -> tuple[list[_Waiting], float, list[_Waiting]]:
+        """Return what the next call answers, its cost, and what waits on. One request at least leaves the
+        line, be it one that nobody waits for any more."""
         wanted: list[_Waiting] = []
-        cost = 0.0
-        for each in batch:
-            self._taken_cost += each.cost
-            if each.deadline > now and not each.handler.done():
+        taken, taken_cost, cost = 0, 0.0, 0.0
+        for each in waiting[:_BATCH_MAX]:
+            if taken and taken_cost + each.cost > _BATCH_COST_MAX:
+                break
+            taken += 1
+            taken_cost += each.cost
+            if each.deadline <= now:
+                continue  # told by the sweep
+            if each.handler.done():
+                each.is_over = True
+            else:
                 wanted.append(each)
                 cost += each.cost
-        self._taken += len(batch)
-        return wanted, cost
+        self._taken += taken
+        self._taken_cost += taken_cost
+        return wanted, cost, waiting[taken:]
 
     def _answer(self, batch: Sequence[_Waiting]) -> list[tuple[_Waiting, SearchResult | Exception]]:
         by_collection: dict[str, list[_Waiting]] = {}
@@ -217,6 +226,7 @@ class SearchQueue:
 
     def _settle(self, settled: Sequence[tuple[_Waiting, SearchResult | Exception]]) -> None:
         for waiting, result in settled:
+            waiting.is_over = True
             if waiting.handler.done():
                 continue
             if isinstance(result, Exception):
@@ -224,17 +234,5 @@ class SearchQueue:
             else:
                 waiting.handler.set_result(result)
         # They are answered in the order in which they came: nothing of them need be kept until the sweep.
-        while self._unanswered and self._unanswered[0].handler.done():
+        while self._unanswered and self._unanswered[0].is_over:
             self._unanswered.popleft()
-
-
-def _next_batch(waiting: list[_Waiting]) -> tuple[list[_Waiting], list[_Waiting]]:
-    """Return what the next call answers, one request at least, and what waits on."""
-    cost = 0.0
-    count = 0
-    for each in waiting[:_BATCH_MAX]:
-        cost += each.cost
-        if cost > _BATCH_COST_MAX and count:
-            break
-        count += 1
-    return waiting[:count], waiting[count:]

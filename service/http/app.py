@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from service.app.backups import Snapshots
 from service.app.health.prober import Prober
 from service.app.ingest import Ingester, PictureSource
+from service.app.lifecycle import Opening
 from service.app.rebuild.rebuilds import Rebuilds
 from service.app.search import Searcher
 from service.http.auth import TrustedProxies
@@ -30,7 +31,7 @@ from service.http.routes.write import WriteRoutes
 from service.http.transport.direct_search import Shortcut
 from service.http.wire.body import ConnectionLimits
 from service.http.wire.problems import HANDLED, PROBLEM_JSON, problem_of
-from service.http.wire.search import SearchLimits
+from service.http.wire.search import SearchLimits, SearchReader
 from service.http.wire.upsert import IntakeReader
 from service.observing.metrics import Metrics
 from service.observing.request_log import RequestLog
@@ -57,7 +58,7 @@ class ApplicationParts:
     store_id: Callable[[], str]
     metrics: Metrics
     request_log: RequestLog
-    is_open: Callable[[], bool]
+    opening: Opening
     lifespan: Lifespan
     contract: bytes
     demo_picture: DemoPicture | None = None
@@ -73,12 +74,14 @@ class Application:
         self.pictures = parts.pictures
         self.bodies = parts.dependencies.bodies
         self._routers = _routers(parts)
+        reader = SearchReader(self.catalogue, search_limits(settings))
         self._front = SearchFront(
             _fastapi(self._routers, parts.lifespan),
             parts.searcher,
             parts.dependencies.catalogue,
             parts.dependencies.keys,
-            search_limits(settings),
+            reader,
+            answer_bytes_max=settings.answer_bytes_max,
             searches_max=settings.searches_max,
             body_bytes_max=settings.search_bytes_max,
             bodies=self.bodies,
@@ -86,10 +89,17 @@ class Application:
         )
         proxies = TrustedProxies(settings.trusted_proxies)
         self.middleware = RequestMiddleware(
-            self._front, parts.metrics, parts.request_log, proxies, parts.is_open
+            self._front, parts.metrics, parts.request_log, proxies, parts.opening
         )
         self.connection_limits = connection_limits(settings)
-        self.shortcut = Shortcut(self.middleware, self._front, parts.searcher)
+        self.shortcut = Shortcut(
+            self.middleware,
+            parts.opening,
+            parts.dependencies.keys,
+            reader,
+            parts.searcher,
+            body_bytes_max=settings.search_bytes_max,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the lifespan, as ASGI asks."""

@@ -33,6 +33,7 @@ class TrustedProxies:
 
     def __init__(self, networks: Sequence[str]) -> None:
         self._networks = [ipaddress.ip_network(each) for each in networks]
+        self.are_none = not self._networks
 
     def caller(self, headers: Headers, peer: str | None) -> str | None:
         """Return the address to log."""
@@ -103,7 +104,7 @@ class Keys:
 
     def _place(self, headers: Headers, peer: str | None) -> str:
         """Return the caller's address; of IPv6 its /64 network, because one host owns a whole network."""
-        address = self._proxies.caller(headers, peer) or ""
+        address = (peer if self._proxies.are_none else self._proxies.caller(headers, peer)) or ""
         return _network(address) if ":" in address else address
 
 

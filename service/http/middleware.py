@@ -8,11 +8,12 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.app.lifecycle import Opening
 from service.http.auth import TrustedProxies
 from service.http.wire.body import Headers
 from service.http.wire.problems import PROBLEM_JSON, Problem, problem_of
@@ -66,7 +67,7 @@ class Exchange:
     async def marked(self, message: Message) -> None:
         """Send `message`; a start is noted and gets our headers."""
         if message["type"] == "http.response.start":
-            self._start(message["status"])
+            self.status, self.is_started = message["status"], True
             message["headers"] = [*message.get("headers", ()), *self._own_headers()]
         await self.send(message)
 
@@ -74,7 +75,7 @@ class Exchange:
         self, status: int, body: bytes, content_type: bytes, headers: Sequence[tuple[bytes, bytes]] = ()
     ) -> None:
         """Send a whole answer."""
-        self._start(status)
+        self.status, self.is_started = status, True
         fixed = [
             (b"content-type", content_type),
             (b"content-length", b"%d" % len(body)),
@@ -83,10 +84,6 @@ class Exchange:
         ]
         await self.send({"type": "http.response.start", "status": status, "headers": fixed})
         await self.send({"type": "http.response.body", "body": body})
-
-    def _start(self, status: int) -> None:
-        self.status = status
-        self.is_started = True
 
     def _own_headers(self) -> Sequence[tuple[bytes, bytes]]:
         own = (b"x-request-id", self.request_id)
@@ -108,7 +105,7 @@ class Exchange:
 
     def fields(self, status: int) -> bytes:
         """Note that an answer starts; return our headers as they go over the wire."""
-        self._start(status)
+        self.status, self.is_started = status, True
         if self.trace_id:
             return b"x-request-id: %s\r\ntraceparent: %s\r\n" % (self.request_id, self.traceparent)
         return b"x-request-id: %s\r\n" % self.request_id
@@ -123,7 +120,7 @@ def fields_of(problem: Problem) -> list[tuple[bytes, bytes]]:
 
 
 class RequestMiddleware:
-    """Wraps the whole application. is_open: False answers 503 `starting` on all but the health routes."""
+    """Wraps the whole application. Until it is open, only health routes are not answered 503 `starting`."""
 
     def __init__(
         self,
@@ -131,13 +128,13 @@ class RequestMiddleware:
         metrics: Metrics,
         request_log: RequestLog,
         proxies: TrustedProxies,
-        is_open: Callable[[], bool],
+        opening: Opening,
     ) -> None:
         self._inner = inner
         self._metrics = metrics
         self._request_log = request_log
         self._proxies = proxies
-        self.is_open = is_open
+        self._opening = opening
         # Random once a process and counted on: asking the system for randomness costs more than a search.
         self._id_prefix = os.urandom(6).hex().encode()
         self._id_count = itertools.count()
@@ -158,7 +155,7 @@ class RequestMiddleware:
         scope["path"] = path
         scope[EXCHANGE] = exchange
         try:
-            if self.is_open() or path in _OPEN_WHILE_STARTING:
+            if self._opening.is_open or path in _OPEN_WHILE_STARTING:
                 await self._inner(scope, receive, exchange.marked)
             else:
                 await exchange.send_problem(path, _STARTING)
@@ -178,13 +175,10 @@ class RequestMiddleware:
     def begin_request(self, headers: Headers, send: Send) -> Exchange:
         """Count a request in; each is to `end`."""
         self._metrics.request_began()
-        return Exchange(headers, self._request_id(headers), send)
-
-    def _request_id(self, headers: Headers) -> bytes:
-        offered = headers.get(b"x-request-id")
-        if offered and _REQUEST_ID.fullmatch(offered):
-            return offered
-        return b"%s-%x" % (self._id_prefix, next(self._id_count))
+        request_id = headers.get(b"x-request-id")
+        if not request_id or not _REQUEST_ID.fullmatch(request_id):
+            request_id = b"%s-%x" % (self._id_prefix, next(self._id_count))
+        return Exchange(headers, request_id, send)
 
     def internal_error(self, error: Exception, exchange: Exchange) -> None:
         """Log and count what is no refusal."""

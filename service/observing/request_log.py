@@ -54,8 +54,9 @@ class RequestLog:
     """
 
     def __init__(self, stream: BinaryIO | None, *, lines_max: int = 20_000) -> None:
-        """stream: None keeps silent."""
+        """stream: None keeps silent (`is_silent`): nothing is to be written."""
         self._stream = stream
+        self.is_silent = stream is None
         self._lines_max = lines_max
         self._lines: deque[tuple[float, RequestLine]] = deque()
         self._dropped = 0
@@ -75,11 +76,6 @@ class RequestLog:
         self._has_lines.set()
         if self._thread is not None:
             self._thread.join(timeout=_LOG_CLOSE_S)
-
-    @property
-    def is_silent(self) -> bool:
-        """Whether lines are not written at all."""
-        return self._stream is None
 
     def write(self, line: RequestLine) -> None:
         """Queue one line. Event loop only; never blocks."""

@@ -121,11 +121,16 @@ def _parsed(search: Search, catalogue: Catalogue) -> ParsedSearch:
     return ParsedSearch(
         served,
         request,
-        text=None if search.query is None else unicodedata.normalize("NFC", search.query),
-        picture=None if search.image is None else _bytes(search.image, "image"),
+        content=_content(search),
         like_ids=search.like_ids or (),
         unlike_ids=search.unlike_ids or (),
     )
+
+
+def _content(search: Search) -> str | bytes | None:
+    if search.query is not None:
+        return unicodedata.normalize("NFC", search.query)
+    return None if search.image is None else _bytes(search.image, "image")
 
 
 def _vector(value: list[float] | str, dim: int) -> Any:

@@ -37,7 +37,7 @@ class CountingShortcut:
 
     def __init__(self, shortcut: Shortcut) -> None:
         self._shortcut = shortcut
-        self.leads_on = shortcut.leads_on
+        self.paths = shortcut.paths
         self.taken = 0
 
     def take(self, *arguments: Any) -> bool:

@@ -267,7 +267,7 @@ def test_a_search_that_waited_in_line_during_a_promotion_is_answered(app: HttpAp
     search(app, query="국")  # remembered from here on, so that it goes straight into line
     searcher = application_of(app).searcher
     recipes = next(each for each in read_collections(Settings.from_environ({})).collections)
-    waiting = ParsedSearch(recipes, SearchRequest(np.ones(384, np.float32), 3), text="국")
+    waiting = ParsedSearch(recipes, SearchRequest(np.ones(384, np.float32), 3), content="국")
 
     async def submit() -> SearchResult:
         answered = asyncio.get_running_loop().create_future()

@@ -21,6 +21,7 @@ from service.app.encoders import Encoders, Slot
 from service.app.generations.serving import ModelChange
 from service.app.health.findings import STARTING, Finding, fits, of_change, of_error, of_model, of_troubles
 from service.app.health.maintenance_status import MaintenanceStatus
+from service.app.lifecycle import Opening
 from service.app.search import NO_VECTOR, ParsedSearch, Searcher
 from service.app.sync_report import SyncReport, sync_report
 from service.collections import NO_MODEL, Catalogue, Collection
@@ -60,7 +61,7 @@ class Prober:
         searcher: Searcher,
         index: VectorIndex,
         readers: Executor,
-        is_open: Callable[[], bool],
+        opening: Opening,
         maintenance: Callable[[], MaintenanceStatus],
         metrics: Metrics,
         changes: Mapping[str, ModelChange],
@@ -73,7 +74,7 @@ class Prober:
         self._searcher = searcher
         self._index = index
         self._readers = readers
-        self._is_open = is_open
+        self._opening = opening
         self._maintenance = maintenance
         self._metrics = metrics
         self._changes = changes
@@ -87,7 +88,7 @@ class Prober:
         """Probe while the service runs, so that logs and metrics report faults without a call of /health."""
         while True:
             try:
-                if self._is_open():
+                if self._opening.is_open:
                     await self._newest()
             except Exception:
                 log.exception("probe_failed")
@@ -96,7 +97,7 @@ class Prober:
 
     async def waiting_for(self) -> list[dict[str, str | None]]:
         """Return what keeps the service from being ready, with the command that helps if there is one."""
-        if not self._is_open():
+        if not self._opening.is_open:
             return [
                 {"collection": each.name, "code": STARTING, "reason": "opening"}
                 for each in self._catalogue.collections
@@ -107,7 +108,7 @@ class Prober:
 
     async def health(self) -> dict[str, Any]:
         """Return the answer of /health. `status` is ok, degraded, starting or failing."""
-        if not self._is_open() or self._slot(self._catalogue.default).is_loading:
+        if not self._opening.is_open or self._slot(self._catalogue.default).is_loading:
             return self._document("starting", _Report())
         report = await self._newest()
         if not report.searched:
@@ -176,8 +177,8 @@ class Prober:
             )
         request = SearchRequest(NO_VECTOR, k=1)
         if collection.modality == "text":
-            return ParsedSearch(collection, request, text=_PROBE_TEXT.format(number=self._probes))
-        return ParsedSearch(collection, request, picture=_picture(self._probes))
+            return ParsedSearch(collection, request, content=_PROBE_TEXT.format(number=self._probes))
+        return ParsedSearch(collection, request, content=_picture(self._probes))
 
     def _tell(self, report: _Report) -> None:
         """Log what is new and what is over, and set the metrics."""

@@ -86,7 +86,7 @@ class LegacyRoutes:
             with_vectors=collection.metric != "cosine",
             metadata_bytes_max=self._dependencies.settings.answer_bytes_max,
         )
-        search = ParsedSearch(collection, wanted, picture=data)
+        search = ParsedSearch(collection, wanted, content=data)
         result = await self._searcher.find(search, exchange_of(request).caller)
         hits = result.hits
         return [

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -23,16 +23,13 @@ from service.errors import InvalidInput, Overloaded
 from service.http.auth import Keys, Role
 from service.http.middleware import EXCHANGE, JSON, Exchange
 from service.http.wire.answers import LARGE_BYTES, encoded_answer, encoded_in_pieces, expected_bytes
-from service.http.wire.body import Headers, decode_json, media_type, require_json
+from service.http.wire.body import Headers, decode_json, require_json
 from service.http.wire.body_reader import BodyReader
 from service.http.wire.problems import HANDLED, HttpRefusal, problem_of
 from service.http.wire.schemas import SearchBatchIn, SearchIn
-from service.http.wire.search import SearchLimits, parse_search
+from service.http.wire.search import SearchReader
 from service.http.wire.values import in_range
-from service.http.wire.vector_body import read_vector_body
 
-_VECTOR_TYPE = b"application/octet-stream"
-_JSON_TYPE = b"application/json"
 _UPLOADS = "/search_similar"
 _DIGITS_MAX = 15
 
@@ -48,8 +45,9 @@ class SearchFront:
         searcher: Searcher,
         catalogue: Catalogue,
         keys: Keys,
-        limits: SearchLimits,
+        reader: SearchReader,
         *,
+        answer_bytes_max: int,
         searches_max: int,
         body_bytes_max: int,
         bodies: BodyReader,
@@ -60,12 +58,12 @@ class SearchFront:
         self._searcher = searcher
         self._catalogue = catalogue
         self._keys = keys
-        self._limits = limits
+        self._reader = reader
+        self._answer_bytes_max = answer_bytes_max
         self._searches_max = searches_max
-        self.body_bytes_max = body_bytes_max
+        self._body_bytes_max = body_bytes_max
         self._bodies = bodies
         self._readers = readers
-        self._search_decoder = msgspec.json.Decoder(SearchIn)
         self._batch_decoder = msgspec.json.Decoder(SearchBatchIn)
         self._handlers: dict[str, _Handler] = {
             "/v1/search": self.post_search,
@@ -96,8 +94,8 @@ class SearchFront:
                 raise HttpRefusal(
                     405, "method_not_allowed", "Only POST is served here.", headers={"allow": "POST"}
                 )
-            exchange.caller = self.check_key(exchange.headers, scope.get("client"))
-            body = await self._bodies.whole(receive, exchange.headers, bytes_max=self.body_bytes_max)
+            exchange.caller = self._keys.check(Role.SEARCH, exchange.headers, _peer(scope))
+            body = await self._bodies.whole(receive, exchange.headers, bytes_max=self._body_bytes_max)
             answer = await handler(scope, exchange.headers, body)
         except HANDLED as exc:
             await exchange.send_problem(scope["path"], problem_of(exc))
@@ -112,32 +110,20 @@ class SearchFront:
         if scope["method"] != "POST" or collection is None:
             return None
         try:
-            caller = self.check_key(exchange.headers, scope.get("client"))
+            caller = self._keys.check(Role.SEARCH, exchange.headers, _peer(scope))
         except HttpRefusal:
             return None  # the route tells it
         length = exchange.headers.get(b"content-length", b"")
         announced = int(length) if length.isdigit() and len(length) <= _DIGITS_MAX else 0
         return self._searcher.picture_refusal(collection.name, announced, caller)
 
-    def check_key(self, headers: Headers, client: Sequence[Any] | None) -> str:
-        """Return who calls. client: (address, port) of the connection. Raises HttpRefusal."""
-        return self._keys.check(Role.SEARCH, headers, client[0] if client else None)
-
     async def post_search(self, scope: Scope, headers: Headers, body: bytes) -> bytes:
         """Answer one search."""
-        search = self.read_search(scope["query_string"], headers, body)
+        search = self._reader.read_search(scope["query_string"], headers, body)
         size = expected_bytes(search)
-        if size > self._limits.answer_bytes_max:
+        if size > self._answer_bytes_max:
             raise self._too_large("top_k", size)
         return await self._answer(search, _caller(scope), self._searcher.deadline())
-
-    def read_search(self, query_string: bytes, headers: Headers, body: bytes) -> ParsedSearch:
-        """Raises as HANDLED says."""
-        if headers.get(b"content-type") != _JSON_TYPE:  # almost every caller says just this
-            if media_type(headers) == _VECTOR_TYPE:
-                return read_vector_body(query_string, body, self._catalogue, self._limits)
-            require_json(headers)
-        return parse_search(decode_json(self._search_decoder, body), self._catalogue, self._limits)
 
     async def post_search_batch(self, scope: Scope, headers: Headers, body: bytes) -> bytes:
         """All searches have one deadline and one bound of bytes. Only so many are in line at a time: others
@@ -147,25 +133,25 @@ class SearchFront:
         in_range("searches", len(searches), 1, self._searches_max)
         parsed = [self._read_nth(place, search) for place, search in enumerate(searches)]
         size = sum(expected_bytes(each) for each in parsed)
-        if size > self._limits.answer_bytes_max:
+        if size > self._answer_bytes_max:
             raise self._too_large("searches", size)
         caller, deadline = _caller(scope), self._searcher.deadline()
         answers: list[bytes] = []
         for group in _groups(parsed, self._searcher.batch_cost):
             answers += await asyncio.gather(*(self._answer(each, caller, deadline) for each in group))
             size = sum(map(len, answers))
-            if size > self._limits.answer_bytes_max:
+            if size > self._answer_bytes_max:
                 raise self._too_large("searches", size)
         return b'{"responses":[%s]}' % b",".join(answers)
 
     def _read_nth(self, place: int, search: SearchIn) -> ParsedSearch:
         try:
-            return parse_search(search, self._catalogue, self._limits)
+            return self._reader.parse(search)
         except InvalidInput as exc:
             raise InvalidInput(("searches", place, *exc.loc), exc.msg, exc.code) from exc
 
     def _too_large(self, field: str, size: int) -> InvalidInput:
-        bytes_max = self._limits.answer_bytes_max
+        bytes_max = self._answer_bytes_max
         return InvalidInput(
             field,
             f"would be answered by about {size / 1e6:.0f} MB, more than {bytes_max / 1e6:.0f} MB "
@@ -197,6 +183,11 @@ def _groups(
         group.append(each)
         cost += own
     yield group
+
+
+def _peer(scope: Scope) -> str | None:
+    client = scope.get("client")
+    return client[0] if client else None
 
 
 def _caller(scope: Scope) -> str:

@@ -27,7 +27,7 @@ class DrainProtocol(BoundedProtocol):
 
     def shutdown(self) -> None:
         """Called once when the server stops: close now, or after the request that is there or on its way."""
-        if self.is_draining or self.is_refused:
+        if self.is_draining or self._refusal is not None:
             return  # a refused connection ends by itself, once its caller has had time to read
         self.is_draining = True
         if self.cycle is not None and not self.cycle.response_complete:

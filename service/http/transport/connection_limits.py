@@ -19,7 +19,7 @@ from service.http.middleware import PROBLEM, RequestMiddleware
 from service.http.wire.body import ConnectionLimits
 from service.http.wire.problems import Problem
 
-_BETWEEN, _HEAD, _BODY = range(3)
+BETWEEN, HEAD, BODY = range(3)
 """What of a request is being received."""
 _LINGER_S = 2.0
 _LINGER_BYTES_MAX = 1 << 20
@@ -57,7 +57,7 @@ class BoundedProtocol(HttpToolsProtocol):
         application = cast("BoundedApplication", self.app)
         self._middleware = application.middleware
         self._limits = application.connection_limits
-        self._stage = _BETWEEN
+        self._stage = BETWEEN
         self._is_upgrade = False
         self._loose_bytes = -1
         self._timer: asyncio.TimerHandle | None = None
@@ -87,29 +87,27 @@ class BoundedProtocol(HttpToolsProtocol):
         step = self._limits.head_bytes_max
         if len(data) <= step:
             self._feed(data)
-            return
-        for start in range(0, len(data), step):
-            self._feed(data[start : start + step])
+        else:
+            for start in range(0, len(data), step):
+                self._feed(data[start : start + step])
+        if self._stage == BODY and self._refusal is None and not self.transport.is_closing():
+            self.wait_for_body()
 
     def _feed(self, data: bytes) -> None:
         if self._refusal is not None:
             self._drop(len(data))
             return
         try:
-            self._parse(data)
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as exc:
+            self._feed_without_upgrade(data[exc.args[0] :])
         except httptools.HttpParserCallbackError as exc:
             self._refuse_callback(exc)
         except httptools.HttpParserError as exc:
             self._refuse(_malformed(exc))
         else:
-            if self._stage != _BETWEEN:
+            if self._stage != BETWEEN:
                 self._count_loose(len(data))
-
-    def _parse(self, data: bytes) -> None:
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as exc:
-            self._parse_without_upgrade(data[exc.args[0] :])
 
     def _refuse_callback(self, error: httptools.HttpParserCallbackError) -> None:
         cause = error.__context__
@@ -128,13 +126,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self.headers = []
         self.expect_100_continue = False
         self._is_upgrade = False
-        self._stage = _HEAD
+        self._stage = HEAD
         self._loose_bytes = -1
         self._idle_since = None
 
     def on_headers_complete(self) -> None:
         """See httptools: the head is whole. Refuses one beyond the bounds."""
-        self._stage = _BODY
+        self._stage = BODY
         self._head_since = None
         limits = self._limits
         if len(self.headers) > limits.head_fields_max:
@@ -159,22 +157,17 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """See httptools: a piece of the body."""
-        self.note_body()
+        self._loose_bytes = -1  # the parser holds nothing unfinished
         super().on_body(body)
 
-    def note_body(self) -> None:
-        """Record that the parser consumed what came so far: nothing unfinished is held."""
-        self._loose_bytes = -1
+    def wait_for_body(self) -> None:
+        """A body has not come whole: nothing to do, it is read as it comes."""
 
     def on_message_complete(self) -> None:
         """See httptools: the body is whole."""
         if not self._is_upgrade:
-            self.note_end()
+            self._stage = BETWEEN
             super().on_message_complete()
-
-    def note_end(self) -> None:
-        """Record that the request arrived completely."""
-        self._stage = _BETWEEN
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
@@ -182,20 +175,21 @@ class BoundedProtocol(HttpToolsProtocol):
     def _count_loose(self, received: int) -> None:
         """Count what is neither a whole head nor part of a body: a head's begin, trailers, chunk sizes."""
         if self._loose_bytes < 0:
-            self._loose_bytes = self._head_bytes() if self._stage == _HEAD else 0
+            self._loose_bytes = self._head_bytes() if self._stage == HEAD else 0
         else:
             self._loose_bytes += received
         if self._loose_bytes > self._limits.head_bytes_max:
             self._refuse(_too_large(self._limits.head_bytes_max))
-        elif self._stage == _HEAD and self._head_since is None:
+        elif self._stage == HEAD and self._head_since is None:
             self._head_since = self.loop.time()
             self._look_by(self._head_since + self._limits.head_read_s_max)
 
-    def _parse_without_upgrade(self, rest: bytes) -> None:
+    def _feed_without_upgrade(self, rest: bytes) -> None:
         """No other protocol is spoken here, so the offer is ignored, as RFC 9110 lets a server do. The parser
         takes what follows for the other protocol: a new one gets the head without the offer."""
         if self.parser.get_method() == b"CONNECT":
-            raise httptools.HttpParserError("CONNECT is not served here")
+            self._refuse(_malformed(httptools.HttpParserError("CONNECT is not served here")))
+            return
         line = b"%s %s HTTP/%s\r\n" % (
             self.parser.get_method(),
             self.url,
@@ -204,7 +198,7 @@ class BoundedProtocol(HttpToolsProtocol):
         fields = b"".join(b"%s: %s\r\n" % field for field in _without_upgrade(self.headers))
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self._parse(line + fields + b"\r\n" + rest)
+        self._feed(line + fields + b"\r\n" + rest)
 
     # Answers, and their ends
 
@@ -248,12 +242,7 @@ class BoundedProtocol(HttpToolsProtocol):
     @property
     def is_receiving_head(self) -> bool:
         """Whether a part of a request's head has come."""
-        return self._stage == _HEAD
-
-    @property
-    def is_refused(self) -> bool:
-        """Whether this connection is answered nothing new."""
-        return self._refusal is not None
+        return self._stage == HEAD
 
     def _refuse(self, problem: Problem) -> None:
         """Answer the requests that came before, then send `problem` and close."""
@@ -261,7 +250,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._refusal = problem
         cycle = self.cycle
-        is_unfinished = self._stage == _BODY and cycle is not None and cycle.more_body
+        is_unfinished = self._stage == BODY and cycle is not None and cycle.more_body
         if is_unfinished and any(waiting is cycle for waiting, _ in self.pipeline):
             self.pipeline.popleft()  # it was not started; requests before it are answered first
             self.flow.pause_reading()
@@ -326,7 +315,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._abort_unless_read()
         elif self._dropped_bytes >= 0:
             self.transport.abort()
-        elif self._stage == _HEAD and self._head_since is not None:
+        elif self._stage == HEAD and self._head_since is not None:
             self._end_late_head()
         else:
             self.transport.close()

@@ -2,7 +2,7 @@
 
 The server's protocol offers each such request here first. What this shortcut does not take (another route, a
 refusal, a text that a model must embed first, a large answer) goes the ordinary way through
-`RequestMiddleware` and `SearchFront`, whose checks and counts are used here too: there is one of each.
+`RequestMiddleware` and `SearchFront`; keys, reader and counts are the same.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from typing import Any, TypeAlias
 from starlette.types import Message
 
 from index_store.types import SearchResult
+from service.app.lifecycle import Opening
 from service.app.search import ParsedSearch, Searcher
 from service.errors import Overloaded
+from service.http.auth import Keys, Role
 from service.http.middleware import JSON, PROBLEM, Exchange, RequestMiddleware, fields_of
-from service.http.routes.search import SearchFront
 from service.http.wire.answers import LARGE_BYTES, encoded_answer, expected_bytes
 from service.http.wire.body import Headers
 from service.http.wire.problems import HANDLED, problem_of
+from service.http.wire.search import SearchReader
 
 log = logging.getLogger(__name__)
 
-_PATHS = frozenset((b"/v1/search", b"/api/v1/search"))
 _ROUTE = "/v1/search"
 
 Reply: TypeAlias = Callable[[int, bytes, bytes, bytes], None]
@@ -34,35 +35,40 @@ Reply: TypeAlias = Callable[[int, bytes, bytes, bytes], None]
 
 
 class Shortcut:
-    """`take` from the event loop."""
+    """`take` from the event loop. paths: POST requests of these may be taken."""
 
-    def __init__(self, middleware: RequestMiddleware, front: SearchFront, searcher: Searcher) -> None:
+    paths = frozenset((b"/v1/search", b"/api/v1/search"))
+
+    def __init__(
+        self,
+        middleware: RequestMiddleware,
+        opening: Opening,
+        keys: Keys,
+        reader: SearchReader,
+        searcher: Searcher,
+        *,
+        body_bytes_max: int,
+    ) -> None:
         self._middleware = middleware
-        self._front = front
+        self._opening = opening
+        self._keys = keys
+        self._reader = reader
         self._searcher = searcher
-
-    def leads_on(self, method: bytes, url: bytes) -> bool:
-        """Return whether such requests may be taken."""
-        return method == b"POST" and url.partition(b"?")[0] in _PATHS
+        self._body_bytes_max = body_bytes_max
 
     def take(
         self, url: bytes, headers: Headers, body: bytes, client: Sequence[Any] | None, reply: Reply
     ) -> bool:
         """Return False if the request has to go the ordinary way; else `reply` is called once, later."""
-        if (
-            not self._middleware.is_open()
-            or b"content-encoding" in headers
-            or len(body) > self._front.body_bytes_max
-        ):
+        if not self._opening.is_open or b"content-encoding" in headers or len(body) > self._body_bytes_max:
             return False
         started = time.perf_counter()
         try:
-            caller = self._front.check_key(headers, client)
-            search = self._front.read_search(url.partition(b"?")[2], headers, body)
+            caller = self._keys.check(Role.SEARCH, headers, client[0] if client else None)
+            search = self._reader.read_search(url.partition(b"?")[2], headers, body)
             if expected_bytes(search) > LARGE_BYTES:
                 return False
-            direct = DirectSearch(self._middleware, search, client, reply, started)
-            direct.repeat_by(self._searcher, caller)
+            direct = DirectSearch(self._middleware, self._searcher, search, caller, client, reply, started)
             if not self._searcher.submit_search(search, direct, caller):
                 return False
         except Overloaded as refusal:
@@ -73,59 +79,49 @@ class Shortcut:
         except Exception:
             log.exception("search_not_taken")
             return False
-        direct.begin(headers)
+        direct.exchange = self._middleware.begin_request(headers, _nowhere)
         return True
 
 
 class DirectSearch:
-    """One search in line. Fits `service.app.search_queue.ResultHandler`."""
+    """One search in line. Fits `service.app.search_queue.ResultHandler`.
+
+    exchange: counts the request in; set before the answer comes, which counts it out.
+    """
 
     __slots__ = (
-        "_caller",
-        "_client",
-        "_exchange",
-        "_is_over",
-        "_is_repeated",
-        "_middleware",
-        "_repeated",
-        "_reply",
-        "_search",
-        "_searcher",
-        "_started",
+        "_caller", "_client", "_is_over", "_is_repeated", "_middleware", "_repeated", "_reply", "_search",
+        "_searcher", "_started", "exchange",
     )  # fmt: skip
 
-    _exchange: Exchange
-    _searcher: Searcher
-    _caller: str
+    exchange: Exchange
     _repeated: asyncio.Task[None]
 
     def __init__(
         self,
         middleware: RequestMiddleware,
+        searcher: Searcher,
         search: ParsedSearch,
+        caller: str,
         client: Sequence[Any] | None,
         reply: Reply,
         started: float,
     ) -> None:
+        """searcher, caller: who answers, and for whom, if the collection's generation changes while this
+        waits in line. started: on `time.perf_counter`."""
         self._middleware = middleware
+        self._searcher = searcher
         self._search = search
+        self._caller = caller
         self._client = client
         self._reply = reply
         self._started = started
         self._is_over = False
         self._is_repeated = False
 
-    def repeat_by(self, searcher: Searcher, caller: str) -> None:
-        """Say who answers if the collection's generation changes while this waits in line."""
-        self._searcher, self._caller = searcher, caller
-
-    def begin(self, headers: Headers) -> None:
-        """Count the request in; its answer counts it out."""
-        self._exchange = self._middleware.begin_request(headers, _nowhere)
-
     def refuse(self, headers: Headers, refusal: Overloaded) -> None:
         """Answer once the protocol has noted that the request is taken."""
-        self._exchange = self._middleware.begin_request(headers, _nowhere)
+        self.exchange = self._middleware.begin_request(headers, _nowhere)
         asyncio.get_running_loop().call_soon(self.set_exception, refusal)
 
     def done(self) -> bool:
@@ -150,10 +146,10 @@ class DirectSearch:
             return
         error = Searcher.translate_error(self._search, exception)
         if not isinstance(error, HANDLED):
-            self._middleware.internal_error(error, self._exchange)
+            self._middleware.internal_error(error, self.exchange)
         problem = problem_of(error)
         lines = b"".join([b"%s: %s\r\n" % field for field in fields_of(problem)])
-        self._finish(problem.status, PROBLEM, lines, self._exchange.problem_body(_ROUTE, problem))
+        self._finish(problem.status, PROBLEM, lines, self.exchange.problem_body(_ROUTE, problem))
 
     async def _find_again(self) -> None:
         """The ordinary search follows the generation that serves by now."""
@@ -166,8 +162,8 @@ class DirectSearch:
 
     def _finish(self, status: int, content_type: bytes, lines: bytes, body: bytes) -> None:
         self._is_over = True
-        self._reply(status, content_type, lines + self._exchange.fields(status), body)
-        self._middleware.end_request(self._exchange, "POST", _ROUTE, self._client, self._started)
+        self._reply(status, content_type, lines + self.exchange.fields(status), body)
+        self._middleware.end_request(self.exchange, "POST", _ROUTE, self._client, self._started)
 
 
 async def _nowhere(_: Message) -> None:

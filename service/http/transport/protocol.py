@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 
 from service.http.transport.connection_balancer import SharingLoop
 from service.http.transport.connection_drain import DrainProtocol
+from service.http.transport.connection_limits import BETWEEN
 from service.http.transport.direct_search import Shortcut
 
 
@@ -63,10 +64,9 @@ class SearchProtocol(DrainProtocol):
             self.loop.share.remove_connection()
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol. A body that did not come whole goes the ordinary way."""
-        super().data_received(data)
-        if self._parts is not None and not self.transport.is_closing() and not self.is_refused:
+    def wait_for_body(self) -> None:
+        """See BoundedProtocol. A body that did not come whole goes the ordinary way."""
+        if self._parts is not None:
             self._use_ordinary_way()
 
     def begin_message(self) -> None:
@@ -83,7 +83,7 @@ class SearchProtocol(DrainProtocol):
         if self._parts is None:
             super().on_body(body)
         else:
-            self.note_body()
+            self._loose_bytes = -1  # as in BoundedProtocol
             self._parts.append(body)
 
     def on_message_complete(self) -> None:
@@ -95,7 +95,7 @@ class SearchProtocol(DrainProtocol):
         assert self._shortcut is not None
         turn = self._turn
         if self._shortcut.take(self.url, dict(self._fields), b"".join(parts), self.client, self._reply):
-            self.note_end()
+            self._stage = BETWEEN
             self._parts = None
             turn.response_complete = False
             self.cycle = turn  # type: ignore[assignment]
@@ -109,7 +109,8 @@ class SearchProtocol(DrainProtocol):
             self._shortcut is not None
             and not self.is_draining
             and (self.cycle is None or self.cycle.response_complete)
-            and self._shortcut.leads_on(self.parser.get_method(), self.url)
+            and self.url.partition(b"?")[0] in self._shortcut.paths
+            and self.parser.get_method() == b"POST"
             and self.parser.should_keep_alive()
             and self.parser.get_http_version() == "1.1"
             and not self.parser.should_upgrade()
@@ -137,7 +138,7 @@ class SearchProtocol(DrainProtocol):
         self.transport.write(b"%s%d\r\n%s\r\n%s" % (head, len(body), lines, body))
         if not turn.keep_alive:
             self.transport.close()
-        if self.pipeline or self.is_refused or not turn.keep_alive:
+        if self.pipeline or self._refusal is not None or not turn.keep_alive:
             self.on_response_complete()
             return
         self.server_state.total_requests += 1

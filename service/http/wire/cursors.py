@@ -6,7 +6,6 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,20 +63,14 @@ def read_cursor(search: ParsedSearch, text: str) -> Cursor:
 
 
 def _check(search: ParsedSearch, payload: bytes) -> bytes:
-    """Guards against mix-ups and bit rot, not against forgers: a forged page holds nothing secret."""
-    bound_to = b"\0".join([payload, *_bound_to(search)])
-    return hashlib.blake2b(bound_to, digest_size=_CHECK_BYTES).digest()
-
-
-def _bound_to(search: ParsedSearch) -> Sequence[bytes]:
-    """Return what a cursor is bound to: collection, content as it was asked for, and conditions."""
-    request = search.request
-    parts = [search.collection.name.encode()]
-    if search.text is not None:
-        parts.append(search.text.encode())
-    elif search.picture is not None:
-        picture = search.picture
-        parts += [b"%d" % len(picture), picture[:_PICTURE_BYTES], picture[-_PICTURE_BYTES:]]
+    """Bind a page to collection, content as it was asked for, and conditions. Guards against mix-ups and bit
+    rot, not against forgers: a forged page holds nothing secret."""
+    request, content = search.request, search.content
+    parts = [payload, search.collection.name.encode()]
+    if isinstance(content, str):
+        parts.append(content.encode())
+    elif content is not None:
+        parts += [b"%d" % len(content), content[:_PICTURE_BYTES], content[-_PICTURE_BYTES:]]
     elif search.like_ids:
         parts.append(repr((search.like_ids, search.unlike_ids)).encode())
     else:
@@ -89,7 +82,7 @@ def _bound_to(search: ParsedSearch) -> Sequence[bytes]:
         parts.append(_canonical(request.filter))
     if request.exact or request.max_distance is not None:
         parts.append(repr((request.exact, request.max_distance)).encode())
-    return parts
+    return hashlib.blake2b(b"\0".join(parts), digest_size=_CHECK_BYTES).digest()
 
 
 def _canonical(condition: Filter) -> bytes:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from index_store.types import SearchRequest, Vector
 from item_rules.ids import INT64_MAX
 from service.app.search import NO_VECTOR, ParsedSearch
 from service.collections import Catalogue, Collection
 from service.errors import InvalidInput
-from service.http.wire.body import check_depth
+from service.http.wire.body import Headers, check_depth, decode_json, media_type, require_json
 from service.http.wire.cursors import read_cursor
 from service.http.wire.problems import HttpRefusal
 from service.http.wire.schemas import SearchIn
@@ -25,6 +27,10 @@ from service.http.wire.values import (
     read_text,
     read_vector,
 )
+from service.http.wire.vector_body import in_query_string, read_vector_body
+
+_VECTOR_TYPE = b"application/octet-stream"
+_JSON_TYPE = b"application/json"
 
 OFFSET_MAX = 1_000_000
 LIKE_IDS_MAX = 1000
@@ -43,58 +49,78 @@ class SearchLimits:
 _NOTHING: frozenset[str] = frozenset()
 
 
-def parse_search(
-    body: SearchIn, catalogue: Catalogue, limits: SearchLimits, raw: Vector | None = None
-) -> ParsedSearch:
-    """Check every field of a search; what passes here the index takes as it is.
+class SearchReader:
+    """Reads bodies of searches, JSON or the vector itself, and checks every field: what passes here the index
+    takes as it is."""
 
-    raw: a vector that did not come as JSON. Raises InvalidInput naming the field, HttpRefusal 404."""
-    _require_one_content(body)
-    has_vector = body.vector is not None
-    collection = _collection_of(body, catalogue)
-    include = frozenset(body.include) if body.include else _NOTHING
-    if "vector" in include:  # what the answer weighs is told by the dim of the generation that serves
-        collection = replace(collection, dim=catalogue.dim(collection))
-    top_k = limits.top_k if body.top_k is None else body.top_k
-    offset = 0 if body.offset is None else in_range("offset", body.offset, 0, OFFSET_MAX)
-    if body.cursor is not None and body.offset is not None:
-        raise InvalidInput("cursor", "and offset exclude each other")
-    if body.filter:
-        check_depth(body.filter, "filter")
-    if body.vector is None:
-        vector = NO_VECTOR
-    else:
-        dims = catalogue.dims_of(collection, body.embedding_version)
-        vector = read_vector(body.vector, dims) if raw is None else checked_vector(raw, dims)
-    request = SearchRequest(
-        vector=vector,
-        k=in_range("top_k", top_k, 1, limits.top_k_max),
-        exclude_ids=read_exclude_ids(body.exclude_ids, collection) if body.exclude_ids else (),
-        filter=body.filter or None,
-        offset=offset,
-        max_distance=body.max_distance,
-        exact=bool(body.exact),
-        embedding_version=body.embedding_version,
-        with_metadata="metadata" in include,
-        with_vectors="vector" in include or ("score" in include and collection.metric != "cosine"),
-        metadata_bytes_max=limits.answer_bytes_max,
-        checked_for=collection.name if has_vector else "",
-    )
-    search = ParsedSearch(
-        collection,
-        request,
-        text=None if body.query is None else read_text(body.query, limits.query_chars_max, "query"),
-        picture=None if body.image is None else read_picture(body.image, "image"),
-        like_ids=read_ids(body.like_ids, collection, "like_ids") if body.like_ids else (),
-        unlike_ids=read_ids(body.unlike_ids, collection, "unlike_ids") if body.unlike_ids else (),
-        min_seq=None if body.min_seq is None else in_range("min_seq", body.min_seq, 0, INT64_MAX),
-        include=include,
-        shown=offset,
-        warnings=_warnings(body),
-    )
-    if body.cursor is not None:
-        _go_on(search, body.cursor)
-    return search
+    def __init__(self, catalogue: Catalogue, limits: SearchLimits) -> None:
+        self._catalogue = catalogue
+        self._limits = limits
+        self._decoder = msgspec.json.Decoder(SearchIn)
+
+    def read_search(self, query_string: bytes, headers: Headers, body: bytes) -> ParsedSearch:
+        """Return the search of one request. Raises as HANDLED says."""
+        if headers.get(b"content-type") != _JSON_TYPE:  # almost every caller says just this
+            if media_type(headers) == _VECTOR_TYPE:
+                return self._read_vector(query_string, body)
+            require_json(headers)
+        return self.parse(decode_json(self._decoder, body))
+
+    def _read_vector(self, query_string: bytes, body: bytes) -> ParsedSearch:
+        try:
+            return self.parse(*read_vector_body(query_string, body, self._catalogue))
+        except InvalidInput as exc:
+            if exc.loc[0] == "vector":
+                raise
+            raise in_query_string(exc.code, str(exc), exc.loc, exc.msg) from exc
+
+    def parse(self, body: SearchIn, raw: Vector | None = None) -> ParsedSearch:
+        """raw: a vector that did not come as JSON. Raises InvalidInput naming the field, HttpRefusal 404."""
+        limits = self._limits
+        _require_one_content(body)
+        collection = _collection_of(body, self._catalogue)
+        include = frozenset(body.include) if body.include else _NOTHING
+        if "vector" in include:  # what the answer weighs is told by the dim of the generation that serves
+            collection = replace(collection, dim=self._catalogue.dim(collection))
+        top_k = limits.top_k if body.top_k is None else body.top_k
+        offset = 0 if body.offset is None else in_range("offset", body.offset, 0, OFFSET_MAX)
+        if body.cursor is not None and body.offset is not None:
+            raise InvalidInput("cursor", "and offset exclude each other")
+        if body.filter:
+            check_depth(body.filter, "filter")
+        if body.vector is None:
+            vector = NO_VECTOR
+        else:
+            dims = self._catalogue.dims_of(collection, body.embedding_version)
+            vector = read_vector(body.vector, dims) if raw is None else checked_vector(raw, dims)
+        request = SearchRequest(
+            vector=vector,
+            k=in_range("top_k", top_k, 1, limits.top_k_max),
+            exclude_ids=read_exclude_ids(body.exclude_ids, collection) if body.exclude_ids else (),
+            filter=body.filter or None,
+            offset=offset,
+            max_distance=body.max_distance,
+            exact=bool(body.exact),
+            embedding_version=body.embedding_version,
+            with_metadata="metadata" in include,
+            with_vectors="vector" in include or ("score" in include and collection.metric != "cosine"),
+            metadata_bytes_max=limits.answer_bytes_max,
+            checked_for="" if body.vector is None else collection.name,
+        )
+        search = ParsedSearch(
+            collection,
+            request,
+            content=_content_of(body, limits),
+            like_ids=read_ids(body.like_ids, collection, "like_ids") if body.like_ids else (),
+            unlike_ids=read_ids(body.unlike_ids, collection, "unlike_ids") if body.unlike_ids else (),
+            min_seq=None if body.min_seq is None else in_range("min_seq", body.min_seq, 0, INT64_MAX),
+            include=include,
+            shown=offset,
+            warnings=_warnings(body),
+        )
+        if body.cursor is not None:
+            _go_on(search, body.cursor)
+        return search
 
 
 def _go_on(search: ParsedSearch, text: str) -> None:
@@ -139,6 +165,12 @@ def _require_one_content(body: SearchIn) -> None:
         if body.like_ids is None:
             raise InvalidInput("unlike_ids", "needs like_ids")
         in_range("unlike_ids", len(body.unlike_ids), 0, LIKE_IDS_MAX)
+
+
+def _content_of(body: SearchIn, limits: SearchLimits) -> str | bytes | None:
+    if body.query is not None:
+        return read_text(body.query, limits.query_chars_max, "query")
+    return None if body.image is None else read_picture(body.image, "image")
 
 
 def _collection_of(body: SearchIn, catalogue: Catalogue) -> Collection:

@@ -63,7 +63,7 @@ def checked_vector(vector: npt.NDArray[np.float32], dims: Sequence[int], field: 
     """Return `vector` if it has finite values and a direction, and one of `dims` if there are any. Raises
     InvalidInput."""
     if dims and vector.shape[0] not in dims:
-        raise InvalidInput(field, str(dimension_fault(vector.shape[0], dims[0])), "invalid_dimension")
+        raise InvalidInput(field, dimension_fault(vector.shape[0], dims[0]), "invalid_dimension")
     why = vector_fault(vector)
     if why is not None:
         raise InvalidInput(field, WHY[why], "invalid_vector")

@@ -10,49 +10,43 @@ from urllib.parse import parse_qs
 import msgspec
 import numpy as np
 
-from service.app.search import ParsedSearch
+from index_store.types import Vector
 from service.collections import Catalogue, Collection
 from service.errors import FieldError, InvalidInput
 from service.http.wire.body import field_error_of
 from service.http.wire.problems import HttpRefusal
 from service.http.wire.schemas import IdIn, SearchIn, VectorParametersIn
-from service.http.wire.search import SearchLimits, parse_search
 from service.http.wire.values import find_collection
 
 _PARAMETERS_MAX = 10_000
 _LISTS = ("exclude_ids", "include")
 
 
-def read_vector_body(
-    query_string: bytes, body: bytes, catalogue: Catalogue, limits: SearchLimits
-) -> ParsedSearch:
-    """Raises InvalidInput for the vector, HttpRefusal for what stands in the query string."""
+def read_vector_body(query_string: bytes, body: bytes, catalogue: Catalogue) -> tuple[SearchIn, Vector]:
+    """Return what the query string asks for, its values not yet checked, and the vector: (n,) float32.
+
+    Raises InvalidInput for what can't be read, HttpRefusal for another shape of the query string."""
     if not body or len(body) % 4:
         raise InvalidInput("vector", "must be whole float32 values", "invalid_vector")
     parameters = _parameters(query_string)
-    try:
-        collection = catalogue.default
-        if parameters.collection is not None:
-            collection = find_collection(catalogue, parameters.collection)
-        search = SearchIn(
-            vector=[],
-            collection=collection.name,
-            top_k=parameters.top_k,
-            exclude_ids=_ids(parameters.exclude_ids, collection),
-            filter=_filter(parameters.filter),
-            offset=parameters.offset,
-            cursor=parameters.cursor,
-            max_distance=_finite(parameters.max_distance),
-            exact=parameters.exact,
-            min_seq=parameters.min_seq,
-            embedding_version=parameters.embedding_version,
-            include=parameters.include,
-        )
-        return parse_search(search, catalogue, limits, np.frombuffer(body, dtype="<f4"))
-    except InvalidInput as exc:
-        if exc.loc[0] == "vector":
-            raise
-        raise _refusal(exc.code, str(exc), exc.loc, exc.msg) from exc
+    collection = catalogue.default
+    if parameters.collection is not None:
+        collection = find_collection(catalogue, parameters.collection)
+    search = SearchIn(
+        vector=[],
+        collection=collection.name,
+        top_k=parameters.top_k,
+        exclude_ids=_ids(parameters.exclude_ids, collection),
+        filter=_filter(parameters.filter),
+        offset=parameters.offset,
+        cursor=parameters.cursor,
+        max_distance=_finite(parameters.max_distance),
+        exact=parameters.exact,
+        min_seq=parameters.min_seq,
+        embedding_version=parameters.embedding_version,
+        include=parameters.include,
+    )
+    return search, np.frombuffer(body, dtype="<f4")
 
 
 def _parameters(query_string: bytes) -> VectorParametersIn:
@@ -71,10 +65,11 @@ def _parameters(query_string: bytes) -> VectorParametersIn:
     except msgspec.ValidationError as exc:
         what, (_, *loc) = field_error_of(exc)
         name = str(loc[0]) if loc else ""
-        raise _refusal("invalid_request", f"{name}: {what}.", tuple(loc), what) from exc
+        raise in_query_string("invalid_request", f"{name}: {what}.", tuple(loc), what) from exc
 
 
-def _refusal(code: str, detail: str, loc: tuple[str | int, ...], what: str) -> HttpRefusal:
+def in_query_string(code: str, detail: str, loc: tuple[str | int, ...], what: str) -> HttpRefusal:
+    """Return the refusal of a field that stands in the query string."""
     return HttpRefusal(422, code, detail, errors=[FieldError(("query", *loc), what)])
 
 
