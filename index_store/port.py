@@ -63,13 +63,13 @@ class VectorIndex(Protocol):
     def advance(
         self,
         collection: str,
-        step: Literal["begin", "promote", "rollback", "abort"],
+        step: Literal["begin", "promote", "rollback", "abort", "retire"],
         embedding_version: str,
         dim: int | None = None,
     ) -> CollectionStatus:
         """Move the collection's generations one step, by one rename. `begin` makes `embedding_version` the
         next generation (the current one if there is none); `promote` makes it current and the current one
-        former; `rollback` swaps current and former; `abort` drops the next one. dim: of the vectors of what
+        former; `rollback` swaps current and former; `abort` drops the next one, `retire` the former. dim: of the vectors of what
         is begun; None: of the current generation's. Raises GenerationConflict."""
 
     def close(self) -> None:

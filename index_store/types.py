@@ -274,12 +274,14 @@ class Trouble:
 class CollectionStatus:
     """A collection's generations; `current` is None until something names its first embedding_version.
 
-    troubles: what is wrong with any of its stores, worst first."""
+    troubles: what is wrong with any of its stores, worst first. stepped_at: when the newest step between its
+    generations was taken, in seconds since the epoch."""
 
     spec: CollectionSpec
     current: GenerationStatus | None
     others: Sequence[GenerationStatus]
     troubles: Sequence[Trouble] = ()
+    stepped_at: float = 0.0
 
     @property
     def generations(self) -> Sequence[GenerationStatus]:

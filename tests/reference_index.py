@@ -340,11 +340,11 @@ class ReferenceIndex:
                     dim or next(iter(self.dims_by_version(collection).values()), spec.dim),
                 )
             else:
-                role = "former" if step == "rollback" else "next"
+                role = "next" if step in ("promote", "abort") else "former"
                 if role not in shelves or shelves[role].version != embedding_version:
                     raise GenerationConflict(step)
                 moved = shelves.pop(role)
-                if step != "abort":
+                if step not in ("abort", "retire"):
                     shelves["former"] = shelves["current"]
                     shelves["current"] = moved
         return self.status(collection)

@@ -74,6 +74,13 @@ class Pointer:
         _require_role(self.next, embedding_version, "abort", "next")
         return replace(self, next=None)
 
+    def retired(self, embedding_version: str) -> Pointer:
+        """Return the pointer without its former generation. Raises GenerationConflict."""
+        if self.current is not None and self.current.embedding_version == embedding_version:
+            raise GenerationConflict(f"can't retire {embedding_version!r}: it is the current generation")
+        _require_role(self.former, embedding_version, "retire", "former")
+        return replace(self, former=None)
+
     def without(self, name: str) -> Pointer:
         """The pointer without a next or former generation of that name."""
         is_next = self.next is not None and self.next.name == name

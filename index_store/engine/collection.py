@@ -33,7 +33,7 @@ from index_store.types import CollectionSpec
 
 log = logging.getLogger(__name__)
 
-Step: TypeAlias = Literal["begin", "promote", "rollback", "abort"]
+Step: TypeAlias = Literal["begin", "promote", "rollback", "abort", "retire"]
 Stamp: TypeAlias = tuple[int, int, int]
 MakeStore: TypeAlias = Callable[[Path, str], Store]
 
@@ -257,6 +257,7 @@ class Collection:
                     "promote": pointer.promoted,
                     "rollback": pointer.rolled_back,
                     "abort": pointer.aborted,
+                    "retire": pointer.retired,
                 }
                 write_pointer(self._directory, moves[step](embedding_version))
             _clean_up(self._directory, read_pointer(self._directory), self._now())

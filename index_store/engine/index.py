@@ -202,10 +202,11 @@ class EmbeddedIndex:
         with found.members() as members:
             found_statuses = statuses(members)
             troubles = [trouble for g in members.in_order() for trouble in g.store.troubles()]
+            stepped_at = members.stamp[1] / 1e9
         current = [status for status in found_statuses if status.role == "current"]
         others = [status for status in found_statuses if status.role != "current"]
         first = current[0] if current else None
-        return CollectionStatus(found.spec, first, others, list(dict.fromkeys(troubles)))
+        return CollectionStatus(found.spec, first, others, list(dict.fromkeys(troubles)), stepped_at)
 
     def footprints(self, collection: str) -> list[Footprint]:
         """See `FootprintSource.footprints`."""

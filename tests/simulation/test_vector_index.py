@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 import shutil
 import tempfile
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,21 +48,23 @@ from tests.reference_index import ReferenceIndex
 
 SEED = 71_823
 DIM = 4
+OTHER_DIM = 6
+"""Of some generations that follow."""
 IDS = st.integers(0, 14)
 VERSIONS = st.none() | st.integers(0, 6)
 SHADES = st.sampled_from(["red", "blue", "green"])
 
 
-def vector_of(number: int) -> Vector:
-    """One of a few, so that equal vectors under many ids are common."""
-    found: Vector = np.random.default_rng(number).standard_normal(DIM, dtype=np.float32)
+def vector_of(number: int, dim: int = DIM) -> Vector:
+    """One of a few, so that equal vectors under many ids are common; shorter ones are its beginning."""
+    found: Vector = np.random.default_rng(number).standard_normal(OTHER_DIM, dtype=np.float32)[:dim]
     return found
 
 
 items = st.builds(
     ItemWrite,
     id=IDS,
-    vector=st.none() | st.integers(0, 9).map(vector_of),
+    vector=st.none() | st.integers(0, 9).map(partial(vector_of, dim=OTHER_DIM)),
     active=st.none() | st.booleans(),
     metadata=st.none() | st.fixed_dictionaries({"shade": SHADES}),
     source_version=VERSIONS,
@@ -78,10 +82,8 @@ class IndexMachine(RuleBasedStateMachine):
     def start(self, id_kind: Any, metric: Any) -> None:
         self.spec = CollectionSpec("things", id_kind, DIM, metric)
         self.directory = Path(tempfile.mkdtemp(dir=self.folder))
-        ticks = itertools.count()  # every look at the clock finds a second gone: each search looks around
-        self.engines = [
-            EmbeddedIndex(self.directory, [self.spec], clock=lambda: float(next(ticks))) for _ in range(2)
-        ]
+        self.ticks = itertools.count()  # each look at the clock finds a second gone: each search looks around
+        self.engines = [self.engine(DIM), self.engine(DIM)]
         self.reference = ReferenceIndex([self.spec])
         for engine in self.engines:
             engine.open()
@@ -92,6 +94,14 @@ class IndexMachine(RuleBasedStateMachine):
 
     def named(self, number: int) -> Any:
         return number if self.spec.id_kind == "int64" else f"상품-{number:02}"
+
+    def engine(self, dim: int) -> EmbeddedIndex:
+        specs = [replace(self.spec, dim=dim)]
+        return EmbeddedIndex(self.directory, specs, clock=lambda: float(next(self.ticks)))
+
+    def dim(self) -> int:
+        """Of the current generation."""
+        return next(iter(self.reference.dims_by_version("things").values()))
 
     def versions(self) -> list[str]:
         status = self.reference.status("things")
@@ -107,11 +117,10 @@ class IndexMachine(RuleBasedStateMachine):
     def write(self, which: int, some: list[ItemWrite], gone: list[ItemDelete], choice: int) -> None:
         versions = self.versions()
         version = versions[choice % len(versions)] if any(i.vector is not None for i in some) else None
+        dim = self.reference.dims_by_version("things").get(version or "")
         batch = WriteBatch(
             [
-                ItemWrite(
-                    self.named(int(i.id)), i.vector, i.active, i.metadata, i.source_version, i.content_hash
-                )
+                replace(i, id=self.named(int(i.id)), vector=None if i.vector is None else i.vector[:dim])
                 for i in some
             ],
             [ItemDelete(self.named(int(d.id)), d.source_version) for d in gone],
@@ -137,7 +146,8 @@ class IndexMachine(RuleBasedStateMachine):
         self, which: int, query: int, k: int, offset: int, excluded: list[int], shade: str | None
     ) -> None:
         condition = None if shade is None else {"shade": {"$ne": shade}}
-        request = SearchRequest(vector_of(query), k, [self.named(i) for i in excluded], condition, offset)
+        excluding = [self.named(i) for i in excluded]
+        request = SearchRequest(vector_of(query, self.dim()), k, excluding, condition, offset)
         mine, theirs = self.compare(which, request, request)
         if mine is not None and theirs is not None:
             plain = SearchRequest(request.vector, k, request.exclude_ids)
@@ -217,12 +227,12 @@ class IndexMachine(RuleBasedStateMachine):
                 engine.close()
             shutil.rmtree(self.directory / "collections")
             (restored / "collections").rename(self.directory / "collections")
-            for engine in self.engines:
-                engine.open()
+            for which in range(2):
+                self.start_again(which)
         else:
-            other = EmbeddedIndex(restored, [self.spec])
+            other = EmbeddedIndex(restored, [replace(self.spec, dim=self.dim())])
             other.open()
-            request = SearchRequest(vector_of(query), 30)
+            request = SearchRequest(vector_of(query, self.dim()), 30)
             got, wanted = (one.search("things", [request])[0] for one in (other, self.reference))
             assert [hit.id for hit in got.hits] == [hit.id for hit in wanted.hits]
             assert other.digest("things").root == self.reference.digest("things").root
@@ -232,20 +242,26 @@ class IndexMachine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 1))
     def reopen(self, which: int) -> None:
         self.engines[which].close()
+        self.start_again(which)
+
+    def start_again(self, which: int) -> None:
+        """As a process does, which asks the current generation for its dim."""
+        self.engines[which] = self.engine(self.dim())
         self.engines[which].open()
 
     @rule(
         which=st.integers(0, 1),
-        step=st.sampled_from(["begin", "promote", "rollback", "abort"]),
+        step=st.sampled_from(["begin", "promote", "rollback", "abort", "retire"]),
         choice=st.integers(0, 3),
+        dim=st.none() | st.sampled_from([DIM, OTHER_DIM]),
     )
-    def advance(self, which: int, step: Any, choice: int) -> None:
+    def advance(self, which: int, step: Any, choice: int, dim: int | None) -> None:
         versions = [*self.versions(), f"v{self.made + 1}"]
         version = versions[-1] if step == "begin" else versions[choice % len(versions)]
         outcomes = []
         for index in (self.engines[which], self.reference):
             try:
-                index.advance("things", step, version)
+                index.advance("things", step, version, dim)
                 outcomes.append("moved")
             except GenerationConflict:
                 outcomes.append("refused")
