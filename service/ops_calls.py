@@ -1,4 +1,4 @@
-"""`python -m service rebuild|jobs|promote|rollback|abort`: a model change by those on call, over the wire.
+"""`python -m service rebuild|jobs|promote|rollback|abort|retire`: those on call change a model.
 
 Speaks to the running service as any other caller would. Exit codes: 0 done, 1 refused or failed, 2 not asked
 for rightly, 3 not reached.
@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-COMMANDS = ("rebuild", "jobs", "promote", "rollback", "abort")
+COMMANDS = ("rebuild", "jobs", "promote", "rollback", "abort", "retire")
 EXIT_REFUSED, EXIT_NOT_REACHED = 1, 3
 _LOOK_S = 0.5
 _BAR = 30
@@ -95,7 +95,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     jobs = commands.add_parser("jobs", help="what is under way, and what was")
     jobs.add_argument("--cancel", metavar="ID", help="end this one")
     jobs.set_defaults(run=_jobs)
-    for name in ("promote", "rollback", "abort"):
+    for name in _HELP:
         one = commands.add_parser(name, help=_HELP[name])
         one.add_argument("collection")
         one.add_argument("--embedding-version", help="refuse unless the step is about this one")
@@ -110,6 +110,7 @@ _HELP = {
     "promote": "make the next generation current",
     "rollback": "make the former generation current again",
     "abort": "give the next generation up",
+    "retire": "let the former generation go",
 }
 
 

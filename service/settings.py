@@ -254,6 +254,14 @@ class Settings:
     set_aside_keep_days: int = number(
         7, 1, 3650, "days", "How long a generation that no role names any more is kept before it is removed."
     )
+    retire_after_h: int = number(
+        168,
+        0,
+        87_600,
+        "hours",
+        "How long after a promotion or rollback the former generation is written to and can be rolled back to;"
+        " then it is retired and its model leaves the memory. 0: until `python -m service retire`.",
+    )
     rebuild_search_ms_max: int = number(
         50,
         1,

@@ -103,6 +103,13 @@ class ModelLoader:
             if modality == "text"
         ]
 
+    def release(self, encoder: Encoder[Any]) -> None:
+        """See Loader."""
+        for wanted, each in list(self._started.items()):
+            if each is encoder:
+                del self._started[wanted]  # first: who asks from here on opens another
+        encoder.close()
+
     def load_text_tower(self, reference: str, dim: int) -> TextEncoder | None:
         """See Loader."""
         models_dir = self._settings.models_dir

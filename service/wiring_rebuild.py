@@ -66,6 +66,7 @@ def build_rebuild(
         FillThrottle(recent_searches, settings.rebuild_search_ms_max),
         readers,
         settings.data_dir / "jobs" / "runner.lock",
+        retire_after_s=settings.retire_after_h * 3600,
     )
     try_model = partial(tried_model, settings.models_dir, settings.model_threads, settings.model_runtime)
     rebuilds = Rebuilds(

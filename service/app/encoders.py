@@ -151,9 +151,10 @@ class Encoders:
         assert slot.info is not None
         self._others[collection][slot.info.embedding_version] = slot
 
-    def remove(self, collection: str, embedding_version: str) -> None:
-        """Let go of a slot that stands by. Its model stays open: another collection may share it."""
-        self._others[collection].pop(embedding_version, None)
+    def remove(self, collection: str, embedding_version: str) -> Slot | None:
+        """Let go of a slot that stands by, and return it. Its model stays open: another collection may share
+        it."""
+        return self._others[collection].pop(embedding_version, None)
 
     def follow(self, collection: str, embedding_version: str) -> bool:
         """Serve by the model of that version from now on: the current generation is of it. Return whether

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeAlias
 
-from service.app.encoders import ImageEncoder, Slot, TextEncoder
+from service.app.encoders import Encoder, ImageEncoder, Slot, TextEncoder
 from service.collections import Collection
 
 _WARM_UP_TEXT = "갈비탕"
@@ -19,6 +19,9 @@ class Loader(Protocol):
 
     def load_image(self, reference: str, dim: int) -> ImageEncoder:
         """Return the same for a picture model."""
+
+    def release(self, encoder: Encoder[Any]) -> None:
+        """Close an encoder that nobody uses any more; the next who asks for its model opens it again."""
 
     def load_text_tower(self, reference: str, dim: int) -> TextEncoder | None:
         """Return what puts texts among the pictures of this picture model; None when it has none."""

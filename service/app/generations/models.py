@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from index_store.errors import IndexStoreError
 from index_store.port import VectorIndex
 from index_store.types import CollectionStatus, GenerationStatus
-from service.app.encoders import Encoders, Slot
+from service.app.encoders import Encoder, Encoders, Slot
 from service.app.generations.loading import Loader, filled_slot, open_encoders
 from service.app.generations.origin import Origin, read_origin
 from service.collections import Collection
@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 _LOOK_S = 1.0
 _RETRY_S = 30.0
+_RELEASE_AFTER_S = 60.0
+"""Longer than any request waits that took the model before its generation went."""
 
 
 class GenerationModels:
@@ -55,6 +57,7 @@ class GenerationModels:
         self._readers = readers
         self._clock = clock
         self._failed: dict[tuple[str, str], tuple[float, str]] = {}
+        self._leaving: dict[Encoder[Any], float] = {}
 
     async def run(self) -> None:
         """Look once a second, for ever."""
@@ -74,6 +77,7 @@ class GenerationModels:
             except IndexStoreError:
                 continue  # told by the health probe
             await self._fit(collection, status)
+        await self._release_unused()
 
     def slot_of_version(self, collection: str, embedding_version: str) -> Slot | None:
         """Return the filled slot of that version, serving or standing by; None where it is not here yet."""
@@ -92,7 +96,25 @@ class GenerationModels:
             self._encoders.follow(name, status.current.embedding_version)
         versions = {generation.embedding_version for generation in status.generations}
         for version in set(self._encoders.others(name)) - versions:
-            self._encoders.remove(name, version)
+            slot = self._encoders.remove(name, version)
+            for encoder in (slot.text, slot.image) if slot else ():
+                if encoder is not None:
+                    self._leaving[encoder] = self._clock() + _RELEASE_AFTER_S
+
+    async def _release_unused(self) -> None:
+        """Close the models of generations that are gone, once nobody can still be waiting for them. One that
+        another collection uses, or is about to, stays."""
+        slots = self._encoders.slots()
+        if not self._leaving or any(slot.is_loading for slot in slots):
+            return
+        used = {id(encoder) for slot in slots for encoder in (slot.text, slot.image)}
+        for encoder, due_at in list(self._leaving.items()):
+            if id(encoder) in used:
+                del self._leaving[encoder]
+            elif self._clock() >= due_at:
+                del self._leaving[encoder]
+                await self._run(partial(self._loader.release, encoder))
+                log.info("model_released", extra={"version": encoder.info.embedding_version})
 
     async def _load(self, collection: Collection, generation: GenerationStatus) -> None:
         origin = read_origin(generation.origin)

@@ -70,9 +70,14 @@ class RebuildRunner:
         readers: Executor,
         lock_file: Path,
         *,
+        retire_after_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
-        """clock: seconds that only go forward."""
+        """retire_after_s: how long the former generation is kept after the last step; 0 for ever. clock:
+        seconds that only go forward. now: seconds since the epoch."""
+        self._retire_after_s = retire_after_s
+        self._now = now
         self._collections = {each.name: each for each in collections}
         self._jobs = jobs
         self._index = index
@@ -121,13 +126,24 @@ class RebuildRunner:
                 await self._advance(job)
         for name in self._collections:
             try:
-                status = await self._status(name)
+                status = await self._retired_in_time(await self._status(name))
                 for generation in status.generations:
                     await self._fill_gaps(Gap(name, generation.embedding_version), generation.awaiting)
             except TryLater as exc:
                 log.info("gaps_wait", extra={"collection": name, "reason": str(exc)})
             except IndexStoreError:
                 continue  # told by the health probe
+
+    async def _retired_in_time(self, status: CollectionStatus) -> CollectionStatus:
+        """Retire the former generation when its time is over; return what is there then."""
+        former = next((each for each in status.others if each.role == "former"), None)
+        if former is None or not self._retire_after_s:
+            return status
+        if self._now() < status.stepped_at + self._retire_after_s:
+            return status
+        name, version = status.spec.name, former.embedding_version
+        log.info("former_generation_expired", extra={"collection": name, "embedding_version": version})
+        return await self._run(partial(self._index.advance, name, "retire", version))
 
     async def _fill_gaps(self, gap: Gap, awaiting: int) -> None:
         """What a worker without the model, or without time for it, has left behind. What could not be

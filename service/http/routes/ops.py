@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -28,7 +29,7 @@ from service.observing.metrics import METRICS_CONTENT_TYPE
 
 log = logging.getLogger(__name__)
 
-Step = Literal["promote", "rollback", "abort"]
+Step = Literal["promote", "rollback", "abort", "retire"]
 
 
 class OpsRoutes:
@@ -59,6 +60,7 @@ class OpsRoutes:
         router.add_api_route("/v1/promote", self.post_promote, methods=["POST"])
         router.add_api_route("/v1/rollback", self.post_rollback, methods=["POST"])
         router.add_api_route("/v1/abort", self.post_abort, methods=["POST"])
+        router.add_api_route("/v1/retire", self.post_retire, methods=["POST"])
         router.add_api_route("/v1/snapshot", self.post_snapshot, methods=["POST"])
         router.add_api_route("/v1/snapshot", self.get_snapshots, methods=["GET"])
         router.add_api_route("/v1/sync/status", self.get_sync_status, methods=["GET"])
@@ -102,7 +104,7 @@ class OpsRoutes:
         """Answer with the generations of one collection, the current one first."""
         found = self._dependencies.collection(collection)
         status = await self._status(found)
-        return JsonResponse(_generations(found, status), headers={"etag": _etag(status)})
+        return self._told(found, status)
 
     async def post_promote(self, request: Request) -> JsonResponse:
         """Make the next generation current; the current one becomes the former."""
@@ -116,6 +118,10 @@ class OpsRoutes:
         """Give up the next generation."""
         return await self._take("abort", "next", request)
 
+    async def post_retire(self, request: Request) -> JsonResponse:
+        """Let the former generation go: nothing is written to it any more, and no rollback leads to it."""
+        return await self._take("retire", "former", request)
+
     async def _take(self, step: Step, role: str, request: Request) -> JsonResponse:
         """Apply `step` to the generation in `role`. Raises GenerationConflict if the caller names another."""
         body = await self._dependencies.read_json(request, self._step_decoder)
@@ -123,7 +129,7 @@ class OpsRoutes:
         status = await self._status(collection)
         subject = next((each for each in status.others if each.role == role), None)
         if subject is None:
-            raise GenerationConflict(f"the collection {collection.name!r} has no {role} generation")
+            raise _nobody(step, role, collection, body.embedding_version, status)
         if body.embedding_version not in (None, subject.embedding_version):
             raise GenerationConflict(
                 f"the {role} generation is of {subject.embedding_version!r}, not {body.embedding_version!r}"
@@ -140,7 +146,11 @@ class OpsRoutes:
             lambda: self._dependencies.index.advance(collection.name, step, version)
         )
         log.info("generation_step", extra={"collection": collection.name, "step": step, "forced": body.force})
-        return JsonResponse(_generations(collection, after), headers={"etag": _etag(after)})
+        return self._told(collection, after)
+
+    def _told(self, collection: Collection, status: CollectionStatus) -> JsonResponse:
+        document = _generations(collection, status, self._dependencies.settings.retire_after_h)
+        return JsonResponse(document, headers={"etag": _etag(status)})
 
     async def post_snapshot(self, request: Request) -> JsonResponse:
         """Make a copy of the data directory while it serves; answer with where it lies."""
@@ -299,6 +309,22 @@ def _etag(status: CollectionStatus) -> str:
     return '"' + ".".join(f"{each.role}-{each.generation}" for each in status.generations) + '"'
 
 
+def _nobody(
+    step: Step, role: str, collection: Collection, version: str | None, status: CollectionStatus
+) -> GenerationConflict:
+    """The error of a step about a generation that is not there, with what helps."""
+    name, current = collection.name, status.current
+    if step == "retire" and current is not None and version == current.embedding_version:
+        return GenerationConflict(f"{version!r} is the current generation of {name!r}: it can't be retired")
+    text = f"the collection {name!r} has no {role} generation"
+    if step != "rollback":
+        return GenerationConflict(text)
+    return GenerationConflict(
+        f"{text}: none was promoted over, or it was retired",
+        f"python -m service rebuild {name} --model REFERENCE, then promote",
+    )
+
+
 def _require_match(request: Request, status: CollectionStatus) -> None:
     wanted = request.headers.get("if-match")
     if wanted is not None and wanted.strip() not in ("*", _etag(status)):
@@ -309,8 +335,13 @@ def _require_match(request: Request, status: CollectionStatus) -> None:
         )
 
 
-def _generations(collection: Collection, status: CollectionStatus) -> dict[str, Any]:
-    return {"collection": collection.name, "generations": [asdict(each) for each in status.generations]}
+def _generations(collection: Collection, status: CollectionStatus, retire_after_h: int) -> dict[str, Any]:
+    told = [asdict(each) for each in status.generations]
+    for each in told:
+        if each["role"] == "former" and retire_after_h:
+            at = datetime.fromtimestamp(status.stepped_at, UTC) + timedelta(hours=retire_after_h)
+            each["retires_at"] = at.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return {"collection": collection.name, "generations": told}
 
 
 def _with_retry(document: dict[str, Any], *, is_good: bool) -> JsonResponse:
