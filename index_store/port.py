@@ -69,8 +69,8 @@ class VectorIndex(Protocol):
     ) -> CollectionStatus:
         """Move the collection's generations one step, by one rename. `begin` makes `embedding_version` the
         next generation (the current one if there is none); `promote` makes it current and the current one
-        former; `rollback` swaps current and former; `abort` drops the next one, `retire` the former. dim: of the vectors of what
-        is begun; None: of the current generation's. Raises GenerationConflict."""
+        former; `rollback` swaps current and former; `abort` drops the next one, `retire` the former. dim: of
+        the vectors of what is begun; None: of the current generation's. Raises GenerationConflict."""
 
     def close(self) -> None:
         """Stop threads and close files; acknowledged writes are on disk already."""

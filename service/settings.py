@@ -259,8 +259,8 @@ class Settings:
         0,
         87_600,
         "hours",
-        "How long after a promotion or rollback the former generation is written to and can be rolled back to;"
-        " then it is retired and its model leaves the memory. 0: until `python -m service retire`.",
+        "How long after a promotion or rollback the former generation is written to and can be rolled back "
+        "to; then it is retired and its model leaves the memory. 0: until `python -m service retire`.",
     )
     rebuild_search_ms_max: int = number(
         50,

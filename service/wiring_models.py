@@ -103,7 +103,7 @@ class ModelLoader:
             if modality == "text"
         ]
 
-    def release(self, encoder: Encoder[Any]) -> None:
+    def release_encoder(self, encoder: Encoder[Any]) -> None:
         """See Loader."""
         for wanted, each in list(self._started.items()):
             if each is encoder:

@@ -20,7 +20,7 @@ class Loader(Protocol):
     def load_image(self, reference: str, dim: int) -> ImageEncoder:
         """Return the same for a picture model."""
 
-    def release(self, encoder: Encoder[Any]) -> None:
+    def release_encoder(self, encoder: Encoder[Any]) -> None:
         """Close an encoder that nobody uses any more; the next who asks for its model opens it again."""
 
     def load_text_tower(self, reference: str, dim: int) -> TextEncoder | None:

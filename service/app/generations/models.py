@@ -113,7 +113,7 @@ class GenerationModels:
                 del self._leaving[encoder]
             elif self._clock() >= due_at:
                 del self._leaving[encoder]
-                await self._run(partial(self._loader.release, encoder))
+                await self._run(partial(self._loader.release_encoder, encoder))
                 log.info("model_released", extra={"version": encoder.info.embedding_version})
 
     async def _load(self, collection: Collection, generation: GenerationStatus) -> None:

@@ -104,7 +104,7 @@ class OpsRoutes:
         """Answer with the generations of one collection, the current one first."""
         found = self._dependencies.collection(collection)
         status = await self._status(found)
-        return self._told(found, status)
+        return self._generations_answer(found, status)
 
     async def post_promote(self, request: Request) -> JsonResponse:
         """Make the next generation current; the current one becomes the former."""
@@ -146,9 +146,9 @@ class OpsRoutes:
             lambda: self._dependencies.index.advance(collection.name, step, version)
         )
         log.info("generation_step", extra={"collection": collection.name, "step": step, "forced": body.force})
-        return self._told(collection, after)
+        return self._generations_answer(collection, after)
 
-    def _told(self, collection: Collection, status: CollectionStatus) -> JsonResponse:
+    def _generations_answer(self, collection: Collection, status: CollectionStatus) -> JsonResponse:
         document = _generations(collection, status, self._dependencies.settings.retire_after_h)
         return JsonResponse(document, headers={"etag": _etag(status)})
 

@@ -1,0 +1,125 @@
+"""Which models a worker holds: those of the generations that live, and no other for long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from index_store.types import CollectionStatus, GenerationStatus
+from service.app.encoders import Encoders, Slot
+from service.app.generations.models import GenerationModels
+from service.app.generations.origin import Origin
+from service.collections import Collection
+from service.settings import Settings
+from service.wiring_models import ModelLoader
+from tests.reference_index import ReferenceIndex
+
+OLD, NEW = "builtin:hashed-ngrams", "builtin:placeholder"
+COLLECTIONS = (Collection("a", dim=8, model=OLD), Collection("b", dim=8, model=OLD))
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class KnowingIndex(ReferenceIndex):
+    """Says of each generation which model made it."""
+
+    def __init__(self, origins: dict[str, str]) -> None:
+        """origins: the model of each version."""
+        super().__init__([each.spec for each in COLLECTIONS])
+        self._origins = origins
+
+    def status(self, collection: str) -> CollectionStatus:
+        found = super().status(collection)
+        current, *others = [self._with_origin(each) for each in found.generations]
+        return replace(found, current=current, others=others)
+
+    def _with_origin(self, generation: GenerationStatus) -> GenerationStatus:
+        return replace(generation, origin=Origin(self._origins[generation.embedding_version]).serialized())
+
+
+class Stage:
+    """Two collections under the old model; `versions` of what either model gives."""
+
+    def __init__(self, loader: ModelLoader, executor: ThreadPoolExecutor) -> None:
+        self.loader = loader
+        self.clock = Clock()
+        slots = {each.name: Slot(OLD) for each in COLLECTIONS}
+        for slot in slots.values():
+            slot.fill(text=loader.load_text(OLD, 8))
+        self.old = _version(slots["a"])
+        self.new = loader.load_text(NEW, 8).info.embedding_version
+        self.index = KnowingIndex({self.old: OLD, self.new: NEW})
+        for each in COLLECTIONS:  # as the start of a service does
+            self.index.advance(each.name, "begin", self.old)
+        self.encoders = Encoders(slots)
+        self.models = GenerationModels(
+            COLLECTIONS, self.encoders, self.index, loader, executor, clock=self.clock
+        )
+
+
+def _version(slot: Slot) -> str:
+    assert slot.info is not None
+    return slot.info.embedding_version
+
+
+@pytest.fixture
+def play() -> Any:
+    """Runs a scene on an event loop of its own."""
+    settings = Settings.from_environ({})
+
+    def run(scene: Callable[[Stage], Any]) -> None:
+        async def on_stage() -> None:
+            with ThreadPoolExecutor(1) as executor:
+                stage = Stage(ModelLoader(settings, None), executor)
+                await scene(stage)
+
+        asyncio.run(on_stage())
+
+    return run
+
+
+def test_the_model_of_a_retired_generation_is_released_once_nobody_waits_for_it(play: Any) -> None:
+    async def scene(stage: Stage) -> None:
+        stage.index.advance("a", "begin", stage.new)
+        await stage.models.look()
+        slot = stage.models.slot_of_version("a", stage.new)
+        assert slot is not None and slot.text is not None
+        stage.index.advance("a", "abort", stage.new)
+        await stage.models.look()
+        assert stage.models.slot_of_version("a", stage.new) is None
+        stage.clock.now += 30
+        await stage.models.look()
+        assert stage.loader.load_text(NEW, 8) is slot.text, "a request may still be waiting for it"
+        stage.clock.now += 60
+        await stage.models.look()
+        assert stage.loader.load_text(NEW, 8) is not slot.text, "closed; this is another one"
+
+    play(scene)
+
+
+def test_a_model_that_another_collection_uses_stays(play: Any) -> None:
+    async def scene(stage: Stage) -> None:
+        stage.index.advance("a", "begin", stage.new)
+        await stage.models.look()
+        stage.index.advance("a", "promote", stage.new)
+        await stage.models.look()
+        stage.index.advance("a", "retire", stage.old)
+        await stage.models.look()
+        stage.clock.now += 1_000
+        await stage.models.look()
+        shared = stage.encoders.text("b")
+        assert stage.loader.load_text(OLD, 8) is shared
+        assert len(await shared.embed_documents(["국"])) == 1
+
+    play(scene)
