@@ -61,7 +61,7 @@ def until(is_so: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 def generation_of(index: EmbeddedIndex, collection: str = "numbers") -> Generation:
-    with index._collection(collection).members() as members:
+    with index._collections[collection].members() as members:
         assert members.current is not None
         return members.current
 

@@ -31,7 +31,9 @@ def rescore(
     """
     if rows is None:
         rows = np.arange(len(vectors))
-    found: Distances = scores(_own(query), vectors, rows, _KINDS[metric])
+    # A copy of the query (.4 us): compiled code is made for arrays that can be written to, and again for
+    # those that can't, and a caller's may be either.
+    found: Distances = scores(query.astype(np.float32), vectors, rows, _KINDS[metric])
     return found
 
 
@@ -44,18 +46,13 @@ def nearest_rows(
     and who comes in.
     """
     if len(rows) <= _SORTED_IN_PLACE:
-        nearest, distances, is_tied = scores_sorted(_own(query), vectors, rows, _KINDS[metric])
+        own = query.astype(np.float32)  # as in `rescore`
+        nearest, distances, is_tied = scores_sorted(own, vectors, rows, _KINDS[metric])
         return nearest[:k], distances[:k], is_tied
     distances = rescore(query, vectors, metric, rows)
     order = distances.argsort(kind="stable")[: k + 1]
     found = distances[order]
     return rows[order[:k]], found[:k], bool(np.count_nonzero(found[1:] == found[:-1]))
-
-
-def _own(query: Vector) -> Vector:
-    """A copy (.4 µs): compiled code is made for arrays that can be written to and again for those that can't,
-    and a caller's may be either."""
-    return query.astype(np.float32)
 
 
 _KINDS: dict[Metric, int] = {"l2": L2, "cosine": COSINE, "ip": IP}

@@ -117,7 +117,29 @@ class ScanIndex:
         query: (dim,) float32. allowed: None for all rows. ef: not used. Raises InvalidVector.
         """
         row = engine_vectors(checked_query(query, self._index.d), self._metric)
-        k = min(k, self.rows)
+        return self._scanned(row, min(k, self.rows), allowed)
+
+    def contenders(
+        self, query: Vector, k: int, *, allowed: Bitmap | None, allowed_count: int, fetch: int, proven: bool
+    ) -> npt.NDArray[np.int64]:
+        """Return every allowed row whose rounding could have hidden that it belongs to the k nearest; scan
+        for more than `fetch` rows where those end before that is certain.
+
+        k rows lie truly within one error of the k-th scan distance, so whatever belongs to the answer was
+        scanned within two. proven: so is the error; else it is very likely. Ties of the k-th are all among
+        them, whatever their number. 1 <= k <= allowed_count.
+        """
+        row = engine_vectors(checked_query(query, self._index.d), self._metric)
+        error = self._error_of(row[0], proven=proven)
+        error *= 2.0 if proven else math.sqrt(2.0)  # of two rows; likely ones do not add up in full
+        while True:
+            rows, engine = self._scanned(row, min(fetch, self.rows), allowed)
+            inside = int(np.searchsorted(engine, self.reach(float(engine[k - 1]), error), side="right"))
+            if inside < len(rows) or len(rows) >= allowed_count:
+                return rows[:inside]
+            fetch *= 4
+
+    def _scanned(self, row: Matrix, k: int, allowed: Bitmap | None) -> Neighbours:
         if k <= 0:
             return np.empty(0, np.int64), np.empty(0, np.float32)
         coded, divisor = encode_query(row, self._metric, self.codes.scale)
@@ -150,7 +172,10 @@ class ScanIndex:
         proven: never farther (triangle inequality, Cauchy-Schwarz); else `_LIKELY` standard deviations of
         the two roundings taken as independent and even, several times less.
         """
-        row = engine_vectors(query, self._metric)
+        return self._error_of(engine_vectors(query, self._metric), proven=proven)
+
+    def _error_of(self, row: Vector, *, proven: bool) -> float:
+        """row: (dim,) as engines hold it."""
         largest = float(np.abs(row).max())
         own = self.codes.scale if self._metric == "l2" else 127.0 / max(largest, 1e-30)
         length = 1.0 if self._metric == "l2" else float(np.linalg.norm(row))

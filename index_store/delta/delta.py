@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from index_store.ann import float32_bounds
-from index_store.ann.rerank import rescore
+from index_store.ann.rerank import rescore, select
 from index_store.delta.id_index import IdIndex, Keys, RowNumbers, keys_of
 from index_store.delta.quantized import QuantizedRows, quantized_rows
 from index_store.filter.cache import FilterMasks
@@ -42,10 +43,11 @@ class ResumePoint:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Rows with exact distances, nearest first, ties by id."""
+    """Rows with exact distances and ids (int64, or object holding str), nearest first, ties by id."""
 
     rows: RowNumbers
     distances: npt.NDArray[np.float64]
+    ids: npt.NDArray[Any]
 
 
 class Delta:
@@ -141,6 +143,12 @@ class Delta:
             return list(self.keys.data[rows].tolist())
         return [self._string_ids[row] for row in rows.tolist()]
 
+    def id_array(self, rows: RowNumbers) -> npt.NDArray[Any]:
+        """Return the same as an array: int64, or object holding str."""
+        if self._spec.id_kind == "int64":
+            return self.keys.data[rows]
+        return np.array([self._string_ids[row] for row in rows.tolist()], dtype=object)
+
     def vectors(self, rows: RowNumbers) -> Vector:
         """Return a copy of these rows' vectors: (rows, dim) float32."""
         return self._vectors.take(rows)
@@ -169,11 +177,14 @@ class Delta:
         """
         coded = self._quantized if after is None else ()
         done = min(coded[-1].stop, len(allowed)) if coded else 0
-        parts = [one.near(query, k, allowed, limit) for one in coded if one.start < len(allowed)]
-        found = [self._near(query, k, np.concatenate(parts), limit)] if parts else []
-        rest = self._pruned(query, k, allowed, done, after, limit)
-        rows = np.concatenate([*found, rest]) if found else rest
-        return self._rescore(query, rows, after).first(k)
+        rows = self._pruned(query, k, allowed, done, after, limit)
+        if done:
+            parts = [one.near(query, k, allowed, limit) for one in coded if one.start < len(allowed)]
+            rows = np.concatenate([self._near(query, k, np.concatenate(parts), limit), rows])
+        rows, distances = self._rescored(query, rows, after)
+        ids = self.id_array(rows)
+        order = select(distances, ids, k)
+        return Candidates(rows[order], distances[order], ids[order])
 
     def _near(self, query: Vector, k: int, rows: RowNumbers, limit: float) -> RowNumbers:
         """Those of a few rows that may be among the k nearest."""
@@ -228,38 +239,18 @@ class Delta:
         kept: RowNumbers = rows[values <= float32_bounds.not_below(kth + 2 * error)]
         return kept
 
-    def _rescore(self, query: Vector, rows: RowNumbers, after: ResumePoint | None) -> _ScoredRows:
-        if not len(rows):
-            return _ScoredRows(self, rows, np.empty(0, np.float64))
+    def _rescored(
+        self, query: Vector, rows: RowNumbers, after: ResumePoint | None
+    ) -> tuple[RowNumbers, npt.NDArray[np.float64]]:
+        """Those of the rows that come after `after`, with their distances."""
         found = np.empty(len(rows), dtype=np.float64)
         for start in range(0, len(rows), 4096):
             some = rows[start : start + 4096]
             found[start : start + len(some)] = rescore(query, self._vectors.take(some), self._spec.metric)
         if after is None:
-            return _ScoredRows(self, rows, found)
+            return rows, found
         keep = found > after.distance
         ties = np.flatnonzero(found == after.distance)
         for position, item_id in zip(ties.tolist(), self.ids(rows[ties]), strict=True):
             keep[position] = item_id > after.id  # type: ignore[operator]  # one kind of id a collection
-        return _ScoredRows(self, rows[keep], found[keep])
-
-
-@dataclass(frozen=True, slots=True)
-class _ScoredRows:
-    delta: Delta
-    rows: RowNumbers
-    distances: npt.NDArray[np.float64]
-
-    def first(self, k: int) -> Candidates:
-        """Sort by (distance, id); ids are looked at only where they decide."""
-        if not len(self.rows):
-            return Candidates(self.rows, self.distances)
-        if len(self.rows) > k:
-            kth = np.partition(self.distances, k - 1)[k - 1]
-            within = self.distances <= kth
-            rows, found = self.rows[within], self.distances[within]
-        else:
-            rows, found = self.rows, self.distances
-        ranked = sorted(zip(found.tolist(), self.delta.ids(rows), range(len(rows)), strict=True))
-        order = np.array([position for _, _, position in ranked[:k]], dtype=np.int64)
-        return Candidates(rows[order], found[order])
+        return rows[keep], found[keep]

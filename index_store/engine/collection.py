@@ -50,17 +50,15 @@ class OpenGenerations:
     stamp: Stamp
     generations: dict[str, Generation]
     users: int = 0
+    current: Generation | None = field(init=False)
+    """The generation that is searched; None before the first one was begun."""
     dims: Mapping[str, int] = field(init=False)
     """Of the vectors of each, by embedding_version; the current one first."""
 
     def __post_init__(self) -> None:
-        self.dims = {each.embedding_version: each.dim for each in self.in_order()}
-
-    @property
-    def current(self) -> Generation | None:
-        """The generation that is searched; None before the first one was begun."""
         member = self.pointer.current
-        return None if member is None else self.generations[member.name]
+        self.current = None if member is None else self.generations[member.name]
+        self.dims = {each.embedding_version: each.dim for each in self.in_order()}
 
     def in_order(self) -> list[Generation]:
         """Current first."""
@@ -234,7 +232,7 @@ class Collection:
         """End one use of `members`, which `acquire` gave; closes generations that nobody uses any more."""
         with self._lock:
             members.users -= 1
-            unused = self._take_unused()
+            unused = self._take_unused() if self._still_used else ()  # almost every search ends here
         for generation in unused:
             generation.close()
 
@@ -353,8 +351,6 @@ class Collection:
 
     def _take_unused(self) -> list[Generation]:
         """Take out the generations that no user and no pointer holds any more. Lock held."""
-        if not self._still_used:
-            return []  # so ends almost every search
         idle = [members for members in self._still_used if members.users == 0]
         self._still_used = [members for members in self._still_used if members.users]
         held = {

@@ -110,7 +110,7 @@ class Generation:
 
     def refresh(self) -> View:
         """Apply what was committed since the last call, by any process, and return the newest view."""
-        if self.store.commit_mark() == self._mark and self._clock() < self._next_poll_at:
+        if self.store.shared_seq.latest() == self._mark and self._clock() < self._next_poll_at:
             return self._view  # almost every call ends here, without a lock
         with self._lock:
             now = self._clock()
@@ -118,7 +118,7 @@ class Generation:
             if is_poll_due:
                 self._next_poll_at = now + _POLL_S
                 self._poll_disk(now)
-            mark = self.store.commit_mark()
+            mark = self.store.shared_seq.latest()
             if mark != self._mark or is_poll_due:  # else the thread that held the lock has just applied it
                 self._apply_commits()
                 self._schedule_maintenance()
@@ -133,14 +133,14 @@ class Generation:
 
     def newest_seq(self) -> int:
         """The newest seq that was heard of: applied here, or noted by any process (0.3 us, never waits)."""
-        return max(self._view.seq, self.store.commit_mark())
+        return max(self._view.seq, self.store.shared_seq.latest())
 
     def nearest(self, view: View, request: SearchRequest) -> SearchResult:
         """Answer a checked request from `view`. Raises PageExpired, InvalidFilter."""
         seq = view.seq
         if request.after is not None:
             view, seq = self._view_knowing(view, request.after), request.after.seq
-        found = answer(view, self._spec, request)
+        found = answer(view, request)
         hits = self._hits(view, request, found)
         last = hits[-1] if hits and not found.exhausted else None
         return SearchResult(

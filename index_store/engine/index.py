@@ -72,6 +72,13 @@ class EngineLimits:
     writer: WriterLimits = field(default_factory=WriterLimits)
 
 
+class _Collections(dict[str, Collection]):
+    """Every collection by its name. Raises UnknownCollection."""
+
+    def __missing__(self, name: str) -> Collection:
+        raise UnknownCollection(f"there is no collection {name!r}", "collection")
+
+
 class EmbeddedIndex:
     """Fits the ports of `index_store.port`. `open` before use, `close` after; all methods from any thread."""
 
@@ -93,7 +100,7 @@ class EmbeddedIndex:
         self._connect = connect
         self._free = free
         self._ballast = Ballast(data_dir, free)
-        self._collections: dict[str, Collection] = {}
+        self._collections = _Collections()
         for spec in specs:
             check_spec(spec)
             self._collections[spec.name] = Collection(
@@ -135,7 +142,7 @@ class EmbeddedIndex:
             # Requests are the parallel work; threads inside one search only wait for each other (1 ms to 9).
             faiss.omp_set_num_threads(1)  # of this thread alone
             self._searching.is_alone = True
-        found = self._collection(collection)
+        found = self._collections[collection]
         checked, min_seq = [], 0
         for request in requests:
             is_checked = request.checked_for == collection
@@ -157,7 +164,7 @@ class EmbeddedIndex:
 
     def write(self, collection: str, batch: WriteBatch) -> Ack:
         """See `VectorIndex.write`."""
-        found = self._collection(collection)
+        found = self._collections[collection]
         with found.members() as members:
             dims = members.dims
         batch = checked_batch(batch, found.spec, self._limits.metadata_bytes_max, dims)
@@ -184,11 +191,11 @@ class EmbeddedIndex:
 
     def newest_seq(self, collection: str) -> int | None:
         """See `VectorIndex`: the newest seq that is known without reading the disk."""
-        return self._collection(collection).newest_seq()
+        return self._collections[collection].newest_seq()
 
     def get(self, collection: str, ids: Sequence[Id]) -> list[StoredItem | None]:
         """See `VectorIndex.get`."""
-        found = self._collection(collection)
+        found = self._collections[collection]
         check_ids(ids, found.spec)
         with found.members() as members:
             if members.current is None:
@@ -198,7 +205,7 @@ class EmbeddedIndex:
 
     def status(self, collection: str) -> CollectionStatus:
         """See `VectorIndex.status`."""
-        found = self._collection(collection)
+        found = self._collections[collection]
         with found.members() as members:
             found_statuses = statuses(members)
             troubles = [trouble for g in members.in_order() for trouble in g.store.troubles()]
@@ -210,12 +217,12 @@ class EmbeddedIndex:
 
     def footprints(self, collection: str) -> list[Footprint]:
         """See `FootprintSource.footprints`."""
-        with self._collection(collection).members() as members:
+        with self._collections[collection].members() as members:
             return footprints(members)
 
     def digest(self, collection: str, parts: int = BUCKETS, embedding_version: str | None = None) -> Digest:
         """See `VectorIndex.digest`."""
-        found = self._collection(collection)
+        found = self._collections[collection]
         _check_parts(parts, ())
         with found.members() as members:
             return _of_version(found.spec, members, embedding_version).store.compute_digest(parts)
@@ -228,7 +235,7 @@ class EmbeddedIndex:
         embedding_version: str | None = None,
     ) -> Iterator[DigestRow]:
         """See `VectorIndex.digest_rows`. The rows are read before the first one is returned."""
-        found = self._collection(collection)
+        found = self._collections[collection]
         _check_parts(parts, numbers)
         with found.members() as members:
             store = _of_version(found.spec, members, embedding_version).store
@@ -236,7 +243,7 @@ class EmbeddedIndex:
 
     def dims_by_version(self, collection: str) -> Mapping[str, int]:
         """See `DimSource.dims_by_version`."""
-        return self._collection(collection).known_dims()
+        return self._collections[collection].known_dims()
 
     def advance(
         self, collection: str, step: Step, embedding_version: str, dim: int | None = None
@@ -244,14 +251,14 @@ class EmbeddedIndex:
         """See `VectorIndex.advance`."""
         if not embedding_version:
             raise InvalidRequest("embedding_version must not be empty", "embedding_version")
-        self._collection(collection).apply_step(step, embedding_version, dim)
+        self._collections[collection].apply_step(step, embedding_version, dim)
         return self.status(collection)
 
     def awaiting(
         self, collection: str, embedding_version: str, after: Id | None, limit: int
     ) -> list[AwaitingItem]:
         """See `RebuildSource.awaiting`."""
-        with self._collection(collection).members() as members:
+        with self._collections[collection].members() as members:
             for generation in members.in_order():
                 if generation.embedding_version == embedding_version:
                     with generation.store.reading() as connection:
@@ -260,7 +267,7 @@ class EmbeddedIndex:
 
     def content_sample(self, collection: str, limit: int) -> list[Content]:
         """See `RebuildSource.content_sample`."""
-        with self._collection(collection).members() as members:
+        with self._collections[collection].members() as members:
             if members.current is None:
                 return []
             with members.current.store.reading() as connection:
@@ -269,7 +276,7 @@ class EmbeddedIndex:
     def record_origin(self, collection: str, embedding_version: str, origin: str) -> bool:
         """See `RebuildSource.record_origin`."""
         noted = False
-        with self._collection(collection).members() as members:
+        with self._collections[collection].members() as members:
             for generation in members.in_order():
                 if generation.embedding_version == embedding_version:
                     noted |= record_origin(generation.store.directory, self._connect, origin)
@@ -287,12 +294,6 @@ class EmbeddedIndex:
         Unavailable."""
         seqs: Mapping[str, int] = backup_data(self._data_dir, directory, self._connect).facts["seqs"]
         return seqs
-
-    def _collection(self, name: str) -> Collection:
-        found = self._collections.get(name)
-        if found is None:
-            raise UnknownCollection(f"there is no collection {name!r}", "collection")
-        return found
 
     def _directory_of(self, collection: str) -> Path:
         return self._data_dir / "collections" / collection
@@ -344,7 +345,9 @@ def _check_generation(spec: CollectionSpec, generation: Generation | None, reque
         raise VersionMismatch(spec.name, served, wanted)
     if after is not None and (generation is None or after.generation != generation.name):
         raise PageExpired("the generation of this page serves no more; search again", "cursor")
-    check_dim(request.vector, spec.dim if generation is None else generation.dim, "vector")
+    dim = spec.dim if generation is None else generation.store.dim
+    if len(request.vector) != dim:
+        check_dim(request.vector, dim, "vector")
 
 
 def _addressed(spec: CollectionSpec, members: OpenGenerations, batch: WriteBatch) -> Generation:

@@ -20,10 +20,12 @@ from index_store.filter.cache import CompiledFilter, compiled_filter
 from index_store.filter.compile import Mask
 from index_store.query.view import SegmentView, View, live_ids
 from index_store.segment.reader import Found
-from index_store.types import CollectionSpec, Id, SearchRequest, Vector
+from index_store.types import Id, SearchRequest, Vector
 
 _FIRST_BEYOND = 64
 _EXCLUDED_CHECKED_MAX = 256
+_NO_ROWS: RowNumbers = np.empty(0, np.int64)
+_NO_DISTANCES: Distances = np.empty(0, np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,17 @@ class Answer:
 
 
 class _Part(NamedTuple):
-    """Some of the answer, nearest first, ties by id. numbers: as `Answer.parts`."""
+    """What one segment, or the delta, has for the answer: nearest first, ties by id. number: as in
+    `Answer.parts`."""
+
+    number: int
+    rows: RowNumbers
+    distances: Distances
+    ids: npt.NDArray[Any]
+
+
+class _AnswerRows(NamedTuple):
+    """The same of all parts. numbers: as `Answer.parts`."""
 
     numbers: npt.NDArray[np.int64]
     rows: RowNumbers
@@ -48,11 +60,11 @@ class _Part(NamedTuple):
     ids: npt.NDArray[Any]
 
 
-def answer(view: View, spec: CollectionSpec, request: SearchRequest) -> Answer:
+def answer(view: View, request: SearchRequest) -> Answer:
     """view: knows the page's seq, if the request is for one. Raises InvalidFilter."""
     condition = None if request.filter is None else compiled_filter(request.filter)
     wanted = request.offset + request.k
-    found = _nearest(view, spec, request, condition, wanted + 1)
+    found = _nearest(view, request, condition, wanted + 1)
     exhausted = len(found.rows) <= wanted
     distances = found.distances
     stop = wanted
@@ -63,52 +75,56 @@ def answer(view: View, spec: CollectionSpec, request: SearchRequest) -> Answer:
     page = slice(request.offset, stop)
     ids: list[Id] = found.ids[page].tolist()
     _check_answer(request, ids)
-    return Answer(
-        ids, distances[page], found.numbers[page], found.rows[page], exhausted, _unknown_keys(view, condition)
-    )
+    unknown = () if condition is None else _unknown_keys(view, condition)
+    return Answer(ids, distances[page], found.numbers[page], found.rows[page], exhausted, unknown)
 
 
-def _unknown_keys(view: View, condition: CompiledFilter | None) -> Sequence[str]:
-    if condition is None:
-        return ()
+def _unknown_keys(view: View, condition: CompiledFilter) -> Sequence[str]:
     known = [view.delta.masks.known_keys, *(one.segment.masks.known_keys for one in view.segments)]
     return [key for key in condition.keys if not any(keys.has(key) for keys in known)]
 
 
-def _nearest(
-    view: View, spec: CollectionSpec, request: SearchRequest, condition: CompiledFilter | None, k: int
-) -> _Part:
+def _nearest(view: View, request: SearchRequest, condition: CompiledFilter | None, k: int) -> _AnswerRows:
     """The k nearest of all parts by (distance, id): each part's distances are the same float64 sums."""
     after = None if request.after is None else ResumePoint(request.after.distance, request.after.id)
-    nearest: _Part | None = None
+    parts: list[_Part] = []
     for number, one in enumerate(view.segments):
         allowed = _allowed_bits(view, one, request, condition)
         rows, distances = _sealed_candidates(one, request, k, allowed, after)
-        part = _part(number, rows, distances, one.segment.reader.ids_of(rows))
-        nearest = part if nearest is None else _merged(nearest, part, k)
+        parts.append(_Part(number, rows, distances, one.segment.reader.ids_of(rows)))
     if view.count:
         # Last, and told how near its rows must be: mostly none of so few rows is.
-        limit = float(nearest.distances[k - 1]) if nearest and len(nearest.rows) >= k else math.inf
         mask = _allowed_mask(view, request, condition)
-        found = view.delta.nearest_rows(request.vector, k, mask, after, limit)
-        if nearest is None or len(found.rows):
-            kind = np.int64 if spec.id_kind == "int64" else object
-            ids = np.array(view.delta.ids(found.rows), dtype=kind)
-            part = _part(-1, found.rows, found.distances, ids)
-            nearest = part if nearest is None else _merged(nearest, part, k)
-    return nearest or _part(-1, np.empty(0, np.int64), np.empty(0, np.float64), np.empty(0, np.int64))
+        found = view.delta.nearest_rows(request.vector, k, mask, after, _farthest(parts, k))
+        if len(found.rows):
+            parts.append(_Part(-1, found.rows, found.distances, found.ids))
+    return _merged(parts, k)
 
 
-def _part(number: int, rows: RowNumbers, distances: Distances, ids: npt.NDArray[Any]) -> _Part:
-    numbers = np.empty(len(rows), np.int64)
-    numbers.fill(number)
-    return _Part(numbers, rows, distances, ids)
+def _farthest(parts: Sequence[_Part], k: int) -> float:
+    """The distance of the k-th of these rows; without so many, of none."""
+    if len(parts) == 1:
+        distances = parts[0].distances
+        return float(distances[k - 1]) if len(distances) >= k else math.inf
+    distances = np.concatenate([part.distances for part in parts]) if parts else _NO_DISTANCES
+    return float(np.partition(distances, k - 1)[k - 1]) if len(distances) >= k else math.inf
 
 
-def _merged(one: _Part, other: _Part, k: int) -> _Part:
-    numbers, rows, distances, ids = map(np.concatenate, zip(one, other, strict=True))
+def _merged(parts: Sequence[_Part], k: int) -> _AnswerRows:
+    """The k nearest of all parts, in order."""
+    if not parts:
+        return _AnswerRows(_NO_ROWS, _NO_ROWS, _NO_DISTANCES, _NO_ROWS)
+    if len(parts) == 1:
+        number, rows, distances, ids = parts[0]
+        numbers = np.empty(len(rows), np.int64)
+        numbers.fill(number)
+        return _AnswerRows(numbers, rows, distances, ids)
+    each, *columns = zip(*parts, strict=True)
+    rows, distances, ids = map(np.concatenate, columns)
     order = select(distances, ids, k)
-    return _Part(numbers[order], rows[order], distances[order], ids[order])
+    return _AnswerRows(
+        np.repeat(each, list(map(len, columns[0])))[order], rows[order], distances[order], ids[order]
+    )
 
 
 def _sealed_candidates(

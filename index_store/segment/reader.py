@@ -5,7 +5,6 @@ Rows are numbered 0..rows-1 for good; which of them may be returned is the calle
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -46,6 +45,7 @@ Found: TypeAlias = tuple[Rows, Distances]
 """Rows and their exact distances, by (distance, id)."""
 
 _PLANS_KEPT = 256
+_SCAN = Plan("scan")
 
 _NO_IDS: IdArray = np.empty(0, np.int64)
 
@@ -77,7 +77,8 @@ class SegmentQuery(NamedTuple):
 
 
 class SegmentReader:
-    """Safe from any thread: nothing here changes between `open` and `close`.
+    """Safe from any thread: nothing here changes between `open` and `close`. ids_of, rows_of: those of its
+    `SegmentIds`.
 
     Close it only when nobody searches it any more; dropping the last reference does the same.
     """
@@ -97,7 +98,8 @@ class SegmentReader:
         self.sha256 = sha256
         self.vectors = vectors
         self.seqs = seqs
-        self._ids = ids
+        self.ids_of = ids.ids_of
+        self.rows_of = ids.rows_of
         self._scan = scan
         self._graph = graph
         self._metric: Metric = facts.identity.metric
@@ -136,14 +138,6 @@ class SegmentReader:
             )
         return cls(facts, manifest.sha256, vectors, seqs, ids, scan, graph)
 
-    def ids_of(self, rows: Rows) -> IdArray:
-        """Return the id of each row: int64, or object holding str."""
-        return self._ids.ids_of(rows)
-
-    def rows_of(self, ids: Sequence[Id] | IdArray) -> Rows:
-        """Return the row of each id, -1 for ids that the segment does not hold."""
-        return self._ids.rows_of(ids)
-
     def candidates(
         self,
         vector: Vector,
@@ -174,7 +168,7 @@ class SegmentReader:
         query = query._replace(k=min(k, query.allowed_count)) if k > query.allowed_count else query
         if query.k <= 0:
             return np.empty(0, np.int64), np.empty(0, np.float64)
-        plan = self._first_plan(query)
+        plan = self.plan(query.allowed_count, query.k, exact=exact, ef=ef)
         if plan.way == "gather":
             return self._by_gather(query)
         is_crowded = exact or near > 0 or plan.way == "graph"
@@ -184,12 +178,7 @@ class SegmentReader:
             found = self._by_graph(query, plan)
             if found is not None:
                 return found
-        return self._by_scan(self._resolved(query), is_crowded)
-
-    def _first_plan(self, query: SegmentQuery) -> Plan:
-        if query.ef is not None and self._graph is not None:
-            return Plan("graph", query.ef)
-        return Plan("scan") if query.exact else self.plan(query.allowed_count, query.k)
+        return self._by_scan(query, is_crowded)
 
     def _excluding(self, query: SegmentQuery, ids: Sequence[Id] | IdArray) -> SegmentQuery:
         """The question less these ids. A graph's few rows are compared with them by id, which takes a tenth
@@ -197,22 +186,23 @@ class SegmentReader:
         if not isinstance(ids, np.ndarray):
             return self._without(query, self.rows_of(ids))
         later = query._replace(excluded=ids, allowed_count=query.allowed_count - len(ids))
-        if query.k <= later.allowed_count and self._first_plan(later).way == "graph":
-            return later
-        return self._resolved(later)
-
-    def _resolved(self, query: SegmentQuery) -> SegmentQuery:
-        """The same question with all that it hides in `allowed`, and counted."""
-        if not len(query.excluded):
-            return query
-        return self._without(query, self.rows_of(query.excluded))
+        if query.k <= later.allowed_count:
+            plan = self.plan(later.allowed_count, later.k, exact=later.exact, ef=later.ef)
+            if plan.way == "graph":
+                return later
+        return self._without(later, self.rows_of(ids))
 
     def _without(self, query: SegmentQuery, rows: Rows) -> SegmentQuery:
+        """The same question with all that it hides in `allowed`, and counted."""
         bits = without(all_rows(self.rows) if query.allowed is None else query.allowed, rows)
         return query._replace(allowed=bits, allowed_count=count_allowed(bits), excluded=_NO_IDS)
 
-    def plan(self, allowed_count: int, k: int) -> Plan:
+    def plan(self, allowed_count: int, k: int, *, exact: bool = False, ef: int | None = None) -> Plan:
         """Return how `candidates` would begin; 1 <= k <= allowed_count."""
+        if ef is not None and self._graph is not None:
+            return Plan("graph", ef)
+        if exact:
+            return _SCAN
         plan = self._plans.get((allowed_count, k))
         if plan is None:
             if len(self._plans) >= _PLANS_KEPT:
@@ -282,25 +272,21 @@ class SegmentReader:
         return self._nearest_of(query, rows)
 
     def _by_scan(self, query: SegmentQuery, is_crowded: bool) -> Found:
-        """Scan the codes, and score again every row whose rounding could have hidden that it belongs to
-        the answer; scan for more rows when those end before that is certain.
-
-        k rows lie truly within one error of the k-th scan distance, so whatever belongs to the answer was
-        scanned within two. `exact`: the error is proven; else it is very likely. Ties of the k-th are all
-        looked at, whatever their number.
-        """
-        error = self._scan.error_bound(query.vector, proven=query.exact)
-        error *= 2.0 if query.exact else math.sqrt(2.0)  # of two rows; likely ones do not add up in full
-        # Measured at k = 25 of 98,000: 28 rows lie within it, 150 to 212 with the nearest 1,000 hidden, 222
-        # when proven. Too few means a second scan, too many a longer heap.
+        """Scan the codes, and score again every row that may belong to the answer."""
+        if len(query.excluded):
+            query = self._without(query, self.rows_of(query.excluded))
+        # Measured at k = 25 of 98,000: 28 rows may, 150 to 212 with the nearest 1,000 hidden, 222 when that
+        # is proven. Too few means a second scan, too many a longer heap.
         fetch = 4 * query.k + (300 if query.exact else 120) if is_crowded else 2 * query.k + 64
-        while True:
-            rows, engine = self._scan.knn(query.vector, fetch, allowed=query.allowed, ef=0)
-            reach = self._scan.reach(float(engine[query.k - 1]), error)
-            inside = int(np.searchsorted(engine, reach, side="right"))
-            if inside < len(rows) or len(rows) >= query.allowed_count:
-                return self._nearest_of(query, rows[:inside])
-            fetch *= 4
+        rows = self._scan.contenders(
+            query.vector,
+            query.k,
+            allowed=query.allowed,
+            allowed_count=query.allowed_count,
+            fetch=fetch,
+            proven=query.exact,
+        )
+        return self._nearest_of(query, rows)
 
     def _nearest_of(self, query: SegmentQuery, rows: Rows) -> Found:
         """The k nearest of these rows. Ids are looked up only where distances tie: strings are slow."""
@@ -310,7 +296,7 @@ class SegmentReader:
         found, distances, is_tied = nearest_rows(query.vector, self.vectors, self._metric, rows, query.k)
         if is_tied:
             distances = rescore(query.vector, self.vectors, self._metric, rows)
-            best = select(distances, self._ids.ids_of(rows), query.k)
+            best = select(distances, self.ids_of(rows), query.k)
             return rows[best], distances[best]
         return found, distances
 

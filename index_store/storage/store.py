@@ -140,7 +140,7 @@ class Store:
         self._connect = connect
         self._disk = disk or DiskGuard(directory)
         hasher = ShareHasher(embedding_version)
-        self._shared_seq = SharedSeq(directory)
+        self.shared_seq = SharedSeq(directory)
         self._committer = GroupCommitter(directory, hasher, connect, self._disk, limits or WriterLimits())
         self._tail_lock = threading.Lock()
         self._read_lock = threading.Lock()
@@ -170,7 +170,7 @@ class Store:
                 extra={"store": str(self.directory), "seq": meta["seq"], "lost": self._seqs_behind},
             )
         self.recheck_suspects()
-        self._shared_seq.open()
+        self.shared_seq.open()
         self._committer.start()
 
     def _check_identity(self, meta: Mapping[str, object], spec: CollectionSpec) -> None:
@@ -205,7 +205,7 @@ class Store:
                 if connection is not None:
                     connection.close()
             self._tail_connection = self._read_connection = None
-        self._shared_seq.close()
+        self.shared_seq.close()
 
     def commit(self, batch: WriteBatch, known_elsewhere: Set[Id] = frozenset()) -> CommitResult:
         """Store the whole batch durably, or nothing. known_elsewhere: ids that another generation holds; what
@@ -215,11 +215,6 @@ class Store:
     def commits_blocked(self) -> AbstractContextManager[None]:
         """A context in which no process commits to this store. Raises OSError."""
         return locked(self.directory / LOCK_FILE)
-
-    def commit_mark(self) -> int:
-        """Return a number that changes with each commit of any process, before the commit is acknowledged
-        (0.1 us). Read it before the rows that it stands for."""
-        return self._shared_seq.latest()
 
     def tail(self, after_seq: int) -> RowPage | None:
         """Return the rows committed after `after_seq`, at most one page; None when there are none (4 us; 10

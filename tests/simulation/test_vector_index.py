@@ -197,7 +197,7 @@ class IndexMachine(RuleBasedStateMachine):
 
     def open_snapshots(self, swapped: list[int]) -> None:
         for which in swapped:
-            with self.engines[which]._collection("things").members() as members:
+            with self.engines[which]._collections["things"].members() as members:
                 for generation in members.in_order():
                     generation.refresh()
                     if generation._background is not None:
