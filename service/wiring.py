@@ -125,6 +125,7 @@ def build(
         exposition=metrics.exposition,
         snapshots=_snapshots(settings),
         rebuilds=rebuild.rebuilds,
+        models=rebuild.models,
         store_id=partial(store_id, settings.data_dir),
         metrics=metrics,
         request_log=request_log,

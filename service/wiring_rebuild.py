@@ -17,6 +17,7 @@ from index_store.types import Content
 from service.app.encoders import Encoders
 from service.app.generations.loading import Loader
 from service.app.generations.models import GenerationModels
+from service.app.generations.workers import WorkerModels
 from service.app.ingest import PictureSource
 from service.app.lifecycle import OpenableIndex
 from service.app.rebuild.estimate import Trial
@@ -36,9 +37,10 @@ _PIXELS = 224
 
 @dataclass(frozen=True, slots=True)
 class RebuildParts:
-    """rebuilds: for the routes. watches: run while the service does."""
+    """rebuilds, models: for the routes. watches: run while the service does."""
 
     rebuilds: Rebuilds
+    models: GenerationModels
     watches: Sequence[Callable[[], Coroutine[Any, Any, None]]]
 
 
@@ -55,7 +57,8 @@ def build_rebuild(
     """executors: threads that read the index, threads that write it."""
     readers, writers = executors
     collections = served.catalogue.collections
-    models = GenerationModels(collections, encoders, index, loader, readers)
+    workers = WorkerModels(settings.data_dir / "workers")
+    models = GenerationModels(collections, encoders, index, loader, readers, workers)
     jobs = JobStore(settings.data_dir / "jobs", partial(datetime.now, UTC))
     runner = RebuildRunner(
         collections,
@@ -72,7 +75,7 @@ def build_rebuild(
     rebuilds = Rebuilds(
         jobs, index, encoders, served.changes.get, try_model, settings.data_dir, workers=settings.workers
     )
-    return RebuildParts(rebuilds, [models.run, runner.run])
+    return RebuildParts(rebuilds, models, [models.run, runner.run])
 
 
 def tried_model(

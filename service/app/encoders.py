@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -123,6 +126,9 @@ class Encoders:
     def __init__(self, slots: Mapping[str, Slot]) -> None:
         self._slots = dict(slots)
         self._others: dict[str, dict[str, Slot]] = {name: {} for name in slots}
+        self._not_coming: dict[str, Set[str]] = {}
+        self._waiters: list[asyncio.Future[None]] = []
+        self._sought = asyncio.Event()
 
     def slots(self) -> list[Slot]:
         """Return every place, of current and other generations."""
@@ -150,6 +156,38 @@ class Encoders:
         """Let a filled slot stand by."""
         assert slot.info is not None
         self._others[collection][slot.info.embedding_version] = slot
+        self._wake()
+
+    def expect_none(self, collection: str, embedding_versions: Set[str]) -> None:
+        """Say of which generations' versions no model comes; one of any other is being loaded, or will be.
+        Said by who loads them: before it is, nobody waits for a model."""
+        if self._not_coming.get(collection) != embedding_versions:
+            self._not_coming[collection] = embedding_versions
+            self._wake()
+
+    async def sought(self, seconds: float) -> None:
+        """Return when somebody waits for a model, or so many seconds later."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._sought.wait(), seconds)
+        self._sought.clear()
+
+    async def follow_in_time(self, collection: str, embedding_version: str, until: float) -> bool:
+        """As `follow`; waits for a model that is on its way, until `until` on `time.monotonic`."""
+        while not self.follow(collection, embedding_version):
+            left = until - time.monotonic()
+            if left <= 0 or embedding_version in self._not_coming.get(collection, {embedding_version}):
+                return False
+            self._sought.set()
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await asyncio.wait([waiter], timeout=left)
+        return True
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def remove(self, collection: str, embedding_version: str) -> Slot | None:
         """Let go of a slot that stands by, and return it. Its model stays open: another collection may share

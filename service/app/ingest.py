@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ from service.observing.metrics import Metrics
 
 T = TypeVar("T")
 
+_LOADING_S_MAX = 20.0
+"""How long a write waits for the model of a generation that was promoted."""
 _FOLLOW_ATTEMPTS = 4
 """Embeddings of one write while generations are promoted and rolled back."""
 
@@ -131,7 +134,8 @@ class Ingester:
                 ack, rejects = await self._attempt(intake, partial=partial)
             except _AnotherVersion as exc:
                 mismatch = exc.mismatch
-                if not self._encoders.follow(intake.collection, mismatch.expected):
+                until = time.monotonic() + _LOADING_S_MAX
+                if not await self._encoders.follow_in_time(intake.collection, mismatch.expected, until):
                     break
                 continue
             self._metrics.written(intake.collection, ack.upserted, ack.deleted, len(rejects))

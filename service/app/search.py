@@ -107,7 +107,7 @@ class Searcher:
                 await self._embed(search, search.content, caller)
             return await self._result(search, search.request, deadline)
         except VersionMismatch as exc:
-            if self.may_be_repeated(search, exc) and await self._has_followed(search, exc):
+            if self.may_be_repeated(search, exc) and await self._has_followed(search, exc, deadline):
                 return await self.find(search, caller, deadline)
             raise self.translate_error(search, exc) from exc
 
@@ -148,14 +148,17 @@ class Searcher:
         a moment ago."""
         return isinstance(error, VersionMismatch) and search.content is not None
 
-    async def _has_followed(self, search: ParsedSearch, mismatch: VersionMismatch) -> bool:
+    async def _has_followed(self, search: ParsedSearch, mismatch: VersionMismatch, deadline: float) -> bool:
         """Whether another model serves the collection now, and may answer: a generation was promoted or
-        rolled back."""
+        rolled back. One that is being loaded is waited for."""
         name, served, pinned = search.collection.name, mismatch.expected, _pinned(search)
         if pinned not in (None, served):
             served = await self._on_reader(partial(self._current_version, name))
         search.request.embedding_version, search.is_embedded = pinned, False
-        return self._encoders.follow(name, served) and pinned in (None, served)
+        if pinned not in (None, served):
+            self._encoders.follow(name, served)
+            return False
+        return await self._encoders.follow_in_time(name, served, deadline)
 
     def _is_known(self, search: ParsedSearch, content: str | bytes) -> bool:
         """Whether the content's vector is remembered; it is put into the request then."""

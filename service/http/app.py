@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from service.app.backups import Snapshots
+from service.app.generations.models import GenerationModels
 from service.app.health.prober import Prober
 from service.app.ingest import Ingester, PictureSource
 from service.app.lifecycle import Opening
@@ -55,6 +56,7 @@ class ApplicationParts:
     exposition: Callable[[], bytes]
     snapshots: Snapshots
     rebuilds: Rebuilds
+    models: GenerationModels
     store_id: Callable[[], str]
     metrics: Metrics
     request_log: RequestLog
@@ -143,7 +145,7 @@ def _routers(parts: ApplicationParts) -> list[APIRouter]:
         WriteRoutes(shared, parts.ingester, IntakeReader(shared.catalogue, shared.settings)),
         ItemRoutes(shared),
         LegacyRoutes(shared, parts.searcher, parts.pictures),
-        OpsRoutes(shared, parts.exposition, parts.snapshots, parts.store_id),
+        OpsRoutes(shared, parts.exposition, parts.snapshots, parts.store_id, parts.models),
         DigestRoutes(shared),
         RebuildRoutes(shared, parts.rebuilds),
     ]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from index_store.errors import GenerationConflict
 from index_store.types import CollectionStatus, GenerationStatus
 from service.app.encoders import Encoders, Slot
 from service.app.generations.models import GenerationModels
 from service.app.generations.origin import Origin
+from service.app.generations.workers import WorkerModels
 from service.collections import Collection
 from service.settings import Settings
 from service.wiring_models import ModelLoader
@@ -37,7 +41,7 @@ class KnowingIndex(ReferenceIndex):
     def __init__(self, origins: dict[str, str]) -> None:
         """origins: the model of each version."""
         super().__init__([each.spec for each in COLLECTIONS])
-        self._origins = origins
+        self.origins = origins
 
     def status(self, collection: str) -> CollectionStatus:
         found = super().status(collection)
@@ -45,13 +49,13 @@ class KnowingIndex(ReferenceIndex):
         return replace(found, current=current, others=others)
 
     def _with_origin(self, generation: GenerationStatus) -> GenerationStatus:
-        return replace(generation, origin=Origin(self._origins[generation.embedding_version]).serialized())
+        return replace(generation, origin=Origin(self.origins[generation.embedding_version]).serialized())
 
 
 class Stage:
     """Two collections under the old model; `versions` of what either model gives."""
 
-    def __init__(self, loader: ModelLoader, executor: ThreadPoolExecutor) -> None:
+    def __init__(self, loader: ModelLoader, executor: ThreadPoolExecutor, workers: Path) -> None:
         self.loader = loader
         self.clock = Clock()
         slots = {each.name: Slot(OLD) for each in COLLECTIONS}
@@ -64,7 +68,7 @@ class Stage:
             self.index.advance(each.name, "begin", self.old)
         self.encoders = Encoders(slots)
         self.models = GenerationModels(
-            COLLECTIONS, self.encoders, self.index, loader, executor, clock=self.clock
+            COLLECTIONS, self.encoders, self.index, loader, executor, WorkerModels(workers), clock=self.clock
         )
 
 
@@ -74,14 +78,14 @@ def _version(slot: Slot) -> str:
 
 
 @pytest.fixture
-def play() -> Any:
+def play(tmp_path: Path) -> Any:
     """Runs a scene on an event loop of its own."""
     settings = Settings.from_environ({})
 
     def run(scene: Callable[[Stage], Any]) -> None:
         async def on_stage() -> None:
             with ThreadPoolExecutor(1) as executor:
-                stage = Stage(ModelLoader(settings, None), executor)
+                stage = Stage(ModelLoader(settings, None), executor, tmp_path)
                 await scene(stage)
 
         asyncio.run(on_stage())
@@ -121,5 +125,54 @@ def test_a_model_that_another_collection_uses_stays(play: Any) -> None:
         shared = stage.encoders.text("b")
         assert stage.loader.load_text(OLD, 8) is shared
         assert len(await shared.embed_documents(["국"])) == 1
+
+    play(scene)
+
+
+def test_a_request_waits_for_a_model_that_is_on_its_way(play: Any) -> None:
+    """Promoted before this worker has looked: the request asks for a look, and is answered after it."""
+
+    async def scene(stage: Stage) -> None:
+        running = asyncio.create_task(stage.models.run())
+        await stage.models.look()
+        stage.index.advance("a", "begin", stage.new)
+        stage.index.advance("a", "promote", stage.new)
+        began_at = time.monotonic()
+        assert await stage.encoders.follow_in_time("a", stage.new, began_at + 20)
+        assert time.monotonic() - began_at < 10
+        assert _version(stage.encoders.slot("a")) == stage.new
+        running.cancel()
+
+    play(scene)
+
+
+def test_nobody_waits_for_a_model_that_does_not_come(play: Any) -> None:
+    async def scene(stage: Stage) -> None:
+        until = time.monotonic() + 20
+        assert not await stage.encoders.follow_in_time("a", stage.new, until), "nobody loads models here yet"
+        stage.index.origins[stage.new] = "builtin:nothing"
+        stage.index.advance("a", "begin", stage.new)
+        await stage.models.look()
+        assert not await stage.encoders.follow_in_time("a", stage.new, until)
+        assert stage.models.problem("a", stage.new)
+        assert not await stage.encoders.follow_in_time("a", "v9", time.monotonic() + 0.05), "in time"
+        assert time.monotonic() < until - 10
+
+    play(scene)
+
+
+def test_a_step_waits_until_every_worker_could_serve_it(play: Any) -> None:
+    async def scene(stage: Stage) -> None:
+        stage.index.advance("a", "begin", stage.new)
+        step = asyncio.create_task(stage.models.require_everywhere("a", stage.new))
+        await asyncio.sleep(0.1)
+        assert not step.done()
+        await stage.models.look()
+        await step
+        stage.index.origins[stage.new] = "builtin:nothing"
+        stage.encoders.remove("a", stage.new)
+        await stage.models.look()
+        with pytest.raises(GenerationConflict, match="1 worker"):
+            await stage.models.require_everywhere("a", stage.new)
 
     play(scene)

@@ -17,12 +17,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from index_store.errors import IndexStoreError
+from index_store.errors import GenerationConflict, IndexStoreError
 from index_store.port import VectorIndex
 from index_store.types import CollectionStatus, GenerationStatus
 from service.app.encoders import Encoder, Encoders, Slot
 from service.app.generations.loading import Loader, filled_slot, open_encoders
 from service.app.generations.origin import Origin, read_origin
+from service.app.generations.workers import OpenModels, WorkerModels
 from service.collections import Collection
 from service.errors import ModelUnavailable, TryLater
 
@@ -31,7 +32,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _LOOK_S = 1.0
+_POLL_S = 0.05
 _RETRY_S = 30.0
+_LOADING_S_MAX = 60.0
+"""How long a step waits for the workers that are still loading a model."""
 _RELEASE_AFTER_S = 60.0
 """Longer than any request waits that took the model before its generation went."""
 
@@ -46,6 +50,7 @@ class GenerationModels:
         index: VectorIndex,
         loader: Loader,
         readers: Executor,
+        workers: WorkerModels,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -55,18 +60,23 @@ class GenerationModels:
         self._index = index
         self._loader = loader
         self._readers = readers
+        self._workers = workers
         self._clock = clock
         self._failed: dict[tuple[str, str], tuple[float, str]] = {}
+        self._open_models: dict[str, OpenModels] = {}
         self._leaving: dict[Encoder[Any], float] = {}
 
     async def run(self) -> None:
-        """Look once a second, for ever."""
-        while True:
-            try:
-                await self.look()
-            except Exception:
-                log.exception("generations_not_looked_at")
-            await asyncio.sleep(_LOOK_S)
+        """Look once a second, and when a request needs a model that is not here, for ever."""
+        try:
+            while True:
+                try:
+                    await self.look()
+                except Exception:
+                    log.exception("generations_not_looked_at")
+                await self._encoders.sought(_LOOK_S)
+        finally:
+            self._workers.withdraw()
 
     async def look(self) -> None:
         """Load what a generation needs and is not here, let go of what none needs any more, and serve each
@@ -77,7 +87,29 @@ class GenerationModels:
             except IndexStoreError:
                 continue  # told by the health probe
             await self._fit(collection, status)
+            self._note(collection.name, status)
         await self._release_unused()
+        await self._tell()
+
+    async def require_everywhere(self, collection: str, embedding_version: str) -> None:
+        """Return when every worker of this data directory has the model of that generation. Raises
+        GenerationConflict when one can't load it, or takes too long."""
+        give_up = self._clock() + _LOADING_S_MAX
+        not_loaded = partial(self._workers.not_loaded, collection, embedding_version)
+        while True:
+            reasons = await self._run(not_loaded)
+            if not self._encoders.has(collection, embedding_version):
+                reasons.append(self.problem(collection, embedding_version))
+            if not reasons:
+                return
+            told = next(filter(None, reasons), "")
+            if told or self._clock() >= give_up:
+                raise GenerationConflict(
+                    f"{len(reasons)} worker(s) have not loaded the model of {embedding_version!r} and would "
+                    f"answer no text or picture by it{': ' if told else ''}{told}",
+                    "what the reason says; or wait until they have, or say force",
+                )
+            await asyncio.sleep(_POLL_S)
 
     def slot_of_version(self, collection: str, embedding_version: str) -> Slot | None:
         """Return the filled slot of that version, serving or standing by; None where it is not here yet."""
@@ -100,6 +132,26 @@ class GenerationModels:
             for encoder in (slot.text, slot.image) if slot else ():
                 if encoder is not None:
                     self._leaving[encoder] = self._clock() + _RELEASE_AFTER_S
+
+    def _note(self, collection: str, status: CollectionStatus) -> None:
+        """What of the generations' models is here, for who waits for one: in this worker, and elsewhere."""
+        missing: dict[str, str] = {}
+        for generation in status.generations:
+            version = generation.embedding_version
+            if not self._encoders.has(collection, version):
+                problem = self.problem(collection, version)
+                if problem or read_origin(generation.origin) is None:
+                    missing[version] = problem
+        versions = [each.embedding_version for each in status.generations]
+        loaded = [version for version in versions if self._encoders.has(collection, version)]
+        self._open_models[collection] = OpenModels(loaded, missing)
+        self._encoders.expect_none(collection, missing.keys())
+
+    async def _tell(self) -> None:
+        try:
+            await self._run(partial(self._workers.tell, dict(self._open_models)))
+        except OSError as exc:  # a full disk: no step is taken on it either
+            log.warning("models_not_told", extra={"reason": str(exc)})
 
     async def _release_unused(self) -> None:
         """Close the models of generations that are gone, once nobody can still be waiting for them. One that

@@ -16,6 +16,7 @@ from index_store.errors import GenerationConflict, Unavailable
 from index_store.types import CollectionStatus, GenerationStatus, Ids, StoredItem
 from item_rules.ids import INT64_MAX, INT64_MIN
 from service.app.backups import Snapshots
+from service.app.generations.models import GenerationModels
 from service.app.health.prober import Prober
 from service.app.rebuild.rebuilds import shortfall
 from service.app.sync_report import sync_report
@@ -41,7 +42,9 @@ class OpsRoutes:
         exposition: Callable[[], bytes],
         snapshots: Snapshots,
         store_id: Callable[[], str],
+        models: GenerationModels,
     ) -> None:
+        self._models = models
         self._dependencies = dependencies
         self._exposition = exposition
         self._snapshots = snapshots
@@ -142,6 +145,8 @@ class OpsRoutes:
                 "job, or say force to lose them from searches"
             )
         version = subject.embedding_version
+        if subject.origin and step in ("promote", "rollback") and not body.force:
+            await self._models.require_everywhere(collection.name, version)
         after = await self._dependencies.run_blocking(
             lambda: self._dependencies.index.advance(collection.name, step, version)
         )

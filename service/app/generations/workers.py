@@ -1,0 +1,106 @@
+"""Which models each worker of a data directory has loaded, told from process to process.
+
+    workers/<8 hex>.lock    held by a worker as long as it lives; the kernel lets go of it when it dies
+    workers/<8 hex>.json    by collection, the versions that it has loaded, and why it can't load others
+
+A step that makes a generation current waits until every worker could serve it, so that none has to refuse its
+next request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenModels:
+    """Of one collection in one worker. missing: versions whose model can't be loaded, and why."""
+
+    loaded: Sequence[str]
+    missing: Mapping[str, str]
+
+
+class WorkerModels:
+    """One worker's entry, and its view of the others'. Blocking; used from one thread at a time, but for
+    `not_loaded`, which any thread may call."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._name = secrets.token_hex(4)
+        self._descriptor: int | None = None
+        self._told: Mapping[str, OpenModels] | None = None
+
+    def tell(self, models: Mapping[str, OpenModels]) -> None:
+        """Let the others know what is loaded here, by collection. Raises OSError."""
+        if self._descriptor is None:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._descriptor = _locked(self._path(".lock"), os.O_CREAT)
+        if models == self._told:
+            return
+        told = {name: {"loaded": list(m.loaded), "missing": dict(m.missing)} for name, m in models.items()}
+        temporary = self._path(".tmp-")
+        temporary.write_text(json.dumps(told, ensure_ascii=False))
+        temporary.replace(self._path(".json"))
+        self._told = dict(models)
+
+    def withdraw(self) -> None:
+        """This worker ends: nobody has to wait for it."""
+        for suffix in (".json", ".lock"):
+            with contextlib.suppress(OSError):
+                self._path(suffix).unlink(missing_ok=True)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def not_loaded(self, collection: str, embedding_version: str) -> list[str]:
+        """Return of each other living worker that does not have the model of that version why; empty for one
+        that is still loading it. What dead workers have left is removed."""
+        found = []
+        for lock in sorted(self._directory.glob("*.lock")):
+            if lock.stem == self._name or not self._is_alive(lock):
+                continue
+            try:
+                told = json.loads(lock.with_suffix(".json").read_text())[collection]
+                if embedding_version not in told["loaded"]:
+                    found.append(str(told["missing"].get(embedding_version, "")))
+            except (OSError, ValueError, KeyError, TypeError):
+                found.append("")
+        return found
+
+    def _is_alive(self, lock: Path) -> bool:
+        try:
+            descriptor = _locked(lock)
+        except FileNotFoundError:
+            return False
+        if descriptor is None:
+            return True
+        for path in (lock.with_suffix(".json"), lock):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        os.close(descriptor)
+        return False
+
+    def _path(self, suffix: str) -> Path:
+        return self._directory / f"{self._name}{suffix}"
+
+
+def _locked(path: Path, flags: int = 0) -> int | None:
+    """Return a descriptor that holds the lock of `path`, None where another process holds it. A lock of the
+    process, which no child that lives on keeps. Raises OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o644)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
