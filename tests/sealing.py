@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +49,6 @@ def batch(collection: str, numbers: range, data: Vector) -> WriteBatch:
 
 def snapshots_of(index_dir: Path, collection: str = "numbers", folder: str = "snapshots") -> list[Path]:
     return sorted((index_dir / "collections" / collection / "g000001" / folder).glob("*"))
-
-
-def until(is_so: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not come about"
-        threading.Event().wait(0.005)
 
 
 def generation_of(index: EmbeddedIndex, collection: str = "numbers") -> Generation:

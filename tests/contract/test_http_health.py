@@ -19,7 +19,7 @@ from index_store.storage.schema import STORE_FILE
 from service.app.health.maintenance_status import STATUS_FILE
 from tests.contract.test_http_openapi import _check
 from tests.http_app import HttpApp, running_app, seed
-from tests.sealing import until
+from tests.waiting import until
 
 PROBED_EACH_SECOND = {"PROBE_S": "1"}
 SHAPES = """

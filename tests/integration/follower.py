@@ -32,6 +32,7 @@ from index_store.engine.index import EmbeddedIndex
 from index_store.types import CollectionSpec
 from tests.index_side import IndexStore
 from tests.integration.product_shop import COLLECTIONS, DIM, ProductShop
+from tests.waiting import until
 
 VERSION, NAME, COUNT = "space-1", "products", 30
 STORE, OTHER_STORE = "1f" * 16, "2e" * 16
@@ -127,15 +128,11 @@ class FollowerHarness:
         items = [item for item in self.index.get(NAME, ids) if item is not None and item.vector is not None]
         return {str(item.id): (item.active, np.asarray(item.vector, "<f4").tobytes()) for item in items}
 
-    def follow(self, seconds: float = 10) -> None:
+    def follow(self) -> None:
         """Step until the index equals the source."""
-        assert self.running is not None
-        deadline = time.monotonic() + seconds
-        while True:
-            if not self.running.step() and self.held() == self.shop.expected():
-                return
-            assert time.monotonic() < deadline, "the index never equalled the source"
-            time.sleep(0.02)
+        running = self.running
+        assert running is not None
+        until(lambda: not running.step() and self.held() == self.shop.expected(), "the source's state")
 
 
 def prepared(shop: ProductShop, tier: str, folder: Path) -> None:

@@ -6,9 +6,8 @@ from __future__ import annotations
 import random
 import re
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +19,7 @@ import pymysql
 from tests.integration.databases import MariaDBServer, PostgresServer
 from tests.integration.feeding import as_text
 from tests.integration.service_process import ROOT
+from tests.waiting import until
 
 Tier = Literal["log", "triggers", "poll"]
 Engine = Literal["postgresql", "mariadb"]
@@ -105,22 +105,21 @@ class ProductShop:
                 for statement in granted(f"mariadb {what}"):
                     self._run(maria, statement.replace("shop.", f"{self.maria_name}."))
 
+    def _has_dropped_slots(self, db: psycopg.Connection[Any]) -> bool:
+        """Drop the slots that nobody reads any more; return whether that is all of them."""
+        query = "SELECT slot_name FROM pg_replication_slots WHERE database = %s"
+        for (slot,) in db.execute(query, (self.pg_name,)).fetchall():
+            with suppress(psycopg.errors.ObjectInUse):
+                db.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
+        return not db.execute(query, (self.pg_name,)).fetchall()
+
     def drop(self) -> None:
         with closing(self.postgres.connect()) as db:
             db.execute(
                 "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = %s",
                 (self.pg_name,),
             )
-            deadline = time.monotonic() + 10
-            while slots := db.execute(
-                "SELECT slot_name FROM pg_replication_slots WHERE database = %s", (self.pg_name,)
-            ).fetchall():
-                assert time.monotonic() < deadline, slots
-                for (slot,) in slots:
-                    try:
-                        db.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
-                    except psycopg.errors.ObjectInUse:
-                        time.sleep(0.1)
+            until(lambda: self._has_dropped_slots(db), "the end of the slots' readers", 0.1)
         self.postgres.drop_database(self.pg_name)
         with closing(self.postgres.connect()) as db:
             db.execute("DROP ROLE IF EXISTS feeder")
@@ -305,14 +304,6 @@ class Writers:
         if kind < 0.8:
             return "UPDATE product SET name = %s WHERE id = %s", (f"이름 {kind}", item_id)
         return "INSERT INTO product VALUES (%s, %s, true)", (item_id, "새 상품")
-
-
-def eventually(check: Callable[[], bool], seconds: float, what: str = "") -> None:
-    """Return when `check` holds; fail after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
 
 
 def with_environ(*parts: Mapping[str, str]) -> dict[str, str]:

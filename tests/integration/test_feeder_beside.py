@@ -13,6 +13,7 @@ import pytest
 from feeder.throttle import Throttle
 from tests.integration.follower import SLOT, FollowerHarness, following, on_pg
 from tests.integration.product_shop import ProductShop, Tier
+from tests.waiting import PATIENCE_S, until
 
 
 def compared_beside(follower: FollowerHarness, compare: Callable[[], object], *statements: str) -> None:
@@ -22,16 +23,13 @@ def compared_beside(follower: FollowerHarness, compare: Callable[[], object], *s
 
     def hold_up(_seconds: float) -> None:
         read.set()
-        seen.wait(30)
+        seen.wait(2 * PATIENCE_S)
 
     def change() -> None:
         try:
-            assert read.wait(30)
+            assert read.wait(PATIENCE_S)
             on_pg(follower, *statements)
-            deadline = time.monotonic() + 20
-            while follower.held() != follower.shop.expected():
-                assert time.monotonic() < deadline, "not seen while everything was compared"
-                time.sleep(0.02)
+            until(lambda: follower.held() == follower.shop.expected(), "a change beside a comparison")
         except BaseException as exc:
             wrong.append(exc)
         finally:
@@ -83,11 +81,9 @@ def test_changes_are_followed_beside_the_comparison_after_a_lost_slot(
                 f"SELECT pg_drop_replication_slot('{SLOT}')",
                 "DELETE FROM product_vectors WHERE product_id = 'p5'",
             )
-            assert follower.running is not None
-            deadline = time.monotonic() + 30
-            while "p5" in held():
-                follower.running.step()
-                assert time.monotonic() < deadline
+            running = follower.running
+            assert running is not None
+            until(lambda: "p5" not in held() or (running.step(), False)[1], "the end of what was missed")
 
         held = follower.held
         # What was missed with the slot is found at the end; nobody is held up for what else changes.

@@ -11,8 +11,9 @@ import pytest
 
 from tests.integration.databases import PostgresServer
 from tests.integration.feeding import Service, feeder_process, run_feeder
-from tests.integration.product_shop import COLLECTIONS, ProductShop, eventually
+from tests.integration.product_shop import COLLECTIONS, ProductShop
 from tests.integration.test_feeder_sync_tiers import assert_equal, end, make_shop, prepare
+from tests.waiting import until
 
 LOST, SHOP = (
     "DELETE FROM product WHERE id IN (SELECT id FROM product WHERE is_active ORDER BY id LIMIT 57)",
@@ -41,11 +42,11 @@ def test_a_followed_mass_delete_is_held_until_it_is_forced(
 ) -> None:
     environ = prepare(tier, shop, service) | {"FEEDER_BRAKE_PERCENT": "5"}  # type: ignore[arg-type]
     feeder = feeder_process(environ, "sync", "--log-json")
-    eventually(lambda: "sync.report" in cursors(service), 30, "the first comparison")
+    until(lambda: "sync.report" in cursors(service), "the first comparison")
     shop.item("DELETE FROM product WHERE id = 'p1'")
-    eventually(lambda: service.client.digest("products").items == SHOP - 1, 20, "one is followed")
+    until(lambda: service.client.digest("products").items == SHOP - 1, "one is followed")
     shop.item(LOST)
-    eventually(lambda: bool(cursors(service).get("sync.brake")), 30, "the brake")
+    until(lambda: bool(cursors(service).get("sync.brake")), "the brake")
     errors = end(feeder)
     said = [json.loads(line) for line in errors.splitlines()]
     assert any(line["event"] == "sync_interrupted" and line["kind"] == "BrakeOn" for line in said)

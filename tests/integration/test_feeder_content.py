@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.integration.databases import MariaDBServer, PostgresServer
 from tests.integration.feeding import Outcome, Service, feeder_process, run_feeder
-from tests.integration.product_shop import eventually
+from tests.waiting import until
 from vector_client.types import Query
 
 COLLECTIONS = """
@@ -141,7 +141,7 @@ def shop(
             "FEEDER_STATE_DIR": str(tmp_path / "state"), "FEEDER_TIER": "poll", "FEEDER_POLL_S": "1",
             "FEEDER_BRAKE_PERCENT": "50",
         }  # fmt: skip
-        eventually(lambda: service.version("products") != "", 20, "the first generation")
+        until(lambda: service.version("products") != "", "the first generation")
         yield shop
     service.close()
     web.server.shutdown()
@@ -177,9 +177,9 @@ def test_following_embeds_what_changed_and_nothing_else(shop: ContentShop) -> No
     shop.pg.execute("DELETE FROM product WHERE id = 'p2'")
     with feeder_process(shop.environ, "sync") as feeder:
         try:
-            eventually(lambda: shop.hits("떡볶이")[0] == 2 and 1 not in shop.hits("김치찌개"), 20, "texts")
-            eventually(lambda: shop.like(jpeg(99))[0] == "p7", 20, "pictures")
-            eventually(lambda: not {"p1", "p2"} & set(shop.like(jpeg(1))), 20, "what is gone")
+            until(lambda: shop.hits("떡볶이")[0] == 2 and 1 not in shop.hits("김치찌개"), "texts")
+            until(lambda: shop.like(jpeg(99))[0] == "p7", "pictures")
+            until(lambda: not {"p1", "p2"} & set(shop.like(jpeg(1))), "what is gone")
             second = shop.feed("reconcile")
             assert second.code == 5, "one feeder a collection, without pgvector too"
         finally:

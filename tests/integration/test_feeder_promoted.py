@@ -4,7 +4,6 @@ vectors of two models never meet, and either way out ends in equality."""
 from __future__ import annotations
 
 import json
-import time
 from contextlib import closing
 from pathlib import Path
 from random import Random
@@ -17,6 +16,7 @@ from feeder.errors import BrakeOn, ImportRefused
 from index_store.types import ItemWrite, WriteBatch
 from tests.integration.follower import COUNT, NAME, VERSION, FollowerHarness, following, on_pg
 from tests.integration.product_shop import DIM, ProductShop, vector_for
+from tests.waiting import until
 
 OTHER = "space-2"
 
@@ -41,13 +41,11 @@ def interrupted(follower: FollowerHarness, version: str = OTHER) -> None:
     follower.again()
 
 
-def until(follower: FollowerHarness, expected: dict[str, tuple[bool, bytes]]) -> None:
-    assert follower.running is not None
-    deadline = time.monotonic() + 10
-    while follower.held() != expected:
-        follower.running.step()
-        assert time.monotonic() < deadline, "never equal"
-        time.sleep(0.02)
+def until_held(follower: FollowerHarness, expected: dict[str, tuple[bool, bytes]]) -> None:
+    """Step until the index holds what is expected."""
+    running = follower.running
+    assert running is not None
+    until(lambda: follower.held() == expected or (running.step(), False)[1], "what is expected")
 
 
 @pytest.mark.parametrize("tier", ["log", "triggers", "poll"])
@@ -69,7 +67,7 @@ def test_activity_is_followed_and_vectors_never_meet(
         active = {item_id: flag for item_id, (flag, _) in follower.shop.expected().items()} | {"p4": True}
         expected = {i: (active[i], data) for i, data in theirs.items() if i in active}
         assert "p2" not in expected and "p4" in expected, "it lost its vector in the source, not its item"
-        until(follower, expected)
+        until_held(follower, expected)
         assert json.loads(follower.store.state().cursors["sync.report"])["equal"] is False
 
         follower.index.advance(NAME, "rollback", VERSION)

@@ -13,6 +13,9 @@ from feeder.settings import Database
 from feeder.sources.session import CONNECT_SECONDS, RetryPolicy, maria_session, postgres_session
 from tests.integration.databases import MariaDBServer, PostgresServer
 
+SLACK_S = 9.0
+"""For a machine under load. What this must tell apart is a call that ends and one that does not."""
+
 
 def never(_: float) -> None:
     raise AssertionError("it waits, for what no waiting mends")
@@ -59,7 +62,7 @@ def test_a_frozen_server_that_never_greets_is_given_up(mariadb: MariaDBServer, m
                 session.execute(lambda connection: connection.ping())
         finally:
             mariadb.send(signal.SIGCONT)
-        assert time.monotonic() - began < CONNECT_SECONDS + 2
+        assert time.monotonic() - began < CONNECT_SECONDS + SLACK_S
 
 
 def test_connecting_reads_no_certificates(mariadb: MariaDBServer, maria_database: str) -> None:

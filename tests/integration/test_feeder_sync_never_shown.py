@@ -21,7 +21,8 @@ import pytest
 
 from tests.integration.databases import PostgresServer
 from tests.integration.feeding import Service, feeder_process, run_feeder
-from tests.integration.product_shop import COLLECTIONS, DIM, ProductShop, eventually, with_environ
+from tests.integration.product_shop import COLLECTIONS, DIM, ProductShop, with_environ
+from tests.waiting import until
 from vector_client.errors import NoAnswer, Unavailable
 from vector_client.types import Query
 
@@ -91,7 +92,7 @@ def shown(service: Service) -> set[str] | None:
 
 def test_what_was_acknowledged_as_inactive_is_never_shown(shop: ProductShop, service: Service) -> None:
     rng = Random(shop.seed)
-    eventually(lambda: service.version("products") != "", 20, "the first generation")
+    until(lambda: service.version("products") != "", "the first generation")
     owner = with_environ(shop.environ(as_owner=True), service.environ())
     assert run_feeder(owner, "install-triggers").code == 0
     shop.grant("triggers")
@@ -101,7 +102,7 @@ def test_what_was_acknowledged_as_inactive_is_never_shown(shop: ProductShop, ser
     inactive = {f"p{number}" for number in range(IDS) if number % 7 == 0}
     answers = 0
     with closing(Feeders(environ)) as feeders, closing(shop.pg()) as db:
-        eventually(lambda: "sync.tiers" in service.client.status()["products"].cursors, 20, "following")
+        until(lambda: "sync.tiers" in service.client.status()["products"].cursors, "following")
         for _ in range(ROUNDS):
             ids = rng.sample([f"p{number}" for number in range(IDS)], 5)
             back, away = [i for i in ids if i in inactive], [i for i in ids if i not in inactive]
@@ -109,7 +110,7 @@ def test_what_was_acknowledged_as_inactive_is_never_shown(shop: ProductShop, ser
             db.execute("UPDATE product SET is_active = true WHERE id = ANY(%s)", (back,))
             db.execute("UPDATE product SET is_active = false WHERE id = ANY(%s)", (away,))
             rng.choice(EVENTS)(service, feeders)
-            eventually(lambda: is_acknowledged(db), 30, "acknowledged")
+            until(lambda: is_acknowledged(db), "acknowledged")
             inactive |= set(away)
             ends = time.monotonic() + 0.3
             while time.monotonic() < ends:

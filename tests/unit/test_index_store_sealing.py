@@ -29,9 +29,9 @@ from tests.sealing import (
     opened,
     sealed,
     snapshots_of,
-    until,
     vectors,
 )
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from index_store.maintenance.check import check
 from index_store.storage.rows import Row
 from index_store.storage.schema import Connection, connect_sqlite
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, Metric, SearchRequest, Vector, WriteBatch
-from tests.sealing import generation_of, until
+from tests.sealing import generation_of
+from tests.waiting import until
 
 SEED = 36_001
 DIM = 16

@@ -15,7 +15,7 @@ from index_store.storage.durable_files import locked
 from index_store.storage.group_commit import WriterLimits
 from index_store.storage.schema import LOCK_FILE
 from index_store.types import CollectionSpec, ItemWrite, WriteBatch
-from tests.sealing import until
+from tests.waiting import until
 
 SPEC = CollectionSpec("things", "int64", 4, "l2")
 WAIT_S = 1.0

@@ -6,20 +6,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from service.app.health.maintenance_status import STATUS_FILE, maintenance_status
 from service.server.maintenance_process import Maintainer
+from tests.waiting import until
 
+PAUSE_S = 0.1
 SLEEPS = [sys.executable, "-c", "import time; time.sleep(60)"]
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
 
 
 def test_a_killed_child_is_started_again_and_both_are_told(tmp_path: Path) -> None:
@@ -30,8 +24,8 @@ def test_a_killed_child_is_started_again_and_both_are_told(tmp_path: Path) -> No
         assert maintenance_status(tmp_path).word == "up"
         assert maintainer._child is not None
         os.kill(maintainer._child.pid, signal.SIGKILL)
-        eventually(lambda: maintenance_status(tmp_path).word == "down" or _restarts(tmp_path) == 1)
-        eventually(lambda: _restarts(tmp_path) == 1)
+        until(lambda: maintenance_status(tmp_path).word == "down" or _restarts(tmp_path) == 1)
+        until(lambda: _restarts(tmp_path) == 1)
         assert maintenance_status(tmp_path).word == "up"
     finally:
         maintainer.close()
@@ -44,11 +38,13 @@ def _restarts(data_dir: Path) -> int:
 
 
 def test_a_child_that_always_dies_is_not_started_in_a_loop(tmp_path: Path) -> None:
-    maintainer = Maintainer([sys.executable, "-c", "raise SystemExit(1)"], tmp_path, first_pause_s=0.2)
+    maintainer = Maintainer([sys.executable, "-c", "raise SystemExit(1)"], tmp_path, first_pause_s=PAUSE_S)
+    began = time.monotonic()
     maintainer.start()
-    time.sleep(1.0)
+    until(lambda: _restarts(tmp_path) >= 3)
     maintainer.close()
-    assert maintainer._restarts <= 3
+    # Each pause is twice the one before it, so n of them take 2^n - 1 of the first.
+    assert time.monotonic() - began >= PAUSE_S * (2**maintainer._restarts - 1)
 
 
 def test_what_a_dead_parent_left_reads_as_down(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from service.app.search_cost import cost_of
 from service.app.search_queue import SearchQueue
 from service.errors import DeadlineExceeded, Overloaded
 from service.observing.metrics import Metrics
+from tests.waiting import PATIENCE_S
 
 RESULT = SearchResult(hits=(), generation="g", embedding_version="v", seq=1, exhausted=True, next_page=None)
 
@@ -27,10 +28,12 @@ class GatedIndex:
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.gate.set()
+        self.is_asked = False
         self.batches: list[int] = []
 
     def search(self, _: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
-        self.gate.wait(10)
+        self.is_asked = True
+        assert self.gate.wait(PATIENCE_S)
         self.batches.append(len(requests))
         if any(request.filter for request in requests):
             raise InvalidFilter("no such operator", "filter")
@@ -48,7 +51,7 @@ def queue_over(index: Any, requests_max: int = 1000, ms_max: int = 1000) -> Sear
 
 
 def soon() -> float:
-    return time.monotonic() + 5
+    return time.monotonic() + PATIENCE_S
 
 
 async def until(condition: Any) -> None:
@@ -63,7 +66,7 @@ def test_what_queued_while_busy_is_one_call() -> None:
         queue.start()
         index.gate.clear()
         first = asyncio.ensure_future(queue.ask("a", request(), soon()))
-        await asyncio.sleep(0.05)
+        await until(lambda: index.is_asked)
         rest = [asyncio.ensure_future(queue.ask("a", request(), soon())) for _ in range(20)]
         await asyncio.sleep(0)
         index.gate.set()
@@ -81,7 +84,7 @@ def test_a_refused_request_spoils_no_other() -> None:
         queue.start()
         index.gate.clear()
         first = asyncio.ensure_future(queue.ask("a", request(), soon()))
-        await asyncio.sleep(0.05)
+        await until(lambda: index.is_asked)
         asked = [
             queue.ask("a", request(filter={"a": 1} if place == 2 else None), soon()) for place in range(5)
         ]
@@ -114,7 +117,7 @@ def test_a_full_line_turns_away_with_a_time_to_come_back() -> None:
         queue.start()
         index.gate.clear()
         first = asyncio.ensure_future(queue.ask("a", request(), soon()))
-        await asyncio.sleep(0.05)
+        await until(lambda: index.is_asked)
         waiting = [asyncio.ensure_future(queue.ask("a", request(), soon())) for _ in range(3)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded) as caught:
@@ -134,11 +137,11 @@ def test_a_deadline_is_kept_while_the_thread_is_busy_and_late_work_is_not_done()
         queue.start()
         index.gate.clear()
         first = asyncio.ensure_future(queue.ask("a", request(), soon()))
-        await asyncio.sleep(0.05)
+        await until(lambda: index.is_asked)
         started = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             await queue.ask("a", request(), time.monotonic() + 0.1)
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < PATIENCE_S / 2, "it does not wait for the thread"
         left = asyncio.ensure_future(queue.ask("a", request(), soon()))
         await asyncio.sleep(0)
         left.cancel()
@@ -159,7 +162,7 @@ def test_a_heavy_request_is_a_call_of_its_own() -> None:
         queue.start()
         index.gate.clear()
         first = asyncio.ensure_future(queue.ask("a", request(), soon()))
-        await asyncio.sleep(0.05)
+        await until(lambda: index.is_asked)
         line = [request(), request(k=10_000, with_metadata=True), request(exact=True), *[request()] * 5]
         rest = [asyncio.ensure_future(queue.ask("a", each, soon())) for each in line]
         await asyncio.sleep(0)
@@ -202,7 +205,7 @@ def test_the_line_is_counted_in_work() -> None:
         queue.start()
         index.gate.clear()
         first = asyncio.ensure_future(queue.ask("a", request(), soon()))
-        await asyncio.sleep(0.05)
+        await until(lambda: index.is_asked)
         light = [asyncio.ensure_future(queue.ask("a", request(), soon())) for _ in range(50)]
         heavy = [asyncio.ensure_future(queue.ask("a", request(k=10_000), soon())) for _ in range(5)]
         await asyncio.sleep(0)

@@ -58,7 +58,7 @@ def wait_for(index: SlowSeqs, min_seq: int, wait_ms: int) -> SearchResult:
         queue = SearchQueue(index, Metrics(), queue_requests_max=10, queue_ms_max=1000)
         queue.start()
         searcher = Searcher(
-            Encoders({}), queue, index, ThreadPoolExecutor(1), deadline_ms=3000, min_seq_wait_ms=wait_ms
+            Encoders({}), queue, index, ThreadPoolExecutor(1), deadline_ms=60_000, min_seq_wait_ms=wait_ms
         )
         try:
             search = ParsedSearch(Collection("a", dim=3), SearchRequest(VECTOR, 5), min_seq=min_seq)
@@ -71,7 +71,7 @@ def wait_for(index: SlowSeqs, min_seq: int, wait_ms: int) -> SearchResult:
 
 def test_a_seq_that_comes_is_waited_for_without_searches() -> None:
     index = SlowSeqs(time.monotonic() + 0.15)
-    assert wait_for(index, 7, 1000).seq == 7
+    assert wait_for(index, 7, 30_000).seq == 7
     assert index.searches == 1
 
 
@@ -84,7 +84,7 @@ def test_a_seq_that_does_not_come_costs_no_search() -> None:
 
 def test_a_seq_that_cannot_be_told_is_looked_for_by_searching() -> None:
     index = SlowSeqs(time.monotonic(), can_tell=False)
-    assert wait_for(index, 7, 300).seq == 7 and index.searches == 1
+    assert wait_for(index, 7, 30_000).seq == 7 and index.searches == 1
 
 
 HITS = [

@@ -97,9 +97,10 @@ class SharingLoop(uvloop.Loop):  # type: ignore[misc]  # it has no types
     """A loop whose servers take connections by `share`, and accept what waits before they close. Their
     protocols call `share.remove_connection` when a connection ends."""
 
-    def __init__(self, share: ConnectionShare) -> None:
+    def __init__(self, share: ConnectionShare, let_others_s: float = _LET_OTHERS_S) -> None:
         super().__init__()
         self.share = share
+        self.let_others_s = let_others_s
 
     async def create_server(
         self, protocol_factory: Callable[[], asyncio.Protocol], *, sock: socket.socket, **_: Any
@@ -158,7 +159,7 @@ class _Server:
         now = self._loop.time()
         if now >= self._accept_at_once_until and self._loop.share.is_larger():
             self._stop_listening()
-            self._look_again_until(now + _LET_OTHERS_S)
+            self._look_again_until(now + self._loop.let_others_s)
         else:
             self._accept()
 
