@@ -6,7 +6,8 @@ from pathlib import Path
 
 from index_store.engine.tombstone_counter import TombstoneCounter
 from index_store.types import ItemDelete, WriteBatch
-from tests.sealing import batch, generation_of, opened, sealed, until, vectors
+from tests.sealing import batch, generation_of, opened, sealed, vectors
+from tests.waiting import until
 
 NAME = "numbers"
 
