@@ -25,6 +25,7 @@ FOREIGN_NAMES = frozenset(
 """Names that the feeder and the client read from the same environment."""
 
 _OUR_PREFIXES = ("UPSERT_", "QUERY_", "EMBED_", "IMAGE_", "SEARCH_", "MODEL_", "COLLECTIONS_", "TEXT_")
+_HOST = re.compile(r"(\*\.)?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]{1,5})?")
 _ORCHESTRATOR_NAME = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_.*)?)$")
 """What Kubernetes and Docker links put into every container; `SEARCH_PORT` may be theirs."""
 
@@ -95,6 +96,19 @@ def switch(meaning: str) -> Any:
 def names(meaning: str) -> Any:
     """Names with commas between them."""
     return _setting((), _comma_list, "comma list", "", meaning)
+
+
+def hosts(meaning: str) -> Any:
+    """Hosts as a Content-Security-Policy names them."""
+
+    def parse(raw: str) -> tuple[str, ...]:
+        parsed = _comma_list(raw)
+        for part in parsed:
+            if not _HOST.fullmatch(part):
+                raise ValueError(f"must be host, host:port or *.host, got {part!r}")
+        return parsed
+
+    return _setting((), parse, "comma list", "", meaning)
 
 
 def keys(meaning: str) -> Any:
@@ -213,6 +227,9 @@ class Settings:
     )
     image_url_hosts: tuple[str, ...] = names(
         "Hosts that pictures may be fetched from (*.shop.example for its subdomains); none: fetching is off."
+    )
+    console_image_hosts: tuple[str, ...] = hosts(
+        "Hosts whose pictures /console may show beside the service's own (*.shop.example for subdomains)."
     )
     image_url_ms_max: int = number(5000, 100, 60_000, "ms", "Longest fetch of one picture.")
     search_deadline_ms: int = number(3000, 50, 120_000, "ms", "After this a search or embed answers 503.")

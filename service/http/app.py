@@ -21,6 +21,7 @@ from service.app.search import Searcher
 from service.http.auth import TrustedProxies
 from service.http.dependencies import Dependencies, RouteGroup, exchange_of
 from service.http.middleware import RequestMiddleware
+from service.http.routes.console import ConsoleRoutes
 from service.http.routes.demo import DemoRoutes
 from service.http.routes.digest import DigestRoutes
 from service.http.routes.embed import EmbedRoutes
@@ -140,6 +141,7 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
 def _routers(parts: ApplicationParts) -> list[APIRouter]:
     shared = parts.dependencies
     groups: list[RouteGroup] = [
+        ConsoleRoutes(shared),
         HealthRoutes(shared, parts.prober, parts.contract),
         EmbedRoutes(shared),
         WriteRoutes(shared, parts.ingester, IntakeReader(shared.catalogue, shared.settings)),

@@ -38,7 +38,10 @@ _STOPPING = Problem(
     "The service stops before this was done; whether a write was stored is not known, repeating it is safe.",
     headers={"retry-after": "1", "connection": "close"},
 )
-_OPEN_WHILE_STARTING = frozenset(("/health", "/livez", "/readyz", "/metrics", "/openapi.yaml"))
+_OPEN_WHILE_STARTING = frozenset(
+    ("/health", "/livez", "/readyz", "/metrics", "/openapi.yaml", "/", "/console", "/docs")
+)
+_CONSOLE_FILES = "/console/"
 
 
 class Exchange:
@@ -155,7 +158,7 @@ class RequestMiddleware:
         scope["path"] = path
         scope[EXCHANGE] = exchange
         try:
-            if self._opening.is_open or path in _OPEN_WHILE_STARTING:
+            if self._opening.is_open or path in _OPEN_WHILE_STARTING or path.startswith(_CONSOLE_FILES):
                 await self._inner(scope, receive, exchange.marked)
             else:
                 await exchange.send_problem(path, _STARTING)

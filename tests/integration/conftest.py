@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
@@ -19,6 +19,9 @@ from tests.integration.feeder_fixtures import (  # noqa: F401  # pytest finds fi
 )  # fmt: skip
 from tests.integration.feeding import COLLECTIONS, Service, Shop
 from tests.integration.scripted_server import client_for, scripted_server  # noqa: F401
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser  # a third of a second, for the console's tests only
 
 OUTCOME = "outcome"
 
@@ -94,3 +97,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for name, line in report.user_properties:
             if name == OUTCOME:
                 terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Of a module, not of the session: while it runs, no test of the same process can run an event loop."""
+    from tests.integration.browser import browser_path, running_browser
+
+    path = browser_path()
+    if path is None:
+        missing = "no Chromium: bash tests/setup_browser.sh"
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{missing} (CI runs every test)", pytrace=False)
+        pytest.skip(missing)
+    with running_browser(path) as running:
+        yield running

@@ -1,0 +1,309 @@
+// The search page: a question, its answer as cards, and the same question as code.
+
+import { card } from "./cards.js";
+import { fill, h, icon } from "./dom.js";
+import { filterEditor } from "./filter.js";
+import { fixed, number } from "./format.js";
+import { command, copyButton, problemBox, say } from "./parts.js";
+import { KINDS, bodyOf, isAsked, newQuestion, randomPoint } from "./question.js";
+import { inputOf, readPicture } from "./inputs.js";
+import { SeenItems } from "./seen.js";
+import { get, keptKey, post } from "./service.js";
+import { snippetsOf } from "./snippets.js";
+import { t } from "./words.js";
+
+const SAMPLE = 200;
+const question = newQuestion(); // kept while the tab is open, whichever page is shown
+const seenItems = new Map(); // collection -> SeenItems
+let collections = {}; // name -> { modality, dim, count, ... }
+let answer = null; // { hits, last, ms } of the question as it stands
+
+/** Return the page, see app.js. */
+export function searchPage() {
+  const page = new SearchPage();
+  return { element: page.element, start: () => page.start(), stop: () => page.stop() };
+}
+
+class SearchPage {
+  constructor() {
+    this.form = h("form", { class: "question panel", role: "search", onsubmit: (event) => {
+      event.preventDefault();
+      this.ask();
+    } });
+    this.results = h("section", { class: "results", "aria-label": t("nav_search") });
+    this.code = h("section", { class: "panel code" });
+    this.element = h("div", { class: "search" }, h("h1", { class: "unseen" }, t("nav_search")), this.form, this.results, this.code);
+    this.onPaste = (event) => this.takeFile(event.clipboardData?.files?.[0], event);
+    this.onDrop = (event) => this.takeFile(event.dataTransfer?.files?.[0], event);
+    this.onDrag = (event) => event.preventDefault();
+    this.onBlocked = (event) => this.noteBlocked(event);
+    this.onKey = () => this.start();
+  }
+
+  async start() {
+    this.stop();
+    addEventListener("paste", this.onPaste);
+    addEventListener("drop", this.onDrop);
+    addEventListener("dragover", this.onDrag);
+    document.addEventListener("securitypolicyviolation", this.onBlocked);
+    document.addEventListener("key-changed", this.onKey);
+    this.isStopped = false;
+    try {
+      const health = await get("/health", { accept: [503] });
+      if (!health.data?.collections || health.data.status === "starting") {
+        fill(this.results, h("p", { class: "quiet" }, t("starting")));
+        this.timer = setTimeout(() => this.start(), 1000);
+        return;
+      }
+      const { data } = await get("/v1/model-info");
+      collections = Object.fromEntries(
+        Object.entries(health.data.collections).map(([name, each]) => [name, { ...data.collections[name], ...each }]));
+    } catch (problem) {
+      fill(this.results, problemBox(problem, () => this.start()));
+      return;
+    }
+    if (this.isStopped) return;
+    if (!collections[question.collection]) this.choose(firstCollection());
+    this.draw();
+    if (answer) this.show();
+    else this.ask();
+  }
+
+  stop() {
+    this.isStopped = true;
+    clearTimeout(this.timer);
+    this.asking?.abort();
+    removeEventListener("paste", this.onPaste);
+    removeEventListener("drop", this.onDrop);
+    removeEventListener("dragover", this.onDrag);
+    document.removeEventListener("securitypolicyviolation", this.onBlocked);
+    document.removeEventListener("key-changed", this.onKey);
+  }
+
+  /** Turn to a collection; what belongs to the former one is dropped. */
+  choose(name) {
+    Object.assign(question, { collection: name, like: [], unlike: [], exclude: [], conditions: [] });
+    question.look = randomPoint(collections[name].dim);
+    if (question.kind === "ids" || question.kind === "vector") question.kind = "look";
+    if (question.kind === "text" && !question.text) question.kind = "look";
+  }
+
+  get seen() {
+    if (!seenItems.has(question.collection)) seenItems.set(question.collection, new SeenItems());
+    return seenItems.get(question.collection);
+  }
+
+  draw() {
+    this.filter = filterEditor(question.conditions, this.seen, () => this.ask());
+    const input = inputOf(question, this.seen, {
+      ask: () => this.ask(),
+      redraw: () => this.draw(),
+      takeFile: (file) => this.takeFile(file),
+      lookAgain: () => {
+        question.look = randomPoint(collections[question.collection].dim);
+        this.ask();
+      },
+    });
+    fill(this.form,
+      h("div", { class: "choices" },
+        h("label", { class: "field" }, h("span", {}, t("collection")),
+          h("select", { id: "collection", value: question.collection, onchange: (event) => {
+            this.choose(event.target.value);
+            this.draw();
+            this.ask();
+          } }, Object.entries(collections).map(([name, each]) => h("option", { value: name }, `${name} (${number(each.count)})`)))),
+        h("fieldset", { class: "segments" }, h("legend", { class: "unseen" }, t("ask_by")),
+          KINDS.map((kind) => h("label", {}, h("input", { type: "radio", name: "kind", value: kind, checked: question.kind === kind, onchange: () => {
+            question.kind = kind;
+            this.draw();
+            if (kind === "look") this.ask();
+            else this.form.querySelector("[data-first]")?.focus();
+          } }), h("span", {}, t(`kind_${kind}`)))))),
+      input,
+      this.chips(),
+      this.more());
+    this.drawCode();
+  }
+
+  /** What the answer leaves out or leans on, each with a way back. */
+  chips() {
+    const chip = (words, label, drop) => h("button", { type: "button", class: "chip", title: label, "aria-label": label, onclick: () => {
+      drop();
+      this.draw();
+      this.ask();
+    } }, words, icon("close"));
+    const without = (list, id) => list.splice(list.indexOf(id), 1);
+    const { kind, like, unlike, exclude } = question;
+    return h("p", { class: "chips" },
+      kind === "ids" && like.map((id) => chip(t("liked", { id }), t("take_out", { id }), () => without(like, id))),
+      kind === "ids" && unlike.map((id) => chip(t("unliked", { id }), t("take_out", { id }), () => without(unlike, id))),
+      exclude.map((id) => chip(t("hidden", { id }), t("show_again", { id }), () => without(exclude, id))));
+  }
+
+  more() {
+    const { conditions } = question;
+    const sample = (event) => event.target.open && this.sample();
+    return h("div", { class: "folds" },
+      h("details", { open: conditions.length > 0, ontoggle: sample },
+        h("summary", {}, t("filter"), conditions.length > 0 && h("span", { class: "count" }, conditions.length)), this.filter.element),
+      h("details", { open: question.maxDistance !== "" || question.exact }, h("summary", {}, t("options")),
+        h("div", { class: "options" },
+          h("label", { class: "field" }, h("span", {}, t("page_size")), h("input", { type: "number", min: 1, max: 1000, value: question.pageSize, onchange: (event) => {
+            question.pageSize = Math.min(1000, Math.max(1, Math.round(Number(event.target.value)) || 24));
+            this.ask();
+          } })),
+          h("label", { class: "field" }, h("span", {}, t("max_distance")), h("input", { type: "number", step: "any", value: question.maxDistance, onchange: (event) => {
+            question.maxDistance = event.target.value;
+            this.ask();
+          } })),
+          h("label", { class: "check" }, h("input", { type: "checkbox", checked: question.exact, onchange: (event) => {
+            question.exact = event.target.checked;
+            this.ask();
+          } }), t("exact")))));
+  }
+
+  /** Look at more of the collection's items, once, so that the filter can offer keys and values. */
+  async sample() {
+    const seen = this.seen;
+    if (seen.isSampled) return;
+    seen.isSampled = true;
+    const body = { collection: question.collection, vector: randomPoint(collections[question.collection].dim), top_k: SAMPLE, include: ["metadata"] };
+    try {
+      seen.note((await post("/v1/search", body)).data.results);
+    } catch {
+      seen.isSampled = false; // the filter can be typed without it
+    }
+    if (!this.isStopped) this.filter.draw();
+  }
+
+  async takeFile(file, event) {
+    if (!file) return;
+    event?.preventDefault();
+    const { picture, refusal } = await readPicture(file);
+    if (refusal) {
+      say(refusal);
+      return;
+    }
+    if (question.image) URL.revokeObjectURL(question.image.url);
+    Object.assign(question, { image: picture, kind: "image" });
+    if (collections[question.collection].modality !== "image") {
+      const pictures = Object.keys(collections).find((name) => collections[name].modality === "image");
+      if (pictures) this.choose(pictures);
+    }
+    this.draw();
+    this.ask();
+  }
+
+  typed(key, text) {
+    return this.seen.typed(key, text);
+  }
+
+  /** Ask the question from its first page on. */
+  async ask() {
+    if (!isAsked(question)) {
+      if (!answer) say(t("nothing_asked"));
+      return;
+    }
+    answer = null;
+    await this.fetchPage(null);
+  }
+
+  async fetchPage(cursor) {
+    this.asking?.abort();
+    const asking = (this.asking = new AbortController());
+    this.results.setAttribute("aria-busy", "true");
+    if (!cursor && !this.results.querySelector(".cards")) fill(this.results, h("p", { class: "quiet" }, t("searching")));
+    this.drawCode();
+    try {
+      const body = bodyOf(question, (key, text) => this.typed(key, text));
+      const { data, ms } = await post("/v1/search", cursor ? { ...body, cursor } : body, { signal: asking.signal });
+      this.seen.note(data.results);
+      answer = { hits: [...(cursor ? answer.hits : []), ...data.results], last: data, ms };
+      this.show(cursor ? answer.hits.length - data.results.length : null);
+    } catch (problem) {
+      if (problem.name === "AbortError") return;
+      this.refuse(problem);
+    }
+    if (asking === this.asking) this.results.removeAttribute("aria-busy");
+  }
+
+  refuse(problem) {
+    if (problem instanceof SyntaxError) {
+      fill(this.results, h("p", { class: "problem", role: "alert" }, t("vector_wrong")));
+      return;
+    }
+    const other = Object.keys(collections).find((name) => collections[name].modality === "text");
+    const reads = problem.status === 422 && question.kind === "text" && problem.errors?.[0]?.loc?.includes("collection");
+    fill(this.results, problemBox(problem, () => this.ask()),
+      reads && other && other !== question.collection && h("p", {}, h("button", { class: "primary", onclick: () => {
+        this.choose(other);
+        this.draw();
+        this.ask();
+      } }, t("other_collection", { name: other }))));
+  }
+
+  /** Show the answer. from: where a further page begins, whose first card takes the focus. */
+  show(from = null) {
+    const { hits, last, ms } = answer;
+    const acts = {
+      like: (id) => this.turnTo({ kind: "ids", like: [id], unlike: [] }),
+      unlike: question.kind === "ids" ? (id) => this.turnTo({ unlike: [...question.unlike, id] }) : null,
+      hide: (id) => this.turnTo({ exclude: [...question.exclude, id] }, false),
+      only: (key, value) => this.turnTo({ conditions: [...question.conditions.filter((each) => each.key !== key), { key, operator: "eq", value: String(value) }] }),
+    };
+    fill(this.results,
+      h("div", { class: "summary" },
+        h("h2", {}, hits.length ? t("found", { count: number(hits.length) }) : t("found_none")),
+        h("p", { class: "quiet", role: "status" }, `${t("took", { service: fixed(last.took_ms, 1), all: fixed(ms, 0) })} · ${last.embedding_version} · seq ${last.seq}`)),
+      last.truncated && h("p", { class: "warning" }, t("truncated")),
+      (last.warnings ?? []).map((each) => h("p", { class: "warning" }, each)),
+      hits.length === 0 && h("p", { class: "quiet" }, collections[question.collection].count === 0 ? t("empty_collection") : t("found_none_hint")),
+      h("div", { class: "cards" }, hits.map((hit) => card(hit, question.collection, acts))),
+      h("p", { class: "more" }, last.next_cursor
+        ? h("button", { onclick: () => this.fetchPage(last.next_cursor) }, t("more"))
+        : hits.length > 0 && h("span", { class: "quiet" }, t("shown_all"))));
+    if (from !== null) this.results.querySelectorAll(".card .picture")[from]?.focus();
+  }
+
+  /** Change the question and ask it. */
+  turnTo(change, scrolls = true) {
+    Object.assign(question, change);
+    this.draw();
+    this.ask();
+    if (scrolls) scrollTo({ top: 0 });
+  }
+
+  drawCode() {
+    let body;
+    try {
+      body = isAsked(question) ? bodyOf(question, (key, text) => this.typed(key, text)) : null;
+    } catch {
+      body = null;
+    }
+    this.code.hidden = !body;
+    if (!body) return;
+    const image = question.kind === "image" ? question.image.name : null;
+    const snippets = snippetsOf(body, location.origin, { image, hasKey: Boolean(keptKey()) });
+    const isOpen = this.code.querySelector("details")?.open ?? false;
+    fill(this.code, h("details", { open: isOpen }, h("summary", {}, t("snippets")),
+      Object.entries({ curl: "curl", python: "Python", java: "Java" }).map(([name, words]) => h("div", { class: "snippet" },
+        h("div", { class: "row" }, h("h3", {}, words), copyButton(() => snippets[name])),
+        h("pre", { id: `code-${name}`, tabindex: "0" }, snippets[name]))),
+      h("p", { class: "quiet" }, t("next_page_code")),
+      keptKey() && h("p", { class: "quiet" }, t("snippets_key"))));
+  }
+
+  /** The browser did not load a picture of a host that the service does not allow. */
+  noteBlocked(event) {
+    if (event.effectiveDirective !== "img-src" || this.results.querySelector(".blocked")) return;
+    const { host } = new URL(event.blockedURI, location.origin);
+    this.results.querySelector(".summary")?.after(h("div", { class: "warning blocked" }, command(t("picture_blocked", { host }))));
+  }
+}
+
+/** The first picture collection with items, else the first with items: there is most to see. */
+function firstCollection() {
+  const names = Object.keys(collections);
+  const full = names.filter((name) => collections[name].count > 0);
+  return full.find((name) => collections[name].modality === "image") ?? full[0] ?? names[0];
+}

@@ -1,0 +1,294 @@
+"""The console's search in a real browser: every way to ask, what the answer offers, and hostile content."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.http_app import DISHES, picture, picture_bytes
+from tests.integration.browser import Visits, visits_of
+from tests.integration.service_process import ROOT, Connection, ServiceProcess
+
+HOSTILE = "<img src=x onerror=\"window.broken='{}'\"><script>window.broken=1</script>"
+PICTURE = "/console/icon.svg"
+
+
+def seed(port: int) -> None:
+    connection = Connection(port)
+    recipes = [
+        {
+            "recipe_id": number,
+            "text": f"{DISHES[number % len(DISHES)]} {number}",
+            "metadata": {
+                "title": f"{DISHES[number % len(DISHES)]} {number}",
+                "category": ("국", "찌개", "밥")[number % 3],
+                "minutes": number,
+            },
+        }
+        for number in range(1, 41)
+    ]
+    recipes.append(
+        {
+            "recipe_id": 9007199254740993,
+            "text": "위험한 요리",
+            "metadata": {"title": HOSTILE.format("title"), HOSTILE.format("key"): HOSTILE.format("value")},
+        }
+    )
+    products = [
+        {
+            "product_id": f"p-{number}",
+            "image": picture(number),
+            "metadata": {"name": f"컵 {number}", "image_url": PICTURE, "price": 1000 * number},
+        }
+        for number in range(1, 31)
+    ]
+    products[0]["metadata"] = {"name": "먼 사진", "image_url": "https://img.example/a.png"}
+    products[1]["metadata"] = {"name": "나쁜 주소", "image_url": "javascript:window.broken=2"}
+    for items in (recipes, products):
+        status, answer = connection.post("/v1/upsert", {"items": items})
+        assert status == 200, answer
+    connection.close()
+
+
+def wait_for_counts(port: int) -> None:
+    """/health tells counts of its last probe; the page begins with a collection that holds something."""
+    connection = Connection(port)
+    give_up = time.monotonic() + 30
+    while not connection.ask("GET", "/health")[1]["collections"]["products"]["count"]:
+        assert time.monotonic() < give_up
+        time.sleep(0.1)
+    connection.close()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    process = ServiceProcess(tmp_path_factory.mktemp("console") / "data", {"PROBE_S": "1"}).start()
+    try:
+        seed(process.port)
+        wait_for_counts(process.port)
+        yield process
+    finally:
+        process.stop()
+
+
+@pytest.fixture
+def visits(service: ServiceProcess, browser: Browser) -> Iterator[Visits]:
+    with visits_of(browser, service.port) as begin:
+        yield begin
+
+
+def ids_shown(page: Page) -> list[str]:
+    return page.locator(".card .id").all_inner_texts()
+
+
+def choose(page: Page, collection: str, kind: str) -> None:
+    page.select_option("#collection", collection)
+    page.locator(f"input[name=kind][value={kind}]").check(force=True)
+
+
+def ask_text(page: Page, text: str) -> None:
+    choose(page, "recipes", "text")
+    page.fill("#query", text)
+    with page.expect_response("**/v1/search"):
+        page.press("#query", "Enter")
+    expect(page.locator(".results")).not_to_have_attribute("aria-busy", "true")
+
+
+def asked(port: int, body: dict[str, Any]) -> list[Any]:
+    status, answer = Connection(port).post("/v1/search", body)
+    assert status == 200, answer
+    return [next(iter(row.values())) for row in answer["results"]]
+
+
+def test_pictures_are_there_at_once_and_the_first_load_is_small(visits: Visits) -> None:
+    visit = visits()
+    sizes: list[int] = []
+    visit.page.on("requestfinished", lambda request: sizes.append(request.sizes()["responseBodySize"]))
+    page = visit.open("/")
+    assert page.url == f"{visit.origin}/console"
+    page.wait_for_selector(".card img")
+    page.wait_for_function(f"[...document.images].some(i => i.src.endsWith({PICTURE!r}) && i.naturalWidth)")
+    assert page.locator(".card").count() == 24
+    assert 10_000 < sum(sizes) < 150_000
+
+
+def test_a_text_finds_its_dish_as_the_route_does(visits: Visits, service: ServiceProcess) -> None:
+    page = visits(language="ko-KR").open()
+    ask_text(page, "갈비탕 10")
+    expect(page.locator(".card h3").first).to_have_text("갈비탕 10")
+    wanted = asked(service.port, {"query": "갈비탕 10", "collection": "recipes", "top_k": 24})
+    assert ids_shown(page) == [str(id) for id in wanted]
+    assert "갈비탕" not in page.url
+
+
+def test_a_picture_is_asked_by_file_by_paste_and_by_drop(visits: Visits, tmp_path: Path) -> None:
+    page = visits().open()
+    file = tmp_path / "cup.png"
+    file.write_bytes(picture_bytes(7))
+    choose(page, "products", "image")
+    page.set_input_files("#file", file)
+    expect(page.locator(".card .id").first).to_have_text("p-7")
+    for kind, place in (("paste", 9), ("drop", 12)):
+        page.evaluate(
+            """([kind, bytes]) => {
+                const moved = new DataTransfer();
+                moved.items.add(new File([new Uint8Array(bytes)], "a.png", { type: "image/png" }));
+                const made = kind === "paste"
+                    ? new ClipboardEvent("paste", { clipboardData: moved, bubbles: true })
+                    : new DragEvent("drop", { dataTransfer: moved, bubbles: true, cancelable: true });
+                document.body.dispatchEvent(made);
+            }""",
+            [kind, list(picture_bytes(place))],
+        )
+        expect(page.locator(".card .id").first).to_have_text(f"p-{place}")
+    page.set_input_files("#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"no picture"})
+    expect(page.locator("#notice")).to_contain_text("a.txt")
+
+
+def test_ids_and_vectors_are_asked_as_typed(visits: Visits, service: ServiceProcess) -> None:
+    page = visits().open()
+    choose(page, "recipes", "ids")
+    page.fill("#ids", "1, 11")
+    page.fill("#unlike-ids", "2")
+    page.press("#unlike-ids", "Enter")
+    wanted = asked(
+        service.port, {"like_ids": [1, 11], "unlike_ids": [2], "collection": "recipes", "top_k": 24}
+    )
+    expect(page.locator(".card .id").first).to_have_text(str(wanted[0]))
+    assert ids_shown(page) == [str(id) for id in wanted]
+    choose(page, "recipes", "vector")
+    page.fill("#vector", "1, 2, three")
+    page.click(".question button[type=submit]")
+    expect(page.locator(".results .problem")).to_be_visible()
+    _, stored = Connection(service.port).ask("GET", "/v1/items/5?collection=recipes&include=vector")
+    page.fill("#vector", json.dumps(stored["vector"]))
+    page.click(".question button[type=submit]")
+    expect(page.locator(".card .id").first).to_have_text("5")
+
+
+def test_a_hit_is_hidden_brought_back_and_followed(visits: Visits) -> None:
+    page = visits().open()
+    ask_text(page, "갈비탕")
+    first, second = ids_shown(page)[:2]
+    page.locator(".card-acts button[title^=Hide]").first.click()
+    expect(page.locator(".card .id").first).to_have_text(second)
+    assert first not in ids_shown(page)
+    page.get_by_role("button", name=f"Show {first} again").click()
+    expect(page.locator(".card .id").first).to_have_text(first)
+    page.get_by_role("button", name="More like this").first.click()
+    expect(page.locator(".chip")).to_contain_text(f"Like {first}")
+    expect(page.locator(".card .id", has_text=f"^{first}$")).to_have_count(0)
+    page.locator("[title='Less like this']").first.click()
+    expect(page.locator(".chip")).to_have_count(2)
+
+
+def test_the_filter_offers_the_collections_own_keys_and_values(visits: Visits) -> None:
+    page = visits().open()
+    choose(page, "recipes", "look")
+    page.get_by_text("Filter", exact=True).click()
+    expect(page.locator(".filter")).to_contain_text("41 items")
+    page.get_by_role("button", name="Add a condition").click()
+    offered = page.locator("#filter-keys-0 option").evaluate_all("all => all.map(each => each.value)")
+    assert {"title", "category", "minutes"} <= set(offered)
+    page.get_by_label("Key", exact=True).fill("category")
+    page.get_by_label("Key", exact=True).press("Tab")
+    assert set(
+        page.locator("#filter-values-0 option").evaluate_all("all => all.map(each => each.value)")
+    ) == {
+        "국",
+        "찌개",
+        "밥",
+    }
+    page.get_by_label("Value", exact=True).fill("국")
+    page.get_by_label("Value", exact=True).press("Tab")
+    expect(page.locator(".summary h2")).to_have_text("13 results")
+    page.get_by_role("button", name="Add a condition").click()
+    page.get_by_label("Key", exact=True).nth(1).fill("minutes")
+    page.get_by_label("Condition", exact=True).nth(1).select_option("gte")
+    page.get_by_label("Value", exact=True).nth(1).fill("30")
+    page.get_by_label("Value", exact=True).nth(1).press("Tab")
+    expect(page.locator(".summary h2")).to_have_text("4 results")
+
+
+def test_pages_follow_without_a_repeat_until_all_are_shown(visits: Visits) -> None:
+    page = visits().open()
+    ask_text(page, "찌개")
+    page.get_by_role("button", name="More results").click()
+    expect(page.locator(".card")).to_have_count(41)
+    shown = ids_shown(page)
+    assert len(set(shown)) == 41
+    assert "9007199254740993" in shown  # beyond 2^53, digit for digit
+    expect(page.locator(".more")).to_have_text("These are all.")
+
+
+@pytest.mark.parametrize("language", ["curl", "python", "java"])
+def test_the_code_asks_exactly_the_question(visits: Visits, tmp_path: Path, language: str) -> None:
+    if language == "java" and shutil.which("java") is None:
+        pytest.skip("no JDK")
+    page = visits().open()
+    ask_text(page, '갈비\'탕 "둘" \\ $HOME `x` %s')
+    page.locator(".fact", has_text="category").first.click()
+    page.locator(".card-acts button[title^=Hide]").first.click()
+    expect(page.locator(".chip")).to_have_count(1)
+    expect(page.locator(".results")).not_to_have_attribute("aria-busy", "true")
+    page.get_by_text("This question as code").click()
+    code = page.locator(f"#code-{language}").inner_text()
+    printed = _run(language, code, tmp_path)
+    shown = ids_shown(page)
+    if language == "python":
+        assert [line.split()[0] for line in printed.splitlines()] == shown
+    else:
+        assert [str(row["recipe_id"]) for row in json.loads(printed)["results"]] == shown
+
+
+def _run(language: str, code: str, folder: Path) -> str:
+    file = folder / {"curl": "ask.sh", "python": "ask.py", "java": "Search.java"}[language]
+    file.write_text(code, "utf-8")
+    command = {"curl": ["bash"], "python": [sys.executable], "java": ["java"]}[language]
+    done = subprocess.run([*command, str(file)], cwd=ROOT, capture_output=True, timeout=60, env=_environ())
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def _environ() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}
+
+
+def test_hostile_metadata_and_errors_are_text(visits: Visits) -> None:
+    page = visits().open()
+    ask_text(page, "위험한 요리")
+    expect(page.locator(".card h3").first).to_have_text(HOSTILE.format("title"))
+    page.locator(".card .picture").first.click()
+    expect(page.locator("dialog pre")).to_contain_text("onerror")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="More like this").first.click()
+    page.get_by_text("This question as code").click()
+    page.get_by_text("Filter", exact=True).click()
+    choose(page, "recipes", "ids")
+    page.fill("#ids", HOSTILE.format("error"))
+    page.press("#ids", "Enter")
+    expect(page.locator(".results .problem")).to_be_visible()
+    assert page.evaluate("window.broken") is None
+    assert page.locator("#content script, #content img[src=x]").count() == 0
+
+
+def test_a_picture_of_another_host_is_not_loaded_and_the_setting_is_named(visits: Visits) -> None:
+    page = visits().open()
+    choose(page, "products", "ids")
+    page.fill("#ids", "p-30")
+    page.get_by_label("Results a page").evaluate(
+        "e => { e.value = 40; e.dispatchEvent(new Event('change')) }"
+    )
+    page.press("#ids", "Enter")
+    expect(page.locator(".blocked")).to_contain_text("CONSOLE_IMAGE_HOSTS=img.example")
+    assert page.evaluate("window.broken") is None
