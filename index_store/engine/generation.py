@@ -21,7 +21,8 @@ from pathlib import Path
 from index_store.catalog.snapshots import SNAPSHOTS, open_newest, registered_snapshots
 from index_store.delta.delta import Delta
 from index_store.engine.tombstone_counter import TombstoneCounter
-from index_store.errors import PageExpired, Unavailable
+from index_store.engine.validation import check_dim
+from index_store.errors import PageExpired, SeqNotReached, Unavailable, VersionMismatch
 from index_store.query.execute import Answer, answer, texts_of, vectors_of
 from index_store.query.view import (
     View,
@@ -47,12 +48,13 @@ _CATCH_UP_ROWS = 128
 """A search applies a row in 12 us."""
 _REPLAYS_MAX = 8
 _POLL_S = 0.05
+_SEQ_POLL_S = 0.002
 _FORMER_KEPT_S = 60.0
 """After a swap, how long pages can be continued over the snapshot before."""
 
 
 class Generation:
-    """A store, and the view that searches of it use. `refresh` and `nearest` are safe from any thread."""
+    """A store, and the view that searches of it use. `refresh` and `answers` are safe from any thread."""
 
     def __init__(
         self,
@@ -135,8 +137,38 @@ class Generation:
         """The newest seq that was heard of: applied here, or noted by any process (0.3 us, never waits)."""
         return max(self._view.seq, self.store.shared_seq.latest())
 
-    def nearest(self, view: View, request: SearchRequest) -> SearchResult:
-        """Answer a checked request from `view`. Raises PageExpired, InvalidFilter."""
+    def answers(self, requests: Sequence[SearchRequest], min_seq: int, wait_s: float) -> list[SearchResult]:
+        """Answer checked requests, all from one view that knows `min_seq`; waits `wait_s` for that. Raises
+        VersionMismatch, PageExpired, InvalidVector, InvalidFilter, SeqNotReached."""
+        for request in requests:
+            self._check_request(request)
+        view = self.refresh()
+        if view.seq < min_seq:
+            view = self._view_from(min_seq, wait_s)
+        return [self._nearest(view, request) for request in requests]
+
+    def _check_request(self, request: SearchRequest) -> None:
+        """Raises VersionMismatch, PageExpired, and only then, for who named neither, InvalidVector: a vector
+        of the former generation may have another dim."""
+        wanted, after = request.embedding_version, request.after
+        if wanted is not None and wanted != self.embedding_version:
+            raise VersionMismatch(self._spec.name, self.embedding_version, wanted)
+        if after is not None and after.generation != self.name:
+            raise PageExpired("the generation of this page serves no more; search again", "cursor")
+        if len(request.vector) != self.store.dim:
+            check_dim(request.vector, self.store.dim, "vector")
+
+    def _view_from(self, min_seq: int, wait_s: float) -> View:
+        """The view once it holds `min_seq`, which another process may be committing; waits for a while."""
+        deadline = self._clock() + wait_s
+        never = threading.Event()
+        while (view := self.refresh()).seq < min_seq:
+            if self._clock() >= deadline:
+                raise SeqNotReached(f"seq {min_seq} was not reached, the newest is {view.seq}")
+            never.wait(_SEQ_POLL_S)  # processes learn of each other's commits from the file only
+        return view
+
+    def _nearest(self, view: View, request: SearchRequest) -> SearchResult:
         seq = view.seq
         if request.after is not None:
             view, seq = self._view_knowing(view, request.after), request.after.seq

@@ -28,14 +28,12 @@ from index_store.errors import (
     GenerationConflict,
     InvalidRequest,
     PageExpired,
-    SeqNotReached,
     Unavailable,
     UnknownCollection,
     VersionMismatch,
 )
 from index_store.filter.compile import compile_filter
 from index_store.maintenance.backup import backup_data
-from index_store.query.view import View
 from index_store.storage.digest import BUCKETS, BUCKETS_MAX
 from index_store.storage.disk_guard import RESERVE_BYTES, Ballast, DiskGuard, FreeBytes, free_bytes
 from index_store.storage.group_commit import WriterLimits
@@ -57,8 +55,6 @@ from index_store.types import (
     WriteBatch,
 )
 from item_rules.metadata import METADATA_BYTES_MAX
-
-_POLL_S = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,15 +146,9 @@ class EmbeddedIndex:
             min_seq = max(min_seq, request.min_seq or 0)
         members = found.acquire()
         try:
-            generation = members.current
-            for request in checked:
-                _check_generation(found.spec, generation, request)
-            if generation is None:
-                return [_nothing(request) for request in checked]
-            view = generation.refresh()
-            if view.seq < min_seq:
-                view = self._view_from(generation, min_seq)
-            return [generation.nearest(view, request) for request in checked]
+            if members.current is None:
+                return [_nothing(found.spec, request) for request in checked]
+            return members.current.answers(checked, min_seq, self._limits.min_seq_wait_s)
         finally:
             found.release(members)
 
@@ -307,22 +297,18 @@ class EmbeddedIndex:
             limits=self._limits.writer,
         )
 
-    def _view_from(self, generation: Generation, min_seq: int) -> View:
-        """The view once it holds `min_seq`, which another process may be committing; waits for a while."""
-        deadline = self._clock() + self._limits.min_seq_wait_s
-        never = threading.Event()
-        while (view := generation.refresh()).seq < min_seq:
-            if self._clock() >= deadline:
-                raise SeqNotReached(f"seq {min_seq} was not reached, the newest is {view.seq}")
-            never.wait(_POLL_S)  # processes learn of each other's commits from the file only
-        return view
-
 
 _NOTHING = SearchResult(hits=(), generation="", embedding_version="", seq=0, exhausted=True, next_page=None)
 
 
-def _nothing(request: SearchRequest) -> SearchResult:
-    """The answer of a collection without a generation. Raises InvalidFilter."""
+def _nothing(spec: CollectionSpec, request: SearchRequest) -> SearchResult:
+    """The answer of a collection without a generation. Raises VersionMismatch, PageExpired, InvalidVector,
+    InvalidFilter."""
+    if request.embedding_version is not None:
+        raise VersionMismatch(spec.name, "", request.embedding_version)
+    if request.after is not None:
+        raise PageExpired("the generation of this page serves no more; search again", "cursor")
+    check_dim(request.vector, spec.dim, "vector")
     if request.filter is not None:
         compile_filter(request.filter)
     return _NOTHING
@@ -334,20 +320,6 @@ def _check_parts(parts: int, numbers: Sequence[int]) -> None:
     for number in numbers:
         if not 0 <= number < parts:
             raise InvalidRequest(f"bucket must be 0..{parts - 1}, got {number}", "bucket")
-
-
-def _check_generation(spec: CollectionSpec, generation: Generation | None, request: SearchRequest) -> None:
-    """Raises VersionMismatch, PageExpired, and only then, for who named neither, InvalidVector: a vector of
-    the former generation may have another dim."""
-    wanted, after = request.embedding_version, request.after
-    served = "" if generation is None else generation.embedding_version
-    if wanted is not None and wanted != served:
-        raise VersionMismatch(spec.name, served, wanted)
-    if after is not None and (generation is None or after.generation != generation.name):
-        raise PageExpired("the generation of this page serves no more; search again", "cursor")
-    dim = spec.dim if generation is None else generation.store.dim
-    if len(request.vector) != dim:
-        check_dim(request.vector, dim, "vector")
 
 
 def _addressed(spec: CollectionSpec, members: OpenGenerations, batch: WriteBatch) -> Generation:
