@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -139,6 +139,16 @@ class PageKey:
     id: Id
 
 
+class PlanStep(NamedTuple):
+    """How one source of rows was searched. way: graph, scan (all codes), gather (rows one by one) or delta
+    (rows in memory). ef: breadth of a graph, else 0. rows: how many were compared with the query; of a graph,
+    how many it gave."""
+
+    way: Literal["graph", "scan", "gather", "delta"]
+    ef: int
+    rows: int
+
+
 @dataclass(slots=True)
 class SearchRequest:
     """One question. vector: (dim,) float32, finite, not zero.
@@ -149,6 +159,7 @@ class SearchRequest:
     k >= 1 results after `offset` (or after `after`, never both). exclude_ids: any number, exact; an
     int64 array or a sequence of ids. exact: compare with every allowed row instead of using the graph.
     metadata_bytes_max: bound of what the hits' metadata weighs together, as JSON; None: no bound.
+    steps: a list that the index fills with how it searched; None asks for none.
     checked_for: the collection by whose rules every field but the filter was checked already, by
     `checked_request` or as strictly; an index checks all others.
     """
@@ -167,6 +178,7 @@ class SearchRequest:
     with_vectors: bool = False
     metadata_bytes_max: int | None = None
     checked_for: str = ""
+    steps: list[PlanStep] | None = None
 
 
 @dataclass(slots=True)

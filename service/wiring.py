@@ -41,7 +41,7 @@ from service.observing.metrics import Metrics
 from service.observing.request_log import RequestLog
 from service.settings import Settings
 from service.wiring_catalogue import serving_catalogue
-from service.wiring_metrics import add_collectors
+from service.wiring_metrics import add_collectors, search_meter
 from service.wiring_models import ModelLoader
 from service.wiring_rebuild import build_rebuild
 
@@ -86,15 +86,15 @@ def build(
     served = serving_catalogue(settings, read_collections(settings))
     index = _index(settings, served.catalogue, make_index)
     catalogue = replace(served.catalogue, generation_dims=index.dims_by_version)
-    readers, writers, fetchers = _executors(settings)
+    readers, writers, fetchers = executors = _executors(settings)
     metrics = Metrics(metrics_dir)
     encoders = Encoders({each.name: Slot(each.model, each.text_template) for each in catalogue.collections})
     search_queue = _search_queue(settings, index, metrics)
     searcher = _searcher(settings, encoders, search_queue, index, readers)
     pictures = PictureFetcher(_guarded(settings), fetchers)
     ingester = _ingester(settings, catalogue, encoders, pictures, index, writers, metrics)
-    loader = ModelLoader(settings, models)
-    executors = [readers, writers, fetchers]
+    loader = ModelLoader(settings, models, metrics.stages.observe_pass)
+    meter = search_meter(metrics, metrics_dir)
     lifecycle = _lifecycle(settings, catalogue, index, encoders, loader, search_queue, executors)
     request_log = RequestLog(sys.stdout.buffer if _logs_requests() else None)
     before = partial(before_serving, ingester, catalogue) if before_serving else None
@@ -114,7 +114,7 @@ def build(
         settings, served, index, encoders, loader, pictures, metrics.take_recent_searches, [readers, writers]
     )
     measuring = add_collectors(metrics, settings, catalogue, index, loader, rebuild.rebuilds.jobs)
-    watches = [*rebuild.watches, *measuring]
+    watches = [*rebuild.watches, *measuring, meter.share_regularly]
     shared = Dependencies(settings, catalogue, _keys(settings), encoders, index, readers, _bodies(settings))
     parts = ApplicationParts(
         dependencies=shared,
@@ -128,6 +128,7 @@ def build(
         models=rebuild.models,
         store_id=partial(store_id, settings.data_dir),
         metrics=metrics,
+        meter=meter,
         request_log=request_log,
         opening=lifecycle,
         contract=next(path for path in _CONTRACT_PLACES if path.exists()).read_bytes(),

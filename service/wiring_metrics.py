@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Coroutine, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,13 @@ from index_store.maintenance.check import collection_directories
 from index_store.storage.disk_guard import RESERVE_BYTES
 from service.app.health.maintenance_status import maintenance_status
 from service.app.monitoring.query_cache import QueryCacheCollector
+from service.app.monitoring.search_meter import SearchMeter
 from service.app.monitoring.state_collector import StateCollector, StateIndex
 from service.app.rebuild.jobs import JobStore
 from service.collections import Catalogue
 from service.observing.metrics import Metrics
 from service.observing.process_metrics import ProcessCollector
+from service.observing.slow_searches import SlowSearches
 from service.settings import Settings
 from service.wiring_models import ModelLoader
 
@@ -46,6 +50,12 @@ def add_collectors(
     for collector in (state, ProcessCollector(root), caches):
         metrics.add_collector(collector)
     return [caches.hand_over_regularly]
+
+
+def search_meter(metrics: Metrics, metrics_dir: Path | None) -> SearchMeter:
+    """Return what measures searches. metrics_dir: where several workers show each other their slowest."""
+    slow = SlowSearches(partial(datetime.now, UTC), time.monotonic, metrics_dir)
+    return SearchMeter(metrics.stages, slow)
 
 
 def _quarantined(data_dir: Path) -> dict[str, list[int]]:

@@ -22,7 +22,7 @@ from service.embedding.serving.encoders import (
     queued_pictures,
     queued_texts,
 )
-from service.embedding.serving.queue import QueueLimits
+from service.embedding.serving.queue import PassObserver, QueueLimits
 from service.errors import ModelUnavailable
 from service.settings import Settings
 
@@ -46,8 +46,12 @@ class ModelLoader:
     Collections with the same model share it.
     """
 
-    def __init__(self, settings: Settings, models: EarlyModels | None) -> None:
+    def __init__(
+        self, settings: Settings, models: EarlyModels | None, observe_pass: PassObserver | None = None
+    ) -> None:
+        """observe_pass: is told of each pass of a model over queries."""
         self._settings = settings
+        self._observe_pass = observe_pass
         self._models = models or EarlyModels(
             settings.models_dir, threads=settings.model_threads, runtime=settings.model_runtime
         )
@@ -72,6 +76,8 @@ class ModelLoader:
         wanted = (modality, reference, dim)
         if wanted not in self._started:
             encoder = queued(self._models.load(*wanted))
+            if self._observe_pass is not None:
+                encoder.observe_passes(self._observe_pass)
             encoder.start()
             self._started[wanted] = encoder
         return self._started[wanted]

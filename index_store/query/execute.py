@@ -20,7 +20,7 @@ from index_store.filter.cache import CompiledFilter, compiled_filter
 from index_store.filter.compile import Mask
 from index_store.query.view import SegmentView, View, live_ids
 from index_store.segment.reader import Found
-from index_store.types import Id, SearchRequest, Vector
+from index_store.types import Id, PlanStep, SearchRequest, Vector
 
 _FIRST_BEYOND = 64
 _EXCLUDED_CHECKED_MAX = 256
@@ -95,6 +95,8 @@ def _nearest(view: View, request: SearchRequest, condition: CompiledFilter | Non
     if view.count:
         # Last, and told how near its rows must be: mostly none of so few rows is.
         mask = _allowed_mask(view, request, condition)
+        if request.steps is not None:
+            request.steps.append(PlanStep("delta", 0, view.count))
         found = view.delta.nearest_rows(request.vector, k, mask, after, _farthest(parts, k))
         if len(found.rows):
             parts.append(_Part(-1, found.rows, found.distances, found.ids))
@@ -136,11 +138,13 @@ def _sealed_candidates(
     query, excluded, exact = request.vector, request.exclude_ids, request.exact
     bits, count = allowed
     if after is None:
-        return segment.candidates(query, k, bits, allowed_count=count, excluded=excluded, exact=exact)
+        return segment.candidates(
+            query, k, bits, allowed_count=count, excluded=excluded, exact=exact, steps=request.steps
+        )
     fetch = k + _FIRST_BEYOND
     while True:
         rows, distances = segment.candidates(
-            query, fetch, bits, allowed_count=count, excluded=excluded, exact=exact
+            query, fetch, bits, allowed_count=count, excluded=excluded, exact=exact, steps=request.steps
         )
         beyond = distances > after.distance
         ties = np.flatnonzero(distances == after.distance)

@@ -34,7 +34,7 @@ from index_store.segment.planner import (
     plan_beyond,
 )
 from index_store.storage.sealed_directory import read_manifest, verify
-from index_store.types import Id, Metric, Vector
+from index_store.types import Id, Metric, PlanStep, Vector
 
 VECTORS_FILE = "vectors.f32"
 SEQS_FILE = "seqs.npy"
@@ -65,7 +65,8 @@ _NOISE_MARGIN = 6.0
 class SegmentQuery(NamedTuple):
     """One query of one segment. allowed_count: rows that may be returned, exactly when nothing is `excluded`,
     else a lower bound. excluded: ids, sorted, whose bits are still set in `allowed`. exact: no row may be
-    missed. ef: breadth of the graph instead of the planned one, never repeated; for measurements."""
+    missed. ef: breadth of the graph instead of the planned one, never repeated; for measurements. steps: is
+    told how it was searched, if it is a list."""
 
     vector: Vector
     k: int
@@ -74,6 +75,7 @@ class SegmentQuery(NamedTuple):
     excluded: IdArray
     exact: bool
     ef: int | None
+    steps: list[PlanStep] | None
 
 
 class SegmentReader:
@@ -148,17 +150,20 @@ class SegmentReader:
         excluded: Sequence[Id] | IdArray = _NO_IDS,
         exact: bool = False,
         ef: int | None = None,
+        steps: list[PlanStep] | None = None,
     ) -> Found:
         """Return the nearest min(k, allowed) rows with their exact distances, by (distance, id).
 
         vector: (dim,) float32, finite. allowed: None for all rows. allowed_count: bits set in `allowed`, for
         who knows it. excluded: any ids; their rows are not returned either. exact: certainly the true
         answer; else recall is what the calibration promises. ef: breadth of the graph for measurements.
+        steps: is told how it was searched.
         """
         count = allowed_count
         if count is None:
             count = self.rows if allowed is None else count_allowed(allowed)
-        query = SegmentQuery(vector, k, None if count == self.rows else allowed, count, _NO_IDS, exact, ef)
+        bits = None if count == self.rows else allowed
+        query = SegmentQuery(vector, k, bits, count, _NO_IDS, exact, ef, steps)
         near = 0
         if len(excluded):
             if isinstance(excluded, np.ndarray):
@@ -232,6 +237,8 @@ class SegmentReader:
         assert self._graph is not None
         for _ in range(GRAPH_TRIES):
             rows, engine = self._graph.knn(query.vector, plan.breadth, allowed=None, ef=plan.breadth)
+            if query.steps is not None:
+                query.steps.append(PlanStep("graph", plan.breadth, len(rows)))
             positions = None
             if query.allowed is not None or len(query.excluded):
                 positions = self._allowed_positions(query, rows)
@@ -269,6 +276,8 @@ class SegmentReader:
     def _by_gather(self, query: SegmentQuery) -> Found:
         """Score every allowed row: for a few of them nothing is faster."""
         rows = np.arange(self.rows) if query.allowed is None else rows_allowed(query.allowed, self.rows)
+        if query.steps is not None:
+            query.steps.append(PlanStep("gather", 0, len(rows)))
         return self._nearest_of(query, rows)
 
     def _by_scan(self, query: SegmentQuery, is_crowded: bool) -> Found:
@@ -278,6 +287,8 @@ class SegmentReader:
         # Measured at k = 25 of 98,000: 28 rows may, 150 to 212 with the nearest 1,000 hidden, 222 when that
         # is proven. Too few means a second scan, too many a longer heap.
         fetch = 4 * query.k + (300 if query.exact else 120) if is_crowded else 2 * query.k + 64
+        if query.steps is not None:
+            query.steps.append(PlanStep("scan", 0, query.allowed_count))
         rows = self._scan.contenders(
             query.vector,
             query.k,

@@ -27,6 +27,7 @@ from service.errors import (
     Reject,
 )
 from service.observing.metrics import Metrics
+from service.observing.stage_timing import COMMIT
 
 T = TypeVar("T")
 
@@ -165,9 +166,11 @@ class Ingester:
             is_for_current=is_embedded_here,
             except_versions=intake.except_versions,
         )
+        began_at = time.perf_counter()
         ack = await self._on_writer(
             lambda: self._write(intake.collection, batch, is_embedded_here=is_embedded_here)
         )
+        self._metrics.stages.observe(COMMIT, time.perf_counter() - began_at)
         return ack, rejects
 
     async def _version(self, intake: Intake) -> str | None:

@@ -22,6 +22,7 @@ from service.app.search_queue import ResultHandler, SearchQueue
 from service.collections import Collection
 from service.embedding.port import Encoding
 from service.errors import InvalidInput, ModelUnavailable, Overloaded, Starting, UnknownItem
+from service.observing.search_timer import SearchTimer
 
 T = TypeVar("T")
 
@@ -46,7 +47,7 @@ class ParsedSearch(msgspec.Struct, gc=False):
     include: fields of the answer beside id and distance. shown: how many items the pages before held.
     warnings: for who asked. truncated: whether the text was longer than its model reads; None for other
     content. is_embedded: a model's vector and version are in `request`, and `pinned` is the version that the
-    caller named.
+    caller named. timer: where its time goes.
     """
 
     collection: Collection
@@ -61,6 +62,7 @@ class ParsedSearch(msgspec.Struct, gc=False):
     truncated: bool | None = None
     is_embedded: bool = False
     pinned: str | None = None
+    timer: SearchTimer = msgspec.field(default_factory=SearchTimer)
 
 
 class Searcher:
@@ -127,7 +129,7 @@ class Searcher:
                 raise refusal
             return False
         deadline = time.monotonic() + self._deadline_s
-        self._search_queue.put(search.collection.name, search.request, deadline, handler)
+        self._search_queue.put(search.collection.name, search.request, deadline, handler, search.timer)
         return True
 
     def picture_refusal(self, collection: str, bytes_count: int, caller: str) -> Overloaded | None:
@@ -169,9 +171,11 @@ class Searcher:
 
     async def _embed(self, search: ParsedSearch, content: str | bytes, caller: str) -> None:
         """Put the content's vector into the request."""
+        began_at = time.perf_counter()
         version = self._version_of_model(search)  # before anything is awaited: another may serve after it
         encoder = self._encoders.encoder(search.collection.name, content)
         self._complete(search, version, await encoder.embed_query(content, caller))
+        search.timer.embed_s = time.perf_counter() - began_at
 
     @staticmethod
     def _complete(search: ParsedSearch, version: str, found: Encoding) -> None:
@@ -221,20 +225,21 @@ class Searcher:
         self, search: ParsedSearch, request: SearchRequest, deadline: float
     ) -> Awaitable[SearchResult]:
         if search.min_seq is None:
-            return self._search_queue.ask(search.collection.name, request, deadline)
-        return self._search_from(search.min_seq, search.collection.name, request, deadline)
+            return self._search_queue.ask(search.collection.name, request, deadline, search.timer)
+        return self._search_from(search.min_seq, search, request, deadline)
 
     async def _search_from(
-        self, min_seq: int, collection: str, request: SearchRequest, deadline: float
+        self, min_seq: int, search: ParsedSearch, request: SearchRequest, deadline: float
     ) -> SearchResult:
         """Wait for the seq alone, and search once it is there. Here, since in the index a wait would hold up
         everyone's searches."""
+        collection = search.collection.name
         give_up = min(time.monotonic() + self._min_seq_wait_s, deadline)
         pause = _SEQ_POLL_S
         while True:
             newest = self._index.newest_seq(collection)
             if newest is None or newest >= min_seq:
-                result = await self._search_queue.ask(collection, request, deadline)
+                result = await self._search_queue.ask(collection, request, deadline, search.timer)
                 if result.seq >= min_seq:
                     return result
                 newest = result.seq

@@ -27,6 +27,7 @@ from index_store.types import SearchRequest, SearchResult
 from service.app.search_cost import cost_of
 from service.errors import DeadlineExceeded, Overloaded
 from service.observing.metrics import Metrics
+from service.observing.search_timer import SearchTimer
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class _Waiting(msgspec.Struct, eq=False):
     deadline: float
     handler: ResultHandler
     cost: float
+    timer: SearchTimer
     is_over: bool = False
 
 
@@ -105,14 +107,23 @@ class SearchQueue:
         longest wait, as measured."""
         return self._queue_s_max / 2 / self._seconds_per_cost
 
-    def ask(self, collection: str, request: SearchRequest, deadline: float) -> asyncio.Future[SearchResult]:
+    def ask(
+        self, collection: str, request: SearchRequest, deadline: float, timer: SearchTimer | None = None
+    ) -> asyncio.Future[SearchResult]:
         """deadline: on `time.monotonic`. Raises Overloaded; the future DeadlineExceeded, IndexStoreError."""
         assert self._loop is not None
         answer: asyncio.Future[SearchResult] = self._loop.create_future()
-        self.put(collection, request, deadline, answer)
+        self.put(collection, request, deadline, answer, timer or SearchTimer())
         return answer
 
-    def put(self, collection: str, request: SearchRequest, deadline: float, handler: ResultHandler) -> None:
+    def put(
+        self,
+        collection: str,
+        request: SearchRequest,
+        deadline: float,
+        handler: ResultHandler,
+        timer: SearchTimer,
+    ) -> None:
         """As `ask`, for an handler of the caller's own."""
         loop = self._loop
         assert loop is not None
@@ -122,7 +133,9 @@ class SearchQueue:
             raise Overloaded(
                 "Too many searches are waiting.", retry_after_s=max(1.0, expected_s), reason="search"
             )
-        waiting = _Waiting(collection, request, deadline, handler, cost_of(request))
+        timer.asked_at = time.perf_counter()
+        request.steps = timer.steps
+        waiting = _Waiting(collection, request, deadline, handler, cost_of(request), timer)
         self._unanswered.append(waiting)
         if self._sweeper is None:
             self._sweeper = loop.call_later(_SWEEP_S, self._sweep, loop)
@@ -208,7 +221,12 @@ class SearchQueue:
         settled: list[tuple[_Waiting, SearchResult | Exception]] = []
         for collection, group in by_collection.items():
             self._metrics.searched(len(group))
+            began_at = time.perf_counter()
             settled.extend(zip(group, self._results(collection, group), strict=True))
+            took_s = time.perf_counter() - began_at
+            for each in group:
+                each.timer.wait_s = began_at - each.timer.asked_at
+                each.timer.search_s = took_s
         return settled
 
     def _results(self, collection: str, group: Sequence[_Waiting]) -> Sequence[SearchResult | Exception]:

@@ -16,6 +16,7 @@ from service.app.generations.models import GenerationModels
 from service.app.health.prober import Prober
 from service.app.ingest import Ingester, PictureSource
 from service.app.lifecycle import Opening
+from service.app.monitoring.search_meter import SearchMeter
 from service.app.rebuild.rebuilds import Rebuilds
 from service.app.search import Searcher
 from service.http.auth import TrustedProxies
@@ -60,6 +61,7 @@ class ApplicationParts:
     models: GenerationModels
     store_id: Callable[[], str]
     metrics: Metrics
+    meter: SearchMeter
     request_log: RequestLog
     opening: Opening
     lifespan: Lifespan
@@ -84,6 +86,7 @@ class Application:
             parts.dependencies.catalogue,
             parts.dependencies.keys,
             reader,
+            parts.meter,
             answer_bytes_max=settings.answer_bytes_max,
             searches_max=settings.searches_max,
             body_bytes_max=settings.search_bytes_max,
@@ -101,6 +104,7 @@ class Application:
             parts.dependencies.keys,
             reader,
             parts.searcher,
+            parts.meter,
             body_bytes_max=settings.search_bytes_max,
         )
 
@@ -146,8 +150,8 @@ def _routers(parts: ApplicationParts) -> list[APIRouter]:
         EmbedRoutes(shared),
         WriteRoutes(shared, parts.ingester, IntakeReader(shared.catalogue, shared.settings)),
         ItemRoutes(shared),
-        LegacyRoutes(shared, parts.searcher, parts.pictures),
-        OpsRoutes(shared, parts.exposition, parts.snapshots, parts.store_id, parts.models),
+        LegacyRoutes(shared, parts.searcher, parts.meter, parts.pictures),
+        OpsRoutes(shared, parts.exposition, parts.meter, parts.snapshots, parts.store_id, parts.models),
         DigestRoutes(shared),
         RebuildRoutes(shared, parts.rebuilds),
     ]

@@ -135,6 +135,7 @@ class RequestMiddleware:
     ) -> None:
         self._inner = inner
         self._metrics = metrics
+        self.stages = metrics.stages
         self._request_log = request_log
         self._proxies = proxies
         self._opening = opening

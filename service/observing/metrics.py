@@ -18,6 +18,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from service.observing.processes import is_running
+from service.observing.stage_timing import StageTiming
 
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -86,7 +87,8 @@ class Metrics:
     def __init__(self, shared_dir: Path | None = None) -> None:
         self._shared_dir = shared_dir
         self._registry = CollectorRegistry()
-        self._at_reading: list[Collector] = []
+        self.stages = StageTiming(shared_dir)
+        self._at_reading: list[Collector] = [self.stages]
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter
         self._requests = Counter(
             "uhok_http_requests_total",

@@ -23,9 +23,10 @@ _FILE: Final = "slow-{}.json"
 
 
 class SlowSearches:
-    """The slowest of this period and of the one before, `KEPT_MAX` of each. Event loop only, but for `newest`.
+    """The slowest of this period and of the one before, `KEPT_MAX` of each. Event loop only, but for
+    `slowest`.
 
-    Several workers share a folder: each writes its own list there, at most once a second, in `save`.
+    Several workers share a folder: each writes its own list there, at most once a second, in `share`.
     """
 
     def __init__(
@@ -43,12 +44,12 @@ class SlowSearches:
         self.floor_s = 0.0
         """A search that took no longer is none of the slowest: there is nothing to note of it."""
 
-    def note(self, seconds: float, about: Callable[[], Mapping[str, Any]]) -> None:
+    def keep_if_slow(self, seconds: float, about: Mapping[str, Any]) -> None:
         """Keep a search if it is one of the slowest. about: what is told of it, plain JSON values."""
         if seconds <= self.floor_s:
             return
         self.turn()
-        told = {"at": self._now().isoformat(timespec="milliseconds"), "took_ms": _ms(seconds), **about()}
+        told = {"at": self._now().isoformat(timespec="milliseconds"), "took_ms": _ms(seconds), **about}
         entry = (seconds, next(self._numbers), {**told, "process": os.getpid()})
         if len(self._current) < KEPT_MAX:
             heapq.heappush(self._current, entry)
@@ -69,7 +70,7 @@ class SlowSearches:
         self.floor_s = 0.0
         self._is_changed = True
 
-    def save(self) -> None:
+    def share(self) -> None:
         """Let other workers read what is new."""
         self.turn()
         if self._shared_dir is None or not self._is_changed:
@@ -80,7 +81,7 @@ class SlowSearches:
         unfinished.write_bytes(orjson.dumps(self._own()))
         unfinished.replace(file)
 
-    def newest(self, limit: int) -> list[Mapping[str, Any]]:
+    def slowest(self, limit: int) -> list[Mapping[str, Any]]:
         """Return the slowest of all workers, slowest first. From any thread."""
         found = self._own()
         if self._shared_dir is not None:

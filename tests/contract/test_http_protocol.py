@@ -290,6 +290,19 @@ def test_requests_are_counted_once(wire: Wire) -> None:
     assert wire.in_flight() == 0
 
 
+def test_head_and_body_are_timed_once_on_either_way(wire: Wire) -> None:
+    def counted() -> list[float]:
+        text = wire.app.get("/metrics").text
+        name = r'^uhok_stage_seconds_count{stage="(?:head|body|search)"} (\S+)$'
+        return [float(found) for found in re.findall(name, text, re.MULTILINE)]
+
+    before = counted()
+    wire.ask(post())  # the short way
+    wire.ask(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    wire.ask(post(b'{"vector": [1]}'))  # refused on the short way, answered on the ordinary one
+    assert [after - then for after, then in zip(counted(), before, strict=True)] == [3, 3, 1]
+
+
 def test_who_leaves_before_the_answer_harms_nobody(wire: Wire) -> None:
     for _ in range(20):
         with wire.connected() as sock:

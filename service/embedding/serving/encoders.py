@@ -15,7 +15,7 @@ from service.embedding.pictures.decoders import DecodeLimits
 from service.embedding.port import Embedder, Encoding, ImageEmbedder, ModelInfo, Pixels, Role, TextEmbedder
 from service.embedding.serving.futures import all_results, within
 from service.embedding.serving.preparation import PicturePreparation, Preparation, TextPreparation
-from service.embedding.serving.queue import QueueCounters, QueueLimits, WorkQueue
+from service.embedding.serving.queue import PassObserver, QueueCounters, QueueLimits, WorkQueue
 from service.errors import InvalidImage, ModelUnavailable, Overloaded
 
 ContentT = TypeVar("ContentT", str, bytes)
@@ -91,6 +91,10 @@ class QueuedEncoder(Generic[ContentT, InputT]):
     def waiting(self) -> tuple[int, int]:
         """Return how many queries and documents wait for the model."""
         return self._queue.waiting_items()
+
+    def observe_passes(self, observer: PassObserver) -> None:
+        """Let `observer` be told of each pass of the model over queries. Before `start`."""
+        self._queue.observer = observer
 
     def start(self) -> None:
         """Start the threads. Call on the event loop."""

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from service.admission import Admission, FairQueue, Pace
 from service.embedding.port import Role
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 ROLES: tuple[Role, ...] = ("query", "document")
+PassObserver: TypeAlias = Callable[[Sequence[float], float], None]
+"""Is told of each pass over queries, on its thread: how long each waited, and how long it took."""
 _DOCUMENTS_NICE = 10
 """A tenth of a query's weight: enough to give way at once, and documents never stop altogether."""
 _SECONDS_A_WEIGHT = 0.0002
@@ -117,6 +119,7 @@ class WorkQueue(Generic[Item, Result]):
         self._is_open = False
         self._threads: list[threading.Thread] = []
         self.counters = QueueCounters()
+        self.observer: PassObserver | None = None
 
     def start(self) -> None:
         """Start the threads of every queue."""
@@ -223,7 +226,10 @@ class WorkQueue(Generic[Item, Result]):
         while jobs := self._next_batch(role):
             began = self._clock()
             done = self._do(role, jobs)
-            self._note_done(role, jobs, done, self._clock() - began)
+            took_s = self._clock() - began
+            self._note_done(role, jobs, done, took_s)
+            if self.observer is not None and role == "query":
+                self.observer([began - job.expires_at + job.deadline_ms / 1000 for job in jobs], took_s)
 
     def _next_batch(self, role: Role) -> list[_Job[Item, Result]]:
         """Wait for work and return it; nothing when closed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 
 import msgspec
@@ -11,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from index_store.types import SearchRequest
 from service.app.ingest import PictureSource
+from service.app.monitoring.search_meter import SearchMeter
 from service.app.search import NO_VECTOR, ParsedSearch, Searcher
 from service.collections import Collection
 from service.errors import FieldError, InvalidInput
@@ -18,7 +20,7 @@ from service.http.auth import Role
 from service.http.dependencies import Dependencies, JsonResponse, exchange_of
 from service.http.wire.answers import hit_scores
 from service.http.wire.body import media_type
-from service.http.wire.problems import HttpRefusal
+from service.http.wire.problems import HANDLED, HttpRefusal
 from service.http.wire.schemas import SimilarByUrlIn
 from service.http.wire.values import in_range
 
@@ -32,9 +34,12 @@ TopK = Annotated[int | None, Query()]
 class LegacyRoutes:
     """The routes of `api.py`: similar pictures, by upload or by address."""
 
-    def __init__(self, dependencies: Dependencies, searcher: Searcher, pictures: PictureSource) -> None:
+    def __init__(
+        self, dependencies: Dependencies, searcher: Searcher, meter: SearchMeter, pictures: PictureSource
+    ) -> None:
         self._dependencies = dependencies
         self._searcher = searcher
+        self._meter = meter
         self._pictures = pictures
         self._url_decoder = msgspec.json.Decoder(SimilarByUrlIn)
 
@@ -87,7 +92,16 @@ class LegacyRoutes:
             metadata_bytes_max=self._dependencies.settings.answer_bytes_max,
         )
         search = ParsedSearch(collection, wanted, content=data)
-        result = await self._searcher.find(search, exchange_of(request).caller)
+        exchange = exchange_of(request)
+        began_at = time.perf_counter()
+        try:
+            result = await self._searcher.find(search, exchange.caller)
+        except HANDLED as exc:
+            now = time.perf_counter()
+            self._meter.search_ended(search, began_at, now, now, exchange.request_id, exc)
+            raise
+        now = time.perf_counter()
+        self._meter.search_ended(search, began_at, now, now, exchange.request_id)
         hits = result.hits
         return [
             {

@@ -18,6 +18,7 @@ from item_rules.ids import INT64_MAX, INT64_MIN
 from service.app.backups import Snapshots
 from service.app.generations.models import GenerationModels
 from service.app.health.prober import Prober
+from service.app.monitoring.search_meter import SearchMeter
 from service.app.rebuild.rebuilds import shortfall
 from service.app.sync_report import sync_report
 from service.collections import Collection
@@ -30,6 +31,7 @@ from service.observing.metrics import METRICS_CONTENT_TYPE
 
 log = logging.getLogger(__name__)
 
+SLOW_SHOWN_MAX = 200
 Step = Literal["promote", "rollback", "abort", "retire"]
 
 
@@ -40,6 +42,7 @@ class OpsRoutes:
         self,
         dependencies: Dependencies,
         exposition: Callable[[], bytes],
+        meter: SearchMeter,
         snapshots: Snapshots,
         store_id: Callable[[], str],
         models: GenerationModels,
@@ -47,6 +50,7 @@ class OpsRoutes:
         self._models = models
         self._dependencies = dependencies
         self._exposition = exposition
+        self._meter = meter
         self._snapshots = snapshots
         self._store_id = store_id
         self._snapshot_decoder = msgspec.json.Decoder(SnapshotIn)
@@ -56,6 +60,7 @@ class OpsRoutes:
         """See RouteGroup."""
         router = APIRouter(dependencies=self._dependencies.requires(Role.ADMIN))
         router.add_api_route("/metrics", self.get_metrics, methods=["GET"])
+        router.add_api_route("/v1/slow", self.get_slow, methods=["GET"])
         router.add_api_route("/v1/collections", self.get_collections, methods=["GET"])
         router.add_api_route(
             "/v1/collections/{collection}/generations", self.get_generations, methods=["GET"]
@@ -74,6 +79,11 @@ class OpsRoutes:
         return Response(
             await self._dependencies.run_blocking(self._exposition), media_type=METRICS_CONTENT_TYPE
         )
+
+    async def get_slow(self, limit: Annotated[int, Query(ge=1, le=SLOW_SHOWN_MAX)] = 20) -> JsonResponse:
+        """Answer with the slowest searches of the last minutes, of all workers."""
+        slowest = await self._dependencies.run_blocking(lambda: self._meter.slowest_searches(limit))
+        return JsonResponse({"searches": slowest})
 
     async def get_collections(self) -> JsonResponse:
         """Answer with every collection: its settings, its current generation, what is wrong with it."""

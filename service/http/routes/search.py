@@ -16,6 +16,7 @@ from typing import TypeAlias
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.app.monitoring.search_meter import SearchMeter
 from service.app.search import ParsedSearch, Searcher
 from service.app.search_cost import cost_of
 from service.collections import Catalogue
@@ -46,6 +47,7 @@ class SearchFront:
         catalogue: Catalogue,
         keys: Keys,
         reader: SearchReader,
+        meter: SearchMeter,
         *,
         answer_bytes_max: int,
         searches_max: int,
@@ -59,6 +61,7 @@ class SearchFront:
         self._catalogue = catalogue
         self._keys = keys
         self._reader = reader
+        self._meter = meter
         self._answer_bytes_max = answer_bytes_max
         self._searches_max = searches_max
         self._body_bytes_max = body_bytes_max
@@ -123,7 +126,7 @@ class SearchFront:
         size = expected_bytes(search)
         if size > self._answer_bytes_max:
             raise self._too_large("top_k", size)
-        return await self._answer(search, _caller(scope), self._searcher.deadline())
+        return await self._answer(search, scope[EXCHANGE], self._searcher.deadline())
 
     async def post_search_batch(self, scope: Scope, headers: Headers, body: bytes) -> bytes:
         """All searches have one deadline and one bound of bytes. Only so many are in line at a time: others
@@ -135,10 +138,10 @@ class SearchFront:
         size = sum(expected_bytes(each) for each in parsed)
         if size > self._answer_bytes_max:
             raise self._too_large("searches", size)
-        caller, deadline = _caller(scope), self._searcher.deadline()
+        exchange, deadline = scope[EXCHANGE], self._searcher.deadline()
         answers: list[bytes] = []
         for group in _groups(parsed, self._searcher.batch_cost):
-            answers += await asyncio.gather(*(self._answer(each, caller, deadline) for each in group))
+            answers += await asyncio.gather(*(self._answer(each, exchange, deadline) for each in group))
             size = sum(map(len, answers))
             if size > self._answer_bytes_max:
                 raise self._too_large("searches", size)
@@ -159,14 +162,23 @@ class SearchFront:
             "answer_too_large",
         )
 
-    async def _answer(self, search: ParsedSearch, caller: str, deadline: float) -> bytes:
-        started = time.perf_counter()
-        result = await self._searcher.find(search, caller, deadline)
-        took_ms = (time.perf_counter() - started) * 1000
+    async def _answer(self, search: ParsedSearch, exchange: Exchange, deadline: float) -> bytes:
+        began_at = time.perf_counter()
+        try:
+            result = await self._searcher.find(search, exchange.caller, deadline)
+        except HANDLED as exc:
+            now = time.perf_counter()
+            self._meter.search_ended(search, began_at, now, now, exchange.request_id, exc)
+            raise
+        answered_at = time.perf_counter()
+        took_ms = (answered_at - began_at) * 1000
         if expected_bytes(search) <= LARGE_BYTES:
-            return encoded_answer(search, result, took_ms)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._readers, encoded_in_pieces, search, result, took_ms)
+            answer = encoded_answer(search, result, took_ms)
+        else:
+            loop = asyncio.get_running_loop()
+            answer = await loop.run_in_executor(self._readers, encoded_in_pieces, search, result, took_ms)
+        self._meter.search_ended(search, began_at, answered_at, time.perf_counter(), exchange.request_id)
+        return answer
 
 
 def _groups(
@@ -188,8 +200,3 @@ def _groups(
 def _peer(scope: Scope) -> str | None:
     client = scope.get("client")
     return client[0] if client else None
-
-
-def _caller(scope: Scope) -> str:
-    exchange: Exchange = scope[EXCHANGE]
-    return exchange.caller

@@ -8,6 +8,7 @@ does not read its answer. What cannot be read as HTTP is answered by a problem d
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, Protocol, cast
 
 import httptools
@@ -18,6 +19,7 @@ from uvicorn.server import ServerState
 from service.http.middleware import PROBLEM, RequestMiddleware
 from service.http.wire.body import ConnectionLimits
 from service.http.wire.problems import Problem
+from service.observing import stage_timing
 
 BETWEEN, HEAD, BODY = range(3)
 """What of a request is being received."""
@@ -59,6 +61,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._limits = application.connection_limits
         self._stage = BETWEEN
         self._is_upgrade = False
+        self._part_at = 0.0  # when the head, or the body, began to come
+        self._times = self._middleware.stages
         self._loose_bytes = -1
         self._timer: asyncio.TimerHandle | None = None
         self._head_since: float | None = None
@@ -129,11 +133,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stage = HEAD
         self._loose_bytes = -1
         self._idle_since = None
+        self._part_at = time.perf_counter()
 
     def on_headers_complete(self) -> None:
         """See httptools: the head is whole. Refuses one beyond the bounds."""
         self._stage = BODY
         self._head_since = None
+        now = time.perf_counter()
+        self._times.observe(stage_timing.HEAD, now - self._part_at)
+        self._part_at = now
         limits = self._limits
         if len(self.headers) > limits.head_fields_max:
             raise _RefusedHead(_too_many_fields(limits.head_fields_max))
@@ -165,9 +173,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """See httptools: the body is whole."""
+        self.count_body()
         if not self._is_upgrade:
             self._stage = BETWEEN
             super().on_message_complete()
+
+    def count_body(self) -> None:
+        """Count the time that the body took, once."""
+        if self._part_at:
+            self._times.observe(stage_timing.BODY, time.perf_counter() - self._part_at)
+            self._part_at = 0.0
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)

@@ -17,6 +17,7 @@ from starlette.types import Message
 
 from index_store.types import SearchResult
 from service.app.lifecycle import Opening
+from service.app.monitoring.search_meter import SearchMeter
 from service.app.search import ParsedSearch, Searcher
 from service.errors import Overloaded
 from service.http.auth import Keys, Role
@@ -46,6 +47,7 @@ class Shortcut:
         keys: Keys,
         reader: SearchReader,
         searcher: Searcher,
+        meter: SearchMeter,
         *,
         body_bytes_max: int,
     ) -> None:
@@ -54,6 +56,7 @@ class Shortcut:
         self._keys = keys
         self._reader = reader
         self._searcher = searcher
+        self._meter = meter
         self._body_bytes_max = body_bytes_max
 
     def take(
@@ -68,7 +71,9 @@ class Shortcut:
             search = self._reader.read_search(url.partition(b"?")[2], headers, body)
             if expected_bytes(search) > LARGE_BYTES:
                 return False
-            direct = DirectSearch(self._middleware, self._searcher, search, caller, client, reply, started)
+            direct = DirectSearch(
+                self._middleware, self._searcher, self._meter, search, caller, client, reply, started
+            )
             if not self._searcher.submit_search(search, direct, caller):
                 return False
         except Overloaded as refusal:
@@ -90,8 +95,8 @@ class DirectSearch:
     """
 
     __slots__ = (
-        "_caller", "_client", "_is_over", "_is_repeated", "_middleware", "_repeated", "_reply", "_search",
-        "_searcher", "_started", "exchange",
+        "_caller", "_client", "_is_over", "_is_repeated", "_meter", "_middleware", "_repeated", "_reply",
+        "_search", "_searcher", "_started", "exchange",
     )  # fmt: skip
 
     exchange: Exchange
@@ -101,6 +106,7 @@ class DirectSearch:
         self,
         middleware: RequestMiddleware,
         searcher: Searcher,
+        meter: SearchMeter,
         search: ParsedSearch,
         caller: str,
         client: Sequence[Any] | None,
@@ -111,6 +117,7 @@ class DirectSearch:
         waits in line. started: on `time.perf_counter`."""
         self._middleware = middleware
         self._searcher = searcher
+        self._meter = meter
         self._search = search
         self._caller = caller
         self._client = client
@@ -130,13 +137,16 @@ class DirectSearch:
 
     def set_result(self, result: SearchResult, /) -> None:
         """See ResultHandler."""
+        answered_at = time.perf_counter()
         try:
-            took_ms = (time.perf_counter() - self._started) * 1000
-            body = encoded_answer(self._search, result, took_ms)
+            body = encoded_answer(self._search, result, (answered_at - self._started) * 1000)
         except Exception as exc:
             self.set_exception(exc)
             return
         self._finish(200, JSON, b"", body)
+        self._meter.search_ended(
+            self._search, self._started, answered_at, time.perf_counter(), self.exchange.request_id
+        )
 
     def set_exception(self, exception: Exception, /) -> None:
         """See ResultHandler."""
@@ -150,6 +160,8 @@ class DirectSearch:
         problem = problem_of(error)
         lines = b"".join([b"%s: %s\r\n" % field for field in fields_of(problem)])
         self._finish(problem.status, PROBLEM, lines, self.exchange.problem_body(_ROUTE, problem))
+        now = time.perf_counter()
+        self._meter.search_ended(self._search, self._started, now, now, self.exchange.request_id, error)
 
     async def _find_again(self) -> None:
         """The ordinary search follows the generation that serves by now."""

@@ -1,8 +1,8 @@
 """How long each stage of searches and writes takes, over all workers.
 
-A search takes some hundred microseconds of this process, so a stage may cost a fraction of one: `observe` adds
-to numbers in memory (0.3 us), which are a mapped file where several workers share a folder. prometheus_client's
-own histogram takes ten times that with several workers (docs/decisions/0075).
+A search takes some hundred microseconds of this process, so a stage may cost a fraction of one: `observe`
+adds to numbers in memory (0.3 us), which are a mapped file where several workers share a folder.
+prometheus_client's own histogram takes nine times that with several workers (docs/decisions/0075).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import mmap
 import os
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Final
@@ -37,8 +37,8 @@ _BYTES: Final = len(STAGES) * _WIDTH * 8
 _FILE: Final = "stages-{}.bin"
 
 
-class StageTimes(Collector):
-    """`observe` from the event loop; `observe_elsewhere` from other threads, for stages of their own."""
+class StageTiming(Collector):
+    """`observe` from the event loop, `observe_pass` from the threads of models."""
 
     def __init__(self, shared_dir: Path | None = None) -> None:
         """shared_dir: where each worker keeps its file; a worker that has ended leaves it."""
@@ -52,10 +52,12 @@ class StageTimes(Collector):
         values[first + bisect_left(BOUNDS, seconds)] += 1
         values[first + _SUM] += seconds
 
-    def observe_elsewhere(self, stage: int, seconds: float) -> None:
-        """Count one passage of a stage that only other threads than the event loop's go through."""
+    def observe_pass(self, waits_s: Sequence[float], took_s: float) -> None:
+        """Count a pass of a model over queries. From any thread: no other method writes these two stages."""
         with self._lock:
-            self.observe(stage, seconds)
+            for wait_s in waits_s:
+                self.observe(EMBED_WAIT, wait_s)
+                self.observe(EMBED, took_s)
 
     def collect(self) -> Iterator[Metric]:
         """See prometheus_client. From any thread."""
