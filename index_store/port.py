@@ -118,3 +118,25 @@ class RebuildSource(Protocol):
     def record_origin(self, collection: str, embedding_version: str, origin: str) -> bool:
         """Note what made the vectors of that version, in words that only the caller reads; return whether any
         generation said otherwise before. Raises WriteFailed."""
+
+
+class ReplaySource(Protocol):
+    """What a comparison of two generations asks of an index. Every method is safe from any thread."""
+
+    def search_version(
+        self, collection: str, embedding_version: str, requests: Sequence[SearchRequest]
+    ) -> list[SearchResult]:
+        """Answer each request from the generation of that version, current or not. Raises as
+        `VectorIndex.search`; VersionMismatch where there is no such generation."""
+
+    def get_version(
+        self, collection: str, embedding_version: str, ids: Sequence[Id]
+    ) -> list[StoredItem | None]:
+        """Return what the generation of that version holds of each id, in order. Raises VersionMismatch."""
+
+    def draw_ids(self, collection: str, seed: str, limit: int) -> list[Id]:
+        """Return some live ids of the current generation, drawn by `seed`, in order."""
+
+    def draw_contents(self, collection: str, seed: str, limit: int) -> list[tuple[Id, Content]]:
+        """Return some live items of the current generation, drawn by `seed`, with what they are made of; by
+        id, and only those whose content is kept."""

@@ -21,6 +21,7 @@ from index_store.contents.table import read_awaiting, read_some
 from index_store.engine.collection import Collection, OpenGenerations, Step
 from index_store.engine.generation import Generation
 from index_store.engine.generation_batch import GenerationWrite, acked, commit_each, takers_of
+from index_store.engine.replay import GenerationReader
 from index_store.engine.status import footprints, statuses
 from index_store.engine.validation import check_dim, check_ids, check_spec, checked_batch, checked_request
 from index_store.engine.write_order import in_one_order
@@ -271,6 +272,10 @@ class EmbeddedIndex:
                 if generation.embedding_version == embedding_version:
                     noted |= record_origin(generation.store.directory, self._connect, origin)
         return noted
+
+    def replay_source(self) -> GenerationReader:
+        """Return what reads any generation."""
+        return GenerationReader(self._collection)
 
     def backup(self, directory: Path) -> Mapping[str, int]:
         """Write a hot copy of all stores of the data directory to a new `directory`; return the seq of each
