@@ -1,5 +1,5 @@
-"""`python -m service`: serve. `models ...`: bring and check model files. `rebuild`, `jobs`, `promote`,
-`rollback`, `abort`: change the model of a running service."""
+"""`python -m service`: serve. `models ...`: bring and check model files. `rebuild`, `jobs`, `report`,
+`promote`, `rollback`, `abort`: change the model of a running service."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from service import ops_calls
 from service.collections import read_collections
 from service.errors import BadConfiguration
 from service.observing.request_log import configure_logging
+from service.ops import calls
 from service.server.server import made_application, serve
 from service.server.workers import end_with_parent
 from service.settings import Settings
@@ -47,8 +47,8 @@ def main(argv: Sequence[str]) -> int:
         from service.embedding.catalog import cli  # serving needs nothing of what converts models
 
         return cli.main(argv[1:], Path(os.environ.get("MODELS_DIR") or ".models"))
-    if argv[:1] and argv[0] in ops_calls.COMMANDS:
-        return ops_calls.main(argv, os.environ)
+    if argv[:1] and argv[0] in calls.COMMANDS:
+        return calls.main(argv, os.environ)
     os.environ["HF_HUB_OFFLINE"] = "1"  # read by the libraries of torch models; workers inherit it
     parser = argparse.ArgumentParser(prog="python -m service", description=__doc__)
     parser.add_argument("--demo", action="store_true", help="fill an empty DATA_DIR with a small catalogue")

@@ -6,7 +6,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, cast
 
 from index_store.types import CollectionSpec, Metric
@@ -49,6 +49,21 @@ DIM_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
+class Gates:
+    """Limits that a report must keep for a promotion without `force`. Shares of 0 to 1, but for
+    zero_results_max, which counts queries; `_min` of 0 and `_max` of 1 let everything pass.
+
+    overlap_at_10_min: of the first ten answers of before, how many stay. known_item_loss_max: items that
+    their own content no longer finds. ndcg_loss_max: of nDCG@10, where judgements are given.
+    zero_results_max: queries that found something and would find nothing."""
+
+    overlap_at_10_min: float = 0.0
+    known_item_loss_max: float = 0.05
+    ndcg_loss_max: float = 0.02
+    zero_results_max: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Collection:
     """One named set of vectors, as configured. model: a reference as docs/SETTINGS.md lists them.
     keep_content: None leaves it to the modality."""
@@ -63,6 +78,7 @@ class Collection:
     text_template: str = ""
     keep_content: bool | None = None
     default: bool = False
+    gates: Gates = Gates()
 
     @property
     def keeps_content(self) -> bool:
@@ -140,7 +156,8 @@ def read_collections(settings: Settings) -> Catalogue:
         found = _mistakes_of(name, table)
         mistakes.extend(f"{settings.collections_file}: collection {name!r}: {each}" for each in found)
         if not found:
-            given = {key: value for key, value in table.items() if key != "source"}
+            given = {key: value for key, value in table.items() if key not in ("source", "gates")}
+            given["gates"] = replace(base.gates, **table.get("gates", {}))
             collections.append(_with_model(replace(base, **given), settings))
     mistakes.extend(f"{settings.collections_file}: {each}" for each in _clashes(collections))
     if mistakes:
@@ -222,6 +239,7 @@ def _mistakes_of(name: str, table: Mapping[str, Any]) -> list[str]:
         "keep_content": bool,
         "default": bool,
         "source": dict,
+        "gates": dict,
     }
     for key, value in table.items():
         if key not in kinds:
@@ -235,7 +253,22 @@ def _mistakes_of(name: str, table: Mapping[str, Any]) -> list[str]:
         mistakes.append(f"id_field {id_field!r} is not a usable field name")
     if type(dim) is int and not 1 <= dim <= DIM_MAX:
         mistakes.append(f"dim must be 1 to {DIM_MAX}, got {dim}")
+    if isinstance(gates := table.get("gates", {}), dict):
+        mistakes.extend(_mistakes_of_gates(gates))
     return mistakes
+
+
+def _mistakes_of_gates(gates: Mapping[str, object]) -> list[str]:
+    known = [each.name for each in fields(Gates)]
+    mistakes = [f"gates: {_unknown(key, known)}" for key in gates if key not in known]
+    for key in set(known).intersection(gates):
+        value = gates[key]
+        if key == "zero_results_max":
+            if type(value) is not int or value < 0:
+                mistakes.append(f"gates: {key} must be a whole number from 0")
+        elif type(value) not in (int, float) or not 0 <= cast("float", value) <= 1:
+            mistakes.append(f"gates: {key} must be a number from 0 to 1")
+    return sorted(mistakes)
 
 
 def _unknown(key: str, known: Iterable[str]) -> str:

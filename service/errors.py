@@ -6,6 +6,7 @@ ServiceError
 │   ├── InvalidInput        one field is wrong
 │   ├── InvalidImage        not a picture that is read here, or too large
 │   ├── UnknownItem         a search starts from an item that is not there
+│   ├── UnknownGeneration   a generation, or the report of one, is asked for that is not there
 │   ├── JobConflict         a job can't be made, or can't be ended any more
 │   └── BatchRejected       items of an all-or-nothing write are wrong
 ├── ModelError              files of a model are missing, altered, or not what is opened here
@@ -91,6 +92,10 @@ class InvalidImage(Refused):
 
 class UnknownItem(Refused):
     """A search names an item (`like_ids`) that the collection does not hold."""
+
+
+class UnknownGeneration(Refused):
+    """A generation is named that the collection does not have, or that no report was made of."""
 
 
 class JobConflict(Refused):

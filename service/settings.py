@@ -286,6 +286,9 @@ class Settings:
         "ms",
         "Filling a new generation slows down while a hundredth of the searches take longer than this.",
     )
+    report_queries_max: int = number(
+        500, 10, 10_000, "queries", "Most queries of callers that a report puts to both generations."
+    )
     snapshots_kept: int = number(
         7, 0, 1000, "snapshots", "How many of /v1/snapshot are kept, the oldest go first; 0 keeps all."
     )

@@ -126,6 +126,7 @@ def build(
         snapshots=_snapshots(settings),
         rebuilds=rebuild.rebuilds,
         models=rebuild.models,
+        reports=rebuild.reports,
         store_id=partial(store_id, settings.data_dir),
         metrics=metrics,
         meter=meter,

@@ -26,6 +26,9 @@ from service.app.rebuild.jobs import JobStore
 from service.app.rebuild.rebuilds import Rebuilds
 from service.app.rebuild.runner import RebuildRunner
 from service.app.rebuild.throttle import FillThrottle
+from service.app.report.replay import Replayer
+from service.app.report.reports import Reports
+from service.app.report.store import ReportStore
 from service.collections import Collection
 from service.embedding.catalog.loader import dim_of, load_embedder
 from service.embedding.catalog.references import NoModel, directory_and_hint, parse_reference
@@ -37,10 +40,11 @@ _PIXELS = 224
 
 @dataclass(frozen=True, slots=True)
 class RebuildParts:
-    """rebuilds, models: for the routes. watches: run while the service does."""
+    """rebuilds, models, reports: for the routes. watches: run while the service does."""
 
     rebuilds: Rebuilds
     models: GenerationModels
+    reports: Reports
     watches: Sequence[Callable[[], Coroutine[Any, Any, None]]]
 
 
@@ -59,14 +63,27 @@ def build_rebuild(
     collections = served.catalogue.collections
     workers = WorkerModels(settings.data_dir / "workers")
     models = GenerationModels(collections, encoders, index, loader, readers, workers)
-    jobs = JobStore(settings.data_dir / "jobs", partial(datetime.now, UTC))
+    now = partial(datetime.now, UTC)
+    jobs = JobStore(settings.data_dir / "jobs", now)
+    pace = FillThrottle(recent_searches, settings.rebuild_search_ms_max)
+    source = index.replay_source()
+    reports = Reports(
+        index,
+        source,
+        models,
+        Replayer(source, readers, pace),
+        ReportStore(settings.data_dir / "reports"),
+        readers,
+        now,
+    )
     runner = RebuildRunner(
         collections,
         jobs,
         index,
         models,
         Filler(index, pictures, readers, writers),
-        FillThrottle(recent_searches, settings.rebuild_search_ms_max),
+        reports,
+        pace,
         readers,
         settings.data_dir / "jobs" / "runner.lock",
         retire_after_s=settings.retire_after_h * 3600,
@@ -75,7 +92,7 @@ def build_rebuild(
     rebuilds = Rebuilds(
         jobs, index, encoders, served.changes.get, try_model, settings.data_dir, workers=settings.workers
     )
-    return RebuildParts(rebuilds, models, [models.run, runner.run])
+    return RebuildParts(rebuilds, models, reports, [models.run, runner.run])
 
 
 def tried_model(

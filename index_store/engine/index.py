@@ -21,12 +21,11 @@ from index_store.contents.table import read_awaiting, read_some
 from index_store.engine.collection import Collection, OpenGenerations, Step
 from index_store.engine.generation import Generation
 from index_store.engine.generation_batch import GenerationWrite, acked, commit_each, takers_of
-from index_store.engine.replay import GenerationReader
+from index_store.engine.replay import GenerationReader, current_generation, generation_of
 from index_store.engine.status import footprints, statuses
 from index_store.engine.validation import check_dim, check_ids, check_spec, checked_batch, checked_request
 from index_store.engine.write_order import in_one_order
 from index_store.errors import (
-    GenerationConflict,
     InvalidRequest,
     PageExpired,
     Unavailable,
@@ -216,7 +215,7 @@ class EmbeddedIndex:
         found = self._collections[collection]
         _check_parts(parts, ())
         with found.members() as members:
-            return _of_version(found.spec, members, embedding_version).store.compute_digest(parts)
+            return generation_of(found.spec, members, embedding_version).store.compute_digest(parts)
 
     def digest_rows(
         self,
@@ -229,7 +228,7 @@ class EmbeddedIndex:
         found = self._collections[collection]
         _check_parts(parts, numbers)
         with found.members() as members:
-            store = _of_version(found.spec, members, embedding_version).store
+            store = generation_of(found.spec, members, embedding_version).store
             return iter(list(store.compute_digest_rows(numbers, parts)))
 
     def dims_by_version(self, collection: str) -> Mapping[str, int]:
@@ -275,7 +274,7 @@ class EmbeddedIndex:
 
     def replay_source(self) -> GenerationReader:
         """Return what reads any generation."""
-        return GenerationReader(self._collection)
+        return GenerationReader(self._collections)
 
     def backup(self, directory: Path) -> Mapping[str, int]:
         """Write a hot copy of all stores of the data directory to a new `directory`; return the seq of each
@@ -331,24 +330,7 @@ def _addressed(spec: CollectionSpec, members: OpenGenerations, batch: WriteBatch
     """The generation whose Ack answers the write."""
     current = members.current
     if batch.embedding_version is None:
-        return _existing(members)
+        return current_generation(members)
     if batch.is_for_current and current and current.embedding_version != batch.embedding_version:
         raise VersionMismatch(spec.name, current.embedding_version, batch.embedding_version)
-    return _of_version(spec, members, batch.embedding_version)
-
-
-def _of_version(spec: CollectionSpec, members: OpenGenerations, version: str | None) -> Generation:
-    """The generation of that version; None: the current one. Raises VersionMismatch, GenerationConflict."""
-    if version is None:
-        return _existing(members)
-    for generation in members.in_order():
-        if generation.embedding_version == version:
-            return generation
-    current = members.current
-    raise VersionMismatch(spec.name, current.embedding_version if current else "", version)
-
-
-def _existing(members: OpenGenerations) -> Generation:
-    if members.current is None:
-        raise GenerationConflict("the collection has no generation yet: begin one")
-    return members.current
+    return generation_of(spec, members, batch.embedding_version)

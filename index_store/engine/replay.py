@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 import faiss
 
 from index_store.contents.sample import draw_contents, draw_ids
 from index_store.engine.collection import Collection, OpenGenerations
 from index_store.engine.generation import Generation
-from index_store.engine.validation import check_ids, checked_request
-from index_store.errors import VersionMismatch
-from index_store.types import Content, Id, SearchRequest, SearchResult, StoredItem
+from index_store.engine.validation import check_dim, check_ids, checked_request
+from index_store.errors import GenerationConflict, VersionMismatch
+from index_store.types import CollectionSpec, Content, Id, SearchRequest, SearchResult, StoredItem
 
 
 class GenerationReader:
     """Fits `index_store.port.ReplaySource`. Safe from any thread."""
 
-    def __init__(self, collection_of: Callable[[str], Collection]) -> None:
-        """collection_of: raises UnknownCollection."""
-        self._collection_of = collection_of
+    def __init__(self, collections: Mapping[str, Collection]) -> None:
+        """collections: raises UnknownCollection for a name that it does not have."""
+        self._collections = collections
 
     def search_version(
         self, collection: str, embedding_version: str, requests: Sequence[SearchRequest]
     ) -> list[SearchResult]:
         """See `ReplaySource`."""
         faiss.omp_set_num_threads(1)  # of this thread alone, as in every search
-        found = self._collection_of(collection)
+        found = self._collections[collection]
         checked = [checked_request(request, found.spec) for request in requests]
         with found.members() as members:
-            generation = _of_version(collection, members, embedding_version)
+            generation = generation_of(found.spec, members, embedding_version)
+            for request in checked:
+                check_dim(request.vector, generation.dim, "vector")
             view = generation.refresh()
             return [generation.nearest(view, request) for request in checked]
 
@@ -37,15 +39,16 @@ class GenerationReader:
         self, collection: str, embedding_version: str, ids: Sequence[Id]
     ) -> list[StoredItem | None]:
         """See `ReplaySource`."""
-        found = self._collection_of(collection)
+        found = self._collections[collection]
         check_ids(ids, found.spec)
         with found.members() as members:
-            rows = _of_version(collection, members, embedding_version).store.read(list(dict.fromkeys(ids)))
+            generation = generation_of(found.spec, members, embedding_version)
+            rows = generation.store.read(list(dict.fromkeys(ids)))
         return [rows[item_id].as_item() if item_id in rows else None for item_id in ids]
 
     def draw_ids(self, collection: str, seed: str, limit: int) -> list[Id]:
         """See `ReplaySource`."""
-        with self._collection_of(collection).members() as members:
+        with self._collections[collection].members() as members:
             if members.current is None:
                 return []
             with members.current.store.reading() as connection:
@@ -53,17 +56,27 @@ class GenerationReader:
 
     def draw_contents(self, collection: str, seed: str, limit: int) -> list[tuple[Id, Content]]:
         """See `ReplaySource`."""
-        with self._collection_of(collection).members() as members:
+        with self._collections[collection].members() as members:
             if members.current is None:
                 return []
             with members.current.store.reading() as connection:
                 return draw_contents(connection, seed, limit)
 
 
-def _of_version(collection: str, members: OpenGenerations, embedding_version: str) -> Generation:
+def generation_of(spec: CollectionSpec, members: OpenGenerations, version: str | None) -> Generation:
+    """Return the generation of that version; None: the current one. Raises VersionMismatch,
+    GenerationConflict."""
+    if version is None:
+        return current_generation(members)
     for generation in members.in_order():
-        if generation.embedding_version == embedding_version:
+        if generation.embedding_version == version:
             return generation
-    raise VersionMismatch(
-        collection, members.current.embedding_version if members.current else "", embedding_version
-    )
+    current = members.current
+    raise VersionMismatch(spec.name, current.embedding_version if current else "", version)
+
+
+def current_generation(members: OpenGenerations) -> Generation:
+    """Raises GenerationConflict."""
+    if members.current is None:
+        raise GenerationConflict("the collection has no generation yet: begin one")
+    return members.current

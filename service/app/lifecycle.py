@@ -21,7 +21,14 @@ from index_store.errors import (
     Unavailable,
     WriteFailed,
 )
-from index_store.port import DimSource, FootprintSource, RebuildSource, SeqSource, VectorIndex
+from index_store.port import (
+    DimSource,
+    FootprintSource,
+    RebuildSource,
+    ReplaySource,
+    SeqSource,
+    VectorIndex,
+)
 from index_store.types import SearchRequest
 from service.app.encoders import Encoders, Slot
 from service.app.generations.loading import Loader, open_encoders
@@ -54,6 +61,9 @@ class OpenableIndex(VectorIndex, SeqSource, DimSource, RebuildSource, FootprintS
 
     def open(self) -> Mapping[str, Unavailable]:
         """Open each collection that is not open; return why some can't be, by name."""
+
+    def replay_source(self) -> ReplaySource:
+        """Return what reads generations that are not current."""
 
 
 class Lifecycle:

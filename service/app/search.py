@@ -202,9 +202,9 @@ class Searcher:
             if request.embedding_version not in (None, version):
                 raise VersionMismatch(name, version, str(request.embedding_version))
             stored = await self._on_reader(partial(self._index.get, name, inputs))
-            request.vector = _direction(search, inputs, stored)
+            request.vector = direction_of(len(search.like_ids), inputs, stored)
             excluding = replace(
-                request, exclude_ids=[*_plain(request.exclude_ids), *inputs], embedding_version=version
+                request, exclude_ids=[*plain_ids(request.exclude_ids), *inputs], embedding_version=version
             )
             try:
                 return await self._result(search, excluding, deadline)
@@ -254,12 +254,12 @@ def _pinned(search: ParsedSearch) -> str | None:
     return search.pinned if search.is_embedded else search.request.embedding_version
 
 
-def _direction(search: ParsedSearch, inputs: Sequence[Id], stored: Sequence[StoredItem | None]) -> Vector:
-    """2 x mean(like) - mean(unlike) over unit vectors, as a unit vector; mean(like) without unlike."""
+def direction_of(likes: int, inputs: Sequence[Id], stored: Sequence[StoredItem | None]) -> Vector:
+    """Return 2 x mean(like) - mean(unlike) over unit vectors, as a unit vector; mean(like) without unlike.
+    likes: how many of `inputs` are liked, the first ones. Raises UnknownItem, InvalidInput."""
     units = [_unit(id, item) for id, item in zip(inputs, stored, strict=True)]
-    likes = len(search.like_ids)
     direction = np.mean(units[:likes], axis=0)
-    if search.unlike_ids:
+    if len(units) > likes:
         direction = 2 * direction - np.mean(units[likes:], axis=0)
     length = float(np.linalg.norm(direction))
     if length < 1e-6:
@@ -274,5 +274,6 @@ def _unit(id: Id, item: StoredItem | None) -> npt.NDArray[np.float64]:
     return vector / float(np.linalg.norm(vector))
 
 
-def _plain(ids: Ids | npt.NDArray[np.int64]) -> Sequence[Id]:
+def plain_ids(ids: Ids | npt.NDArray[np.int64]) -> Sequence[Id]:
+    """Return ids as they are in Python."""
     return ids.tolist() if isinstance(ids, np.ndarray) else ids

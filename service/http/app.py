@@ -18,6 +18,7 @@ from service.app.ingest import Ingester, PictureSource
 from service.app.lifecycle import Opening
 from service.app.monitoring.search_meter import SearchMeter
 from service.app.rebuild.rebuilds import Rebuilds
+from service.app.report.reports import Reports
 from service.app.search import Searcher
 from service.http.auth import TrustedProxies
 from service.http.dependencies import Dependencies, RouteGroup, exchange_of
@@ -29,6 +30,7 @@ from service.http.routes.embed import EmbedRoutes
 from service.http.routes.legacy import LegacyRoutes
 from service.http.routes.ops import HealthRoutes, ItemRoutes, OpsRoutes
 from service.http.routes.rebuild import RebuildRoutes
+from service.http.routes.report import ReportRoutes
 from service.http.routes.search import SearchFront
 from service.http.routes.write import WriteRoutes
 from service.http.transport.direct_search import Shortcut
@@ -59,6 +61,7 @@ class ApplicationParts:
     snapshots: Snapshots
     rebuilds: Rebuilds
     models: GenerationModels
+    reports: Reports
     store_id: Callable[[], str]
     metrics: Metrics
     meter: SearchMeter
@@ -151,9 +154,18 @@ def _routers(parts: ApplicationParts) -> list[APIRouter]:
         WriteRoutes(shared, parts.ingester, IntakeReader(shared.catalogue, shared.settings)),
         ItemRoutes(shared),
         LegacyRoutes(shared, parts.searcher, parts.meter, parts.pictures),
-        OpsRoutes(shared, parts.exposition, parts.meter, parts.snapshots, parts.store_id, parts.models),
+        OpsRoutes(
+            shared,
+            parts.exposition,
+            parts.meter,
+            parts.snapshots,
+            parts.store_id,
+            parts.models,
+            parts.reports,
+        ),
         DigestRoutes(shared),
         RebuildRoutes(shared, parts.rebuilds),
+        ReportRoutes(shared, parts.reports, search_limits(shared.settings)),
     ]
     if parts.demo_picture is not None:
         groups.insert(0, DemoRoutes(shared, parts.demo_picture))

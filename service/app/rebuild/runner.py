@@ -6,7 +6,8 @@ stores say that something is missing. Steps of a job, each of which may be repea
     waiting → loading   the new model is opened, its version compared with the job's
             → copying   the new generation begins: ids, activity, metadata and content, by one rename
             → embedding items that wait for a vector get one, while every write goes to both generations
-            → done      none is left: the job is ready, to be promoted
+            → report    the same queries to both generations, compared
+            → done      the job is ready, to be promoted
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from service.app.generations.origin import Origin
 from service.app.rebuild.filler import Filler, Gap, RebuildIndex
 from service.app.rebuild.jobs import Job, JobStore
 from service.app.rebuild.throttle import FillThrottle
+from service.app.report.reports import Reports
 from service.collections import Collection
 from service.errors import ModelUnavailable, ServiceError, TryLater
 
@@ -42,6 +44,10 @@ _LOOK_S = 1.0
 _SAVE_S = 1.0
 _FAILED_ITEMS_MAX = 100_000
 _RETRY_FAILED_S = 600.0
+
+
+class _Cancelled(Exception):
+    """Somebody asked for the end of the job during its report."""
 
 
 @dataclass(slots=True)
@@ -66,6 +72,7 @@ class RebuildRunner:
         index: RebuildIndex,
         models: GenerationModels,
         filler: Filler,
+        reports: Reports,
         pace: FillThrottle,
         readers: Executor,
         lock_file: Path,
@@ -83,6 +90,7 @@ class RebuildRunner:
         self._index = index
         self._models = models
         self._filler = filler
+        self._reports = reports
         self._pace = pace
         self._readers = readers
         self._lock_file = lock_file
@@ -211,11 +219,26 @@ class RebuildRunner:
         missing = max(0, status.current.live - found.live)
         reasons = list(failed.values())
         errors = {reason: reasons.count(reason) for reason in sorted(set(reasons))}
+        if not await self._report(await self._save(replace(_counted(job, found), phase="report"))):
+            return
         ready = replace(
             _counted(job, found), state="ready", phase="done", missing=missing, errors=errors, eta_s=0.0
         )
         await self._save(ready)
         log.info("rebuild_ready", extra={"job": job.id, "collection": job.collection, "missing": missing})
+
+    async def _report(self, job: Job) -> bool:
+        """Compare the job's generation with the current one; return whether nobody asked for an end."""
+
+        async def go_on() -> None:
+            if await self._run(partial(self._jobs.is_cancelled, job.id)):
+                raise _Cancelled
+
+        try:
+            await self._reports.make_for_job(self._collections[job.collection], job.embedding_version, go_on)
+        except _Cancelled:
+            return False
+        return True
 
     async def _fill(self, gap: Gap, job: Job | None) -> bool:
         """Go once through what waits; return whether its end was reached. job: whose progress this is."""

@@ -92,6 +92,7 @@ _TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (index.StoreDamaged, 503, "store_damaged"),
     (index.Unavailable, 503, "store_unavailable"),
     (service.UnknownItem, 404, "unknown_item"),
+    (service.UnknownGeneration, 404, "unknown_generation"),
     (service.JobConflict, 409, "job_conflict"),
     (service.BatchRejected, 422, "batch_rejected"),
     (service.Starting, 503, "starting"),

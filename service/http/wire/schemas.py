@@ -164,6 +164,26 @@ class RebuildIn(msgspec.Struct, forbid_unknown_fields=True):
     dry_run: bool = False
 
 
+class ReportQueryIn(SearchIn):
+    """One line of a file of queries: a search. next_vector: of the same content, by the model of after."""
+
+    next_vector: VectorIn | None = None
+
+
+class JudgementIn(msgspec.Struct, forbid_unknown_fields=True):
+    """grades: by id, as text; how well the item answers the query, above 0 where it does."""
+
+    query: str
+    grades: dict[str, float]
+
+
+class ReportIn(msgspec.Struct, forbid_unknown_fields=True):
+    """POST .../report. Without any queries those at hand are taken."""
+
+    queries: list[ReportQueryIn] = []
+    judgements: list[JudgementIn] = []
+
+
 class DigestIn(msgspec.Struct, forbid_unknown_fields=True):
     """sums: base64 of little-endian uint64, a power of two of them. first: the part to begin with."""
 

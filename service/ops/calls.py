@@ -1,7 +1,7 @@
-"""`python -m service rebuild|jobs|promote|rollback|abort|retire`: those on call change a model.
+"""`python -m service rebuild|jobs|report|promote|rollback|abort|retire`: those on call change a model.
 
 Speaks to the running service as any other caller would. Exit codes: 0 done, 1 refused or failed, 2 not asked
-for rightly, 3 not reached.
+for rightly, 3 not reached, 4 a gate of the report does not hold.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-COMMANDS = ("rebuild", "jobs", "promote", "rollback", "abort", "retire")
+from service.ops.report import add_report
+
+COMMANDS = ("rebuild", "jobs", "report", "promote", "rollback", "abort", "retire")
 EXIT_REFUSED, EXIT_NOT_REACHED = 1, 3
 _LOOK_S = 0.5
 _BAR = 30
@@ -95,11 +97,12 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     jobs = commands.add_parser("jobs", help="what is under way, and what was")
     jobs.add_argument("--cancel", metavar="ID", help="end this one")
     jobs.set_defaults(run=_jobs)
+    add_report(commands)
     for name in _HELP:
         one = commands.add_parser(name, help=_HELP[name])
         one.add_argument("collection")
         one.add_argument("--embedding-version", help="refuse unless the step is about this one")
-        one.add_argument("--force", action="store_true", help="promote though searches lose items by it")
+        one.add_argument("--force", action="store_true", help="promote though a gate or a count says no")
         one.set_defaults(run=_step, step=name)
     for each in commands.choices.values():
         each.add_argument("--url", default=default, help="of the running service; default: %(default)s")
@@ -149,7 +152,7 @@ def _watch(job_id: str, calls: ServiceCalls, sleep: Callable[[float], object]) -
         _say(f"  {count} item(s) could not be embedded: {reason}")
     if job["missing"]:
         _say(f"  {job['missing']} item(s) would be lost to searches: their content is not kept here")
-    _say(f"python -m service promote {job['collection']}")
+    _say(f"python -m service report {job['collection']}")
     return 0
 
 

@@ -1,0 +1,177 @@
+"""Puts queries to two generations, one after another and at low priority."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+from index_store.errors import InvalidVector
+from index_store.port import ReplaySource
+from index_store.types import Hit, Id, SearchRequest, Vector
+from service.app.encoders import Slot
+from service.app.rebuild.throttle import FillThrottle
+from service.app.report.queries import DEPTH, ReplayQuery
+from service.app.search import direction_of, plain_ids
+from service.errors import DeadlineExceeded, InvalidImage, InvalidInput, Overloaded, UnknownItem
+
+T = TypeVar("T")
+
+CALLER = "report"
+"""Whose share of the models this takes."""
+_EMBED_TRIES = 60
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySide:
+    """One of the two generations. slot: its model; None where none makes its vectors here."""
+
+    embedding_version: str
+    slot: Slot | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedAnswer:
+    """hits: nearest first, DEPTH at most, the query's own item left out. own_rank: of that item, from 1; None
+    where it was not found. seconds: in the index alone."""
+
+    hits: Sequence[Hit]
+    seconds: float
+    own_rank: int | None = None
+
+    @property
+    def ids(self) -> list[Id]:
+        """The ranking."""
+        return [hit.id for hit in self.hits]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedQuery:
+    """A query and what both generations answered."""
+
+    query: ReplayQuery
+    before: ReplayedAnswer
+    after: ReplayedAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedQuery:
+    """A query that can't be put to both. reason: a word for programs."""
+
+    query: ReplayQuery
+    reason: str
+
+
+class Replayer:
+    """Event loop only; the index is searched on threads of `readers`."""
+
+    def __init__(
+        self,
+        source: ReplaySource,
+        readers: Executor,
+        pace: FillThrottle,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """clock: seconds that only go forward."""
+        self._source = source
+        self._readers = readers
+        self._pace = pace
+        self._clock = clock
+
+    async def replay(
+        self, query: ReplayQuery, before: ReplaySide, after: ReplaySide
+    ) -> ReplayedQuery | SkippedQuery:
+        """Put one query to both, then rest as long as searches ask for. Raises TryLater, IndexStoreError."""
+        began_at = self._clock()
+        try:
+            first = await self._vector(query, before, query.search.request.vector)
+            second = await self._vector(query, after, query.next_vector)
+        except _NotComparable as exc:
+            return SkippedQuery(query, str(exc))
+        if first is None:
+            return SkippedQuery(query, "unknown_item")
+        nothing = ReplayedAnswer((), 0.0)
+        try:
+            answer = await self._answer(query, before, first)
+            other = nothing if second is None else await self._answer(query, after, second)
+        except InvalidVector:
+            return SkippedQuery(query, "vector_of_another_dim")
+        await asyncio.sleep(self._pace.rest_after(self._clock() - began_at))
+        return ReplayedQuery(query, answer, other)
+
+    async def _answer(self, query: ReplayQuery, side: ReplaySide, vector: Vector) -> ReplayedAnswer:
+        """The own item is asked for beside DEPTH others."""
+        search = query.search
+        request = replace(
+            search.request,
+            vector=vector,
+            k=DEPTH + (query.own_id is not None),
+            exclude_ids=[*plain_ids(search.request.exclude_ids), *search.like_ids, *search.unlike_ids],
+            embedding_version=None,
+            checked_for="",
+        )
+        hits, seconds = await self._run(partial(self._timed, search.collection.name, side, request))
+        others = [hit for hit in hits if hit.id != query.own_id]
+        own_rank = next((rank for rank, hit in enumerate(hits, start=1) if hit.id == query.own_id), None)
+        return ReplayedAnswer(others[:DEPTH], seconds, own_rank)
+
+    def _timed(
+        self, collection: str, side: ReplaySide, request: SearchRequest
+    ) -> tuple[Sequence[Hit], float]:
+        began_at = self._clock()
+        (result,) = self._source.search_version(collection, side.embedding_version, [request])
+        return result.hits, self._clock() - began_at
+
+    async def _vector(self, query: ReplayQuery, side: ReplaySide, given: Vector | None) -> Vector | None:
+        """The query's vector in the space of `side`; None where an item it starts from has none there."""
+        search = query.search
+        if search.like_ids:
+            return await self._run(partial(self._direction, query, side))
+        if search.content is None:
+            if given is None:
+                raise _NotComparable("vector_of_one_model_only")
+            return given
+        if side.slot is None:
+            raise _NotComparable("no_model_here")
+        for _ in range(_EMBED_TRIES):
+            try:
+                return await _embedded(search.content, side.slot)
+            except (Overloaded, DeadlineExceeded) as exc:
+                await asyncio.sleep(exc.retry_after_s)
+        return await _embedded(search.content, side.slot)
+
+    def _direction(self, query: ReplayQuery, side: ReplaySide) -> Vector | None:
+        search = query.search
+        inputs = [*search.like_ids, *search.unlike_ids]
+        stored = self._source.get_version(search.collection.name, side.embedding_version, inputs)
+        try:
+            return direction_of(len(search.like_ids), inputs, stored)
+        except UnknownItem:
+            return None
+        except InvalidInput as exc:
+            raise _NotComparable("likes_cancel_each_other_out") from exc
+
+    def _run(self, call: Callable[[], T]) -> Awaitable[T]:
+        return asyncio.get_running_loop().run_in_executor(self._readers, call)
+
+
+class _NotComparable(Exception):
+    """The reason, as SkippedQuery has it."""
+
+
+async def _embedded(content: str | bytes, slot: Slot) -> Vector:
+    if isinstance(content, str):
+        if slot.text is None:
+            raise _NotComparable("model_reads_no_text")
+        return (await slot.text.embed_query(content, CALLER)).vector
+    if slot.image is None:
+        raise _NotComparable("model_reads_no_pictures")
+    try:
+        return (await slot.image.embed_query(content, CALLER)).vector
+    except InvalidImage as exc:
+        raise _NotComparable("picture_not_readable") from exc

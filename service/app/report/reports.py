@@ -1,0 +1,279 @@
+"""Making reports, keeping them, and what they say of a promotion."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
+
+from index_store.port import ReplaySource, VectorIndex
+from index_store.types import CollectionStatus, GenerationStatus, Id, Metadata
+from service.app.generations.models import GenerationModels
+from service.app.generations.origin import read_origin
+from service.app.report import compare
+from service.app.report.gates import GateResult, gate_results
+from service.app.report.queries import ReplayQuery, sampled_queries
+from service.app.report.replay import ReplayedQuery, Replayer, ReplaySide, SkippedQuery
+from service.app.report.result import (
+    FORMAT_VERSION,
+    ComparedGeneration,
+    Report,
+    ReportTiming,
+)
+from service.app.report.store import ReportStore
+from service.collections import Collection
+from service.errors import Overloaded, Starting, UnknownGeneration
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+OnQuery = Callable[[], Awaitable[None]]
+"""Awaited after each query; what it raises ends the report."""
+
+_TITLE_KEYS = ("title", "name", "product_name", "recipe_name")
+_TITLE_CHARS_MAX = 120
+
+
+@dataclass(frozen=True, slots=True)
+class FoundReport:
+    """A report, what its gates say under the limits of now, and whether anything was written since."""
+
+    report: Report
+    gates: Sequence[GateResult]
+    is_stale: bool
+
+
+class Reports:
+    """Event loop only; reads of index and disk run on threads. One report is made at a time."""
+
+    def __init__(
+        self,
+        index: VectorIndex,
+        source: ReplaySource,
+        models: GenerationModels,
+        replayer: Replayer,
+        store: ReportStore,
+        readers: Executor,
+        now: Callable[[], datetime],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """now: wall clock. clock: seconds that only go forward."""
+        self._index = index
+        self._source = source
+        self._models = models
+        self._replayer = replayer
+        self._store = store
+        self._readers = readers
+        self._now = now
+        self._clock = clock
+        self._busy = asyncio.Lock()
+
+    async def find_or_make(self, collection: Collection, name: str) -> FoundReport:
+        """Return the stored report of the generation `name` (its name, version or role), or make one.
+        Raises UnknownGeneration, TryLater, IndexStoreError."""
+        status = await self._status(collection)
+        after = _named(status, name)
+        found = await self._found(collection, status, after)
+        if found is not None:
+            return found
+        _require_comparable(status, after)
+        async with self._busy:
+            found = await self._found(collection, status, after)  # made while this waited
+            return found or await self._made(collection, status, after, (), None)
+
+    async def make_fresh(
+        self, collection: Collection, name: str, queries: Sequence[ReplayQuery]
+    ) -> FoundReport:
+        """Make a report in place of the stored one. queries: none takes those that are at hand. Raises as
+        `find_or_make`, and Overloaded while another is being made."""
+        status = await self._status(collection)
+        after = _named(status, name)
+        _require_comparable(status, after)
+        if self._busy.locked():
+            raise Overloaded("Another report is being made.", retry_after_s=10, reason="report")
+        async with self._busy:
+            return await self._made(collection, status, after, queries, None)
+
+    async def make_for_job(self, collection: Collection, version: str, on_query: OnQuery) -> Report:
+        """Make the report that a rebuild ends with. Raises as `find_or_make`, and what `on_query` raises."""
+        status = await self._status(collection)
+        after = _named(status, version)
+        async with self._busy:
+            return (await self._made(collection, status, after, (), on_query)).report
+
+    async def gates_of_promotion(
+        self, collection: Collection, status: CollectionStatus, *, is_made: bool
+    ) -> Sequence[GateResult]:
+        """Return what the gates say of making the next generation current. is_made: make the report if there
+        is none of these two generations; else nothing is returned then. Raises as `find_or_make`."""
+        if is_made:
+            return (await self.find_or_make(collection, "next")).gates
+        found = await self._found(collection, status, _named(status, "next"))
+        return found.gates if found else ()
+
+    async def _found(
+        self, collection: Collection, status: CollectionStatus, after: GenerationStatus
+    ) -> FoundReport | None:
+        find = partial(self._store.find_report, collection.name, after.generation)
+        report = await self._run(find)
+        if report is None or (after.role == "next" and not _is_of(report, status)):
+            return None
+        return self._current_gates(collection, report, status)
+
+    async def _made(
+        self,
+        collection: Collection,
+        status: CollectionStatus,
+        after: GenerationStatus,
+        given: Sequence[ReplayQuery],
+        on_query: OnQuery | None,
+    ) -> FoundReport:
+        before = status.current
+        assert before is not None
+        began_at = self._clock()
+        seed = f"{collection.name}/{before.generation}/{after.generation}"
+        queries = await self._queries(collection, seed, given)
+        sides = (self._side(collection, before), self._side(collection, after))
+        replayed: list[ReplayedQuery] = []
+        skipped: Counter[str] = Counter()
+        for query in queries:
+            outcome = await self._replayer.replay(query, *sides)
+            if isinstance(outcome, SkippedQuery):
+                skipped[outcome.reason] += 1
+            else:
+                replayed.append(outcome)
+            if on_query is not None:
+                await on_query()
+        changed = compare.changed_most(compare.compared(replayed))
+        titles = await self._titles(collection, changed)
+        generations = [_compared_generation(each) for each in (before, after)]
+        build = partial(_report, collection, generations, seed, replayed, dict(sorted(skipped.items())))
+        timing = _timing(replayed, self._now(), self._clock() - began_at)
+        report = await self._run(partial(build, titles, timing))
+        names = [each.generation for each in status.generations]
+        await self._run(partial(self._store.save_report, report, names))
+        log.info(
+            "report_made",
+            extra={"collection": collection.name, "generation": after.generation, "queries": len(replayed)},
+        )
+        return self._current_gates(collection, report, status)
+
+    async def _queries(
+        self, collection: Collection, seed: str, given: Sequence[ReplayQuery]
+    ) -> list[ReplayQuery]:
+        """Those of callers, and items' own content, which counts for agreement only if nothing else does."""
+        are_compared = not given
+        sample = partial(sampled_queries, self._source, collection, seed, are_compared=are_compared)
+        return [*given, *await self._run(sample)]
+
+    def _side(self, collection: Collection, generation: GenerationStatus) -> ReplaySide:
+        """Raises Starting while the generation's model is still being loaded."""
+        version = generation.embedding_version
+        slot = self._models.slot_of_version(collection.name, version)
+        waits = read_origin(generation.origin) is not None and not self._models.problem(
+            collection.name, version
+        )
+        if slot is None and waits:
+            raise Starting(f"The model of the {generation.role} generation is still loading.")
+        return ReplaySide(version, slot)
+
+    async def _titles(
+        self, collection: Collection, changed: Sequence[compare.ComparedQuery]
+    ) -> dict[Id, str]:
+        ids = sorted({item_id for each in changed for item_id in compare.first_ids(each)}, key=str)
+        items = await self._run(partial(self._index.get, collection.name, ids))
+        return {item.id: _title(item.metadata) for item in items if item is not None}
+
+    def _current_gates(self, collection: Collection, report: Report, status: CollectionStatus) -> FoundReport:
+        seqs = {each.generation: each.seq for each in status.generations}
+        compared = (report.before, report.after)
+        is_stale = any(seqs.get(each.generation) != each.seq for each in compared)
+        return FoundReport(report, gate_results(report, collection.gates), is_stale)
+
+    async def _status(self, collection: Collection) -> CollectionStatus:
+        return await self._run(partial(self._index.status, collection.name))
+
+    def _run(self, call: Callable[[], T]) -> Awaitable[T]:
+        return asyncio.get_running_loop().run_in_executor(self._readers, call)
+
+
+def _named(status: CollectionStatus, name: str) -> GenerationStatus:
+    for each in status.generations:
+        if name in (each.generation, each.role, each.embedding_version):
+            return each
+    raise UnknownGeneration(f"The collection {status.spec.name!r} has no generation {name[:64]!r}.")
+
+
+def _require_comparable(status: CollectionStatus, after: GenerationStatus) -> None:
+    if status.current is None or after.generation == status.current.generation:
+        raise UnknownGeneration(
+            f"There is no report of the generation {after.generation!r}: it is the current one by now."
+        )
+
+
+def _is_of(report: Report, status: CollectionStatus) -> bool:
+    """Whether the report compares with the generation that is current now."""
+    return status.current is not None and report.before.generation == status.current.generation
+
+
+def _compared_generation(status: GenerationStatus) -> ComparedGeneration:
+    return ComparedGeneration(status.generation, status.embedding_version, status.seq, status.live)
+
+
+def _report(
+    collection: Collection,
+    generations: Sequence[ComparedGeneration],
+    seed: str,
+    replayed: Sequence[ReplayedQuery],
+    skipped: dict[str, int],
+    titles: dict[Id, str],
+    timing: ReportTiming,
+) -> Report:
+    before, after = generations
+    queries = compare.compared(replayed)
+    return Report(
+        format_version=FORMAT_VERSION,
+        collection=collection.name,
+        before=before,
+        after=after,
+        sources=dict(sorted(Counter(each.replayed.query.origin for each in queries).items())),
+        seed=seed,
+        skipped=skipped,
+        overall=compare.agreement(queries),
+        by_kind=compare.agreement_by(queries, lambda each: each.replayed.query.kind),
+        by_language=compare.agreement_by(queries, lambda each: each.replayed.query.language),
+        known_items=compare.known_items(replayed),
+        judged=compare.judged(replayed),
+        distances=compare.distance_shift(queries),
+        shown_ids=compare.shown_ids(queries),
+        overlap_histogram=compare.overlap_histogram(queries),
+        rank_moves=compare.rank_moves(queries),
+        zero_new=compare.newly_empty(queries),
+        changed=[compare.side_by_side(each, titles) for each in compare.changed_most(queries)],
+        timing=timing,
+    )
+
+
+def _timing(replayed: Sequence[ReplayedQuery], made_at: datetime, took_s: float) -> ReportTiming:
+    return ReportTiming(
+        made_at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        round(took_s, 3),
+        compare.percentiles((each.before.seconds * 1e3 for each in replayed), 3),
+        compare.percentiles((each.after.seconds * 1e3 for each in replayed), 3),
+        compare.slowest(replayed),
+    )
+
+
+def _title(metadata: Metadata | None) -> str:
+    found = (metadata or {}).get
+    texts = [text for key in _TITLE_KEYS if isinstance(text := found(key), str)]
+    return texts[0][:_TITLE_CHARS_MAX] if texts else ""

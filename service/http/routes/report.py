@@ -1,0 +1,64 @@
+"""The report of a generation before the switch to it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request
+
+from service.app.report.gates import failing
+from service.app.report.reports import FoundReport, Reports
+from service.http.auth import Role
+from service.http.dependencies import Dependencies, JsonResponse
+from service.http.wire.report_queries import read_report_queries
+from service.http.wire.schemas import ReportIn
+from service.http.wire.search import SearchLimits
+
+_PATH = "/v1/collections/{collection}/generations/{generation}/report"
+
+
+class ReportRoutes:
+    """The report group."""
+
+    def __init__(self, dependencies: Dependencies, reports: Reports, limits: SearchLimits) -> None:
+        self._dependencies = dependencies
+        self._reports = reports
+        self._limits = limits
+        self._decoder = msgspec.json.Decoder(ReportIn)
+
+    def router(self) -> APIRouter:
+        """See RouteGroup."""
+        router = APIRouter(dependencies=self._dependencies.requires(Role.ADMIN))
+        router.add_api_route(_PATH, self.get_report, methods=["GET"])
+        router.add_api_route(_PATH, self.post_report, methods=["POST"])
+        return router
+
+    async def get_report(self, collection: str, generation: str) -> JsonResponse:
+        """Answer with the stored report, or make one."""
+        named = self._dependencies.collection(collection)
+        return _answered(await self._reports.find_or_make(named, generation))
+
+    async def post_report(self, collection: str, generation: str, request: Request) -> JsonResponse:
+        """Make a fresh report, on the given queries and judgements where there are some."""
+        named = self._dependencies.collection(collection)
+        body = await self._dependencies.read_json(request, self._decoder)
+        queries = read_report_queries(
+            body,
+            named,
+            self._dependencies.catalogue,
+            self._limits,
+            self._dependencies.settings.report_queries_max,
+        )
+        return _answered(await self._reports.make_fresh(named, generation, queries))
+
+
+def _answered(found: FoundReport) -> JsonResponse:
+    document: dict[str, Any] = {
+        "holds": not failing(found.gates),
+        "gates": [asdict(each) for each in found.gates],
+        "is_stale": found.is_stale,
+        **asdict(found.report),
+    }
+    return JsonResponse(document)

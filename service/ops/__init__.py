@@ -1,0 +1,1 @@
+"""Commands that ask a running service: a model change by those on call."""
