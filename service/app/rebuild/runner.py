@@ -97,6 +97,7 @@ class RebuildRunner:
         self._clock = clock
         self._descriptor: int | None = None
         self._progress: dict[Gap, _Progress] = {}
+        self._reported: set[str] = set()
 
     async def run(self) -> None:
         """Work while this worker is the elected one, for ever."""
@@ -216,15 +217,19 @@ class RebuildRunner:
         failed = progress.failed if progress else {}
         if found is None or status.current is None or found.awaiting > len(failed):
             return
+        if job.id not in self._reported:
+            if await self._report(await self._save(replace(_counted(job, found), phase="report"))):
+                self._reported.add(job.id)
+                await self._follow(job, found)  # what has come to wait meanwhile
+            return
         missing = max(0, status.current.live - found.live)
         reasons = list(failed.values())
         errors = {reason: reasons.count(reason) for reason in sorted(set(reasons))}
-        if not await self._report(await self._save(replace(_counted(job, found), phase="report"))):
-            return
         ready = replace(
             _counted(job, found), state="ready", phase="done", missing=missing, errors=errors, eta_s=0.0
         )
         await self._save(ready)
+        self._reported.discard(job.id)
         log.info("rebuild_ready", extra={"job": job.id, "collection": job.collection, "missing": missing})
 
     async def _report(self, job: Job) -> bool:
