@@ -9,7 +9,7 @@ import faiss
 from index_store.contents.sample import draw_contents, draw_ids
 from index_store.engine.collection import Collection, OpenGenerations
 from index_store.engine.generation import Generation
-from index_store.engine.validation import check_dim, check_ids, checked_request
+from index_store.engine.validation import check_ids, checked_request
 from index_store.errors import GenerationConflict, VersionMismatch
 from index_store.types import CollectionSpec, Content, Id, SearchRequest, SearchResult, StoredItem
 
@@ -29,11 +29,7 @@ class GenerationReader:
         found = self._collections[collection]
         checked = [checked_request(request, found.spec) for request in requests]
         with found.members() as members:
-            generation = generation_of(found.spec, members, embedding_version)
-            for request in checked:
-                check_dim(request.vector, generation.dim, "vector")
-            view = generation.refresh()
-            return [generation.nearest(view, request) for request in checked]
+            return generation_of(found.spec, members, embedding_version).answers(checked, 0, 0.0)
 
     def get_version(
         self, collection: str, embedding_version: str, ids: Sequence[Id]
