@@ -115,6 +115,9 @@ def build(
     )
     measuring = add_collectors(metrics, settings, catalogue, index, loader, rebuild.rebuilds.jobs)
     watches = [*rebuild.watches, *measuring, meter.share_regularly]
+    lifespan = _lifespan(
+        lifecycle, [prober.watch, *watches], request_log, waits=settings.workers > 1, before=before
+    )
     shared = Dependencies(settings, catalogue, _keys(settings), encoders, index, readers, _bodies(settings))
     parts = ApplicationParts(
         dependencies=shared,
@@ -134,13 +137,7 @@ def build(
         opening=lifecycle,
         contract=next(path for path in _CONTRACT_PLACES if path.exists()).read_bytes(),
         demo_picture=demo_picture,
-        lifespan=_lifespan(
-            lifecycle,
-            [prober.watch, *watches],
-            request_log,
-            waits=settings.workers > 1,
-            before=before,
-        ),
+        lifespan=lifespan,
     )
     return Service(Application(parts), parts, ingester, catalogue, lifecycle, watches)
 
