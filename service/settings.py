@@ -300,6 +300,13 @@ class Settings:
         "seconds",
         "Between two probes of every collection, whose outcome /health and /readyz repeat.",
     )
+    recall_sample_s: int = number(
+        30,
+        0,
+        86_400,
+        "seconds",
+        "Between two searches of a collection that a process compares with exact search; 0: none.",
+    )
     search_api_key: tuple[str, ...] = keys("Keys that open search and embed; none: they are open.")
     write_api_key: tuple[str, ...] = keys("Keys that open write routes; none: see KEYLESS_WRITES.")
     admin_api_key: tuple[str, ...] = keys("Keys that open every route; none: see KEYLESS_WRITES.")

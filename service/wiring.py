@@ -86,7 +86,7 @@ def build(
     served = serving_catalogue(settings, read_collections(settings))
     index = _index(settings, served.catalogue, make_index)
     catalogue = replace(served.catalogue, generation_dims=index.dims_by_version)
-    readers, writers, fetchers = executors = _executors(settings)
+    readers, writers, fetchers, sampling = executors = _executors(settings)
     metrics = Metrics(metrics_dir)
     encoders = Encoders({each.name: Slot(each.model, each.text_template) for each in catalogue.collections})
     search_queue = _search_queue(settings, index, metrics)
@@ -94,7 +94,7 @@ def build(
     pictures = PictureFetcher(_guarded(settings), fetchers)
     ingester = _ingester(settings, catalogue, encoders, pictures, index, writers, metrics)
     loader = ModelLoader(settings, models, metrics.stages.observe_pass)
-    meter = search_meter(metrics, metrics_dir)
+    meter = search_meter(metrics, settings, index, sampling, metrics_dir)
     lifecycle = _lifecycle(settings, catalogue, index, encoders, loader, search_queue, executors)
     request_log = RequestLog(sys.stdout.buffer if _logs_requests() else None)
     before = partial(before_serving, ingester, catalogue) if before_serving else None
@@ -148,12 +148,13 @@ def _index(settings: Settings, catalogue: Catalogue, make_index: MakeIndex | Non
     return make(settings.data_dir, [each.spec for each in catalogue.collections])
 
 
-def _executors(settings: Settings) -> tuple[ThreadPoolExecutor, ThreadPoolExecutor, ThreadPoolExecutor]:
-    """Threads that read the index, write it, and fetch pictures."""
+def _executors(settings: Settings) -> tuple[ThreadPoolExecutor, ...]:
+    """Threads that read the index, write it, fetch pictures, and one that measures recall."""
     return (
         ThreadPoolExecutor(_READERS, thread_name_prefix="reader"),
         ThreadPoolExecutor(settings.write_threads, thread_name_prefix="writer"),
         ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetcher"),
+        ThreadPoolExecutor(1, thread_name_prefix="recall"),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Executor
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any
 
 from index_store.catalog.quarantine import quarantined_in
 from index_store.maintenance.check import collection_directories
+from index_store.port import VectorIndex
 from index_store.storage.disk_guard import RESERVE_BYTES
 from service.app.health.maintenance_status import maintenance_status
 from service.app.monitoring.query_cache import QueryCacheCollector
+from service.app.monitoring.recall_sampler import RecallSampler
 from service.app.monitoring.search_meter import SearchMeter
 from service.app.monitoring.state_collector import StateCollector, StateIndex
 from service.app.rebuild.jobs import JobStore
@@ -52,10 +55,14 @@ def add_collectors(
     return [caches.hand_over_regularly]
 
 
-def search_meter(metrics: Metrics, metrics_dir: Path | None) -> SearchMeter:
-    """Return what measures searches. metrics_dir: where several workers show each other their slowest."""
+def search_meter(
+    metrics: Metrics, settings: Settings, index: VectorIndex, executor: Executor, metrics_dir: Path | None
+) -> SearchMeter:
+    """Return what measures searches. executor: one thread, for recall. metrics_dir: where several workers
+    show each other their slowest."""
     slow = SlowSearches(partial(datetime.now, UTC), time.monotonic, metrics_dir)
-    return SearchMeter(metrics.stages, slow)
+    sampler = RecallSampler(index, metrics, executor, settings.recall_sample_s)
+    return SearchMeter(metrics.stages, slow, sampler)
 
 
 def _quarantined(data_dir: Path) -> dict[str, list[int]]:

@@ -146,6 +146,21 @@ class Metrics:
         self._by_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._recent_searches: deque[float] = deque(maxlen=_RECENT_SEARCHES)
         self._count_worker()
+        self._add_recall()
+
+    def _add_recall(self) -> None:
+        self._recall_expected = Counter(
+            "uhok_recall_expected_total",
+            "Nearest items, by exact search, of the searches that were sampled for recall.",
+            ("collection",),
+            registry=self._registry,
+        )
+        self._recall_found = Counter(
+            "uhok_recall_found_total",
+            "Those of them that the search found.",
+            ("collection",),
+            registry=self._registry,
+        )
 
     def _count_worker(self) -> None:
         started = Counter(
@@ -200,6 +215,11 @@ class Metrics:
     def refused(self, reason: str) -> None:
         """Count a request that was turned away. reason: what is busy, as `Overloaded.reason`."""
         self._refusals.labels(reason).inc()
+
+    def recalled(self, collection: str, found: int, expected: int) -> None:
+        """Count one search that was compared with exact search. Safe from any thread."""
+        self._recall_found.labels(collection).inc(found)
+        self._recall_expected.labels(collection).inc(expected)
 
     def queried(self, embedding_version: str, hits: int, shared: int, misses: int) -> None:
         """Count text queries by whether the cache of query vectors knew them. Safe from any thread."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
+from service.app.monitoring.recall_sampler import RecallSampler
 from service.app.search import ParsedSearch
 from service.observing.slow_searches import SlowSearches
 from service.observing.stage_timing import ADMISSION, ENCODE, SEARCH, SEARCH_WAIT, StageTiming
@@ -16,9 +17,10 @@ _SHARE_S: Final = 1.0
 class SearchMeter:
     """Event loop only."""
 
-    def __init__(self, times: StageTiming, slow: SlowSearches) -> None:
+    def __init__(self, times: StageTiming, slow: SlowSearches, sampler: RecallSampler) -> None:
         self._times = times
         self._slow = slow
+        self._sampler = sampler
 
     def search_ended(
         self,
@@ -39,6 +41,8 @@ class SearchMeter:
             observe(SEARCH_WAIT, timer.wait_s)
             observe(SEARCH, timer.search_s)
             observe(ENCODE, ended_at - answered_at)
+            if error is None and ended_at >= self._sampler.due_at:
+                self._sampler.offer(search)
         took_s = ended_at - began_at
         if took_s > self._slow.floor_s:
             about = _about(search, began_at, ended_at - answered_at, request_id, error)
