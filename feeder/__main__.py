@@ -31,7 +31,7 @@ from feeder.sink.writer import service_errors
 from feeder.sources.triggers.dirty_set import install, remove
 from feeder.status import as_json as status_json
 from feeder.status import as_text as status_text
-from feeder.status import status_of
+from feeder.status import followed_apart, status_of
 from feeder.telemetry.metrics import Metrics, process_registry
 from feeder.telemetry.reporting import (
     PlainLines,
@@ -236,8 +236,12 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
         client.close()
     for state in states.values():
         quarantined = quarantined_of(settings, state.name, state.store)
-        status = status_of(state, quarantined, settings.bounds.brake_window_s, time.time)
-        print(status_json(status) if options.json else status_text(status), flush=True)
+        window_s = settings.bounds.brake_window_s
+        told = [status_of(state, quarantined, window_s, time.time)]
+        for role, other in followed_apart(state):
+            told.append(status_of(other, {}, window_s, time.time, role))
+        for status in told:
+            print(status_json(status) if options.json else status_text(status), flush=True)
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,10 +18,11 @@ NAMES_SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One collection. problem: why it can't be served, with what helps, or empty. tiers: by side, {} while
-    nobody follows. equal, as_of_ms: of the last full comparison; lag_ms: of the last change. brake: why it
-    holds, None while it does not; brake_hint: what helps. vanished: within the brake's window.
-    imported: where an import stands. quarantined: why, by id, as far as this machine knows."""
+    """One collection, or one of its other generations (role). problem: why it can't be served, with what
+    helps, or empty. tiers: by side, {} while nobody follows. equal, as_of_ms: of the last full comparison;
+    lag_ms: of the last change. brake: why it holds, None while it does not; brake_hint: what helps.
+    vanished: within the brake's window. imported: where an import stands. quarantined: why, by id, as far
+    as this machine knows."""
 
     collection: str
     serves: str | None
@@ -39,10 +40,24 @@ class Status:
     imported: Mapping[str, Any] | None
     quarantined: Mapping[str, str]
     cursors: Mapping[str, str]
+    role: str = "current"
+
+
+def followed_apart(state: CollectionState) -> Sequence[tuple[str, CollectionState]]:
+    """Return the generations that are not current and that a feeder has written to, each with its role."""
+    return [
+        (each.role, CollectionState(state.name, each.embedding_version, each.seq, each.cursors, state.store))
+        for each in state.generations
+        if each.role != "current" and each.cursors
+    ]
 
 
 def status_of(
-    state: CollectionState, quarantined: Mapping[Id, str], window_s: float, clock: Callable[[], float]
+    state: CollectionState,
+    quarantined: Mapping[Id, str],
+    window_s: float,
+    clock: Callable[[], float],
+    role: str = "current",
 ) -> Status:
     """Return what the cursors say. One that another program wrote says nothing."""
     cursors = state.cursors
@@ -69,6 +84,7 @@ def status_of(
         else {"done": imported.done, "rows": imported.rows, "version": imported.version},
         quarantined={str(item_id): why for item_id, why in quarantined.items()},
         cursors=dict(cursors),
+        role=role,
     )
 
 
@@ -81,7 +97,9 @@ def as_text(status: Status) -> str:
     """Return a few lines for people."""
     followed = ", ".join(f"{side} by {tier}" for side, tier in status.tiers.items())
     lines = [
-        f"{status.collection}: serves {status.serves or 'nothing yet'}",
+        f"{status.collection}: serves {status.serves or 'nothing yet'}"
+        if status.role == "current"
+        else f"{status.collection} ({status.role}): holds {status.serves}",
         _line("followed", followed or "never"),
         _line("compared", _compared(status)),
         _line("last change", "-" if status.lag_ms is None else f"there after {status.lag_ms:,.0f} ms"),

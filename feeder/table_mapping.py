@@ -10,7 +10,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from string import Formatter
 from typing import Any, Literal, TypeAlias
 
@@ -28,7 +28,7 @@ COLLECTION_KEYS = (
     "gates", "source",
 )  # fmt: skip
 """What the service and the feeder read of one collection."""
-SOURCE_KEYS = ("vectors", "items")
+SOURCE_KEYS = ("vectors", "items", "embedding_version", "next")
 VECTOR_KEYS = ("table", "key", "id", "vector", "text_template")
 ITEM_KEYS = ("table", "id", "active", "content", "metadata", "database")
 DEFAULTS = {"id_type": "int64", "modality": "text", "dim": 384}
@@ -98,7 +98,13 @@ class ItemTable:
 @dataclass(frozen=True, slots=True)
 class CollectionTables:
     """One collection as the feeder sees it. items None: every vector's item counts as active. vectors None:
-    the service makes the vectors, out of the items' content (text_template; a picture's image_url)."""
+    the service makes the vectors, out of the items' content (text_template; a picture's image_url).
+
+    embedding_version: of the generation that these tables fill, in whatever role it is; empty: the current
+    one, whatever an import proves. other_versions: generations that other tables fill. is_next: these are the
+    tables of `source.next`, the vectors of another model beside those of `source.vectors`; has_own_table: in
+    a table of their own.
+    """
 
     name: str
     id_kind: IdKind
@@ -107,6 +113,20 @@ class CollectionTables:
     vectors: VectorTable | None
     items: ItemTable | None
     text_template: str = ""
+    embedding_version: str = ""
+    other_versions: tuple[str, ...] = ()
+    is_next: bool = False
+    has_own_table: bool = False
+
+    @property
+    def label(self) -> str:
+        """What commands and log call it."""
+        return f"{self.name}.next" if self.is_next else self.name
+
+    @property
+    def watched_as(self) -> str:
+        """What triggers and publication of the vector table are named after."""
+        return f"{self.name}_next" if self.has_own_table else self.name
 
 
 def parse_identifier(text: str) -> Identifier:
@@ -164,6 +184,9 @@ def parse_collections(text: str, mistakes: list[str]) -> dict[str, CollectionTab
             collection = _collection(name, table, reader)
             if collection is not None:
                 found[name] = collection
+                following = _following(collection, table, reader.at("source"))
+                if following is not None:
+                    found[following.label] = following
     return found
 
 
@@ -261,9 +284,56 @@ def _collection(name: str, table: dict[str, Any], reader: _TableReader) -> Colle
         items=items,
         text_template=_template(table, list(items.content) if items else []),
     )
+    if "embedding_version" in source:
+        found = replace(
+            found,
+            embedding_version=reader.at("source").text(source, "embedding_version"),
+            other_versions=_other_version(source),
+        )
+        if vectors is None:
+            reader.wrong("source.embedding_version", "is said of source.vectors, which are missing")
     if vectors is None and found.modality == "image" and "image_url" not in (items.content if items else {}):
         reader.wrong("source.items.content", 'pictures need image_url = "COLUMN"')
     return found
+
+
+def _other_version(source: Mapping[str, Any]) -> tuple[str, ...]:
+    following = source.get("next")
+    version = following.get("embedding_version") if isinstance(following, dict) else None
+    return (version,) if isinstance(version, str) and version else ()
+
+
+def _following(
+    collection: CollectionTables, table: Mapping[str, Any], reader: _TableReader
+) -> CollectionTables | None:
+    """Return the tables of `source.next`: a column or table beside that of `source.vectors`, which stands for
+    what is not named here."""
+    source, vectors = table["source"], collection.vectors
+    given = source.get("next")
+    if given is None:
+        return None
+    inner = reader.at("next")
+    if not isinstance(given, dict) or vectors is None:
+        reader.wrong("next", "a table is needed, beside one of source.vectors")
+        return None
+    named = {name: value for name, value in given.items() if name not in ("embedding_version", "dim")}
+    if not collection.embedding_version:
+        reader.wrong("embedding_version", "is needed beside source.next: of which model source.vectors are")
+    version = inner.text(given, "embedding_version")
+    if version == collection.embedding_version:
+        inner.wrong("embedding_version", f"{version!r} is that of source.vectors")
+    found = _vectors({**source["vectors"], **named}, table, collection.items, inner)
+    if (found.table, found.vector) == (vectors.table, vectors.vector):
+        inner.wrong("vector", f"{found.vector!r} is the column of source.vectors: name another one")
+    return replace(
+        collection,
+        vectors=found,
+        dim=inner.whole(given, "dim", DIM_MAX) if "dim" in given else collection.dim,
+        embedding_version=version,
+        other_versions=(collection.embedding_version,),
+        is_next=True,
+        has_own_table=(found.table, found.key) != (vectors.table, vectors.key),
+    )
 
 
 def _template(collection: Mapping[str, Any], content: list[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from feeder.follow.comparison_job import ComparisonJob, ComparisonMode
 from feeder.follow.dependencies import FollowerDependencies, Pace, TimedChecks
 from feeder.follow.follower import Follower
 from feeder.follow.tiers import TierLog
-from feeder.follow.versions import content_version, vector_version
+from feeder.follow.versions import content_version, imported_version, vector_version
 from feeder.load.importer import ImportDependencies, Importer
 from feeder.load.space_probe import ProbeRules, SpaceProbe
 from feeder.read.content_reader import ContentReader, ContentRules, ContentScanSources
@@ -25,6 +25,7 @@ from feeder.read.pages import PAGES_AHEAD
 from feeder.read.vector_reader import VectorReader, VectorScanSources
 from feeder.settings import Settings
 from feeder.sink.brake import Brake, BrakedStore, BrakeWindow
+from feeder.sink.generation_state import WrittenGeneration
 from feeder.sink.writer import Writer, service_errors
 from feeder.sources.change_feed import ChangeFeed, Side
 from feeder.state.content_cache import ContentCache
@@ -36,7 +37,7 @@ from feeder.table_mapping import CollectionTables
 from feeder.telemetry.metrics import Metrics
 from feeder.telemetry.reporting import Progress
 from feeder.throttle import Runner, Throttle, run_at_idle_priority, run_inline
-from feeder.wiring_feeds import STORE_ID_CHARACTERS, Pause, SourceBuilder
+from feeder.wiring_feeds import STORE_ID_CHARACTERS, Pause, SourceBuilder, reader_of
 from image_fetch.fetch import FetchLimits, PictureFetch
 from vector_client.http import VectorClient
 from vector_client.retries import Limits
@@ -73,6 +74,9 @@ class CollectionBuilder:
         self._client = client
         # One for as long as the builder lives: a promoted model has cursors of its own.
         self._window = BrakeWindow(settings.bounds.brake_window_s, time.time)
+        self._generation = WrittenGeneration(
+            tables.label, tables.embedding_version or None, tables.other_versions
+        )
 
     def importer(self, progress: Progress, *, is_forced: bool = False) -> Importer:
         """Return what imports the collection's vectors.
@@ -91,7 +95,14 @@ class CollectionBuilder:
             items=sources.item_source(),
             writer=service.writer,
             store=service.store,
-            probe=SpaceProbe(self._client, tables.name, tables.modality, template, rules),
+            probe=SpaceProbe(
+                self._client,
+                tables.name,
+                tables.modality,
+                template,
+                rules,
+                embedding_version=self._generation.embedding_version,
+            ),
             pictures=self._pictures(),
             progress=progress,
             lease=sources.lease(),
@@ -101,7 +112,7 @@ class CollectionBuilder:
     def tier_log(self) -> TierLog:
         """Return what says how fresh the collection is kept."""
         bounds = self._bounds
-        return TierLog(self._tables.name, bounds.log_poll_ms, bounds.trigger_poll_ms, bounds.poll_s)
+        return TierLog(self._tables.label, bounds.log_poll_ms, bounds.trigger_poll_ms, bounds.poll_s)
 
     def follower(self, metrics: Metrics, pause: Pause, tiers: TierLog) -> tuple[Follower, Writer]:
         """Return what follows the collection, and the writer to start for it.
@@ -119,7 +130,7 @@ class CollectionBuilder:
             tiers.log_tier(side, feed.tier)
         reader = self._reader(path, self._throttle(feeds, pause))
         deps = FollowerDependencies(
-            collection=tables.name,
+            collection=tables.label,
             store=service.store,
             reader=reader,
             feeds=feeds,
@@ -128,8 +139,8 @@ class CollectionBuilder:
             metrics=metrics,
             clock=time.time,
             ticks=time.monotonic,
-            version_of=vector_version if tables.vectors else content_version,
-            follower=follower_of(self._settings.state_dir),
+            version_of=self._version_of(),
+            follower=self._follower_name(),
             activity=self._activity(service, path),
             vanished=self._window.total,
             timed_checks=TimedChecks(
@@ -154,34 +165,44 @@ class CollectionBuilder:
             writer=service.writer,
             reconciler=self._reconciler(service, reader, time.sleep, run_inline),
             lease=self._sources(state.store).lease(),
-            version_of=vector_version if self._tables.vectors else content_version,
+            version_of=self._version_of(),
             clock=time.time,
         )
 
     def _served(self) -> CollectionState:
-        """Return what the service holds of the collection; of one that it lacks, nothing. Raises ServiceDown
-        with the service's own reason where it can't serve it."""
+        """Return what the service holds of the collection's generation; of a collection that it lacks,
+        nothing. Raises ImportRefused where it lacks the generation alone, and ServiceDown with the service's
+        own reason where it can't serve it."""
         name = self._tables.name
         with service_errors():
             state = self._client.status().get(name, CollectionState(name, None, 0))
         if state.problem:
             raise ServiceDown(f"the service can't serve {name!r}: {state.problem}")
-        return state
+        return self._generation.state_in(state)
+
+    def _version_of(self) -> Callable[[CollectionState], str]:
+        if self._tables.vectors is None:
+            return content_version
+        return imported_version if self._tables.is_next else vector_version
+
+    def _follower_name(self) -> str:
+        """Tables that trade places between source.vectors and source.next are compared anew."""
+        return follower_of(self._settings.state_dir) + ("-next" if self._tables.is_next else "")
 
     def _sources(self, store_id: str = "") -> SourceBuilder:
-        return SourceBuilder(self._settings, self._tables, store_id)
+        return SourceBuilder(self._settings, self._tables, reader_of(self._tables, store_id))
 
     def _writer(self) -> Writer:
         bounds = self._bounds
         return Writer(
             self._client, self._tables.name, dim=self._tables.dim,
-            batch_items=bounds.batch_items, connections=bounds.connections,
+            batch_items=bounds.batch_items, connections=bounds.connections, generation=self._generation,
         )  # fmt: skip
 
     def _service_side(self, *, is_forced: bool = False) -> _ServiceSide:
         writer, window = self._writer(), self._window
         brake = Brake(self._bounds.brake_percent, is_forced=is_forced, vanished_before=window.total)
-        store = BrakedStore(self._tables.name, writer, brake, window, batch_items=writer.batch_items)
+        store = BrakedStore(self._tables.label, writer, brake, window, batch_items=writer.batch_items)
         return _ServiceSide(writer, brake, store)
 
     def _throttle(self, feeds: Mapping[Side, ChangeFeed], pause: Pause) -> Throttle:
@@ -193,14 +214,15 @@ class CollectionBuilder:
         self, service: _ServiceSide, reader: SourceReader, pause: Pause, run_scan: Runner
     ) -> Reconciler:
         return Reconciler(
-            self._tables.name, service.store, reader, service.brake,
+            self._tables.label, service.store, reader, service.brake,
             batch_items=self._batch_items(), clock=time.time, pause=pause, run_scan=run_scan,
         )  # fmt: skip
 
     def _activity(self, service: _ServiceSide, path: str) -> ActivityFollower | None:
-        """Return what is followed while the vectors are not those of the served model."""
+        """Return what is followed while the vectors are not those of the served model; None where it is said
+        which generation is theirs."""
         items = self._sources().item_source()
-        if self._tables.vectors is None or items is None:
+        if self._tables.vectors is None or items is None or self._generation.embedding_version:
             return None
         return ActivityFollower(
             self._tables.name, items, service.store, service.brake,
@@ -274,7 +296,7 @@ class CollectionBuilder:
         if not state.store or Path(path).exists() or not former.exists() or last is None:
             return path
         stored = FollowerState.parsed(last)
-        if stored != NOBODY and stored.follower != follower_of(self._settings.state_dir):
+        if stored != NOBODY and stored.follower != self._follower_name():
             return path
         lease = self._sources(state.store).lease(is_followed=True)
         try:
@@ -308,7 +330,8 @@ def state_path(settings: Settings, tables: CollectionTables, store_id: str) -> s
     """Return the file that remembers a collection of one service. store_id: empty for that of releases that
     knew one service only."""
     suffix = "" if tables.vectors else ".content"
-    mark = f".{store_id[:STORE_ID_CHARACTERS]}" if store_id else ""
+    reader = reader_of(tables, store_id)
+    mark = f".{reader[:STORE_ID_CHARACTERS]}" if reader else ""
     return str(settings.state_dir / f"{tables.name}{suffix}{mark}.sqlite")
 
 

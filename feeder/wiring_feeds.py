@@ -20,7 +20,7 @@ from feeder.sources.polling import PollingFeed
 from feeder.sources.port import ItemSource, VectorSource
 from feeder.sources.postgres.catalog import INTEGERS, table_info
 from feeder.sources.postgres.items import PostgresItems
-from feeder.sources.postgres.logical_slot import PostgresSlotFeed, SlotNames
+from feeder.sources.postgres.logical_slot import PostgresSlotFeed, SlotNames, drop_slot
 from feeder.sources.postgres.vectors import PgVectorSource
 from feeder.sources.session import RetryPolicy, maria_session, postgres_session
 from feeder.sources.triggers.dirty_set import WatchedTable
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 STORE_ID_CHARACTERS = 12
 """Of the store's name, in names that have little room."""
+NEXT_READER = "n"
+"""Stands before the store's name where tables of `source.next` are read."""
 SLOT_COLLECTION_MAX = 63 - len("vs__vectors_") - STORE_ID_CHARACTERS
 
 Pause: TypeAlias = Callable[[float], object]
@@ -40,8 +42,10 @@ Pause: TypeAlias = Callable[[float], object]
 
 @dataclass(frozen=True, slots=True)
 class SourceTable:
-    """One side of one collection: its database, its table, and the column that names its rows."""
+    """One side of one collection: its database, its table, and the column that names its rows. name: what its
+    publication and triggers are named after."""
 
+    name: str
     database: Database
     side: Side
     table: Identifier
@@ -59,8 +63,8 @@ class TriggerTarget:
 class SourceBuilder:
     """Builds what reads and follows one collection's sources. For one thread; nothing is open yet.
 
-    store_id: names the service's data directory, since two services may follow one source; empty: a service
-    that does not name it.
+    store_id: names the service's data directory, since two services may follow one source, or one twice
+    (`reader_of`); empty: a service that does not name it.
     """
 
     def __init__(self, settings: Settings, tables: CollectionTables, store_id: str = "") -> None:
@@ -117,7 +121,10 @@ class SourceBuilder:
 
     def unread_rows(self, feeds: Mapping[Side, ChangeFeed]) -> Mapping[Side, int]:
         """Delete what triggers wrote on sides that are followed otherwise, if nobody reads it; return how
-        many rows are left there."""
+        many rows are left there. Drop what a follower of `source.next` left behind, where it is named no
+        more: a slot keeps log until it is read."""
+        if not self._tables.is_next and not self._tables.other_versions and self._store_id:
+            self._drop_slots_of_next(feeds)
         left: dict[Side, int] = {}
         for table in self.source_tables():
             if feeds[table.side].tier == "triggers":
@@ -130,6 +137,20 @@ class SourceBuilder:
             finally:
                 unread.close()
         return left
+
+    def _drop_slots_of_next(self, feeds: Mapping[Side, ChangeFeed]) -> None:
+        for table in self.source_tables():
+            if feeds[table.side].tier != "log" or table.database.engine != "postgresql":
+                continue
+            slot = name_of_slot(self._tables.name, table.side, f"{NEXT_READER}{self._store_id}")
+            session = postgres_session(table.database, self._brief, writes=True)
+            try:
+                if drop_slot(session, slot):
+                    log.info("unread_slot_dropped", extra={"collection": self._tables.name, "slot": slot})
+            except SettingsWrong as exc:
+                log.warning("unread_slot_kept", extra={"collection": self._tables.name, "why": str(exc)})
+            finally:
+                session.close()
 
     def better_tier(self, feeds: Mapping[Side, ChangeFeed]) -> str | None:
         """Return what a database has come to grant since the feeds were chosen; None: nothing better."""
@@ -148,11 +169,12 @@ class SourceBuilder:
         return None
 
     def trigger_targets(self, pause: Pause) -> list[TriggerTarget]:
-        """Return where triggers can be installed: the vector table, and the items table if there is one."""
-        return [
-            TriggerTarget(self._statements(table, pause), self._watched(table))
-            for table in self.source_tables()
-        ]
+        """Return where triggers can be installed: the vector table, and the items table if there is one; of
+        `source.next` a vector table of its own alone, since each other one is watched for the collection."""
+        tables = self.source_tables()
+        if self._tables.is_next:
+            tables = [table for table in tables if table.name != self._tables.name]
+        return [TriggerTarget(self._statements(table, pause), self._watched(table)) for table in tables]
 
     def source_tables(self) -> list[SourceTable]:
         """Return the tables that make up the collection."""
@@ -160,14 +182,15 @@ class SourceBuilder:
         vectors, items = self._tables.vectors, self._tables.items
         if vectors is not None:
             database = self._settings.vector_database()
-            found.append(SourceTable(database, "vectors", vectors.table, vectors.key))
+            name = self._tables.watched_as
+            found.append(SourceTable(name, database, "vectors", vectors.table, vectors.key))
         items_database = self._settings.items_database(self._tables)
         if items_database is not None and items is not None:
-            found.append(SourceTable(items_database, "items", items.table, items.id))
+            found.append(SourceTable(self._tables.name, items_database, "items", items.table, items.id))
         return found
 
     def _feed(self, table: SourceTable, pause: Pause) -> ChangeFeed:
-        choice, name = self._settings.tier, self._tables.name
+        choice, name = self._settings.tier, self._tables.label
         if choice in ("auto", "log"):
             feed = self._log_feed(table, pause)
             if feed is not None:
@@ -196,7 +219,7 @@ class SourceBuilder:
 
     def _log_feed(self, table: SourceTable, pause: Pause) -> GrantedFeed | None:
         changes_max, read_key = self._settings.bounds.changes_max, self._read_key(table)
-        name = f"vs_{self._tables.name}_{table.side}".replace("-", "_")
+        name = f"vs_{table.name}_{table.side}".replace("-", "_")
         if table.database.engine == "postgresql":
             slot = name_of_slot(self._tables.name, table.side, self._store_id)
             former = name if self._store_id else None
@@ -233,13 +256,19 @@ class SourceBuilder:
             finally:
                 session.close()
             to_key = int if info.columns[table.column].type in INTEGERS else str
-        return WatchedTable(self._tables.name, table.side, table.table, table.column, to_key)
+        return WatchedTable(table.name, table.side, table.table, table.column, to_key)
 
     def _read_key(self, table: SourceTable) -> Callable[[Key], Key]:
         """An items table may hold a number where the collection has a text; a primary key stays as it is."""
         if table.side == "vectors":
             return lambda key: key
         return int if self._tables.id_kind == "int64" else str
+
+
+def reader_of(tables: CollectionTables, store_id: str) -> str:
+    """Return whose the lease, slots and rows of triggers are: two followers of one service that read the same
+    tables, for two generations, are kept apart like those of two services."""
+    return f"{NEXT_READER}{store_id}" if tables.is_next and store_id else store_id
 
 
 def name_of_slot(collection: str, side: Side, store_id: str) -> str:

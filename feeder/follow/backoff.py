@@ -60,15 +60,18 @@ class Backoff:
         self._refused_s = refused_s
         self._in_a_row = 0
         self._followed_at: float | None = None
+        self._refused_at: float | None = None
 
     def is_final(self, exc: FeederError) -> bool:
         """Tell whether waiting can't help: what never worked, and a lease that another feeder keeps. A table
-        that was there may be away for the length of a migration."""
-        if not isinstance(exc, AnotherFeeder | SettingsWrong):
+        that was there may be away for the length of a migration, and an import that was waited for lets go of
+        the lease when it ends."""
+        if isinstance(exc, SettingsWrong):
+            return self._followed_at is None
+        if not isinstance(exc, AnotherFeeder):
             return False
-        if self._followed_at is None:
-            return True
-        return isinstance(exc, AnotherFeeder) and self._ticks() - self._followed_at > LEASE_PATIENCE_S
+        last = [at for at in (self._followed_at, self._refused_at) if at is not None]
+        return not last or self._ticks() - max(last) > LEASE_PATIENCE_S
 
     def note_progress(self) -> None:
         """Note that changes are followed: the next failure begins with the shortest pause."""
@@ -82,6 +85,8 @@ class Backoff:
         """Return how many seconds to wait: the pause doubles, with full jitter."""
         self._in_a_row += 1
         kind = type(exc).__name__
+        if isinstance(exc, ImportRefused):
+            self._refused_at = self._ticks()
         self._metrics.set_following(self._collection, False)
         self._metrics.count_failure(self._collection, kind)
         ceiling = min(self._first_s * 2.0 ** min(self._in_a_row, 16), self._highest_s)

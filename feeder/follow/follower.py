@@ -89,6 +89,8 @@ class Follower:
         be followed, BrakeOn.
         """
         deps = self._deps
+        if deps.activity is None:
+            deps.version_of(deps.store.state())  # raised before the lease is held: the import needs it
         deps.lease.hold()
         state = deps.store.state()
         version = self._version_now(state)

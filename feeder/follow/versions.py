@@ -46,6 +46,19 @@ def vector_version(state: CollectionState) -> str:
     )
 
 
+def imported_version(state: CollectionState) -> str:
+    """Return the embedding_version of a generation once an import has proven that the source's vectors are of
+    it, and has come to its end: it holds the lease until then. Raises ImportRefused."""
+    imported = json.loads(state.cursors.get(IMPORT_CURSOR) or "{}")
+    if state.version is not None and imported.get("version") == state.version and imported.get("done"):
+        return state.version
+    raise ImportRefused(
+        f"{state.name}: no import has proven and brought its vectors of {state.version} yet",
+        hint=f"Run `python -m feeder import {state.name}`, which proves and brings them; `sync` may run"
+        " meanwhile.",
+    )
+
+
 def content_version(state: CollectionState) -> str:
     """Return the embedding_version that the service embeds content under. Raises ServiceDown."""
     if state.version is None:

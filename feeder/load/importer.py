@@ -98,7 +98,7 @@ class Importer:
             deps.items.open()
         state = deps.store.state()
         if options.once and is_finished(state.cursors.get(IMPORT_CURSOR), shape.identity, state.version):
-            return Summary(self._tables.name, f"was imported as {state.version} before", {})
+            return Summary(self._tables.label, f"was imported as {state.version} before", {})
         survey = deps.vectors.survey()
         directory = deps.items.directory() if deps.items is not None else None
         facts = self._facts(survey, directory, shape)
@@ -111,11 +111,11 @@ class Importer:
         if shape.kind == "halfvec":
             notes.append("halfvec source: unit vectors were renormalised, and their metadata says so")
         if options.dry_run:
-            return Summary(self._tables.name, "dry run, nothing was written", facts, notes, self._names)
+            return Summary(self._tables.label, "dry run, nothing was written", facts, notes, self._names)
         cursor = self._copy(cursor, survey, directory, shape.kind == "halfvec")
         seconds = self._clock() - began_at
         counts = {**facts, **cursor.counts, "seconds": f"{seconds:.1f}"}
-        return Summary(self._tables.name, f"imported as {cursor.version}", counts, notes, self._names)
+        return Summary(self._tables.label, f"imported as {cursor.version}", counts, notes, self._names)
 
     def _facts(
         self, survey: Survey, directory: Directory | None, shape: VectorShape
@@ -147,7 +147,7 @@ class Importer:
         self, survey: Survey, directory: Directory | None, facts: Mapping[str, Any], options: ImportOptions
     ) -> None:
         """The brake: a source that looks empty, or like another shop's, is not taken over unseen."""
-        name = self._tables.name
+        name = self._tables.label
         if not len(survey.ids):
             raise ImportRefused(
                 f"{name}: the vector table holds no usable row ({dict(facts)}); nothing was written",
@@ -170,18 +170,24 @@ class Importer:
         self, cursor: ImportCursor, survey: Survey, directory: Directory | None, options: ImportOptions
     ) -> tuple[ImportCursor, str]:
         """Return the cursor with the embedding_version that the vectors are proven, or said, to be of."""
+        mapped = self._tables.embedding_version or None
+        if mapped and options.embedding_version not in (None, mapped):
+            raise ImportRefused(
+                f"{self._tables.label}: COLLECTIONS_FILE says that its vectors are of {mapped},"
+                f" --embedding-version {options.embedding_version}",
+                hint="Leave --embedding-version out, or right the embedding_version in COLLECTIONS_FILE.",
+            )
+        said = options.embedding_version or mapped
         if options.trust_vectors:
-            if not options.embedding_version:
+            if not said:
                 raise SettingsWrong(
                     "--trust-vectors needs --embedding-version", hint="Name what made the vectors."
                 )
-            label = options.embedding_version
-            return cursor.labelled(label), f"embedding_version {label} by the operator's word, not proven"
+            return cursor.labelled(said), f"embedding_version {said} by the operator's word, not proven"
         proof, note = self._proof(survey, directory)
-        if options.embedding_version not in (None, proof):
+        if said not in (None, proof):
             raise ImportRefused(
-                f"{self._tables.name}: the vectors are proven to be of {proof},"
-                f" not of {options.embedding_version}",
+                f"{self._tables.label}: the vectors are proven to be of {proof}, not of {said}",
                 hint="Leave --embedding-version out, or import the table that holds such vectors.",
             )
         return cursor.labelled(proof), note
@@ -190,7 +196,7 @@ class Importer:
         deps = self._deps
         if deps.items is None:
             raise ImportRefused(
-                f"{self._tables.name}: without source.items there is no content to prove the vectors by",
+                f"{self._tables.label}: without source.items there is no content to prove the vectors by",
                 hint="Add source.items to COLLECTIONS_FILE, or say --embedding-version NAME --trust-vectors.",
             )
         known = np.arange(len(survey.ids))
@@ -201,14 +207,14 @@ class Importer:
         sample = deps.vectors.rows_at(keys)
         content: Mapping[Id, Sequence[ItemRow]] = deps.items.fetch(sorted(set(sample.ids)))
         proof = deps.probe.prove(sample, content, deps.pictures.picture_at)
-        require(proof, self._tables.name)
+        require(proof, self._tables.label)
         return proof.version, f"space probe: {proof}"
 
     def _copy(
         self, cursor: ImportCursor, survey: Survey, directory: Directory | None, is_half: bool
     ) -> ImportCursor:
         deps = self._deps
-        deps.progress.begin(self._tables.name, len(survey.keys), cursor.rows)
+        deps.progress.begin(self._tables.label, len(survey.keys), cursor.rows)
         deps.writer.start()
         try:
             with read_ahead(pages(deps.vectors, cursor.after, self._bounds.page_rows)) as ahead:

@@ -87,7 +87,10 @@ class SpaceProbe:
         template: str,
         rules: ProbeRules,
         clock: Callable[[], float] = time.monotonic,
+        embedding_version: str | None = None,
     ) -> None:
+        """embedding_version: by which of the collection's models; None: by the one that serves."""
+        self._asked = {} if embedding_version is None else {"embedding_version": embedding_version}
         self._client = client
         self._collection = collection
         self._modality = modality
@@ -137,7 +140,7 @@ class SpaceProbe:
         version = ""
         for start in self._with_progress_lines(range(0, len(texts), TEXTS_A_CALL), len(texts)):
             some = texts[start : start + TEXTS_A_CALL]
-            answer = self._client.embed_batch(some, self._collection, role="document")
+            answer = self._client.embed_batch(some, self._collection, role="document", **self._asked)
             fresh.update(zip(some, answer.vectors, strict=True))
             version = answer.version
         return fresh, version
@@ -155,7 +158,7 @@ class SpaceProbe:
                 refused[addresses[position]] = str(exc)
                 continue
             try:
-                answer = self._client.embed_image(picture, self._collection)
+                answer = self._client.embed_image(picture, self._collection, **self._asked)
             except BadRequest:
                 continue  # not a picture the service takes: it proves nothing either way
             fresh[addresses[position]] = answer.vectors[0]

@@ -13,6 +13,7 @@ import orjson
 from feeder.changes import Changes
 from feeder.digest import Sums, bucket_of
 from feeder.errors import ImportRefused, ServiceDown, SettingsWrong
+from feeder.sink.generation_state import WrittenGeneration
 from item_rules.ids import id_fault, kind_of
 from vector_client.errors import (
     BadAnswer,
@@ -75,10 +76,19 @@ class Writer:
     """
 
     def __init__(
-        self, client: VectorClient, collection: str, *, dim: int, batch_items: int, connections: int
+        self,
+        client: VectorClient,
+        collection: str,
+        *,
+        dim: int,
+        batch_items: int,
+        connections: int,
+        generation: WrittenGeneration | None = None,
     ) -> None:
+        """generation: None is the current one."""
         self._client = client
         self._collection = collection
+        self._generation = generation or WrittenGeneration(collection)
         self.batch_items = max(1, min(batch_items, REQUEST_BYTES_MAX // (dim * 16 // 3 + ITEM_BYTES)))
         self._connections = connections
         self._pool: ThreadPoolExecutor | None = None
@@ -93,8 +103,9 @@ class Writer:
             self._pool.shutdown(cancel_futures=True)
 
     def state(self) -> CollectionState:
-        """Return what the service holds of this collection. Raises SettingsWrong when it has none,
-        and ServiceDown with the service's own reason when it can't serve it."""
+        """Return what the service holds of this collection's generation. Raises SettingsWrong when it has no
+        such collection, ImportRefused when it has not that generation, and ServiceDown with the service's own
+        reason when it can't serve it."""
         with service_errors():
             states = self._client.status()
         if self._collection not in states:
@@ -105,7 +116,7 @@ class Writer:
         state = states[self._collection]
         if state.problem:
             raise ServiceDown(f"the service can't serve {self._collection!r}: {state.problem}")
-        return state
+        return self._generation.state_in(state)
 
     def apply(self, changes: Changes, cursors: Mapping[str, str]) -> WriteResult:
         """Store everything, then the cursors, in one commit with the last batch. An item that can't be sent,
@@ -136,21 +147,23 @@ class Writer:
     def digest(self) -> Digest:
         """Return the proof of what the service holds."""
         with service_errors():
-            return self._client.digest(self._collection)
+            return self._client.digest(self._collection, self._generation.embedding_version)
 
     def differing(self, sums: Sums) -> Differing:
         """Return what the service holds where its sums are not these."""
         with service_errors():
-            return self._client.differing(self._collection, sums.astype("<u8").tobytes())
+            packed, version = sums.astype("<u8").tobytes(), self._generation.embedding_version
+            return self._client.differing(self._collection, packed, version)
 
     def showing(self, ids: Sequence[Id]) -> int:
-        """Return how many of these items a search can return."""
+        """Return how many of these items a search of the generation can return."""
         client, collection = self._client, self._collection
-        asked = _holdable(ids)
+        asked, version = _holdable(ids), self._generation.embedding_version
         with service_errors():
-            if len(asked) <= LOOKED_UP_MAX:
+            if version is None and len(asked) <= LOOKED_UP_MAX:
                 return sum(client.is_live(collection, item_id) for item_id in asked)
-            rows = client.digest_rows(collection, sorted({bucket_of(item_id) for item_id in asked}))
+            numbers = sorted({bucket_of(item_id) for item_id in asked})
+            rows = client.digest_rows(collection, numbers, version) if numbers else []
         wanted = set(asked)
         return sum(row.active and row.has_vector for row in rows if row.id in wanted)
 
@@ -162,7 +175,15 @@ class Writer:
         """Where the service refuses the whole batch for its size or for an item, send its halves: one row
         must never end an import. An item that is refused alone is rejected."""
         try:
-            return [self._client.upsert(self._collection, batch, embedding_version=version, partial=True)]
+            return [
+                self._client.upsert(
+                    self._collection,
+                    batch,
+                    embedding_version=version,
+                    partial=True,
+                    except_versions=self._generation.except_versions,
+                )
+            ]
         except BadRequest as exc:
             if not _is_of_items(exc):
                 raise
@@ -178,11 +199,12 @@ class Writer:
             return self._client.upsert(
                 self._collection,
                 items,
-                embedding_version=changes.embedding_version if items else None,
+                embedding_version=changes.embedding_version if items else self._generation.embedding_version,
                 delete_ids=_holdable(changes.delete_ids),
                 delete_version=changes.delete_version,
                 cursors=cursors,
                 partial=True,
+                except_versions=self._generation.except_versions,
             )
 
         try:

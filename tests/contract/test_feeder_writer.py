@@ -13,8 +13,11 @@ import pytest
 from feeder.changes import Changes
 from feeder.errors import ImportRefused
 from feeder.sink.brake import Brake, BrakedStore, BrakeWindow
+from feeder.sink.generation_state import WrittenGeneration
 from feeder.sink.writer import Writer
 from feeder.state.cursor_names import WINDOW_CURSOR
+from index_store.engine.index import EmbeddedIndex
+from index_store.types import CollectionSpec
 from tests.http_app import HttpApp, running_app, unit
 from vector_client.http import VectorClient
 from vector_client.protocol.call import Answer, Call
@@ -85,6 +88,43 @@ def test_one_bad_row_is_set_aside_and_the_rest_is_stored(tmp_path: Path) -> None
         assert writer.state().cursors == {"sync": "7"}
         assert writer.digest().items == 29
         assert writer.showing([1, 2, 5, 2**63, 2**70]) == 2
+
+
+def begun(data_dir: Path, version: str) -> None:
+    """Begin a generation beside the service, as another worker would."""
+    index = EmbeddedIndex(data_dir, [CollectionSpec("recipes", "int64", 384, "l2")])
+    index.open()
+    index.advance("recipes", "begin", version)
+    index.close()
+
+
+def test_each_of_two_generations_is_written_and_proven_alone(tmp_path: Path) -> None:
+    with a_writer(tmp_path) as (current, transport):
+        client, old = VectorClient(transport, Keys()), current.state().version or ""
+        current.apply(Changes([Item(n, vector()) for n in range(9)], embedding_version=old), {})
+        begun(tmp_path, "new.2")
+        both = []
+        for version, other in ((old, "new.2"), ("new.2", old)):
+            generation = WrittenGeneration(version, version, [other])
+            both.append(
+                Writer(client, "recipes", dim=384, batch_items=4, connections=1, generation=generation)
+            )
+        before, after = both
+        for each in both:
+            each.start()
+        items = [Item(n, vector(), active=n != 3) for n in range(3, 9)]
+        applied = after.apply(Changes(items, [1], "new.2"), {"sync": "new"})
+        assert (applied.upserted, applied.deleted, applied.vanished) == (6, 1, 0)
+        assert after.state().version == "new.2" and after.state().cursors == {"sync": "new"}
+        assert before.state().version == old and before.state().cursors == {}
+        assert before.digest().items == 9 and after.digest().items == 8
+        assert before.showing(range(9)) == 9 and after.showing(range(9)) == 5
+        before.apply(Changes((), [4, 5]), {"sync": "old"})
+        assert after.showing([4, 5]) == 2 and before.showing([4, 5]) == 0
+        rows = {row.id for row in after.differing(np.zeros(1, np.uint64)).rows if row.has_vector}
+        assert rows == set(range(3, 9))
+        for each in both:
+            each.close()
 
 
 def test_an_id_that_no_index_can_hold_is_neither_sent_nor_looked_up(tmp_path: Path) -> None:

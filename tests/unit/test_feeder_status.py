@@ -10,9 +10,9 @@ import pytest
 from feeder.follow.tiers import TierLog
 from feeder.load.import_cursor import ImportCursor
 from feeder.sink.brake import BrakeWindow
-from feeder.status import as_json, as_text, status_of
+from feeder.status import as_json, as_text, followed_apart, status_of
 from feeder.telemetry.reporting import by_reason
-from vector_client.types import CollectionState
+from vector_client.types import CollectionState, Generation
 
 NOW_S = 1_800_000_000.0
 
@@ -32,6 +32,20 @@ CURSORS = {
     "sync.vectors": '{"server": "x", "lsn": "0/1"}',
     "import": ImportCursor("t", 9, "m.1", 3000, done=True).to_json(),
 }
+
+
+def test_a_generation_that_is_followed_apart_is_told_apart() -> None:
+    generations = [
+        Generation("g1", "current", "m.1", 9, 9, 7, CURSORS),
+        Generation("g2", "next", "m.2", 9, 4, 3, {"import": ImportCursor("t", 9, "m.2", 40).to_json()}),
+        Generation("g3", "former", "m.0", 9, 4, 3),
+    ]
+    state = CollectionState("products", "m.1", 7, CURSORS, "1f", generations=generations)
+    ((role, other),) = followed_apart(state)
+    text = as_text(status_of(other, {}, 3600, lambda: NOW_S, role))
+    assert text.startswith("products (next): holds m.2\n")
+    assert "import       40 rows, not finished: run `import` again" in text
+    assert json.loads(as_json(status_of(other, {}, 3600, lambda: NOW_S, role)))["role"] == "next"
 
 
 def test_people_get_sentences_and_programs_all_of_it() -> None:

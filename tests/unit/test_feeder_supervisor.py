@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from feeder.changes import Changes, Key, VectorPage
 from feeder.compare.reconciler import Reconciler
-from feeder.errors import AnotherFeeder, FeederError, SettingsWrong, SourceDown
+from feeder.errors import AnotherFeeder, FeederError, ImportRefused, SettingsWrong, SourceDown
 from feeder.follow.backoff import LEASE_PATIENCE_S, Backoff
 from feeder.follow.dependencies import FollowerDependencies, Pace
 from feeder.follow.follower import Follower
@@ -158,6 +158,18 @@ def test_a_lease_that_another_feeder_keeps_ends_it(tmp_path: Path) -> None:
         bench.follow()
     assert LEASE_PATIENCE_S < bench.time.now < 2 * LEASE_PATIENCE_S + 60
     bench.index.close()
+
+
+def test_a_lease_that_an_awaited_import_holds_is_waited_for() -> None:
+    """Following waits for an import without holding the lease; the two meet when the import just ends."""
+    clock = [0.0]
+    backoff = Backoff(NAME, Metrics(CollectorRegistry()), lambda: 1.0, lambda: clock[0])
+    assert backoff.is_final(AnotherFeeder("x")) and backoff.is_final(SettingsWrong("x"))
+    backoff.note_failure(ImportRefused("not imported yet"))
+    clock[0] = 10.0
+    assert not backoff.is_final(AnotherFeeder("x")) and backoff.is_final(SettingsWrong("x"))
+    clock[0] = LEASE_PATIENCE_S + 11
+    assert backoff.is_final(AnotherFeeder("x"))
 
 
 def test_a_database_that_is_down_at_the_start_is_waited_for(tmp_path: Path) -> None:

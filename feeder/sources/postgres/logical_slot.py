@@ -88,6 +88,22 @@ class SlotNames:
     read_key: Callable[[Key], Key]
 
 
+def drop_slot(session: PostgresSession, slot: str) -> bool:
+    """Drop a slot of this database that nobody reads; return whether there was one. Raises SourceDown,
+    SettingsWrong where this role may not."""
+
+    def drop(connection: psycopg.Connection[Any]) -> bool:
+        if connection.execute(_FREE_SLOT, (slot,)).fetchone() is None:
+            return False
+        connection.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
+        return True
+
+    try:
+        return session.execute(drop)
+    except psycopg.Error as exc:
+        raise SettingsWrong(f"slot {slot!r} can't be dropped: {exc}") from exc
+
+
 class _SlotReading:
     """What one peek has come across so far, of table `oid`. end_lsn: of the last whole transaction."""
 
