@@ -66,11 +66,15 @@ class VectorIndex(Protocol):
         step: Literal["begin", "promote", "rollback", "abort", "retire"],
         embedding_version: str,
         dim: int | None = None,
+        *,
+        is_forced: bool = False,
     ) -> CollectionStatus:
         """Move the collection's generations one step, by one rename. `begin` makes `embedding_version` the
         next generation (the current one if there is none); `promote` makes it current and the current one
         former; `rollback` swaps current and former; `abort` drops the next one, `retire` the former. dim: of
-        the vectors of what is begun; None: of the current generation's. Raises GenerationConflict."""
+        the vectors of what is begun; None: of the current generation's. Raises GenerationConflict, unless
+        is_forced also where items that are hidden or deleted now would be shown again by a promotion or
+        rollback, a few seconds after it was asked for."""
 
     def close(self) -> None:
         """Stop threads and close files; acknowledged writes are on disk already."""

@@ -328,7 +328,13 @@ class ReferenceIndex:
         }
 
     def advance(
-        self, collection: str, step: str, embedding_version: str, dim: int | None = None
+        self,
+        collection: str,
+        step: str,
+        embedding_version: str,
+        dim: int | None = None,
+        *,
+        is_forced: bool = False,
     ) -> CollectionStatus:
         spec = self._spec(collection)
         with self._lock:
@@ -343,6 +349,8 @@ class ReferenceIndex:
                 role = "next" if step in ("promote", "abort") else "former"
                 if role not in shelves or shelves[role].version != embedding_version:
                     raise GenerationConflict(step)
+                if step in ("promote", "rollback") and not is_forced:
+                    _refuse_what_is_shown_again(shelves["current"], shelves[role])
                 moved = shelves.pop(role)
                 if step not in ("abort", "retire"):
                     shelves["former"] = shelves["current"]
@@ -385,6 +393,13 @@ class ReferenceIndex:
         if collection not in self._specs:
             raise UnknownCollection(collection, "collection")
         return self._specs[collection]
+
+
+def _refuse_what_is_shown_again(current: Shelf, target: Shelf) -> None:
+    live = {item_id for item_id, item in target.items.items() if item.is_live}
+    hidden = {item_id for item_id, item in current.items.items() if not item.active}
+    if live & hidden.union(current.tombstones):
+        raise GenerationConflict("shown again")
 
 
 def distance_of(metric: Metric, a: Any, b: Any) -> float:

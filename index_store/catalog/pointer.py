@@ -59,6 +59,16 @@ class Pointer:
         """Return the pointer with `member` as next, or as current where there is none."""
         return replace(self, next=member) if self.current else replace(self, current=member)
 
+    def after_step(self, step: str, embedding_version: str) -> Pointer:
+        """Return the pointer after `promote`, `rollback`, `abort` or `retire`. Raises GenerationConflict."""
+        moves = {
+            "promote": self.promoted,
+            "rollback": self.rolled_back,
+            "abort": self.aborted,
+            "retire": self.retired,
+        }
+        return moves[step](embedding_version)
+
     def promoted(self, embedding_version: str) -> Pointer:
         """Return the pointer with next as current and current as former. Raises GenerationConflict."""
         member = _require_role(self.next, embedding_version, "promote", "next")

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -24,6 +25,7 @@ from index_store.catalog.quarantine import generations_in, retire_or_remove
 from index_store.diagnosis import another_shape, hint_of, is_passing, unavailable
 from index_store.engine.generation import Generation
 from index_store.engine.generation_copy import copy_without_vectors
+from index_store.engine.switch_guard import nothing_shown_again
 from index_store.errors import StoreDamaged, StoreUnavailable, Unavailable, WriteFailed
 from index_store.storage.durable_files import locked, sync_directory
 from index_store.storage.schema import STORE_FILE, Connector
@@ -236,33 +238,36 @@ class Collection:
         for generation in unused:
             generation.close()
 
-    def apply_step(self, step: Step, embedding_version: str, dim: int | None = None) -> None:
-        """One step, by one rename. dim: of what is begun. Raises GenerationConflict, WriteFailed,
-        Unavailable."""
+    def apply_step(
+        self, step: Step, embedding_version: str, dim: int | None = None, *, is_forced: bool = False
+    ) -> None:
+        """One step, by one rename. dim: of what is begun. is_forced: whatever is shown again by it. Raises
+        GenerationConflict, WriteFailed, Unavailable."""
         try:
-            self._apply_step(step, embedding_version, dim)
+            with locked(self._directory / ADVANCE_LOCK):
+                self._take_step(step, embedding_version, dim, is_forced=is_forced)
+                _clean_up(self._directory, read_pointer(self._directory), self._now())
         except OSError as exc:
             text = f"the step {step!r} of {self.spec.name!r} failed, repeating it is safe: {exc}"
             raise WriteFailed(text, hint_of(exc, self._directory)) from exc
-
-    def _apply_step(self, step: Step, embedding_version: str, dim: int | None) -> None:
-        with locked(self._directory / ADVANCE_LOCK):
-            pointer = read_pointer(self._directory)
-            if step == "begin":
-                self._begin(pointer, embedding_version, dim)
-            else:
-                moves = {
-                    "promote": pointer.promoted,
-                    "rollback": pointer.rolled_back,
-                    "abort": pointer.aborted,
-                    "retire": pointer.retired,
-                }
-                write_pointer(self._directory, moves[step](embedding_version))
-            _clean_up(self._directory, read_pointer(self._directory), self._now())
         log.info(
             "generation_advanced",
             extra={"collection": self.spec.name, "step": step, "embedding_version": embedding_version},
         )
+
+    def _take_step(self, step: Step, embedding_version: str, dim: int | None, *, is_forced: bool) -> None:
+        """Advance lock held."""
+        pointer = read_pointer(self._directory)
+        if step == "begin":
+            self._begin(pointer, embedding_version, dim)
+            return
+        moved, before = pointer.after_step(step, embedding_version), pointer.current
+        with ExitStack() as guard:
+            if moved.current and before and moved.current != before and not is_forced:
+                opened = guard.enter_context(self.members()).generations
+                stores = opened[before.name].store, opened[moved.current.name].store
+                guard.enter_context(nothing_shown_again(*stores))
+            write_pointer(self._directory, moved)
 
     def _begin(self, pointer: Pointer, embedding_version: str, dim: int | None) -> None:
         member, pointer = pointer.with_new_generation(embedding_version)

@@ -236,12 +236,18 @@ class EmbeddedIndex:
         return self._collections[collection].known_dims()
 
     def advance(
-        self, collection: str, step: Step, embedding_version: str, dim: int | None = None
+        self,
+        collection: str,
+        step: Step,
+        embedding_version: str,
+        dim: int | None = None,
+        *,
+        is_forced: bool = False,
     ) -> CollectionStatus:
         """See `VectorIndex.advance`."""
         if not embedding_version:
             raise InvalidRequest("embedding_version must not be empty", "embedding_version")
-        self._collections[collection].apply_step(step, embedding_version, dim)
+        self._collections[collection].apply_step(step, embedding_version, dim, is_forced=is_forced)
         return self.status(collection)
 
     def awaiting(

@@ -102,7 +102,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=_HELP[name])
         one.add_argument("collection")
         one.add_argument("--embedding-version", help="refuse unless the step is about this one")
-        one.add_argument("--force", action="store_true", help="promote though a gate or a count says no")
+        one.add_argument("--force", action="store_true", help="though a gate or a count says no")
         one.set_defaults(run=_step, step=name)
     for each in commands.choices.values():
         each.add_argument("--url", default=default, help="of the running service; default: %(default)s")

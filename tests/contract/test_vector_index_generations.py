@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from index_store.errors import VersionMismatch
+from index_store.errors import GenerationConflict, VersionMismatch
 from index_store.port import VectorIndex
 from index_store.types import ItemDelete, ItemWrite, WriteBatch
 from tests.contract.vectors import fill, find, put
@@ -27,7 +27,9 @@ def test_generations_that_others_fill_take_nothing_of_a_write(index: VectorIndex
     assert status.current is not None and [dict(s.cursors) for s in (status.current, *status.others)] == [
         {"from": "v1"}, {"from": "v2"},
     ]  # fmt: skip
-    index.advance("numbers", "promote", "v2")
+    with pytest.raises(GenerationConflict):
+        index.advance("numbers", "promote", "v2")  # 3 is hidden now
+    index.advance("numbers", "promote", "v2", is_forced=True)
     assert find(index, data[0], 9) == [3]
 
 

@@ -157,7 +157,7 @@ class OpsRoutes:
         if subject.origin and step in ("promote", "rollback") and not body.force:
             await self._models.require_everywhere(collection.name, version)
         after = await self._dependencies.run_blocking(
-            lambda: self._dependencies.index.advance(collection.name, step, version)
+            lambda: self._dependencies.index.advance(collection.name, step, version, is_forced=body.force)
         )
         log.info("generation_step", extra={"collection": collection.name, "step": step, "forced": body.force})
         return self._generations_answer(collection, after)

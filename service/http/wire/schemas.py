@@ -146,7 +146,8 @@ class IdsIn(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class StepIn(msgspec.Struct, forbid_unknown_fields=True):
-    """POST /v1/promote, /v1/rollback, /v1/abort. force: of a promotion that would lose items."""
+    """POST /v1/promote, /v1/rollback, /v1/abort, /v1/retire. force: though a promotion would lose items, or
+    items that are hidden now would be shown again."""
 
     collection: str
     embedding_version: str | None = None
