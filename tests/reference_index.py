@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -36,13 +34,13 @@ from index_store.types import (
     Hit,
     Id,
     ItemWrite,
-    Metric,
     PageKey,
     SearchRequest,
     SearchResult,
     StoredItem,
     WriteBatch,
 )
+from tests.reference_distance import distance_of
 from tests.reference_filter import held, keys_in, matches
 
 
@@ -400,15 +398,3 @@ def _refuse_what_is_shown_again(current: Shelf, target: Shelf) -> None:
     hidden = {item_id for item_id, item in current.items.items() if not item.active}
     if live & hidden.union(current.tombstones):
         raise GenerationConflict("shown again")
-
-
-def distance_of(metric: Metric, a: Any, b: Any) -> float:
-    """pgvector's meaning, summed without rounding."""
-    left, right = [float(x) for x in a], [float(x) for x in b]
-    if metric == "l2":
-        return math.sqrt(math.fsum((x - y) ** 2 for x, y in zip(left, right, strict=True)))
-    dot = math.fsum(x * y for x, y in zip(left, right, strict=True))
-    if metric == "ip":
-        return -dot
-    lengths = math.sqrt(math.fsum(x * x for x in left)) * math.sqrt(math.fsum(y * y for y in right))
-    return max(0.0, 1 - dot / lengths) if left != right else 0.0

@@ -25,7 +25,7 @@ from index_store.catalog.quarantine import generations_in, retire_or_remove
 from index_store.diagnosis import another_shape, hint_of, is_passing, unavailable
 from index_store.engine.generation import Generation
 from index_store.engine.generation_copy import copy_without_vectors
-from index_store.engine.switch_guard import nothing_shown_again
+from index_store.engine.step_guard import nothing_shown_again
 from index_store.errors import StoreDamaged, StoreUnavailable, Unavailable, WriteFailed
 from index_store.storage.durable_files import locked, sync_directory
 from index_store.storage.schema import STORE_FILE, Connector

@@ -19,7 +19,8 @@ from index_store.types import (
     WriteBatch,
 )
 from tests.contract.vectors import SPECS, AnyIndex, begin_all, fill, find, put, vectors
-from tests.reference_index import ReferenceIndex, distance_of
+from tests.reference_distance import distance_of
+from tests.reference_index import ReferenceIndex
 
 
 def test_nearest_first_with_distances_of_the_metric(index: VectorIndex) -> None:

@@ -7,11 +7,11 @@ may be in one and not in the other. What was taken off sale must not come back b
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from index_store.errors import GenerationConflict
-from index_store.storage.hidden_rows import BEGINNING, HIDDEN, LIVE, among, ids_that_are, newest_seq
+from index_store.storage.schema import Connection
 from index_store.storage.store import Store
 from index_store.types import Id
 
@@ -20,27 +20,31 @@ _BLOCKED_S = 0.2
 _LOOK_S = 0.02
 _WAIT_S = 3.0
 _IDS_NAMED = 5
+_IDS_A_SELECT = 500
+_HIDDEN, _LIVE = "(deleted=1 OR active=0)", "deleted=0 AND active=1 AND vector IS NOT NULL"
+_BEGINNING = -1
+"""Before the first seq."""
 
 
-class _ShownAgain:
+class _ShownItems:
     """Which ids the current store hides or has deleted while the target store shows them; each look reads
     what was committed since the one before."""
 
     def __init__(self, current: Store, target: Store) -> None:
         self._current = current
         self._target = target
-        self._seen = (BEGINNING, BEGINNING)
+        self._seen = (_BEGINNING, _BEGINNING)
         self.ids: set[Id] = set()
 
     def look(self) -> bool:
         """Return whether there are any."""
         with self._current.reading() as current, self._target.reading() as target:
             after, target_after = self._seen
-            self._seen = newest_seq(current), newest_seq(target)
-            suspects = self.ids.union(ids_that_are(current, HIDDEN, after))
-            if target_after != BEGINNING:
-                suspects.update(ids_that_are(target, LIVE, target_after))
-            self.ids = among(current, HIDDEN, among(target, LIVE, suspects))
+            self._seen = _newest_seq(current), _newest_seq(target)
+            suspects = self.ids.union(_ids_that_are(current, _HIDDEN, after))
+            if target_after != _BEGINNING:
+                suspects.update(_ids_that_are(target, _LIVE, target_after))
+            self.ids = _among(current, _HIDDEN, _among(target, _LIVE, suspects))
         return bool(self.ids)
 
 
@@ -55,7 +59,7 @@ def nothing_shown_again(
 ) -> Iterator[None]:
     """A context in which nobody commits to `current`, and `target` shows nothing that it hides. Waits
     `wait_s` for whoever fills `target`. Raises GenerationConflict, which names some such items."""
-    found, give_up = _ShownAgain(current, target), clock() + wait_s
+    found, give_up = _ShownItems(current, target), clock() + wait_s
     found.look()  # every row, while others write
     while True:
         with current.commits_blocked():
@@ -74,3 +78,29 @@ def nothing_shown_again(
         "wait for that generation's feeder, if it has one; or say again what hid them (POST /v1/deactivate,"
         " /v1/delete: every generation takes them); or say force",
     )
+
+
+def _newest_seq(connection: Connection) -> int:
+    """Return the seq of the last commit."""
+    (seq,) = connection.execute("SELECT value FROM meta WHERE key='seq'").fetchone()
+    return int(seq)
+
+
+def _ids_that_are(connection: Connection, condition: str, after_seq: int) -> list[Id]:
+    """Return the ids of which the condition (_HIDDEN or _LIVE) holds among rows changed after `after_seq`;
+    from the beginning on every row is looked at, later the new ones."""
+    if after_seq == _BEGINNING:
+        return [row[0] for row in connection.execute(f"SELECT id FROM item WHERE {condition}")]
+    query = f"SELECT id FROM item INDEXED BY item_seq WHERE seq>? AND {condition}"
+    return [row[0] for row in connection.execute(query, (after_seq,))]
+
+
+def _among(connection: Connection, condition: str, ids: Iterable[Id]) -> set[Id]:
+    """Return those of these ids of which the condition holds."""
+    wanted, found = sorted(ids), set[Id]()
+    for start in range(0, len(wanted), _IDS_A_SELECT):
+        some = wanted[start : start + _IDS_A_SELECT]
+        marks = ",".join("?" * len(some))
+        rows = connection.execute(f"SELECT id FROM item WHERE {condition} AND id IN ({marks})", some)
+        found.update(row[0] for row in rows)
+    return found

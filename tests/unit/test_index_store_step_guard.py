@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from index_store.engine.index import EmbeddedIndex
-from index_store.engine.switch_guard import nothing_shown_again
+from index_store.engine.step_guard import nothing_shown_again
 from index_store.errors import GenerationConflict
 from index_store.storage.store import Store
 from index_store.types import CollectionSpec, Id, ItemDelete, ItemWrite, SearchRequest, WriteBatch

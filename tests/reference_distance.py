@@ -1,0 +1,20 @@
+"""Distances as the reference index computes them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from index_store.types import Metric
+
+
+def distance_of(metric: Metric, a: Any, b: Any) -> float:
+    """pgvector's meaning, summed without rounding."""
+    left, right = [float(x) for x in a], [float(x) for x in b]
+    if metric == "l2":
+        return math.sqrt(math.fsum((x - y) ** 2 for x, y in zip(left, right, strict=True)))
+    dot = math.fsum(x * y for x, y in zip(left, right, strict=True))
+    if metric == "ip":
+        return -dot
+    lengths = math.sqrt(math.fsum(x * x for x in left)) * math.sqrt(math.fsum(y * y for y in right))
+    return max(0.0, 1 - dot / lengths) if left != right else 0.0
