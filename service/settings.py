@@ -271,6 +271,12 @@ class Settings:
     set_aside_keep_days: int = number(
         7, 1, 3650, "days", "How long a generation that no role names any more is kept before it is removed."
     )
+    on_model_change: str = choice(
+        "keep",
+        ("keep", "rebuild"),
+        "What a start under another model than the one that made the data does beside serving by the old "
+        "one: keep proposes a rebuild, rebuild begins it, once for each change.",
+    )
     retire_after_h: int = number(
         168,
         0,

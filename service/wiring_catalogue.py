@@ -21,7 +21,8 @@ from service.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class ServingCatalogue:
-    """catalogue: as it is served. changes: by collection, what the configuration asks for instead."""
+    """catalogue: as it is served. changes: of each collection with a model, what the configuration asks for;
+    where that serves already, a promotion may still change it."""
 
     catalogue: Catalogue
     changes: Mapping[str, ModelChange]
@@ -42,8 +43,12 @@ def serving_catalogue(settings: Settings, configured: Catalogue) -> ServingCatal
 
 def _served(settings: Settings, configured: Collection) -> tuple[Collection, ModelChange | None]:
     found = current_identity(settings.data_dir / "collections" / configured.name)
+
+    def version(collection: Collection) -> str:
+        return model_version(settings.models_dir, collection)
+
     if found is None:
-        return served_as(configured, None, lambda each: each.model, lambda: None)
+        return served_as(configured, None, version, lambda: None)
     current = Current(found.embedding_version, found.dim, read_origin(found.origin))
 
     def find_origin() -> Origin | None:
@@ -51,7 +56,7 @@ def _served(settings: Settings, configured: Collection) -> tuple[Collection, Mod
         templates = [configured.text_template] if configured.modality == "text" else []
         return matching_origin(found.embedding_version, known, templates)
 
-    return served_as(configured, current, lambda each: model_version(settings.models_dir, each), find_origin)
+    return served_as(configured, current, version, find_origin)
 
 
 def model_version(models_dir: Path, collection: Collection) -> str:

@@ -23,6 +23,7 @@ from service.app.lifecycle import OpenableIndex
 from service.app.rebuild.estimate import Trial
 from service.app.rebuild.filler import Filler
 from service.app.rebuild.jobs import JobStore
+from service.app.rebuild.model_change_rebuilds import ModelChangeRebuilds
 from service.app.rebuild.rebuilds import Rebuilds
 from service.app.rebuild.runner import RebuildRunner
 from service.app.rebuild.throttle import FillThrottle
@@ -76,6 +77,15 @@ def build_rebuild(
         readers,
         now,
     )
+    rebuilds = _rebuilds(settings, served, index, encoders, jobs)
+    pending = ModelChangeRebuilds(
+        rebuilds,
+        index,
+        served.catalogue,
+        served.changes,
+        settings.data_dir / "jobs" / "begun.json",
+        is_on=settings.on_model_change == "rebuild",
+    )
     runner = RebuildRunner(
         collections,
         jobs,
@@ -86,13 +96,19 @@ def build_rebuild(
         pace,
         readers,
         settings.data_dir / "jobs" / "runner.lock",
+        begin_pending=pending.begin_pending,
         retire_after_s=settings.retire_after_h * 3600,
     )
+    return RebuildParts(rebuilds, models, reports, [models.run, runner.run])
+
+
+def _rebuilds(
+    settings: Settings, served: ServingCatalogue, index: OpenableIndex, encoders: Encoders, jobs: JobStore
+) -> Rebuilds:
     try_model = partial(tried_model, settings.models_dir, settings.model_threads, settings.model_runtime)
-    rebuilds = Rebuilds(
+    return Rebuilds(
         jobs, index, encoders, served.changes.get, try_model, settings.data_dir, workers=settings.workers
     )
-    return RebuildParts(rebuilds, models, reports, [models.run, runner.run])
 
 
 def tried_model(

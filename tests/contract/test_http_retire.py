@@ -83,3 +83,20 @@ def test_its_time_is_over_so_many_hours_after_the_last_step(
         else:
             until(lambda: "former" not in generations(app))
         assert first(app, query=f"{DISHES[3]} 3") == 3
+
+
+def test_a_promotion_of_another_model_than_the_configured_one_is_told_at_once(tmp_path: Path) -> None:
+    def pending(app: HttpApp) -> list[tuple[str, str]]:
+        return [(each["code"], each["hint"]) for each in app.get("/health").json()["reasons"]]
+
+    with running_app(tmp_path / "data") as app:
+        seed(app)
+        ended(app, rebuild(app, model="builtin:placeholder"))
+        assert pending(app) == []
+        step(app, "promote")
+        ((code, hint),) = pending(app)
+        assert code == "model_change_pending"
+        assert hint.startswith("python -m service rebuild recipes") and "builtin:placeholder" in hint
+        assert app.get("/readyz").status_code == 200
+        step(app, "rollback")
+        assert pending(app) == []

@@ -31,7 +31,7 @@ class Current:
 
 @dataclass(frozen=True, slots=True)
 class ModelChange:
-    """A collection as configured, where its current generation was made by something else.
+    """A collection as configured: what it is to be served by once its current generation is made by that.
 
     embedding_version: what the configured model gives; empty when its files are not here, and `problem` and
     `hint` say so."""
@@ -48,26 +48,28 @@ def served_as(
     version_of: VersionOf,
     find_origin: Callable[[], Origin | None],
 ) -> tuple[Collection, ModelChange | None]:
-    """Return the collection as it is to be served, and the change that its configuration asks for, if any.
+    """Return the collection as it is to be served, and what its configuration asks for, which may be the
+    same; None for one without a model.
 
     find_origin: looks for a model that gives the current version, where the generation does not name its own.
     """
-    if current is None or configured.model == NO_MODEL:
+    if configured.model == NO_MODEL:
         return configured, None
-    version, problem, hint = "", "", ""
-    try:
-        version = version_of(configured)
-    except ModelUnavailable as exc:
-        problem, hint = exc.reason, exc.hint
-    if version == current.embedding_version:
-        return configured, None
+    change = _configured_change(configured, version_of)
+    if current is None or change.embedding_version == current.embedding_version:
+        return configured, change
     origin = current.origin or find_origin()
     if origin is None:  # told by the health probe: nothing here knows what made these vectors
-        return configured, None
+        return configured, change
     served = replace(configured, model=origin.model, text_template=origin.text_template, dim=current.dim)
-    if served == configured:  # the files are gone, or are others now: that is told when they are opened
-        return configured, None
-    return served, ModelChange(configured, version, problem, hint)
+    return served, change
+
+
+def _configured_change(configured: Collection, version_of: VersionOf) -> ModelChange:
+    try:
+        return ModelChange(configured, version_of(configured))
+    except ModelUnavailable as exc:
+        return ModelChange(configured, "", exc.reason, exc.hint)
 
 
 def matching_origin(

@@ -81,13 +81,19 @@ def of_model(collection: str, slot: Slot, status: CollectionStatus) -> Finding |
     return None
 
 
-def of_change(collection: str, change: ModelChange, served: str, status: CollectionStatus) -> Finding | None:
+def of_change(collection: str, change: ModelChange, slot: Slot, status: CollectionStatus) -> Finding | None:
     """The configuration asks for another model than the one that made the current generation, which goes on
-    serving. None once the generation of the configured model is current. served: the reference in use."""
+    serving. None once the generation of the configured model is current, and where another finding tells why
+    the model in `slot` does not serve."""
     current = status.current
-    if current is None or current.embedding_version == change.embedding_version:
+    if current is None or current.embedding_version == change.embedding_version or not fits(slot, status):
         return None
-    wanted = change.configured
+    wanted, served = change.configured, slot.reference
+    has_template = wanted.modality != "text" or wanted.text_template == slot.text_template
+    if wanted.model == served and wanted.dim == current.dim and has_template:
+        return None  # its files are gone, or are others now
+    if slot.info is not None and slot.info.is_placeholder and slot.reason:
+        return None
     what = f"the model {wanted.model}" if wanted.model != served else "another text template or dim"
     reason = (
         f"{what} is configured ({change.embedding_version or 'its version is not known'}), the collection "

@@ -68,7 +68,7 @@ class Prober:
         *,
         probe_s: float,
     ) -> None:
-        """changes: what the configuration asks for instead of what serves, by collection."""
+        """changes: what the configuration asks for, by collection."""
         self._catalogue = catalogue
         self._encoders = encoders
         self._searcher = searcher
@@ -159,7 +159,7 @@ class Prober:
         if of_its_model is not None:
             findings.append(of_its_model)
         if name in self._changes:
-            pending = of_change(name, self._changes[name], self._slot(collection).reference, status)
+            pending = of_change(name, self._changes[name], self._slot(collection), status)
             findings.extend([pending] if pending else [])
         by_content = has_model and (of_its_model is None or not of_its_model.blocks)
         try:

@@ -77,12 +77,15 @@ class RebuildRunner:
         readers: Executor,
         lock_file: Path,
         *,
+        begin_pending: Callable[[], None] = lambda: None,
         retire_after_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """retire_after_s: how long the former generation is kept after the last step; 0 for ever. clock:
-        seconds that only go forward. now: seconds since the epoch."""
+        """begin_pending: begins what the configuration asks for. retire_after_s: how long the former
+        generation is kept after the last step; 0 for ever. clock: seconds that only go forward. now: seconds
+        since the epoch."""
+        self._begin_pending = begin_pending
         self._retire_after_s = retire_after_s
         self._now = now
         self._collections = {each.name: each for each in collections}
@@ -130,6 +133,7 @@ class RebuildRunner:
 
     async def _work(self) -> None:
         """One turn: each job a step further, then the gaps of all generations."""
+        await self._run(self._begin_pending)
         for job in reversed(await self._run(self._jobs.all)):
             if not job.is_over:
                 await self._advance(job)

@@ -159,6 +159,8 @@ class OpsRoutes:
         after = await self._dependencies.run_blocking(
             lambda: self._dependencies.index.advance(collection.name, step, version, is_forced=body.force)
         )
+        if after.current is not None:  # so that this worker's next answer of any kind speaks of it
+            self._dependencies.encoders.follow(collection.name, after.current.embedding_version)
         log.info("generation_step", extra={"collection": collection.name, "step": step, "forced": body.force})
         return self._generations_answer(collection, after)
 
