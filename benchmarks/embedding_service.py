@@ -234,6 +234,22 @@ class Served:
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
+    def restart(self) -> None:
+        """kill -9 of what is left of it, and start it again."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self.start()
+
+    @property
+    def process_id(self) -> int:
+        return self._process.pid
+
+    def worker_ids(self) -> list[int]:
+        """Return the processes that serve beside their parent; Linux only."""
+        commands = {each: Path(f"/proc/{each}/cmdline").read_bytes() for each in self._workers()}
+        return [int(each) for each, command in commands.items() if b"spawn_main" in command]
+
     def _is_ready(self) -> bool:
         try:
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)

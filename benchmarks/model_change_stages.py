@@ -23,7 +23,7 @@ _MODELS_DIR = Path(".models")
 _DIM = 384
 _RECALL_SAMPLE = 8
 _AWAITING_S_MAX = 120.0
-_LOOK_S = 0.2
+_LOOK_S = 0.1
 _SEED = 20_261_128
 
 
@@ -59,13 +59,23 @@ def embed_of(reference: str) -> Embed:
     return lambda texts: embedder.embed(list(texts), "document").vectors
 
 
+def both_versions(port: int) -> tuple[str, str]:
+    """Return the version that serves, and the one that a rebuild would give."""
+    status, answer = Caller(port).ask("GET", "/v1/collections/recipes/generations")
+    serving = json.loads(answer)["generations"][0]["embedding_version"]
+    body = {"collection": "recipes", "model": NEW, "dry_run": True}
+    status, answer = Caller(port).post("/v1/rebuild", body)
+    if status != 200:
+        raise RuntimeError(f"{status} {answer!r}")
+    return str(serving), str(json.loads(answer)["embedding_version"])
+
+
 class Stages:
     """One model change on a running service; the load runs within each stage and rests between them."""
 
     def __init__(self, port: int, data_dir: Path, items: int, pace: Pace) -> None:
         self.port = port
-        self.old = str(self._generations()[0]["embedding_version"])
-        self.new = str(self._planned()["embedding_version"])
+        self.old, self.new = both_versions(port)
         self.shop = Shop(items, {self.old: embed_of(OLD), self.new: embed_of(NEW)}, self.old)
         self.load = Load(port, self.shop.items, pace, _SEED)
         self.watched = Watched()
@@ -78,14 +88,18 @@ class Stages:
 
     def rebuild(self) -> dict[str, Any]:
         """Rebuild; return the job when it is ready."""
-        with self.load.running(), self._stage("filling"):
+        with self.load.running():
+            time.sleep(1.0)  # until all of them send
+            began = at = time.monotonic()
             body = {"collection": "recipes", "model": NEW}
             status, answer = Caller(self.port).post("/v1/rebuild", body)
             if status != 202:
                 raise RuntimeError(f"{status} {answer!r}")
             job_id = json.loads(answer)["job"]["id"]
             while (job := self._asked(f"/v1/jobs/{job_id}"))["state"] in ("queued", "running"):
+                at = at if job["phase"] == "embedding" else time.monotonic()
                 time.sleep(_LOOK_S)
+            self.watched.spans |= {"beginning": (began, at), "filling": (at, time.monotonic())}
         if job["state"] != "ready":
             raise RuntimeError(f"the job is {job}")
         self._stop()
@@ -129,13 +143,6 @@ class Stages:
         watched.recalled += findings.recalled
         watched.recallable += findings.recallable
         watched.changes += len(happened.changes)
-
-    def _planned(self) -> dict[str, Any]:
-        body = {"collection": "recipes", "model": NEW, "dry_run": True}
-        status, answer = Caller(self.port).post("/v1/rebuild", body)
-        if status != 200:
-            raise RuntimeError(f"{status} {answer!r}")
-        return dict(json.loads(answer))
 
     def _generations(self) -> list[dict[str, Any]]:
         return list(self._asked("/v1/collections/recipes/generations")["generations"])
