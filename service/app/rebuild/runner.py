@@ -132,16 +132,21 @@ class RebuildRunner:
         return True
 
     async def _work(self) -> None:
-        """One turn: each job a step further, then the gaps of all generations."""
+        """One turn: each job a step further, then the gaps of all generations that no job fills: there nobody
+        would tell how far it is, or look whether it is to end."""
         await self._run(self._begin_pending)
+        filled_by_jobs: set[Gap] = set()
         for job in reversed(await self._run(self._jobs.all)):
             if not job.is_over:
+                filled_by_jobs.add(Gap(job.collection, job.embedding_version))
                 await self._advance(job)
         for name in self._collections:
             try:
                 status = await self._retired_in_time(await self._status(name))
                 for generation in status.generations:
-                    await self._fill_gaps(Gap(name, generation.embedding_version), generation.awaiting)
+                    gap = Gap(name, generation.embedding_version)
+                    if gap not in filled_by_jobs:
+                        await self._fill_gaps(gap, generation.awaiting)
             except TryLater as exc:
                 log.info("gaps_wait", extra={"collection": name, "reason": str(exc)})
             except IndexStoreError:

@@ -1,0 +1,105 @@
+"""Who fills a generation: its job, which tells how far it is and can be ended; gaps of others without one."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from index_store.engine.index import EmbeddedIndex
+from index_store.types import Content, Id, ItemWrite, WriteBatch
+from service.app.encoders import Slot
+from service.app.rebuild.filler import Filler, Gap, GapStep
+from service.app.rebuild.jobs import JobStore
+from service.app.rebuild.runner import RebuildRunner
+from service.app.rebuild.throttle import FillThrottle
+from service.collections import Collection
+from service.embedding.port import Encoding
+
+COLLECTION = Collection("recipes", dim=4)
+ITEMS = 40
+WAIT_S_MAX = 20
+
+
+class Ones:
+    """An encoder whose every vector is the same."""
+
+    async def embed_documents(self, contents: Sequence[str]) -> Sequence[Encoding]:
+        return [Encoding(np.ones(4, np.float32) / 2, False)] * len(contents)
+
+
+class ModelsOnTheWay:
+    """The model of a new generation is there when it is asked for the second time, as after some loading."""
+
+    def __init__(self) -> None:
+        self._asked = 0
+
+    def slot_of_version(self, collection: str, embedding_version: str) -> Slot | None:
+        del collection, embedding_version
+        self._asked += 1
+        return Slot("model", text=Ones()) if self._asked > 1 else None  # type: ignore[arg-type]
+
+    def problem(self, collection: str, embedding_version: str) -> str:
+        del collection, embedding_version
+        return ""
+
+
+class WatchedFiller(Filler):
+    """Notes the phase that the job told at each step."""
+
+    def __init__(self, jobs: JobStore, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._jobs = jobs
+        self.phases: list[str] = []
+
+    async def fill_next(self, gap: Gap, slot: Slot, after: Id | None) -> GapStep:
+        self.phases += [job.phase for job in self._jobs.all()]
+        return await super().fill_next(gap, slot, after)
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[EmbeddedIndex]:
+    index = EmbeddedIndex(tmp_path, [COLLECTION.spec])
+    index.open()
+    index.advance("recipes", "begin", "v1")
+    items = [_made(number) for number in range(ITEMS)]
+    index.write("recipes", WriteBatch(items, embedding_version="v1"))
+    yield index
+    index.close()
+
+
+def _made(number: int) -> ItemWrite:
+    data = f"국 {number}".encode()
+    vector = np.full(4, number + 1, np.float32)
+    return ItemWrite(
+        number, vector, True, content_hash=hashlib.sha256(data).digest(), content=Content("text", data)
+    )
+
+
+def test_a_job_fills_its_generation_itself(index: EmbeddedIndex, tmp_path: Path) -> None:
+    jobs = JobStore(tmp_path / "jobs", lambda: datetime.now(UTC))
+    job = jobs.create_job("recipes", "model", "", "v2", 4)
+
+    async def until_over(runner: RebuildRunner) -> None:
+        running = asyncio.create_task(runner.run())
+        async with asyncio.timeout(WAIT_S_MAX):
+            while (found := jobs.find_job(job.id)) is None or not found.is_over:
+                await asyncio.sleep(0.01)
+        running.cancel()
+
+    with ThreadPoolExecutor(2) as threads:
+        filler = WatchedFiller(jobs, index, None, threads, threads)
+        pace = FillThrottle(list, 50)
+        models: Any = ModelsOnTheWay()
+        lock = tmp_path / "runner.lock"
+        asyncio.run(until_over(RebuildRunner([COLLECTION], jobs, index, models, filler, pace, threads, lock)))
+    ended = jobs.find_job(job.id)
+    assert ended is not None and (ended.state, ended.done, ended.total) == ("ready", ITEMS, ITEMS)
+    assert set(filler.phases) == {"embedding"}
