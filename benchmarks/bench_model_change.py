@@ -27,6 +27,8 @@ from benchmarks.model_change_stages import OLD, Stages, Watched
 MODELS_DIR = Path(".models")
 LATENCY_MAX = 1.5
 RECALL_MIN = 0.95
+SEALING_S = 15.0
+"""Until what was stored is sealed: quiet is a service at rest."""
 CHANGES = (("promote", "promotion"), ("rollback", "rollback"), ("rollback", "second promotion"))
 """The step as the wire calls it: what was rolled back is the former generation, and rolls back in turn."""
 
@@ -72,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{given.items} items stored in {time.monotonic() - began:.0f} s", flush=True)
             stages = Stages(service.port, data_dir, given.items, Pace())
             report = Report("bench_model_change")
+            time.sleep(SEALING_S)
             stages.quiet(given.quiet_s)
             job = stages.rebuild()
             print(f"filled: {job}", flush=True)

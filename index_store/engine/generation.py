@@ -319,7 +319,8 @@ class Generation:
 
     def _load_store(self) -> View:
         delta, seq, counted = Delta(self._spec), 0, 0
-        for page in self.store.scan_items():
+        empty = self.store.page_without_vectors()
+        for page in [empty] if empty else self.store.scan_items():
             live = [row for row in page.rows if row.is_live]
             if live:
                 delta.add_rows(live)

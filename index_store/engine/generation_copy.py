@@ -12,14 +12,14 @@ def copy_without_vectors(source: Store, target: Store, after_seq: int) -> int:
     """Give a new generation what does not depend on the embedding: who is known, active, deleted, metadata
     and kept content. Return the source's seq up to which this was done."""
     seq = after_seq
-    while (tail := source.tail(seq)) is not None and tail.seq > seq:
-        made_of_content = [row.id for row in tail.rows if row.content_hash is not None]
+    for page in source.commits_after(after_seq):  # not `tail`: searches of this process would wait for it
+        made_of_content = [row.id for row in page.rows if row.content_hash is not None]
         with source.reading() as connection:
             contents = read_contents(connection, made_of_content)
-        items = [_carried(row, contents.get(row.id)) for row in tail.rows if not row.deleted]
-        deletes = [ItemDelete(row.id, row.source_version) for row in tail.rows if row.deleted]
+        items = [_carried(row, contents.get(row.id)) for row in page.rows if not row.deleted]
+        deletes = [ItemDelete(row.id, row.source_version) for row in page.rows if row.deleted]
         target.commit(WriteBatch(items=items, deletes=deletes), {item.id for item in items})
-        seq = tail.seq
+        seq = page.seq
     return seq
 
 

@@ -239,6 +239,12 @@ class Store:
         reads the file once from front to end."""
         yield from self._pages(f"SELECT {COLUMNS} FROM item WHERE deleted=0", ())
 
+    def page_without_vectors(self) -> RowPage | None:
+        """Return an empty page for all rows if none has a vector, as in a generation just begun; else None.
+        SQLite passes them over in a moment: whoever opens a generation holds up searches."""
+        (page,) = self._pages(f"SELECT {COLUMNS} FROM item WHERE vector IS NOT NULL LIMIT 1", ())
+        return None if page.rows or page.damaged else page
+
     def commits_after(self, after_seq: int) -> Iterator[RowPage]:
         """All that was committed after `after_seq`, deleted rows included, as of the `seq` that each page
         names. On a connection of its own: `tail` does not wait for it."""

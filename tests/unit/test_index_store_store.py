@@ -19,6 +19,7 @@ from index_store.errors import ReadOnly, StoreDamaged, StoreUnavailable, Unavail
 from index_store.maintenance.check import check
 from index_store.storage import digest
 from index_store.storage.digest import BUCKETS, ShareHasher, bucket_of, root_of
+from index_store.storage.store import Store
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, SearchRequest, Vector, WriteBatch
 
 SPEC = CollectionSpec("things", "int64", 32, "l2")
@@ -71,6 +72,21 @@ def test_settings_of_the_file(index: EmbeddedIndex, tmp_path: Path) -> None:
     plan = connection.execute("EXPLAIN QUERY PLAN SELECT seq FROM item WHERE seq>1 LIMIT 1").fetchall()
     assert "COVERING INDEX item_seq" in plan[0][-1]
     connection.close()
+
+
+def test_a_generation_without_vectors_is_opened_without_reading_its_rows(
+    index: EmbeddedIndex, tmp_path: Path
+) -> None:
+    """Searches wait for whoever follows a generation that has just begun with all ids of the current one."""
+    put(index, 40)
+    index.advance("things", "begin", "v2")
+    directory = tmp_path / "collections" / "things"
+    for name, version, seq in (("g000001", "v1", None), ("g000002", "v2", 40)):
+        store = Store(directory / name, version)
+        store.open(SPEC)
+        page = store.page_without_vectors()
+        assert (None if page is None else (list(page.rows), page.seq, page.live)) == (seq and ([], seq, 0))
+        store.close()
 
 
 def test_seq_is_gapless_in_commit_order(index: EmbeddedIndex) -> None:
