@@ -51,6 +51,13 @@ class ModelsOnTheWay:
         return ""
 
 
+class NoReports:
+    """Makes none."""
+
+    async def make_for_job(self, *_: object) -> None:
+        return
+
+
 class WatchedFiller(Filler):
     """Notes the phase that the job told at each step."""
 
@@ -98,8 +105,11 @@ def test_a_job_fills_its_generation_itself(index: EmbeddedIndex, tmp_path: Path)
         filler = WatchedFiller(jobs, index, None, threads, threads)
         pace = FillThrottle(list, 50)
         models: Any = ModelsOnTheWay()
+        reports: Any = NoReports()
         lock = tmp_path / "runner.lock"
-        asyncio.run(until_over(RebuildRunner([COLLECTION], jobs, index, models, filler, pace, threads, lock)))
+        asyncio.run(
+            until_over(RebuildRunner([COLLECTION], jobs, index, models, filler, reports, pace, threads, lock))
+        )
     ended = jobs.find_job(job.id)
     assert ended is not None and (ended.state, ended.done, ended.total) == ("ready", ITEMS, ITEMS)
     assert set(filler.phases) == {"embedding"}
