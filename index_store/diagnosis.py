@@ -127,6 +127,15 @@ def rows_damaged(path: Path, rows: int) -> Trouble:
     )
 
 
+def contents_damaged(path: Path, contents: int) -> list[Trouble]:
+    """Return what to report of a store with this many kept contents that fail their checksum; nothing of
+    none."""
+    if not contents:
+        return []
+    text = f"{path}: {contents} kept texts or pictures fail their checksum: no rebuild can read them"
+    return [Trouble("contents_damaged", text, f"write those items again; {hints.check(path)} names them")]
+
+
 def another_shape(
     store: Path, spec: CollectionSpec, setting: str, made_with: object, configured: object
 ) -> StoreUnavailable:

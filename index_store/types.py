@@ -92,7 +92,8 @@ class WriteBatch:
 
     embedding_version: the space of the vectors; required when any item has one. A batch without vectors
     (activity, metadata, deletes) goes to every generation of the collection, and so does one whose version
-    some generations do not hold: those take its deletes, what it says without a vector, and activity.
+    some generations do not hold: those take its deletes, what it says without a vector, activity and
+    metadata.
     cursors: where the feeder resumes, by source name; stored in the same commit as the rows.
     other_vectors: of other versions, for the same items in order, by version; None: not known, the item waits
     for one in the generation of that version.
@@ -277,7 +278,7 @@ class Trouble:
     """Something wrong that searches survive. code: for programs. reason: a sentence. hint: the command or the
     setting that helps, or an empty string."""
 
-    code: Literal["store_behind", "items_missing", "rows_damaged", "writes_refused"]
+    code: Literal["store_behind", "items_missing", "rows_damaged", "contents_damaged", "writes_refused"]
     reason: str
     hint: str = ""
 

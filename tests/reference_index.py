@@ -232,9 +232,9 @@ class ReferenceIndex:
         items = list(batch.items)
         if not is_addressed:
             items = [
-                item if item.vector is None else replace(item, vector=None, metadata=None, content_hash=None)
+                item if item.vector is None else replace(item, vector=None, content_hash=None)
                 for item in items
-                if item.vector is None or item.active is not None
+                if item.vector is None or item.active is not None or item.metadata is not None
             ]
         ids = {*(item.id for item in items), *(delete.id for delete in batch.deletes)}
         was_live = {i: i in shelf.items and shelf.items[i].is_live for i in ids & shelf.known}

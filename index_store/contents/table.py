@@ -140,6 +140,42 @@ def from_values(values: Sequence[Any]) -> KeptContent | None:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class ContentPage:
+    """What a scan of contents saw. damaged: ids of those that fail their checksum. last: the last id of the
+    page; None where nothing comes after it."""
+
+    damaged: Sequence[Id]
+    last: Id | None
+
+
+def scan_contents(connection: ContentConnection, after: Id | None, bytes_max: int) -> ContentPage:
+    """Check the next contents by id, until they weigh `bytes_max` together."""
+    if not has_table(connection):
+        return ContentPage((), None)
+    where, start = ("", ()) if after is None else ("WHERE id > ?", (after,))
+    damaged: list[Id] = []
+    size = 0
+    for values in connection.execute(
+        f"SELECT id, kind, codec, hash, crc, data FROM content {where} ORDER BY id", start
+    ):
+        if from_values(values) is None and isinstance(values[0], int | str):
+            damaged.append(values[0])
+        size += len(values[5]) if isinstance(values[5], bytes) else 0
+        if size >= bytes_max:
+            return ContentPage(damaged, values[0])
+    return ContentPage(damaged, None)
+
+
+def damaged_among(connection: ContentConnection, ids: Sequence[Id]) -> list[Id]:
+    """Return which of these ids have a content that fails its checksum."""
+    if not ids or not has_table(connection):
+        return []
+    query = "SELECT id, kind, codec, hash, crc, data FROM content WHERE id=?"
+    found = [connection.execute(query, (item_id,)).fetchone() for item_id in ids]
+    return [values[0] for values in found if values is not None and from_values(values) is None]
+
+
 def check_contents(connection: ContentConnection) -> Iterator[str]:
     """Yield what is wrong with the table: rows that fail their checksum, a count that is not theirs."""
     counter = connection.execute("SELECT value FROM meta WHERE key=?", (COUNTER,)).fetchone()

@@ -28,9 +28,9 @@ from index_store.engine.generation_copy import copy_without_vectors
 from index_store.engine.step_guard import nothing_shown_again
 from index_store.errors import StoreDamaged, StoreUnavailable, Unavailable, WriteFailed
 from index_store.storage.durable_files import locked, sync_directory
-from index_store.storage.schema import STORE_FILE, Connector
+from index_store.storage.schema import STORE_FILE, Connector, create_store
 from index_store.storage.sealed_directory import new_directory, publish, quarantine, sweep_leftovers
-from index_store.storage.store import Store, create_store
+from index_store.storage.store import Store
 from index_store.types import CollectionSpec
 
 log = logging.getLogger(__name__)

@@ -66,9 +66,10 @@ def batch_for(embedding_version: str, batch: WriteBatch, *, is_addressed: bool) 
 
     The addressed one takes all. Another one takes its own vectors if the batch has some, and everything else
     with them. Without vectors of its version it takes the content of an item and drops the vector that was
-    made of another content, so that the item waits to be filled; of a vector that came without content, the
-    activity alone. What is said without a vector, and deletes, hold for each. Cursors stay with the addressed
-    one: only it holds all the rows that they vouch for.
+    made of another content, so that the item waits to be filled; of a vector that came without content,
+    activity and metadata, for only its sender can tell what it was made of. What is said without a vector,
+    and deletes, hold for each. Cursors stay with the addressed one: only it holds all the rows that they
+    vouch for.
     """
     if is_addressed:
         return replace(batch, other_vectors={})
@@ -102,6 +103,6 @@ def _without_vector(item: ItemWrite) -> ItemWrite | None:
         return item
     if item.content is not None:
         return _waiting(item)
-    if item.active is None:
+    if item.active is None and item.metadata is None:
         return None
-    return replace(item, vector=None, metadata=None, content_hash=None)
+    return replace(item, vector=None, content_hash=None)

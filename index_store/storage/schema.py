@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 import struct
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from index_store.diagnosis import what_helps
+from index_store.errors import WriteFailed
 from index_store.storage.digest import to_signed, to_unsigned
+from index_store.storage.durable_files import sync_directory
 from index_store.storage.rows import Row
+from index_store.types import CollectionSpec
 from item_rules.ids import IdKind
 
 FORMAT_VERSION = 1
@@ -158,3 +163,34 @@ def from_columns(values: Sequence[Any]) -> tuple[Row, bool]:
     except (TypeError, ValueError, AttributeError, ArithmeticError, struct.error):
         is_sound = False
     return row, is_sound
+
+
+def create_store(
+    directory: Path, spec: CollectionSpec, embedding_version: str, connect: Connector = connect_sqlite
+) -> None:
+    """Make an empty store in an empty directory, durable on return. Raises OSError, WriteFailed."""
+    path = directory / STORE_FILE
+    path.touch(exist_ok=False)
+    meta: dict[str, object] = {
+        "store_uuid": uuid.uuid4().hex,
+        "format_version": FORMAT_VERSION,
+        "collection": spec.name,
+        "embedding_version": embedding_version,
+        "id_kind": spec.id_kind,
+        "dim": spec.dim,
+        "metric": spec.metric,
+        "seq": 0,
+        "items": 0,
+        "live": 0,
+        "awaiting": 0,
+    }
+    try:
+        connection = connect(path)
+        try:
+            prepare(connection)
+            create_tables(connection, spec.id_kind, meta)
+        finally:
+            connection.close()
+    except SQLITE_ERRORS as exc:
+        raise WriteFailed(f"no store can be made in {directory}: {exc}", what_helps(exc, directory)) from exc
+    sync_directory(directory)

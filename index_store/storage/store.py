@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -13,22 +12,22 @@ from pathlib import Path
 import numpy as np
 
 from index_store import hints
-from index_store.contents.table import COUNTER
+from index_store.contents.table import COUNTER, damaged_among
 from index_store.diagnosis import (
     another_shape,
+    contents_damaged,
     items_missing,
     rows_damaged,
     store_behind,
     unreadable,
-    what_helps,
 )
-from index_store.errors import StoreDamaged, StoreUnavailable, WriteFailed
+from index_store.errors import StoreDamaged, StoreUnavailable
 from index_store.storage import digest
 from index_store.storage.commit_marks import ACKED_FILE, SharedSeq, acked_seq
 from index_store.storage.digest import BUCKETS, ShareHasher
 from index_store.storage.digest_scan import bucket_sums, digest_pages
 from index_store.storage.disk_guard import DiskGuard, require_free_files
-from index_store.storage.durable_files import locked, sync_directory
+from index_store.storage.durable_files import locked
 from index_store.storage.group_commit import GroupCommitter, WriterLimits
 from index_store.storage.rows import Row
 from index_store.storage.schema import (
@@ -40,7 +39,6 @@ from index_store.storage.schema import (
     Connection,
     Connector,
     connect_sqlite,
-    create_tables,
     from_columns,
     prepare,
 )
@@ -91,37 +89,6 @@ class Counters:
     awaiting: int
 
 
-def create_store(
-    directory: Path, spec: CollectionSpec, embedding_version: str, connect: Connector = connect_sqlite
-) -> None:
-    """Make an empty store in an empty directory, durable on return. Raises OSError, WriteFailed."""
-    path = directory / STORE_FILE
-    path.touch(exist_ok=False)
-    meta: dict[str, object] = {
-        "store_uuid": uuid.uuid4().hex,
-        "format_version": FORMAT_VERSION,
-        "collection": spec.name,
-        "embedding_version": embedding_version,
-        "id_kind": spec.id_kind,
-        "dim": spec.dim,
-        "metric": spec.metric,
-        "seq": 0,
-        "items": 0,
-        "live": 0,
-        "awaiting": 0,
-    }
-    try:
-        connection = connect(path)
-        try:
-            prepare(connection)
-            create_tables(connection, spec.id_kind, meta)
-        finally:
-            connection.close()
-    except SQLITE_ERRORS as exc:
-        raise WriteFailed(f"no store can be made in {directory}: {exc}", what_helps(exc, directory)) from exc
-    sync_directory(directory)
-
-
 class Store:
     """Rows by id, in commit order. Any thread may call any method; several processes may hold one store."""
 
@@ -147,6 +114,7 @@ class Store:
         self._tail_connection: Connection | None = None
         self._read_connection: Connection | None = None
         self._damaged: dict[Id, int] = {}
+        self._content_suspects: Sequence[Id] = ()
         self._seqs_behind = 0
         self._missing_rows = 0
 
@@ -193,9 +161,10 @@ class Store:
     def recheck_suspects(self) -> None:
         """Read the rows that the scrub found damaged: not every row is read any more when a generation opens.
         Raises StoreDamaged."""
-        suspects = list(read_scrub_state(self.directory).damaged)
-        if suspects:
-            self.read(suspects)
+        scrubbed = read_scrub_state(self.directory)
+        self._content_suspects = scrubbed.damaged_contents
+        if scrubbed.damaged:
+            self.read(list(scrubbed.damaged))
 
     def close(self) -> None:
         """Commit what waits, then close every connection and file."""
@@ -355,6 +324,10 @@ class Store:
             found.append(items_missing(path, self._missing_rows))
         if self._damaged:
             found.append(rows_damaged(path, len(self._damaged)))
+        if self._content_suspects:
+            with self.reading() as connection:
+                self._content_suspects = damaged_among(connection, self._content_suspects)
+            found += contents_damaged(path, len(self._content_suspects))
         refused = self._committer.trouble()
         return [*found, refused] if refused else found
 
