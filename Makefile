@@ -17,8 +17,9 @@ POWER_STATES ?= 50000
 ARGS ?=
 # Every test process has databases of its own: more than four ask for much memory and win little.
 SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist worksteal
-# What `make check` runs; `make test` measures coverage of it (docs/decisions/0057).
-QUICK := (tidy or unit or contract) and not slow
+# What `make check` runs, and what `make test` measures coverage of (docs/decisions/0057, 0066).
+MEASURED := (tidy or unit or contract) and not slow
+QUICK := $(MEASURED) and not long
 export PORT DATA_DIR MODELS_DIR WORKERS
 # Compiled files are kept, whatever the shell says: pip makes none here, and tests are rewritten to explain failures.
 export PYTHONDONTWRITEBYTECODE :=
@@ -49,8 +50,8 @@ test: $(VENV)/.test $(MODELS_DIR)/.built ## every test, with databases and a bro
 	@bash tests/setup_databases.sh $(PY)
 	@bash tests/setup_browser.sh
 ifeq ($(ARGS),)
-	$(PY) -m pytest $(SIDE_BY_SIDE) $(IMPORTED:%=--cov=%) -m '$(QUICK)' tests/tidy tests/unit tests/contract
-	$(PY) -m pytest $(SIDE_BY_SIDE) -m 'not ($(QUICK))'
+	$(PY) -m pytest $(SIDE_BY_SIDE) $(IMPORTED:%=--cov=%) -m '$(MEASURED)' tests/tidy tests/unit tests/contract
+	$(PY) -m pytest $(SIDE_BY_SIDE) -m 'not ($(MEASURED))'
 else
 	$(PY) -m pytest $(SIDE_BY_SIDE) $(ARGS)
 endif
@@ -67,7 +68,7 @@ crash: $(VENV)/.test ## 50,000 power losses, a fault at every call on files, 600
 	  tests/simulation $(ARGS)
 
 .PHONY: check
-check: $(VENV)/.test ## format, lint, types, house rules, unit and contract tests: minutes on two cores
+check: $(VENV)/.test ## format, lint, types, house rules, unit and contract tests: what to run before a commit
 	$(PY) -m ruff format --check $(CHECKED)
 	$(PY) -m ruff check $(CHECKED)
 	$(PY) -m mypy

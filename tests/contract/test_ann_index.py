@@ -104,6 +104,7 @@ def _nearest(vectors: Matrix, query: Vector, metric: Metric, k: int) -> set[int]
     return set(np.argsort(rescore(query, vectors, metric), kind="stable")[:k].tolist())
 
 
+@pytest.mark.long
 @every_engine
 @every_metric
 def test_nearest_rows_come_first(engine: str, metric: Metric, tmp_path: Path) -> None:
@@ -202,6 +203,7 @@ def test_queries_outside_the_rows_range_still_order_rows(engine: str, tmp_path: 
     assert len(set(rows.tolist()) & _nearest(vectors, vectors[5], "ip", 10)) >= 9
 
 
+@pytest.mark.long
 @every_engine
 def test_threads_get_the_answers_that_one_thread_gets(engine: str, tmp_path: Path) -> None:
     index = ENGINES[engine](_vectors(800), "l2", tmp_path / "index")

@@ -157,6 +157,7 @@ def test_what_concerns_the_whole_request_is_not_sent_in_halves(tmp_path: Path) -
         assert transport.calls == 1
 
 
+@pytest.mark.long
 def test_items_are_parted_by_what_their_metadata_weighs(tmp_path: Path) -> None:
     with a_writer(tmp_path, METADATA_BYTES_MAX="1000000", UPSERT_BYTES_MAX=str(64 << 20)) as (
         writer,
@@ -185,6 +186,7 @@ class Dies(Exception):
     """The feeder is killed."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("killed_at", range(8))
 @pytest.mark.parametrize("hidden", [6, 20])
 def test_what_vanished_and_its_count_survive_a_kill_together(

@@ -11,6 +11,8 @@ import pytest
 
 from tests.http_app import HttpApp, running_app, seed
 
+pytestmark = pytest.mark.long
+
 
 class Server:
     """One request as a server holds it: its scope, and the two calls that the application is given."""

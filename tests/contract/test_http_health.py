@@ -142,6 +142,7 @@ def test_one_damaged_store_is_named_and_the_other_collection_serves(
     assert [(record.levelname, record.__dict__["code"]) for record in told] == [("ERROR", "store_damaged")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("change", [{"metric": "cosine"}, {"id_type": "string"}])
 def test_another_shape_takes_only_its_collection_out(
     seeded: Path, tmp_path: Path, change: dict[str, Any]
@@ -224,6 +225,7 @@ def maintenance_down(data_dir: Path) -> None:
     (data_dir / STATUS_FILE).write_text(json.dumps({"pid": 99_999_999, "restarts": 2}))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("harm", "expected", "hint"),
     [
@@ -243,6 +245,7 @@ def test_what_searches_survive_is_degraded_and_ready(
         assert metric(app, f'uhok_degraded{{code="{expected[1]}",collection="{expected[0] or ""}"}} 1.0')
 
 
+@pytest.mark.long
 def test_a_disk_that_takes_no_write_is_told_and_the_log_says_when_it_is_over(
     seeded: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

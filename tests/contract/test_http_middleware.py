@@ -131,6 +131,7 @@ def test_unforeseen_errors_are_counted(faulty: Wire) -> None:
     assert counted(faulty.app) == before + 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", ["/v1/search", "/v1/upsert", "/search_similar"])
 def test_a_stop_that_waits_no_longer_says_so(tmp_path: Path, path: str) -> None:
     kind = "multipart/form-data; boundary=b" if path == "/search_similar" else "application/json"

@@ -10,6 +10,8 @@ import pytest
 
 from tests.http_app import DISHES, HttpApp, picture, running_app, seed
 
+pytestmark = pytest.mark.long
+
 COLLECTIONS = """
 [collections.recipes]
 id_field = "recipe_id"

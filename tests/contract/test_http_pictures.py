@@ -48,6 +48,7 @@ def test_a_picture_made_to_cost_is_refused_by_name(app: HttpApp) -> None:
     assert answer.json()["errors"][0]["msg"].startswith("image_too_complex: ")
 
 
+@pytest.mark.long
 def test_slow_pictures_of_one_caller_hold_up_neither_the_others_nor_the_end(tmp_path: Path) -> None:
     """The slow ones would take many seconds: whoever waited for them would find them done."""
     environ = {

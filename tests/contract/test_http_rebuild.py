@@ -17,6 +17,8 @@ from service.collections import read_collections
 from service.settings import Settings
 from tests.http_app import DISHES, HttpApp, application_of, picture, running_app, seed
 
+pytestmark = pytest.mark.long
+
 WAIT_S_MAX = 30
 CHANGED = {"TEXT_MODEL": "builtin:placeholder"}
 """Its vectors depend on the whole text, so an equal text is found first and nothing else is near."""

@@ -16,6 +16,8 @@ import pytest
 from tests.contract.test_http_rebuild import ended, first, generations, rebuild, search, step
 from tests.http_app import DISHES, HttpApp, application_of, picture, picture_bytes, running_app, seed
 
+pytestmark = pytest.mark.long
+
 COLLECTIONS = """
 [collections.recipes]
 id_field = "recipe_id"

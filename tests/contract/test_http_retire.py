@@ -12,6 +12,8 @@ import pytest
 from tests.contract.test_http_rebuild import CHANGED, ended, first, generations, rebuild, search, step, until
 from tests.http_app import DISHES, HttpApp, running_app, seed
 
+pytestmark = pytest.mark.long
+
 HOUR_S = 3600
 
 

@@ -55,6 +55,7 @@ def test_only_an_administrator_and_no_name_of_the_callers(tmp_path: Path) -> Non
         assert len(list((tmp_path / "backups").iterdir())) == 1
 
 
+@pytest.mark.long
 def test_what_was_made_is_listed_and_the_oldest_go(tmp_path: Path) -> None:
     with running_app(tmp_path, {"SNAPSHOTS_KEPT": "2"}) as app:
         seed(app)

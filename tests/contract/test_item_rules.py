@@ -127,6 +127,7 @@ def reader() -> IntakeReader:
     return IntakeReader(Catalogue((NUMBERS, NAMES)), Settings())
 
 
+@pytest.mark.long
 @seed(20_261)
 @settings(max_examples=1200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(request=requests)
@@ -156,6 +157,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
         yield running
 
 
+@pytest.mark.long
 @seed(20_262)
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(request=requests)

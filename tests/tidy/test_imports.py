@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 
 from tests.tidy import imports
 from tests.tidy.source import PRODUCT_ROOMS, ROOMS, SourceFile, python_files, read
 
 FILES = python_files()
-IMPORTS = imports.imports_of(FILES)
 PLAN = imports.read_plan(read("docs/ARCHITECTURE.md"))
 
 SMALL_PLAN = imports.read_plan(
@@ -40,6 +41,12 @@ SMALL_PLAN = imports.read_plan(
 )
 
 
+@cache
+def every_import() -> list[imports.Import]:
+    """Parsed when a test asks for it: every test process collects this file."""
+    return imports.imports_of(FILES)
+
+
 def small(*files: tuple[str, str]) -> list[imports.Import]:
     return imports.imports_of(SourceFile(path, text) for path, text in files)
 
@@ -49,12 +56,12 @@ def report(findings: list[imports.Finding]) -> str:
 
 
 def test_rooms_import_only_what_the_table_allows() -> None:
-    findings = list(imports.wrong_rooms(IMPORTS, PLAN))
+    findings = list(imports.wrong_rooms(every_import(), PLAN))
     assert not findings, report(findings)
 
 
 def test_parts_import_only_what_their_rows_allow() -> None:
-    findings = list(imports.not_allowed(IMPORTS, PLAN))
+    findings = list(imports.not_allowed(every_import(), PLAN))
     assert not findings, report(findings)
 
 
@@ -74,11 +81,11 @@ def test_every_row_names_parts_that_exist() -> None:
 
 
 def test_no_import_circle() -> None:
-    assert imports.circles(IMPORTS) == []
+    assert imports.circles(every_import()) == []
 
 
 def test_wiring_alone_names_implementations() -> None:
-    findings = list(imports.named_outside_wiring(IMPORTS, PLAN))
+    findings = list(imports.named_outside_wiring(every_import(), PLAN))
     assert not findings, report(findings)
 
 
@@ -88,7 +95,7 @@ def test_folders_are_small() -> None:
 
 
 def test_product_files_serve_the_product() -> None:
-    findings = list(imports.reached_by_tests_only(FILES, IMPORTS))
+    findings = list(imports.reached_by_tests_only(FILES, every_import()))
     assert not findings, report(findings)
 
 
@@ -101,7 +108,7 @@ def test_the_tables_are_whole() -> None:
     assert set(PLAN.rooms) == set(ROOMS)
     assert set(PLAN.parts) >= set(PRODUCT_ROOMS)
     assert PLAN.implementations
-    assert len(IMPORTS) > 20
+    assert len(every_import()) > 20
 
 
 @pytest.mark.parametrize(

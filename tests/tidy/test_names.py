@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 
 import pytest
 
@@ -10,7 +11,6 @@ from tests.tidy import names
 from tests.tidy.source import Finding, SourceFile, python_files, read
 
 FILES = python_files()
-CLASSES = names.classes_of(FILES)
 VOCABULARY = names.read_vocabulary(read("docs/GLOSSARY.md"), read("tests/tidy/plain_words.txt"))
 
 GLOSSARY = """
@@ -26,6 +26,11 @@ GLOSSARY = """
 """
 
 
+@cache
+def classes() -> list[names.ClassName]:
+    return names.classes_of(FILES)
+
+
 def report(findings: Iterable[Finding]) -> str:
     return "\n" + "\n".join(map(str, findings))
 
@@ -35,7 +40,7 @@ def small(path: str, text: str) -> list[names.ClassName]:
 
 
 def test_a_class_name_stands_once_in_a_tower() -> None:
-    found = names.repeated_class_names(CLASSES)
+    found = names.repeated_class_names(classes())
     places = [
         Finding(c.path, c.line, f"class {name} twice") for (_, name), group in found.items() for c in group
     ]
@@ -45,7 +50,7 @@ def test_a_class_name_stands_once_in_a_tower() -> None:
 def test_a_method_name_is_shared_only_through_a_port() -> None:
     places = [
         Finding(c.path, c.lines[name], f"{c.name}.{name}: the name of another class's method, and no port")
-        for (_, name), groups in sorted(names.unrelated_methods(CLASSES).items())
+        for (_, name), groups in sorted(names.unrelated_methods(classes()).items())
         for group in groups
         for c in group
     ]

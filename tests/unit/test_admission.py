@@ -121,6 +121,7 @@ def test_what_waits_before_a_new_one_counts_each_other_caller_up_to_its_own() ->
     assert queue.units_before(2, "other") == 2 + 4
 
 
+@pytest.mark.long
 @given(
     st.lists(st.tuples(st.sampled_from("abcd"), st.integers(1, 9)), min_size=1, max_size=80),
     st.lists(st.booleans(), min_size=80, max_size=80),

@@ -26,6 +26,7 @@ from service.embedding.text import normalise_text
 from service.errors import Reject
 from tests.http_app import running_app
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[2]
 
 

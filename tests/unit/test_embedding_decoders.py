@@ -75,6 +75,7 @@ def code_of(found: object) -> str:
     return found.code
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
 def test_gives_what_decoding_here_gives(decoders: Decoders, kind: str) -> None:
     data = encoded(900, kind)
@@ -136,6 +137,7 @@ def test_no_variable_of_ours_reaches_who_reads_strangers_files(decoders: Decoder
     assert b"a-key-to-look-for" not in Path(f"/proc/{process_id}/environ").read_bytes()
 
 
+@pytest.mark.long
 def test_memory_is_bounded_and_given_back() -> None:
     decoders = Decoders(DecodeLimits(pixels_max=25_000_000))
     try:

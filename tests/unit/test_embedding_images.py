@@ -106,6 +106,7 @@ def test_other_formats_come_back_upright(kind: str, orientation: int) -> None:
     assert np.abs(pixels.astype(int) - np.asarray(expected).astype(int)).max() < 32
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_photo_of_fifty_megapixels_is_reduced_while_it_is_decoded(progressive: bool) -> None:
     photo = encoded(picture(80, 60).resize((8160, 6120)), "JPEG", progressive=progressive)
@@ -152,6 +153,7 @@ def test_comes_back_upright(orientation: int) -> None:
     np.testing.assert_array_equal(decode_image(data), expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_large_pictures_come_back_reduced_but_not_below_what_models_read(kind: str) -> None:
     pixels = decode_image(encoded(picture(3000, 2000), kind))
@@ -213,6 +215,7 @@ def test_broken_camera_notes_do_no_harm() -> None:
     assert decode_image(data).shape == (48, 64, 3)
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(
     kind=st.sampled_from(KINDS),
@@ -242,6 +245,7 @@ def bomb(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
+@pytest.mark.long
 def test_a_huge_png_is_refused_at_little_memory(tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(bomb(13_000))

@@ -293,6 +293,7 @@ def test_nothing_is_followed_beside_once_the_brake_held(shop: Shop) -> None:
     last.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(5))
 def test_any_order_of_changes_comparisons_losses_and_restarts(tmp_path: Path, seed: int) -> None:
     rng = Random(seed)

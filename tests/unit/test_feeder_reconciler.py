@@ -309,6 +309,7 @@ def test_an_index_that_nobody_writes_is_listed_once(bench: Bench) -> None:
     assert bench.repair().is_equal and bench.store.listings == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("differing", [3, 400])
 def test_few_others_are_listed_with_the_rows_that_differ(bench: Bench, differing: int) -> None:
     """Seen at 1,000,000 rows: of 10,000 that differ nearly every bucket does."""

@@ -114,6 +114,7 @@ def test_distances_do_not_depend_on_neighbours() -> None:
             assert together.tolist() == alone == shifted.tolist()
 
 
+@pytest.mark.long
 def test_another_handle_sees_each_write_in_its_next_search(index: EmbeddedIndex, tmp_path: Path) -> None:
     other = opened(tmp_path)
     rng = np.random.default_rng(SEED)
@@ -129,6 +130,7 @@ def test_another_handle_sees_each_write_in_its_next_search(index: EmbeddedIndex,
     other.close()
 
 
+@pytest.mark.long
 def test_another_process_sees_each_write_in_its_next_search(tmp_path: Path) -> None:
     """With a clock that stands still: nothing is found by looking now and then."""
     code = (

@@ -112,6 +112,7 @@ def run_child(code: str, *arguments: object) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_too_few_files_keep_one_collection_closed_until_there_are_more(tmp_path: Path) -> None:
     filled(tmp_path)
     sealed(tmp_path)

@@ -44,6 +44,7 @@ def index(tmp_path: Path) -> Iterator[EmbeddedIndex]:
     assert check(tmp_path) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("collection", ["numbers", "names"])
 def test_sealed_rows_delta_and_tombstones_answer_like_a_dictionary(
     index: EmbeddedIndex, tmp_path: Path, collection: str

@@ -221,6 +221,7 @@ def test_a_rotten_inactive_row_does_not_come_back_active(tmp_path: Path) -> None
     assert check(tmp_path) == []
 
 
+@pytest.mark.long
 def test_no_flipped_byte_of_a_row_is_served(tmp_path: Path) -> None:
     """Any byte of the file: an answer is right, short by what is reported, or a StoreDamaged."""
     print(f"seed {SEED}")

@@ -150,6 +150,7 @@ class GatedConnection(sqlite3.Connection):
         self._gate.stop()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_a_compaction_is_in_nobodys_way(tmp_path: Path, place: str) -> None:
     """It is stopped half-way: searches and writes go on, and all that they saw is there afterwards."""

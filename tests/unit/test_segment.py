@@ -75,6 +75,7 @@ def test_rows_keep_their_id_seq_and_vector(tmp_path: Path, options: BuildOptions
     assert segment.facts.identity.seq == 77
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.05])
 def test_exact_search_is_brute_force(tmp_path: Path, metric: Metric, share: float) -> None:
@@ -93,6 +94,7 @@ def test_exact_search_is_brute_force(tmp_path: Path, metric: Metric, share: floa
         assert distances.tolist() == np.sort(rescore(query, vectors[kept], metric))[:25].tolist()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [SCAN, GRAPH], ids=["scan", "graph"])
 def test_never_short_and_never_hidden(tmp_path: Path, options: BuildOptions) -> None:
     """Whatever is hidden, at random or the nearest ones: min(k, allowed) rows, each allowed, each once."""
@@ -110,6 +112,7 @@ def test_never_short_and_never_hidden(tmp_path: Path, options: BuildOptions) -> 
         assert mask[rows].all() and (np.diff(distances) >= 0).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [SCAN, GRAPH], ids=["scan", "graph"])
 @pytest.mark.parametrize("kind", ["int64", "string"])
 def test_equal_vectors_come_by_id(tmp_path: Path, options: BuildOptions, kind: IdKind) -> None:
@@ -181,6 +184,7 @@ def test_a_segment_goes_on_serving_after_its_directory_is_gone(tmp_path: Path) -
     assert segment.candidates(_vectors(900)[5], 10, None)[0].tolist() == before
 
 
+@pytest.mark.long
 def test_threads_get_the_answers_that_one_thread_gets(tmp_path: Path) -> None:
     vectors = _vectors(3000)
     segment = SegmentReader.open(_build(tmp_path, vectors, GRAPH))
@@ -205,6 +209,7 @@ def test_engines_that_take_equal_time_give_the_scan_which_is_exact(tmp_path: Pat
     assert not (directory / "graph.faiss").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("storage", ["float32", "bf16", "int8"])
 def test_a_wanted_storage_is_built_and_calibrated(tmp_path: Path, storage: Storage) -> None:
     options = BuildOptions(engine="hnsw", storage=storage, queries=64, seed=SEED)

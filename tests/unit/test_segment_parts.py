@@ -69,6 +69,7 @@ def test_bitmaps_are_counted_and_read(rows: int) -> None:
     assert rows_allowed(bits, rows).tolist() == np.flatnonzero(mask).tolist()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["scan", "hnsw"])
 def test_excluded_ids_change_no_promise(tmp_path: Path, engine: str) -> None:
     """However many, near or not, known or not, live or not: k rows, none hidden, the nearest of the rest."""

@@ -19,8 +19,6 @@ from schemathesis.specs.openapi.checks import (
 from tests.contract.test_http_openapi import ROOT
 from tests.http_app import HttpApp, running_app, seed
 
-pytestmark = pytest.mark.slow  # `make test` runs these; a check before each commit must be quick
-
 SCHEMA = schemathesis.openapi.from_path(ROOT / "openapi.yaml")
 CHECKS = (not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance)
 EXAMPLES = 15
