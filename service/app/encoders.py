@@ -168,7 +168,8 @@ class Encoders:
     async def sought(self, seconds: float) -> None:
         """Return when somebody waits for a model, or so many seconds later."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._sought.wait(), seconds)
+            async with asyncio.timeout(seconds):  # in Python 3.11 `wait_for` can lose a cancellation
+                await self._sought.wait()
         self._sought.clear()
 
     async def follow_in_time(self, collection: str, embedding_version: str, until: float) -> bool:

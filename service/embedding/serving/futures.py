@@ -14,9 +14,14 @@ Result = TypeVar("Result")
 
 
 async def within(deadline_ms: float, work: Awaitable[Result]) -> Result:
-    """Return what `work` gives. Raises DeadlineExceeded when it takes longer."""
+    """Return what `work` gives. Raises DeadlineExceeded when it takes longer.
+
+    Not by `asyncio.wait_for`: in Python 3.11 it loses a cancellation that comes together with the result, and
+    who waits for the cancelled task's end waits for ever.
+    """
     try:
-        return await asyncio.wait_for(work, deadline_ms / 1000)
+        async with asyncio.timeout(deadline_ms / 1000):
+            return await work
     except TimeoutError as exc:
         raise DeadlineExceeded(f"The model gave no answer within {deadline_ms:.0f} ms.") from exc
 
