@@ -18,7 +18,7 @@ import pytest
 
 from tests.integration.databases import MariaDBServer, PostgresServer
 from tests.integration.feeding import Service, Shop, as_text, expected_root, feeder_process
-from tests.integration.product_shop import eventually
+from tests.waiting import until
 
 COLLECTIONS = """
 [collections.recipes]
@@ -124,7 +124,7 @@ class Kitchen:
 
     def assert_equal(self) -> None:
         try:
-            eventually(self.is_equal, 30, "both generations equal their columns")
+            until(self.is_equal, "both generations equal their columns")
         finally:
             proof = self.shop.feed("verify")
         assert proof.code == 0, proof.output + proof.errors
@@ -148,7 +148,7 @@ class Kitchen:
         assert code == 202, answer
         self.versions["new"] = answer["embedding_version"]
         job = answer["job"]["id"]
-        eventually(lambda: self.client.job(job).state == "ready", 30, "the job is ready")
+        until(lambda: self.client.job(job).state == "ready", "the job is ready")
         assert self.client.job(job).fields["missing"] > 0, "nothing of it can be embedded here"
 
     def shown(self, number: int) -> bool:
