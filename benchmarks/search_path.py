@@ -38,7 +38,7 @@ from service.settings import Settings
 from service.wiring import Service, build
 
 DIM = 384
-RUNS = 50
+RUNS = 200
 WARM_UP = 100
 LATER_ROWS = 40
 _ROOT = Path(__file__).parents[1]
