@@ -88,6 +88,11 @@ class SeqSource(Protocol):
         without reading the disk (a few us; from any thread, an event loop too). None: it can't be told this
         way, a search has to look. Raises UnknownCollection."""
 
+    def is_caught_up(self, collection: str) -> bool:
+        """Return whether a search that begins now has nothing to do first, as far as is known: no commit to
+        apply, no generation to open, no file to look at. Never waits (a few us; from any thread, an event
+        loop too). Raises UnknownCollection."""
+
 
 class DimSource(Protocol):
     """How long the vectors of each generation are, for who checks one before it goes to the index."""

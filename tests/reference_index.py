@@ -100,9 +100,8 @@ class Shelf:
         is_known = item_id in self.items
         if is_known or version is not None:
             self.seq += 1
-            newest = self.newest(item_id, version)
+            self.tombstones[item_id] = self.newest(item_id, version)
             self.items.pop(item_id, None)
-            self.tombstones[item_id] = newest
         return int(is_known)
 
 
@@ -168,9 +167,11 @@ class ReferenceIndex:
         return SearchResult(hits, shelf.name, shelf.version, seq, exhausted, key, unknown)
 
     def newest_seq(self, collection: str) -> int | None:
-        self._spec(collection)
-        shelf = self._roles[collection].get("current")
+        shelf = self._roles[self._spec(collection).name].get("current")
         return shelf.seq if shelf else 0
+
+    def is_caught_up(self, collection: str) -> bool:
+        return bool(self._spec(collection))
 
     def _ranked(
         self, spec: CollectionSpec, request: SearchRequest, items: Mapping[Id, StoredItem], shelf: Shelf

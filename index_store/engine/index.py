@@ -183,6 +183,10 @@ class EmbeddedIndex:
         """See `VectorIndex`: the newest seq that is known without reading the disk."""
         return self._collections[collection].newest_seq()
 
+    def is_caught_up(self, collection: str) -> bool:
+        """See `SeqSource.is_caught_up`."""
+        return self._collections[collection].is_caught_up()
+
     def get(self, collection: str, ids: Sequence[Id]) -> list[StoredItem | None]:
         """See `VectorIndex.get`."""
         found = self._collections[collection]

@@ -1,7 +1,8 @@
 """One thread that searches: it takes whatever queued while it was busy and answers it in one call.
 
-There is no wait timer, so a lone request pays nothing; under load the wake-ups are shared. Measured against
-searching on the event loop: equal at one client, half again as many answers at sixteen, a better p99.
+There is no wait timer, and under load the wake-ups are shared. While callers come one at a time, the event
+loop searches itself what is light: waking the thread and being woken costs a tenth of such a search
+(docs/decisions/0080).
 
 Line and calls are counted in work, not in heads (`search_cost`): a heavy request is a call of its own, so
 between two of them deadlines are looked at and light ones get their turn.
@@ -14,7 +15,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from queue import SimpleQueue
 from typing import Protocol
@@ -22,7 +23,7 @@ from typing import Protocol
 import msgspec
 
 from index_store.errors import IndexStoreError
-from index_store.port import VectorIndex
+from index_store.port import SeqSource, VectorIndex
 from index_store.types import SearchRequest, SearchResult
 from service.app.search_cost import cost_of
 from service.errors import DeadlineExceeded, Overloaded
@@ -36,9 +37,20 @@ _BATCH_MAX = 64
 _BATCH_COST_MAX = 128.0
 """Of one call, unless it is for one request."""
 _SMOOTHING = 0.1
+_LONE_MIN = 8
+"""So many in a row must have come alone: callers at the same time are served better by the thread."""
+_LIGHT_COST = 2.0
+_LOOP_S_MAX = 0.001
+"""What the loop may be held up: as long as by encoding the largest answer that is encoded there."""
+_AFTER_SLOW = 100
+"""So many lone searches go to the thread after one that held up the loop for longer."""
 _REQUEST_OF = attrgetter("request")
 _SWEEP_S = 0.02
 """How late a deadline may be noticed: one look at everyone who waits costs less than a timer for each."""
+
+
+class SearchIndex(VectorIndex, SeqSource, Protocol):
+    """What the queue needs of an index."""
 
 
 class ResultHandler(Protocol):
@@ -67,14 +79,50 @@ class _Waiting(msgspec.Struct, eq=False):
     is_over: bool = False
 
 
+class LoneSearches:
+    """Decides which searches the event loop does itself: light ones, while nobody else asks. Event loop
+    only."""
+
+    def __init__(self) -> None:
+        self._in_a_row = 0
+
+    def note_company(self) -> None:
+        """Several asked at once, or one while others waited: the thread serves them together."""
+        self._in_a_row = min(self._in_a_row, 0)
+
+    def note_lone(self, request: SearchRequest, cost: float, expected_s: float) -> bool:
+        """Return whether the loop should do this search, which came alone. expected_s: how long it takes."""
+        self._in_a_row += 1
+        return (
+            self._in_a_row > _LONE_MIN
+            and cost <= _LIGHT_COST
+            and expected_s <= _LOOP_S_MAX
+            and request.filter is None
+            and not request.exact
+        )
+
+    def note_slow(self) -> None:
+        """A search on the loop took longer than it may (files that are not in memory yet, a busy machine):
+        the thread does the next ones."""
+        self._in_a_row = -_AFTER_SLOW
+
+
 class SearchQueue:
-    """`ask` from the event loop that called `start`; one thread searches."""
+    """`ask` from the event loop that called `start`; one thread searches, or the loop itself."""
 
     def __init__(
-        self, index: VectorIndex, metrics: Metrics, *, queue_requests_max: int, queue_ms_max: int
+        self,
+        index: SearchIndex,
+        metrics: Metrics,
+        *,
+        queue_requests_max: int,
+        queue_ms_max: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """clock: seconds that only go forward, for deadlines and for how long a search takes."""
         self._index = index
         self._metrics = metrics
+        self._clock = clock
         self._queue_requests_max = queue_requests_max
         self._queue_s_max = queue_ms_max / 1000
         self._queue: SimpleQueue[list[_Waiting] | None] = SimpleQueue()
@@ -82,10 +130,11 @@ class SearchQueue:
         self._unanswered: deque[_Waiting] = deque()
         self._asked = 0  # written by the event loop
         self._asked_cost = 0.0
-        self._taken = 0  # written by the thread
+        self._taken = 0  # written by who searches
         self._taken_cost = 0.0
         self._sweeper: asyncio.TimerHandle | None = None
         self._seconds_per_cost = 0.001
+        self._lone = LoneSearches()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -146,14 +195,27 @@ class SearchQueue:
         self._asked_cost += waiting.cost
 
     def _hand_over(self) -> None:
-        """Wake the thread once for all who came in one turn of the loop."""
+        """Wake the thread once for all who came in one turn of the loop, or answer a lone one here."""
         gathered, self._gathered = self._gathered, []
+        if len(gathered) == 1 == len(self._unanswered):  # the thread has nothing to do
+            one = gathered[0]
+            expected_s = one.cost * self._seconds_per_cost
+            is_light = self._lone.note_lone(one.request, one.cost, expected_s)
+            if is_light and self._index.is_caught_up(one.collection):
+                began_at = self._clock()
+                settled, _ = self._next_answers(gathered)
+                if self._clock() - began_at > _LOOP_S_MAX:
+                    self._lone.note_slow()
+                self._settle(settled)
+                return
+        else:
+            self._lone.note_company()
         if gathered:
             self._queue.put(gathered)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Tell those whose deadline has passed; look again while anyone waits."""
-        now = time.monotonic()
+        now = self._clock()
         still: deque[_Waiting] = deque()
         for waiting in self._unanswered:
             if waiting.handler.done():
@@ -170,12 +232,7 @@ class SearchQueue:
         assert self._loop is not None
         waiting: list[_Waiting] = []
         while self._take(waiting):
-            started = time.monotonic()
-            wanted, cost, waiting = self._next_batch(waiting, started)
-            settled = self._answer(wanted)
-            if wanted:
-                per_cost = (time.monotonic() - started) / cost
-                self._seconds_per_cost += _SMOOTHING * (per_cost - self._seconds_per_cost)
+            settled, waiting = self._next_answers(waiting)
             try:
                 self._loop.call_soon_threadsafe(self._settle, settled)
             except RuntimeError:
@@ -190,6 +247,19 @@ class SearchQueue:
                 break
             waiting.extend(gathered)
         return bool(waiting)
+
+    def _next_answers(
+        self, waiting: list[_Waiting]
+    ) -> tuple[list[tuple[_Waiting, SearchResult | Exception]], list[_Waiting]]:
+        """Answer the next ones in one call; return what they get, and what waits on. By the thread, or by the
+        loop while the thread has nothing."""
+        started = self._clock()
+        wanted, cost, waiting = self._next_batch(waiting, started)
+        settled = self._answer(wanted)
+        if wanted:
+            per_cost = (self._clock() - started) / cost
+            self._seconds_per_cost += _SMOOTHING * (per_cost - self._seconds_per_cost)
+        return settled, waiting
 
     def _next_batch(
         self, waiting: list[_Waiting], now: float

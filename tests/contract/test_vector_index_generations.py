@@ -1,13 +1,14 @@
-"""What every `VectorIndex` does with two generations that are filled apart."""
+"""What every `VectorIndex` does with generations that are filled apart, and how it follows commits."""
 
 from __future__ import annotations
 
 import pytest
 
-from index_store.errors import GenerationConflict, VersionMismatch
+from index_store.errors import GenerationConflict, UnknownCollection, VersionMismatch
 from index_store.port import VectorIndex
 from index_store.types import ItemDelete, ItemWrite, WriteBatch
-from tests.contract.vectors import fill, find, put
+from tests.contract.vectors import AnyIndex, fill, find, put
+from tests.waiting import until
 
 
 def test_generations_that_others_fill_take_nothing_of_a_write(index: VectorIndex) -> None:
@@ -48,3 +49,15 @@ def test_each_generation_has_its_proof(index: VectorIndex) -> None:
         index.digest("numbers", embedding_version="v3")
     with pytest.raises(VersionMismatch, match="v3"):
         index.digest_rows("numbers", [0], 1, "v3")
+
+
+def test_a_search_leaves_the_index_caught_up(index: AnyIndex) -> None:
+    data = fill(index, 2)
+
+    def is_caught_up() -> bool:
+        find(index, data[0], 1)
+        return index.is_caught_up("numbers")
+
+    until(is_caught_up)  # now and then a search has to look at files
+    with pytest.raises(UnknownCollection):
+        index.is_caught_up("nowhere")

@@ -355,3 +355,31 @@ def test_a_generation_begun_under_writes_misses_none(index: EmbeddedIndex, tmp_p
         assert deleted_or_off.live == sum(i % 3 == 0 for i in range(800))
         index.advance("l2", "abort", version)
     other.close()
+
+
+def test_a_handle_is_caught_up_until_there_is_something_to_do(tmp_path: Path) -> None:
+    now = [1.0]
+    ours, other = EmbeddedIndex(tmp_path, SPECS, clock=lambda: now[0]), opened(tmp_path)
+    ours.open()
+    query = np.ones(DIM, np.float32)
+    assert not ours.is_caught_up("l2"), "there is no generation yet"
+    other.advance("l2", "begin", "v1")
+    assert not ours.is_caught_up("l2"), "the pointer has moved"
+
+    def search() -> None:
+        found_ids(ours, query)
+        assert ours.is_caught_up("l2")
+
+    search()
+    other.write("l2", upsert([1], query[None, :]))
+    assert not ours.is_caught_up("l2"), "another process has committed"
+    search()
+    now[0] += 10
+    assert not ours.is_caught_up("l2"), "it is time to look at the files"
+    search()
+    other.advance("l2", "begin", "v2")
+    assert not ours.is_caught_up("l2"), "the pointer has moved again"
+    search()
+    ours.close()
+    assert not ours.is_caught_up("l2"), "it is closed"
+    other.close()

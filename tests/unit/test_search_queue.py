@@ -29,10 +29,17 @@ class GatedIndex:
         self.gate = threading.Event()
         self.gate.set()
         self.is_asked = False
+        self.is_ready = False
         self.batches: list[int] = []
+        self.searched_by: list[str] = []
+        self.now = time.monotonic()
+
+    def is_caught_up(self, _: str) -> bool:
+        return self.is_ready
 
     def search(self, _: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
         self.is_asked = True
+        self.searched_by.append(threading.current_thread().name)
         assert self.gate.wait(PATIENCE_S)
         self.batches.append(len(requests))
         if any(request.filter for request in requests):
@@ -46,8 +53,8 @@ def request(**more: Any) -> SearchRequest:
     return SearchRequest(vector=np.ones(3, np.float32), k=more.pop("k", 1), **more)
 
 
-def queue_over(index: Any, requests_max: int = 1000, ms_max: int = 1000) -> SearchQueue:
-    return SearchQueue(index, Metrics(), queue_requests_max=requests_max, queue_ms_max=ms_max)
+def queue_over(index: Any, requests_max: int = 1000, ms_max: int = 1000, **more: Any) -> SearchQueue:
+    return SearchQueue(index, Metrics(), queue_requests_max=requests_max, queue_ms_max=ms_max, **more)
 
 
 def soon() -> float:
@@ -245,3 +252,83 @@ def test_a_filter_weighs_by_its_size() -> None:
         )
     ]
     assert costs == sorted(costs) and costs[0] < 4
+
+
+def searches_of(index: GatedIndex, *steps: Any) -> list[str]:
+    """Return which threads searched after enough lone searches that the loop does the next one itself. On a
+    clock that only `index` moves: how busy the machine is does not matter."""
+
+    async def scene() -> list[str]:
+        queue = queue_over(index, clock=lambda: index.now)
+        queue.start()
+        for _ in range(50):
+            await queue.ask("a", request(), soon())
+        index.searched_by.clear()
+        for step in steps:
+            await step(queue)
+        queue.close()
+        return index.searched_by
+
+    return asyncio.run(scene())
+
+
+async def a_light_one(queue: SearchQueue) -> None:
+    await queue.ask("a", request(), soon())
+
+
+def test_the_loop_searches_itself_while_nobody_else_asks() -> None:
+    index = GatedIndex()
+    index.is_ready = True
+    assert searches_of(index, a_light_one, a_light_one) == ["MainThread"] * 2
+
+
+def test_the_loop_does_not_search_for_two() -> None:
+    async def two(queue: SearchQueue) -> None:
+        await asyncio.gather(*[queue.ask("a", request(), soon()) for _ in range(2)])
+
+    index = GatedIndex()
+    index.is_ready = True
+    assert searches_of(index, two, a_light_one) == ["search", "search"], "and not at once after them"
+
+
+@pytest.mark.parametrize(
+    "heavy", [{"k": 500}, {"exact": True}, {"filter": {"kind": "soup"}}, {"exclude_ids": np.arange(5000)}]
+)
+def test_the_loop_does_not_search_what_may_take_long(heavy: dict[str, Any]) -> None:
+    async def a_heavy_one(queue: SearchQueue) -> None:
+        await asyncio.gather(queue.ask("a", request(**heavy), soon()), return_exceptions=True)
+
+    index = GatedIndex()
+    index.is_ready = True
+    assert searches_of(index, a_heavy_one) == ["search"]
+
+
+def test_the_loop_does_not_search_where_commits_are_to_be_applied_first() -> None:
+    assert searches_of(GatedIndex(), a_light_one) == ["search"]
+
+
+def test_after_a_slow_search_on_the_loop_the_thread_does_the_next_ones() -> None:
+    class SlowIndex(GatedIndex):
+        def search(self, _: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+            if self.is_slow and threading.current_thread() is threading.main_thread():
+                self.now += 0.005
+            return super().search(_, requests)
+
+        is_slow = False
+
+    async def slow_down(_: SearchQueue) -> None:
+        index.is_slow = True
+
+    index = SlowIndex()
+    index.is_ready = True
+    assert searches_of(index, slow_down, *[a_light_one] * 20) == ["MainThread", *["search"] * 19]
+
+
+def test_the_loop_refuses_as_the_thread_does() -> None:
+    async def a_failing_one(queue: SearchQueue) -> None:
+        with pytest.raises(ZeroDivisionError):
+            await queue.ask("a", request(k=13), soon())
+
+    index = GatedIndex()
+    index.is_ready = True
+    assert searches_of(index, a_failing_one) == ["MainThread"]

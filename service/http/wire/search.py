@@ -110,7 +110,7 @@ class SearchReader:
         search = ParsedSearch(
             collection,
             request,
-            content=_content_of(body, limits),
+            content=None if body.vector is not None else _content_of(body, limits),
             like_ids=read_ids(body.like_ids, collection, "like_ids") if body.like_ids else (),
             unlike_ids=read_ids(body.unlike_ids, collection, "unlike_ids") if body.unlike_ids else (),
             min_seq=None if body.min_seq is None else in_range("min_seq", body.min_seq, 0, INT64_MAX),
