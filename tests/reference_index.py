@@ -115,8 +115,8 @@ class ReferenceIndex:
         self._lock = threading.RLock()
 
     def search(self, collection: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
-        spec = self._spec(collection)
         with self._lock:
+            spec = self._spec(collection)
             return [self._answer(spec, checked_request(request, spec)) for request in requests]
 
     def _answer(self, spec: CollectionSpec, request: SearchRequest) -> SearchResult:
@@ -159,11 +159,8 @@ class ReferenceIndex:
         if request.metadata_bytes_max is not None and told > request.metadata_bytes_max:
             raise AnswerLimitExceeded("top_k asks for too much metadata", "top_k")
         key = None if exhausted or not hits else PageKey(shelf.name, seq, hits[-1].distance, hits[-1].id)
-        unknown = [
-            each
-            for each in keys_in(request.filter or {})
-            if not any(held(each, item.metadata or {}) for item in shelf.items.values())
-        ]
+        told_of = [item.metadata or {} for item in shelf.items.values()]
+        unknown = [key for key in keys_in(request.filter or {}) if not any(held(key, m) for m in told_of)]
         return SearchResult(hits, shelf.name, shelf.version, seq, exhausted, key, unknown)
 
     def newest_seq(self, collection: str) -> int | None:

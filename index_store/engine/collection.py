@@ -87,7 +87,7 @@ class Collection:
     """Opens the generations of one collection, follows its pointer when another process moves it, and moves
     it.
 
-    Every method is safe from any thread.
+    Every method is safe from any thread. open_generations: as they were last looked at, by `acquire`.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Collection:
         self._clock = clock
         self._now = now
         self._lock = threading.Lock()
-        self._open_generations = OpenGenerations(Pointer(), (0, 0, 0), {})
+        self.open_generations = OpenGenerations(Pointer(), (0, 0, 0), {})
         self._still_used: list[OpenGenerations] = []
         self._is_open = False
         self._unreadable: set[str] = set()
@@ -143,7 +143,7 @@ class Collection:
     def _require_known_dim(self) -> None:
         """Refuse a configured dim that no generation has. One that another generation than the current one
         has is no mistake: a model was promoted while this process started."""
-        current, dims = self._open_generations.current, self._open_generations.dims
+        current, dims = self.open_generations.current, self.open_generations.dims
         if current is not None and self.spec.dim not in dims.values():
             path = current.store.directory / STORE_FILE
             raise another_shape(path, self.spec, "dim", current.dim, self.spec.dim)
@@ -170,21 +170,17 @@ class Collection:
         with self._lock:
             self._is_open = False
             everyone = {
-                g.name: g for m in (*self._still_used, self._open_generations) for g in m.generations.values()
+                g.name: g for m in (*self._still_used, self.open_generations) for g in m.generations.values()
             }
             self._still_used.clear()
-            self._open_generations = OpenGenerations(Pointer(), (0, 0, 0), {})
+            self.open_generations = OpenGenerations(Pointer(), (0, 0, 0), {})
         for generation in everyone.values():
             generation.close()
-
-    def known_dims(self) -> Mapping[str, int]:
-        """See `DimSource.dims_by_version`."""
-        return self._open_generations.dims
 
     def newest_seq(self) -> int | None:
         """The newest seq that the current generation is known to have; None where the pointer has moved and
         somebody has to follow it first. Takes no lock (3 us)."""
-        members = self._open_generations
+        members = self.open_generations
         try:
             if _stamp(self._pointer_path) != members.stamp:
                 return None
@@ -195,7 +191,7 @@ class Collection:
 
     def is_caught_up(self) -> bool:
         """Whether a search now would neither follow the pointer nor apply a commit. Takes no lock (3 us)."""
-        members = self._open_generations
+        members = self.open_generations
         if not self._is_open or members.current is None or not members.current.is_caught_up():
             return False
         try:
@@ -216,10 +212,10 @@ class Collection:
         with self._lock:
             if not self._is_open:
                 raise self._closed_error()
-            if stamp != self._open_generations.stamp:
+            if stamp != self.open_generations.stamp:
                 self._follow_moved_pointer(stamp)
-            self._open_generations.users += 1
-            return self._open_generations
+            self.open_generations.users += 1
+            return self.open_generations
 
     def _closed_error(self) -> Unavailable:
         failure = self._failure
@@ -311,7 +307,7 @@ class Collection:
         for _ in range(_OPEN_TRIES):
             stamp = _stamp(self._pointer_path)
             pointer = read_pointer(self._directory)
-            if self._open_generations.pointer.members and not pointer.members:
+            if self.open_generations.pointer.members and not pointer.members:
                 raise StoreUnavailable(
                     f"{self._pointer_path} is gone: the directory was removed or is not mounted any more",
                     f"mount the disk of {self._directory} again, or restore a backup",
@@ -334,8 +330,8 @@ class Collection:
                 pointer = pointer.without(name)
                 if _is_lasting(self._directory / name, problem):
                     self._unreadable.add(name)
-            self._still_used.append(self._open_generations)
-            self._open_generations = OpenGenerations(pointer, stamp, generations)
+            self._still_used.append(self.open_generations)
+            self.open_generations = OpenGenerations(pointer, stamp, generations)
             for generation in self._take_unused():
                 generation.close()
             return
@@ -346,11 +342,11 @@ class Collection:
     def _close_unneeded(self, generations: Mapping[str, Generation]) -> None:
         """Close what was opened for nothing."""
         for generation in generations.values():
-            if generation.name not in self._open_generations.generations:
+            if generation.name not in self.open_generations.generations:
                 generation.close()
 
     def _open_generation(self, member: GenerationName) -> Generation:
-        known = self._open_generations.generations.get(member.name)
+        known = self.open_generations.generations.get(member.name)
         if known is not None:
             return known
         store = self._make_store(self._directory / member.name, member.embedding_version)
@@ -369,7 +365,7 @@ class Collection:
         idle = [members for members in self._still_used if members.users == 0]
         self._still_used = [members for members in self._still_used if members.users]
         held = {
-            name for members in (*self._still_used, self._open_generations) for name in members.generations
+            name for members in (*self._still_used, self.open_generations) for name in members.generations
         }
         dropped = {g.name: g for m in idle for g in m.generations.values() if g.name not in held}
         return list(dropped.values())

@@ -237,7 +237,7 @@ class EmbeddedIndex:
 
     def dims_by_version(self, collection: str) -> Mapping[str, int]:
         """See `DimSource.dims_by_version`."""
-        return self._collections[collection].known_dims()
+        return self._collections[collection].open_generations.dims
 
     def advance(
         self,
