@@ -18,17 +18,18 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from service.observing.processes import is_running
+from service.observing.request_counters import RequestCounters
 from service.observing.stage_timing import StageTiming
 
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+REFUSAL_REASONS = (
+    *("search", "text-model", "picture-model", "picture-decoder"),
+    *("write", "snapshot", "body"),
+)
+ERROR_PLACES = ("request", "connection", "search", "probe", "recall")
 _SEARCH_ROUTE = "/v1/search"
 _RECENT_SEARCHES = 1024
-_SECONDS = (
-    *(0.00025, 0.0005, 0.00075, 0.001, 0.0015, 0.0025, 0.005, 0.01),
-    *(0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 30.0),
-)
-"""Close where most searches are (p50 about 1 ms), wide where deadlines are."""
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -88,32 +89,14 @@ class Metrics:
         self._shared_dir = shared_dir
         self._registry = CollectorRegistry()
         self.stages = StageTiming(shared_dir)
-        self._at_reading: list[Collector] = [self.stages]
+        self._counts = RequestCounters(shared_dir)
+        self._at_reading: list[Collector] = [self._counts, self.stages]
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter
-        self._requests = Counter(
-            "uhok_http_requests_total",
-            "Requests answered.",
-            ("route", "method", "status"),
-            registry=self._registry,
-        )
-        self._seconds = Histogram(
-            "uhok_http_request_seconds",
-            "From the request's head to the answer's end.",
-            ("route",),
-            buckets=_SECONDS,
-            registry=self._registry,
-        )
         self._problems = Counter(
             "uhok_problems_total",
             "Requests refused or failed, by problem code.",
             ("code",),
             registry=self._registry,
-        )
-        self._in_flight = Gauge(
-            "uhok_http_requests_in_flight",
-            "Requests now.",
-            registry=self._registry,
-            multiprocess_mode="livesum",
         )
         self._search_batch = Histogram(
             "uhok_search_batch_requests",
@@ -143,8 +126,11 @@ class Metrics:
             registry=self._registry,
         )
         self._health = HealthGauges(self._registry)
-        self._by_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._recent_searches: deque[float] = deque(maxlen=_RECENT_SEARCHES)
+        for reason in REFUSAL_REASONS:  # from 0 on: an increase from nothing is none to Prometheus
+            self._refusals.labels(reason)
+        for place in ERROR_PLACES:
+            self._errors.labels(place)
         self._count_worker()
         self._add_recall()
 
@@ -179,18 +165,11 @@ class Metrics:
 
     def request_began(self) -> None:
         """Count a request in."""
-        self._in_flight.inc()
+        self._counts.count_in()
 
     def request_ended(self, route: str, method: str, status: int, seconds: float, code: str) -> None:
         """route: the path's template, so that ids never become labels. code: empty without a problem."""
-        self._in_flight.dec()
-        key = (route, method, status)
-        pair = self._by_request.get(key)
-        if pair is None:
-            pair = (self._requests.labels(route, method, str(status)), self._seconds.labels(route))
-            self._by_request[key] = pair
-        pair[0].inc()
-        pair[1].observe(seconds)
+        self._counts.count_out(route, method, status, seconds)
         if route == _SEARCH_ROUTE:
             self._recent_searches.append(seconds)
         if code:
@@ -224,8 +203,7 @@ class Metrics:
     def queried(self, embedding_version: str, hits: int, shared: int, misses: int) -> None:
         """Count text queries by whether the cache of query vectors knew them. Safe from any thread."""
         for result, count in (("hit", hits), ("shared", shared), ("miss", misses)):
-            if count:
-                self._query_cache.labels(embedding_version, result).inc(count)
+            self._query_cache.labels(embedding_version, result).inc(count)
 
     def unexpected(self, place: str) -> None:
         """Count an error that is no refusal. place: which part of the service met it."""

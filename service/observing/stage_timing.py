@@ -1,25 +1,19 @@
-"""How long each stage of searches and writes takes, over all workers.
-
-A search takes some hundred microseconds of this process, so a stage may cost a fraction of one: `observe`
-adds to numbers in memory (0.3 us), which are a mapped file where several workers share a folder.
-prometheus_client's own histogram takes nine times that with several workers (docs/decisions/0075).
-"""
+"""How long each stage of searches and writes takes, over all workers."""
 
 from __future__ import annotations
 
-import mmap
-import os
 import threading
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from service.observing.histogram import add_histogram
+from service.observing.shared_rows import SharedRows
 
 STAGES: Final = (
     "head", "body", "admission", "embed_wait", "embed", "search_wait", "search", "encode", "commit",
@@ -32,9 +26,9 @@ BOUNDS: Final = (
 """Seconds, upper ends of the buckets."""
 _SUM: Final = len(BOUNDS) + 1
 """Behind the buckets, of which the last has no upper end."""
-_WIDTH: Final = _SUM + 1
-_BYTES: Final = len(STAGES) * _WIDTH * 8
-_FILE: Final = "stages-{}.bin"
+_BOUNDS: Final = np.array(BOUNDS)
+SEARCHES_MAX: Final = 256
+"""So many searches wait at most to be counted, and for a second at most."""
 
 
 class StageTiming(Collector):
@@ -42,15 +36,32 @@ class StageTiming(Collector):
 
     def __init__(self, shared_dir: Path | None = None) -> None:
         """shared_dir: where each worker keeps its file; a worker that has ended leaves it."""
-        self._shared_dir = shared_dir
-        self._values = memoryview(_memory(shared_dir)).cast("d")
+        self._rows = SharedRows("stages", _SUM + 1, len(STAGES) + 1, shared_dir)
+        self._values = self._rows.values
+        self._numbers = np.asarray(self._values)
+        self.searches: list[tuple[float, float, float, float]] = []
+        """Admission, wait, search and encode of searches that are not counted yet: to put one there takes a
+        twentieth of counting it alone."""
+        self._places = [self._rows.row(stage) for stage in STAGES]
         self._lock = threading.Lock()
 
     def observe(self, stage: int, seconds: float) -> None:
-        """Count one passage of a stage."""
-        values, first = self._values, stage * _WIDTH
+        """Count one passage of a stage (0.3 us)."""
+        values, first = self._values, self._places[stage]
         values[first + bisect_left(BOUNDS, seconds)] += 1
         values[first + _SUM] += seconds
+
+    def add_searches(self) -> None:
+        """Count what `searches` holds, and empty it. On the event loop."""
+        if not self.searches:
+            return
+        rows = np.array(self.searches)
+        self.searches.clear()
+        for stage, seconds in zip((ADMISSION, SEARCH_WAIT, SEARCH, ENCODE), rows.T, strict=True):
+            first = self._places[stage]
+            buckets = np.bincount(np.searchsorted(_BOUNDS, seconds, "left"), minlength=_SUM)
+            self._numbers[first : first + _SUM] += buckets
+            self._numbers[first + _SUM] += seconds.sum()
 
     def observe_pass(self, waits_s: Sequence[float], took_s: float) -> None:
         """Count a pass of a model over queries. From any thread: no other method writes these two stages."""
@@ -61,31 +72,10 @@ class StageTiming(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """See prometheus_client. From any thread."""
-        sums = self._summed()
+        sums = self._rows.summed()
         family = HistogramMetricFamily(
             "uhok_stage_seconds", "Time of one request in one stage of its way.", labels=("stage",)
         )
-        for stage, row in zip(STAGES, sums.tolist(), strict=True):
-            ends = [*map(str, BOUNDS), "+Inf"]
-            family.add_metric((stage,), list(zip(ends, accumulate(row[:_SUM]), strict=True)), row[_SUM])
+        for stage in STAGES:
+            add_histogram(family, (stage,), BOUNDS, sums[stage])
         yield family
-
-    def _summed(self) -> npt.NDArray[np.float64]:
-        """(stages, buckets and sum) over all workers."""
-        if self._shared_dir is None:
-            blocks = [bytes(self._values)]
-        else:
-            blocks = [file.read_bytes() for file in self._shared_dir.glob(_FILE.format("*"))]
-        total = np.zeros((len(STAGES), _WIDTH))
-        for block in blocks:
-            if len(block) == _BYTES:
-                total += np.frombuffer(block, np.float64).reshape(total.shape)
-        return total
-
-
-def _memory(shared_dir: Path | None) -> bytearray | mmap.mmap:
-    if shared_dir is None:
-        return bytearray(_BYTES)
-    with (shared_dir / _FILE.format(os.getpid())).open("w+b") as file:
-        file.truncate(_BYTES)
-        return mmap.mmap(file.fileno(), _BYTES)

@@ -26,6 +26,23 @@ class Workers(Multiprocess):
         super().__init__(config, sockets=[listener])
         self._listener = listener
 
+    def init_processes(self) -> None:
+        """Start every worker."""
+        super().init_processes()
+        self._close_their_ends()
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace workers that have ended or do not answer."""
+        super().keep_subprocess_alive()
+        self._close_their_ends()
+
+    def _close_their_ends(self) -> None:
+        """Close this process's copies of the workers' ends of the pipes through which they are asked whether
+        they live. With a copy open, a worker that dies while it is asked seems to think about it for
+        `timeout_worker_healthcheck`, and none takes its place meanwhile."""
+        for process in self.processes:
+            process.child_conn.close()
+
     def terminate_all(self) -> None:
         """End the workers and close the socket: while this process holds it, the system keeps accepting
         connections that no worker will answer."""

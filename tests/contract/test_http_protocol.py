@@ -290,17 +290,18 @@ def test_requests_are_counted_once(wire: Wire) -> None:
     assert wire.in_flight() == 0
 
 
-def test_head_and_body_are_timed_once_on_either_way(wire: Wire) -> None:
-    def counted() -> list[float]:
-        text = wire.app.get("/metrics").text
+def test_what_arrives_in_pieces_is_timed(wire: Wire) -> None:
+    def grown(*pieces: bytes) -> list[float]:
         name = r'^uhok_stage_seconds_count{stage="(?:head|body|search)"} (\S+)$'
-        return [float(found) for found in re.findall(name, text, re.MULTILINE)]
+        before = re.findall(name, wire.app.get("/metrics").text, re.MULTILINE)
+        wire.ask(*pieces)
+        counted = re.findall(name, wire.app.get("/metrics").text, re.MULTILINE)
+        return [float(after) - float(then) for after, then in zip(counted, before, strict=True)]
 
-    before = counted()
-    wire.ask(post())  # the short way
-    wire.ask(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
-    wire.ask(post(b'{"vector": [1]}'))  # refused on the short way, answered on the ordinary one
-    assert [after - then for after, then in zip(counted(), before, strict=True)] == [3, 3, 1]
+    head, end, body = post().partition(b"\r\n\r\n")
+    assert grown(post()) == [0, 0, 1]
+    assert grown(head[:9], head[9:] + end + body) == [1, 0, 1]
+    assert grown(head[:9], head[9:], end + body[:9], body[9:]) == [1, 1, 1]
 
 
 def test_who_leaves_before_the_answer_harms_nobody(wire: Wire) -> None:

@@ -158,6 +158,16 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(service: ServiceProcess
         assert nearest(connection, 5) == [5]
 
 
+def test_a_worker_that_dies_while_it_is_asked_is_replaced_at_once(service: ServiceProcess) -> None:
+    victim = service.worker_ids()[0]
+    os.kill(victim, signal.SIGSTOP)
+    time.sleep(1.5)  # the parent asks twice a second, and waits for the answer now
+    os.kill(victim, signal.SIGKILL)
+    killed_at = time.monotonic()
+    until(lambda: victim not in service.worker_ids() and len(service.worker_ids()) == 2)
+    assert time.monotonic() - killed_at < 30, "half of what a worker may take to answer"
+
+
 def test_a_killed_worker_leaves_its_counts_and_takes_its_gauges(service: ServiceProcess) -> None:
     victim, other = connections_to_both_workers(service)
     pid = _worker_of(service, victim)

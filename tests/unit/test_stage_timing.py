@@ -1,4 +1,4 @@
-"""Stages and slow searches of several workers, which share a folder."""
+"""Requests, stages and slow searches of several workers, which share a folder."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from service.observing.request_counters import RequestCounters
+from service.observing.shared_rows import SharedRows
 from service.observing.slow_searches import KEPT_MAX, PERIOD_S, SlowSearches
-from service.observing.stage_timing import BOUNDS, SEARCH, STAGES, StageTiming
+from service.observing.stage_timing import BOUNDS, SEARCH, StageTiming
 
 NO_PROCESS = 999_999_999
 
@@ -56,10 +58,36 @@ def test_workers_are_summed_ended_ones_included(tmp_path: Path) -> None:
     times = StageTiming(tmp_path)
     times.observe(SEARCH, 0.001)
     (own,) = tmp_path.glob("stages-*")
-    (tmp_path / f"stages-{NO_PROCESS}.bin").write_bytes(own.read_bytes())
-    (tmp_path / f"stages-{NO_PROCESS - 1}.bin").write_bytes(b"half")
+    (tmp_path / f"stages-{NO_PROCESS}.rows").write_bytes(own.read_bytes())
+    (tmp_path / f"stages-{NO_PROCESS - 1}.rows").write_bytes(b"half")
     assert samples(times, "uhok_stage_seconds_count", "search") == [(None, 2)]
-    assert own.stat().st_size == len(STAGES) * (len(BOUNDS) + 2) * 8
+
+
+def test_requests_are_summed_and_those_of_an_ended_worker_are_not_in_flight(tmp_path: Path) -> None:
+    counts = RequestCounters(tmp_path)
+    for status in (200, 200, 503):
+        counts.count_in()
+        counts.count_out("/v1/search", "POST", status, 0.002)
+    counts.count_in()
+    (own,) = tmp_path.glob("requests-*")
+    (tmp_path / f"requests-{NO_PROCESS}.rows").write_bytes(own.read_bytes())
+    counted, took, now = counts.collect()
+    assert {each.labels["status"]: each.value for each in counted.samples} == {"200": 4, "503": 2}
+    assert [each.value for each in took.samples if each.labels.get("le") == "0.0025"] == [6]
+    assert [each.value for each in took.samples if each.name.endswith("_sum")] == [pytest.approx(0.012)]
+    assert [each.value for each in now.samples] == [1]
+
+
+def test_names_beyond_the_bound_count_as_one() -> None:
+    rows = SharedRows("some", 1, 4, None)
+    for number in range(9):
+        rows.values[rows.row(f"한글 {number}")] += 1
+    assert {name: numbers[0] for name, numbers in rows.summed().items()} == {
+        "한글 0": 1,
+        "한글 1": 1,
+        "한글 2": 1,
+        "(others)": 6,
+    }
 
 
 def test_only_the_slowest_of_a_period_are_kept() -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from service.app.monitoring.recall_sampler import RecallSampler
 from service.app.search import ParsedSearch
 from service.observing.slow_searches import SlowSearches
-from service.observing.stage_timing import ADMISSION, ENCODE, SEARCH, SEARCH_WAIT, StageTiming
+from service.observing.stage_timing import SEARCHES_MAX, StageTiming
 
 _SHARE_S: Final = 1.0
 
@@ -19,6 +19,7 @@ class SearchMeter:
 
     def __init__(self, times: StageTiming, slow: SlowSearches, sampler: RecallSampler) -> None:
         self._times = times
+        self._searches = times.searches
         self._slow = slow
         self._sampler = sampler
 
@@ -34,29 +35,33 @@ class SearchMeter:
         """Count a search whose answer is made. began_at: when its request was whole; answered_at: when the
         index had answered; ended_at: when the answer was encoded; all on `time.perf_counter`. error: what it
         ended with instead of an answer."""
-        timer, observe = search.timer, self._times.observe
-        if timer.asked_at:
-            observe(ADMISSION, timer.asked_at - began_at - timer.embed_s)
+        timer = search.timer
         if timer.search_s:
-            observe(SEARCH_WAIT, timer.wait_s)
-            observe(SEARCH, timer.search_s)
-            observe(ENCODE, ended_at - answered_at)
-            if error is None and ended_at >= self._sampler.due_at:
+            in_line_s = timer.asked_at - began_at - timer.embed_s
+            self._searches.append((in_line_s, timer.wait_s, timer.search_s, ended_at - answered_at))
+            if len(self._searches) >= SEARCHES_MAX:
+                self._times.add_searches()
+            if ended_at >= self._sampler.due_at and error is None:
                 self._sampler.offer(search)
         took_s = ended_at - began_at
         if took_s > self._slow.floor_s:
             about = _about(search, began_at, ended_at - answered_at, request_id, error)
             self._slow.keep_if_slow(took_s, about)
 
+    def count_waiting(self) -> None:
+        """Count the searches that ended since the last second."""
+        self._times.add_searches()
+
     def slowest_searches(self, limit: int) -> list[Mapping[str, Any]]:
         """Return the slowest searches of the last minutes, of all workers. From any thread."""
         return self._slow.slowest(limit)
 
     async def share_regularly(self) -> None:
-        """Show this worker's slowest to the others."""
+        """Show what this worker has measured to the others."""
         while True:
             await asyncio.sleep(_SHARE_S)
             self._slow.share()
+            self._times.add_searches()
 
 
 def _about(

@@ -79,6 +79,7 @@ class OpsRoutes:
 
     async def get_metrics(self) -> Response:
         """Answer in Prometheus's text format, summed over all workers."""
+        self._meter.count_waiting()
         return Response(
             await self._dependencies.run_blocking(self._exposition), media_type=METRICS_CONTENT_TYPE
         )

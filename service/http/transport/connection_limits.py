@@ -8,7 +8,6 @@ does not read its answer. What cannot be read as HTTP is answered by a problem d
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any, Protocol, cast
 
 import httptools
@@ -61,7 +60,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._limits = application.connection_limits
         self._stage = BETWEEN
         self._is_upgrade = False
-        self._part_at = 0.0  # when the head, or the body, began to come
+        self._part_since: float | None = None  # a head or body came in part
         self._times = self._middleware.stages
         self._loose_bytes = -1
         self._timer: asyncio.TimerHandle | None = None
@@ -94,6 +93,8 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             for start in range(0, len(data), step):
                 self._feed(data[start : start + step])
+        if self._stage != BETWEEN and self._part_since is None:
+            self._part_since = self.loop.time()
         if self._stage == BODY and self._refusal is None and not self.transport.is_closing():
             self.wait_for_body()
 
@@ -133,15 +134,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stage = HEAD
         self._loose_bytes = -1
         self._idle_since = None
-        self._part_at = time.perf_counter()
 
     def on_headers_complete(self) -> None:
         """See httptools: the head is whole. Refuses one beyond the bounds."""
         self._stage = BODY
         self._head_since = None
-        now = time.perf_counter()
-        self._times.observe(stage_timing.HEAD, now - self._part_at)
-        self._part_at = now
+        if self._part_since is not None:
+            self._count_part(stage_timing.HEAD)
         limits = self._limits
         if len(self.headers) > limits.head_fields_max:
             raise _RefusedHead(_too_many_fields(limits.head_fields_max))
@@ -173,16 +172,17 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """See httptools: the body is whole."""
-        self.count_body()
+        if self._part_since is not None:
+            self._count_part(stage_timing.BODY)
         if not self._is_upgrade:
             self._stage = BETWEEN
             super().on_message_complete()
 
-    def count_body(self) -> None:
-        """Count the time that the body took, once."""
-        if self._part_at:
-            self._times.observe(stage_timing.BODY, time.perf_counter() - self._part_at)
-            self._part_at = 0.0
+    def _count_part(self, stage: int) -> None:
+        """Count the time that a head or a body took which came in pieces."""
+        if self._part_since is not None:
+            self._times.observe(stage, self.loop.time() - self._part_since)
+            self._part_since = None
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)

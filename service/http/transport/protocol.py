@@ -94,7 +94,6 @@ class SearchProtocol(DrainProtocol):
             return
         assert self._shortcut is not None
         turn = self._turn
-        self.count_body()
         if self._shortcut.take(self.url, dict(self._fields), b"".join(parts), self.client, self._reply):
             self._stage = BETWEEN
             self._parts = None
