@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, cast
 
 import uvicorn
@@ -18,21 +17,11 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from index_store.errors import Unavailable
+from index_store.engine.index import EmbeddedIndex
 from index_store.types import (
-    DIGEST_BUCKETS,
-    Ack,
-    CollectionSpec,
-    CollectionStatus,
-    Digest,
-    DigestRow,
-    GenerationStatus,
     Hit,
-    Id,
     SearchRequest,
     SearchResult,
-    StoredItem,
-    WriteBatch,
 )
 from service.http.app import Application, search_limits
 from service.http.auth import Role, TrustedProxies
@@ -45,55 +34,16 @@ from service.observing.request_log import configure_logging
 from service.settings import Settings
 from service.wiring import Service, build
 
-HITS = 25
+_HITS = [Hit(1000 + place, 0.1 + place / 100) for place in range(25)]
 PATH = "/v1/search"
 
 
-class ConstantIndex:
-    """Fits `VectorIndex`: one generation in which every search finds the same items at once."""
+class ConstantIndex(EmbeddedIndex):
+    """The engine, but every search finds the same items at once."""
 
-    def __init__(self, _: Path, specs: Sequence[CollectionSpec]) -> None:
-        self._specs = {spec.name: spec for spec in specs}
-        self._version = ""
-        self._hits = [Hit(1000 + place, 0.1 + place / 100) for place in range(HITS)]
-
-    def open(self) -> Mapping[str, Unavailable]:
-        return {}
-
-    def search(self, _: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
-        return [SearchResult(self._hits, "g1", self._version, 1, False, None) for _ in requests]
-
-    def newest_seq(self, _: str) -> int | None:
-        return 1
-
-    def is_caught_up(self, _: str) -> bool:
-        return False  # its searches cost nothing: the usual way is what is measured
-
-    def write(self, collection: str, batch: WriteBatch) -> Ack:
-        raise NotImplementedError
-
-    def get(self, _: str, ids: Sequence[Id]) -> list[StoredItem | None]:
-        return [None for _ in ids]
-
-    def status(self, collection: str) -> CollectionStatus:
-        current = GenerationStatus("g1", "current", self._version, HITS, HITS, 1, {})
-        return CollectionStatus(self._specs[collection], current if self._version else None, [])
-
-    def digest(self, collection: str, parts: int = DIGEST_BUCKETS) -> Digest:
-        raise NotImplementedError
-
-    def digest_rows(
-        self, collection: str, numbers: Sequence[int], parts: int = DIGEST_BUCKETS
-    ) -> Iterator[DigestRow]:
-        raise NotImplementedError
-
-    def advance(self, collection: str, step: str, embedding_version: str) -> CollectionStatus:
-        assert step == "begin"
-        self._version = embedding_version
-        return self.status(collection)
-
-    def close(self) -> None:
-        pass
+    def search(self, collection: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        version = next(iter(self.dims_by_version(collection)), "")
+        return [SearchResult(_HITS, "g1", version, 1, False, None) for _ in requests]
 
 
 Int64 = Annotated[int, Field(strict=True, ge=-(2**63), le=2**63 - 1)]

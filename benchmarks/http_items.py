@@ -88,7 +88,7 @@ async def _finding(service: Service, bodies: Sequence[bytes]) -> Mapping[str, fl
     text = service.parts.dependencies.encoders.text(asked.collection.name)
     request = SearchRequest(vector=np.ones(asked.collection.dim, np.float32), k=asked.request.k)
     queue = SearchQueue(
-        service.parts.dependencies.index, service.parts.metrics, queue_requests_max=1000, queue_ms_max=1000
+        cast("SearchIndex", service.parts.dependencies.index), service.parts.metrics, queue_requests_max=1000, queue_ms_max=1000
     )
     queue.start()
 
