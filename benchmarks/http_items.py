@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -21,7 +22,7 @@ from starlette.types import Message
 from benchmarks.http_cost import PATH, ConstantIndex
 from index_store.types import SearchRequest, SearchResult
 from service.app.search import ParsedSearch
-from service.app.search_queue import SearchQueue
+from service.app.search_queue import SearchIndex, SearchQueue
 from service.http.app import search_limits
 from service.http.middleware import JSON, Exchange
 from service.http.wire.answers import write_answer
@@ -87,9 +88,8 @@ async def _finding(service: Service, bodies: Sequence[bytes]) -> Mapping[str, fl
     searcher, asked = service.parts.searcher, _asked(service, bodies)
     text = service.parts.dependencies.encoders.text(asked.collection.name)
     request = SearchRequest(vector=np.ones(asked.collection.dim, np.float32), k=asked.request.k)
-    queue = SearchQueue(
-        cast("SearchIndex", service.parts.dependencies.index), service.parts.metrics, queue_requests_max=1000, queue_ms_max=1000
-    )
+    index = cast("SearchIndex", service.parts.dependencies.index)
+    queue = SearchQueue(index, service.parts.metrics, queue_requests_max=1000, queue_ms_max=1000)
     queue.start()
 
     def known(_: int) -> None:
@@ -108,7 +108,7 @@ async def _finding(service: Service, bodies: Sequence[bytes]) -> Mapping[str, fl
     queue.close()
     return {
         "query vector from the cache": cached,
-        "to the search thread and back": hopped,
+        "through the search queue": hopped,
         "the rest of find": max(0.0, found - cached - hopped),
     }
 
