@@ -16,8 +16,8 @@ _MEDIA_TYPES = {
     ".txt": "text/plain; charset=utf-8",
 }
 _PACKED = ".gz"
-_FOLDERS = ("pages", "viewer")
-"""Of our own; of others."""
+_FOLDERS = ("frame", "search", "operate", "viewer")
+"""A file's name is its address, whichever of these folders it lies in."""
 
 
 @dataclass(frozen=True, slots=True)

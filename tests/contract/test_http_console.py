@@ -14,7 +14,8 @@ from service.settings import Settings
 from service.wiring import build
 from tests.http_app import NO_MODEL_FILES, HttpApp, Loop, running_app
 
-PAGES = Path(__file__).parents[2] / "service" / "console" / "pages"
+CONSOLE = Path(__file__).parents[2] / "service" / "console"
+FILES = [path for folder in ("frame", "search", "operate") for path in (CONSOLE / folder).iterdir()]
 FIRST_LOAD_BYTES_MAX = 150_000
 
 
@@ -63,7 +64,7 @@ def test_files_are_packed_for_who_takes_it_and_sent_once(app: HttpApp) -> None:
     assert packed.headers["content-encoding"] == "gzip"
     plain = app.get("/console/app.js", headers={"accept-encoding": "identity"})
     assert "content-encoding" not in plain.headers
-    assert plain.content == packed.content == (PAGES / "app.js").read_bytes()
+    assert plain.content == packed.content == (CONSOLE / "frame" / "app.js").read_bytes()
     assert plain.headers["vary"] == "Accept-Encoding"
     again = app.get("/console/app.js", headers={"if-none-match": packed.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
@@ -71,15 +72,20 @@ def test_files_are_packed_for_who_takes_it_and_sent_once(app: HttpApp) -> None:
 
 
 def test_everything_that_the_console_may_load_is_small() -> None:
-    sizes = {path.name: len(gzip.compress(path.read_bytes(), 9)) for path in PAGES.iterdir()}
+    sizes = {path.name: len(gzip.compress(path.read_bytes(), 9)) for path in FILES}
     assert sum(sizes.values()) < FIRST_LOAD_BYTES_MAX, sizes
+
+
+def test_no_two_files_share_a_name() -> None:
+    names = [path.name.removesuffix(".gz") for path in (*FILES, *(CONSOLE / "viewer").iterdir())]
+    assert len(names) == len(set(names))
 
 
 def test_every_file_that_a_page_names_is_there(app: HttpApp) -> None:
     named = set()
     for page in ("/console", "/docs"):
         named |= set(re.findall(r'(?:src|href)="(/[^"]+)"', app.get(page).text))
-    for path in PAGES.glob("*.js"):
+    for path in (path for path in FILES if path.suffix == ".js"):
         named |= {f"/console/{name}" for name in re.findall(r'from "\./([^"]+)"', path.read_text("utf-8"))}
     assert len(named) > 10
     assert {path: app.get(path).status_code for path in named} == dict.fromkeys(named, 200)

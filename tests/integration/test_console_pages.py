@@ -13,7 +13,13 @@ from tests.integration.browser import Visits, visits_of
 from tests.integration.service_process import Connection, ServiceProcess
 
 KEYS = {"SEARCH_API_KEY": "search-key-1", "WRITE_API_KEY": "write-key-1", "ADMIN_API_KEY": "admin-key-1"}
-PAGES = ("search",)
+SHOWN = {
+    "search": ".results .summary",
+    "collections": ".tile tbody",
+    "model": ".panel tbody",
+    "health": ".state + .panel",
+}
+"""What each page shows once it has its answers."""
 PHONE = {"width": 360, "height": 740}
 
 
@@ -60,7 +66,7 @@ def locked_visits(locked_service: ServiceProcess, browser: Browser) -> Iterator[
 
 def wait_for(page: Page, name: str) -> None:
     """Until the page has shown what it asked for."""
-    expect(page.locator({"search": ".results .summary"}[name])).to_be_visible()
+    expect(page.locator(SHOWN[name]).first).to_be_visible()
 
 
 def type_key(page: Page, key: str) -> None:
@@ -100,7 +106,7 @@ def test_a_key_that_no_header_can_hold_is_refused_by_the_page(locked_visits: Vis
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", SHOWN)
 def test_no_page_has_a_serious_barrier(open_visits: Visits, name: str, theme: str) -> None:
     page = open_visits(color_scheme=theme).open(f"/console#/{name}")
     wait_for(page, name)
@@ -116,7 +122,7 @@ def serious(page: Page) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", SHOWN)
 def test_every_page_speaks_both_languages_and_keeps_the_choice(open_visits: Visits, name: str) -> None:
     page = open_visits(language="ko-KR").open(f"/console#/{name}")
     wait_for(page, name)
@@ -131,7 +137,7 @@ def test_every_page_speaks_both_languages_and_keeps_the_choice(open_visits: Visi
     assert page.evaluate("document.documentElement.lang") == "en"
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", SHOWN)
 def test_a_page_fits_a_phone(open_visits: Visits, name: str) -> None:
     page = open_visits(viewport=PHONE, language="ko-KR").open(f"/console#/{name}")
     wait_for(page, name)

@@ -102,7 +102,6 @@ const WORDS = {
   only_these: ["Show only {key}: {value}", "{key}: {value}만 보기"],
   score: ["score", "점수"],
   distance: ["distance", "거리"],
-  no_picture: ["no picture", "사진 없음"],
   picture_blocked: [
     "Pictures of {host} are not shown. To show them, start the service with CONSOLE_IMAGE_HOSTS={host}",
     "{host}의 사진은 표시하지 않습니다. 표시하려면 서비스를 CONSOLE_IMAGE_HOSTS={host} 로 시작하세요.",

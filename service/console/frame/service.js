@@ -26,8 +26,9 @@ export function keepKey(key) {
   else sessionStorage.removeItem(KEY);
 }
 
-/** Return { data, headers, ms }. Throws Problem. body: sent as JSON where there is one. */
-export async function ask(method, path, body, { headers = {}, signal, accept = [] } = {}) {
+/** Return { data, headers, ms }. Throws Problem. body: sent as JSON where there is one. accept: states that are
+ *  no refusal. isText: the answer is taken as it is. */
+export async function ask(method, path, body, { headers = {}, signal, accept = [], isText = false } = {}) {
   const began = performance.now();
   const key = keptKey();
   let answer, text;
@@ -47,7 +48,7 @@ export async function ask(method, path, body, { headers = {}, signal, accept = [
     if (error.name === "AbortError") throw error;
     throw new Problem(0, { detail: String(error.message), code: "no_answer" });
   }
-  const data = fromJson(text);
+  const data = isText && answer.ok ? text : fromJson(text);
   if (!answer.ok && !accept.includes(answer.status)) {
     throw new Problem(answer.status, data && typeof data === "object" ? data : { detail: text.slice(0, 300) });
   }

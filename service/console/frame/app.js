@@ -1,13 +1,16 @@
 // The frame around the pages: which one is shown, theme, language and key.
 
+import { collectionsPage } from "./collections.js";
 import { fill, h, icon } from "./dom.js";
+import { healthPage } from "./health.js";
+import { modelPage } from "./model.js";
 import { askForKey } from "./parts.js";
 import { searchPage } from "./search.js";
 import { keptKey } from "./service.js";
 import { language, t } from "./words.js";
 
 /** Each makes { element, start, stop }: start asks the service, stop ends what still asks. */
-const PAGES = { search: searchPage };
+const PAGES = { search: searchPage, collections: collectionsPage, model: modelPage, health: healthPage };
 const THEMES = ["auto", "light", "dark"];
 
 const root = document.documentElement;
