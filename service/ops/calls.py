@@ -43,17 +43,30 @@ class ServiceCalls:
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the answer's JSON. Raises RefusedByService."""
-        headers = {"content-type": "application/json"}
+        try:
+            return dict(json.loads(self.fetch(method, path, body)))
+        except ValueError as exc:
+            raise RefusedByService(f"{self._url} answers no JSON: {exc}", EXIT_NOT_REACHED) from exc
+
+    def fetch(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        media_type: str = "application/json",
+    ) -> bytes:
+        """Return the answer in `media_type`. Raises RefusedByService."""
+        headers = {"content-type": "application/json", "accept": media_type}
         if self._key:
             headers["authorization"] = f"Bearer {self._key}"
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._url + path, data, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-                return dict(json.loads(answer.read()))
+                return bytes(answer.read())
         except urllib.error.HTTPError as exc:
             raise RefusedByService(_problem_line(exc)) from exc
-        except (OSError, http.client.HTTPException, ValueError) as exc:
+        except (OSError, http.client.HTTPException) as exc:
             raise RefusedByService(f"{self._url} can't be reached: {exc}", EXIT_NOT_REACHED) from exc
 
 

@@ -1,4 +1,4 @@
-"""`python -m service report`: what a switch would change, as lines or as JSON."""
+"""`python -m service report`: what a switch would change, as lines, as JSON or as a page."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ class OpsCalls(Protocol):
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the answer's JSON."""
 
+    def fetch(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, media_type: str = ""
+    ) -> bytes:
+        """Return the answer in `media_type`."""
+
 
 def add_report(commands: Any) -> None:
     """Add the command. commands: as `ArgumentParser.add_subparsers` returns them."""
@@ -35,6 +40,7 @@ def add_report(commands: Any) -> None:
     report.add_argument(
         "--judgements", type=Path, metavar="FILE", help='JSON lines: {"query": ..., "grades": {ID: GRADE}}'
     )
+    report.add_argument("--html", type=Path, metavar="FILE", help="write it as one page")
     report.add_argument("--json", action="store_true", help="print it as JSON")
     report.set_defaults(run=_report)
 
@@ -48,6 +54,8 @@ def _report(given: argparse.Namespace, calls: OpsCalls, _: Callable[[float], obj
         return EXIT_USAGE
     is_fresh = given.fresh or given.queries or given.judgements
     report = calls.call("POST", path, body) if is_fresh else calls.call("GET", path)
+    if given.html:
+        given.html.write_bytes(calls.fetch("GET", path, media_type="text/html"))
     if given.json:
         sys.stdout.write(json.dumps(report, ensure_ascii=False, indent=1) + "\n")
     else:

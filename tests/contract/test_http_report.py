@@ -62,26 +62,27 @@ def gates(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {each["name"]: each for each in report["gates"]}
 
 
-def test_a_job_ends_with_a_report_and_two_runs_say_the_same(app: HttpApp, seeded: Path) -> None:
-    assert app.get(REPORT).json()["code"] == "unknown_generation"
-    job = ended(app, rebuild(app))
-    assert job["state"] == "ready"
-    assert list((seeded / "reports" / "recipes").glob("*.json"))
-    stored = reported(app)
-    assert stored["holds"] and not stored["is_stale"]
-    assert stored["after"]["embedding_version"] == job["embedding_version"]
-    assert stored["sources"] == {"sampled": 60} and stored["by_kind"].keys() == {"text", "id"}
-    assert stored["by_language"].keys() == {"korean"} and stored["skipped"] == {}
-    assert stored["known_items"]["text"] == {"items": 30, "found_before": 1.0, "found_after": 1.0}
-    assert sum(stored["overlap_histogram"]) == 60 and len(stored["changed"]) == 20
-    assert stored["timing"] == reported(app)["timing"], "it was stored, not made again"
-    again = reported(app, {})
-    assert again["timing"]["made_at"] > stored["timing"]["made_at"]
-    assert without_timing(again) == without_timing(stored)
-    by_name = f"/v1/collections/recipes/generations/{stored['after']['generation']}/report"
-    assert reported(app, path=by_name) == again
-    first = stored["changed"][0]
-    assert first["rbo"] <= stored["changed"][-1]["rbo"] and len(first["before"]) == 10
+def test_a_job_ends_with_a_report_and_two_runs_say_the_same(seeded: Path) -> None:
+    with running_app(seeded, CHANGED) as app:
+        assert app.get(REPORT).json()["code"] == "unknown_generation"
+        job = ended(app, rebuild(app))
+        assert job["state"] == "ready"
+        assert list((seeded / "reports" / "recipes").glob("*.json"))
+        stored = reported(app)
+        assert stored["holds"] and not stored["is_stale"]
+        assert stored["after"]["embedding_version"] == job["embedding_version"]
+        assert stored["sources"] == {"sampled": 60} and stored["by_kind"].keys() == {"text", "id"}
+        assert stored["by_language"].keys() == {"korean"} and stored["skipped"] == {}
+        assert stored["known_items"]["text"] == {"items": 30, "found_before": 1.0, "found_after": 1.0}
+        assert sum(stored["overlap_histogram"]) == 60 and len(stored["changed"]) == 20
+        assert stored["timing"] == reported(app)["timing"], "it was stored, not made again"
+        again = reported(app, {})
+        assert again["timing"]["made_at"] > stored["timing"]["made_at"]
+        assert without_timing(again) == without_timing(stored)
+        by_name = f"/v1/collections/recipes/generations/{stored['after']['generation']}/report"
+        assert reported(app, path=by_name) == again
+        first = stored["changed"][0]
+        assert first["rbo"] <= stored["changed"][-1]["rbo"] and len(first["before"]) == 10
     with running_app(seeded, CHANGED) as restarted:
         assert without_timing(reported(restarted)) == without_timing(stored)
 
@@ -98,6 +99,21 @@ def test_a_write_makes_it_stale_and_a_promotion_keeps_it(app: HttpApp) -> None:
     assert kept["after"]["generation"] == name
     former = reported(app, path="/v1/collections/recipes/generations/former/report")
     assert former["before"]["generation"] == name, "the way back can be looked at, too"
+
+
+def test_a_browser_gets_a_page_that_shows_titles_as_text(app: HttpApp) -> None:
+    title = "<img src=x onerror=alert(1)>"
+    item = {"recipe_id": 3, "text": f"{DISHES[3]} 3", "metadata": {"title": title}}
+    assert app.post("/v1/upsert", {"items": [item]}).status_code == 200
+    ended(app, rebuild(app))
+    queries = [{"query": f"{title} {DISHES[3]} 3"}, {"query": "<script>alert(1)</script>"}]
+    assert reported(app, {"queries": queries})["holds"]
+    answer = app.get(REPORT, headers={"accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    assert "<script" not in answer.text and "<img" not in answer.text
+    assert "&lt;img src=x onerror=alert(1)&gt;" in answer.text and "&lt;script&gt;" in answer.text
+    assert app.get(REPORT, headers={"accept": "*/*"}).headers["content-type"] == "application/json"
 
 
 def test_given_queries_and_judgements_by_kind_and_language(app: HttpApp) -> None:
@@ -259,6 +275,14 @@ class AppCalls:
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
+    def fetch(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, media_type: str = ""
+    ) -> bytes:
+        assert body is None
+        answer = self._app.request(method, path, headers={"accept": media_type})
+        assert answer.status_code == 200, answer.text
+        return answer.content
+
 
 def command(app: HttpApp, *words: str) -> int:
     parser = argparse.ArgumentParser()
@@ -278,10 +302,12 @@ def test_the_command_shows_the_report_and_its_exit_code_tells_the_gates(
     queries, judgements = tmp_path / "queries.jsonl", tmp_path / "judgements.jsonl"
     queries.write_text('{"query": "갈비탕"}\n\n{"like_ids": [3]}\n')
     judgements.write_text('{"query": "갈비탕", "grades": {"10": 1, "20": 1}}\n')
-    files = ("--queries", str(queries), "--judgements", str(judgements))
+    page = tmp_path / "report.html"
+    files = ("--html", str(page), "--queries", str(queries), "--judgements", str(judgements))
     assert command(app, "recipes", *files, "--json") == 4, "a model without meaning answers worse"
     report = json.loads(capsys.readouterr().out)
     assert report["sources"] == {"given": 2, "judged": 1} and not gates(report)["ndcg_loss_max"]["holds"]
+    assert "1 of 4 gates do not hold" in page.read_text("utf-8")
     queries.write_text('{"query": "갈비탕"}\n{"query"\n')
     assert command(app, "recipes", "--queries", str(queries)) == 2
     assert f"{queries}:2 is no JSON" in capsys.readouterr().err

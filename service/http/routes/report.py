@@ -6,9 +6,10 @@ from dataclasses import asdict
 from typing import Any
 
 import msgspec
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from service.app.report.gates import failing
+from service.app.report.page import POLICY, report_page
 from service.app.report.reports import FoundReport, Reports
 from service.http.auth import Role
 from service.http.dependencies import Dependencies, JsonResponse
@@ -35,10 +36,14 @@ class ReportRoutes:
         router.add_api_route(_PATH, self.post_report, methods=["POST"])
         return router
 
-    async def get_report(self, collection: str, generation: str) -> JsonResponse:
-        """Answer with the stored report, or make one."""
+    async def get_report(self, collection: str, generation: str, request: Request) -> Response:
+        """Answer with the stored report, or make one: JSON, or a page for who accepts that."""
         named = self._dependencies.collection(collection)
-        return _answered(await self._reports.find_or_make(named, generation))
+        found = await self._reports.find_or_make(named, generation)
+        if "text/html" not in request.headers.get("accept", ""):
+            return _answered(found)
+        page = await self._dependencies.run_blocking(lambda: report_page(found))
+        return Response(page, media_type="text/html", headers={"content-security-policy": POLICY})
 
     async def post_report(self, collection: str, generation: str, request: Request) -> JsonResponse:
         """Make a fresh report, on the given queries and judgements where there are some."""
