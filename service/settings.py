@@ -292,6 +292,18 @@ class Settings:
         "ms",
         "Filling a new generation slows down while a hundredth of the searches take longer than this.",
     )
+    record_queries_percent: int = number(
+        0, 0, 100, "percent", "Share of the searches by text or by items that are kept for reports; 0: none."
+    )
+    recorded_queries_max: int = number(
+        10_000, 100, 1_000_000, "queries", "Most recorded queries of a collection; the oldest go first."
+    )
+    recorded_queries_bytes_max: int = number(
+        16 << 20, 64 << 10, 1 << 30, "bytes", "What a collection's recorded queries take on disk at most."
+    )
+    recorded_queries_days: int = number(
+        7, 1, 365, "days", "After these a recorded query is removed, also when no more are recorded."
+    )
     report_queries_max: int = number(
         500, 10, 10_000, "queries", "Most queries of callers that a report puts to both generations."
     )

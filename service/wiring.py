@@ -41,7 +41,7 @@ from service.observing.metrics import Metrics
 from service.observing.request_log import RequestLog
 from service.settings import Settings
 from service.wiring_catalogue import serving_catalogue
-from service.wiring_metrics import add_collectors, search_meter
+from service.wiring_metrics import add_collectors, query_log, search_meter
 from service.wiring_models import ModelLoader
 from service.wiring_rebuild import build_rebuild
 
@@ -94,7 +94,7 @@ def build(
     pictures = PictureFetcher(_guarded(settings), fetchers)
     ingester = _ingester(settings, catalogue, encoders, pictures, index, writers, metrics)
     loader = ModelLoader(settings, models, metrics.stages.observe_pass)
-    meter = search_meter(metrics, settings, index, sampling, metrics_dir)
+    meter, metering = search_meter(metrics, settings, index, sampling, metrics_dir)
     lifecycle = _lifecycle(settings, catalogue, index, encoders, loader, search_queue, executors)
     request_log = RequestLog(sys.stdout.buffer if _logs_requests() else None)
     before = partial(before_serving, ingester, catalogue) if before_serving else None
@@ -110,11 +110,12 @@ def build(
         served.changes,
         probe_s=settings.probe_s,
     )
+    recent, threads = metrics.take_recent_searches, [readers, writers]
     rebuild = build_rebuild(
-        settings, served, index, encoders, loader, pictures, metrics.take_recent_searches, [readers, writers]
+        settings, served, query_log(settings), index, encoders, loader, pictures, recent, threads
     )
     measuring = add_collectors(metrics, settings, catalogue, index, loader, rebuild.rebuilds.jobs)
-    watches = [*rebuild.watches, *measuring, meter.share_regularly]
+    watches = [*rebuild.watches, *measuring, *metering]
     lifespan = _lifespan(
         lifecycle, [prober.watch, *watches], request_log, waits=settings.workers > 1, before=before
     )

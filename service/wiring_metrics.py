@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
@@ -20,6 +21,8 @@ from service.app.monitoring.query_cache import QueryCacheCollector
 from service.app.monitoring.recall_sampler import RecallSampler
 from service.app.monitoring.search_meter import SearchMeter
 from service.app.monitoring.state_collector import StateCollector, StateIndex
+from service.app.query_log.files import QueryLog
+from service.app.query_log.recorder import QueryRecorder
 from service.app.rebuild.jobs import JobStore
 from service.collections import Catalogue
 from service.observing.metrics import Metrics
@@ -56,13 +59,31 @@ def add_collectors(
 
 
 def search_meter(
-    metrics: Metrics, settings: Settings, index: VectorIndex, executor: Executor, metrics_dir: Path | None
-) -> SearchMeter:
-    """Return what measures searches. executor: one thread, for recall. metrics_dir: where several workers
-    show each other their slowest."""
+    metrics: Metrics,
+    settings: Settings,
+    index: VectorIndex,
+    executor: Executor,
+    metrics_dir: Path | None,
+) -> tuple[SearchMeter, Sequence[Callable[[], Coroutine[Any, Any, None]]]]:
+    """Return what measures searches and keeps some queries, and what runs beside it. executor: one thread.
+    metrics_dir: where several workers show each other their slowest."""
     slow = SlowSearches(partial(datetime.now, UTC), time.monotonic, metrics_dir)
     sampler = RecallSampler(index, metrics, executor, settings.recall_sample_s)
-    return SearchMeter(metrics.stages, slow, sampler)
+    percent = settings.record_queries_percent
+    recorder = QueryRecorder(query_log(settings), executor, random.random, percent=percent)
+    meter = SearchMeter(metrics.stages, slow, sampler, recorder if percent else None)
+    return meter, [meter.share_regularly, recorder.write_regularly]
+
+
+def query_log(settings: Settings) -> QueryLog:
+    """Return the recorded queries of the data directory."""
+    return QueryLog(
+        settings.data_dir / "queries",
+        partial(datetime.now, UTC),
+        rows_max=settings.recorded_queries_max,
+        bytes_max=settings.recorded_queries_bytes_max,
+        days=settings.recorded_queries_days,
+    )
 
 
 def _quarantined(data_dir: Path) -> dict[str, list[int]]:

@@ -20,6 +20,7 @@ from service.app.generations.models import GenerationModels
 from service.app.generations.workers import WorkerModels
 from service.app.ingest import PictureSource
 from service.app.lifecycle import OpenableIndex
+from service.app.query_log.files import QueryLog
 from service.app.rebuild.estimate import Trial
 from service.app.rebuild.filler import Filler
 from service.app.rebuild.jobs import JobStore
@@ -52,6 +53,7 @@ class RebuildParts:
 def build_rebuild(
     settings: Settings,
     served: ServingCatalogue,
+    recorded: QueryLog,
     index: OpenableIndex,
     encoders: Encoders,
     loader: Loader,
@@ -74,8 +76,10 @@ def build_rebuild(
         models,
         Replayer(source, readers, pace),
         ReportStore(settings.data_dir / "reports"),
+        recorded.recorded_lines,
         readers,
         now,
+        queries_max=settings.report_queries_max,
     )
     rebuilds = _rebuilds(settings, served, index, encoders, jobs)
     pending = ModelChangeRebuilds(

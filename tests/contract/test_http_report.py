@@ -198,6 +198,38 @@ def test_a_shuffled_kind_is_found_among_sound_ones_and_by_overlap(tmp_path: Path
         assert refused.status_code == 409 and "overlap_at_10_min is" in refused.json()["detail"]
 
 
+def test_recorded_queries_of_all_kinds_of_search_are_replayed(seeded: Path) -> None:
+    """Off by default; nothing but the query itself is on disk."""
+    key = {"authorization": "Bearer a-key-of-a-caller"}
+    with running_app(seeded, CHANGED) as app:
+        assert app.post("/v1/search", {"query": "적어 두지 않는다"}).status_code == 200
+    assert not (seeded / "queries").exists()
+    with running_app(seeded, {**CHANGED, "RECORD_QUERIES_PERCENT": "100"}) as app:
+        for number in range(25):
+            body = {
+                "query": f"  {DISHES[number % 10]} {number}",
+                "exclude_ids": [3],
+                "filter": {"category": "국"},
+            }
+            assert app.post("/v1/search", body, headers=key).status_code == 200
+        batch = {"searches": [{"like_ids": [4]}, {"query": "beef"}, {"vector": [1.0] * 384}]}
+        assert app.post("/v1/search-batch", batch).status_code == 200
+        assert app.post("/v1/search", {"query": "없는 필터", "filter": {"a": {"$no": 1}}}).status_code == 422
+    with running_app(seeded, CHANGED) as app:
+        ended(app, rebuild(app))
+        report = reported(app)
+    assert report["sources"] == {"recorded": 27} and report["known_items"]["text"]["items"] == 30
+    assert {kind: row["queries"] for kind, row in report["by_kind"].items()} == {"id": 1, "text": 26}
+    (file,) = (seeded / "queries" / "recipes").iterdir()
+    lines = file.read_text("utf-8").splitlines()
+    assert len(lines) == 27 and "a-key" not in file.read_text("utf-8")
+    assert json.loads(lines[0]) == {
+        "query": f"{DISHES[0]} 0",
+        "exclude_ids": [3],
+        "filter": {"category": "국"},
+    }
+
+
 def test_a_promotion_without_a_report_makes_one_first(app: HttpApp, seeded: Path) -> None:
     ended(app, rebuild(app))
     for each in (seeded / "reports" / "recipes").iterdir():

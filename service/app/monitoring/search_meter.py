@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from service.app.monitoring.recall_sampler import RecallSampler
+from service.app.query_log.recorder import QueryRecorder
 from service.app.search import ParsedSearch
 from service.observing.slow_searches import SlowSearches
 from service.observing.stage_timing import SEARCHES_MAX, StageTiming
@@ -17,7 +18,15 @@ _SHARE_S: Final = 1.0
 class SearchMeter:
     """Event loop only."""
 
-    def __init__(self, times: StageTiming, slow: SlowSearches, sampler: RecallSampler) -> None:
+    def __init__(
+        self,
+        times: StageTiming,
+        slow: SlowSearches,
+        sampler: RecallSampler,
+        recorder: QueryRecorder | None,
+    ) -> None:
+        """recorder: None where no queries are kept."""
+        self._recorder = recorder
         self._times = times
         self._searches = times.searches
         self._slow = slow
@@ -43,6 +52,8 @@ class SearchMeter:
                 self._times.add_searches()
             if ended_at >= self._sampler.due_at and error is None:
                 self._sampler.offer(search)
+        if self._recorder is not None and error is None:
+            self._recorder.record_query(search)
         took_s = ended_at - began_at
         if took_s > self._slow.floor_s:
             about = _about(search, began_at, ended_at - answered_at, request_id, error)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
+
+import msgspec
 
 from index_store.port import ReplaySource
 from index_store.types import Content, Id, SearchRequest, Vector
@@ -21,6 +24,18 @@ DEPTH = 25
 SAMPLED = 100
 """Items drawn of each kind."""
 _LABEL_CHARS_MAX = 200
+
+
+class _RecordedLine(msgspec.Struct):
+    query: str | None = None
+    like_ids: list[Id] = []
+    unlike_ids: list[Id] = []
+    exclude_ids: list[Id] = []
+    filter: dict[str, Any] | None = None
+    max_distance: float | None = None
+
+
+_DECODER = msgspec.json.Decoder(_RecordedLine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +114,32 @@ def sampled_queries(
         ReplayQuery(f"like {item_id}", "sampled", replay_search(collection, like_ids=[item_id]))
         for item_id in ids
     ]
+
+
+def recorded_queries(
+    collection: Collection, lines: Sequence[str], seed: str, limit: int
+) -> list[ReplayQuery]:
+    """Return `limit` queries of callers, drawn by `seed`; lines as the query log keeps them, of which those
+    that can't be read are left out."""
+    drawn = sorted(lines, key=lambda line: hashlib.sha256(f"{seed}/{line}".encode()).digest())[:limit]
+    queries = []
+    for line in sorted(drawn):
+        try:
+            kept = _DECODER.decode(line)
+        except msgspec.DecodeError:
+            continue
+        request = SearchRequest(
+            NO_VECTOR,
+            DEPTH,
+            exclude_ids=kept.exclude_ids,
+            filter=kept.filter,
+            max_distance=kept.max_distance,
+        )
+        search = ParsedSearch(
+            collection, request, content=kept.query, like_ids=kept.like_ids, unlike_ids=kept.unlike_ids
+        )
+        queries.append(ReplayQuery(label_of(search, ""), "recorded", search))
+    return queries
 
 
 def label_of(search: ParsedSearch, where: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
-from index_store.errors import InvalidVector
+from index_store.errors import InvalidRequest, InvalidVector
 from index_store.port import ReplaySource
 from index_store.types import Hit, Id, SearchRequest, Vector
 from service.app.encoders import Slot
@@ -103,6 +103,8 @@ class Replayer:
             other = nothing if second is None else await self._answer(query, after, second)
         except InvalidVector:
             return SkippedQuery(query, "vector_of_another_dim")
+        except InvalidRequest:
+            return SkippedQuery(query, "refused_by_the_index")  # an unknown operator of a filter
         await asyncio.sleep(min(self._pace.rest_after(self._clock() - began_at), _REST_S_MAX))
         return ReplayedQuery(query, answer, other)
 

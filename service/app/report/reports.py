@@ -19,7 +19,7 @@ from service.app.generations.models import GenerationModels
 from service.app.generations.origin import read_origin
 from service.app.report import compare
 from service.app.report.gates import GateResult, gate_results
-from service.app.report.queries import ReplayQuery, sampled_queries
+from service.app.report.queries import ReplayQuery, recorded_queries, sampled_queries
 from service.app.report.replay import ReplayedQuery, Replayer, ReplaySide, SkippedQuery
 from service.app.report.result import (
     FORMAT_VERSION,
@@ -40,6 +40,8 @@ OnQuery = Callable[[], Awaitable[None]]
 
 _TITLE_KEYS = ("title", "name", "product_name", "recipe_name")
 _TITLE_CHARS_MAX = 120
+_CALLERS_QUERIES_MIN = 20
+"""Fewer recorded queries do not stand for callers: items' own content counts beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class FoundReport:
 
 
 class Reports:
-    """Event loop only; reads of index and disk run on threads. One report is made at a time."""
+    """Event loop only; reads of index and disk run on threads. A worker makes one report at a time."""
 
     def __init__(
         self,
@@ -61,12 +63,17 @@ class Reports:
         models: GenerationModels,
         replayer: Replayer,
         store: ReportStore,
+        recorded_lines: Callable[[str], Sequence[str]],
         readers: Executor,
         now: Callable[[], datetime],
         *,
+        queries_max: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """now: wall clock. clock: seconds that only go forward."""
+        """recorded_lines: what the query log keeps of a collection; a report takes `queries_max` of it. now:
+        wall clock. clock: seconds that only go forward."""
+        self._recorded_lines = recorded_lines
+        self._queries_max = queries_max
         self._index = index
         self._source = source
         self._models = models
@@ -170,10 +177,16 @@ class Reports:
     async def _queries(
         self, collection: Collection, seed: str, given: Sequence[ReplayQuery]
     ) -> list[ReplayQuery]:
-        """Those of callers, and items' own content, which counts for agreement only if nothing else does."""
-        are_compared = not given
+        """Those that were given, else recorded ones; and items' own content, which counts for agreement only
+        where there are few others."""
+        callers = given or await self._run(partial(self._recorded, collection, seed))
+        are_compared = not given and len(callers) < _CALLERS_QUERIES_MIN
         sample = partial(sampled_queries, self._source, collection, seed, are_compared=are_compared)
-        return [*given, *await self._run(sample)]
+        return [*callers, *await self._run(sample)]
+
+    def _recorded(self, collection: Collection, seed: str) -> list[ReplayQuery]:
+        lines = self._recorded_lines(collection.name)
+        return recorded_queries(collection, lines, seed, self._queries_max)
 
     def _side(self, collection: Collection, generation: GenerationStatus) -> ReplaySide:
         """Raises Starting while the generation's model is still being loaded."""
