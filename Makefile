@@ -85,8 +85,8 @@ lock: ## requirements.lock again, out of pyproject.toml and constraints.txt (ask
 	@sh deploy/lock.sh "$(PYTHON)" .out/lock
 
 .PHONY: pin
-pin: ## renew the digests of the images in Dockerfile and docker-compose.yml (needs docker and a registry)
-	@sh deploy/pin_images.sh Dockerfile docker-compose.yml
+pin: ## renew the digests of the images in Dockerfiles and docker-compose.yml (needs docker and a registry)
+	@sh deploy/pin_images.sh Dockerfile deploy/prometheus/Dockerfile docker-compose.yml
 
 .PHONY: client
 client: $(VENV)/.test ## build the client's wheel and sdist into dist/, to install in a backend

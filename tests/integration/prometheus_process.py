@@ -9,12 +9,13 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tests.integration.ports import free_port
 from tests.integration.service_process import ROOT
+from tests.waiting import until
 
 PROMETHEUS = shutil.which("prometheus")
 _START_S_MAX = 30.0
@@ -85,11 +86,4 @@ class Prometheus:
 
 def until_firing(prometheus: Prometheus, alert: str, about: str = "", *, fires: bool = True) -> None:
     """Wait until an alert fires, or does not any more."""
-    wait_until(lambda: ((alert, about) in prometheus.firing()) == fires, f"{alert} {about} {fires}")
-
-
-def wait_until(is_so: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
-    give_up = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < give_up, what
-        time.sleep(0.1)
+    until(lambda: ((alert, about) in prometheus.firing()) == fires, f"{alert} {about} {fires}")

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.prometheus_process import PROMETHEUS, Prometheus, until_firing, wait_until
+from tests.integration.prometheus_process import PROMETHEUS, Prometheus, until_firing
 from tests.integration.service_process import ROOT, Connection, ServiceProcess
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason="needs Prometheus (Debian: package prometheus)")
 
@@ -65,14 +66,14 @@ def test_a_service_that_is_loaded_loses_a_worker_and_ends(
         assert connection.post("/v1/upsert", {"items": items})[0] == 200
         for number in range(5):
             assert connection.post("/v1/search", {"query": f"국 {number}"})[0] == 200
-    wait_until(lambda: bool(prometheus.query("rate(uhok_http_requests_total[1m]) > 0")), "two scrapes")
+    until(lambda: bool(prometheus.query("rate(uhok_http_requests_total[1m]) > 0")), "two scrapes")
     assert prometheus.firing() == set()
     flood(service.port, 20)
     until_firing(prometheus, "UhokOverloaded", "search")
     for expression in panel_queries():
         found = prometheus.query(expression)  # fails for one that is no PromQL
         if not found and not any(name in expression for name in FEEDER_ONLY):
-            wait_until(lambda each=expression: bool(prometheus.query(each)), expression)  # type: ignore[misc]
+            until(lambda each=expression: bool(prometheus.query(each)), expression)  # type: ignore[misc]
     os.kill(service.worker_ids()[0], signal.SIGKILL)
     until_firing(prometheus, "UhokWorkerRestarted")
     until_firing(prometheus, "UhokWorkerMissing", fires=False)

@@ -88,9 +88,10 @@ def test_the_lock_holds_what_the_project_asks_for() -> None:
 
 
 def test_images_are_pinned_by_digest() -> None:
-    named = instructions(DOCKERFILE, "FROM")
-    named += [s["image"] for s in COMPOSE["services"].values() if s["image"] != SERVICE["image"]]
-    assert len(named) == 3
+    named = instructions(DOCKERFILE, "FROM") + instructions(read("deploy/prometheus/Dockerfile"), "FROM")
+    built_here = {s["image"] for s in COMPOSE["services"].values() if "build" in s}
+    named += [s["image"] for s in COMPOSE["services"].values() if s["image"] not in built_here]
+    assert len(named) == 4 and len(built_here) == 2
     for image in named:
         assert re.fullmatch(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}", image), image
 
@@ -212,15 +213,17 @@ def test_compose_reads_as_the_specification_says() -> None:
     known = {
         "read_only", "cap_drop", "cap_add", "security_opt", "pids_limit", "mem_limit", "tmpfs",
         "build", "image", "restart", "environment", "ports", "volumes", "healthcheck",
-        "stop_grace_period", "profiles", "command", "depends_on",
+        "stop_grace_period", "profiles", "command", "depends_on", "secrets",
     }  # fmt: skip
     checks = {"test", "interval", "timeout", "retries", "start_period", "disable"}
-    assert {key for key in COMPOSE if not key.startswith("x-")} == {"services", "volumes"}
+    assert {key for key in COMPOSE if not key.startswith("x-")} == {"services", "secrets", "volumes"}
+    assert all(set(secret) == {"environment"} for secret in COMPOSE["secrets"].values())
     for name, service in COMPOSE["services"].items():
         assert set(service) <= known, f"{name}: {set(service) - known}"
         assert set(service.get("healthcheck", {})) <= checks
         for variable, value in service.get("environment", {}).items():
             assert value is None or isinstance(value, str), f"{name}: {variable} must be quoted"
+        assert set(service.get("secrets", ())) <= set(COMPOSE["secrets"])
         for needed, how in dict(service.get("depends_on", {})).items():
             assert needed in COMPOSE["services"]
             assert how == {"condition": "service_healthy"}

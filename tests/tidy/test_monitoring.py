@@ -118,6 +118,27 @@ def test_promtool_agrees(arguments: tuple[str, ...]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_observe_profile_scrapes_service_and_feeder_and_shows_nothing_outside() -> None:
+    services = yaml.safe_load(read(COMPOSE))["services"]
+    observing = {name for name, service in services.items() if "observe" in service.get("profiles", ())}
+    assert observing == {"prometheus"}
+    config = yaml.safe_load(read("deploy/prometheus/prometheus.yml"))
+    targets = {
+        job["job_name"]: target
+        for job in config["scrape_configs"]
+        for static in job["static_configs"]
+        for target in static["targets"]
+    }
+    assert targets["uhok"] == f"uhok-ml-inference:{services['uhok-ml-inference']['environment']['PORT']}"
+    feeder = services["feeder"]["environment"]
+    assert targets["uhok-feeder"] == f"feeder:{feeder['FEEDER_METRICS_PORT']}"
+    assert feeder["FEEDER_METRICS_HOST"] == "0.0.0.0" and "ports" not in services["feeder"]
+    assert all(port.startswith("127.0.0.1:") for port in services["prometheus"]["ports"])
+    (scraped,) = [job for job in config["scrape_configs"] if job["job_name"] == "uhok"]
+    (secret,) = services["prometheus"]["secrets"]
+    assert scraped["authorization"]["credentials_file"] == f"/run/secrets/{secret}"
+
+
 def test_panels_read_only_what_is_exposed() -> None:
     board = json.loads(read(DASHBOARD))
     known = exposed()
