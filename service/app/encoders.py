@@ -141,9 +141,15 @@ class Encoders:
         serves = info is not None and info.embedding_version == embedding_version
         return serves or embedding_version in self._others[collection]
 
-    def others(self, collection: str) -> Mapping[str, Slot]:
-        """Return the filled slots of the generations that are not current, by version."""
-        return dict(self._others[collection])
+    def others(self, collection: str, embedding_version: str | None = None) -> Mapping[str, Slot]:
+        """Return the filled slots of the generations that are not of that version, by version. None: that are
+        not current."""
+        others, serving = dict(self._others[collection]), self._slots[collection]
+        if embedding_version is None or serving.info is None:
+            return others
+        found = {serving.info.embedding_version: serving, **others}
+        found.pop(embedding_version, None)
+        return found
 
     def by_version(self, collection: str, embedding_version: str) -> Slot | None:
         """Return the slot of that version, serving or standing by."""

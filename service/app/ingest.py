@@ -144,10 +144,13 @@ class Ingester:
         raise ModelUnavailable(f"embedding_version_mismatch: {mismatch}") from mismatch
 
     async def _attempt(self, intake: Intake, *, partial: bool) -> tuple[Ack, Sequence[Reject]]:
-        """Embed and write by the model that serves now. Raises _AnotherVersion."""
+        """Embed and write by the model that serves now, or that of the version that was named. Raises
+        _AnotherVersion."""
         version = await self._version(intake)
         contents: dict[int, Content] = {}
-        writes, rejects = await self._embedded(intake, contents)
+        is_embedded_here = any(_has_content(item) for item in intake.items)
+        is_for_current = is_embedded_here and self._serves(intake.collection, version)
+        writes, rejects = await self._embedded(intake, contents, None if is_for_current else version)
         rejects = sorted([*intake.rejects, *rejects], key=_place)
         if rejects and not partial:
             raise BatchRejected(rejects)
@@ -155,20 +158,21 @@ class Ingester:
         if contents:
             bad = {reject.loc[1] for reject in rejects}
             made_of = [contents.get(item.place) for item in intake.items if item.place not in bad]
-            others = await self._other_vectors.vectors_for_others(intake.collection, made_of)
-        is_embedded_here = any(_has_content(item) for item in intake.items)
+            others = await self._other_vectors.vectors_for_others(
+                intake.collection, made_of, version, intake.except_versions
+            )
         batch = WriteBatch(
             writes,
             intake.deletes,
             version,
             intake.cursors,
             others,
-            is_for_current=is_embedded_here,
+            is_for_current=is_for_current,
             except_versions=intake.except_versions,
         )
         began_at = time.perf_counter()
         ack = await self._on_writer(
-            lambda: self._write(intake.collection, batch, is_embedded_here=is_embedded_here)
+            lambda: self._write(intake.collection, batch, is_embedded_here=is_for_current)
         )
         self._metrics.stages.observe(COMMIT, time.perf_counter() - began_at)
         return ack, rejects
@@ -176,13 +180,13 @@ class Ingester:
     async def _version(self, intake: Intake) -> str | None:
         """The space of this write's vectors; None when it has none."""
         if any(_has_content(item) for item in intake.items):
-            version = self._encoders.info(intake.collection).embedding_version
-            if intake.embedding_version not in (None, version):
-                raise VersionMismatch(intake.collection, version, str(intake.embedding_version))
-            return version
+            return self._encoders.info(intake.collection, intake.embedding_version).embedding_version
         if intake.embedding_version is not None or all(item.vector is None for item in intake.items):
             return intake.embedding_version
         return await self._on_writer(partial(self._only_version, intake.collection))
+
+    def _serves(self, collection: str, embedding_version: str | None) -> bool:
+        return self._encoders.info(collection).embedding_version == embedding_version
 
     def _only_version(self, collection: str) -> str:
         status = self._index.status(collection)
@@ -195,12 +199,16 @@ class Ingester:
         return status.current.embedding_version
 
     async def _embedded(
-        self, intake: Intake, contents: dict[int, Content]
+        self, intake: Intake, contents: dict[int, Content], version: str | None
     ) -> tuple[list[ItemWrite], list[Reject]]:
-        """contents: is filled with what each item is made of, by its place."""
+        """contents: is filled with what each item is made of, by its place. version: by which model; None: by
+        the one that serves."""
         vectors = {item.place: item.vector for item in intake.items if item.vector is not None}
         rejects: list[Reject] = []
-        for item, content, outcome in [*await self._texts(intake), *await self._pictures_of(intake)]:
+        for item, content, outcome in [
+            *await self._texts(intake, version),
+            *await self._pictures_of(intake, version),
+        ]:
             if isinstance(outcome, InvalidImage):
                 rejects.append(_unreadable(item, outcome))
             else:
@@ -213,23 +221,23 @@ class Ingester:
         ]
         return writes, rejects
 
-    async def _texts(self, intake: Intake) -> list[_Embedded]:
+    async def _texts(self, intake: Intake, version: str | None) -> list[_Embedded]:
         items = [(item, item.text) for item in intake.items if item.text is not None]
         if not items:
             return []
-        found = await self._encoders.text(intake.collection).embed_documents([text for _, text in items])
+        encoder = self._encoders.text(intake.collection, version)
+        found = await encoder.embed_documents([text for _, text in items])
         return [
             (item, Content("text", text.encode()), outcome)
             for (item, text), outcome in zip(items, found, strict=True)
         ]
 
-    async def _pictures_of(self, intake: Intake) -> list[_Embedded]:
+    async def _pictures_of(self, intake: Intake, version: str | None) -> list[_Embedded]:
         items = [item for item in intake.items if _is_picture(item)]
         if not items:
             return []
-        image = self._encoders.image(
-            intake.collection
-        )  # before anything is awaited: another may serve by then
+        # Before anything is awaited: another may serve by then.
+        image = self._encoders.image(intake.collection, version)
         fetched = await asyncio.gather(*map(self._content, items))
         outcomes = iter(
             await image.embed_documents([each for each in fetched if not isinstance(each, InvalidImage)])

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.contract.test_http_rebuild import CHANGED, ended, generations, rebuild, step
+from index_store.storage import digest
+from tests.contract.test_http_rebuild import CHANGED, ended, generations, rebuild, search, step
 from tests.http_app import DISHES, HttpApp, running_app, seed
 
 
@@ -56,6 +57,35 @@ def test_a_write_reaches_the_named_generation_alone(app: HttpApp) -> None:
     assert told(app, new)["live"] == before[new] - 1 and told(app, old)["live"] == before[old]
     write(app, items=[{"id": 1, "active": True}])
     assert {version: told(app, version)["live"] for version in (old, new)} == before
+
+
+def test_a_content_is_embedded_for_the_named_generation(app: HttpApp) -> None:
+    """What a feeder sends of items whose content was never kept: the serving generation has them already."""
+    old, new = versions(app)
+
+    def embedded(version: str, text: str) -> Any:
+        body = {"texts": [text], "collection": "recipes", "role": "document", "embedding_version": version}
+        return app.post("/v1/embed-batch", body).json()["embeddings"][0]
+
+    def rows(version: str) -> dict[int, int]:
+        bucket = digest.bucket_of(800)
+        route = f"/v1/collections/recipes/digest?bucket={bucket}&embedding_version={version}"
+        return {row["id"]: row["sum"] for row in app.get(route).json()["rows"]}
+
+    before = {version: told(app, version)["live"] for version in (old, new)}
+    item = {"id": 800, "text": "새 모델만 아는 요리"}
+    assert write(app, items=[item], embedding_version=new, except_versions=[old])["version"] == new
+    assert 800 not in rows(old) and told(app, old)["live"] == before[old]
+    assert told(app, new)["live"] == before[new] + 1 and told(app, new)["awaiting"] == 0
+    write(app, items=[item], embedding_version=new)
+    both = [rows(version)[800] for version in (old, new)]
+    assert told(app, old)["live"] == before[old] + 1, "without exceptions each gets a vector of its own model"
+    assert search(app, vector=embedded(old, item["text"]))["results"][0]["recipe_id"] == 800
+    write(app, items=[item])
+    assert [rows(version)[800] for version in (old, new)] == both
+    write(app, delete_ids=[800])
+    problem = write(app, 409, items=[item], embedding_version="nobody.1")
+    assert problem["code"] == "embedding_version_mismatch"
 
 
 @pytest.mark.parametrize("version", [None, "itself"])

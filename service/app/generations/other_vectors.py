@@ -23,13 +23,23 @@ class OtherVectors:
         self._content_kept_for = content_kept_for
 
     async def vectors_for_others(
-        self, collection: str, contents: Sequence[Content | None]
+        self,
+        collection: str,
+        contents: Sequence[Content | None],
+        embedding_version: str | None = None,
+        except_versions: Sequence[str] = (),
     ) -> Mapping[str, Sequence[Vector | None]]:
         """Return by version one vector for each content, None for what is no content, or none for that model.
 
-        Where a model has no time the items wait in its generation, if they are kept. Raises TryLater else.
+        embedding_version: of the generation that is written; None: the current one. except_versions: nothing
+        is made for them. Where a model has no time the items wait in its generation, if they are kept. Raises
+        TryLater else.
         """
-        others = self._encoders.others(collection)
+        others = {
+            version: slot
+            for version, slot in self._encoders.others(collection, embedding_version).items()
+            if version not in except_versions
+        }
         found = await asyncio.gather(
             *[self._by_one(collection, version, slot, contents) for version, slot in others.items()]
         )
