@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from prometheus_client import start_http_server
 
@@ -41,7 +41,7 @@ from feeder.telemetry.reporting import (
     as_json,
     as_table,
 )
-from feeder.wiring import CollectionBuilder, client_of, quarantined_of
+from feeder.wiring import CollectionBuilder, client_of, names_of_next, quarantined_of, tables_of
 from feeder.wiring_feeds import SourceBuilder
 from log_lines.json_lines import JsonLines
 
@@ -104,9 +104,10 @@ def _import(settings: Settings, options: argparse.Namespace) -> int:
     return code
 
 
-def _names(settings: Settings, options: argparse.Namespace) -> list[str]:
+def _names(settings: Settings, options: argparse.Namespace, more: Collection[str] = ()) -> list[str]:
+    """more: what may be named beside the collections."""
     names = options.collection or list(settings.collections)
-    unknown = [name for name in names if name not in settings.collections]
+    unknown = [name for name in names if name not in settings.collections and name not in more]
     if unknown or not names:
         known = ", ".join(settings.collections) or "none"
         raise SettingsWrong(
@@ -163,9 +164,9 @@ def _compare(settings: Settings, options: argparse.Namespace) -> int:
     client = client_of(settings)
     code = 0
     try:
-        for name in _names(settings, options):
+        for name in _names(settings, options, names_of_next(settings)):
             try:
-                builder = CollectionBuilder(settings, settings.collections[name], client)
+                builder = CollectionBuilder(settings, tables_of(settings, name, client), client)
                 report = builder.comparison_job(_mode(options)).run(_mode(options))
             except FeederError as exc:
                 _complain(exc, options.log_json, name)
@@ -239,7 +240,8 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
         window_s = settings.bounds.brake_window_s
         told = [status_of(state, quarantined, window_s, time.time)]
         for role, other in followed_apart(state):
-            told.append(status_of(other, {}, window_s, time.time, role))
+            apart = quarantined_of(settings, f"{state.name}.next", state.store)
+            told.append(status_of(other, apart, window_s, time.time, role))
         for status in told:
             print(status_json(status) if options.json else status_text(status), flush=True)
     return 0

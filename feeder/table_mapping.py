@@ -307,7 +307,7 @@ def _following(
     collection: CollectionTables, table: Mapping[str, Any], reader: _TableReader
 ) -> CollectionTables | None:
     """Return the tables of `source.next`: a column or table beside that of `source.vectors`, which stands for
-    what is not named here."""
+    what is not named here. Where neither is named, the items' content, for the service to embed."""
     source, vectors = table["source"], collection.vectors
     given = source.get("next")
     if given is None:
@@ -322,18 +322,24 @@ def _following(
     version = inner.text(given, "embedding_version")
     if version == collection.embedding_version:
         inner.wrong("embedding_version", f"{version!r} is that of source.vectors")
-    found = _vectors({**source["vectors"], **named}, table, collection.items, inner)
-    if (found.table, found.vector) == (vectors.table, vectors.vector):
-        inner.wrong("vector", f"{found.vector!r} is the column of source.vectors: name another one")
-    return replace(
+    following = replace(
         collection,
-        vectors=found,
+        vectors=None,
         dim=inner.whole(given, "dim", DIM_MAX) if "dim" in given else collection.dim,
         embedding_version=version,
         other_versions=(collection.embedding_version,),
         is_next=True,
-        has_own_table=(found.table, found.key) != (vectors.table, vectors.key),
     )
+    if not named and collection.items is not None and collection.items.content:
+        return following
+    found = _vectors({**source["vectors"], **named}, table, collection.items, inner)
+    if (found.table, found.vector) == (vectors.table, vectors.vector):
+        inner.wrong(
+            "vector",
+            f"{found.vector!r} is the column of source.vectors: name another one",
+        )
+    has_own_table = (found.table, found.key) != (vectors.table, vectors.key)
+    return replace(following, vectors=found, has_own_table=has_own_table)
 
 
 def _template(collection: Mapping[str, Any], content: list[str]) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from feeder.compare.reconciler import Reconciler
-from feeder.errors import ServiceDown, SettingsWrong
+from feeder.errors import ImportRefused, ServiceDown, SettingsWrong
 from feeder.facts import SourceReader
 from feeder.follow.activity_only import ActivityFollower
 from feeder.follow.comparison_job import ComparisonJob, ComparisonMode
@@ -43,6 +43,7 @@ from vector_client.http import VectorClient
 from vector_client.retries import Limits
 from vector_client.types import CollectionState, Id
 
+NEXT = ".next"
 CONTENT_PAGE_ITEMS, SCAN_PAGE_ITEMS = 5_000, 200
 SCAN_PAGE_ROWS = 200
 POLL_PAUSE_SHARE = 0.1
@@ -326,6 +327,24 @@ class _ServiceSide:
     store: BrakedStore
 
 
+def tables_of(settings: Settings, name: str, client: VectorClient) -> CollectionTables:
+    """Return the tables that a name stands for. NAME.next of a collection whose vectors the service makes is
+    its content for the next generation alone: what that one lacks because it was not kept. Raises
+    ImportRefused where there is no such generation."""
+    if name in settings.collections:
+        return settings.collections[name]
+    tables = settings.collections[name.removesuffix(NEXT)]
+    with service_errors():
+        state = client.status().get(tables.name, CollectionState(tables.name, None, 0))
+    following = [each.embedding_version for each in state.generations if each.role == "next"]
+    if not following:
+        raise ImportRefused(
+            f"{tables.name} has no next generation", hint=f"Begin it: python -m service rebuild {tables.name}"
+        )
+    others = [each.embedding_version for each in state.generations if each.role != "next"]
+    return replace(tables, embedding_version=following[0], other_versions=tuple(others), is_next=True)
+
+
 def state_path(settings: Settings, tables: CollectionTables, store_id: str) -> str:
     """Return the file that remembers a collection of one service. store_id: empty for that of releases that
     knew one service only."""
@@ -333,6 +352,15 @@ def state_path(settings: Settings, tables: CollectionTables, store_id: str) -> s
     reader = reader_of(tables, store_id)
     mark = f".{reader[:STORE_ID_CHARACTERS]}" if reader else ""
     return str(settings.state_dir / f"{tables.name}{suffix}{mark}.sqlite")
+
+
+def names_of_next(settings: Settings) -> set[str]:
+    """Return the names that `tables_of` knows beside those of the collections."""
+    return {
+        f"{name}{NEXT}"
+        for name, tables in settings.collections.items()
+        if tables.vectors is None and not tables.is_next
+    }
 
 
 def quarantined_of(settings: Settings, name: str, store_id: str) -> Mapping[Id, str]:

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from feeder.wiring_feeds import name_of_slot
 from tests.integration.databases import MariaDBServer, PostgresServer
 from tests.integration.feeding import Service, Shop, as_text, expected_root, feeder_process
 from tests.waiting import until
+from vector_client.types import Query
 
 COLLECTIONS = """
 [collections.recipes]
@@ -132,10 +134,12 @@ class Kitchen:
         assert f"of {self.versions['old']}" in proof.output and f"of {self.versions['new']}" in proof.output
 
     def post(self, path: str, **body: Any) -> tuple[int, Any]:
+        return self.send(path, {"collection": "recipes", **body})
+
+    def send(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         request = urllib.request.Request(
-            self.shop.service.url + path, json.dumps({"collection": "recipes", **body}).encode(),
-            {"content-type": "application/json"},
-        )  # fmt: skip
+            self.shop.service.url + path, json.dumps(body).encode(), {"content-type": "application/json"}
+        )
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return answer.status, json.load(answer)
@@ -150,6 +154,24 @@ class Kitchen:
         job = answer["job"]["id"]
         until(lambda: self.client.job(job).state == "ready", "the job is ready")
         assert self.client.job(job).fields["missing"] > 0, "nothing of it can be embedded here"
+
+    def promote(self) -> None:
+        """The report of the rebuild was made while the generation was empty."""
+        code, report = self.send("/v1/collections/recipes/generations/next/report", {})
+        assert code == 200, report
+        code, answer = self.post("/v1/promote")
+        assert code == 200, answer
+
+    def live(self, version: str) -> int:
+        found = self.client.generations("recipes")
+        return next(each.live for each in found if each.embedding_version == version)
+
+    def cursors(self, version: str) -> dict[str, str]:
+        found = self.client.generations("recipes")
+        return dict(next(each.cursors for each in found if each.embedding_version == version))
+
+    def slot(self, reader: str) -> str:
+        return name_of_slot("recipes", "vectors", reader + self.client.status()["recipes"].store)
 
     def shown(self, number: int) -> bool:
         return self.client.is_live("recipes", number)
@@ -172,6 +194,11 @@ class Kitchen:
             self.shop.db.execute(statement.encode())
 
 
+def killed(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=30)
+
+
 @pytest.fixture
 def kitchen(postgres: PostgresServer, mariadb: MariaDBServer, tmp_path: Path) -> Iterator[Kitchen]:
     service = Service(tmp_path, COLLECTIONS.format(versions=""))
@@ -183,11 +210,6 @@ def kitchen(postgres: PostgresServer, mariadb: MariaDBServer, tmp_path: Path) ->
     shop.close()
     mariadb.drop_database(names[1])
     postgres.drop_database(names[0])
-
-
-def killed(process: subprocess.Popen[str]) -> None:
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=30)
 
 
 def test_two_models_side_by_side_from_import_to_the_second_promotion(kitchen: Kitchen) -> None:
@@ -229,6 +251,135 @@ def test_two_models_side_by_side_from_import_to_the_second_promotion(kitchen: Ki
         kitchen.assert_equal()
         assert kitchen.post("/v1/rollback", force=True)[0] == 200
         kitchen.assert_equal()
+
+        before = {version: kitchen.live(version) for version in kitchen.versions.values()}
+        kitchen.shop.maria("DELETE FROM FCT_RECIPE WHERE RECIPE_ID <= 100")
+        until(lambda: all(kitchen.cursors(each).get("sync.brake") for each in before), "both brakes hold")
+        assert {version: kitchen.live(version) for version in before} == before
     finally:
         following.terminate()
         print(following.communicate(timeout=30)[1][-6000:])
+    assert feed("reconcile", "--force").code == 0
+    kitchen.assert_equal()
+
+
+def test_a_column_of_another_model_is_refused_and_a_killed_import_goes_on(kitchen: Kitchen) -> None:
+    """The next model's vectors in a table of their own, noticed by PostgreSQL's log."""
+    feed, db = kitchen.shop.feed, kitchen.shop.db
+    kitchen.cook(range(1, COUNT + 1))
+    assert feed("import", "recipes").code == 0
+    kitchen.versions["old"] = kitchen.shop.service.version("recipes")
+    kitchen.begin_next()
+    new = kitchen.versions["new"]
+    db.execute("CREATE TABLE recipe_vectors_2 (nr bigint PRIMARY KEY, recipe bigint, v vector(384))")
+    rows = 'SELECT "VECTOR_ID", "RECIPE_ID", "VECTOR_NAME" FROM "RECIPE_VECTOR_TABLE"'
+    db.execute(f"INSERT INTO recipe_vectors_2 {rows}".encode())
+    for name, table in (
+        ("vs_recipes_vectors", '"RECIPE_VECTOR_TABLE"'),
+        ("vs_recipes_next_vectors", "recipe_vectors_2"),
+    ):
+        db.execute(f"CREATE PUBLICATION {name} FOR TABLE {table}".encode())
+    own = 'table = "recipe_vectors_2", key = "nr", id = "recipe", vector = "v"'
+
+    kitchen.map_columns(f'next = {{ embedding_version = "nobody.1", {own} }}')
+    wrong = feed("import", "recipes.next")
+    assert wrong.code == 2 and "nobody.1" in wrong.errors and f"{new} (next)" in wrong.errors
+    kitchen.map_columns(f'next = {{ embedding_version = "{new}", {own} }}')
+    wrong = feed("import", "recipes.next")
+    assert wrong.code == 2 and "median cosine" in wrong.errors, "they are of the old model"
+    assert kitchen.live(new) == 0 and kitchen.live(kitchen.versions["old"]) == COUNT - COUNT // 10
+
+    kitchen.embed_all("new")
+    db.execute(
+        'UPDATE recipe_vectors_2 SET v = "NEXT_VECTOR" FROM "RECIPE_VECTOR_TABLE" WHERE nr = "VECTOR_ID"'
+    )
+    slowly = {"FEEDER_PAGE_ROWS": "2", "FEEDER_CONNECTIONS": "1"}
+    cut = feeder_process(kitchen.shop.environ | slowly, "import", "recipes.next")
+    until(lambda: kitchen.live(new) > 2, "some are imported")
+    killed(cut)
+    assert 0 < kitchen.live(new) < COUNT - COUNT // 10
+    again = feed("import", "recipes.next")
+    assert again.code == 0 and "resumed behind key" in again.output
+    following = feeder_process(kitchen.shop.environ, "sync", "--log-json")
+    try:
+        until(lambda: "sync.report" in kitchen.cursors(new), "it is followed")
+        assert kitchen.cursors(new)["sync.tiers"].startswith("vectors=log")
+        db.execute("DELETE FROM recipe_vectors_2 WHERE nr = 7")
+        db.execute('UPDATE "RECIPE_VECTOR_TABLE" SET "NEXT_VECTOR" = NULL WHERE "VECTOR_ID" = 7')
+        kitchen.assert_equal()
+        assert {slot for (slot,) in db.execute("SELECT slot_name FROM pg_replication_slots").fetchall()} > {
+            kitchen.slot("n")
+        }
+        kitchen.map_columns()
+    finally:
+        following.terminate()
+        following.communicate(timeout=30)
+    following = feeder_process(kitchen.shop.environ, "sync", "--log-json")
+    try:
+        until(
+            lambda: (
+                not db.execute(
+                    "SELECT FROM pg_replication_slots WHERE slot_name = %s", (kitchen.slot("n"),)
+                ).fetchall()
+            ),
+            "the slot that nobody reads is dropped",
+        )
+    finally:
+        following.terminate()
+        following.communicate(timeout=30)
+
+
+def test_the_service_embeds_the_content_of_what_came_as_vectors(kitchen: Kitchen) -> None:
+    """No column of the new model: `source.next` names the version alone."""
+    feed = kitchen.shop.feed
+    kitchen.cook(range(1, 41))
+    assert feed("import", "recipes").code == 0
+    kitchen.versions["old"] = kitchen.shop.service.version("recipes")
+    kitchen.begin_next()
+    new = kitchen.versions["new"]
+    kitchen.map_columns(f'next = {{ embedding_version = "{new}" }}')
+    following = feeder_process(kitchen.shop.environ, "sync", "--log-json")
+    try:
+        until(lambda: kitchen.live(new) == 36, "all on sale are embedded")
+        kitchen.promote()
+        kitchen.cook([3, 50], edition=2)
+        kitchen.shop.maria("UPDATE FCT_RECIPE SET ON_SALE = 0 WHERE RECIPE_ID = 4")
+        kitchen.shop.maria("DELETE FROM FCT_RECIPE WHERE RECIPE_ID = 5")
+        until(lambda: kitchen.live(new) == 34 and kitchen.live(kitchen.versions["old"]) == 34, "both follow")
+        proof = feed("verify")
+        assert proof.code == 0 and proof.output.count(": equal as of") == 2
+        found = kitchen.client.search(Query(text="요리 3 제2판", k=1, collection="recipes"))
+        assert [hit.id for hit in found.hits] == [3] and found.embedding_version == new
+        assert kitchen.post("/v1/rollback")[0] == 200
+    finally:
+        following.terminate()
+        print(following.communicate(timeout=30)[1][-4000:])
+
+
+def test_content_that_was_never_kept_is_sent_for_the_next_generation(kitchen: Kitchen) -> None:
+    """A collection that the service embeds, without `keep_content`: a rebuild alone can embed nothing."""
+    text = COLLECTIONS.format(versions="")
+    start, end = text.index("[collections.recipes.source]"), text.index("[collections.recipes.source.items]")
+    text = text[:start] + "keep_content = false\n" + text[end:]
+    kitchen.shop.service.collections.write_text(text, encoding="utf-8")
+    kitchen.shop.service.process.stop()
+    kitchen.shop.service.process.start()
+    kitchen.cook(range(1, 41), columns=())
+    feed = kitchen.shop.feed
+    assert feed("reconcile", "recipes.next").code == 2, "there is no next generation yet"
+    assert feed("reconcile", "recipes").code == 0
+    kitchen.begin_next()
+    new = kitchen.versions["new"]
+    following = feeder_process(kitchen.shop.environ, "sync", "--log-json")
+    try:
+        assert kitchen.live(new) == 0
+        sent = feed("reconcile", "recipes.next")
+        assert sent.code == 0 and "recipes.next: equal as of" in sent.output, (
+            "beside a sync of the same collection"
+        )
+        assert kitchen.live(new) == 36
+        kitchen.promote()
+    finally:
+        following.terminate()
+        following.communicate(timeout=30)
+    assert feed("verify", "recipes").code == 0

@@ -49,6 +49,15 @@ def test_a_second_column_has_everything_else_of_the_first() -> None:
     assert reader_of(first, "ab12") != reader_of(second, "ab12")
 
 
+def test_without_a_column_the_content_is_embedded_by_the_service() -> None:
+    found, mistakes = parsed(BOTH.replace(", NEXT", ""))
+    second = found["products.next"]
+    assert not mistakes and second.vectors is None and second.items == found["products"].items
+    assert (second.embedding_version, second.other_versions) == ("new.2", ("old.1",))
+    _, mistakes = parsed(BOTH.replace(", NEXT", "").replace('content = { image_url = "picture" }', ""))
+    assert any("source.next.vector: 'vector' is the column of source.vectors" in each for each in mistakes)
+
+
 def test_the_next_model_may_have_another_dim() -> None:
     found, mistakes = parsed(BOTH.replace("NEXT", 'vector = "v", dim = 768'))
     assert not mistakes and (found["products"].dim, found["products.next"].dim) == (512, 768)
