@@ -12,6 +12,7 @@ import pytest
 
 from index_store.storage import digest
 from tests.contract.test_http_rebuild import CHANGED, ended, generations, rebuild, search, step
+from tests.contract.test_http_search_bounds import BARE
 from tests.http_app import DISHES, HttpApp, running_app, seed
 
 
@@ -140,3 +141,32 @@ def test_roles_change_and_versions_stay(app: HttpApp) -> None:
     assert app.get("/v1/items/2?collection=recipes").status_code == 200
     step(app, "rollback")
     assert app.get("/v1/items/2?collection=recipes").status_code == 404
+
+
+def test_without_a_model_a_generation_is_begun_for_vectors_that_others_bring(tmp_path: Path) -> None:
+    file = tmp_path / "collections.toml"
+    file.write_text(BARE, encoding="utf-8")
+    with running_app(tmp_path / "data", {"COLLECTIONS_FILE": str(file)}) as app:
+        rows = np.eye(384, dtype="<f4")[:12]
+
+        def bring(version: str, other: str) -> None:
+            items = [
+                {"id": n, "vector": base64.b64encode(row.tobytes()).decode()} for n, row in enumerate(rows)
+            ]
+            body = {"collection": "bare", "items": items, "embedding_version": version}
+            answer = app.post("/v1/upsert", {**body, "except_versions": [other]})
+            assert answer.status_code == 200, answer.text
+
+        bring("mine.1", "mine.2")
+        asked = app.post("/v1/rebuild", {"collection": "bare"})
+        assert asked.status_code == 422 and "embedding_version" in asked.json()["errors"][0]["msg"]
+        job = rebuild(app, collection="bare", embedding_version="mine.2")
+        done = ended(app, job)
+        assert (done["state"], done["missing"], done["total"]) == ("ready", 12, 0)
+        assert step(app, "promote", 409, collection="bare")["code"] == "promote_conflict"
+        bring("mine.2", "mine.1")
+        assert app.post("/v1/collections/bare/generations/next/report", {}).status_code == 200
+        step(app, "promote", collection="bare")
+        assert generations(app, "bare")["current"]["embedding_version"] == "mine.2"
+        again = app.post("/v1/rebuild", {"collection": "bare", "embedding_version": "mine.1"})
+        assert again.status_code == 409 and "rollback" in again.json()["detail"]

@@ -333,6 +333,7 @@ def test_the_service_embeds_the_content_of_what_came_as_vectors(kitchen: Kitchen
     """No column of the new model: `source.next` names the version alone."""
     feed = kitchen.shop.feed
     kitchen.cook(range(1, 41))
+    assert feed("install-triggers", "recipes").code == 0
     assert feed("import", "recipes").code == 0
     kitchen.versions["old"] = kitchen.shop.service.version("recipes")
     kitchen.begin_next()
@@ -346,6 +347,8 @@ def test_the_service_embeds_the_content_of_what_came_as_vectors(kitchen: Kitchen
         kitchen.shop.maria("UPDATE FCT_RECIPE SET ON_SALE = 0 WHERE RECIPE_ID = 4")
         kitchen.shop.maria("DELETE FROM FCT_RECIPE WHERE RECIPE_ID = 5")
         until(lambda: kitchen.live(new) == 34 and kitchen.live(kitchen.versions["old"]) == 34, "both follow")
+        old = kitchen.versions["old"]
+        until(lambda: kitchen.client.digest("recipes", old).root == kitchen.root_of("old"), "the old column")
         proof = feed("verify")
         assert proof.code == 0 and proof.output.count(": equal as of") == 2
         found = kitchen.client.search(Query(text="요리 3 제2판", k=1, collection="recipes"))

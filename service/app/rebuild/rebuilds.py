@@ -10,7 +10,7 @@ from index_store.errors import GenerationConflict
 from index_store.types import CollectionStatus
 from service.app.encoders import Encoders, template_suffix
 from service.app.generations.serving import ModelChange
-from service.app.rebuild.estimate import Estimate, TryModel, estimate, sample_size
+from service.app.rebuild.estimate import Estimate, Trial, TryModel, estimate, sample_size
 from service.app.rebuild.filler import RebuildIndex
 from service.app.rebuild.jobs import Job, JobStore
 from service.collections import NO_MODEL, Collection
@@ -63,12 +63,13 @@ class Rebuilds:
 
         model: None takes the configured one. embedding_version: what the caller believes that it gives. dim:
         of a model that gives any; None takes the configured one, or with another model the current one.
-        Raises InvalidInput, ModelUnavailable, GenerationConflict.
+        Without a model the caller names the embedding_version of vectors that others bring. Raises
+        InvalidInput, ModelUnavailable, GenerationConflict.
         """
         change = self._changes(collection.name)
         reference = model or (change.configured.model if change else collection.model)
         if reference == NO_MODEL:
-            raise InvalidInput("model", "must be named: the collection is configured without one")
+            return self._plan_without_model(collection, embedding_version, dim)
         status = self._index.status(collection.name)
         wanted = dim
         if wanted is None and change is not None and reference == change.configured.model:
@@ -87,6 +88,22 @@ class Rebuilds:
         _require_possible(status, version)
         found = estimate(self._data_dir, collection, status, trial, self._workers)
         return Rebuild(collection, reference, template, trial.dim, version, found)
+
+    def _plan_without_model(
+        self, collection: Collection, embedding_version: str | None, dim: int | None
+    ) -> Rebuild:
+        if not embedding_version:
+            raise InvalidInput(
+                "model",
+                "must be named, or embedding_version for vectors that others bring: the collection is "
+                "configured without one",
+            )
+        status = self._index.status(collection.name)
+        _require_possible(status, embedding_version)
+        current_dim = status.current.dim if status.current else collection.dim
+        trial = Trial(embedding_version, dim or current_dim, seconds_an_item=None, model_bytes=0)
+        found = estimate(self._data_dir, collection, status, trial, self._workers)
+        return Rebuild(collection, NO_MODEL, "", trial.dim, embedding_version, found)
 
     def start(self, rebuild: Rebuild) -> Job:
         """Return the job that does it, queued and on disk. Raises JobConflict, OSError."""

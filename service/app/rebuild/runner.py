@@ -33,7 +33,7 @@ from service.app.rebuild.filler import Filler, Gap, RebuildIndex
 from service.app.rebuild.jobs import Job, JobStore
 from service.app.rebuild.throttle import FillThrottle
 from service.app.report.reports import Reports
-from service.collections import Collection
+from service.collections import NO_MODEL, Collection
 from service.errors import ModelUnavailable, ServiceError, TryLater
 
 log = logging.getLogger(__name__)
@@ -201,6 +201,8 @@ class RebuildRunner:
                 self._index.advance, job.collection, "begin", job.embedding_version, job.dim or None
             )
             found = _of_version(await self._run(advance), job.embedding_version)
+        if job.model == NO_MODEL:
+            return found  # others bring its vectors
         origin = Origin(job.model, job.text_template).serialized()
         await self._run(partial(self._index.record_origin, job.collection, job.embedding_version, origin))
         if self._models.slot_of_version(job.collection, job.embedding_version) is None:
@@ -257,8 +259,8 @@ class RebuildRunner:
     async def _fill(self, gap: Gap, job: Job | None) -> bool:
         """Go once through what waits; return whether its end was reached. job: whose progress this is."""
         slot = self._models.slot_of_version(gap.collection, gap.embedding_version)
-        if slot is None:
-            return False
+        if slot is None:  # without a model nothing is embedded here, and nothing waits for it
+            return job is not None and job.model == NO_MODEL
         progress = self._progress_of(gap)
         while True:
             if job is not None and await self._run(partial(self._jobs.is_cancelled, job.id)):
