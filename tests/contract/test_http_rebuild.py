@@ -16,10 +16,10 @@ from service.app.search import ParsedSearch
 from service.collections import read_collections
 from service.settings import Settings
 from tests.http_app import DISHES, HttpApp, application_of, picture, running_app, seed
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.long
 
-WAIT_S_MAX = 30
 CHANGED = {"TEXT_MODEL": "builtin:placeholder"}
 """Its vectors depend on the whole text, so an equal text is found first and nothing else is near."""
 
@@ -38,7 +38,7 @@ def app(seeded: Path) -> Iterator[HttpApp]:
 
 
 def until(found: Callable[[], Any]) -> Any:
-    give_up = time.monotonic() + WAIT_S_MAX
+    give_up = time.monotonic() + PATIENCE_S
     while not (answer := found()):
         assert time.monotonic() < give_up, "it never came"
         time.sleep(0.05)

@@ -15,8 +15,8 @@ import pytest
 from service.embedding.catalog.cli import main as models
 from tests.fixtures.models import write_tiny_clip
 from tests.integration.service_process import Connection, ServiceProcess
+from tests.waiting import PATIENCE_S
 
-UP_S_MAX = 20  # on a busy machine; there is nothing to load
 TORCH_READY_S_MAX = 240  # its imports alone took 77 s on a busy machine; pytest's own limit stands behind it
 BUILT_IN_BY_DEFAULT = {"TEXT_MODEL": "", "IMAGE_MODEL": ""}
 
@@ -57,7 +57,7 @@ def environ_of(hub: Hub, tmp_path: Path, **more: str) -> dict[str, str]:
 
 
 def ask_until(service: ServiceProcess, path: str, wanted: int) -> tuple[int, Any]:
-    give_up = time.monotonic() + UP_S_MAX
+    give_up = time.monotonic() + PATIENCE_S
     while time.monotonic() < give_up:
         try:
             found = Connection(service.port).ask("GET", path)
@@ -83,7 +83,7 @@ def test_the_production_models_missing(tmp_path: Path, hub: Hub) -> None:
     try:
         ask_until(service, "/livez", 200)
         _, answer = ask_until(service, "/readyz", 503)
-        give_up = time.monotonic() + UP_S_MAX
+        give_up = time.monotonic() + PATIENCE_S
         while not all("hint" in each for each in answer["waiting_for"]) and time.monotonic() < give_up:
             _, answer = ask_until(service, "/readyz", 503)
         mends = {each["collection"]: each["hint"] for each in answer["waiting_for"]}

@@ -6,7 +6,6 @@ import io
 import os
 import struct
 import threading
-import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from PIL import Image
 from service.embedding.pictures.decoders import DecodeLimits, Decoders
 from service.embedding.pictures.images import decode_image
 from service.errors import InvalidImage, Starting
+from tests.waiting import PATIENCE_S, until
 
 
 def encoded(side: int = 60, kind: str = "JPEG") -> bytes:
@@ -110,7 +110,7 @@ def test_closing_ends_what_is_being_decoded() -> None:
         (process_id,) = decoders.processes()
         decoders.close()
         with pytest.raises(Starting):
-            found.result(20)
+            found.result(PATIENCE_S)
     with pytest.raises(ProcessLookupError):
         os.kill(process_id, 0)
     with pytest.raises(Starting):
@@ -121,9 +121,7 @@ def test_a_process_that_died_is_replaced(decoders: Decoders) -> None:
     decoders.decode(encoded(), "query")
     (process_id,) = decoders.processes()
     os.kill(process_id, 9)
-    give_up = time.monotonic() + 20
-    while not isinstance(decoders.decode(encoded(), "query"), np.ndarray):
-        assert time.monotonic() < give_up
+    until(lambda: isinstance(decoders.decode(encoded(), "query"), np.ndarray), "a picture")
     assert process_id not in decoders.processes()
 
 

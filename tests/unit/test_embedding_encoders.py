@@ -19,6 +19,7 @@ from service.embedding.runtimes.placeholder import descriptor, hashed_ngrams
 from service.embedding.serving.encoders import EncoderLimits, QueuedTexts, queued_pictures, queued_texts
 from service.embedding.serving.queue import QueueLimits
 from service.errors import DeadlineExceeded, InvalidImage, ModelUnavailable, Overloaded
+from tests.waiting import PATIENCE_S
 
 
 class GatedTexts:
@@ -36,7 +37,7 @@ class GatedTexts:
 
     def embed(self, contents: Sequence[str], role: Role) -> Embedded:
         self.asked.append((role, list(contents)))
-        assert self.gate.wait(10)
+        assert self.gate.wait(PATIENCE_S)
         vectors = self._inner.embed(contents, role).vectors
         for row, text in enumerate(contents):
             if text == "poison":

@@ -30,6 +30,7 @@ from index_store.types import CollectionSpec
 from tests.index_side import IndexStore
 from tests.list_feed import ListFeed
 from tests.unit.test_feeder_reconciler import DIM, NAME, VERSION, ListItems, ListVectors
+from tests.waiting import PATIENCE_S
 
 T = TypeVar("T")
 
@@ -151,7 +152,7 @@ class Gate:
         self._pages -= 1
         if self._pages == 0:
             self.reached.set()
-            assert self.opened.wait(20)
+            assert self.opened.wait(PATIENCE_S)
 
 
 def compared_beside(shop: Shop, follower: Follower, during: Callable[[], None]) -> None:
@@ -161,7 +162,7 @@ def compared_beside(shop: Shop, follower: Follower, during: Callable[[], None]) 
 
     def other() -> None:
         try:
-            assert gate.reached.wait(20)
+            assert gate.reached.wait(PATIENCE_S)
             during()
         except BaseException as exc:
             wrong.append(exc)
@@ -181,7 +182,7 @@ def compared_beside(shop: Shop, follower: Follower, during: Callable[[], None]) 
 def until(shop: Shop, is_so: Callable[[], bool]) -> None:
     """Wait for the write that makes it so."""
     with shop.store.written:
-        seen = shop.store.written.wait_for(is_so, 20)
+        seen = shop.store.written.wait_for(is_so, PATIENCE_S)
     assert seen, "it was not seen while the comparison was under way"
 
 
@@ -248,7 +249,7 @@ def test_an_interrupted_comparison_is_owed_though_its_feed_went_on(shop: Shop) -
     def compared_beside_once(given: tuple[str, ...], more: dict[str, object]) -> None:
         del follower.compare_all  # type: ignore[attr-defined]
         shop.slow.behind = gate = Gate(3)
-        threading.Thread(target=lambda: (gate.reached.wait(20), change()), daemon=True).start()
+        threading.Thread(target=lambda: (gate.reached.wait(PATIENCE_S), change()), daemon=True).start()
         try:
             follower.compare_all(*given, **more)  # type: ignore[arg-type]
         finally:

@@ -10,6 +10,7 @@ import pytest
 
 from feeder.sources.rows import IdCodec, directory_of
 from feeder.throttle import IsWanted, Throttle, run_at_idle_priority, run_inline
+from tests.waiting import PATIENCE_S
 
 
 class FakeClock:
@@ -80,7 +81,7 @@ def test_something_else_is_done_beside_idle_work() -> None:
             enough.set()
         return True
 
-    assert run_at_idle_priority(lambda _: enough.wait(20), meanwhile)
+    assert run_at_idle_priority(lambda _: enough.wait(PATIENCE_S), meanwhile)
     assert set(done) == {threading.get_ident()}
 
 
@@ -94,12 +95,12 @@ def test_idle_work_that_nobody_waits_for_is_told() -> None:
         ended.set()
 
     def meanwhile() -> bool:
-        assert begun.wait(20)
+        assert begun.wait(PATIENCE_S)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         run_at_idle_priority(work, meanwhile)
-    assert ended.wait(20)
+    assert ended.wait(PATIENCE_S)
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="this system knows no idle threads")
