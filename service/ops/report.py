@@ -40,6 +40,13 @@ def add_report(commands: Any) -> None:
     report.add_argument(
         "--judgements", type=Path, metavar="FILE", help='JSON lines: {"query": ..., "grades": {ID: GRADE}}'
     )
+    report.add_argument(
+        "--rehearse",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="compare with the same generation under exact=true, max_distance=X or query_template=TEXT",
+    )
     report.add_argument("--html", type=Path, metavar="FILE", help="write it as one page")
     report.add_argument("--json", action="store_true", help="print it as JSON")
     report.set_defaults(run=_report)
@@ -48,19 +55,33 @@ def add_report(commands: Any) -> None:
 def _report(given: argparse.Namespace, calls: OpsCalls, _: Callable[[float], object]) -> int:
     path = f"/v1/collections/{quote(given.collection)}/generations/{quote(given.generation, safe='')}/report"
     try:
-        body = {"queries": _lines(given.queries), "judgements": _lines(given.judgements)}
+        body: dict[str, Any] = {"queries": _lines(given.queries), "judgements": _lines(given.judgements)}
+        if given.rehearse:
+            path = f"/v1/collections/{quote(given.collection)}/rehearsal"
+            body["change"] = dict(map(_change, given.rehearse))
     except (OSError, ValueError) as exc:
         sys.stderr.write(f"error: {exc}\n")
         return EXIT_USAGE
-    is_fresh = given.fresh or given.queries or given.judgements
+    is_fresh = given.fresh or given.queries or given.judgements or given.rehearse
     report = calls.call("POST", path, body) if is_fresh else calls.call("GET", path)
     if given.html:
-        given.html.write_bytes(calls.fetch("GET", path, media_type="text/html"))
+        method, sent = ("POST", body) if given.rehearse else ("GET", None)
+        given.html.write_bytes(calls.fetch(method, path, sent, "text/html"))
     if given.json:
         sys.stdout.write(json.dumps(report, ensure_ascii=False, indent=1) + "\n")
     else:
         sys.stdout.write("\n".join(report_lines(report)) + "\n")
     return 0 if report["holds"] else EXIT_GATES
+
+
+def _change(text: str) -> tuple[str, Any]:
+    """Raises ValueError."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--rehearse {text}: must be NAME=VALUE")
+    if name == "query_template":
+        return name, value
+    return name, json.loads(value)
 
 
 def _lines(path: Path | None) -> list[Any]:
@@ -87,6 +108,9 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
         f"queries: {_counts(report['sources']) or 'none'}"
         + (f"; skipped: {_counts(report['skipped'])}" if report["skipped"] else ""),
     ]
+    if report["rehearsed"]:
+        changes = ", ".join(f"{name}={value}" for name, value in report["rehearsed"].items())
+        lines.append(f"a rehearsal: after is the same generation with {changes}")
     if report["is_stale"]:
         lines.append("Something was written since this report was made: --fresh makes it again.")
     lines += ["", *_gate_lines(report["gates"]), "", *_table(report)]

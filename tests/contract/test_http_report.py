@@ -230,6 +230,28 @@ def test_recorded_queries_of_all_kinds_of_search_are_replayed(seeded: Path) -> N
     }
 
 
+REHEARSAL = "/v1/collections/recipes/rehearsal"
+
+
+def test_a_rehearsal_changes_searches_and_needs_no_generation(app: HttpApp, seeded: Path) -> None:
+    texts = [{"query": f"{DISHES[number]} {number}"} for number in range(1, 6)]
+    queries = [*texts, {"vector": [1.0] + [0.0] * 383}, {"like_ids": [3]}]
+    exact = reported(app, {"change": {"exact": True}, "queries": queries}, REHEARSAL)
+    assert exact["rehearsed"] == {"exact": True} and exact["before"] == exact["after"]
+    assert exact["overall"]["rbo"] == 1.0 and exact["by_kind"].keys() == {"id", "text", "vector"}
+    assert exact["skipped"] == {} and exact["changed"] == [] and exact["holds"]
+    near = reported(app, {"change": {"max_distance": 0.0}, "queries": queries}, REHEARSAL)
+    assert near["overall"]["zero_new"] >= 2 and not gates(near)["zero_results_max"]["holds"]
+    worded = reported(app, {"change": {"query_template": "떡볶이와 {query}"}, "queries": queries}, REHEARSAL)
+    assert worded["by_kind"]["text"]["rbo"] < 1.0 == worded["by_kind"]["id"]["rbo"]
+    assert not (seeded / "reports").exists() and generations(app).keys() == {"current"}
+    for change in ({}, {"query_template": "no place"}, {"ef": 3}):
+        answer = app.post(REHEARSAL, {"change": change})
+        assert (answer.status_code, answer.json()["errors"][0]["loc"][:2]) == (422, ["body", "change"]), (
+            change
+        )
+
+
 def test_a_promotion_without_a_report_makes_one_first(app: HttpApp, seeded: Path) -> None:
     ended(app, rebuild(app))
     for each in (seeded / "reports" / "recipes").iterdir():
@@ -310,8 +332,8 @@ class AppCalls:
     def fetch(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, media_type: str = ""
     ) -> bytes:
-        assert body is None
-        answer = self._app.request(method, path, headers={"accept": media_type})
+        sent = {"json": body} if body is not None else {}
+        answer = self._app.request(method, path, headers={"accept": media_type}, **sent)
         assert answer.status_code == 200, answer.text
         return answer.content
 
@@ -335,6 +357,10 @@ def test_the_command_shows_the_report_and_its_exit_code_tells_the_gates(
     queries.write_text('{"query": "갈비탕"}\n\n{"like_ids": [3]}\n')
     judgements.write_text('{"query": "갈비탕", "grades": {"10": 1, "20": 1}}\n')
     page = tmp_path / "report.html"
+    rehearse = ("--rehearse", "max_distance=0", "--rehearse", "exact=true")
+    assert command(app, "recipes", *rehearse, "--html", str(page)) == 4
+    assert "the same generation with exact=True, max_distance=0.0" in capsys.readouterr().out
+    assert "A rehearsal: after is the same generation" in page.read_text("utf-8")
     files = ("--html", str(page), "--queries", str(queries), "--judgements", str(judgements))
     assert command(app, "recipes", *files, "--json") == 4, "a model without meaning answers worse"
     report = json.loads(capsys.readouterr().out)

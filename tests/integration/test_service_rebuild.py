@@ -248,6 +248,16 @@ def answered_at_once(service: ServiceProcess, version: str) -> None:
         connection.close()
 
 
+def same_report_from_every_worker(service: ServiceProcess) -> None:
+    """It was made by one of them; the command shows it and its exit code says that the gates hold."""
+    path = "/v1/collections/recipes/generations/next/report"
+    told = [Connection(service.port).ask("GET", path) for _ in range(8)]
+    assert {status for status, _ in told} == {200}, told
+    assert len({report["timing"]["made_at"] for _, report in told}) == 1
+    shown = command(service, "report", "recipes")
+    assert shown.returncode == 0 and "holds  known_item_loss_max" in shown.stdout, shown
+
+
 def test_rebuild_promote_and_roll_back_under_load(service: ServiceProcess) -> None:
     shop = shop_of(service)
     dry = command(service, "rebuild", "recipes", "--dry-run")
@@ -255,6 +265,7 @@ def test_rebuild_promote_and_roll_back_under_load(service: ServiceProcess) -> No
     with Load(shop, service):
         done = command(service, "rebuild", "recipes")
         assert done.returncode == 0 and "ready" in done.stdout, done
+        same_report_from_every_worker(service)
         for step in ("promote", "rollback", "rollback"):
             status, told = Connection(service.port).post(f"/v1/{step}", {"collection": "recipes"})
             assert status == 200, told

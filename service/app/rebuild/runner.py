@@ -193,7 +193,7 @@ class RebuildRunner:
                 f"{job.embedding_version!r} is the {found.role} generation by now: nothing is to be rebuilt"
             )
         if found is None:
-            if job.phase == "embedding":  # somebody gave it up
+            if job.phase in ("embedding", "report"):  # somebody gave it up
                 await self._save(replace(job, state="cancelled", reason="its generation was aborted"))
                 return None
             job = await self._save(replace(job, state="running", phase="copying"))

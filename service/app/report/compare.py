@@ -171,7 +171,7 @@ def rank_moves(queries: Sequence[ComparedQuery]) -> RankMoves:
 
 def changed_most(queries: Sequence[ComparedQuery]) -> list[ComparedQuery]:
     """Return the queries whose answers differ most, most first; those that did not change are left out."""
-    changed = [each for each in queries if each.rbo < 1.0]
+    changed = [each for each in queries if each.replayed.before.ids != each.replayed.after.ids]
     return sorted(changed, key=lambda each: (round(each.rbo, 9), each.replayed.query.label))[:_CHANGED]
 
 

@@ -56,11 +56,13 @@ def _head(found: FoundReport) -> str:
         if found.is_stale
         else ""
     )
+    changes = ", ".join(f"{name} = {value}" for name, value in report.rehearsed.items())
+    rehearsed = f'<p class="note">A rehearsal: after is the same generation with {escape(changes)}.</p>'
     skipped = f" · skipped: {_counts(report.skipped)}" if report.skipped else ""
     return (
         f"<header><h1>{escape(report.collection)}</h1><dl class='sides'>{sides}</dl>"
         f'<p class="quiet">{_counts(report.sources) or "no queries"}{skipped} · made '
-        f"{escape(report.timing.made_at)}</p>{stale}</header>"
+        f"{escape(report.timing.made_at)}</p>{stale}{rehearsed if changes else ''}</header>"
     )
 
 

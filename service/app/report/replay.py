@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TypeVar
 
@@ -29,11 +29,28 @@ _REST_S_MAX = 0.1
 
 
 @dataclass(frozen=True, slots=True)
+class SearchChange:
+    """What a rehearsal changes of every query, where it is not None. exact: compare with every item instead
+    of walking the graph. max_distance: of the results. query_template: what a text is put into, at
+    `{query}`."""
+
+    exact: bool | None = None
+    max_distance: float | None = None
+    query_template: str | None = None
+
+    def changes(self) -> dict[str, bool | float | str]:
+        """Return what is changed, by name."""
+        named = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
 class ReplaySide:
-    """One of the two generations. slot: its model; None where none makes its vectors here."""
+    """One of the two sides. slot: the generation's model; None where none makes its vectors here."""
 
     embedding_version: str
     slot: Slot | None
+    change: SearchChange = SearchChange()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +109,9 @@ class Replayer:
         began_at = self._clock()
         try:
             first = await self._vector(query, before, query.search.request.vector)
-            second = await self._vector(query, after, query.next_vector)
+            is_one_space = before.embedding_version == after.embedding_version
+            given = query.search.request.vector if is_one_space else query.next_vector
+            second = await self._vector(query, after, given)
         except _NotComparable as exc:
             return SkippedQuery(query, str(exc))
         if first is None:
@@ -119,6 +138,10 @@ class Replayer:
             embedding_version=None,
             checked_for="",
         )
+        if side.change.exact is not None:
+            request.exact = side.change.exact
+        if side.change.max_distance is not None:
+            request.max_distance = side.change.max_distance
         hits, seconds = await self._run(partial(self._timed, search.collection.name, side, request))
         others = [hit for hit in hits if hit.id != query.own_id]
         own_rank = next((rank for rank, hit in enumerate(hits, start=1) if hit.id == query.own_id), None)
@@ -144,10 +167,10 @@ class Replayer:
             raise _NotComparable("no_model_here")
         for _ in range(_EMBED_TRIES):
             try:
-                return await _embedded(search.content, side.slot)
+                return await _embedded(_changed(search.content, side.change), side.slot)
             except (Overloaded, DeadlineExceeded) as exc:
                 await asyncio.sleep(exc.retry_after_s)
-        return await _embedded(search.content, side.slot)
+        return await _embedded(_changed(search.content, side.change), side.slot)
 
     def _direction(self, query: ReplayQuery, side: ReplaySide) -> Vector | None:
         search = query.search
@@ -166,6 +189,12 @@ class Replayer:
 
 class _NotComparable(Exception):
     """The reason, as SkippedQuery has it."""
+
+
+def _changed(content: str | bytes, change: SearchChange) -> str | bytes:
+    if change.query_template is None or not isinstance(content, str):
+        return content
+    return change.query_template.replace("{query}", content)
 
 
 async def _embedded(content: str | bytes, slot: Slot) -> Vector:

@@ -8,11 +8,12 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
+from index_store.errors import GenerationConflict
 from index_store.port import ReplaySource, VectorIndex
 from index_store.types import CollectionStatus, GenerationStatus, Id, Metadata
 from service.app.generations.models import GenerationModels
@@ -20,7 +21,7 @@ from service.app.generations.origin import read_origin
 from service.app.report import compare
 from service.app.report.gates import GateResult, gate_results
 from service.app.report.queries import ReplayQuery, recorded_queries, sampled_queries
-from service.app.report.replay import ReplayedQuery, Replayer, ReplaySide, SkippedQuery
+from service.app.report.replay import ReplayedQuery, Replayer, ReplaySide, SearchChange, SkippedQuery
 from service.app.report.result import (
     FORMAT_VERSION,
     ComparedGeneration,
@@ -117,6 +118,23 @@ class Reports:
         async with self._busy:
             return (await self._made(collection, status, after, (), on_query)).report
 
+    async def rehearse(
+        self, collection: Collection, change: SearchChange, queries: Sequence[ReplayQuery]
+    ) -> FoundReport:
+        """Compare the current generation with itself under `change`. Nothing is stored, and no promotion goes
+        by it. Raises as `make_fresh`; GenerationConflict for an empty collection."""
+        status = await self._status(collection)
+        current = status.current
+        if current is None:
+            raise GenerationConflict(f"the collection {collection.name!r} is empty")
+        if self._busy.locked():
+            raise Overloaded("Another report is being made.", retry_after_s=10, reason="report")
+        async with self._busy:
+            side = self._side(collection, current)
+            sides = (side, replace(side, change=change))
+            report = await self._compare(collection, (current, current), sides, queries, None)
+        return FoundReport(report, gate_results(report, collection.gates), is_stale=False)
+
     async def gates_of_promotion(
         self, collection: Collection, status: CollectionStatus, *, is_made: bool
     ) -> Sequence[GateResult]:
@@ -146,13 +164,33 @@ class Reports:
     ) -> FoundReport:
         before = status.current
         assert before is not None
-        began_at = self._clock()
-        seed = f"{collection.name}/{before.generation}/{after.generation}"
-        queries = await self._queries(collection, seed, given)
         sides = (self._side(collection, before), self._side(collection, after))
+        report = await self._compare(collection, (before, after), sides, given, on_query)
+        names = [each.generation for each in status.generations]
+        await self._run(partial(self._store.save_report, report, names))
+        log.info(
+            "report_made",
+            extra={
+                "collection": collection.name,
+                "generation": after.generation,
+                "took_s": report.timing.took_s,
+            },
+        )
+        return self._current_gates(collection, report, status)
+
+    async def _compare(
+        self,
+        collection: Collection,
+        generations: tuple[GenerationStatus, GenerationStatus],
+        sides: tuple[ReplaySide, ReplaySide],
+        given: Sequence[ReplayQuery],
+        on_query: OnQuery | None,
+    ) -> Report:
+        began_at = self._clock()
+        seed = "/".join((collection.name, *(each.generation for each in generations)))
         replayed: list[ReplayedQuery] = []
         skipped: Counter[str] = Counter()
-        for query in queries:
+        for query in await self._queries(collection, seed, given):
             outcome = await self._replayer.replay(query, *sides)
             if isinstance(outcome, SkippedQuery):
                 skipped[outcome.reason] += 1
@@ -160,19 +198,12 @@ class Reports:
                 replayed.append(outcome)
             if on_query is not None:
                 await on_query()
-        changed = compare.changed_most(compare.compared(replayed))
-        titles = await self._titles(collection, changed)
-        generations = [_compared_generation(each) for each in (before, after)]
-        build = partial(_report, collection, generations, seed, replayed, dict(sorted(skipped.items())))
+        titles = await self._titles(collection, compare.changed_most(compare.compared(replayed)))
         timing = _timing(replayed, self._now(), self._clock() - began_at)
-        report = await self._run(partial(build, titles, timing))
-        names = [each.generation for each in status.generations]
-        await self._run(partial(self._store.save_report, report, names))
-        log.info(
-            "report_made",
-            extra={"collection": collection.name, "generation": after.generation, "queries": len(replayed)},
-        )
-        return self._current_gates(collection, report, status)
+        compared = [_compared_generation(each) for each in generations]
+        reasons = dict(sorted(skipped.items()))
+        build = partial(_report, collection, compared, seed, replayed, reasons, titles, timing)
+        return replace(await self._run(build), rehearsed=sides[1].change.changes())
 
     async def _queries(
         self, collection: Collection, seed: str, given: Sequence[ReplayQuery]

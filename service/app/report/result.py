@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from index_store.types import Id
 
@@ -148,7 +148,8 @@ class ReportTiming:
 class Report:
     """sources: compared queries by where they come from. seed: by which items were drawn. skipped: queries
     that could not be put to both, by reason. overlap_histogram: queries by overlap@10, from 0 to 1 in
-    tenths, eleven numbers."""
+    tenths, eleven numbers. rehearsed: what was changed of the searches of after, where both sides are one
+    generation."""
 
     format_version: int
     collection: str
@@ -169,3 +170,4 @@ class Report:
     zero_new: Sequence[str]
     changed: Sequence[ChangedQuery]
     timing: ReportTiming
+    rehearsed: Mapping[str, bool | float | str] = field(default_factory=dict)

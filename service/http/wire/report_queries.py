@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from index_store.types import Id
 from item_rules.ids import INT64_MAX, INT64_MIN
 from service.app.report.queries import DEPTH, ReplayQuery, label_of, replay_search
+from service.app.report.replay import SearchChange
 from service.collections import Catalogue, Collection
 from service.errors import InvalidInput
-from service.http.wire.schemas import JudgementIn, ReportIn, ReportQueryIn, SearchIn
+from service.http.wire.schemas import ChangeIn, JudgementIn, ReportIn, ReportQueryIn, SearchIn
 from service.http.wire.search import SearchLimits, SearchReader
 from service.http.wire.values import in_range, read_text, read_vector
 
@@ -35,6 +36,19 @@ def read_report_queries(
         except InvalidInput as exc:
             raise InvalidInput(("judgements", place, *exc.loc), exc.msg, exc.code) from exc
     return queries
+
+
+def read_change(change: ChangeIn, limits: SearchLimits) -> SearchChange:
+    """Return the change of a rehearsal. Raises InvalidInput."""
+    found = SearchChange(change.exact, change.max_distance, change.query_template)
+    if not found.changes():
+        raise InvalidInput("change", "must name exact, max_distance or query_template")
+    template = change.query_template
+    if template is not None:
+        read_text(template, limits.query_chars_max, "query_template")
+        if "{query}" not in template:
+            raise InvalidInput(("change", "query_template"), "must hold {query}")
+    return found
 
 
 def _read_query(

@@ -185,6 +185,20 @@ class ReportIn(msgspec.Struct, forbid_unknown_fields=True):
     judgements: list[JudgementIn] = []
 
 
+class ChangeIn(msgspec.Struct, forbid_unknown_fields=True):
+    """What a rehearsal changes of every search."""
+
+    exact: bool | None = None
+    max_distance: float | None = None
+    query_template: str | None = None
+
+
+class RehearsalIn(ReportIn, forbid_unknown_fields=True, kw_only=True):
+    """POST .../rehearsal."""
+
+    change: ChangeIn
+
+
 class DigestIn(msgspec.Struct, forbid_unknown_fields=True):
     """sums: base64 of little-endian uint64, a power of two of them. first: the part to begin with."""
 
