@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import socket
 import time
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.integration.service_process import Connection, ServiceProcess
+from tests.metrics_document import documented
 from tests.waiting import until
 
 DIM = 384
@@ -142,6 +144,11 @@ def test_metrics_are_summed_over_both_workers(service: ServiceProcess) -> None:
         wanted = 'uhok_http_requests_total{method="POST",route="/v1/search",status="200"}'
         counts = [float(line.split()[-1]) for line in text.splitlines() if line.startswith(wanted)]
         assert counts == [10.0]
+    exposed = set(re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE))
+    assert exposed <= set(documented("service")) and "_created" not in text
+    assert {"uhok_stage_seconds", "uhok_workers", "uhok_collection_items"} < exposed
+    told_once = [line for line in text.splitlines() if line.startswith("uhok_collection_seq{")]
+    assert len(told_once) == len(set(told_once)) == 2, "what workers share is told once"
 
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(service: ServiceProcess) -> None:
