@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,7 +19,7 @@ from index_store.ann.calibration import EfTable
 from index_store.engine.index import EmbeddedIndex
 from index_store.errors import Unavailable
 from index_store.segment.builder import BuildOptions
-from index_store.types import SearchRequest, SearchResult
+from index_store.types import PlanStep, SearchRequest, SearchResult
 from service.app.monitoring.recall_sampler import RecallSampler
 from service.app.search import ParsedSearch
 from service.collections import Collection
@@ -24,6 +27,8 @@ from service.observing.metrics import Metrics
 from tests.sealing import DIM, SMALL, ClockWithSlowScan, batch, generation_of, opened, sealed, vectors
 
 NAME = "numbers"
+PROMTOOL = shutil.which("promtool")
+ROOT = Path(__file__).parents[2]
 ROWS = 3000
 K = 10
 
@@ -36,7 +41,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     index.write(NAME, batch(NAME, range(ROWS), vectors(ROWS)))
     index.close()
     limits = replace(SMALL, build=BuildOptions(engine="hnsw", queries=64))
-    sealed(directory, limits, clock=ClockWithSlowScan())
+    sealed(directory, limits, stopwatch=ClockWithSlowScan())
     return directory
 
 
@@ -95,6 +100,58 @@ def test_recall_is_measured_and_a_small_ef_shows(index: EmbeddedIndex) -> None:
     plant_breadth(index, K)
     found, expected = sampled(index, 40)
     assert expected == 40 * K and found / expected < 0.95
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: package prometheus)")
+@pytest.mark.parametrize("is_planted", [True, False])
+def test_the_alert_fires_on_what_was_measured(index: EmbeddedIndex, tmp_path: Path, is_planted: bool) -> None:
+    if is_planted:
+        plant_breadth(index, K)
+    found, expected = sampled(index, 60)
+    steps = {"found": found, "expected": expected}
+    document = {
+        "rule_files": [str(ROOT / "deploy/prometheus/alerts.yml")],
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [
+                    {
+                        "series": f'uhok_recall_{name}_total{{collection="numbers"}}',
+                        "values": f"0 {value}+0x40",
+                    }
+                    for name, value in steps.items()
+                ],
+                "promql_expr_test": [
+                    {
+                        "expr": 'count(ALERTS{alertname="UhokRecallLow",alertstate="firing"}) or vector(0)',
+                        "eval_time": "30m",
+                        "exp_samples": [{"labels": "{}", "value": int(is_planted)}],
+                    }
+                ],
+            }
+        ],
+    }
+    (tmp_path / "test.yml").write_text(json.dumps(document), "utf-8")
+    assert PROMTOOL is not None
+    done = subprocess.run(
+        [PROMTOOL, "test", "rules", str(tmp_path / "test.yml")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_index_tells_how_it_searched(index: EmbeddedIndex) -> None:
+    def steps(**fields: object) -> list[PlanStep]:
+        request = replace(SearchRequest(vectors(1, seed=6)[0], K, steps=[]), **fields)  # type: ignore[arg-type]
+        index.search(NAME, [request])
+        assert request.steps is not None
+        return request.steps
+
+    (graph,) = steps()
+    assert graph.way == "graph" and graph.rows == graph.ef >= K
+    assert steps(exact=True) == [PlanStep("scan", 0, ROWS)]
+    assert steps(filter={"name": "n6"}) == [PlanStep("gather", 0, 1)]
+    index.write(NAME, batch(NAME, range(ROWS, ROWS + 3), vectors(3)))
+    assert steps()[-1] == PlanStep("delta", 0, 3)
 
 
 @pytest.mark.parametrize("fields", [{"exact": True}, {"offset": 995}])
