@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 from index_store.types import (
+    ALIKE,
     DIGEST_BUCKETS,
     Ack,
     AwaitingItem,
@@ -15,6 +16,7 @@ from index_store.types import (
     DigestRow,
     Footprint,
     Id,
+    NewGeneration,
     SearchRequest,
     SearchResult,
     StoredItem,
@@ -65,14 +67,14 @@ class VectorIndex(Protocol):
         collection: str,
         step: Literal["begin", "promote", "rollback", "abort", "retire"],
         embedding_version: str,
-        dim: int | None = None,
+        begins: NewGeneration = ALIKE,
         *,
         is_forced: bool = False,
     ) -> CollectionStatus:
         """Move the collection's generations one step, by one rename. `begin` makes `embedding_version` the
         next generation (the current one if there is none); `promote` makes it current and the current one
-        former; `rollback` swaps current and former; `abort` drops the next one, `retire` the former. dim: of
-        the vectors of what is begun; None: of the current generation's. Raises GenerationConflict, unless
+        former; `rollback` swaps current and former; `abort` drops the next one, `retire` the former. begins:
+        in what the one that begins differs from the current one. Raises GenerationConflict, unless
         is_forced also where items that are hidden or deleted now would be shown again by a promotion or
         rollback, a few seconds after it was asked for."""
 

@@ -7,7 +7,7 @@ generation's store.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -98,6 +98,9 @@ class WriteBatch:
     other_vectors: of other versions, for the same items in order, by version; None: not known, the item waits
     for one in the generation of that version.
     is_for_current: refused unless `embedding_version` is the current generation's.
+    takes_content: whether the vectors of that version are made of contents like these; None: of each version.
+    Where they are not, and the batch is_for_current, the item loses vector and content, unless they came with
+    the same source_version.
     except_versions: generations of these versions take nothing of it, since somebody else brings them theirs;
     but the one that `embedding_version` names takes all, whatever stands here.
     """
@@ -109,6 +112,7 @@ class WriteBatch:
     other_vectors: Mapping[str, Sequence[Vector | None]] = field(default_factory=dict)
     is_for_current: bool = False
     except_versions: Collection[str] = ()
+    takes_content: Callable[[str], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +238,18 @@ class AwaitingItem:
     id: Id
     content_hash: bytes
     content: Content | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewGeneration:
+    """In what a generation that begins differs from the current one. dim: of its vectors; None: the same.
+    with_contents: whether its vectors are made of the contents that are kept, which it takes along then."""
+
+    dim: int | None = None
+    with_contents: bool = True
+
+
+ALIKE = NewGeneration()
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from index_store.errors import (
 from index_store.filter.compile import compile_filter
 from index_store.storage import digest
 from index_store.types import (
+    ALIKE,
     DIGEST_BUCKETS,
     Ack,
     CollectionSpec,
@@ -34,6 +35,7 @@ from index_store.types import (
     Hit,
     Id,
     ItemWrite,
+    NewGeneration,
     PageKey,
     SearchRequest,
     SearchResult,
@@ -328,7 +330,7 @@ class ReferenceIndex:
         collection: str,
         step: str,
         embedding_version: str,
-        dim: int | None = None,
+        begins: NewGeneration = ALIKE,
         *,
         is_forced: bool = False,
     ) -> CollectionStatus:
@@ -339,7 +341,7 @@ class ReferenceIndex:
                 self._begin(
                     shelves,
                     embedding_version,
-                    dim or next(iter(self.dims_by_version(collection).values()), spec.dim),
+                    begins.dim or next(iter(self.dims_by_version(collection).values()), spec.dim),
                 )
             else:
                 role = "next" if step in ("promote", "abort") else "former"

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -31,7 +32,7 @@ from index_store.storage.durable_files import locked, sync_directory
 from index_store.storage.schema import STORE_FILE, Connector, create_store
 from index_store.storage.sealed_directory import new_directory, publish, quarantine, sweep_leftovers
 from index_store.storage.store import Store
-from index_store.types import CollectionSpec
+from index_store.types import ALIKE, CollectionSpec, NewGeneration
 
 log = logging.getLogger(__name__)
 
@@ -245,13 +246,13 @@ class Collection:
             generation.close()
 
     def apply_step(
-        self, step: Step, embedding_version: str, dim: int | None = None, *, is_forced: bool = False
+        self, step: Step, embedding_version: str, begins: NewGeneration = ALIKE, *, is_forced: bool = False
     ) -> None:
-        """One step, by one rename. dim: of what is begun. is_forced: whatever is shown again by it. Raises
-        GenerationConflict, WriteFailed, Unavailable."""
+        """One step, by one rename. is_forced: whatever is shown again by it. Raises GenerationConflict,
+        WriteFailed, Unavailable."""
         try:
             with locked(self._directory / ADVANCE_LOCK):
-                self._take_step(step, embedding_version, dim, is_forced=is_forced)
+                self._take_step(step, embedding_version, begins, is_forced=is_forced)
                 _clean_up(self._directory, read_pointer(self._directory), self._now())
         except OSError as exc:
             text = f"the step {step!r} of {self.spec.name!r} failed, repeating it is safe: {exc}"
@@ -261,11 +262,13 @@ class Collection:
             extra={"collection": self.spec.name, "step": step, "embedding_version": embedding_version},
         )
 
-    def _take_step(self, step: Step, embedding_version: str, dim: int | None, *, is_forced: bool) -> None:
+    def _take_step(
+        self, step: Step, embedding_version: str, begins: NewGeneration, *, is_forced: bool
+    ) -> None:
         """Advance lock held."""
         pointer = read_pointer(self._directory)
         if step == "begin":
-            self._begin(pointer, embedding_version, dim)
+            self._begin(pointer, embedding_version, begins)
             return
         moved, before = pointer.after_step(step, embedding_version), pointer.current
         with ExitStack() as guard:
@@ -275,14 +278,15 @@ class Collection:
                 guard.enter_context(nothing_shown_again(*stores))
             write_pointer(self._directory, moved)
 
-    def _begin(self, pointer: Pointer, embedding_version: str, dim: int | None) -> None:
+    def _begin(self, pointer: Pointer, embedding_version: str, begins: NewGeneration) -> None:
         member, pointer = pointer.with_new_generation(embedding_version)
         directory = self._directory / member.name
         if directory.exists():  # a pointer that was put back has counted less than there is
             retire_or_remove(directory, self._now())
         unpublished = new_directory(self._directory, member.name)
         with self.members() as members:
-            spec = replace(self.spec, dim=dim or next(iter(members.dims.values()), self.spec.dim))
+            dim = begins.dim or next(iter(members.dims.values()), self.spec.dim)
+        spec = replace(self.spec, dim=dim)
         create_store(unpublished, spec, embedding_version)
         publish(unpublished, directory)  # whole: a store without rows is told from one that can't be read
         if pointer.current is None:
@@ -293,12 +297,8 @@ class Collection:
             fresh.open(spec)
             try:
                 current = members.generations[pointer.current.name].store
-                seq = copy_without_vectors(current, fresh, 0)
-                # No process writes to the current generation between the last copy and the rename, so
-                # every later write finds the new one.
-                with current.commits_blocked():
-                    copy_without_vectors(current, fresh, seq)
-                    write_pointer(self._directory, pointer.with_next(member))
+                publish_it = partial(write_pointer, self._directory, pointer.with_next(member))
+                copy_without_vectors(current, fresh, publish_it, with_contents=begins.with_contents)
             finally:
                 fresh.close()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from index_store.engine.generation import Generation
@@ -69,15 +69,34 @@ def batch_for(embedding_version: str, batch: WriteBatch, *, is_addressed: bool) 
     made of another content, so that the item waits to be filled; of a vector that came without content,
     activity and metadata, for only its sender can tell what it was made of. What is said without a vector,
     and deletes, hold for each. Cursors stay with the addressed one: only it holds all the rows that they
-    vouch for.
+    vouch for. One that is made of other contents takes activity and metadata; what is written for the current
+    one takes the vector there, which is of what the item was before.
     """
     if is_addressed:
         return replace(batch, other_vectors={})
+    if batch.takes_content is not None and not batch.takes_content(embedding_version):
+        said = _of_other_content if batch.is_for_current else _without_content
+        return WriteBatch(_present(map(said, batch.items)), batch.deletes)
     vectors = batch.other_vectors.get(embedding_version)
     if vectors is not None:
         return _with_vectors(batch, vectors)
-    items = [_without_vector(item) for item in batch.items]
-    return WriteBatch([item for item in items if item is not None], batch.deletes)
+    return WriteBatch(_present(map(_without_vector, batch.items)), batch.deletes)
+
+
+def _present(items: Iterable[ItemWrite | None]) -> list[ItemWrite]:
+    return [item for item in items if item is not None]
+
+
+def _without_content(item: ItemWrite) -> ItemWrite | None:
+    """Activity and metadata, of what was brought for another generation than the current one."""
+    return _without_vector(replace(item, content=None))
+
+
+def _of_other_content(item: ItemWrite) -> ItemWrite | None:
+    """The item without vector and content: both were made otherwise, and are of what it was before."""
+    if item.vector is None or item.content_hash is None or item.fills is not None:
+        return _without_vector(item)
+    return replace(item, vector=None, content_hash=None, content=None, drops_vector=True)
 
 
 def _with_vectors(batch: WriteBatch, vectors: Sequence[Vector | None]) -> WriteBatch:

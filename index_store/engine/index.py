@@ -40,6 +40,7 @@ from index_store.storage.group_commit import WriterLimits
 from index_store.storage.schema import Connector, connect_sqlite
 from index_store.storage.store import Store
 from index_store.types import (
+    ALIKE,
     Ack,
     AwaitingItem,
     CollectionSpec,
@@ -49,6 +50,7 @@ from index_store.types import (
     DigestRow,
     Footprint,
     Id,
+    NewGeneration,
     SearchRequest,
     SearchResult,
     StoredItem,
@@ -244,14 +246,14 @@ class EmbeddedIndex:
         collection: str,
         step: Step,
         embedding_version: str,
-        dim: int | None = None,
+        begins: NewGeneration = ALIKE,
         *,
         is_forced: bool = False,
     ) -> CollectionStatus:
         """See `VectorIndex.advance`."""
         if not embedding_version:
             raise InvalidRequest("embedding_version must not be empty", "embedding_version")
-        self._collections[collection].apply_step(step, embedding_version, dim, is_forced=is_forced)
+        self._collections[collection].apply_step(step, embedding_version, begins, is_forced=is_forced)
         return self.status(collection)
 
     def awaiting(

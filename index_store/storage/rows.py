@@ -92,7 +92,7 @@ def written(stored: Row | None, write: ItemWrite, seq: int, hasher: ShareHasher)
     kept = stored if stored is not None and not stored.deleted else None
     vector = kept.vector if kept else None
     content_hash = write.content_hash
-    if write.drops_vector:
+    if write.drops_vector and not _has_its_own_content(kept, write):
         vector = None
     elif write.vector is not None:
         vector = write.vector.astype("<f4", copy=False).tobytes()
@@ -112,6 +112,16 @@ def written(stored: Row | None, write: ItemWrite, seq: int, hasher: ShareHasher)
         metadata=metadata,
         share=hasher.share(write.id, active, vector, content_hash),
         vector=vector,
+    )
+
+
+def _has_its_own_content(kept: Row | None, write: ItemWrite) -> bool:
+    """Whether what is stored came with the very fact that `write` tells, made of a content of its own."""
+    return (
+        kept is not None
+        and write.content_hash is None
+        and write.source_version is not None
+        and kept.source_version == write.source_version
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import re
 import time
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -104,6 +105,9 @@ class Slot:
         return ModelUnavailable(self.reason, self.hint)
 
 
+_TEMPLATE_MARK = re.compile(r"\.t[0-9a-f]{8}$")
+
+
 def with_template(info: ModelInfo, text_template: str) -> ModelInfo:
     """Return `info` under the version that its vectors have where texts are made by `text_template`.
 
@@ -115,6 +119,14 @@ def with_template(info: ModelInfo, text_template: str) -> ModelInfo:
 def template_suffix(text_template: str) -> str:
     """Return what a text template adds to its model's embedding_version; nothing without a template."""
     return f".t{hashlib.sha256(text_template.encode()).hexdigest()[:8]}" if text_template else ""
+
+
+def has_same_template(embedding_version: str, other: str) -> bool:
+    """Whether the vectors of both versions are made of the same texts, by what `template_suffix` has added to
+    them."""
+    marks = [_TEMPLATE_MARK.search(version) for version in (embedding_version, other)]
+    first, second = (mark[0] if mark else "" for mark in marks)
+    return first == second
 
 
 class Encoders:

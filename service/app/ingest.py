@@ -15,7 +15,7 @@ from typing import Protocol, TypeAlias, TypeVar
 from index_store.errors import GenerationConflict, VersionMismatch
 from index_store.port import VectorIndex
 from index_store.types import Ack, Content, Id, ItemDelete, ItemWrite, Metadata, Vector, WriteBatch
-from service.app.encoders import Encoders
+from service.app.encoders import Encoders, has_same_template
 from service.app.generations.other_vectors import OtherVectors
 from service.embedding.port import Encoding
 from service.errors import (
@@ -169,6 +169,7 @@ class Ingester:
             others,
             is_for_current=is_for_current,
             except_versions=intake.except_versions,
+            takes_content=_same_texts(version),
         )
         began_at = time.perf_counter()
         ack = await self._on_writer(
@@ -292,6 +293,10 @@ class Ingester:
 
     async def _on_writer(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._writers, call)
+
+
+def _same_texts(embedding_version: str | None) -> Callable[[str], bool] | None:
+    return None if embedding_version is None else partial(has_same_template, embedding_version)
 
 
 def _has_content(item: NewItem) -> bool:

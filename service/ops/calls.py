@@ -104,6 +104,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     rebuild.add_argument("collection")
     rebuild.add_argument("--model", help="a model reference; left out, the configured one")
     rebuild.add_argument("--dim", type=int, help="of a model that gives any; left out, the configured one")
+    rebuild.add_argument("--text-template", help="left out, the configured one; with --model the current one")
     rebuild.add_argument("--dry-run", action="store_true", help="only say what it takes")
     rebuild.add_argument("--no-wait", action="store_true", help="begin it and return")
     rebuild.set_defaults(run=_rebuild)
@@ -131,7 +132,7 @@ _HELP = {
 
 
 def _rebuild(given: argparse.Namespace, calls: ServiceCalls, sleep: Callable[[float], object]) -> int:
-    named = {"model": given.model, "dim": given.dim}
+    named = {"model": given.model, "dim": given.dim, "text_template": given.text_template}
     body = {"collection": given.collection, "dry_run": given.dry_run, **named}
     answer = calls.call("POST", "/v1/rebuild", body)
     gives = f"{answer['embedding_version']} of {answer['dim']} values"

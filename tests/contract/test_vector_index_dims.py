@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from index_store.errors import InvalidVector, PageExpired, VersionMismatch
-from index_store.types import ItemWrite, SearchRequest, Vector, WriteBatch
+from index_store.types import ItemWrite, NewGeneration, SearchRequest, Vector, WriteBatch
 from tests.contract.vectors import DIM, AnyIndex, fill, find, put, vectors
 
 WIDE = 2 * DIM
@@ -23,7 +23,7 @@ def wide(count: int) -> Vector:
 def both(index: AnyIndex) -> AnyIndex:
     """Twenty items under v1 with `DIM` numbers, under v2, the next generation, with `WIDE`."""
     fill(index, 20)
-    index.advance("numbers", "begin", "v2", dim=WIDE)
+    index.advance("numbers", "begin", "v2", NewGeneration(WIDE))
     put(index, [ItemWrite(n, vector) for n, vector in enumerate(wide(20))], version="v2")
     return index
 

@@ -24,6 +24,7 @@ from index_store.types import (
     Content,
     ItemDelete,
     ItemWrite,
+    NewGeneration,
     SearchRequest,
     Vector,
     WriteBatch,
@@ -54,7 +55,7 @@ class Shop:
         self.directory = directory
         self.chance = chance
         self.engines = [self.opened(SPEC.dim), self.opened(SPEC.dim)]
-        self.engines[0].advance(NAME, "begin", "v0", dim_of("v0"))
+        self.engines[0].advance(NAME, "begin", "v0", NewGeneration(dim_of("v0")))
         self.texts: dict[int, str] = {}
         self.hidden: set[int] = set()
         self.begun = 0
@@ -135,7 +136,7 @@ class Shop:
     def begin(self, which: int) -> None:
         self.begun += 1
         version = f"v{self.begun}"
-        self.engines[which].advance(NAME, "begin", version, dim_of(version))
+        self.engines[which].advance(NAME, "begin", version, NewGeneration(dim_of(version)))
 
     def fill(self, reader: int, writer: int, limit: int, *, is_overtaken: bool) -> None:
         """As a rebuild does, which others may overtake: between its reading and its writing."""

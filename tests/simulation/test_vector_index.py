@@ -39,6 +39,7 @@ from index_store.types import (
     CollectionSpec,
     ItemDelete,
     ItemWrite,
+    NewGeneration,
     PageKey,
     SearchRequest,
     Vector,
@@ -261,7 +262,7 @@ class IndexMachine(RuleBasedStateMachine):
         outcomes = []
         for index in (self.engines[which], self.reference):
             try:
-                index.advance("things", step, version, dim)
+                index.advance("things", step, version, NewGeneration(dim))
                 outcomes.append("moved")
             except GenerationConflict:
                 outcomes.append("refused")

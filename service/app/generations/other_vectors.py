@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from index_store.types import Content, Vector
-from service.app.encoders import Encoder, Encoders, Slot
+from service.app.encoders import Encoder, Encoders, Slot, has_same_template
 from service.errors import InvalidImage, TryLater
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ class OtherVectors:
             version: slot
             for version, slot in self._encoders.others(collection, embedding_version).items()
             if version not in except_versions
+            and (embedding_version is None or has_same_template(embedding_version, version))
         }
         found = await asyncio.gather(
             *[self._by_one(collection, version, slot, contents) for version, slot in others.items()]

@@ -71,11 +71,18 @@ def sample_size() -> int:
 
 
 def estimate(
-    data_dir: Path, collection: Collection, status: CollectionStatus, trial: Trial, workers: int
+    data_dir: Path,
+    collection: Collection,
+    status: CollectionStatus,
+    trial: Trial,
+    workers: int,
+    *,
+    takes_contents: bool,
 ) -> Estimate:
-    """Return what filling a generation beside the current one takes. Reads sizes of files."""
+    """Return what filling a generation beside the current one takes. takes_contents: whether it is made of
+    those that are kept. Reads sizes of files."""
     current = status.current
-    items, contents = (current.items, current.contents) if current else (0, 0)
+    items, contents = (current.items, current.contents if takes_contents else 0) if current else (0, 0)
     directory = data_dir / "collections" / collection.name / (current.generation if current else "")
     disk = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) if current else 0
     disk += max(0, trial.dim - (current.dim if current else trial.dim)) * items * _BYTES_A_NUMBER

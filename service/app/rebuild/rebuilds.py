@@ -8,7 +8,7 @@ from pathlib import Path
 
 from index_store.errors import GenerationConflict
 from index_store.types import CollectionStatus
-from service.app.encoders import Encoders, template_suffix
+from service.app.encoders import Encoders, has_same_template, template_suffix
 from service.app.generations.serving import ModelChange
 from service.app.rebuild.estimate import Estimate, Trial, TryModel, estimate, sample_size
 from service.app.rebuild.filler import RebuildIndex
@@ -58,13 +58,15 @@ class Rebuilds:
         model: str | None,
         embedding_version: str | None,
         dim: int | None = None,
+        text_template: str | None = None,
     ) -> Rebuild:
         """Return what a rebuild would do and take; the model is opened, tried and closed again.
 
         model: None takes the configured one. embedding_version: what the caller believes that it gives. dim:
         of a model that gives any; None takes the configured one, or with another model the current one.
-        Without a model the caller names the embedding_version of vectors that others bring. Raises
-        InvalidInput, ModelUnavailable, GenerationConflict.
+        text_template: None takes the configured one where no model is named, else the current one. Without a
+        model the caller names the embedding_version of vectors that others bring. Raises InvalidInput,
+        ModelUnavailable, GenerationConflict.
         """
         change = self._changes(collection.name)
         reference = model or (change.configured.model if change else collection.model)
@@ -76,8 +78,7 @@ class Rebuilds:
             wanted = change.configured.dim
         if wanted is None:
             wanted = status.current.dim if status.current else collection.dim
-        slot = self._encoders.slot(collection.name)
-        template = slot.text_template if collection.modality == "text" else ""
+        template = self._template(collection, change if model is None else None, text_template)
         sample = self._index.content_sample(collection.name, sample_size())
         trial = self._try_model(replace(collection, dim=wanted), reference, sample)
         if dim not in (None, trial.dim):
@@ -86,7 +87,9 @@ class Rebuilds:
         if embedding_version not in (None, version):
             raise GenerationConflict(f"{reference} gives {version!r}, not {embedding_version!r}")
         _require_possible(status, version)
-        found = estimate(self._data_dir, collection, status, trial, self._workers)
+        assert status.current is not None
+        is_alike = has_same_template(status.current.embedding_version, version)
+        found = estimate(self._data_dir, collection, status, trial, self._workers, takes_contents=is_alike)
         return Rebuild(collection, reference, template, trial.dim, version, found)
 
     def _plan_without_model(
@@ -102,8 +105,21 @@ class Rebuilds:
         _require_possible(status, embedding_version)
         current_dim = status.current.dim if status.current else collection.dim
         trial = Trial(embedding_version, dim or current_dim, seconds_an_item=None, model_bytes=0)
-        found = estimate(self._data_dir, collection, status, trial, self._workers)
+        found = estimate(self._data_dir, collection, status, trial, self._workers, takes_contents=True)
         return Rebuild(collection, NO_MODEL, "", trial.dim, embedding_version, found)
+
+    def _template(self, collection: Collection, change: ModelChange | None, given: str | None) -> str:
+        if collection.modality != "text":
+            if given:
+                raise InvalidInput(
+                    "text_template", f"is no part of the picture collection {collection.name!r}"
+                )
+            return ""
+        if given is not None:
+            return given
+        return (
+            change.configured.text_template if change else self._encoders.slot(collection.name).text_template
+        )
 
     def start(self, rebuild: Rebuild) -> Job:
         """Return the job that does it, queued and on disk. Raises JobConflict, OSError."""

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from index_store.errors import GenerationConflict, IndexStoreError, InvalidRequest
-from index_store.types import CollectionStatus, GenerationStatus, Id
-from service.app.encoders import Slot
+from index_store.types import CollectionStatus, GenerationStatus, Id, NewGeneration
+from service.app.encoders import Slot, has_same_template
 from service.app.generations.models import GenerationModels
 from service.app.generations.origin import Origin
 from service.app.rebuild.filler import Filler, Gap, RebuildIndex
@@ -198,7 +198,7 @@ class RebuildRunner:
                 return None
             job = await self._save(replace(job, state="running", phase="copying"))
             advance = partial(
-                self._index.advance, job.collection, "begin", job.embedding_version, job.dim or None
+                self._index.advance, job.collection, "begin", job.embedding_version, _begins(status, job)
             )
             found = _of_version(await self._run(advance), job.embedding_version)
         if job.model == NO_MODEL:
@@ -332,6 +332,13 @@ class RebuildRunner:
 
     async def _run(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, call)
+
+
+def _begins(status: CollectionStatus, job: Job) -> NewGeneration:
+    """Texts that another template made are no content of the new generation: their sender makes them anew."""
+    current = status.current
+    is_alike = current is None or has_same_template(current.embedding_version, job.embedding_version)
+    return NewGeneration(job.dim or None, with_contents=is_alike)
 
 
 def _of_version(status: CollectionStatus, embedding_version: str) -> GenerationStatus | None:

@@ -41,7 +41,8 @@ class RebuildRoutes:
         body = await self._dependencies.read_json(request, self._decoder)
         collection = self._dependencies.collection(body.collection)
         dim = None if body.dim is None else in_range("dim", body.dim, 1, DIM_MAX)
-        plan = partial(self._rebuilds.plan, collection, body.model, body.embedding_version, dim)
+        given = (body.model, body.embedding_version, dim, body.text_template)
+        plan = partial(self._rebuilds.plan, collection, *given)
         rebuild = await self._dependencies.run_blocking(plan)
         if body.dry_run:
             return JsonResponse(_planned(rebuild))
@@ -75,6 +76,7 @@ def _planned(rebuild: Rebuild) -> dict[str, Any]:
         "collection": rebuild.collection.name,
         "model": rebuild.model,
         "dim": rebuild.dim,
+        "text_template": rebuild.text_template,
         "embedding_version": rebuild.embedding_version,
         "estimate": asdict(rebuild.estimate),
         "problem": rebuild.estimate.problem,

@@ -161,6 +161,7 @@ class RebuildIn(msgspec.Struct, forbid_unknown_fields=True):
     collection: str
     model: str | None = None
     dim: int | None = None
+    text_template: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
     embedding_version: str | None = None
     dry_run: bool = False
 
