@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from prometheus_client import (
@@ -90,6 +90,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self.stages = StageTiming(shared_dir)
         self._counts = RequestCounters(shared_dir)
+        self.request_began: Callable[[], None] = self._counts.count_in  # one call less for each
         self._at_reading: list[Collector] = [self._counts, self.stages]
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter
         self._problems = Counter(
@@ -162,10 +163,6 @@ class Metrics:
         )
         started.inc()
         running.set(1)
-
-    def request_began(self) -> None:
-        """Count a request in."""
-        self._counts.count_in()
 
     def request_ended(self, route: str, method: str, status: int, seconds: float, code: str) -> None:
         """route: the path's template, so that ids never become labels. code: empty without a problem."""

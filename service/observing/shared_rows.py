@@ -63,8 +63,9 @@ class SharedRows:
             rows = np.frombuffer(block[: len(block) // (self._step * 8) * self._step * 8], np.float64)
             for row in rows.reshape(-1, self._step):
                 name = row[:_NAME_DOUBLES].tobytes().rstrip(b"\0").decode(errors="replace")
-                if name:
-                    total[name] = total.get(name, 0) + row[_NAME_DOUBLES:]
+                if not name:
+                    break  # rows are given out in order
+                total[name] = total.get(name, 0) + row[_NAME_DOUBLES:]
         return total
 
     def _blocks(self, *, running_only: bool) -> Iterator[bytes]:
