@@ -27,8 +27,6 @@ from benchmarks.model_change_stages import OLD, Stages, Watched
 MODELS_DIR = Path(".models")
 LATENCY_MAX = 1.5
 RECALL_MIN = 0.95
-SEALING_S = 15.0
-"""Until what was stored is sealed: quiet is a service at rest."""
 CHANGES = (("promote", "promotion"), ("rollback", "rollback"), ("rollback", "second promotion"))
 """The step as the wire calls it: what was rolled back is the former generation, and rolls back in turn."""
 
@@ -74,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{given.items} items stored in {time.monotonic() - began:.0f} s", flush=True)
             stages = Stages(service.port, data_dir, given.items, Pace())
             report = Report("bench_model_change")
-            time.sleep(SEALING_S)
+            service.wait_until_idle()
+            print(f"sealed after {time.monotonic() - began:.0f} s", flush=True)
             stages.quiet(given.quiet_s)
             job = stages.rebuild()
             print(f"filled: {job}", flush=True)

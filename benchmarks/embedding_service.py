@@ -29,6 +29,8 @@ ROOT = Path(__file__).parents[1]
 OUT = ROOT / ".out"
 CORES = os.cpu_count() or 1
 WRITES_NICE = 10
+_IDLE_S = 4.0
+_IDLE_SHARE_MAX = 0.1
 WEIGHTS_FILE = "model.onnx_data"
 """As the service keeps them for mapping (docs/decisions/0017)."""
 TASTES = ("매운", "담백한", "국물이 진한", "고소한", "새콤한", "간단한", "겨울에 먹는", "아이가 좋아하는")
@@ -278,6 +280,17 @@ class Served:
     def cpu_s(self) -> float:
         """Return the CPU seconds of the process that serves."""
         return cpu_seconds(self._process.pid)
+
+    def wait_until_idle(self, seconds_max: float = 300.0) -> None:
+        """Return once its processes do next to nothing: what was stored is sealed. Raises TimeoutError."""
+        give_up = time.monotonic() + seconds_max
+        while time.monotonic() < give_up:
+            before = sum(cpu_seconds(int(each)) for each in self._workers())
+            time.sleep(_IDLE_S)
+            used = sum(cpu_seconds(int(each)) for each in self._workers()) - before
+            if used < _IDLE_SHARE_MAX * _IDLE_S:
+                return
+        raise TimeoutError(f"the service is not idle after {seconds_max} s")
 
     def weights_mb(self) -> tuple[float, float]:
         """Return (mapped by all workers together, private to one) MB of model weights; Linux only."""

@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.model_change_shop import Change, Item, Search, Step, text_of
 
 TOP_K = 10
-_EXACT_SHARE = 1 / 8
+_EXACT_SHARE = 1 / 40
 _TIMEOUT_S = 30.0
 _AGAIN_S = 0.05
 _GIVE_UP_S = 120.0

@@ -21,7 +21,7 @@ SETTLE_S = 5.0
 """Belongs to a step: what a search notices of a promotion it notices soon after it."""
 _MODELS_DIR = Path(".models")
 _DIM = 384
-_RECALL_SAMPLE = 8
+_RECALL_SAMPLE = 40
 _AWAITING_S_MAX = 120.0
 _LOOK_S = 0.1
 _SEED = 20_261_128
@@ -32,7 +32,7 @@ class Watched:
     """What was seen from the first stage to the last. spans: when each stage was, on the load's clock."""
 
     spans: dict[str, tuple[float, float]] = field(default_factory=dict)
-    latencies: list[tuple[float, float]] = field(default_factory=list)
+    latencies: list[tuple[float, float]] = field(default_factory=list)  # of searches that are not exact
     steps: list[Step] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -137,7 +137,7 @@ class Stages:
         findings = self.shop.judge(happened.changes, happened.searches, watched.steps, _RECALL_SAMPLE)
         watched.problems += findings.problems()
         watched.failures += [each.what for each in happened.failures]
-        watched.latencies += [(each.due, each.latency_ms) for each in happened.searches]
+        watched.latencies += [(each.due, each.latency_ms) for each in happened.searches if not each.exact]
         watched.answers += findings.answers
         watched.exact += findings.exact
         watched.recalled += findings.recalled

@@ -25,9 +25,12 @@ class Connection:
     def __init__(self, port: int, timeout_s: float = 30) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
 
-    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Any]:
         data = None if body is None else json.dumps(body).encode()
-        self._connection.request(method, path, data, {"content-type": "application/json"})
+        head = {"content-type": "application/json", **(headers or {})}
+        self._connection.request(method, path, data, head)
         answer = self._connection.getresponse()
         text = answer.read()
         is_json = "json" in (answer.headers["content-type"] or "")
