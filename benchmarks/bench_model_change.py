@@ -58,29 +58,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--items", type=int, default=5_000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--quiet-s", type=float, default=20.0)
-    parser.add_argument("--data-dir", type=Path, help="keep the filled service here, and go on with it")
+    parser.add_argument(
+        "--data-dir", type=Path, help="where the items lie; the first call with it stores them, and ends"
+    )
     parser.add_argument("--search-ms-max", type=int, help="REBUILD_SEARCH_MS_MAX")
     given = parser.parse_args(arguments)
+    environ = {"TEXT_MODEL": OLD, "IMAGE_MODEL": "builtin:descriptor", "WORKERS": str(given.workers)}
+    if given.search_ms_max:
+        environ["REBUILD_SEARCH_MS_MAX"] = str(given.search_ms_max)
     with tempfile.TemporaryDirectory(prefix="model-change-") as folder:
-        environ = {"TEXT_MODEL": OLD, "IMAGE_MODEL": "builtin:descriptor", "WORKERS": str(given.workers)}
-        if given.search_ms_max:
-            environ["REBUILD_SEARCH_MS_MAX"] = str(given.search_ms_max)
-        data_dir = Path(folder) / "data"
+        data_dir = given.data_dir or Path(folder) / "data"
+        is_filled = data_dir.exists()
         with Served(data_dir, MODELS_DIR, log=Path(folder) / "log", **environ) as service:
-            began = time.monotonic()
-            fill(service.port, given.items)
-            print(f"{given.items} items stored in {time.monotonic() - began:.0f} s", flush=True)
-            stages = Stages(service.port, data_dir, given.items, Pace())
-            report = Report("bench_model_change")
+            if not is_filled:
+                began = time.monotonic()
+                fill(service.port, given.items)
+                print(f"{given.items} items stored in {time.monotonic() - began:.0f} s", flush=True)
             service.wait_until_idle()
-            print(f"sealed after {time.monotonic() - began:.0f} s", flush=True)
-            stages.quiet(given.quiet_s)
-            job = stages.rebuild()
-            print(f"filled: {job}", flush=True)
-            for step, name in CHANGES:
-                stages.step(step, name)
-            report.add(list(rows_of(stages.watched)))
-        print((Path(folder) / "log").read_text()[-3000:])
+            if is_filled or not given.data_dir:
+                _change(service, data_dir, given.items, given.quiet_s)
+
+
+def _change(service: Served, data_dir: Path, items: int, quiet_s: float) -> None:
+    stages = Stages(service.port, data_dir, items, Pace())
+    report = Report("bench_model_change")
+    stages.quiet(quiet_s)
+    print(f"filled: {stages.rebuild()}", flush=True)
+    for step, name in CHANGES:
+        stages.step(step, name)
+    report.add(list(rows_of(stages.watched)))
 
 
 if __name__ == "__main__":

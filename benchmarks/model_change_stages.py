@@ -90,16 +90,16 @@ class Stages:
         """Rebuild; return the job when it is ready."""
         with self.load.running():
             time.sleep(1.0)  # until all of them send
-            began = at = time.monotonic()
             body = {"collection": "recipes", "model": NEW}
             status, answer = Caller(self.port).post("/v1/rebuild", body)
             if status != 202:
                 raise RuntimeError(f"{status} {answer!r}")
             job_id = json.loads(answer)["job"]["id"]
             while (job := self._asked(f"/v1/jobs/{job_id}"))["state"] in ("queued", "running"):
-                at = at if job["phase"] == "embedding" else time.monotonic()
+                now = time.monotonic()
+                began, _ = self.watched.spans.get(job["phase"], (now, now))
                 time.sleep(_LOOK_S)
-            self.watched.spans |= {"beginning": (began, at), "filling": (at, time.monotonic())}
+                self.watched.spans[job["phase"]] = (began, time.monotonic())
         if job["state"] != "ready":
             raise RuntimeError(f"the job is {job}")
         self._stop()

@@ -126,6 +126,10 @@ class RebuildSource(Protocol):
     def content_sample(self, collection: str, limit: int) -> list[Content]:
         """Return some kept contents of the current generation, to measure a model with."""
 
+    def catch_up_others(self, collection: str) -> None:
+        """Read what was committed to the generations that no search reads, so that the first one after a
+        promotion does not have to."""
+
     def record_origin(self, collection: str, embedding_version: str, origin: str) -> bool:
         """Note what made the vectors of that version, in words that only the caller reads; return whether any
         generation said otherwise before. Raises WriteFailed."""

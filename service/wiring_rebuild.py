@@ -101,6 +101,7 @@ def build_rebuild(
         readers,
         settings.data_dir / "jobs" / "runner.lock",
         begin_pending=pending.begin_pending,
+        is_maintained=settings.maintenance == "on",
         retire_after_s=settings.retire_after_h * 3600,
     )
     return RebuildParts(rebuilds, models, reports, [models.run, runner.run])

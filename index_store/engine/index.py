@@ -275,6 +275,12 @@ class EmbeddedIndex:
             with members.current.store.reading() as connection:
                 return read_some(connection, limit)
 
+    def catch_up_others(self, collection: str) -> None:
+        """See `RebuildSource.catch_up_others`."""
+        with self._collections[collection].members() as members:
+            for generation in members.in_order()[1:]:
+                generation.refresh()
+
     def record_origin(self, collection: str, embedding_version: str, origin: str) -> bool:
         """See `RebuildSource.record_origin`."""
         noted = False

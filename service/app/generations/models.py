@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from index_store.errors import GenerationConflict, IndexStoreError
-from index_store.port import VectorIndex
+from index_store.port import RebuildSource, VectorIndex
 from index_store.types import CollectionStatus, GenerationStatus
 from service.app.encoders import Encoder, Encoders, Slot
 from service.app.generations.loading import Loader, filled_slot, open_encoders
@@ -40,6 +40,10 @@ _RELEASE_AFTER_S = 60.0
 """Longer than any request waits that took the model before its generation went."""
 
 
+class GenerationIndex(VectorIndex, RebuildSource, Protocol):
+    """What is asked here of an index."""
+
+
 class GenerationModels:
     """`run` goes on while the service does. Event loop only; models are opened on a thread."""
 
@@ -47,7 +51,7 @@ class GenerationModels:
         self,
         collections: Sequence[Collection],
         encoders: Encoders,
-        index: VectorIndex,
+        index: GenerationIndex,
         loader: Loader,
         readers: Executor,
         workers: WorkerModels,
@@ -84,6 +88,8 @@ class GenerationModels:
         for collection in self._collections:
             try:
                 status = await self._run(partial(self._index.status, collection.name))
+                if status.others:
+                    await self._run(partial(self._index.catch_up_others, collection.name))
             except IndexStoreError:
                 continue  # told by the health probe
             await self._fit(collection, status)

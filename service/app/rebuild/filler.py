@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
-from index_store.port import RebuildSource, VectorIndex
+from index_store.port import FootprintSource, RebuildSource, VectorIndex
 from index_store.types import AwaitingItem, Content, Id, ItemWrite, Vector, WriteBatch
 from service.app.encoders import Slot
 from service.app.generations.other_vectors import vectors_of
@@ -45,7 +45,7 @@ class GapStep:
     failed: Sequence[tuple[Id, str]]
 
 
-class RebuildIndex(VectorIndex, RebuildSource, Protocol):
+class RebuildIndex(VectorIndex, RebuildSource, FootprintSource, Protocol):
     """What a filler needs of an index."""
 
 

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias
 log = logging.getLogger(__name__)
 
 JobState: TypeAlias = Literal["queued", "running", "ready", "failed", "cancelled"]
-JobPhase: TypeAlias = Literal["waiting", "loading", "copying", "embedding", "report", "done"]
+JobPhase: TypeAlias = Literal["waiting", "loading", "copying", "embedding", "sealing", "report", "done"]
 
 _ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")
 _KEPT_MAX = 100

@@ -6,6 +6,7 @@ stores say that something is missing. Steps of a job, each of which may be repea
     waiting → loading   the new model is opened, its version compared with the job's
             → copying   the new generation begins: ids, activity, metadata and content, by one rename
             → embedding items that wait for a vector get one, while every write goes to both generations
+            → sealing   maintenance builds the graphs, so that a promotion makes no search slower
             → report    the same queries to both generations, compared
             → done      the job is ready, to be promoted
 """
@@ -30,7 +31,8 @@ from service.app.encoders import Slot, has_same_template
 from service.app.generations.models import GenerationModels
 from service.app.generations.origin import Origin
 from service.app.rebuild.filler import Filler, Gap, RebuildIndex
-from service.app.rebuild.jobs import Job, JobStore
+from service.app.rebuild.jobs import Job, JobPhase, JobStore
+from service.app.rebuild.sealing import Sealing
 from service.app.rebuild.throttle import FillThrottle
 from service.app.report.reports import Reports
 from service.collections import NO_MODEL, Collection
@@ -78,14 +80,16 @@ class RebuildRunner:
         lock_file: Path,
         *,
         begin_pending: Callable[[], None] = lambda: None,
+        is_maintained: bool = True,
         retire_after_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """begin_pending: begins what the configuration asks for. retire_after_s: how long the former
-        generation is kept after the last step; 0 for ever. clock: seconds that only go forward. now: seconds
-        since the epoch."""
+        """begin_pending: begins what the configuration asks for. is_maintained: somebody seals what is
+        filled. retire_after_s: how long the former generation is kept after the last step; 0 for ever. clock:
+        seconds that only go forward. now: seconds since the epoch."""
         self._begin_pending = begin_pending
+        self._is_maintained = is_maintained
         self._retire_after_s = retire_after_s
         self._now = now
         self._collections = {each.name: each for each in collections}
@@ -94,6 +98,7 @@ class RebuildRunner:
         self._models = models
         self._filler = filler
         self._reports = reports
+        self._sealing = Sealing(index, clock)
         self._pace = pace
         self._readers = readers
         self._lock_file = lock_file
@@ -218,15 +223,20 @@ class RebuildRunner:
     async def _follow(self, job: Job, generation: GenerationStatus) -> None:
         """Fill the job's generation until nothing waits, or somebody asks for the job's end."""
         gap = Gap(job.collection, job.embedding_version)
-        running = replace(job, state="running", phase="embedding", reason="", hint="")
+        phase: JobPhase = "sealing" if job.phase == "sealing" and not generation.awaiting else "embedding"
+        running = replace(job, state="running", phase=phase, reason="", hint="")
         job = await self._save(_counted(running, generation))
-        if not await self._fill(gap, job):
+        if phase == "embedding" and not await self._fill(gap, job):
             return
         status = await self._status(job.collection)
         found = _of_version(status, job.embedding_version)
         progress = self._progress.get(gap)
         failed = progress.failed if progress else {}
         if found is None or status.current is None or found.awaiting > len(failed):
+            return
+        is_sealed = partial(self._sealing.is_done, job.collection, found.generation)
+        if self._is_maintained and not await self._run(is_sealed):
+            await self._save(replace(_counted(job, found), phase="sealing"))
             return
         if job.id not in self._reported:
             if await self._report(await self._save(replace(_counted(job, found), phase="report"))):
