@@ -10,7 +10,6 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     disable_created_metrics,
     generate_latest,
 )
@@ -18,7 +17,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from service.observing.processes import is_running
-from service.observing.request_counters import RequestCounters
+from service.observing.request_counters import BatchCounters, RequestCounters
 from service.observing.stage_timing import StageTiming
 
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -30,7 +29,6 @@ REFUSAL_REASONS = (
 ERROR_PLACES = ("request", "connection", "search", "probe", "recall")
 _SEARCH_ROUTE = "/v1/search"
 _RECENT_SEARCHES = 1024
-_BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class HealthGauges:
@@ -80,7 +78,7 @@ class HealthGauges:
 
 class Metrics:
     """Counts of this process; `exposition` sums over all workers when `shared_dir` is given. Event loop only,
-    but for `exposition`, `searched` and `unexpected`.
+    but for `exposition`, `unexpected` and `recalled`; `searched` by who searches.
 
     shared_dir: PROMETHEUS_MULTIPROC_DIR, which prometheus_client wants set before its first import.
     """
@@ -91,18 +89,14 @@ class Metrics:
         self.stages = StageTiming(shared_dir)
         self._counts = RequestCounters(shared_dir)
         self.request_began: Callable[[], None] = self._counts.count_in  # one call less for each
-        self._at_reading: list[Collector] = [self._counts, self.stages]
+        batches = BatchCounters(shared_dir)
+        self.searched: Callable[[int], None] = batches.count_call
+        self._at_reading: list[Collector] = [self._counts, batches, self.stages]
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter
         self._problems = Counter(
             "uhok_problems_total",
             "Requests refused or failed, by problem code.",
             ("code",),
-            registry=self._registry,
-        )
-        self._search_batch = Histogram(
-            "uhok_search_batch_requests",
-            "Searches answered by one index call.",
-            buckets=_BATCH,
             registry=self._registry,
         )
         self._written = Counter(
@@ -177,10 +171,6 @@ class Metrics:
         recent = list(self._recent_searches)
         self._recent_searches.clear()
         return recent
-
-    def searched(self, requests: int) -> None:
-        """Count one call of the index that answered `requests` searches."""
-        self._search_batch.observe(requests)
 
     def written(self, collection: str, upserted: int, deleted: int, rejected: int) -> None:
         """Count the items of one acknowledged write."""

@@ -1,4 +1,4 @@
-"""What every request counts: how many, how long, how many now."""
+"""What every request counts: how many, how long, how many now; and every call of the index."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ _SUM: Final = len(BOUNDS) + 1
 _ROWS_MAX: Final = 512
 """Routes, methods and statuses that were seen together."""
 _IN_FLIGHT: Final = "in flight"
+_CALLS: Final = "calls"
+_BATCHES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 
 
 class RequestCounters(Collector):
@@ -73,3 +75,23 @@ class RequestCounters(Collector):
             add_histogram(took, (route,), BOUNDS, numbers)
         now.add_metric((), float(self._rows.summed(running_only=True)[_IN_FLIGHT][0]))
         yield from (counted, took, now)
+
+
+class BatchCounters(Collector):
+    """How many searches each call of the index answers. `count_call` from one thread at a time."""
+
+    def __init__(self, shared_dir: Path | None = None) -> None:
+        self._rows = SharedRows("batches", len(_BATCHES) + 2, 2, shared_dir)
+        self._values = self._rows.values
+        self._place = self._rows.row(_CALLS)
+
+    def count_call(self, requests: int) -> None:
+        """Count one call of the index that answered `requests` searches."""
+        self._values[self._place + bisect_left(_BATCHES, requests)] += 1
+        self._values[self._place + len(_BATCHES) + 1] += requests
+
+    def collect(self) -> Iterator[Metric]:
+        """See prometheus_client. From any thread."""
+        family = HistogramMetricFamily("uhok_search_batch_requests", "Searches answered by one index call.")
+        add_histogram(family, (), _BATCHES, self._rows.summed()[_CALLS])
+        yield family
