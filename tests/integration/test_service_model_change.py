@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.integration.service_process import ROOT, Connection, ServiceProcess
+from tests.waiting import until
 
 REAL = {"TEXT_MODEL": "builtin:multilingual-e5-small", "MODELS_DIR": str(ROOT / ".models")}
 DISHES = ["갈비탕", "김치찌개", "된장찌개", "비빔밥", "떡볶이"]
@@ -45,3 +49,90 @@ def test_text_search_goes_on_after_text_model_was_changed(tmp_path: Path, worker
         assert Connection(service.port).ask("GET", "/readyz")[0] == 200
     finally:
         assert service.stop() == 0
+
+
+COLLECTIONS = """
+[collections.recipes]
+id_field = "recipe_id"
+model = "{model}"
+dim = {dim}
+"""
+
+
+class Visitor:
+    """Searches by text on new connections, so that each worker gets some, until it leaves."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._leave = threading.Event()
+        self._thread = threading.Thread(target=self._search)
+        self.versions: list[str] = []
+        self.failures: list[Any] = []
+
+    def __enter__(self) -> Visitor:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave.set()
+        self._thread.join()
+
+    def _search(self) -> None:
+        for n in itertools.count():
+            if self._leave.is_set():
+                return
+            connection = Connection(self._port)
+            status, answer = connection.post("/v1/search", {"query": DISHES[n % len(DISHES)], "top_k": 1})
+            connection.close()
+            if status != 200 or answer["results"][0]["recipe_id"] != n % len(DISHES):
+                self.failures.append((status, answer))
+            else:
+                self.versions.append(answer["embedding_version"])
+
+
+@pytest.mark.parametrize(
+    "old",
+    [
+        pytest.param("builtin:hashed-ngrams", id="no files"),
+        pytest.param(
+            "builtin:multilingual-e5-small",
+            id="real model",
+            marks=pytest.mark.skipif(
+                not any((ROOT / ".models").glob("multilingual-e5-small@*")),
+                reason="built-in models are not built: make models",
+            ),
+        ),
+    ],
+)
+def test_text_search_goes_on_through_a_change_to_another_dim(tmp_path: Path, old: str) -> None:
+    """Begun by ON_MODEL_CHANGE, with two workers; no search fails or meets a vector of another length."""
+    file = tmp_path / "collections.toml"
+    patient = {"SEARCH_DEADLINE_MS": "60000", "QUEUE_MS_MAX": "60000", "MODELS_DIR": str(ROOT / ".models")}
+    environ = {**patient, "COLLECTIONS_FILE": str(file), "WORKERS": "2", "ON_MODEL_CHANGE": "rebuild"}
+    file.write_text(COLLECTIONS.format(model=old, dim=384))
+    service = ServiceProcess(tmp_path / "data", environ).start()
+    try:
+        items = [{"recipe_id": n, "text": dish} for n, dish in enumerate(DISHES)]
+        assert Connection(service.port).post("/v1/upsert", {"items": items})[0] == 200
+    finally:
+        assert service.stop() == 0
+    file.write_text(COLLECTIONS.format(model="builtin:placeholder", dim=96))
+    service = ServiceProcess(tmp_path / "data", environ, service.port).start()
+    try:
+        with Visitor(service.port) as visitor:
+            until(lambda: is_ready(service), "the rebuild that nobody asked for")
+            for step in ("promote", "rollback", "rollback", "retire"):
+                status, told = Connection(service.port).post(f"/v1/{step}", {"collection": "recipes"})
+                assert status == 200, told
+            known = len(visitor.versions)
+            until(lambda: len(visitor.versions) > known + 10, "ten searches after the last step")
+        assert visitor.failures == []
+        assert len(set(visitor.versions)) == 2
+        assert [(each["role"], each["dim"]) for each in told["generations"]] == [("current", 96)]
+    finally:
+        assert service.stop() == 0
+
+
+def is_ready(service: ServiceProcess) -> bool:
+    jobs = Connection(service.port).ask("GET", "/v1/jobs")[1]["jobs"]
+    return [job["state"] for job in jobs] == ["ready"]
