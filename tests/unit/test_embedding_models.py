@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,6 +46,16 @@ def test_a_whole_directory_opens(directory: Path, tmp_path: Path) -> None:
     queries = embedder.embed(["가나"], "query").vectors
     documents = embedder.embed(["가나"], "document").vectors
     assert not np.allclose(queries, documents), "the prefixes of the directory's prompts were not used"
+
+
+def test_a_closed_model_holds_no_memory_though_somebody_refers_to_it(directory: Path, tmp_path: Path) -> None:
+    """A service freezes what its garbage collector knows at the start: cycles of then are never collected."""
+    embedder: Any = load_embedder(str(directory), "text", models_dir=tmp_path, dim=8, threads=1)
+    session, tokenizer = weakref.ref(embedder._session), weakref.ref(embedder._tokenizer)
+    embedder.close()
+    embedder.close()
+    assert session() is None and tokenizer() is None
+    assert embedder.info.dim == 8
 
 
 def test_one_flipped_bit_in_any_file_is_found(directory: Path, tmp_path: Path) -> None:

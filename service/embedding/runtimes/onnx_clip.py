@@ -45,7 +45,9 @@ class OnnxClipTexts:
         return Embedded(vectors, truncated)
 
     def close(self) -> None:
-        """Nothing to release: the session goes with its last reference."""
+        """Let go of weights and vocabulary: who else refers to this may stay for long."""
+        for name in ("_session", "_tokenizer"):
+            vars(self).pop(name, None)
 
 
 def cleaned(text: str) -> str:

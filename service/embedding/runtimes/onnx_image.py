@@ -39,4 +39,5 @@ class OnnxImageEmbedder:
         return of_pictures(vectors)
 
     def close(self) -> None:
-        """Nothing to release: the session goes with its last reference."""
+        """Let go of the weights: who else refers to this may stay for long."""
+        vars(self).pop("_session", None)

@@ -57,7 +57,9 @@ class OnnxTextEmbedder:
         return vectors
 
     def close(self) -> None:
-        """Nothing to release: the session goes with its last reference."""
+        """Let go of weights and vocabulary: who else refers to this may stay for long."""
+        for name in ("_session", "_tokenizer"):
+            vars(self).pop(name, None)
 
 
 def mean_pooled(tokens: npt.NDArray[np.float32], mask: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:

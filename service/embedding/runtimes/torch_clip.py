@@ -51,7 +51,8 @@ class ClipImages:
         return of_pictures(vectors)
 
     def close(self) -> None:
-        """Nothing to release: the weights go with the last reference."""
+        """Let go of the weights: who else refers to this may stay for long."""
+        vars(self).pop("model", None)
 
 
 class ClipTexts:
@@ -89,7 +90,8 @@ class ClipTexts:
         return len(encode(text)) + 2 if encode is not None else 0
 
     def close(self) -> None:
-        """Nothing to release: the weights go with the last reference."""
+        """Let go of the weights: who else refers to this may stay for long."""
+        vars(self).pop("model", None)
 
 
 def _load(directory: Path, manifest: Manifest, threads: int) -> Any:

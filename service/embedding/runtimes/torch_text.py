@@ -62,4 +62,5 @@ class SentenceTransformerEmbedder:
         return Embedded(np.asarray(vectors, np.float32), truncated)
 
     def close(self) -> None:
-        """Nothing to release: the weights go with the last reference."""
+        """Let go of the weights: who else refers to this may stay for long."""
+        vars(self).pop("model", None)
