@@ -112,12 +112,14 @@ class Server:
         self.home.chmod(0o755)
         self.data = self.home / "data"
         self.sockets = self.home / "run"
+        self.temporary = self.home / "tmp"
+        """Of its own: a MariaDB that starts removes every `#sql*` in its folder, another server's too."""
         self.port = free_port()
         self.password = secrets.token_hex(12)
         self._process: subprocess.Popen[bytes] | None = None
 
     def _make_directories(self) -> None:
-        for path in (self.data, self.sockets):
+        for path in (self.data, self.sockets, self.temporary):
             path.mkdir(mode=0o700)
             self.account.own(path)
         self.sockets.chmod(0o755)
@@ -264,14 +266,14 @@ class MariaDBServer(Server):
         if not self.data.exists():
             self._make_directories()
             self._run_tool(
-                installer, "--no-defaults", f"--datadir={self.data}", "--skip-test-db",
-                "--auth-root-authentication-method=normal",
+                installer, "--no-defaults", f"--datadir={self.data}", f"--tmpdir={self.temporary}",
+                "--skip-test-db", "--auth-root-authentication-method=normal",
             )  # fmt: skip
         fresh = not (self.data / "initialised").exists()
         self._spawn(
             daemon, "--no-defaults", f"--datadir={self.data}", f"--socket={self.sockets / 'mariadb.sock'}",
             f"--pid-file={self.sockets / 'mariadb.pid'}", f"--port={self.port}", "--bind-address=127.0.0.1",
-            *MARIADB_FLAGS,
+            f"--tmpdir={self.temporary}", *MARIADB_FLAGS,
         )  # fmt: skip
         errors = (pymysql.err.OperationalError, FileNotFoundError)
         self._wait_until(lambda: self._first_start() if fresh else self.connect().close(), *errors)
