@@ -71,6 +71,8 @@ class QueryLog:
                 found.update(path.read_text("utf-8", "replace").splitlines())
             except FileNotFoundError:
                 continue  # swept meanwhile
+            except OSError as exc:
+                log.warning("queries_not_read", extra={"path": str(path), "error": str(exc)})
         return sorted(found)
 
     def _file_of(self, collection: str, rows: int) -> Path:

@@ -148,9 +148,7 @@ def shown_ids(queries: Sequence[ComparedQuery]) -> ShownIds:
     before = _first_ids(each.replayed.before for each in queries)
     after = _first_ids(each.replayed.after for each in queries)
     lost, gained = sorted(before - after, key=_id_key), sorted(after - before, key=_id_key)
-    return ShownIds(
-        len(before), len(after), len(lost), len(gained), tuple(lost[:_EXAMPLES]), tuple(gained[:_EXAMPLES])
-    )
+    return ShownIds(len(before), len(after), len(lost), len(gained), lost[:_EXAMPLES], gained[:_EXAMPLES])
 
 
 def overlap_histogram(queries: Sequence[ComparedQuery]) -> list[int]:

@@ -167,7 +167,10 @@ class Reports:
         sides = (self._side(collection, before), self._side(collection, after))
         report = await self._compare(collection, (before, after), sides, given, on_query)
         names = [each.generation for each in status.generations]
-        await self._run(partial(self._store.save_report, report, names))
+        try:
+            await self._run(partial(self._store.save_report, report, names))
+        except OSError as exc:  # a full disk: it is told all the same, and made again when asked for
+            log.warning("report_not_stored", extra={"collection": collection.name, "error": str(exc)})
         log.info(
             "report_made",
             extra={
