@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
@@ -124,6 +125,9 @@ class Replayer:
             return SkippedQuery(query, "vector_of_another_dim")
         except InvalidRequest:
             return SkippedQuery(query, "refused_by_the_index")  # an unknown operator of a filter
+        is_doubtful = second is None or _lacks_own_item(query, answer, other)
+        if is_doubtful and await self._run(partial(self._has_changed, query, before, after)):
+            return SkippedQuery(query, "changed_meanwhile")
         await asyncio.sleep(min(self._pace.rest_after(self._clock() - began_at), _REST_S_MAX))
         return ReplayedQuery(query, answer, other)
 
@@ -183,12 +187,32 @@ class Replayer:
         except InvalidInput as exc:
             raise _NotComparable("likes_cancel_each_other_out") from exc
 
+    def _has_changed(self, query: ReplayQuery, before: ReplaySide, after: ReplaySide) -> bool:
+        """Whether an item that the query was made of was written since: that it is not found says nothing."""
+        search = query.search
+        ids = [*search.like_ids, *search.unlike_ids] if query.own_id is None else [query.own_id]
+        sides = [
+            self._source.get_version(search.collection.name, side.embedding_version, ids)
+            for side in (before, after)
+        ]
+        if any(item is None or not item.is_live for item in sides[0]) or None in sides[1]:
+            return True
+        if query.own_id is None or search.content is None:
+            return False
+        content = search.content.encode() if isinstance(search.content, str) else search.content
+        known = (None, hashlib.sha256(content).digest())  # a vector that came without content has no hash
+        return any(item is not None and item.content_hash not in known for items in sides for item in items)
+
     def _run(self, call: Callable[[], T]) -> Awaitable[T]:
         return asyncio.get_running_loop().run_in_executor(self._readers, call)
 
 
 class _NotComparable(Exception):
     """The reason, as SkippedQuery has it."""
+
+
+def _lacks_own_item(query: ReplayQuery, before: ReplayedAnswer, after: ReplayedAnswer) -> bool:
+    return query.own_id is not None and (before.own_rank is None or after.own_rank is None)
 
 
 def _changed(content: str | bytes, change: SearchChange) -> str | bytes:
