@@ -67,6 +67,7 @@ class GenerationModels:
         self._workers = workers
         self._clock = clock
         self._failed: dict[tuple[str, str], tuple[float, str]] = {}
+        self._is_told = True
         self._open_models: dict[str, OpenModels] = {}
         self._leaving: dict[Encoder[Any], float] = {}
 
@@ -157,7 +158,11 @@ class GenerationModels:
         try:
             await self._run(partial(self._workers.tell, dict(self._open_models)))
         except OSError as exc:  # a full disk: no step is taken on it either
-            log.warning("models_not_told", extra={"reason": str(exc)})
+            if self._is_told:
+                log.warning("models_not_told", extra={"reason": str(exc)})
+            self._is_told = False
+        else:
+            self._is_told = True
 
     async def _release_unused(self) -> None:
         """Close the models of generations that are gone, once nobody can still be waiting for them. One that
