@@ -15,6 +15,8 @@ from tests.contract.test_http_rebuild import CHANGED, ended, generations, rebuil
 from tests.contract.test_http_search_bounds import BARE
 from tests.http_app import DISHES, HttpApp, running_app, seed
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:

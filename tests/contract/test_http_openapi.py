@@ -41,10 +41,17 @@ def _examples() -> list[Any]:
             for name, example in body.get("examples", {}).items()
         ]
         for kind, name, example in found or [("", "call", _called(operation))]:
-            for prefix in _prefixes(path):
+            for place, prefix in enumerate(_prefixes(path)):
                 label = f"{method} {prefix}{path} {name}"
-                cases.append(pytest.param(path, method, kind, example, prefix, id=label))
+                is_again = place > 0 and not _reads(path, method)  # with an application of its own
+                marks = [pytest.mark.long] if is_again else []
+                cases.append(pytest.param(path, method, kind, example, prefix, id=label, marks=marks))
     return cases
+
+
+def _reads(path: str, method: str) -> bool:
+    """Whether the operation changes nothing."""
+    return method == "get" or DOCUMENT["paths"][path][method]["x-role"] in ("none", "search")
 
 
 def _called(operation: dict[str, Any]) -> dict[str, Any]:
@@ -75,9 +82,8 @@ def new_app(tmp_path: Path) -> Iterator[HttpApp]:
 @pytest.fixture
 def app(request: pytest.FixtureRequest) -> HttpApp:
     """The application for an example: one of its own where the operation writes."""
-    path, method = request.node.callspec.params["path"], request.node.callspec.params["method"]
-    is_read = method == "get" or DOCUMENT["paths"][path][method]["x-role"] in ("none", "search")
-    found = request.getfixturevalue("read_app" if is_read else "new_app")
+    given = request.node.callspec.params
+    found = request.getfixturevalue("read_app" if _reads(given["path"], given["method"]) else "new_app")
     assert isinstance(found, HttpApp)
     return found
 

@@ -18,6 +18,8 @@ from service.ops.report import add_report
 from tests.contract.test_http_rebuild import ended, generations, rebuild, step, until
 from tests.http_app import DISHES, HttpApp, picture, running_app, seed
 
+pytestmark = pytest.mark.long
+
 REPORT = "/v1/collections/recipes/generations/next/report"
 CHANGED = {"TEXT_MODEL": "builtin:placeholder"}
 PICTURES = """
