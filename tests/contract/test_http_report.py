@@ -174,6 +174,26 @@ def test_a_planted_regression_is_found_and_the_gate_stops_the_promotion(seeded: 
         assert generations(app)["current"]["embedding_version"] == version
 
 
+def test_a_report_of_a_generation_that_was_still_empty_decides_nothing(seeded: Path) -> None:
+    """As by a rebuild whose vectors are imported after it."""
+    ids = list(range(1, 31))
+    with opened_index(seeded, RECIPES) as index:
+        index.advance("recipes", "begin", "imported.1")
+    path = REPORT.replace("next", "imported.1")
+    with running_app(seeded) as app:
+        empty = reported(app, path=path)
+        assert empty["after"]["live"] == 0 and empty["holds"] is False
+    with opened_index(seeded, RECIPES) as index:
+        stored = index.get("recipes", ids)
+        items = [ItemWrite(found.id, vector=found.vector) for found in stored if found is not None]
+        index.write("recipes", WriteBatch(items, embedding_version="imported.1"))
+    with running_app(seeded) as app:
+        step(app, "promote")
+        name = generations(app)["current"]["generation"]
+        made = reported(app, path=f"/v1/collections/recipes/generations/{name}/report")
+        assert made["after"]["live"] == 30 and made["holds"]
+
+
 def test_a_shuffled_kind_is_found_among_sound_ones_and_by_overlap(tmp_path: Path) -> None:
     """Pictures are judged as a kind of their own, under limits of their collection."""
     file = tmp_path / "collections.toml"

@@ -41,6 +41,7 @@ OnQuery = Callable[[], Awaitable[None]]
 
 _TITLE_KEYS = ("title", "name", "product_name", "recipe_name")
 _TITLE_CHARS_MAX = 120
+_GROWTH_MAX = 0.1
 _CALLERS_QUERIES_MIN = 20
 """Fewer recorded queries do not stand for callers: items' own content counts beside them."""
 
@@ -150,7 +151,7 @@ class Reports:
     ) -> FoundReport | None:
         find = partial(self._store.find_report, collection.name, after.generation)
         report = await self._run(find)
-        if report is None or (after.role == "next" and not _is_of(report, status)):
+        if report is None or (after.role == "next" and not _is_of(report, status, after)):
             return None
         return self._current_gates(collection, report, status)
 
@@ -267,9 +268,12 @@ def _require_comparable(status: CollectionStatus, after: GenerationStatus) -> No
         )
 
 
-def _is_of(report: Report, status: CollectionStatus) -> bool:
-    """Whether the report compares with the generation that is current now."""
-    return status.current is not None and report.before.generation == status.current.generation
+def _is_of(report: Report, status: CollectionStatus, after: GenerationStatus) -> bool:
+    """Whether the report compares with the generation that is current now, and saw about as many items of the
+    next one: what was made while that was being filled says nothing of it."""
+    if status.current is None or report.before.generation != status.current.generation:
+        return False
+    return abs(after.live - report.after.live) <= _GROWTH_MAX * after.live
 
 
 def _compared_generation(status: GenerationStatus) -> ComparedGeneration:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
@@ -31,6 +32,8 @@ from service.http.wire.values import read_id
 from service.observing.metrics import METRICS_CONTENT_TYPE
 
 log = logging.getLogger(__name__)
+
+_LOOKS, _LOOK_S = 20, 0.1
 
 SLOW_SHOWN_MAX = 200
 Step = Literal["promote", "rollback", "abort", "retire"]
@@ -173,8 +176,14 @@ class OpsRoutes:
         self, collection: Collection, status: CollectionStatus, request: Request, *, is_forced: bool
     ) -> None:
         """Raises GenerationConflict where a promotion would lose items or a gate does not hold; a promotion
-        that is forced is logged with what it passed over."""
+        that is forced is logged with what it passed over. Beside writes the counts of two generations differ
+        for moments, until each write is in both and what waited for a vector has one: a lack has to last."""
         lost = shortfall(status)
+        for _ in range(0 if is_forced else _LOOKS):
+            if not lost:
+                break
+            await asyncio.sleep(_LOOK_S)
+            lost = shortfall(status := await self._status(collection))
         if lost and not is_forced:
             raise GenerationConflict(
                 f"{lost} item(s) of {collection.name!r} have no vector in the next generation: wait for its "
