@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -144,14 +144,10 @@ class PageKey:
     id: Id
 
 
-class PlanStep(NamedTuple):
-    """How one source of rows was searched. way: graph, scan (all codes), gather (rows one by one) or delta
-    (rows in memory). ef: breadth of a graph, else 0. rows: how many were compared with the query; of a graph,
-    how many it gave."""
-
-    way: Literal["graph", "scan", "gather", "delta"]
-    ef: int
-    rows: int
+PlanStep: TypeAlias = tuple[Literal["graph", "scan", "gather", "delta"], int, int]
+"""How one source of rows was searched: way, ef, rows. gather: rows one by one; delta: rows in memory. ef:
+breadth of a graph, else 0. rows: how many were compared with the query; of a graph, how many it gave. A plain
+tuple, since every search makes some."""
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ from index_store.filter.cache import CompiledFilter, compiled_filter
 from index_store.filter.compile import Mask
 from index_store.query.view import SegmentView, View, live_ids
 from index_store.segment.reader import Found
-from index_store.types import Id, PlanStep, SearchRequest, Vector
+from index_store.types import Id, SearchRequest, Vector
 
 _FIRST_BEYOND = 64
 _EXCLUDED_CHECKED_MAX = 256
@@ -96,7 +96,7 @@ def _nearest(view: View, request: SearchRequest, condition: CompiledFilter | Non
         # Last, and told how near its rows must be: mostly none of so few rows is.
         mask = _allowed_mask(view, request, condition)
         if request.steps is not None:
-            request.steps.append(PlanStep("delta", 0, view.count))
+            request.steps.append(("delta", 0, view.count))
         found = view.delta.nearest_rows(request.vector, k, mask, after, _farthest(parts, k))
         if len(found.rows):
             parts.append(_Part(-1, found.rows, found.distances, found.ids))

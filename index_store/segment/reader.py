@@ -238,7 +238,7 @@ class SegmentReader:
         for _ in range(GRAPH_TRIES):
             rows, engine = self._graph.knn(query.vector, plan.breadth, allowed=None, ef=plan.breadth)
             if query.steps is not None:
-                query.steps.append(PlanStep("graph", plan.breadth, len(rows)))
+                query.steps.append(("graph", plan.breadth, len(rows)))
             positions = None
             if query.allowed is not None or len(query.excluded):
                 positions = self._allowed_positions(query, rows)
@@ -277,7 +277,7 @@ class SegmentReader:
         """Score every allowed row: for a few of them nothing is faster."""
         rows = np.arange(self.rows) if query.allowed is None else rows_allowed(query.allowed, self.rows)
         if query.steps is not None:
-            query.steps.append(PlanStep("gather", 0, len(rows)))
+            query.steps.append(("gather", 0, len(rows)))
         return self._nearest_of(query, rows)
 
     def _by_scan(self, query: SegmentQuery, is_crowded: bool) -> Found:
@@ -288,7 +288,7 @@ class SegmentReader:
         # is proven. Too few means a second scan, too many a longer heap.
         fetch = 4 * query.k + (300 if query.exact else 120) if is_crowded else 2 * query.k + 64
         if query.steps is not None:
-            query.steps.append(PlanStep("scan", 0, query.allowed_count))
+            query.steps.append(("scan", 0, query.allowed_count))
         rows = self._scan.contenders(
             query.vector,
             query.k,

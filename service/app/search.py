@@ -10,7 +10,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol, TypeVar
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -38,7 +37,7 @@ class IndexReader(VectorIndex, SeqSource, Protocol):
     """What a searcher needs of an index."""
 
 
-class ParsedSearch(msgspec.Struct, gc=False):
+class ParsedSearch(SearchTimer, gc=False):
     """One search on its way: a request for the index, and the content that its vector is made of, if it came
     without one. A Struct, since there is one for every search.
 
@@ -47,7 +46,7 @@ class ParsedSearch(msgspec.Struct, gc=False):
     include: fields of the answer beside id and distance. shown: how many items the pages before held.
     warnings: for who asked. truncated: whether the text was longer than its model reads; None for other
     content. is_embedded: a model's vector and version are in `request`, and `pinned` is the version that the
-    caller named. timer: where its time goes.
+    caller named. It is its own timer: an object more for every search would take longer than what it times.
     """
 
     collection: Collection
@@ -62,7 +61,6 @@ class ParsedSearch(msgspec.Struct, gc=False):
     truncated: bool | None = None
     is_embedded: bool = False
     pinned: str | None = None
-    timer: SearchTimer = msgspec.field(default_factory=SearchTimer)
 
 
 class Searcher:
@@ -129,7 +127,7 @@ class Searcher:
                 raise refusal
             return False
         deadline = time.monotonic() + self._deadline_s
-        self._search_queue.put(search.collection.name, search.request, deadline, handler, search.timer)
+        self._search_queue.put(search.collection.name, search.request, deadline, handler, search)
         return True
 
     def picture_refusal(self, collection: str, bytes_count: int, caller: str) -> Overloaded | None:
@@ -175,7 +173,7 @@ class Searcher:
         version = self._version_of_model(search)  # before anything is awaited: another may serve after it
         encoder = self._encoders.encoder(search.collection.name, content)
         self._complete(search, version, await encoder.embed_query(content, caller))
-        search.timer.embed_s = time.perf_counter() - began_at
+        search.embed_s = time.perf_counter() - began_at
 
     @staticmethod
     def _complete(search: ParsedSearch, version: str, found: Encoding) -> None:
@@ -225,7 +223,7 @@ class Searcher:
         self, search: ParsedSearch, request: SearchRequest, deadline: float
     ) -> Awaitable[SearchResult]:
         if search.min_seq is None:
-            return self._search_queue.ask(search.collection.name, request, deadline, search.timer)
+            return self._search_queue.ask(search.collection.name, request, deadline, search)
         return self._search_from(search.min_seq, search, request, deadline)
 
     async def _search_from(
@@ -239,7 +237,7 @@ class Searcher:
         while True:
             newest = self._index.newest_seq(collection)
             if newest is None or newest >= min_seq:
-                result = await self._search_queue.ask(collection, request, deadline, search.timer)
+                result = await self._search_queue.ask(collection, request, deadline, search)
                 if result.seq >= min_seq:
                     return result
                 newest = result.seq

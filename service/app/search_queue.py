@@ -183,7 +183,7 @@ class SearchQueue:
                 "Too many searches are waiting.", retry_after_s=max(1.0, expected_s), reason="search"
             )
         timer.asked_at = time.perf_counter()
-        request.steps = timer.steps
+        timer.steps = request.steps = []
         waiting = _Waiting(collection, request, deadline, handler, cost_of(request), timer)
         self._unanswered.append(waiting)
         if self._sweeper is None:

@@ -1,13 +1,15 @@
-"""Where the time of one search goes: the one object that it carries along for that."""
+"""Where the time of one search goes: what it carries along for that."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import msgspec
 
 from index_store.types import PlanStep
 
 
-class SearchTimer(msgspec.Struct, gc=False):
+class SearchTimer(msgspec.Struct, gc=False, kw_only=True):
     """Of one search; each value is written by whoever has the search in hand, times on `time.perf_counter`.
 
     asked_at: when it was put in line for the index. embed_s: waiting for its vector, the model's queue
@@ -19,4 +21,4 @@ class SearchTimer(msgspec.Struct, gc=False):
     embed_s: float = 0.0
     wait_s: float = 0.0
     search_s: float = 0.0
-    steps: list[PlanStep] = msgspec.field(default_factory=list)
+    steps: Sequence[PlanStep] = ()

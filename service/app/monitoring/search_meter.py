@@ -10,7 +10,7 @@ from service.app.monitoring.recall_sampler import RecallSampler
 from service.app.query_log.recorder import QueryRecorder
 from service.app.search import ParsedSearch
 from service.observing.slow_searches import SlowSearches
-from service.observing.stage_timing import SEARCHES_MAX, StageTiming
+from service.observing.stage_timing import StageTiming
 
 _SHARE_S: Final = 1.0
 
@@ -28,7 +28,6 @@ class SearchMeter:
         """recorder: None where no queries are kept."""
         self._recorder = recorder
         self._times = times
-        self._searches = times.searches
         self._slow = slow
         self._sampler = sampler
 
@@ -44,12 +43,9 @@ class SearchMeter:
         """Count a search whose answer is made. began_at: when its request was whole; answered_at: when the
         index had answered; ended_at: when the answer was encoded; all on `time.perf_counter`. error: what it
         ended with instead of an answer."""
-        timer = search.timer
-        if timer.search_s:
-            in_line_s = timer.asked_at - began_at - timer.embed_s
-            self._searches.append((in_line_s, timer.wait_s, timer.search_s, ended_at - answered_at))
-            if len(self._searches) >= SEARCHES_MAX:
-                self._times.add_searches()
+        if search.search_s:
+            in_line_s = search.asked_at - began_at - search.embed_s
+            self._times.note_search(in_line_s, search.wait_s, search.search_s, ended_at - answered_at)
             if ended_at >= self._sampler.due_at and error is None:
                 self._sampler.offer(search)
         if self._recorder is not None and error is None:
@@ -83,7 +79,7 @@ def _about(
     error: Exception | None,
 ) -> Mapping[str, Any]:
     """What is told of a slow search: no text, no vector, no value of a filter."""
-    timer, request = search.timer, search.request
+    timer, request = search, search.request
     in_line = timer.asked_at - began_at - timer.embed_s if timer.asked_at else 0.0
     stages = {
         "admission": in_line,
@@ -102,7 +98,7 @@ def _about(
         "has_filter": request.filter is not None,
         "error": None if error is None else type(error).__name__,
         "stages_ms": {name: round(seconds * 1000, 3) for name, seconds in stages.items()},
-        "plan": [{"way": step.way, "ef": step.ef, "rows": step.rows} for step in timer.steps],
+        "plan": [{"way": way, "ef": ef, "rows": rows} for way, ef, rows in timer.steps],
     }
 
 
