@@ -109,6 +109,12 @@ def test_vectors_are_checked_against_the_generation_they_are_for(app: HttpApp) -
         "invalid_dimension",
         ["body", "searches", 1],
     )
+    batch = {"searches": [{"collection": "recipes", "vector": vector(dim)} for dim in (OLD, NEW)]}
+    refusal = app.post("/v1/search-batch", batch).json()
+    assert (refusal["code"], refusal["errors"][0]["loc"]) == (
+        "invalid_vector",
+        ["body", "searches", 1, "vector"],
+    )
     step(app, "promote", embedding_version=job["embedding_version"])
     assert app.post("/v1/search", {"collection": "recipes", "vector": vector(NEW)}).status_code == 200
 

@@ -274,3 +274,12 @@ def test_a_batch_alone_is_never_too_much_for_the_line(tmp_path: Path) -> None:
         assert answer.status_code == 200, answer.text
         sizes = [len(each["results"]) for each in answer.json()["responses"]]
         assert sizes == [30 - n % 9 for n in range(100)]
+
+
+def test_what_the_index_refuses_in_a_batch_names_its_search(tmp_path: Path) -> None:
+    with running_app(tmp_path / "data") as app:
+        seed(app)
+        bad = {"query": "국", "filter": {"price": {"$near": 3}}}
+        answer = app.post("/v1/search-batch", {"searches": [{"query": "국"}, bad]})
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_filter")
+        assert answer.json()["errors"][0]["loc"][:4] == ["body", "searches", 1, "filter"]

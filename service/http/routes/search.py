@@ -16,11 +16,12 @@ from typing import TypeAlias
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from index_store.errors import InvalidRequest
 from service.app.monitoring.search_meter import SearchMeter
 from service.app.search import ParsedSearch, Searcher
 from service.app.search_cost import cost_of
 from service.collections import Catalogue
-from service.errors import InvalidInput, Overloaded
+from service.errors import FieldError, InvalidInput, Overloaded
 from service.http.auth import Keys, Role
 from service.http.middleware import EXCHANGE, JSON, Exchange
 from service.http.wire.answers import LARGE_BYTES, encoded_answer, encoded_in_pieces, expected_bytes
@@ -141,11 +142,25 @@ class SearchFront:
         exchange, deadline = scope[EXCHANGE], self._searcher.deadline()
         answers: list[bytes] = []
         for group in _groups(parsed, self._searcher.batch_cost):
-            answers += await asyncio.gather(*(self._answer(each, exchange, deadline) for each in group))
+            first = len(answers)
+            answers += await asyncio.gather(
+                *(self._answer_nth(first + n, each, exchange, deadline) for n, each in enumerate(group))
+            )
             size = sum(map(len, answers))
             if size > self._answer_bytes_max:
                 raise self._too_large("searches", size)
         return b'{"responses":[%s]}' % b",".join(answers)
+
+    async def _answer_nth(
+        self, place: int, search: ParsedSearch, exchange: Exchange, deadline: float
+    ) -> bytes:
+        """What the index refuses, as a filter, names its search."""
+        try:
+            return await self._answer(search, exchange, deadline)
+        except InvalidRequest as exc:
+            problem = problem_of(exc)
+            errors = [FieldError(("body", "searches", place, *e.loc[1:]), e.msg) for e in problem.errors]
+            raise HttpRefusal(problem.status, problem.code, problem.detail, errors=errors) from exc
 
     def _read_nth(self, place: int, search: SearchIn) -> ParsedSearch:
         try:
