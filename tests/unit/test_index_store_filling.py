@@ -13,6 +13,7 @@ import pytest
 from index_store.engine.index import EmbeddedIndex
 from index_store.errors import InvalidVector, VersionMismatch
 from index_store.maintenance.check import check
+from index_store.storage.schema import Connection, connect_sqlite
 from index_store.types import (
     CollectionSpec,
     Content,
@@ -146,6 +147,32 @@ def test_metadata_reaches_every_generation_whatever_else_is_in_the_batch(index: 
     told = index.get("things", [1, 2, 3])
     assert told[0] is not None and told[0].metadata == {"t": "neu"}
     assert told[1] is not None and told[1].metadata == {"t": "zwei"} and told[2] is None
+
+
+@pytest.mark.parametrize("reads_along", [True, False])
+def test_who_reads_along_has_nothing_to_read_after_a_promotion(
+    index: EmbeddedIndex, tmp_path: Path, reads_along: bool
+) -> None:
+    """Another worker, which wrote nothing: its first search after the promotion finds all applied."""
+    statements: list[str] = []
+
+    def watched(path: Path) -> Connection:
+        connection = connect_sqlite(path)
+        connection.set_trace_callback(statements.append)  # type: ignore[attr-defined]
+        return connection
+
+    store(index, *(made(n, f"글 {n}") for n in range(1, 8)))
+    index.advance("things", "begin", "v2")
+    reader = EmbeddedIndex(tmp_path, [SPEC], connect=watched)
+    reader.open()
+    assert fill(index) == 7
+    if reads_along:
+        reader.catch_up_others("things")
+    index.advance("things", "promote", "v2")
+    statements.clear()
+    assert answers(reader, "v2", "글 3")[0] == 3
+    assert any("ORDER BY seq LIMIT" in each for each in statements) != reads_along
+    reader.close()
 
 
 def test_what_fills_gives_way_to_what_was_written_meanwhile(index: EmbeddedIndex) -> None:
