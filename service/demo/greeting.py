@@ -7,10 +7,10 @@ QUERY_PICTURE = "service/demo/query.jpg"
 
 
 def greeting(port: int) -> str:
-    """Return the address and three commands to try, for a terminal."""
+    """Return the address of the page to look at and three commands to try, for a terminal."""
     address = f"http://localhost:{port}"
     return f"""
-Ready at {address}  (Ctrl+C stops). Try:
+Ready at {address}/console  (open it in a browser; Ctrl+C stops). Or try:
 
   curl -s {address}/v1/search -H 'Content-Type: application/json' \\
     -d '{{"query": "겨울에 먹는 길거리 간식", "top_k": 3, "include": ["metadata"]}}'

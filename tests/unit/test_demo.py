@@ -104,6 +104,7 @@ def test_the_query_picture_is_not_in_the_catalogue(drawn: list[Product]) -> None
 def test_the_greeting_names_the_address_and_three_commands() -> None:
     text = greeting(9123)
     assert text.count("curl ") == 3
+    assert text.split()[:3] == ["Ready", "at", "http://localhost:9123/console"]
     assert text.count("http://localhost:9123") == 4
     assert (ROOT / QUERY_PICTURE).is_file()
 
