@@ -128,14 +128,15 @@ def test_who_named_the_former_version_is_told_of_both(app: HttpApp) -> None:
     step(app, "promote")
     asked = {"collection": "recipes", "embedding_version": old}
     write = {**asked, "items": [{"recipe_id": 1, "vector": vector(OLD)}]}
-    assert app.post("/v1/upsert", write).status_code == 200, "the former generation is written to"
     texts = {**asked, "items": [{"recipe_id": 1, "text": "국"}]}
+    for body in (write, texts):
+        assert app.post("/v1/upsert", body).status_code == 200, "the former generation is written to"
     unknown = {**write, "embedding_version": "model.v0"}
     for path, body in (
         ("/v1/search", {**asked, "vector": vector(OLD)}),
         ("/v1/search", {**asked, "query": "국"}),
         ("/v1/search", {**asked, "like_ids": [3]}),
-        ("/v1/upsert", texts),
+        ("/v1/upsert", {**texts, "embedding_version": "model.v0"}),
         ("/v1/upsert", unknown),
     ):
         answer = app.post(path, body)
