@@ -48,6 +48,9 @@ class KnowingIndex(ReferenceIndex):
         current, *others = [self._with_origin(each) for each in found.generations]
         return replace(found, current=current, others=others)
 
+    def catch_up_others(self, collection: str) -> None:
+        """See RebuildSource: nothing here is behind."""
+
     def _with_origin(self, generation: GenerationStatus) -> GenerationStatus:
         return replace(generation, origin=Origin(self.origins[generation.embedding_version]).serialized())
 
