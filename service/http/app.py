@@ -27,6 +27,7 @@ from service.http.routes.console import ConsoleRoutes
 from service.http.routes.demo import DemoRoutes
 from service.http.routes.digest import DigestRoutes
 from service.http.routes.embed import EmbedRoutes
+from service.http.routes.item_map import MapRoutes
 from service.http.routes.legacy import LegacyRoutes
 from service.http.routes.ops import HealthRoutes, ItemRoutes, OpsRoutes
 from service.http.routes.rebuild import RebuildRoutes
@@ -164,6 +165,7 @@ def _routers(parts: ApplicationParts) -> list[APIRouter]:
             parts.reports,
         ),
         DigestRoutes(shared),
+        MapRoutes(shared),
         RebuildRoutes(shared, parts.rebuilds),
         ReportRoutes(shared, parts.reports, search_limits(shared.settings)),
     ]

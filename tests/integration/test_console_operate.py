@@ -55,7 +55,14 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess
     process.start(until_ready=False)
     try:
         wait_until_serving(process)
-        items = [{"recipe_id": number, "text": f"{DISHES[number % 10]} {number}"} for number in range(1, 21)]
+        items = [
+            {
+                "recipe_id": number,
+                "text": f"{DISHES[number % 10]} {number}",
+                "metadata": {"title": f"{number} {HOSTILE}", "category": ("국", "밥")[number % 2]},
+            }
+            for number in range(1, 21)
+        ]
         report = {"equal": False, "as_of_ms": 1_700_000_000_000, "lag_ms": 4200.0, "quarantined": 3}
         brake = {"why": f"19 % vanished {HOSTILE}", "hint": BRAKE_HINT, "since_ms": 1_700_000_000_000}
         told = {"sync.report": json.dumps(report), "sync.brake": json.dumps(brake)}
@@ -157,9 +164,15 @@ def test_a_model_is_changed_and_changed_back(visits: Visits, service: ServicePro
     expect(page.locator("dl", has_text="Disk")).to_contain_text("20 of 20 items")
     page.get_by_role("button", name="Begin", exact=True).click()
     expect(page.locator(".job").first).to_contain_text("ready", timeout=30_000)
-    expect(page.locator("tbody")).to_contain_text("next")
+    expect(page.locator("tbody").first).to_contain_text("next")
+    page.get_by_role("button", name="Show the report").click()
+    expect(page.locator("table", has_text="overlap_at_10_min")).to_be_visible()
+    expect(page.locator(".bars")).to_be_visible()
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save it as a page").click()
+    assert "<html" in saved.value.path().read_text("utf-8")
     confirm(page, "Promote", "recipes")
-    expect(page.locator("tbody")).to_contain_text("former")
+    expect(page.locator("tbody").first).to_contain_text("former")
     assert current() != first
     page.locator("main").get_by_role("button", name="Roll back", exact=True).click()
     page.fill("#typed-name", "recipe")
@@ -168,4 +181,20 @@ def test_a_model_is_changed_and_changed_back(visits: Visits, service: ServicePro
     confirm(page, "Roll back", "recipes")
     expect(page.locator("#notice")).to_contain_text("rolled back")
     assert current() == first
+    assert page.evaluate("window.broken") is None
+
+
+def test_the_map_shows_items_and_leads_to_those_like_one(visits: Visits) -> None:
+    page = opened(visits, "/console#/map", "")
+    expect(page.locator(".problem")).to_contain_text("key_missing")
+    page = opened(visits, "/console#/map", ADMIN)
+    expect(page.locator(".plane .dot")).to_have_count(20)
+    assert page.locator("#map-key option").all_inner_texts() == ["category", "title"]
+    expect(page.locator(".legend li")).to_have_count(2)
+    page.locator(".plane").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".told strong")).to_contain_text(HOSTILE)
+    page.keyboard.press("Enter")
+    expect(page.locator(".chip")).to_contain_text("Like ")
+    expect(page.locator(".card")).to_have_count(19)
     assert page.evaluate("window.broken") is None

@@ -18,6 +18,7 @@ SHOWN = {
     "collections": ".tile tbody",
     "model": ".panel tbody",
     "health": ".state + .panel",
+    "map": ".plane .dot",
 }
 """What each page shows once it has its answers."""
 PHONE = {"width": 360, "height": 740}

@@ -3,6 +3,7 @@
 import { collectionsPage } from "./collections.js";
 import { fill, h, icon } from "./dom.js";
 import { healthPage } from "./health.js";
+import { mapPage } from "./map.js";
 import { modelPage } from "./model.js";
 import { askForKey } from "./parts.js";
 import { searchPage } from "./search.js";
@@ -10,7 +11,7 @@ import { keptKey } from "./service.js";
 import { language, t } from "./words.js";
 
 /** Each makes { element, start, stop }: start asks the service, stop ends what still asks. */
-const PAGES = { search: searchPage, collections: collectionsPage, model: modelPage, health: healthPage };
+const PAGES = { search: searchPage, collections: collectionsPage, model: modelPage, health: healthPage, map: mapPage };
 const THEMES = ["auto", "light", "dark"];
 
 const root = document.documentElement;

@@ -10,6 +10,7 @@ const WORDS = {
   nav_collections: ["Collections", "컬렉션"],
   nav_model: ["Model change", "모델 교체"],
   nav_health: ["Health", "상태"],
+  nav_map: ["Map", "지도"],
   nav_docs: ["API", "API 문서"],
   theme: ["Theme: {theme}", "화면 색: {theme}"],
   theme_auto: ["as the system", "시스템 설정"],

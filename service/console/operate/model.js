@@ -137,8 +137,20 @@ function reportPart(collection, again) {
       fill(told, problem.code === "unknown_route" ? h("p", { class: "quiet" }, t("report_none")) : problemBox(problem, again));
     }
   };
+  const savePage = async () => {
+    const path = `/v1/collections/${encodeURIComponent(collection)}/generations/next/report`;
+    try {
+      const { data } = await get(path, { isText: true, headers: { accept: "text/html" } });
+      const address = URL.createObjectURL(new Blob([data], { type: "text/html" }));
+      h("a", { href: address, download: `${collection}-report.html` }).click(); // a link could not carry the key
+      URL.revokeObjectURL(address);
+    } catch (problem) {
+      fill(told, problemBox(problem, again));
+    }
+  };
   draw();
-  return h("section", { class: "panel page" }, h("div", { class: "row between" }, h("h2", {}, t("report")), h("button", { onclick: fetchReport }, t("report_show"))),
+  return h("section", { class: "panel page" }, h("div", { class: "row between" }, h("h2", {}, t("report")),
+    h("div", { class: "row" }, h("button", { onclick: fetchReport }, t("report_show")), h("button", { onclick: savePage }, t("report_save")))),
     h("p", { class: "quiet" }, t("report_about")), told);
 }
 

@@ -90,6 +90,7 @@ export const MORE_WORDS = {
   report: ["What the switch would change", "교체하면 달라지는 것"],
   report_about: ["The same queries put to both generations, compared.", "같은 질문을 두 세대에 던져 비교합니다."],
   report_show: ["Show the report", "보고서 보기"],
+  report_save: ["Save it as a page", "페이지로 저장"],
   report_making: ["Comparing…", "비교하는 중…"],
   report_none: ["This service makes no report.", "이 서비스는 보고서를 만들지 않습니다."],
   report_stale: ["something was written since", "이후에 변경이 있음"],
@@ -123,4 +124,10 @@ export const MORE_WORDS = {
   retire_done: ["{collection}: the former generation was retired.", "{collection}: 이전 세대를 정리했습니다."],
   force: ["Promote though the service refuses it", "서비스가 거부해도 승격"],
   type_name: ["Type “{name}” to confirm", "확인을 위해 “{name}”을(를) 입력하세요"],
+  coloured_by: ["Coloured by", "색 기준"],
+  sample_size: ["Sample", "표본 수"],
+  map_about: ["{count} of {live} items, by the first two principal components of their vectors: {x} % and {y} % of the variance. Points that lie together here need not be neighbours; points far apart here are far apart.", "항목 {live}개 중 {count}개를 벡터의 처음 두 주성분으로 그렸습니다(분산의 {x} %, {y} %). 여기서 가까워 보여도 이웃이 아닐 수 있지만, 멀리 떨어진 점은 실제로 멉니다."],
+  map_how: ["Point at an item, or move with ← and →. A click, or Enter, searches for what is like it.", "점을 가리키거나 ← → 로 옮겨 보세요. 누르거나 Enter를 치면 비슷한 것을 검색합니다."],
+  map_label: ["Items as points, coloured by {key}", "{key}(으)로 색을 입힌 항목 점"],
+  others: ["others", "그 밖"],
 };

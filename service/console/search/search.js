@@ -24,6 +24,12 @@ export function searchPage() {
   return { element: page.element, start: () => page.start(), stop: () => page.stop() };
 }
 
+/** Put the question that another page leads to: the items like one of them. */
+export function askLike(collection, id) {
+  Object.assign(question, { collection, kind: "ids", like: [id], unlike: [], exclude: [], conditions: [] });
+  answer = null;
+}
+
 class SearchPage {
   constructor() {
     this.form = h("form", { class: "question panel", role: "search", onsubmit: (event) => {

@@ -84,6 +84,10 @@ export function pictureOf(hit) {
   return null;
 }
 
+/** Return the key under which most items have their title, or the address of their picture; undefined if none. */
+export const titleKeyOf = (seen) => TITLE_KEYS.find((key) => seen.keys.has(key));
+export const pictureKeyOf = (seen) => [...seen.keys.keys()].find((key) => PICTURE_KEYS.includes(key.toLowerCase()));
+
 /** Return up to `most` of the item's other plain values: [key, value]. */
 export function factsOf(hit, most) {
   const title = titleOf(hit);

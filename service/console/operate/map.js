@@ -1,0 +1,179 @@
+// A sample of a collection as points in a plane, coloured by a metadata key: what lies together is seen at once.
+
+import { fill, h, shape } from "./dom.js";
+import { fixed, number } from "./format.js";
+import { problemBox } from "./parts.js";
+import { randomPoint } from "./question.js";
+import { askLike } from "./search.js";
+import { SeenItems, pictureKeyOf, titleKeyOf } from "./seen.js";
+import { get, post } from "./service.js";
+import { t } from "./words.js";
+
+const SAMPLES = [300, 1000, 3000];
+const KEYS_SAMPLE = 200; // items whose metadata tells which keys there are
+const COLOURS = 10;
+const SIDE = 1000; // of the drawing, in its own units
+const EDGE = 24;
+
+const chosen = { collection: null, key: null, sample: 1000 }; // kept while the tab is open
+
+/** Return the page, see app.js. */
+export function mapPage() {
+  const page = new MapPage();
+  return { element: page.element, start: () => page.start(), stop: () => page.stop() };
+}
+
+class MapPage {
+  constructor() {
+    this.tools = h("div", { class: "choices" });
+    this.body = h("div", { class: "page" }, h("p", { class: "quiet" }, t("loading")));
+    this.element = h("div", { class: "page" }, h("h1", {}, t("nav_map")), h("section", { class: "panel page" }, this.tools, this.body));
+    this.onKey = () => this.load();
+  }
+
+  start() {
+    document.addEventListener("key-changed", this.onKey);
+    this.load();
+  }
+
+  stop() {
+    document.removeEventListener("key-changed", this.onKey);
+    this.asking?.abort();
+  }
+
+  async load() {
+    this.asking?.abort();
+    const { signal } = (this.asking = new AbortController());
+    try {
+      const { data } = await get("/v1/collections", { signal });
+      this.collections = data.collections;
+      const collection = this.collections.find(({ name }) => name === chosen.collection) ?? this.collections.find(({ count }) => count > 0) ?? this.collections[0];
+      if (collection.name !== chosen.collection) Object.assign(chosen, { collection: collection.name, key: null });
+      this.seen = await this.keysOf(collection, signal);
+      chosen.key ??= this.colourKeys()[0] ?? null;
+      const fields = [...new Set([chosen.key, titleKeyOf(this.seen), pictureKeyOf(this.seen)].filter(Boolean))];
+      const query = new URLSearchParams([["sample", chosen.sample], ...fields.map((each) => ["field", each])]);
+      this.map = (await get(`/v1/collections/${encodeURIComponent(chosen.collection)}/map?${query}`, { signal })).data;
+      this.draw();
+    } catch (problem) {
+      if (problem.name !== "AbortError") fill(this.body, problemBox(problem, () => this.load()));
+    }
+  }
+
+  async keysOf(collection, signal) {
+    const seen = new SeenItems();
+    if (!collection.count) return seen;
+    const body = { collection: collection.name, vector: randomPoint(collection.dim), top_k: KEYS_SAMPLE, include: ["metadata"] };
+    seen.note((await post("/v1/search", body, { signal })).data.results);
+    return seen;
+  }
+
+  /** Keys of few values first: by them a picture is coloured best. */
+  colourKeys() {
+    const { keys } = this.seen;
+    const rank = (key) => (keys.get(key).size > 1 && keys.get(key).size <= COLOURS ? 0 : 1);
+    return [...keys.keys()].filter((key) => key !== pictureKeyOf(this.seen)).sort((a, b) => rank(a) - rank(b) || keys.get(a).size - keys.get(b).size);
+  }
+
+  drawTools() {
+    const pick = (label, id, value, options, change) => h("label", { class: "field" }, h("span", {}, label),
+      h("select", { id, value, onchange: (event) => {
+        change(event.target.value);
+        this.load();
+      } }, options.map(([name, words]) => h("option", { value: name }, words))));
+    fill(this.tools,
+      pick(t("collection"), "map-collection", chosen.collection, this.collections.map(({ name }) => [name, name]), (name) => Object.assign(chosen, { collection: name, key: null })),
+      pick(t("coloured_by"), "map-key", chosen.key, this.colourKeys().map((key) => [key, key]), (key) => (chosen.key = key)),
+      pick(t("sample_size"), "map-sample", chosen.sample, SAMPLES.map((each) => [each, number(each)]), (each) => (chosen.sample = Number(each))));
+  }
+
+  draw() {
+    const { points, explained, live } = this.map;
+    this.drawTools();
+    if (points.length === 0) {
+      fill(this.body, h("p", { class: "quiet" }, t("empty_collection")));
+      return;
+    }
+    const colours = colouring(points.map(({ values }) => values[chosen.key]));
+    this.told = h("p", { class: "told", role: "status" }, t("map_how"));
+    fill(this.body,
+      h("p", { class: "quiet" }, t("map_about", { count: number(points.length), live: number(live), x: fixed(explained[0] * 100, 0), y: fixed(explained[1] * 100, 0) })),
+      h("div", { class: "map" }, this.drawing(points, colours), h("div", { class: "beside" }, this.told, legend(colours))));
+  }
+
+  drawing(points, colours) {
+    const place = placing(points);
+    const dots = points.map((point, number) => {
+      const [x, y] = place(point);
+      return shape("circle", { cx: x, cy: y, r: points.length > 800 ? 6 : 9, class: `dot c${colours.of(point.values[chosen.key])}`, "data-place": number });
+    });
+    const svg = shape("svg", { viewBox: `0 0 ${SIDE} ${SIDE}`, class: "plane", tabindex: "0", role: "application", "aria-label": t("map_label", { key: chosen.key ?? "" }) }, dots);
+    const order = points.map((_, number) => number).sort((a, b) => points[a].x - points[b].x);
+    let at = -1;
+    const turn = (number) => {
+      svg.querySelector(".chosen")?.classList.remove("chosen");
+      dots[number].classList.add("chosen");
+      this.tell(points[number]);
+    };
+    svg.addEventListener("pointerover", (event) => event.target.dataset?.place && turn(Number(event.target.dataset.place)));
+    svg.addEventListener("click", (event) => event.target.dataset?.place && this.follow(points[Number(event.target.dataset.place)]));
+    svg.addEventListener("keydown", (event) => {
+      if (event.key === "ArrowRight" || event.key === "ArrowLeft") {
+        event.preventDefault();
+        at = (at + (event.key === "ArrowRight" ? 1 : -1) + order.length) % order.length;
+        turn(order[at]);
+      }
+      if (event.key === "Enter" && at >= 0) this.follow(points[order[at]]);
+    });
+    return svg;
+  }
+
+  tell({ id, values }) {
+    const picture = values[pictureKeyOf(this.seen)];
+    const title = values[titleKeyOf(this.seen)];
+    fill(this.told,
+      picture && h("img", { src: new URL(picture, location.origin).href, alt: "", referrerpolicy: "no-referrer", onerror: (event) => event.target.remove() }),
+      h("strong", {}, title ?? String(id)), title && h("span", { class: "quiet" }, String(id)),
+      chosen.key in values && h("span", {}, `${chosen.key}: ${values[chosen.key]}`));
+  }
+
+  follow({ id }) {
+    askLike(chosen.collection, id);
+    location.hash = "#/search";
+  }
+}
+
+/** Return point -> [x, y] in the drawing, both directions on one scale. */
+function placing(points) {
+  const [xs, ys] = [points.map(({ x }) => x), points.map(({ y }) => y)];
+  const [left, top] = [Math.min(...xs), Math.min(...ys)];
+  const wide = Math.max(Math.max(...xs) - left, Math.max(...ys) - top) || 1;
+  const scale = (SIDE - 2 * EDGE) / wide;
+  const shift = (most, least) => (SIDE - (most - least) * scale) / 2;
+  const [dx, dy] = [shift(Math.max(...xs), left), shift(Math.max(...ys), top)];
+  return ({ x, y }) => [fixed(dx + (x - left) * scale, 1), fixed(SIDE - dy - (y - top) * scale, 1)];
+}
+
+/** Return { of(value): number of a colour, entries: [number, words, count] }. Many numbers become ten steps. */
+function colouring(values) {
+  const counts = new Map();
+  for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1);
+  const known = [...counts.keys()].filter((value) => value !== undefined);
+  if (known.length > COLOURS && known.every((value) => typeof value === "number")) return steps(known, values);
+  const named = known.sort((a, b) => counts.get(b) - counts.get(a)).slice(0, COLOURS);
+  const of = (value) => (named.includes(value) ? named.indexOf(value) : "x");
+  const others = values.filter((value) => of(value) === "x").length;
+  return { of, entries: [...named.map((value, place) => [place, String(value), counts.get(value)]), ...(others ? [["x", t("others"), others]] : [])] };
+}
+
+function steps(known, values) {
+  const [least, most] = [Math.min(...known), Math.max(...known)];
+  const of = (value) => (value === undefined ? "x" : `s${Math.min(4, Math.floor((5 * (value - least)) / (most - least)))}`);
+  const ends = (step) => `${number(least + ((most - least) * step) / 5, 2)} – ${number(least + ((most - least) * (step + 1)) / 5, 2)}`;
+  return { of, entries: [0, 1, 2, 3, 4].map((step) => [`s${step}`, ends(step), values.filter((value) => of(value) === `s${step}`).length]) };
+}
+
+function legend(colours) {
+  return h("ul", { class: "legend" }, colours.entries.map(([colour, words, count]) => h("li", {},
+    shape("svg", { viewBox: "0 0 20 20", "aria-hidden": "true" }, shape("circle", { cx: 10, cy: 10, r: 8, class: `dot c${colour}` })), words, h("span", { class: "quiet" }, ` ${number(count)}`))));
+}
