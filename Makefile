@@ -46,9 +46,10 @@ serve: $(VENV)/.serve ## serve on PORT from DATA_DIR, no demo data (WORKERS, COL
 models: $(MODELS_DIR)/.built ## build the two models that need no hub
 
 .PHONY: test
-test: $(VENV)/.test $(MODELS_DIR)/.built ## every test, with databases and a browser set up for it; coverage has a floor
+test: $(VENV)/.test $(MODELS_DIR)/.built ## every test, with databases, a browser and Prometheus set up for it; coverage has a floor
 	@bash tests/setup_databases.sh $(PY)
 	@bash tests/setup_browser.sh
+	@bash tests/setup_prometheus.sh
 ifeq ($(ARGS),)
 	$(PY) -m pytest $(SIDE_BY_SIDE) $(IMPORTED:%=--cov=%) -m '$(MEASURED)' tests/tidy tests/unit tests/contract
 	$(PY) -m pytest $(SIDE_BY_SIDE) -m 'not ($(MEASURED))'

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import time
 import urllib.parse
@@ -15,9 +14,9 @@ from typing import Any
 
 from tests.integration.ports import free_port
 from tests.integration.service_process import ROOT
+from tests.prometheus_programs import PROMETHEUS
 from tests.waiting import until
 
-PROMETHEUS = shutil.which("prometheus")
 _START_S_MAX = 30.0
 
 

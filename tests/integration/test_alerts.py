@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.prometheus_process import PROMETHEUS, Prometheus, until_firing
+from tests.integration.prometheus_process import Prometheus, until_firing
 from tests.integration.service_process import ROOT, Connection, ServiceProcess
+from tests.prometheus_programs import needs_prometheus
 from tests.waiting import until
 
-pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason="needs Prometheus (Debian: package prometheus)")
+pytestmark = needs_prometheus
 
 FEEDER_ONLY = ("feeder_", "uhok_sync_", "uhok_recall_")
 """Series that a service alone does not have, or not so soon."""

@@ -11,11 +11,12 @@ from tests.integration.databases import PostgresServer
 from tests.integration.feeding import Service, feeder_process
 from tests.integration.ports import free_port
 from tests.integration.product_shop import COLLECTIONS
-from tests.integration.prometheus_process import PROMETHEUS, Prometheus, until_firing
+from tests.integration.prometheus_process import Prometheus, until_firing
 from tests.integration.test_feeder_sync_tiers import end, make_shop, prepare
+from tests.prometheus_programs import needs_prometheus
 from tests.waiting import until
 
-pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason="needs Prometheus (Debian: package prometheus)")
+pytestmark = needs_prometheus
 
 
 @pytest.fixture

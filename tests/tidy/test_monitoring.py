@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 import yaml
 
 from tests.metrics_document import documented
+from tests.prometheus_programs import PROMTOOL, needs_prometheus
 from tests.tidy.source import ROOT, read
 
 RULES = "deploy/prometheus/alerts.yml"
@@ -21,8 +21,6 @@ DASHBOARD = "deploy/grafana/uhok.json"
 COMPOSE = "docker-compose.yml"
 SCRAPED = {"up"}
 """What Prometheus itself adds."""
-
-PROMTOOL = shutil.which("promtool")
 
 
 def alerts() -> list[dict[str, Any]]:
@@ -102,7 +100,7 @@ def test_every_alert_has_a_test_over_exposed_series() -> None:
         assert fired and all(one["alertname"] == each["name"] for one in each["alert_rule_test"])
 
 
-@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: package prometheus)")
+@needs_prometheus
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,10 +23,10 @@ from service.app.monitoring.recall_sampler import RecallSampler
 from service.app.search import ParsedSearch
 from service.collections import Collection
 from service.observing.metrics import Metrics
+from tests.prometheus_programs import PROMTOOL, needs_prometheus
 from tests.sealing import DIM, SMALL, ClockWithSlowScan, batch, generation_of, opened, sealed, vectors
 
 NAME = "numbers"
-PROMTOOL = shutil.which("promtool")
 ROOT = Path(__file__).parents[2]
 ROWS = 3000
 K = 10
@@ -102,7 +101,7 @@ def test_recall_is_measured_and_a_small_ef_shows(index: EmbeddedIndex) -> None:
     assert expected == 40 * K and found / expected < 0.95
 
 
-@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: package prometheus)")
+@needs_prometheus
 @pytest.mark.parametrize("is_planted", [True, False])
 def test_the_alert_fires_on_what_was_measured(index: EmbeddedIndex, tmp_path: Path, is_planted: bool) -> None:
     if is_planted:
