@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from index_store.engine.index import EmbeddedIndex
 from index_store.types import Content, Id, ItemWrite, WriteBatch
 from service.app.encoders import Slot
 from service.app.rebuild.filler import Filler, Gap, GapStep
-from service.app.rebuild.jobs import JobStore
+from service.app.rebuild.jobs import JobPhase, JobStore
 from service.app.rebuild.runner import RebuildRunner
 from service.app.rebuild.throttle import FillThrottle
 from service.collections import Collection
@@ -26,6 +27,7 @@ from service.embedding.port import Encoding
 COLLECTION = Collection("recipes", dim=4)
 ITEMS = 40
 WAIT_S_MAX = 20
+UNUSED: Any = None
 
 
 class Ones:
@@ -90,26 +92,46 @@ def _made(number: int) -> ItemWrite:
     )
 
 
+def runner_of(
+    jobs: JobStore, index: EmbeddedIndex, filler: Filler, threads: ThreadPoolExecutor, directory: Path
+) -> RebuildRunner:
+    models: Any = ModelsOnTheWay()
+    reports: Any = NoReports()
+    pace, lock = FillThrottle(list, 50), directory / "runner.lock"
+    return RebuildRunner([COLLECTION], jobs, index, models, filler, reports, pace, threads, lock)
+
+
+async def until_over(runner: RebuildRunner, jobs: JobStore) -> None:
+    running = asyncio.create_task(runner.run())
+    async with asyncio.timeout(WAIT_S_MAX):
+        while not all(job.is_over for job in jobs.all()):
+            await asyncio.sleep(0.01)
+    running.cancel()
+
+
+@pytest.mark.parametrize("phase", ["loading", "embedding", "sealing", "report"])
+def test_a_job_whose_generation_was_aborted_does_not_begin_it_again(
+    index: EmbeddedIndex, tmp_path: Path, phase: JobPhase
+) -> None:
+    jobs = JobStore(tmp_path / "jobs", lambda: datetime.now(UTC))
+    job = jobs.create_job("recipes", "model", "", "v2", 4)
+    jobs.save_job(replace(job, state="running", phase=phase))
+    with ThreadPoolExecutor(2) as threads:
+        asyncio.run(
+            until_over(
+                runner_of(jobs, index, Filler(index, UNUSED, threads, threads), threads, tmp_path), jobs
+            )
+        )
+    assert [each.state for each in jobs.all()] == ["cancelled"]
+    assert index.status("recipes").others == []
+
+
 def test_a_job_fills_its_generation_itself(index: EmbeddedIndex, tmp_path: Path) -> None:
     jobs = JobStore(tmp_path / "jobs", lambda: datetime.now(UTC))
     job = jobs.create_job("recipes", "model", "", "v2", 4)
-
-    async def until_over(runner: RebuildRunner) -> None:
-        running = asyncio.create_task(runner.run())
-        async with asyncio.timeout(WAIT_S_MAX):
-            while (found := jobs.find_job(job.id)) is None or not found.is_over:
-                await asyncio.sleep(0.01)
-        running.cancel()
-
     with ThreadPoolExecutor(2) as threads:
         filler = WatchedFiller(jobs, index, None, threads, threads)
-        pace = FillThrottle(list, 50)
-        models: Any = ModelsOnTheWay()
-        reports: Any = NoReports()
-        lock = tmp_path / "runner.lock"
-        asyncio.run(
-            until_over(RebuildRunner([COLLECTION], jobs, index, models, filler, reports, pace, threads, lock))
-        )
+        asyncio.run(until_over(runner_of(jobs, index, filler, threads, tmp_path), jobs))
     ended = jobs.find_job(job.id)
     assert ended is not None and (ended.state, ended.done, ended.total) == ("ready", ITEMS, ITEMS)
     assert set(filler.phases) == {"embedding"}

@@ -46,6 +46,8 @@ _LOOK_S = 1.0
 _SAVE_S = 1.0
 _FAILED_ITEMS_MAX = 100_000
 _RETRY_FAILED_S = 600.0
+_BEGUN: Sequence[JobPhase] = ("loading", "embedding", "sealing", "report")
+"""Phases that a job comes to once its generation is there."""
 
 
 class _Cancelled(Exception):
@@ -198,7 +200,7 @@ class RebuildRunner:
                 f"{job.embedding_version!r} is the {found.role} generation by now: nothing is to be rebuilt"
             )
         if found is None:
-            if job.phase in ("embedding", "report"):  # somebody gave it up
+            if job.phase in _BEGUN:  # somebody gave it up
                 await self._save(replace(job, state="cancelled", reason="its generation was aborted"))
                 return None
             job = await self._save(replace(job, state="running", phase="copying"))
