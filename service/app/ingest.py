@@ -156,7 +156,7 @@ class Ingester:
             raise BatchRejected(rejects)
         others: Mapping[str, Sequence[Vector | None]] = {}
         if contents:
-            bad = {reject.loc[1] for reject in rejects}
+            bad = {reject.loc[1] for reject in rejects if reject.loc[0] == "items"}
             made_of = [contents.get(item.place) for item in intake.items if item.place not in bad]
             others = await self._other_vectors.vectors_for_others(
                 intake.collection, made_of, version, intake.except_versions

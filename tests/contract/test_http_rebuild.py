@@ -157,6 +157,14 @@ def test_writes_reach_every_generation_with_vectors_of_its_version(app: HttpApp)
     assert job["embedding_version"] == generations(app)["current"]["embedding_version"]
 
 
+def test_a_delete_that_is_rejected_takes_no_item_of_its_place_along(app: HttpApp) -> None:
+    ended(app, rebuild(app))
+    body = {"items": [{"recipe_id": 60, "text": "칼국수"}], "delete_ids": ["no id of this collection"]}
+    answer = app.post("/v1/upsert?partial=true", {"collection": "recipes", **body})
+    assert (answer.status_code, len(answer.json()["rejected"])) == (200, 1), answer.text
+    assert generations(app)["next"]["live"] == 31
+
+
 def test_a_job_that_is_deleted_gives_its_generation_up(seeded: Path) -> None:
     with running_app(seeded, {**CHANGED}) as app:
         job = rebuild(app)
