@@ -345,10 +345,15 @@ def _check_parts(parts: int, numbers: Sequence[int]) -> None:
 
 
 def _addressed(spec: CollectionSpec, members: OpenGenerations, batch: WriteBatch) -> Generation:
-    """The generation whose Ack answers the write."""
+    """The generation whose Ack answers the write. Its dim is looked at once more: it may have begun after the
+    batch was checked, whose vectors are all of one dim."""
     current = members.current
     if batch.embedding_version is None:
         return current_generation(members)
     if batch.is_for_current and current and current.embedding_version != batch.embedding_version:
         raise VersionMismatch(spec.name, current.embedding_version, batch.embedding_version)
-    return generation_of(spec, members, batch.embedding_version)
+    found = generation_of(spec, members, batch.embedding_version)
+    for vector in (item.vector for item in batch.items if item.vector is not None):
+        check_dim(vector, found.dim, "vector")
+        break
+    return found

@@ -13,9 +13,9 @@ import pytest
 
 from index_store.engine.index import EmbeddedIndex
 from index_store.engine.write_order import LOCKS
-from index_store.errors import WriteFailed
+from index_store.errors import InvalidVector, WriteFailed
 from index_store.maintenance.check import check
-from index_store.types import Ack, ItemWrite, StoredItem, WriteBatch
+from index_store.types import Ack, ItemWrite, NewGeneration, StoredItem, WriteBatch
 from tests.unit.test_index_store_filling import SPEC, by, made
 
 CALLERS = 6
@@ -105,6 +105,29 @@ def test_writers_that_meet_the_beginning_of_a_generation_too(workers: Sequence[E
         before, after = in_both(workers[0], "promote", version)
         assert before == after
         workers[0].advance("things", "rollback", "v1")
+
+
+class BeginsMeanwhile(list[ItemWrite]):
+    """Items during whose check a generation of another dim begins."""
+
+    begin: Callable[[], object] | None = None
+
+    def __iter__(self) -> Iterator[ItemWrite]:
+        begin, self.begin = self.begin, None
+        if begin is not None:
+            begin()
+        return super().__iter__()
+
+
+def test_vectors_for_a_generation_that_begins_meanwhile_are_of_its_dim(
+    workers: Sequence[EmbeddedIndex],
+) -> None:
+    items = BeginsMeanwhile([ItemWrite(0, by("v2", "of four"))])
+    items.begin = partial(workers[1].advance, "things", "begin", "v2", NewGeneration(8))
+    with pytest.raises(InvalidVector, match="must have 8 values, got 4"):
+        workers[0].write("things", WriteBatch(items, embedding_version="v2"))
+    (following,) = workers[0].status("things").others
+    assert (following.dim, following.live) == (8, 0)
 
 
 def test_a_lock_that_cannot_be_had_writes_nothing(workers: Sequence[EmbeddedIndex], tmp_path: Path) -> None:
