@@ -89,7 +89,7 @@ def _lines(path: Path | None) -> list[Any]:
     if path is None:
         return []
     found = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text("utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:

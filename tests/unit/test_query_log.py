@@ -125,6 +125,10 @@ def test_after_its_days_a_query_is_gone_without_another_one(tmp_path: Path) -> N
     assert log.recorded_lines("recipes") == [] == log.recorded_lines("others")
 
 
+def test_a_query_may_hold_what_ends_a_line_elsewhere(tmp_path: Path) -> None:
+    assert recorded(tmp_path, search("a\u2028b\u0085c")) == [{"query": "a\u2028b\u0085c"}]
+
+
 def test_a_disk_that_takes_nothing_stops_nobody(tmp_path: Path) -> None:
     (tmp_path / "queries").write_text("a file is in the way")
     log = log_in(tmp_path / "queries", Days())

@@ -68,7 +68,8 @@ class QueryLog:
         found: set[str] = set()
         for path in self._files(self._directory / collection):
             try:
-                found.update(path.read_text("utf-8", "replace").splitlines())
+                # Not `splitlines`: a query may hold what that takes for the end of a line, as U+2028.
+                found.update(filter(None, path.read_text("utf-8", "replace").split("\n")))
             except FileNotFoundError:
                 continue  # swept meanwhile
             except OSError as exc:
