@@ -11,6 +11,7 @@ import { watchedPage } from "./watch.js";
 
 const BUILT_IN = { text: ["builtin:multilingual-e5-small", "builtin:hashed-ngrams"], image: ["builtin:efficientnet-lite0", "builtin:descriptor"] };
 const STEPS = { promote: "next", rollback: "former", abort: "next", retire: "former" };
+const FORCED = ["promote", "rollback"]; // what the service may refuse for what searches would show after it
 
 const chosen = { collection: null, model: "", plan: null, report: null }; // kept while the tab is open
 
@@ -134,7 +135,7 @@ function reportPart(collection, again) {
       chosen.report = (await get(`/v1/collections/${encodeURIComponent(collection)}/generations/next/report`)).data;
       draw();
     } catch (problem) {
-      fill(told, problem.code === "unknown_route" ? h("p", { class: "quiet" }, t("report_none")) : problemBox(problem, again));
+      fill(told, problemBox(problem, again));
     }
   };
   const savePage = async () => {
@@ -170,7 +171,7 @@ function confirmStep(name, collection, generations, etag, again) {
       take.disabled = true;
       try {
         const body = { collection, embedding_version: subject.embedding_version };
-        if (name === "promote" && force.checked) body.force = true;
+        if (FORCED.includes(name) && force.checked) body.force = true;
         await post(`/v1/${name}`, body, { headers: { "if-match": etag } });
         chosen.report = null;
         close();
@@ -179,7 +180,7 @@ function confirmStep(name, collection, generations, etag, again) {
         again();
       } catch (problem) {
         take.disabled = false;
-        forcing.hidden = name !== "promote" || problem.code !== "promote_conflict";
+        forcing.hidden = !FORCED.includes(name) || problem.code !== "promote_conflict";
         fill(told, problemBox(problem));
       }
     };
