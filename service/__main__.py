@@ -1,5 +1,5 @@
 """`python -m service`: serve. `models ...`: bring and check model files. `rebuild`, `jobs`, `report`,
-`promote`, `rollback`, `abort`: change the model of a running service."""
+`promote`, `rollback`, `abort`, `retire`: change the model of a running service."""
 
 from __future__ import annotations
 

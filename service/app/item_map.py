@@ -59,7 +59,7 @@ class ItemMaps:
         UnknownCollection, StoreUnavailable, StoreDamaged.
         """
         if not self._is_busy.acquire(blocking=False):
-            raise Overloaded("another map is being drawn", reason="map")
+            raise Overloaded("Another map is being drawn.", reason="map")
         try:
             current = self._index.status(collection).current
             if current is None:

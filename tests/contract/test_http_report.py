@@ -267,7 +267,7 @@ def test_a_rehearsal_changes_searches_and_needs_no_generation(app: HttpApp, seed
     worded = reported(app, {"change": {"query_template": "떡볶이와 {query}"}, "queries": queries}, REHEARSAL)
     assert worded["by_kind"]["text"]["rbo"] < 1.0 == worded["by_kind"]["id"]["rbo"]
     assert not (seeded / "reports").exists() and generations(app).keys() == {"current"}
-    for change in ({}, {"query_template": "no place"}, {"ef": 3}):
+    for change in ({}, {"query_template": "no place"}, {"query_template": "국" * 1001}, {"ef": 3}):
         answer = app.post(REHEARSAL, {"change": change})
         assert (answer.status_code, answer.json()["errors"][0]["loc"][:2]) == (422, ["body", "change"]), (
             change

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
+from service.observing.metrics import REFUSAL_REASONS
 from tests.metrics_document import documented
 from tests.prometheus_programs import PROMTOOL, needs_prometheus
-from tests.tidy.source import ROOT, read
+from tests.tidy.source import ROOT, python_files, read
 
 RULES = "deploy/prometheus/alerts.yml"
 RULE_TESTS = "deploy/prometheus/alerts_test.yml"
@@ -135,6 +136,14 @@ def test_the_observe_profile_scrapes_service_and_feeder_and_shows_nothing_outsid
     (scraped,) = [job for job in config["scrape_configs"] if job["job_name"] == "uhok"]
     (secret,) = services["prometheus"]["secrets"]
     assert scraped["authorization"]["credentials_file"] == f"/run/secrets/{secret}"
+
+
+def test_each_reason_of_a_refusal_counts_from_nothing_and_is_listed() -> None:
+    """An increase from no series is none to Prometheus."""
+    source = "".join(read(file.path) for file in python_files() if file.path.startswith("service/"))
+    given = set(re.findall(r'\b(?:reason|busy)="([a-z-]+)"', source))
+    assert given and given <= set(REFUSAL_REASONS)
+    assert all(f"`{reason}`" in read("docs/METRICS.md") for reason in REFUSAL_REASONS)
 
 
 def test_panels_read_only_what_is_exposed() -> None:

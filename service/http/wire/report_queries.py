@@ -45,7 +45,7 @@ def read_change(change: ChangeIn, limits: SearchLimits) -> SearchChange:
         raise InvalidInput("change", "must name exact, max_distance or query_template")
     template = change.query_template
     if template is not None:
-        read_text(template, limits.query_chars_max, "query_template")
+        read_text(template, limits.query_chars_max, ("change", "query_template"))
         if "{query}" not in template:
             raise InvalidInput(("change", "query_template"), "must hold {query}")
     return found

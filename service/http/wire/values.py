@@ -16,7 +16,7 @@ from item_rules.ids import id_fault, id_faults, int64_fault
 from item_rules.vectors import WHY, dimension_fault, vector_fault
 from service.collections import Catalogue, Collection
 from service.embedding.text import normalise_text
-from service.errors import InvalidInput
+from service.errors import InvalidInput, Loc
 from service.http.wire.problems import HttpRefusal
 from service.http.wire.schemas import VectorIn
 
@@ -88,7 +88,7 @@ def read_picture(value: str, field: str) -> bytes:
     return read_base64(unquote(data) if "%" in data else data, field)
 
 
-def read_text(value: str, chars_max: int, field: str) -> str:
+def read_text(value: str, chars_max: int, field: Loc | str) -> str:
     """Return `value` trimmed and in NFC."""
     if "\x00" in value:
         raise InvalidInput(field, "must not hold NUL")
