@@ -78,8 +78,11 @@ class SlowSearches:
         self._is_changed = False
         file = self._shared_dir / _FILE.format(os.getpid())
         unfinished = file.with_suffix(".new")
-        unfinished.write_bytes(orjson.dumps(self._own()))
-        unfinished.replace(file)
+        try:
+            unfinished.write_bytes(orjson.dumps(self._own()))
+            unfinished.replace(file)
+        except OSError as exc:  # a full disk: what is counted beside it must go on
+            log.warning("slow_searches_not_shared", extra={"file": str(file), "error": str(exc)})
 
     def slowest(self, limit: int) -> list[Mapping[str, Any]]:
         """Return the slowest of all workers, slowest first. From any thread."""

@@ -131,3 +131,10 @@ def test_a_worker_reads_what_the_others_wrote(tmp_path: Path) -> None:
     assert not ended.exists()
     (tmp_path / "slow-1.json").write_bytes(b"[{")
     assert len(slow.slowest(9)) == 1
+
+
+def test_a_disk_that_takes_no_slow_searches_ends_nothing(tmp_path: Path) -> None:
+    slow = slow_searches(shared_dir=tmp_path / "gone")
+    slow.keep_if_slow(0.25, {"request_id": "a"})
+    slow.share()
+    assert len(slow.slowest(9)) == 1
