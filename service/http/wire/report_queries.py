@@ -25,9 +25,10 @@ def read_report_queries(
     in_range("queries", len(body.queries), 0, queries_max)
     in_range("judgements", len(body.judgements), 0, queries_max)
     queries: list[ReplayQuery] = []
+    reader = SearchReader(catalogue, limits)
     for place, query in enumerate(body.queries):
         try:
-            queries.append(_read_query(query, place, collection, catalogue, limits))
+            queries.append(_read_query(query, place, collection, catalogue, limits, reader))
         except InvalidInput as exc:
             raise InvalidInput(("queries", place, *exc.loc), exc.msg, exc.code) from exc
     for place, judgement in enumerate(body.judgements):
@@ -52,7 +53,12 @@ def read_change(change: ChangeIn, limits: SearchLimits) -> SearchChange:
 
 
 def _read_query(
-    query: ReportQueryIn, place: int, collection: Collection, catalogue: Catalogue, limits: SearchLimits
+    query: ReportQueryIn,
+    place: int,
+    collection: Collection,
+    catalogue: Catalogue,
+    limits: SearchLimits,
+    reader: SearchReader,
 ) -> ReplayQuery:
     if query.collection not in (None, collection.name):
         raise InvalidInput("collection", f"must be {collection.name!r} or left out")
@@ -68,7 +74,7 @@ def _read_query(
         filter=query.filter,
         max_distance=query.max_distance,
     )
-    search = SearchReader(catalogue, limits).parse(asked)
+    search = reader.parse(asked)
     next_vector = None
     if query.next_vector is not None:
         if query.vector is None:
