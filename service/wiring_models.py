@@ -41,7 +41,8 @@ _STREAMS_MIN = 2
 
 
 class ModelLoader:
-    """Fits `service.app.lifecycle.Loader`: local files, ONNX Runtime, a line of requests before each model.
+    """Fits `service.app.generations.loading.Loader`: local files, ONNX Runtime, a line of requests before
+    each model.
 
     Collections with the same model share it.
     """
