@@ -26,7 +26,7 @@ from index_store.catalog.quarantine import generations_in, retire_or_remove
 from index_store.diagnosis import another_shape, hint_of, is_passing, unavailable
 from index_store.engine.generation import Generation
 from index_store.engine.generation_copy import copy_without_vectors
-from index_store.engine.step_guard import nothing_shown_again
+from index_store.engine.step_guard import nothing_shown_again, store_of
 from index_store.errors import StoreDamaged, StoreUnavailable, Unavailable, WriteFailed
 from index_store.storage.durable_files import locked, sync_directory
 from index_store.storage.schema import STORE_FILE, Connector, create_store
@@ -274,7 +274,7 @@ class Collection:
         with ExitStack() as guard:
             if moved.current and before and moved.current != before and not is_forced:
                 opened = guard.enter_context(self.members()).generations
-                stores = opened[before.name].store, opened[moved.current.name].store
+                stores = [store_of(opened, each.name) for each in (before, moved.current)]
                 guard.enter_context(nothing_shown_again(*stores))
             write_pointer(self._directory, moved)
 

@@ -7,10 +7,11 @@ may be in one and not in the other. What was taken off sale must not come back b
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from index_store.errors import GenerationConflict
+from index_store.engine.generation import Generation
+from index_store.errors import GenerationConflict, StoreUnavailable
 from index_store.storage.schema import Connection
 from index_store.storage.store import Store
 from index_store.types import Id
@@ -78,6 +79,17 @@ def nothing_shown_again(
         "wait for that generation's feeder, if it has one; or say again what hid them (POST /v1/deactivate,"
         " /v1/delete: every generation takes them); or say force",
     )
+
+
+def store_of(opened: Mapping[str, Generation], name: str) -> Store:
+    """Return the store of the generation `name`. Raises StoreUnavailable where it is not among those that are
+    open."""
+    if name not in opened:
+        raise StoreUnavailable(
+            f"the generation {name!r} could not be opened: it can't be compared",
+            "the log line generation_damaged says why; restart the service, which opens it again",
+        )
+    return opened[name].store
 
 
 def _newest_seq(connection: Connection) -> int:
