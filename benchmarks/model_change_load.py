@@ -21,6 +21,8 @@ from benchmarks.model_change_shop import Change, Item, Search, Step, text_of
 TOP_K = 10
 _EXACT_SHARE = 1 / 40
 _TIMEOUT_S = 30.0
+_STEP_TIMEOUT_S = 120.0
+"""A step waits for the models of all workers, one that is just being replaced included."""
 _AGAIN_S = 0.05
 _GIVE_UP_S = 120.0
 
@@ -56,8 +58,9 @@ class Happened:
 class Caller:
     """One keep-alive connection, made anew after each failure. One thread."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, timeout_s: float = _TIMEOUT_S) -> None:
         self._port = port
+        self._timeout_s = timeout_s
         self._connection: http.client.HTTPConnection | None = None
 
     def ask(
@@ -65,7 +68,7 @@ class Caller:
     ) -> tuple[int, bytes]:
         """Return status and body. Raises OSError, HTTPException."""
         connection = self._connection or http.client.HTTPConnection(
-            "127.0.0.1", self._port, timeout=_TIMEOUT_S
+            "127.0.0.1", self._port, timeout=self._timeout_s
         )
         self._connection = None
         data = None if body is None else json.dumps(body).encode()
@@ -227,7 +230,7 @@ def fill(port: int, numbers: int, step: int = 500) -> None:
 def taken_step(port: int, step: str, clock: Callable[[], float] = time.monotonic) -> Step:
     """Take a promotion or rollback. Raises RuntimeError if it is refused, OSError, HTTPException."""
     began = clock()
-    status, answer = Caller(port).post(f"/v1/{step}", {"collection": "recipes"})
+    status, answer = Caller(port, _STEP_TIMEOUT_S).post(f"/v1/{step}", {"collection": "recipes"})
     if status != 200:
         raise RuntimeError(f"{step}: {status} {answer[:500]!r}")
     current = next(each for each in json.loads(answer)["generations"] if each["role"] == "current")

@@ -14,7 +14,7 @@ from index_store.errors import WriteFailed
 from index_store.storage.digest import to_signed, to_unsigned
 from index_store.storage.durable_files import sync_directory
 from index_store.storage.rows import Row
-from index_store.types import CollectionSpec
+from index_store.types import CollectionSpec, Id
 from item_rules.ids import IdKind
 
 FORMAT_VERSION = 1
@@ -109,6 +109,11 @@ def connect_archived(path: Path) -> Connection:
 
 def _decode(text: bytes) -> str:
     return text.decode("utf-8", "surrogateescape")
+
+
+def is_bindable(item_id: Id) -> bool:
+    """Whether a statement can ask for that id: one that was read from damaged bytes may be no text."""
+    return isinstance(item_id, int) or not any("\ud800" <= character <= "\udfff" for character in item_id)
 
 
 def prepare(connection: Connection) -> None:

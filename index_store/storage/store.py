@@ -40,6 +40,7 @@ from index_store.storage.schema import (
     Connector,
     connect_sqlite,
     from_columns,
+    is_bindable,
     prepare,
 )
 from index_store.storage.scrub_state import read_scrub_state
@@ -333,8 +334,10 @@ class Store:
 
     def _recheck_damaged(self) -> None:
         """Read damaged rows again, one page at most: any process may have written them since."""
-        if self._damaged and self._read_connection is not None:
-            self.read(list(self._damaged)[:_PAGE_ROWS])
+        # An id whose own bytes are damaged may be no text at all, and can't be asked for.
+        ids = [each for each in self._damaged if is_bindable(each)]
+        if ids and self._read_connection is not None:
+            self.read(ids[:_PAGE_ROWS])
 
     def _checked(self, page: Sequence[Sequence[object]]) -> tuple[list[Row], list[Id]]:
         rows: list[Row] = []

@@ -8,6 +8,8 @@ import sqlite3
 import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -303,3 +305,24 @@ def test_check_and_stats_from_the_command_line(
     assert main(["stats", str(tmp_path)]) == 0
     assert '"live": 4' in capsys.readouterr().out
     assert main(["check", str(tmp_path / "nothing")]) == 2
+
+
+def test_a_damaged_id_that_is_no_text_is_told_of_again_and_again(tmp_path: Path) -> None:
+    spec = replace(SPEC, name="named", id_kind="string")
+    index = EmbeddedIndex(tmp_path, [spec])
+    index.open()
+    index.advance("named", "begin", "v1")
+    items = [
+        ItemWrite(f"item {n}", vector, True)
+        for n, vector in enumerate(np.eye(spec.dim, dtype=np.float32)[:3])
+    ]
+    index.write("named", WriteBatch(items, embedding_version="v1"))
+    index.close()
+    with closing(sqlite3.connect(next(tmp_path.glob("**/store.sqlite")))) as connection:
+        connection.execute("UPDATE item SET id=CAST(x'6974B96D' AS TEXT) WHERE id='item 1'")
+        connection.commit()
+    with closing(EmbeddedIndex(tmp_path, [spec])) as found:
+        found.open()
+        for _ in range(2):
+            status = found.status("named")
+            assert status.problem is not None and "1 row" in status.problem
