@@ -27,7 +27,7 @@ def id_bytes(item_id: Id) -> bytes:
     """The bytes that stand for an id: int64 little end first, or UTF-8 and one NUL (ids hold none)."""
     if isinstance(item_id, int):
         return item_id.to_bytes(8, "little", signed=True)
-    return item_id.encode() + b"\0"
+    return item_id.encode("utf-8", "surrogateescape") + b"\0"
 
 
 def crc_of(item_id: Id) -> int:

@@ -163,9 +163,9 @@ class Store:
         """Read the rows that the scrub found damaged: not every row is read any more when a generation opens.
         Raises StoreDamaged."""
         scrubbed = read_scrub_state(self.directory)
-        self._content_suspects = scrubbed.damaged_contents
+        self._content_suspects = list(filter(is_bindable, scrubbed.damaged_contents))
         if scrubbed.damaged:
-            self.read(list(scrubbed.damaged))
+            self.read(list(filter(is_bindable, scrubbed.damaged)))
 
     def close(self) -> None:
         """Commit what waits, then close every connection and file."""
@@ -299,7 +299,8 @@ class Store:
             wanted = [item_id for page in digest_pages(connection) for item_id in page.ids_in(is_wanted)]
         hasher = ShareHasher(self._embedding_version)
         for start in range(0, len(wanted), _LISTED_ROWS):
-            for row in self.read(wanted[start : start + _LISTED_ROWS]).values():
+            some = list(filter(is_bindable, wanted[start : start + _LISTED_ROWS]))
+            for row in self.read(some).values():
                 share = hasher.share(row.id, row.active, row.vector, row.content_hash)
                 yield DigestRow(row.id, share, row.active, row.vector is not None)
 

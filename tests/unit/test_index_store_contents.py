@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,10 @@ from index_store.contents.table import KeptContent, read_contents
 from index_store.engine.index import EmbeddedIndex
 from index_store.errors import InvalidRequest
 from index_store.maintenance.check import check
+from index_store.maintenance.scrub import ScrubProgress
+from index_store.storage.digest import BUCKETS
+from index_store.storage.schema import STORE_FILE
+from index_store.storage.scrub_state import SCRUB_FILE
 from index_store.types import CollectionSpec, Content, Id, ItemDelete, ItemWrite, WriteBatch
 from tests.fixtures.golden.make import DIRECTORY, SPECS, vector
 
@@ -177,3 +184,21 @@ def test_a_flipped_byte_is_noticed_and_not_served(tmp_path: Path) -> None:
     problems = check(tmp_path)
     assert any("kept content of 1 fails its checksum" in each for each in problems)
     assert any("counts 9 kept contents, there are 2" in each for each in problems)
+
+
+def test_an_id_that_has_rotted_into_no_text_hides_nothing_else(tmp_path: Path) -> None:
+    index = opened(tmp_path)
+    index.write("names", WriteBatch([made("names", n, None) for n in (1, 2)], embedding_version="v1"))
+    index.close()
+    directory = tmp_path / "collections/names/g000001"
+    with contextlib.closing(sqlite3.connect(directory / STORE_FILE)) as connection, connection:
+        connection.execute("UPDATE item SET id=CAST(x'61b9' AS TEXT) WHERE id=?", (id_of("names", 1),))
+    scrubbed = ScrubProgress(damaged=("a\udcb9",), damaged_contents=("a\udcb9",))
+    (directory / SCRUB_FILE).write_text(json.dumps(asdict(scrubbed)))
+    index = EmbeddedIndex(tmp_path, list(SPEC.values()))
+    assert index.open() == {}
+    status = index.status("names")
+    assert index.digest("names").items == 1
+    assert [row.id for row in index.digest_rows("names", range(BUCKETS))] == [id_of("names", 2)]
+    index.close()
+    assert [trouble.code for trouble in status.troubles] == ["rows_damaged"]
