@@ -26,6 +26,7 @@ _LINGER_S = 2.0
 _LINGER_BYTES_MAX = 1 << 20
 """After a refusal what the caller still sends is read and dropped, up to these limits. Closing at once would
 reset the connection before the caller has read the answer."""
+_UNCOUNTED_BYTES = 32  # of a head in pieces: method, version and line ends, which its limit leaves out
 _UPGRADES = frozenset((b"upgrade", b"http2-settings"))
 
 
@@ -193,7 +194,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._loose_bytes = self._head_bytes() if self._stage == HEAD else 0
         else:
             self._loose_bytes += received
-        if self._loose_bytes > self._limits.head_bytes_max:
+        if self._loose_bytes > self._limits.head_bytes_max + _UNCOUNTED_BYTES:
             self._refuse(_too_large(self._limits.head_bytes_max))
         elif self._stage == HEAD and self._head_since is None:
             self._head_since = self.loop.time()
