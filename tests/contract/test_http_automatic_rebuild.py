@@ -15,6 +15,8 @@ ON = {"ON_MODEL_CHANGE": "rebuild"}
 _LOOKED_S = 1.3
 """It is looked for each second, and first at the start."""
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:

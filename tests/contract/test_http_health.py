@@ -84,6 +84,7 @@ def test_all_is_well(seeded: Path) -> None:
             assert metric(app, f'uhok_collection_ready{{collection="{name}"}} 1.0')
 
 
+@pytest.mark.long
 def test_a_lost_pointer_is_named_and_its_command_helps(seeded: Path) -> None:
     directory = seeded / "collections" / "recipes"
     for name in (POINTER_FILE, BACKUP_FILE):

@@ -41,10 +41,10 @@ def _examples() -> list[Any]:
             for name, example in body.get("examples", {}).items()
         ]
         for kind, name, example in found or [("", "call", _called(operation))]:
-            for place, prefix in enumerate(_prefixes(path)):
+            for prefix in _prefixes(path):
                 label = f"{method} {prefix}{path} {name}"
-                is_again = place > 0 and not _reads(path, method)  # with an application of its own
-                marks = [pytest.mark.long] if is_again else []
+                # What writes takes an application of its own.
+                marks = [] if _reads(path, method) else [pytest.mark.long]
                 cases.append(pytest.param(path, method, kind, example, prefix, id=label, marks=marks))
     return cases
 

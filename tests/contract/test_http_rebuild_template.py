@@ -24,6 +24,8 @@ modality = "image"
 dim = 512
 """
 
+pytestmark = pytest.mark.long
+
 
 def configured(tmp_path: Path, template: str) -> dict[str, str]:
     file = tmp_path / "collections.toml"

@@ -11,6 +11,7 @@ from tests.contract.vectors import AnyIndex, fill, find, put
 from tests.waiting import until
 
 
+@pytest.mark.long
 def test_generations_that_others_fill_take_nothing_of_a_write(index: VectorIndex) -> None:
     data = fill(index, 4)
     index.advance("numbers", "begin", "v2")

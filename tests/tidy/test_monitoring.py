@@ -101,6 +101,7 @@ def test_every_alert_has_a_test_over_exposed_series() -> None:
         assert fired and all(one["alertname"] == each["name"] for one in each["alert_rule_test"])
 
 
+@pytest.mark.long
 @needs_prometheus
 @pytest.mark.parametrize(
     "arguments",

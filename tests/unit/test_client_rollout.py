@@ -119,6 +119,7 @@ def test_the_other_path_answers_within_the_deadline_when_one_hangs() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rollout", [0, 100])
 def test_a_path_that_is_slow_to_cancel_costs_no_answer(rollout: float) -> None:
     """asyncio.wait_for waits until the cancelled call has ended: the other path had no time left."""

@@ -204,6 +204,7 @@ def slow_names(_host: str, _port: int) -> Sequence[str]:
     return ["127.0.0.1"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", ["slow", "continue", "headers", "name", "tls"])
 def test_one_deadline_holds_over_everything(fetch: Fetch, shop: Shop, path: str) -> None:
     """A byte, a header or a `100 Continue` now and then; a resolver and a handshake that never end."""

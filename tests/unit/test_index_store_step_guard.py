@@ -54,6 +54,7 @@ def shown(index: EmbeddedIndex) -> set[Id]:
     return {hit.id for hit in index.search(NAME, [SearchRequest(vector(1), 99)])[0].hits}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["hides", "deletes"])
 def test_a_step_that_would_show_again_is_refused_and_names_it(index: EmbeddedIndex, how: str) -> None:
     apart(index, "v1", **{how: (3,)})  # type: ignore[arg-type]
