@@ -16,6 +16,7 @@ IndexStoreError
     ├── SeqNotReached       min_seq was not reached within the wait
     ├── StoreUnavailable    a store can't be opened or read now, or has another dim, metric or id type
     └── StoreDamaged        a row or file fails its checksum and can't be read back
+        ├── UnknownFormat   another release wrote it; it may be sound
         └── PointerLost     the stores may be sound; which of them to serve is unknown
 """
 
@@ -133,6 +134,11 @@ class StoreDamaged(Unavailable):
     """Raised when a row or a file fails its checksum, is missing, or belongs to another store. Segments
     and snapshots are made again by maintenance; a store of record is not. What helps: `hint` says which it
     is."""
+
+
+class UnknownFormat(StoreDamaged):
+    """Raised when a pointer or a store is of another format_version than this program reads. Nothing was
+    changed. What helps: the release that wrote it, or a backup of before."""
 
 
 class PointerLost(StoreDamaged):

@@ -13,6 +13,7 @@ _COLLECTIONS = "collections"
 
 TRY_AGAIN = "nothing to repair: repeat the call, the service is starting, stopping or moving a generation"
 IMPORT_AGAIN = "python -m feeder import"
+OTHER_RELEASE = "start the release that wrote it, or restore a backup made before that one (docs/UPGRADES.md)"
 OLDER_BACKUP = "use an older backup: `python -m index_store check BACKUP` says which one is sound"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from index_store import hints
 from index_store.catalog.quarantine import GENERATION, generations_in, holds_rows, quarantined_in
-from index_store.errors import GenerationConflict, PointerLost
+from index_store.errors import GenerationConflict, PointerLost, UnknownFormat
 from index_store.storage.durable_files import publish
 
 log = logging.getLogger(__name__)
@@ -20,6 +20,10 @@ POINTER_FILE = "generations.json"
 BACKUP_FILE = "generations.backup.json"
 ADVANCE_LOCK = "advance.lock"
 """Held while the pointer is moved."""
+
+
+class OtherFormat(ValueError):
+    """Raised for a sound pointer file of another format_version than this program reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +117,12 @@ def _require_role(
 def read_pointer(directory: Path) -> Pointer:
     """The pointer of a collection; an empty one where none was written yet. A damaged file is answered
     from the copy written right after it. Raises PointerLost when both are damaged, and when both are missing
-    beside a store that holds rows."""
+    beside a store that holds rows; UnknownFormat when another release wrote it, whatever the copy says."""
     path = directory / POINTER_FILE
     try:
         return decode(path.read_bytes())
+    except OtherFormat as exc:
+        raise UnknownFormat(f"{path}: {exc}; nothing was changed", hints.OTHER_RELEASE) from exc
     except FileNotFoundError:
         if not (directory / BACKUP_FILE).exists():
             return _pointer_of_new_collection(directory)
@@ -125,6 +131,9 @@ def read_pointer(directory: Path) -> Pointer:
         problem = str(exc)
     try:
         pointer = decode((directory / BACKUP_FILE).read_bytes())
+    except OtherFormat as exc:
+        text = f"{path} is damaged ({problem}), {BACKUP_FILE}: {exc}; nothing was changed"
+        raise UnknownFormat(text, hints.OTHER_RELEASE) from exc
     except (OSError, ValueError) as exc:
         text = f"{path} is damaged ({problem}) and so is its copy ({exc}); nothing was changed"
         raise PointerLost(text, hint=hints.repoint(directory)) from exc
@@ -168,13 +177,15 @@ def encode(pointer: Pointer) -> bytes:
 
 
 def decode(content: bytes) -> Pointer:
-    """Raises ValueError."""
+    """Raises ValueError, and OtherFormat for a sound one of another format_version."""
     text, _, checksum = content.decode().removesuffix("\n").rpartition("\n")
     if hashlib.sha256(text.encode()).hexdigest() != checksum or not content.endswith(b"\n"):
         raise ValueError("its checksum is wrong")
     body = json.loads(text)
     if body["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"its format_version is {body['format_version']}, this program reads 1")
+        raise OtherFormat(
+            f"its format_version is {body['format_version']}, this program reads {FORMAT_VERSION}"
+        )
     members = {}
     for role, found in body["generations"].items():
         if not GENERATION.fullmatch(found["name"]):

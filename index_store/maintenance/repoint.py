@@ -20,7 +20,7 @@ from index_store.catalog.pointer import (
     write_pointer,
 )
 from index_store.catalog.quarantine import generations_in, quarantined_in
-from index_store.errors import GenerationConflict, StoreDamaged, UnknownCollection
+from index_store.errors import GenerationConflict, StoreDamaged, UnknownCollection, UnknownFormat
 from index_store.maintenance.check import check_store
 from index_store.storage.durable_files import locked
 from index_store.storage.schema import SQLITE_ERRORS, STORE_FILE, connect_sqlite
@@ -85,6 +85,8 @@ def describe_pointer(pointer: Pointer) -> str:
 def _require_lost(directory: Path) -> None:
     try:
         pointer = read_pointer(directory)
+    except UnknownFormat:
+        raise
     except StoreDamaged:
         return
     if pointer.members:

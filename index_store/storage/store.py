@@ -21,7 +21,7 @@ from index_store.diagnosis import (
     store_behind,
     unreadable,
 )
-from index_store.errors import StoreDamaged, StoreUnavailable
+from index_store.errors import StoreDamaged, StoreUnavailable, UnknownFormat
 from index_store.storage import digest
 from index_store.storage.commit_marks import ACKED_FILE, SharedSeq, acked_seq
 from index_store.storage.digest import BUCKETS, ShareHasher
@@ -144,8 +144,13 @@ class Store:
 
     def _check_identity(self, meta: Mapping[str, object], spec: CollectionSpec) -> None:
         path = self.directory / STORE_FILE
+        if meta.get("format_version") != FORMAT_VERSION:
+            raise UnknownFormat(
+                f"{path}: its format_version is {meta.get('format_version')!r}, this program reads "
+                f"{FORMAT_VERSION}; nothing was changed",
+                hints.OTHER_RELEASE,
+            )
         identity: dict[str, object] = {
-            "format_version": FORMAT_VERSION,
             "collection": spec.name,
             "embedding_version": self._embedding_version,
         }
