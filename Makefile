@@ -81,6 +81,11 @@ bench: $(VENV)/.test $(MODELS_DIR)/.built ## every benchmark; pictures and table
 	@for file in benchmarks/bench_*.py; do \
 	  name=$$(basename $$file .py); echo "== $$name"; $(PY) -m benchmarks.$$name $(ARGS) || exit 1; done
 
+.PHONY: record
+record: $(VENV)/.test ## keep a data directory of RELEASE=N.N.N, for later releases to open (docs/UPGRADES.md)
+	@test -n "$(RELEASE)" || { echo "make record RELEASE=N.N.N"; exit 2; }
+	$(PY) -m tests.fixtures.golden.release record $(RELEASE)
+
 .PHONY: lock
 lock: ## requirements.lock again, out of pyproject.toml and constraints.txt (asks the package registry)
 	@sh deploy/lock.sh "$(PYTHON)" .out/lock
