@@ -28,8 +28,9 @@ from service.http.routes.demo import DemoRoutes
 from service.http.routes.digest import DigestRoutes
 from service.http.routes.embed import EmbedRoutes
 from service.http.routes.item_map import MapRoutes
+from service.http.routes.items.stored import ItemRoutes
 from service.http.routes.legacy import LegacyRoutes
-from service.http.routes.ops import HealthRoutes, ItemRoutes, OpsRoutes
+from service.http.routes.ops import HealthRoutes, OpsRoutes
 from service.http.routes.rebuild import RebuildRoutes
 from service.http.routes.report import ReportRoutes
 from service.http.routes.search import SearchFront
