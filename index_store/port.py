@@ -16,6 +16,8 @@ from index_store.types import (
     DigestRow,
     Footprint,
     Id,
+    ItemsRequest,
+    ItemsResult,
     NewGeneration,
     SearchRequest,
     SearchResult,
@@ -155,3 +157,13 @@ class ReplaySource(Protocol):
     def draw_contents(self, collection: str, seed: str, limit: int) -> list[tuple[Id, Content]]:
         """Return some live items of the current generation, drawn by `seed`, with what they are made of; by
         id, and only those whose content is kept."""
+
+
+class ItemSource(Protocol):
+    """Stored items one after the other, of the current generation. Every method is safe from any thread and
+    reads the disk. All raise UnknownCollection, InvalidFilter, Unavailable."""
+
+    def list_items(self, collection: str, request: ItemsRequest) -> ItemsResult:
+        """Return stored items by id, every acknowledged write among them. Going on from `next_after` until it
+        is None gives each item that exists all the while exactly once, whatever is written in between.
+        Raises InvalidId."""

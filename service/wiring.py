@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -28,6 +29,7 @@ from service.app.health.prober import Prober
 from service.app.image_fetch import PictureFetcher
 from service.app.ingest import Ingester
 from service.app.lifecycle import Lifecycle, OpenableIndex
+from service.app.listing.scan_queue import ScanQueue
 from service.app.search import Searcher
 from service.app.search_queue import SearchQueue
 from service.app.store_id import store_id
@@ -110,10 +112,8 @@ def build(
         served.changes,
         probe_s=settings.probe_s,
     )
-    recent, threads = metrics.take_recent_searches, [readers, writers]
-    rebuild = build_rebuild(
-        settings, served, query_log(settings), index, encoders, loader, pictures, recent, threads
-    )
+    recent, threads, log_of = metrics.take_recent_searches, [readers, writers], query_log(settings)
+    rebuild = build_rebuild(settings, served, log_of, index, encoders, loader, pictures, recent, threads)
     measuring = add_collectors(metrics, settings, catalogue, index, loader, rebuild.rebuilds.jobs)
     watches = [*rebuild.watches, *measuring, *metering]
     lifespan = _lifespan(
@@ -137,6 +137,8 @@ def build(
         request_log=request_log,
         opening=lifecycle,
         contract=next(path for path in _CONTRACT_PLACES if path.exists()).read_bytes(),
+        items=index.item_source(),
+        scans=_scan_queue(settings, readers),
         demo_picture=demo_picture,
         lifespan=lifespan,
     )
@@ -228,6 +230,10 @@ def _search_queue(settings: Settings, index: OpenableIndex, metrics: Metrics) ->
         queue_requests_max=settings.queue_requests_max,
         queue_ms_max=settings.queue_ms_max,
     )
+
+
+def _scan_queue(settings: Settings, readers: ThreadPoolExecutor) -> ScanQueue:
+    return ScanQueue(readers, queue_ms_max=settings.queue_ms_max, clock=time.monotonic)
 
 
 def _keys(settings: Settings) -> Keys:

@@ -151,10 +151,19 @@ class VectorClient:
         return self._transport.exchange(stored.item(item_id, collection, with_vector, self._keys))
 
     def items(
-        self, collection: str, conditions: Mapping[str, Any] | None = None, cursor: str | None = None
+        self,
+        collection: str,
+        conditions: Mapping[str, Any] | None = None,
+        cursor: str | None = None,
+        *,
+        live: bool | None = None,
+        limit: int | None = None,
+        with_vectors: bool = False,
     ) -> ItemPage:
-        """Return one page of stored items; conditions: a filter over metadata."""
-        return self._transport.exchange(stored.items(collection, conditions, cursor, self._keys))
+        """Return one page of stored items by id; `next_cursor` leads on. conditions: a filter over metadata.
+        live, limit: as protocol.items.Listing says."""
+        listing = stored.Listing(collection, conditions, cursor, live, limit, with_vectors)
+        return self._transport.exchange(stored.items(listing, self._keys))
 
     def is_live(self, collection: str, item_id: Id) -> bool:
         """Tell whether a search can return this item."""

@@ -149,7 +149,8 @@ class StoredItem:
 
 @dataclass(frozen=True, slots=True)
 class ItemPage:
-    """Stored items in the order of their ids. next_cursor is None on the last page."""
+    """Stored items in the order of their ids; there may be none though others follow. next_cursor is None on
+    the last page."""
 
     items: Sequence[StoredItem]
     next_cursor: str | None

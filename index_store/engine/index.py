@@ -21,6 +21,7 @@ from index_store.contents.table import read_awaiting, read_some
 from index_store.engine.collection import Collection, OpenGenerations, Step
 from index_store.engine.generation import Generation
 from index_store.engine.generation_batch import GenerationWrite, acked, commit_each, takers_of
+from index_store.engine.reading.item_reader import ItemReader
 from index_store.engine.replay import GenerationReader, current_generation, generation_of
 from index_store.engine.status import footprints, statuses
 from index_store.engine.validation import check_dim, check_ids, check_spec, checked_batch, checked_request
@@ -293,6 +294,10 @@ class EmbeddedIndex:
     def replay_source(self) -> GenerationReader:
         """Return what reads any generation."""
         return GenerationReader(self._collections)
+
+    def item_source(self) -> ItemReader:
+        """Return what lists and counts stored items."""
+        return ItemReader(self._collections)
 
     def backup(self, directory: Path) -> Mapping[str, int]:
         """Write a hot copy of all stores of the data directory to a new `directory`; return the seq of each

@@ -24,6 +24,7 @@ from index_store.errors import (
 from index_store.port import (
     DimSource,
     FootprintSource,
+    ItemSource,
     RebuildSource,
     ReplaySource,
     SeqSource,
@@ -64,6 +65,9 @@ class OpenableIndex(VectorIndex, SeqSource, DimSource, RebuildSource, FootprintS
 
     def replay_source(self) -> ReplaySource:
         """Return what reads generations that are not current."""
+
+    def item_source(self) -> ItemSource:
+        """Return what lists and counts stored items."""
 
 
 class Lifecycle:

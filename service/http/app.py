@@ -11,11 +11,13 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
+from index_store.port import ItemSource
 from service.app.backups import Snapshots
 from service.app.generations.models import GenerationModels
 from service.app.health.prober import Prober
 from service.app.ingest import Ingester, PictureSource
 from service.app.lifecycle import Opening
+from service.app.listing.scan_queue import ScanQueue
 from service.app.monitoring.search_meter import SearchMeter
 from service.app.rebuild.rebuilds import Rebuilds
 from service.app.report.reports import Reports
@@ -71,6 +73,8 @@ class ApplicationParts:
     opening: Opening
     lifespan: Lifespan
     contract: bytes
+    items: ItemSource
+    scans: ScanQueue
     demo_picture: DemoPicture | None = None
 
 
@@ -154,7 +158,7 @@ def _routers(parts: ApplicationParts) -> list[APIRouter]:
         HealthRoutes(shared, parts.prober, parts.contract),
         EmbedRoutes(shared),
         WriteRoutes(shared, parts.ingester, IntakeReader(shared.catalogue, shared.settings)),
-        ItemRoutes(shared),
+        ItemRoutes(shared, parts.items, parts.scans),
         LegacyRoutes(shared, parts.searcher, parts.meter, parts.pictures),
         OpsRoutes(
             shared,

@@ -39,6 +39,20 @@ class Upsert:
     except_versions: Sequence[str] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One page of stored items. conditions: a filter over metadata, as in a search. live: only items that a
+    search can show, or only the others; None: all. limit: 1 to 1000; None: 100. cursor: of the page
+    before."""
+
+    collection: str
+    conditions: Mapping[str, Any] | None = None
+    cursor: str | None = None
+    live: bool | None = None
+    limit: int | None = None
+    with_vectors: bool = False
+
+
 def upsert(batch: Upsert, keys: Keys) -> Call[Written]:
     """Return the call of POST /v1/upsert. Raises NotSent."""
     body: dict[str, Any] = {
@@ -73,14 +87,15 @@ def item(item_id: Id, collection: str | None, with_vector: bool, keys: Keys) -> 
     return Call("GET", with_query(path, asked), _stored_item, key=keys.search)
 
 
-def items(
-    collection: str, conditions: Mapping[str, Any] | None, cursor: str | None, keys: Keys
-) -> Call[ItemPage]:
-    """conditions: a filter over metadata, as in a search."""
+def items(listing: Listing, keys: Keys) -> Call[ItemPage]:
+    """Return the call of GET /v1/items. Raises NotSent."""
     asked = {
-        "collection": collection,
-        "filter": json_body(finite(conditions)).decode() if conditions else None,
-        "cursor": cursor,
+        "collection": listing.collection,
+        "filter": json_body(finite(listing.conditions)).decode() if listing.conditions else None,
+        "live": None if listing.live is None else str(listing.live).lower(),
+        "limit": None if listing.limit is None else str(listing.limit),
+        "cursor": listing.cursor,
+        "include": "vector" if listing.with_vectors else None,
     }
     return Call(
         "GET",

@@ -79,13 +79,14 @@ def _check(search: ParsedSearch, payload: bytes) -> bytes:
         ids = request.exclude_ids
         parts.append(ids.tobytes() if isinstance(ids, np.ndarray) else repr(ids).encode())
     if request.filter is not None:
-        parts.append(_canonical(request.filter))
+        parts.append(canonical_filter(request.filter))
     if request.exact or request.max_distance is not None:
         parts.append(repr((request.exact, request.max_distance)).encode())
     return hashlib.blake2b(b"\0".join(parts), digest_size=_CHECK_BYTES).digest()
 
 
-def _canonical(condition: Filter) -> bytes:
+def canonical_filter(condition: Filter) -> bytes:
+    """Return one form of equal filters."""
     try:
         return orjson.dumps(condition, option=orjson.OPT_SORT_KEYS)
     except TypeError:  # integers beyond 64 bits

@@ -37,7 +37,7 @@ def read_vector_body(query_string: bytes, body: bytes, catalogue: Catalogue) -> 
         collection=collection.name,
         top_k=parameters.top_k,
         exclude_ids=_ids(parameters.exclude_ids, collection),
-        filter=_filter(parameters.filter),
+        filter=read_filter_text(parameters.filter),
         offset=parameters.offset,
         cursor=parameters.cursor,
         max_distance=_finite(parameters.max_distance),
@@ -83,7 +83,8 @@ def _ids(given: list[str] | None, collection: Collection) -> list[IdIn] | None:
         raise InvalidInput("exclude_ids", "must hold integers only", "invalid_id") from exc
 
 
-def _filter(text: str | None) -> dict[str, Any] | None:
+def read_filter_text(text: str | None) -> dict[str, Any] | None:
+    """Return the filter of a query string. Raises InvalidInput."""
     if text is None:
         return None
     try:

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request, Response
 from starlette.convertors import Convertor, register_url_convertor
 
-from index_store.types import GenerationStatus, Ids, StoredItem
+from index_store.port import ItemSource
+from index_store.types import GenerationStatus, Ids, ItemsRequest, StoredItem
 from item_rules.ids import INT64_MAX, INT64_MIN
+from service.app.listing.scan_queue import ScanQueue
 from service.collections import Collection
 from service.http.auth import Role
-from service.http.dependencies import Dependencies, JsonResponse
+from service.http.dependencies import Dependencies, JsonResponse, exchange_of
+from service.http.wire.body import check_depth
+from service.http.wire.items.item_cursor import read_item_cursor, write_item_cursor
 from service.http.wire.problems import HttpRefusal
 from service.http.wire.values import read_id
+from service.http.wire.vector_body import read_filter_text
+
+LISTED_MAX = 1000
+_ITEM_BYTES, _FLOAT_BYTES = 400, 12
+"""About what an item takes in an answer, and each number of its vector."""
 
 
 class _AnyText(Convertor[str]):
@@ -29,17 +38,68 @@ class _AnyText(Convertor[str]):
 
 
 class ItemRoutes:
-    """GET /v1/items/{id}: one item as it is stored."""
+    """GET /v1/items, /v1/items/{id}: items as the current generation holds them."""
 
-    def __init__(self, dependencies: Dependencies) -> None:
+    def __init__(self, dependencies: Dependencies, items: ItemSource, scans: ScanQueue) -> None:
         self._dependencies = dependencies
+        self._items = items
+        self._scans = scans
 
     def router(self) -> APIRouter:
         """See RouteGroup."""
         register_url_convertor("text", _AnyText())
         router = APIRouter(dependencies=self._dependencies.requires(Role.SEARCH))
+        router.add_api_route("/v1/items", self.get_items, methods=["GET"])
         router.add_api_route("/v1/items/{id:text}", self.get_item, methods=["GET"])
         return router
+
+    async def get_items(
+        self,
+        request: Request,
+        collection: str | None = None,
+        filter: str | None = None,
+        live: bool | None = None,
+        limit: Annotated[int, Query(ge=1, le=LISTED_MAX)] = 100,
+        cursor: str | None = None,
+        include: Annotated[Literal["vector"] | None, Query()] = None,
+    ) -> Response:
+        """Answer with the next stored items by id. filter: JSON. Raises HttpRefusal 404, InvalidInput,
+        Overloaded."""
+        found = self._dependencies.collection(collection)
+        condition = read_filter_text(filter) or None
+        if condition is not None:
+            check_depth(condition, "filter")
+        after = None if cursor is None else read_item_cursor(found, condition, live, cursor)
+        bytes_max = self._dependencies.settings.answer_bytes_max
+        item_bytes = _ITEM_BYTES
+        if include is not None:
+            item_bytes += _FLOAT_BYTES * self._dependencies.catalogue.dim(found)
+        asked = ItemsRequest(
+            after,
+            condition,
+            live,
+            min(limit, max(1, bytes_max // 2 // item_bytes)),
+            metadata_bytes_max=bytes_max // 4,  # of which a character takes up to 4 bytes in an answer
+        )
+        data = await self._scans.run(
+            lambda: self._encoded(found, asked, with_vector=include is not None),
+            asked.rows_max if condition is not None else 4 * asked.items_max,
+            exchange_of(request).caller,
+        )
+        return Response(data, media_type="application/json")
+
+    def _encoded(self, collection: Collection, asked: ItemsRequest, *, with_vector: bool) -> bytes:
+        page = self._items.list_items(collection.name, asked)
+        following = page.next_after
+        document = {
+            "items": [_described(collection, each, with_vector=with_vector) for each in page.items],
+            "next_cursor": None
+            if following is None
+            else write_item_cursor(collection, asked.filter, asked.is_live, following),
+            "embedding_version": page.embedding_version,
+            "seq": page.seq,
+        }
+        return JsonResponse.encoded(document)
 
     async def get_item(
         self,
@@ -53,23 +113,27 @@ class ItemRoutes:
         status, item = await self._dependencies.run_blocking(lambda: self._look_up(found.name, [wanted]))
         if item is None or status is None:
             raise HttpRefusal(404, "unknown_item", f"There is no item {id[:64]!r} in {found.name!r}.")
-        document: dict[str, Any] = {
-            found.id_field: item.id,
-            "active": item.active,
-            "live": item.is_live,
-            "metadata": item.metadata,
-            "source_version": item.source_version,
-            "content_hash": item.content_hash.hex() if item.content_hash else None,
-            "seq": item.seq,
-            "embedding_version": status.embedding_version,
-        }
-        if include == "vector":
-            document["vector"] = item.vector
-        return JsonResponse(document)
+        document = _described(found, item, with_vector=include is not None)
+        return JsonResponse({**document, "embedding_version": status.embedding_version})
 
     def _look_up(self, collection: str, ids: Ids) -> tuple[GenerationStatus | None, StoredItem | None]:
         index = self._dependencies.index
         return index.status(collection).current, index.get(collection, ids)[0]
+
+
+def _described(collection: Collection, item: StoredItem, *, with_vector: bool) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        collection.id_field: item.id,
+        "active": item.active,
+        "live": item.is_live,
+        "metadata": item.metadata,
+        "source_version": item.source_version,
+        "content_hash": item.content_hash.hex() if item.content_hash else None,
+        "seq": item.seq,
+    }
+    if with_vector:
+        document["vector"] = item.vector
+    return document
 
 
 def _path_id(text: str, collection: Collection) -> int | str:
