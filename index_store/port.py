@@ -14,6 +14,7 @@ from index_store.types import (
     Content,
     Digest,
     DigestRow,
+    Explanation,
     Footprint,
     Id,
     ItemsRequest,
@@ -167,3 +168,12 @@ class ItemSource(Protocol):
         """Return stored items by id, every acknowledged write among them. Going on from `next_after` until it
         is None gives each item that exists all the while exactly once, whatever is written in between.
         Raises InvalidId."""
+
+
+class ExplainSource(Protocol):
+    """Why an item is, or is not, in an answer."""
+
+    def explain(self, collection: str, request: SearchRequest, item_id: Id) -> Explanation:
+        """Return what becomes of the item in the request, from the current generation and as of one moment.
+        The request has no page (`after`) and no min_seq. Takes as long as an exact search; safe from any
+        thread. Raises as `VectorIndex.search`, and InvalidId."""

@@ -30,6 +30,7 @@ from service.app.image_fetch import PictureFetcher
 from service.app.ingest import Ingester
 from service.app.lifecycle import Lifecycle, OpenableIndex
 from service.app.listing.scan_queue import ScanQueue
+from service.app.monitoring.explanations import Explanations
 from service.app.search import Searcher
 from service.app.search_queue import SearchQueue
 from service.app.store_id import store_id
@@ -134,6 +135,7 @@ def build(
         store_id=partial(store_id, settings.data_dir),
         metrics=metrics,
         meter=meter,
+        explanations=Explanations(searcher, index.replay_source(), readers),
         request_log=request_log,
         opening=lifecycle,
         contract=next(path for path in _CONTRACT_PLACES if path.exists()).read_bytes(),

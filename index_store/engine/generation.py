@@ -24,6 +24,7 @@ from index_store.engine.tombstone_counter import TombstoneCounter
 from index_store.engine.validation import check_dim
 from index_store.errors import PageExpired, SeqNotReached, Unavailable, VersionMismatch
 from index_store.query.execute import Answer, answer, texts_of, vectors_of
+from index_store.query.explain import explain
 from index_store.query.view import (
     View,
     apply_commits,
@@ -40,7 +41,16 @@ from index_store.segment.open import OpenSegments
 from index_store.storage.schema import Connector, connect_sqlite
 from index_store.storage.scrub_state import SCRUB_FILE
 from index_store.storage.store import RowPage, Store
-from index_store.types import CollectionSpec, Hit, PageKey, SearchRequest, SearchResult, Vector
+from index_store.types import (
+    CollectionSpec,
+    Explanation,
+    Hit,
+    Id,
+    PageKey,
+    SearchRequest,
+    SearchResult,
+    Vector,
+)
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +160,18 @@ class Generation:
         if view.seq < min_seq:
             view = self._view_from(min_seq, wait_s)
         return [self._nearest(view, request) for request in requests]
+
+    def explain_item(self, request: SearchRequest, item_id: Id) -> Explanation:
+        """Explain one checked request without a page. Blocks for as long as an exact search takes. Raises
+        VersionMismatch, InvalidVector, InvalidFilter, StoreUnavailable."""
+        self._check_request(request)
+        while True:  # until nobody has written the item between the two looks
+            row = self.store.read_all([item_id]).get(item_id)
+            view = self.refresh()
+            if self.store.read_all([item_id]).get(item_id) == row:
+                break
+        found = explain(view, request, item_id, row, self._spec)
+        return replace(found, generation=self.name, embedding_version=self.embedding_version)
 
     def _check_request(self, request: SearchRequest) -> None:
         """Raises VersionMismatch, PageExpired, and only then, for who named neither, InvalidVector: a vector

@@ -1,4 +1,5 @@
-"""Reads of any generation of a collection, not only of the current one: what compares two of them needs."""
+"""Reads beside searches: of any generation of a collection, for what compares two of them, and why an item is
+in an answer or not."""
 
 from __future__ import annotations
 
@@ -11,11 +12,19 @@ from index_store.engine.collection import Collection, OpenGenerations
 from index_store.engine.generation import Generation
 from index_store.engine.validation import check_ids, checked_request
 from index_store.errors import GenerationConflict, VersionMismatch
-from index_store.types import CollectionSpec, Content, Id, SearchRequest, SearchResult, StoredItem
+from index_store.types import (
+    CollectionSpec,
+    Content,
+    Explanation,
+    Id,
+    SearchRequest,
+    SearchResult,
+    StoredItem,
+)
 
 
 class GenerationReader:
-    """Fits `index_store.port.ReplaySource`. Safe from any thread."""
+    """Fits `index_store.port.ReplaySource` and `ExplainSource`. Safe from any thread."""
 
     def __init__(self, collections: Mapping[str, Collection]) -> None:
         """collections: raises UnknownCollection for a name that it does not have."""
@@ -41,6 +50,17 @@ class GenerationReader:
             generation = generation_of(found.spec, members, embedding_version)
             rows = generation.store.read(list(dict.fromkeys(ids)))
         return [rows[item_id].as_item() if item_id in rows else None for item_id in ids]
+
+    def explain(self, collection: str, request: SearchRequest, item_id: Id) -> Explanation:
+        """See `ExplainSource`."""
+        faiss.omp_set_num_threads(1)  # of this thread alone, as in every search
+        found = self._collections[collection]
+        check_ids([item_id], found.spec)
+        checked = checked_request(request, found.spec)
+        with found.members() as members:
+            if members.current is None:
+                return Explanation("unknown")
+            return members.current.explain_item(checked, item_id)
 
     def draw_ids(self, collection: str, seed: str, limit: int) -> list[Id]:
         """See `ReplaySource`."""

@@ -258,10 +258,14 @@ class Store:
 
     def read(self, ids: Sequence[Id]) -> dict[Id, Row]:
         """The rows of these ids that are known and sound."""
+        return {item_id: row for item_id, row in self.read_all(ids).items() if not row.deleted}
+
+    def read_all(self, ids: Sequence[Id]) -> dict[Id, Row]:
+        """The sound rows of these ids, tombstones too."""
         with self._read_lock, self._translating_errors():
             sound, damaged = read_rows(_require_open(self._read_connection), ids)
         self._remember_damage(sound, damaged.values())
-        return {item_id: row for item_id, row in sound.items() if not row.deleted}
+        return sound
 
     def counters(self) -> Counters:
         """Return the store's counters as of one commit. Raises StoreDamaged, StoreUnavailable."""

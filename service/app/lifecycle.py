@@ -23,6 +23,7 @@ from index_store.errors import (
 )
 from index_store.port import (
     DimSource,
+    ExplainSource,
     FootprintSource,
     ItemSource,
     RebuildSource,
@@ -57,14 +58,18 @@ class Opening(Protocol):
         """Whether everything was tried that a start opens."""
 
 
+class ReadSource(ReplaySource, ExplainSource, Protocol):
+    """What is asked of an index beside searches and writes."""
+
+
 class OpenableIndex(VectorIndex, SeqSource, DimSource, RebuildSource, FootprintSource, Protocol):
     """An index whose collections are opened after it was made, one by one."""
 
     def open(self) -> Mapping[str, Unavailable]:
         """Open each collection that is not open; return why some can't be, by name."""
 
-    def replay_source(self) -> ReplaySource:
-        """Return what reads generations that are not current."""
+    def replay_source(self) -> ReadSource:
+        """Return what reads any generation, and explains answers."""
 
     def item_source(self) -> ItemSource:
         """Return what lists and counts stored items."""

@@ -130,6 +130,18 @@ class Searcher:
         self._search_queue.put(search.collection.name, search.request, deadline, handler, search)
         return True
 
+    async def request_of(self, search: ParsedSearch, caller: str) -> SearchRequest:
+        """Return what the index is asked for this search, with the vector of its content or of the items that
+        it names. Raises as `find`."""
+        if search.like_ids:
+            return await self._request_alike(search)
+        try:
+            if search.content is not None and not self._is_known(search, search.content):
+                await self._embed(search, search.content, caller)
+        except VersionMismatch as exc:
+            raise self.translate_error(search, exc) from exc
+        return search.request
+
     def picture_refusal(self, collection: str, bytes_count: int, caller: str) -> Overloaded | None:
         """Return why a picture of so many bytes would not be embedded now, or None. Costs next to nothing."""
         image = self._encoders.slot(collection).image
@@ -193,22 +205,26 @@ class Searcher:
     async def _find_alike(self, search: ParsedSearch, deadline: float) -> SearchResult:
         """Stored vectors are read first and searched by then; a promotion in between would mix two spaces,
         so the version is read before and pinned."""
-        name, request = search.collection.name, search.request
-        inputs = [*search.like_ids, *search.unlike_ids]
         for _ in range(_PIN_ATTEMPTS):
-            version = await self._on_reader(partial(self._current_version, name))
-            if request.embedding_version not in (None, version):
-                raise VersionMismatch(name, version, str(request.embedding_version))
-            stored = await self._on_reader(partial(self._index.get, name, inputs))
-            request.vector = direction_of(len(search.like_ids), inputs, stored)
-            excluding = replace(
-                request, exclude_ids=[*plain_ids(request.exclude_ids), *inputs], embedding_version=version
-            )
+            excluding = await self._request_alike(search)
             try:
                 return await self._result(search, excluding, deadline)
             except VersionMismatch:
                 continue
         raise Starting("The collection is changing its generation.")
+
+    async def _request_alike(self, search: ParsedSearch) -> SearchRequest:
+        """Return the request for items like the named ones, which it excludes."""
+        name, request = search.collection.name, search.request
+        inputs = [*search.like_ids, *search.unlike_ids]
+        version = await self._on_reader(partial(self._current_version, name))
+        if request.embedding_version not in (None, version):
+            raise VersionMismatch(name, version, str(request.embedding_version))
+        stored = await self._on_reader(partial(self._index.get, name, inputs))
+        request.vector = direction_of(len(search.like_ids), inputs, stored)
+        return replace(
+            request, exclude_ids=[*plain_ids(request.exclude_ids), *inputs], embedding_version=version
+        )
 
     def _current_version(self, collection: str) -> str:
         current = self._index.status(collection).current

@@ -18,6 +18,7 @@ from service.app.health.prober import Prober
 from service.app.ingest import Ingester, PictureSource
 from service.app.lifecycle import Opening
 from service.app.listing.scan_queue import ScanQueue
+from service.app.monitoring.explanations import Explanations
 from service.app.monitoring.search_meter import SearchMeter
 from service.app.rebuild.rebuilds import Rebuilds
 from service.app.report.reports import Reports
@@ -29,6 +30,7 @@ from service.http.routes.console import ConsoleRoutes
 from service.http.routes.demo import DemoRoutes
 from service.http.routes.digest import DigestRoutes
 from service.http.routes.embed import EmbedRoutes
+from service.http.routes.inspect.explain import ExplainRoutes
 from service.http.routes.item_map import MapRoutes
 from service.http.routes.items.stored import ItemRoutes
 from service.http.routes.legacy import LegacyRoutes
@@ -69,6 +71,7 @@ class ApplicationParts:
     store_id: Callable[[], str]
     metrics: Metrics
     meter: SearchMeter
+    explanations: Explanations
     request_log: RequestLog
     opening: Opening
     lifespan: Lifespan
@@ -171,6 +174,7 @@ def _routers(parts: ApplicationParts) -> list[APIRouter]:
         ),
         DigestRoutes(shared),
         MapRoutes(shared),
+        ExplainRoutes(shared, parts.explanations, search_limits(shared.settings)),
         RebuildRoutes(shared, parts.rebuilds),
         ReportRoutes(shared, parts.reports, search_limits(shared.settings)),
     ]

@@ -24,7 +24,7 @@ METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 REFUSAL_REASONS = (
     *("search", "text-model", "picture-model", "picture-decoder"),
-    *("write", "snapshot", "report", "map", "body", "scan"),
+    *("write", "snapshot", "report", "map", "body", "scan", "explain"),
 )
 ERROR_PLACES = ("request", "connection", "search", "probe", "recall")
 _SEARCH_ROUTE = "/v1/search"

@@ -172,6 +172,12 @@ class ReportQueryIn(SearchIn):
     next_vector: VectorIn | None = None
 
 
+class ExplainIn(SearchIn, forbid_unknown_fields=True, kw_only=True):
+    """POST /v1/explain: a search, and the item whose place in its answer is asked for."""
+
+    id: IdIn
+
+
 class JudgementIn(msgspec.Struct, forbid_unknown_fields=True):
     """grades: by id, as text; how well the item answers the query, above 0 where it does."""
 

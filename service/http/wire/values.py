@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store.types import Id, Ids, Vector
-from item_rules.ids import id_fault, id_faults, int64_fault
+from item_rules.ids import INT64_MAX, INT64_MIN, id_fault, id_faults, int64_fault
 from item_rules.vectors import WHY, dimension_fault, vector_fault
 from service.collections import Catalogue, Collection
 from service.embedding.text import normalise_text
@@ -104,6 +104,17 @@ def read_id(value: Id, collection: Collection, field: str) -> Id:
     if fault is not None:
         raise InvalidInput(field, fault, "invalid_id")
     return value
+
+
+def id_of_text(text: str, collection: Collection) -> Id:
+    """Return the id that a path or a parameter means, which have no types: digits name an int64 id where the
+    collection has those. `read_id` refuses what is left."""
+    if collection.id_type == "string":
+        return text
+    digits = text.removeprefix("-")
+    if digits.isascii() and digits.isdigit() and len(digits) <= 19 and INT64_MIN <= int(text) <= INT64_MAX:
+        return int(text)
+    return text
 
 
 def read_ids(values: Sequence[Id], collection: Collection, field: str) -> list[Id]:

@@ -36,7 +36,7 @@ def read_vector_body(query_string: bytes, body: bytes, catalogue: Catalogue) -> 
         vector=[],
         collection=collection.name,
         top_k=parameters.top_k,
-        exclude_ids=_ids(parameters.exclude_ids, collection),
+        exclude_ids=ids_of_parameters("exclude_ids", parameters.exclude_ids, collection),
         filter=read_filter_text(parameters.filter),
         offset=parameters.offset,
         cursor=parameters.cursor,
@@ -73,14 +73,15 @@ def in_query_string(code: str, detail: str, loc: tuple[str | int, ...], what: st
     return HttpRefusal(422, code, detail, errors=[FieldError(("query", *loc), what)])
 
 
-def _ids(given: list[str] | None, collection: Collection) -> list[IdIn] | None:
-    """One a parameter, or integers with commas between them: a string id may hold a comma itself."""
+def ids_of_parameters(field: str, given: list[str] | None, collection: Collection) -> list[IdIn] | None:
+    """Return ids given one a parameter, or integers with commas between them: a string id may hold a comma
+    itself. Raises InvalidInput."""
     if given is None or collection.id_type == "string":
         return list(given) if given is not None else None
     try:
         return [int(each) for value in given for each in value.split(",")]
     except ValueError as exc:
-        raise InvalidInput("exclude_ids", "must hold integers only", "invalid_id") from exc
+        raise InvalidInput(field, "must hold integers only", "invalid_id") from exc
 
 
 def read_filter_text(text: str | None) -> dict[str, Any] | None:

@@ -9,7 +9,6 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from index_store.port import ItemSource
 from index_store.types import GenerationStatus, Ids, ItemsRequest, StoredItem
-from item_rules.ids import INT64_MAX, INT64_MIN
 from service.app.listing.scan_queue import ScanQueue
 from service.collections import Collection
 from service.http.auth import Role
@@ -17,7 +16,7 @@ from service.http.dependencies import Dependencies, JsonResponse, exchange_of
 from service.http.wire.body import check_depth
 from service.http.wire.items.item_cursor import read_item_cursor, write_item_cursor
 from service.http.wire.problems import HttpRefusal
-from service.http.wire.values import read_id
+from service.http.wire.values import id_of_text, read_id
 from service.http.wire.vector_body import read_filter_text
 
 LISTED_MAX = 1000
@@ -109,7 +108,7 @@ class ItemRoutes:
     ) -> JsonResponse:
         """Answer with one item as the current generation holds it. Raises HttpRefusal 404."""
         found = self._dependencies.collection(collection)
-        wanted = read_id(_path_id(id, found), found, "id")
+        wanted = read_id(id_of_text(id, found), found, "id")
         status, item = await self._dependencies.run_blocking(lambda: self._look_up(found.name, [wanted]))
         if item is None or status is None:
             raise HttpRefusal(404, "unknown_item", f"There is no item {id[:64]!r} in {found.name!r}.")
@@ -134,13 +133,3 @@ def _described(collection: Collection, item: StoredItem, *, with_vector: bool) -
     if with_vector:
         document["vector"] = item.vector
     return document
-
-
-def _path_id(text: str, collection: Collection) -> int | str:
-    """A path has no types: digits name an int64 id where the collection has those."""
-    if collection.id_type == "string":
-        return text
-    digits = text.removeprefix("-")
-    if digits.isascii() and digits.isdigit() and len(digits) <= 19 and INT64_MIN <= int(text) <= INT64_MAX:
-        return int(text)
-    return text
