@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -52,6 +53,7 @@ def seed(port: int) -> None:
         }
         for number in range(1, 31)
     ]
+    products.append({"product_id": "p-1-again", "image": picture(1), "metadata": {"name": "컵 1, 다시"}})
     products[0]["metadata"] = {"name": "먼 사진", "image_url": "https://img.example/a.png"}
     products[1]["metadata"] = {"name": "나쁜 주소", "image_url": "javascript:window.broken=2"}
     for items in (recipes, products):
@@ -262,6 +264,79 @@ def _run(language: str, code: str, folder: Path) -> str:
 
 def _environ() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}
+
+
+def test_near_duplicates_are_put_together_and_shown_again(visits: Visits, service: ServiceProcess) -> None:
+    page = visits().open()
+    choose(page, "products", "ids")
+    page.fill("#ids", "p-2")
+    page.press("#ids", "Enter")
+    page.get_by_text("Options", exact=True).click()
+    page.select_option("#alike", "0.94")
+    expect(page.locator(".options")).to_contain_text("the cosine of their vectors is at least 0.94")
+    expect(page.locator(".summary")).to_contain_text("near-duplicates put together")
+    leaders = ids_shown(page)
+    assert 0 < len(leaders) < 24
+    body = {"like_ids": ["p-2"], "collection": "products", "top_k": 24, "include": ["vector"]}
+    _, answer = Connection(service.port).post("/v1/search", body)
+    vectors = {hit["product_id"]: np.array(hit["vector"]) for hit in answer["results"]}
+    assert leaders == leaders_of(vectors, 0.94)
+    page.locator(".twins").first.click()
+    expect(page.locator(".card.twin").first).to_be_visible()
+    assert page.evaluate("document.activeElement.className.includes('twins')")
+    assert '"vector"' not in page.locator("#code-curl").inner_text()
+
+
+def leaders_of(vectors: dict[str, Any], alike: float) -> list[str]:
+    leaders: list[str] = []
+    for id, vector in vectors.items():
+        unit = vector / np.linalg.norm(vector)
+        if all(unit @ vectors[each] / np.linalg.norm(vectors[each]) < alike for each in leaders):
+            leaders.append(id)
+    return leaders
+
+
+def test_two_settings_stand_side_by_side_with_their_moves(visits: Visits, service: ServiceProcess) -> None:
+    page = visits().open()
+    ask_text(page, "갈비탕 10")
+    page.get_by_text("Options", exact=True).click()
+    page.select_option("#beside", "exact")
+    expect(page.locator(".moved")).to_have_text("Both answers are the same.")
+    page.select_option("#beside", "text")
+    page.fill("#other-text", HOSTILE.format("other") + " 김치찌개")
+    page.press("#other-text", "Tab")
+    expect(page.locator(".moved")).to_contain_text("are in both")
+    columns = page.locator(".column")
+    wanted = [
+        asked(service.port, {"query": text, "collection": "recipes", "top_k": 24})
+        for text in ("갈비탕 10", HOSTILE.format("other") + " 김치찌개")
+    ]
+    for column, ids in zip(columns.all(), wanted, strict=True):
+        shown = column.locator(".row-text .quiet").evaluate_all("all => all.map(e => e.firstChild.data)")
+        assert shown == [str(id) for id in ids]
+    assert columns.nth(0).locator(".mark").count() == len(set(wanted[0]) - set(wanted[1]))
+    fresh = columns.nth(1).get_by_text("new", exact=True).count()
+    assert fresh == len(set(wanted[1]) - set(wanted[0]))
+    page.select_option("#beside", "next")
+    expect(columns.nth(1)).to_contain_text("unknown_generation")
+    assert columns.nth(0).locator("li").count() == 24
+    assert page.evaluate("window.broken") is None
+
+
+def test_a_hit_tells_what_it_has_in_common_with_the_question(visits: Visits) -> None:
+    page = visits().open()
+    ask_text(page, "갈비탕 10")
+    expect(page.locator(".card .why").first).to_contain_text("“갈비탕” (title)")
+    choose(page, "recipes", "ids")
+    page.fill("#ids", "1")
+    page.press("#ids", "Enter")
+    expect(page.locator(".fact.shared").first).to_contain_text("category")
+    choose(page, "products", "text")
+    page.fill("#query", "컵 2")
+    page.press("#query", "Enter")
+    expect(page.locator(".named")).to_contain_text("reads no text")
+    page.locator(".named .chip", has_text="컵 21").click()
+    expect(page.locator(".chip")).to_contain_text("Like p-21")
 
 
 def test_hostile_metadata_and_errors_are_text(visits: Visits) -> None:

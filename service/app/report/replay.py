@@ -13,12 +13,19 @@ from typing import TypeVar
 
 from index_store.errors import InvalidRequest, InvalidVector
 from index_store.port import ReplaySource
-from index_store.types import Hit, Id, SearchRequest, Vector
+from index_store.types import Hit, Id, SearchRequest, SearchResult, Vector
 from service.app.encoders import Slot
 from service.app.rebuild.throttle import FillThrottle
 from service.app.report.queries import DEPTH, ReplayQuery
-from service.app.search import direction_of, plain_ids
-from service.errors import DeadlineExceeded, InvalidImage, InvalidInput, Overloaded, UnknownItem
+from service.app.search import ParsedSearch, direction_of, plain_ids
+from service.errors import (
+    DeadlineExceeded,
+    InvalidImage,
+    InvalidInput,
+    ModelUnavailable,
+    Overloaded,
+    UnknownItem,
+)
 
 T = TypeVar("T")
 
@@ -27,6 +34,18 @@ CALLER = "report"
 _EMBED_TRIES = 60
 _REST_S_MAX = 2.0
 """A report is to end. With .1 s one that embeds took the p99 of searches beside it from 32 to 205 ms."""
+
+_REFUSED = {
+    "vector_of_one_model_only": (
+        "vector",
+        "needs embedding_version, that of the named generation: each model has a space of its own",
+    ),
+    "model_reads_no_text": ("query", "can't be read by this generation's model"),
+    "model_reads_no_pictures": ("image", "can't be read by this generation's model"),
+    "picture_not_readable": ("image", "is no picture that this generation's model reads"),
+    "likes_cancel_each_other_out": ("like_ids", "and unlike_ids cancel each other out"),
+}
+"""By reason, the field of a single search and what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +150,34 @@ class Replayer:
         await asyncio.sleep(min(self._pace.rest_after(self._clock() - began_at), _REST_S_MAX))
         return ReplayedQuery(query, answer, other)
 
+    async def search_side(self, search: ParsedSearch, side: ReplaySide) -> SearchResult:
+        """Put one search to one side as it came, at once; its request has the vector then.
+
+        Raises InvalidInput where it can't be put to this side, UnknownItem, TryLater (ModelUnavailable among
+        them), IndexStoreError."""
+        request = search.request
+        is_of_it = request.embedding_version == side.embedding_version
+        try:
+            vector = await self._vector(
+                ReplayQuery("", "given", search), side, request.vector if is_of_it else None, tries=0
+            )
+        except _NotComparable as exc:
+            if str(exc) not in _REFUSED:
+                raise ModelUnavailable("No model of this service makes this generation's vectors.") from exc
+            raise InvalidInput(*_REFUSED[str(exc)]) from exc
+        if vector is None:
+            raise UnknownItem("An item of like_ids or unlike_ids is not in this generation or has no vector.")
+        request.vector = vector
+        asked = replace(
+            request,
+            exclude_ids=[*plain_ids(request.exclude_ids), *search.like_ids, *search.unlike_ids],
+            embedding_version=None,
+            checked_for="",
+        )
+        find = partial(self._source.search_version, search.collection.name, side.embedding_version, [asked])
+        (result,) = await self._run(find)
+        return result
+
     async def _answer(self, query: ReplayQuery, side: ReplaySide, vector: Vector) -> ReplayedAnswer:
         """The own item is asked for beside DEPTH others."""
         search = query.search
@@ -158,8 +205,11 @@ class Replayer:
         (result,) = self._source.search_version(collection, side.embedding_version, [request])
         return result.hits, self._clock() - began_at
 
-    async def _vector(self, query: ReplayQuery, side: ReplaySide, given: Vector | None) -> Vector | None:
-        """The query's vector in the space of `side`; None where an item it starts from has none there."""
+    async def _vector(
+        self, query: ReplayQuery, side: ReplaySide, given: Vector | None, *, tries: int = _EMBED_TRIES
+    ) -> Vector | None:
+        """The query's vector in the space of `side`; None where an item it starts from has none there. tries:
+        how often a busy model is waited for."""
         search = query.search
         if search.like_ids:
             return await self._run(partial(self._direction, query, side))
@@ -169,7 +219,7 @@ class Replayer:
             return given
         if side.slot is None:
             raise _NotComparable("no_model_here")
-        for _ in range(_EMBED_TRIES):
+        for _ in range(tries):
             try:
                 return await _embedded(_changed(search.content, side.change), side.slot)
             except (Overloaded, DeadlineExceeded) as exc:

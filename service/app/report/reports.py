@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from index_store.errors import GenerationConflict
 from index_store.port import ReplaySource, VectorIndex
-from index_store.types import CollectionStatus, GenerationStatus, Id, Metadata
+from index_store.types import CollectionStatus, GenerationStatus, Id, Metadata, SearchResult
 from service.app.generations.models import GenerationModels
 from service.app.generations.origin import read_origin
 from service.app.report import compare
@@ -29,6 +29,7 @@ from service.app.report.result import (
     ReportTiming,
 )
 from service.app.report.store import ReportStore
+from service.app.search import ParsedSearch
 from service.collections import Collection
 from service.errors import Overloaded, Starting, UnknownGeneration
 
@@ -85,6 +86,14 @@ class Reports:
         self._now = now
         self._clock = clock
         self._busy = asyncio.Lock()
+
+    async def search_generation(
+        self, collection: Collection, name: str, search: ParsedSearch
+    ) -> SearchResult:
+        """Answer one search from the generation `name` (its name, version or role), serving or not. Raises as
+        `Replayer.search_side`, and UnknownGeneration."""
+        status = await self._status(collection)
+        return await self._replayer.search_side(search, self._side(collection, _named(status, name)))
 
     async def find_or_make(self, collection: Collection, name: str) -> FoundReport:
         """Return the stored report of the generation `name` (its name, version or role), or make one.

@@ -1,6 +1,7 @@
 // One result as a card, and everything that is known of it in a dialog.
 
 import { dialog, fill, h, icon } from "./dom.js";
+import { explanation } from "./explain.js";
 import { fixed } from "./format.js";
 import { problemBox } from "./parts.js";
 import { factsOf, idFieldOf, idOf, pictureOf, titleOf } from "./seen.js";
@@ -9,12 +10,13 @@ import { t } from "./words.js";
 
 const FACTS_MAX = 4;
 
-/** Return the card of a hit. acts: like(id), unlike(id) or null, hide(id), only(key, value). */
-export function card(hit, collection, acts) {
+/** Return the card of a hit. common: as commonOf says. acts: like(id), unlike(id) or null, hide(id), only(key, value),
+ *  open(hit), and unfold(id) where it stands for `twins` near-duplicates. isTwin: whether it is one of them. */
+export function card(hit, common, acts, { twins = 0, isUnfolded = false, isTwin = false } = {}) {
   const id = idOf(hit);
   const title = titleOf(hit);
-  return h("article", { class: "card" },
-    h("button", { class: "picture", title: t("details"), "aria-label": `${t("details")}: ${title}`, onclick: () => showItem(hit, collection) },
+  return h("article", { class: isTwin ? "card twin" : "card" },
+    h("button", { class: "picture", title: t("details"), "aria-label": `${t("details")}: ${title}`, onclick: () => acts.open(hit) },
       pictureElement(hit, title), h("span", { class: "rank" }, hit.rank)),
     h("div", { class: "card-text" },
       h("h3", { title }, title),
@@ -23,9 +25,12 @@ export function card(hit, collection, acts) {
       h("p", { class: "measures" },
         h("span", {}, h("span", { class: "quiet" }, t("score")), ` ${fixed(hit.score, 4)}`),
         h("span", {}, h("span", { class: "quiet" }, t("distance")), ` ${fixed(hit.distance, 4)}`)),
+      common.words.length > 0 && h("p", { class: "why" }, whyWords(common)),
       h("p", { class: "facts" }, factsOf(hit, FACTS_MAX).map(([key, value]) =>
-        h("button", { class: "fact", title: t("only_these", { key, value }), onclick: () => acts.only(key, value) },
-          h("span", { class: "quiet" }, key), " ", String(value))))),
+        h("button", { class: common.shared.has(key) ? "fact shared" : "fact", title: t("only_these", { key, value }), onclick: () => acts.only(key, value) },
+          common.shared.has(key) && h("span", { class: "same" }, h("span", { "aria-hidden": "true" }, "= "), h("span", { class: "unseen" }, t("why_same"))),
+          h("span", { class: "quiet" }, key), " ", String(value)))),
+      twins > 0 && h("button", { class: "small twins", "aria-expanded": String(isUnfolded), "data-twins": String(id), onclick: () => acts.unfold(id) }, t(isUnfolded ? "twins_hide" : "twins", { count: twins }))),
     h("div", { class: "card-acts" },
       h("button", { onclick: () => acts.like(id), "aria-label": `${t("like")}: ${title}` }, t("like")),
       acts.unlike && iconButton("unlike", title, () => acts.unlike(id)),
@@ -36,7 +41,8 @@ function iconButton(name, title, onclick) {
   return h("button", { class: "only-icon", title: t(name), "aria-label": `${t(name)}: ${title}`, onclick }, icon(name));
 }
 
-function pictureElement(hit, title) {
+/** Return the item's picture, or letters of its title where there is none. */
+export function pictureElement(hit, title) {
   const address = pictureOf(hit);
   const letters = h("span", { class: "letters", css: { "--hue": hueOf(title) }, "aria-hidden": "true" }, [...title].slice(0, 2).join(""));
   if (!address) return letters;
@@ -47,7 +53,10 @@ function pictureElement(hit, title) {
 
 const hueOf = (text) => [...text].reduce((sum, each) => (sum * 31 + each.codePointAt(0)) % 360, 7);
 
-function showItem(hit, collection) {
+const whyWords = ({ words }) => t("why_words", { words: words.map(([word, key]) => `“${word}” (${key})`).join(", ") });
+
+/** Show everything of a hit. asked: body of the search that it answers. common: as commonOf says. */
+export function showItem(hit, collection, asked, common) {
   const id = idOf(hit);
   return dialog(titleOf(hit), (close) => {
     const stored = h("div", {}, h("p", { class: "quiet" }, t("loading")));
@@ -66,6 +75,10 @@ function showItem(hit, collection) {
         h("dt", {}, idFieldOf(hit)), h("dd", {}, id),
         h("dt", {}, t("score")), h("dd", {}, hit.score),
         h("dt", {}, t("distance")), h("dd", {}, hit.distance)),
+      h("h3", {}, t("why")),
+      h("p", {}, t("why_vector"), common.words.length > 0 && ` ${whyWords(common)}`,
+        common.shared.size > 0 && ` ${t("why_shared", { keys: [...common.shared].join(", ") })}`),
+      explanation(id, asked),
       h("h3", {}, t("item_stored")), stored,
       h("p", { class: "row" }, h("button", { autofocus: true, onclick: () => close() }, t("close"))));
   });

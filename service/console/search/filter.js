@@ -11,7 +11,7 @@ export function filterEditor(conditions, seen, ask) {
   const rows = h("div", { class: "conditions" });
   const about = h("p", { class: "quiet" });
   const draw = () => {
-    fill(about, t("filter_about", { count: number(seen.ids.size) }));
+    fill(about, t("filter_about", { count: number(seen.items.size) }));
     fill(rows, conditions.map((each, place) => row(each, place)));
   };
   const row = (condition, place) => {

@@ -21,6 +21,9 @@ export function newQuestion() {
     pageSize: 24,
     maxDistance: "",
     exact: false,
+    alike: "", // least cosine of near-duplicates that are shown as one, as typed
+    beside: "", // what is shown beside the answer, see compare.js
+    otherText: "",
   };
 }
 

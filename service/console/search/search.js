@@ -1,22 +1,27 @@
 // The search page: a question, its answer as cards, and the same question as code.
 
-import { card } from "./cards.js";
-import { fill, h, icon } from "./dom.js";
+import { card, showItem } from "./cards.js";
+import { askBeside, comparison } from "./compare.js";
+import { fill, h } from "./dom.js";
+import { collapsed } from "./duplicates.js";
 import { filterEditor } from "./filter.js";
 import { fixed, number } from "./format.js";
 import { command, copyButton, problemBox, say } from "./parts.js";
+import { chipsOf, foldsOf } from "./options.js";
 import { KINDS, bodyOf, isAsked, newQuestion, randomPoint } from "./question.js";
 import { inputOf, readPicture } from "./inputs.js";
-import { SeenItems } from "./seen.js";
+import { SeenItems, idOf } from "./seen.js";
 import { get, keptKey, post } from "./service.js";
 import { snippetsOf } from "./snippets.js";
+import { commonOf } from "./why.js";
 import { t } from "./words.js";
 
 const SAMPLE = 200;
 const question = newQuestion(); // kept while the tab is open, whichever page is shown
 const seenItems = new Map(); // collection -> SeenItems
 let collections = {}; // name -> { modality, dim, count, ... }
-let answer = null; // { hits, last, ms } of the question as it stands
+let answer = null; // { hits, last, ms, asked } of the question as it stands
+const isOpen = new Set(); // folded parts that somebody opened
 
 /** Return the page, see app.js. */
 export function searchPage() {
@@ -44,6 +49,7 @@ class SearchPage {
     this.onDrag = (event) => event.preventDefault();
     this.onBlocked = (event) => this.noteBlocked(event);
     this.onKey = () => this.start();
+    this.unfolded = new Set(); // ids whose near-duplicates are shown
   }
 
   async start() {
@@ -126,46 +132,20 @@ class SearchPage {
             else this.form.querySelector("[data-first]")?.focus();
           } }), h("span", {}, t(`kind_${kind}`)))))),
       input,
-      this.chips(),
-      this.more());
+      chipsOf(question, () => {
+        this.draw();
+        this.ask();
+      }),
+      foldsOf(question, this.filter, this.seen, {
+        ask: () => this.ask(),
+        redraw: (focused) => {
+          this.draw();
+          document.getElementById(focused)?.focus();
+        },
+        sample: () => this.sample(),
+        body: () => (isAsked(question) ? this.body() : null),
+      }, isOpen));
     this.drawCode();
-  }
-
-  /** What the answer leaves out or leans on, each with a way back. */
-  chips() {
-    const chip = (words, label, drop) => h("button", { type: "button", class: "chip", title: label, "aria-label": label, onclick: () => {
-      drop();
-      this.draw();
-      this.ask();
-    } }, words, icon("close"));
-    const without = (list, id) => list.splice(list.indexOf(id), 1);
-    const { kind, like, unlike, exclude } = question;
-    return h("p", { class: "chips" },
-      kind === "ids" && like.map((id) => chip(t("liked", { id }), t("take_out", { id }), () => without(like, id))),
-      kind === "ids" && unlike.map((id) => chip(t("unliked", { id }), t("take_out", { id }), () => without(unlike, id))),
-      exclude.map((id) => chip(t("hidden", { id }), t("show_again", { id }), () => without(exclude, id))));
-  }
-
-  more() {
-    const { conditions } = question;
-    const sample = (event) => event.target.open && this.sample();
-    return h("div", { class: "folds" },
-      h("details", { open: conditions.length > 0, ontoggle: sample },
-        h("summary", {}, t("filter"), conditions.length > 0 && h("span", { class: "count" }, conditions.length)), this.filter.element),
-      h("details", { open: question.maxDistance !== "" || question.exact }, h("summary", {}, t("options")),
-        h("div", { class: "options" },
-          h("label", { class: "field" }, h("span", {}, t("page_size")), h("input", { type: "number", min: 1, max: 1000, value: question.pageSize, onchange: (event) => {
-            question.pageSize = Math.min(1000, Math.max(1, Math.round(Number(event.target.value)) || 24));
-            this.ask();
-          } })),
-          h("label", { class: "field" }, h("span", {}, t("max_distance")), h("input", { type: "number", step: "any", value: question.maxDistance, onchange: (event) => {
-            question.maxDistance = event.target.value;
-            this.ask();
-          } })),
-          h("label", { class: "check" }, h("input", { type: "checkbox", checked: question.exact, onchange: (event) => {
-            question.exact = event.target.checked;
-            this.ask();
-          } }), t("exact")))));
   }
 
   /** Look at more of the collection's items, once, so that the filter can offer keys and values. */
@@ -218,19 +198,33 @@ class SearchPage {
     this.asking?.abort();
     const asking = (this.asking = new AbortController());
     this.results.setAttribute("aria-busy", "true");
-    if (!cursor && !this.results.querySelector(".cards")) fill(this.results, h("p", { class: "quiet" }, t("searching")));
+    if (!cursor && !this.results.querySelector(".cards, .comparison")) fill(this.results, h("p", { class: "quiet" }, t("searching")));
     this.drawCode();
     try {
-      const body = bodyOf(question, (key, text) => this.typed(key, text));
-      const { data, ms } = await post("/v1/search", cursor ? { ...body, cursor } : body, { signal: asking.signal });
+      const asked = this.body();
+      const body = { ...asked, ...(question.alike && { include: [...asked.include, "vector"] }), ...(cursor && { cursor }) };
+      const { data, ms } = await post("/v1/search", body, { signal: asking.signal });
       this.seen.note(data.results);
-      answer = { hits: [...(cursor ? answer.hits : []), ...data.results], last: data, ms };
+      answer = { hits: [...(cursor ? answer.hits : []), ...data.results], last: data, ms, asked, other: null };
       this.show(cursor ? answer.hits.length - data.results.length : null);
+      if (question.beside) await this.fetchBeside(asking.signal);
     } catch (problem) {
       if (problem.name === "AbortError") return;
       this.refuse(problem);
     }
     if (asking === this.asking) this.results.removeAttribute("aria-busy");
+  }
+
+  /** Ask for what stands beside the answer; that it is refused takes nothing from the answer. */
+  async fetchBeside(signal) {
+    try {
+      answer.other = await askBeside(question, answer.asked, signal);
+      this.seen.note(answer.other.results);
+    } catch (problem) {
+      if (problem.name === "AbortError") throw problem;
+      answer.other = problem;
+    }
+    this.show();
   }
 
   refuse(problem) {
@@ -239,41 +233,86 @@ class SearchPage {
       return;
     }
     const other = Object.keys(collections).find((name) => collections[name].modality === "text");
-    const reads = problem.status === 422 && question.kind === "text" && problem.errors?.[0]?.loc?.includes("collection");
-    fill(this.results, problemBox(problem, () => this.ask()),
-      reads && other && other !== question.collection && h("p", {}, h("button", { class: "primary", onclick: () => {
+    const readsNoText = problem.status === 422 && question.kind === "text" && problem.errors?.[0]?.loc?.includes("collection");
+    if (readsNoText) this.showNamed(other);
+    else fill(this.results, problemBox(problem, () => this.ask()));
+  }
+
+  /** A model that reads no text can still be asked for what is like an item of that name. other: a collection
+   *  whose model reads texts, if there is one. */
+  async showNamed(other) {
+    const { text, collection } = question;
+    fill(this.results, h("div", { class: "panel page named", role: "alert" }, h("p", {}, t("reads_no_text", { name: collection })),
+      other && other !== collection && h("p", {}, h("button", { onclick: () => {
         this.choose(other);
         this.draw();
         this.ask();
-      } }, t("other_collection", { name: other }))));
+      } }, t("other_collection", { name: other })))));
+    await this.sample();
+    const { seen } = this;
+    const ids = seen.named(text).slice(0, question.pageSize);
+    if (this.isStopped || question.text !== text || question.kind !== "text") return;
+    this.results.querySelector(".named").prepend(h("div", { class: "page" },
+      h("h2", {}, t(ids.length ? "named" : "named_none", { text: text.trim(), count: number(seen.items.size) })),
+      ids.length > 0 && h("p", { class: "chips" }, ids.map((id) => h("button", { class: "chip", type: "button", onclick: () => this.turnTo({ kind: "ids", like: [id], unlike: [] }) }, seen.titleOf(id))))));
   }
 
   /** Show the answer. from: where a further page begins, whose first card takes the focus. */
   show(from = null) {
     const { hits, last, ms } = answer;
-    const acts = {
-      like: (id) => this.turnTo({ kind: "ids", like: [id], unlike: [] }),
-      unlike: question.kind === "ids" ? (id) => this.turnTo({ unlike: [...question.unlike, id] }) : null,
-      hide: (id) => this.turnTo({ exclude: [...question.exclude, id] }, false),
-      only: (key, value) => this.turnTo({ conditions: [...question.conditions.filter((each) => each.key !== key), { key, operator: "eq", value: String(value) }] }),
-    };
+    const groups = question.alike ? collapsed(hits, Number(question.alike)) : hits.map((hit) => ({ hit, twins: [] }));
+    const twins = hits.length - groups.length;
     fill(this.results,
       h("div", { class: "summary" },
-        h("h2", {}, hits.length ? t("found", { count: number(hits.length) }) : t("found_none")),
-        h("p", { class: "quiet", role: "status" }, `${t("took", { service: fixed(last.took_ms, 1), all: fixed(ms, 0) })} · ${last.embedding_version} · seq ${last.seq}`)),
+        h("h2", {}, hits.length ? t("found", { count: number(groups.length) }) : t("found_none")),
+        h("p", { class: "quiet", role: "status" }, [twins > 0 && t("twins_in_all", { count: number(twins) }), t("took", { service: fixed(last.took_ms, 1), all: fixed(ms, 0) }), last.embedding_version, `seq ${last.seq}`].filter(Boolean).join(" · "))),
       last.truncated && h("p", { class: "warning" }, t("truncated")),
       (last.warnings ?? []).map((each) => h("p", { class: "warning" }, each)),
       hits.length === 0 && h("p", { class: "quiet" }, collections[question.collection].count === 0 ? t("empty_collection") : t("found_none_hint")),
-      h("div", { class: "cards" }, hits.map((hit) => card(hit, question.collection, acts))),
-      h("p", { class: "more" }, last.next_cursor
+      question.beside
+        ? comparison({ ...last, results: hits }, answer.other, question, { open: (hit) => this.open(hit), retry: () => this.ask() })
+        : h("div", { class: "cards" }, groups.map((group) => this.cardsOf(group))),
+      h("p", { class: "more" }, question.beside ? null : last.next_cursor
         ? h("button", { onclick: () => this.fetchPage(last.next_cursor) }, t("more"))
         : hits.length > 0 && h("span", { class: "quiet" }, t("shown_all"))));
     if (from !== null) this.results.querySelectorAll(".card .picture")[from]?.focus();
   }
 
+  cardsOf({ hit, twins }) {
+    const acts = {
+      like: (id) => this.turnTo({ kind: "ids", like: [id], unlike: [] }),
+      unlike: question.kind === "ids" ? (id) => this.turnTo({ unlike: [...question.unlike, id] }) : null,
+      hide: (id) => this.turnTo({ exclude: [...question.exclude, id] }, false),
+      only: (key, value) => this.turnTo({ conditions: [...question.conditions.filter((each) => each.key !== key), { key, operator: "eq", value: String(value) }] }),
+      open: (each) => this.open(each),
+      unfold: (id) => {
+        if (!this.unfolded.delete(id)) this.unfolded.add(id);
+        this.show();
+        [...this.results.querySelectorAll(".twins")].find((each) => each.dataset.twins === String(id))?.focus();
+      },
+    };
+    const isUnfolded = this.unfolded.has(idOf(hit));
+    const own = card(hit, this.commonOf(hit), acts, { twins: twins.length, isUnfolded });
+    return [own, isUnfolded && twins.map((each) => card(each, this.commonOf(each), acts, { isTwin: true }))];
+  }
+
+  commonOf(hit) {
+    return commonOf(hit, question, this.seen);
+  }
+
+  open(hit) {
+    return showItem(hit, question.collection, answer.asked, this.commonOf(hit));
+  }
+
+  /** The body of the question as it stands. Throws SyntaxError. */
+  body() {
+    return bodyOf(question, (key, text) => this.typed(key, text));
+  }
+
   /** Change the question and ask it. */
   turnTo(change, scrolls = true) {
     Object.assign(question, change);
+    if (change.conditions) isOpen.add("filter");
     this.draw();
     this.ask();
     if (scrolls) scrollTo({ top: 0 });
@@ -282,7 +321,7 @@ class SearchPage {
   drawCode() {
     let body;
     try {
-      body = isAsked(question) ? bodyOf(question, (key, text) => this.typed(key, text)) : null;
+      body = isAsked(question) ? this.body() : null;
     } catch {
       body = null;
     }

@@ -5,12 +5,13 @@ const PICTURE_KEYS = ["image_url", "image", "picture", "picture_url", "thumbnail
 const PICTURE_ENDING = /\.(avif|gif|jpe?g|png|svg|webp)(\?|$)/i;
 const VALUES_MAX = 50;
 const KEYS_MAX = 100;
+const ITEMS_MAX = 5000;
 const HIT_FIELDS = new Set(["distance", "score", "rank", "metadata", "vector"]);
 
 /** Metadata keys of one collection with the values seen under them. */
 export class SeenItems {
   constructor() {
-    this.ids = new Set();
+    this.items = new Map(); // id -> metadata
     this.keys = new Map(); // key -> Map(text of a value -> value)
     this.idIsNumber = null;
   }
@@ -20,8 +21,8 @@ export class SeenItems {
     for (const hit of hits) {
       const id = idOf(hit);
       this.idIsNumber ??= typeof id !== "string";
-      if (this.ids.has(id)) continue;
-      this.ids.add(id);
+      if (this.items.has(id) || this.items.size >= ITEMS_MAX) continue;
+      this.items.set(id, hit.metadata ?? {});
       for (const [key, value] of Object.entries(hit.metadata ?? {})) this.#noteValue(key, value);
     }
   }
@@ -48,6 +49,18 @@ export class SeenItems {
     return bare !== "" && Number.isFinite(Number(bare)) ? Number(bare) : text;
   }
 
+  /** Return ids of items in whose title each word of `text` stands. */
+  named(text) {
+    const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+    const isNamed = (metadata) => words.every((word) => titleIn(metadata)?.toLowerCase().includes(word));
+    return [...this.items].filter(([, metadata]) => isNamed(metadata)).map(([id]) => id);
+  }
+
+  /** Return what a reader calls an item that was seen. */
+  titleOf(id) {
+    return titleIn(this.items.get(id) ?? {}) ?? String(id);
+  }
+
   /** Return an id as the collection has them, out of what was typed. */
   typedId(text) {
     const bare = text.trim();
@@ -62,10 +75,11 @@ export const idFieldOf = (hit) => Object.keys(hit).find((key) => !HIT_FIELDS.has
 export const idOf = (hit) => hit[idFieldOf(hit)];
 
 /** Return what a reader calls the item. */
-export function titleOf(hit) {
-  const metadata = hit.metadata ?? {};
+export const titleOf = (hit) => titleIn(hit.metadata ?? {}) ?? String(idOf(hit));
+
+function titleIn(metadata) {
   const named = TITLE_KEYS.find((key) => typeof metadata[key] === "string" && metadata[key].trim());
-  return named ? metadata[named] : String(idOf(hit));
+  return named && metadata[named];
 }
 
 /** Return the address of the item's picture, or null: http(s) of any host; the browser asks allowed ones only. */
