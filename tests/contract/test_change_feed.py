@@ -279,6 +279,49 @@ def test_a_feed_may_be_closed_twice_and_opened_again(source: Source) -> None:
     source.taken(feed, "p1")
 
 
+def test_a_feed_that_is_closed_while_it_connects_never_comes_back(source: Source) -> None:
+    """A reader that is still connecting would take the place of the next one."""
+    feed = source.feed()
+    bookmark = feed.restart()
+    for _ in range(5):
+        feed.close()
+        feed.open(bookmark)
+    source.insert("p1")
+    source.taken(feed, "p1")
+
+
+@pytest.mark.parametrize("shop", ["binlog"], indirect=True)
+def test_a_reader_that_is_replaced_once_goes_on(source: Source) -> None:
+    """What a request does that the server comes to after its connection is gone."""
+    feed, other = source.feed(), source.feed()
+    feed.restart()
+    source.insert("p1")
+    source.taken(feed, "p1")
+    other.restart()
+    source.insert("p2")
+    source.taken(other, "p2")
+    other.close()
+    source.insert("p3")
+    source.taken(feed, "p2", "p3")
+
+
+@pytest.mark.parametrize("shop", ["binlog"], indirect=True)
+def test_two_readers_of_one_server_id_are_told_of_each_other(source: Source) -> None:
+    feeds = source.feed(), source.feed()
+    for feed in feeds:
+        feed.restart()
+
+    def read() -> None:
+        for turn in range(10_000):
+            source.insert(f"p{turn}")
+            for feed in feeds:
+                feed.acknowledge(feed.read())
+                feed.wait_for_changes(0.05)
+
+    with pytest.raises(SourceDown, match=r"another reader of the binary log uses our server id 1\d{9}"):
+        read()
+
+
 @pytest.mark.parametrize("shop", ON_A_DATABASE, indirect=True)
 def test_a_database_that_is_gone_says_so_and_loses_nothing(source: Source) -> None:
     with closing(source.feed()) as feed:

@@ -33,6 +33,11 @@ from feeder.table_mapping import Identifier
 log = logging.getLogger(__name__)
 
 PURGED = frozenset({1236})
+SAME_SERVER_ID = frozenset({4052})
+"""MariaDB ends a reader with this when another one begins under its server id."""
+SAME_SERVER_ID_PAUSES_S = (0.05, 0.5, 2.0)
+"""Before each attempt to read on. The other one may be this feed's own former connection, whose request the
+server came to late; a reader that is alive comes back each time."""
 DENIED = frozenset({1044, 1045, 1227})
 TRANSACTIONS_AHEAD = 1_000
 TAKE_SECONDS = 1.0
@@ -164,8 +169,7 @@ class MariaBinlogFeed:
         if not count:
             return None
         is_full = len(keys) >= self._changes_max
-        bookmark = ",".join(position[domain] for domain in sorted(position))
-        return ChangeBatch(list(keys), gap, bookmark, position, is_full, first)
+        return ChangeBatch(list(keys), gap, _joined(position), position, is_full, first)
 
     def _stop_reader(self) -> None:
         reader, self._reader = self._reader, None
@@ -188,7 +192,7 @@ class _BinlogReader:
         self._database = database
         self._names = names
         self._schema = schema
-        self._position = position
+        self._position = _parsed(position)
         self._ready: queue.Queue[_Transaction] = queue.Queue(maxsize=TRANSACTIONS_AHEAD)
         self._error: Exception | None = None
         self._is_over = threading.Event()
@@ -213,37 +217,53 @@ class _BinlogReader:
             except queue.Empty:
                 break
         if self._error is not None and self._ready.empty():
-            raise _translated(self._error) from self._error
+            raise _translated(self._error, self._names.server_id) from self._error
 
     def wait_for_transactions(self, seconds: float) -> None:
         self._has_news.wait(seconds)
 
     def stop(self) -> None:
         self._is_over.set()
-        self._connector.shut()  # else closing waits until the thread hears the next heartbeat
-        stream = self._stream
-        if stream is not None:
-            with contextlib.suppress(Exception):  # it may be the broken one
-                stream.close()
+        self._let_go(is_over=True)
 
     def _follow(self) -> None:
         try:
-            self._stream = self._connected()
-            for transaction in _transactions(self._stream, self._names, self._schema):
-                while not self._is_over.is_set():
-                    with contextlib.suppress(queue.Full):
-                        self._ready.put(transaction, timeout=TAKE_SECONDS)
-                        break
-                self._has_news.set()
-                if self._is_over.is_set():
-                    return
-            raise SourceDown("the binary log's stream ended")
+            for pause_s in SAME_SERVER_ID_PAUSES_S:
+                try:
+                    return self._read_on()
+                except pymysql.MySQLError as exc:
+                    if _number_of(exc) not in SAME_SERVER_ID:
+                        raise
+                    log.info("binlog_reader_replaced", extra={"server_id": self._names.server_id})
+                self._is_over.wait(pause_s)
+                self._let_go()
+            self._read_on()
         except Exception as exc:
             if not self._is_over.is_set():
                 is_ours = not isinstance(exc, SourceDown | OSError | pymysql.MySQLError)
                 log.warning("binlog_reader_ended", extra={"why": str(exc)}, exc_info=exc if is_ours else None)
             self._error = exc
             self._has_news.set()
+
+    def _let_go(self, *, is_over: bool = False) -> None:
+        self._connector.shut(is_over=is_over)  # else closing waits until the thread hears the next heartbeat
+        if self._stream is not None:
+            with contextlib.suppress(Exception):  # it may be the broken one
+                self._stream.close()
+
+    def _read_on(self) -> None:
+        """Read behind the last transaction that was read, until `stop`. Raises what ended it before."""
+        self._stream = self._connected()
+        for transaction in _transactions(self._stream, self._names, self._schema):
+            while not self._is_over.is_set():
+                with contextlib.suppress(queue.Full):
+                    self._ready.put(transaction, timeout=TAKE_SECONDS)
+                    self._position |= _parsed(transaction.gtid)
+                    break
+            self._has_news.set()
+            if self._is_over.is_set():
+                return
+        raise SourceDown("the binary log's stream ended")
 
     def _connected(self) -> Any:
         database = self._database
@@ -256,7 +276,7 @@ class _BinlogReader:
             server_id=self._names.server_id,
             pymysql_wrapper=self._connector,
             is_mariadb=True,
-            auto_position=self._position,
+            auto_position=_joined(self._position),
             blocking=True,
             enable_logging=False,
             slave_heartbeat=self._names.silence_s / 3,
@@ -267,24 +287,33 @@ class _BinlogReader:
 
 
 class _Connector:
-    """Makes `connections_max` connections and no more: the library would answer a broken link by starting
-    again at its first position, unseen."""
+    """Makes `connections_max` connections and, until `shut`, no more: the library would answer a broken link
+    by starting again at its first position, unseen. A thread that was still connecting at the end would
+    come back and replace the next reader. Safe from any thread."""
 
     def __init__(self, connections_max: int) -> None:
-        self._left = connections_max
+        self._connections_max = connections_max
         self._made: list[pymysql.Connection[Any]] = []
+        self._is_over = False
+        self._lock = threading.Lock()
 
     def __call__(self, **settings: Any) -> pymysql.Connection[Any]:
-        if not self._left:
+        if self._is_over or len(self._made) >= self._connections_max:
             raise pymysql.err.InterfaceError("the link to the binary log broke")
-        self._left -= 1
         connection = MariaConnection(**settings)
-        self._made.append(connection)
-        return connection
+        with self._lock:
+            if not self._is_over:
+                self._made.append(connection)
+                return connection
+        connection.close()
+        raise pymysql.err.InterfaceError("the reader of the binary log was stopped")
 
-    def shut(self) -> None:
-        """Wake the thread that reads from one of them."""
-        for connection in self._made:
+    def shut(self, *, is_over: bool) -> None:
+        """Wake the thread that reads from one of them. is_over: make none any more, else count anew."""
+        with self._lock:
+            self._is_over |= is_over
+            made, self._made = self._made, []
+        for connection in made:
             with contextlib.suppress(OSError, AttributeError):  # it may be closed already
                 connection._sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]
 
@@ -347,8 +376,21 @@ def _parsed(position: str) -> dict[str, str]:
     return {gtid.split("-")[0]: gtid for gtid in gtids}
 
 
-def _translated(exc: Exception) -> Exception:
-    number = exc.args[0] if exc.args else None
+def _joined(position: dict[str, str]) -> str:
+    return ",".join(position[domain] for domain in sorted(position))
+
+
+def _number_of(exc: Exception) -> object:
+    return exc.args[0] if exc.args else None
+
+
+def _translated(exc: Exception, server_id: int) -> Exception:
+    number = _number_of(exc)
+    if number in SAME_SERVER_ID:
+        return SourceDown(
+            f"another reader of the binary log uses our server id {server_id}: a feeder of the same store that"
+            " is set up twice, or a replica that was given this number"
+        )
     if number in PURGED:
         return FeedLost(f"the binary log no longer holds our place: {exc.args[-1]}")
     if number in DENIED:
