@@ -27,7 +27,8 @@ import urllib3
 
 from benchmarks.embedding_service import Report, Row
 from benchmarks.http_load import post
-from benchmarks.http_server import free_port, serving
+from benchmarks.http_server import serving
+from benchmarks.processes import free_port
 from vector_client.async_client import AsyncVectorClient
 from vector_client.http import VectorClient
 from vector_client.recommend.pgvector import Statement

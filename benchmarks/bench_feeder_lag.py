@@ -32,7 +32,7 @@ from benchmarks.feeder_shop import (
     name_of,
     unit,
 )  # fmt: skip
-from benchmarks.http_server import free_port
+from benchmarks.processes import free_port
 from vector_client.http import VectorClient
 from vector_client.types import Query
 

@@ -40,7 +40,7 @@ from benchmarks.feeder_shop import (
 )
 from benchmarks.feeder_windows import CHANGE_MAX_PERCENT, CLIENTS, PACE_S, Window, change_of, searching
 from benchmarks.http_load import cpu_seconds
-from benchmarks.http_server import free_port
+from benchmarks.processes import free_port
 from benchmarks.tcp_relay import Relay
 from feeder.state.cursor_names import FOLLOWER_CURSOR
 from feeder.state.follower_state import FollowerState

@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks.http_items import items_us
 from benchmarks.http_load import Outcome, closed_loop, cpu_seconds, one_by_one, post
-from benchmarks.http_server import Server, free_port, serving
+from benchmarks.http_server import Server, serving
 from benchmarks.http_wire import (
     RECALL_MIN,
     Raw,
@@ -39,6 +39,7 @@ from benchmarks.http_wire import (
     text_model,
     tuned,
 )
+from benchmarks.processes import free_port
 from benchmarks.vectors import Dataset, load
 
 OUT = Path(".out/bench_http.json")

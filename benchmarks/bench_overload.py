@@ -26,8 +26,9 @@ import psutil
 
 from benchmarks.embedding_service import Report, Row
 from benchmarks.http_load import post
-from benchmarks.http_server import Server, free_port, serving
+from benchmarks.http_server import Server, serving
 from benchmarks.overload_client import KINDS, Load, Seen
+from benchmarks.processes import free_port
 
 MODELS_DIR = Path(".models")
 TIMES = (2, 5)

@@ -8,7 +8,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from benchmarks.http_load import cpu_seconds
+from benchmarks.processes import command_of, free_port
 from service.demo.catalogue import products, recipes
 from service.embedding.catalog.builtin import BUILTIN, E5, MODEL_FILE
 from service.embedding.catalog.loader import load_embedder
@@ -188,9 +188,7 @@ class Served:
     def __init__(self, data_dir: Path, models_dir: Path, *, log: Path | None = None, **environ: str) -> None:
         """log: where its output goes; to that of this process without it."""
         self._log = log
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         self._environ = {
             **kept, "HOST": "127.0.0.1", "PORT": str(self.port), "DATA_DIR": str(data_dir),
@@ -249,15 +247,14 @@ class Served:
 
     def worker_ids(self) -> list[int]:
         """Return the processes that serve beside their parent; Linux only."""
-        commands = {each: Path(f"/proc/{each}/cmdline").read_bytes() for each in self._workers()}
-        return [int(each) for each, command in commands.items() if b"spawn_main" in command]
+        return [int(each) for each in self._workers() if b"spawn_main" in command_of(int(each))]
 
     def _is_ready(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
             connection.request("GET", "/readyz")
             return connection.getresponse().status == 200
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return False
         finally:
             connection.close()

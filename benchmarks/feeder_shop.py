@@ -20,7 +20,7 @@ import psycopg
 import pymysql
 
 from benchmarks.bench_import import wait_for
-from benchmarks.http_server import free_port
+from benchmarks.processes import free_port
 from vector_client.http import VectorClient
 
 Items: TypeAlias = Literal["postgresql", "mariadb"]

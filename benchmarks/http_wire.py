@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.http_load import one_by_one, post
-from benchmarks.http_server import Server, free_port, serving
+from benchmarks.http_server import Server, serving
+from benchmarks.processes import free_port
 from benchmarks.vectors import Dataset
 from index_store.ann.rerank import Matrix
 from index_store.engine.index import EmbeddedIndex

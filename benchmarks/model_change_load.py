@@ -39,7 +39,8 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A request that was not answered 200."""
+    """A request that was not answered 200. began: for a broken connection when it was last known to be whole:
+    one that was kept alive breaks with its server, and is found to be broken by the next request."""
 
     began: float
     ended: float
@@ -56,26 +57,36 @@ class Happened:
 
 
 class Caller:
-    """One keep-alive connection, made anew after each failure. One thread."""
+    """One keep-alive connection, made anew after each failure. One thread.
 
-    def __init__(self, port: int, timeout_s: float = _TIMEOUT_S) -> None:
+    sound_at: when the connection was last known to be whole: at its last answer, or when it was begun. One
+    that breaks may have been broken at any time since.
+    """
+
+    def __init__(
+        self, port: int, timeout_s: float = _TIMEOUT_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._port = port
         self._timeout_s = timeout_s
+        self._clock = clock
         self._connection: http.client.HTTPConnection | None = None
+        self.sound_at = clock()
 
     def ask(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, headers: Mapping[str, str] = {}
     ) -> tuple[int, bytes]:
         """Return status and body. Raises OSError, HTTPException."""
-        connection = self._connection or http.client.HTTPConnection(
-            "127.0.0.1", self._port, timeout=self._timeout_s
-        )
+        connection = self._connection
+        if connection is None:
+            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=self._timeout_s)
+            self.sound_at = self._clock()
         self._connection = None
         data = None if body is None else json.dumps(body).encode()
         connection.request(method, path, data, {"content-type": "application/json", **headers})
         answer = connection.getresponse()
         found = answer.status, answer.read()
         self._connection = connection
+        self.sound_at = self._clock()
         return found
 
     def post(self, path: str, body: Mapping[str, Any]) -> tuple[int, bytes]:
@@ -141,7 +152,7 @@ class Load:
         self, work: Callable[[random.Random, Caller, float], None], every_s: float, number: int, of: int
     ) -> None:
         chance = random.Random(f"{self._seed} {self._turn} {number}")
-        caller = Caller(self._port)
+        caller = Caller(self._port, clock=self._clock)
         due = self._clock() + every_s * number / of
         try:
             while not self._stop.wait(max(0.0, due - self._clock())):
@@ -161,7 +172,7 @@ class Load:
         try:
             status, answer = caller.post("/v1/search", query)
         except (OSError, http.client.HTTPException) as exc:
-            self._failed(began, f"search: {exc!r}")
+            self._failed(caller.sound_at, f"search: {exc!r}")
             return
         if status != 200:
             self._failed(began, f"search: {status} {answer[:200]!r}")
@@ -186,7 +197,7 @@ class Load:
                     break
                 self._failed(attempt, f"{path}: {status} {answer[:200]!r}")
             except (OSError, http.client.HTTPException) as exc:
-                self._failed(attempt, f"{path}: {exc!r}")
+                self._failed(caller.sound_at, f"{path}: {exc!r}")
             if self._clock() > began + _GIVE_UP_S:
                 raise TimeoutError(f"{path} {body} was not acknowledged within {_GIVE_UP_S} s")
             time.sleep(_AGAIN_S)

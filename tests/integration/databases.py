@@ -29,7 +29,7 @@ import psutil
 import psycopg
 import pymysql
 
-from tests.integration.ports import free_port
+from benchmarks.processes import free_port
 
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 20.0

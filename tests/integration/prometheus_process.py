@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.integration.ports import free_port
+from benchmarks.processes import free_port
 from tests.integration.service_process import ROOT
 from tests.prometheus_programs import PROMETHEUS
 from tests.waiting import until

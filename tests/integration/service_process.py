@@ -13,10 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.integration.ports import free_port
+from benchmarks.processes import command_of, free_port
 
 ROOT = Path(__file__).parents[2]
 START_S_MAX = 60
+
+
+BROKEN = (OSError, http.client.HTTPException, ValueError)
+"""How a request to a service fails that is not there yet, or is killed meanwhile: refused, reset, a broken
+pipe; no status line, half a body, half a document."""
 
 
 class Connection:
@@ -102,7 +107,7 @@ class ServiceProcess:
                 connection.close()
                 if status == 200:
                     return
-            except OSError:
+            except BROKEN:
                 pass
             time.sleep(0.02)
         raise AssertionError(f"not ready within {ready_s_max} s: {self.log.read_text()}")
@@ -110,8 +115,7 @@ class ServiceProcess:
     def worker_ids(self) -> list[int]:
         """Process ids of the serving workers; the parent's own when it serves by itself."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
-        return [child for child, command in commands.items() if b"spawn_main" in command] or [
+        return [int(child) for child in children if b"spawn_main" in command_of(int(child))] or [
             self.process.pid
         ]
 

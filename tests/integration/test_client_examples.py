@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.processes import free_port
 from tests.integration.databases import MariaDBServer, PostgresServer
 from tests.integration.kitchen import Kitchen, open_kitchen
-from tests.integration.ports import free_port
 from tests.integration.service_process import ROOT
 
 START_S_MAX = 60

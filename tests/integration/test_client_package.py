@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.ports import free_port
+from benchmarks.processes import free_port
 from tests.integration.service_process import ROOT, ServiceProcess
 from tests.tidy.source import PRODUCT_ROOMS, tracked_paths
 from tests.tidy.tables import code_blocks

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.http_app import DISHES
 from tests.integration.browser import Visits, visits_of
-from tests.integration.service_process import ServiceProcess
+from tests.integration.service_process import BROKEN, ServiceProcess
 
 SEARCH, WRITE, ADMIN = "a-search-key", "a-write-key", "an-admin-key"
 KEYS = {"SEARCH_API_KEY": SEARCH, "WRITE_API_KEY": WRITE, "ADMIN_API_KEY": ADMIN}
@@ -42,7 +42,7 @@ def wait_until_serving(process: ServiceProcess) -> None:
         try:
             call(process.port, "POST", "/v1/embed", SEARCH, {"text": "국"})
             return
-        except (OSError, AssertionError):
+        except (*BROKEN, AssertionError):
             time.sleep(0.05)
 
 

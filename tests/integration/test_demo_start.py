@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.ports import free_port
+from benchmarks.processes import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S_MAX = 60

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.processes import free_port
 from tests.integration.databases import PostgresServer
 from tests.integration.feeding import Service, feeder_process
-from tests.integration.ports import free_port
 from tests.integration.product_shop import COLLECTIONS
 from tests.integration.prometheus_process import Prometheus, until_firing
 from tests.integration.test_feeder_sync_tiers import end, make_shop, prepare

@@ -14,7 +14,7 @@ import pytest
 
 from service.embedding.catalog.cli import main as models
 from tests.fixtures.models import write_tiny_clip
-from tests.integration.service_process import Connection, ServiceProcess
+from tests.integration.service_process import BROKEN, Connection, ServiceProcess
 from tests.waiting import PATIENCE_S
 
 TORCH_READY_S_MAX = 240  # its imports alone took 77 s on a busy machine; pytest's own limit stands behind it
@@ -63,7 +63,7 @@ def ask_until(service: ServiceProcess, path: str, wanted: int) -> tuple[int, Any
             found = Connection(service.port).ask("GET", path)
             if found[0] == wanted:
                 return found
-        except OSError:
+        except BROKEN:
             pass
         time.sleep(0.05)
     raise AssertionError(f"{path} never answered {wanted}: {service.log.read_text()}")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.service_process import ROOT, Connection, ServiceProcess
+from tests.integration.service_process import BROKEN, ROOT, Connection, ServiceProcess
 from tests.waiting import until
 
 TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
@@ -107,7 +107,7 @@ def _until_loaded(service: ServiceProcess) -> tuple[int, dict[str, list[dict[str
             status, answer = Connection(service.port).ask("GET", "/readyz")
             if all("hint" in each for each in answer["waiting_for"]):
                 return status, answer
-        except OSError:
+        except BROKEN:
             pass
         time.sleep(0.05)
     raise AssertionError(service.log.read_text())

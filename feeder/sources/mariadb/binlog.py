@@ -294,15 +294,15 @@ class _Connector:
     def __init__(self, connections_max: int) -> None:
         self._connections_max = connections_max
         self._made: list[pymysql.Connection[Any]] = []
-        self._is_over = False
+        self._is_over = threading.Event()
         self._lock = threading.Lock()
 
     def __call__(self, **settings: Any) -> pymysql.Connection[Any]:
-        if self._is_over or len(self._made) >= self._connections_max:
+        if self._is_over.is_set() or len(self._made) >= self._connections_max:
             raise pymysql.err.InterfaceError("the link to the binary log broke")
         connection = MariaConnection(**settings)
         with self._lock:
-            if not self._is_over:
+            if not self._is_over.is_set():
                 self._made.append(connection)
                 return connection
         connection.close()
@@ -311,7 +311,8 @@ class _Connector:
     def shut(self, *, is_over: bool) -> None:
         """Wake the thread that reads from one of them. is_over: make none any more, else count anew."""
         with self._lock:
-            self._is_over |= is_over
+            if is_over:
+                self._is_over.set()
             made, self._made = self._made, []
         for connection in made:
             with contextlib.suppress(OSError, AttributeError):  # it may be closed already
