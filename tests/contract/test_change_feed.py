@@ -6,6 +6,7 @@ A feed names rows, so it is right if each change is named, or a gap says that ev
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -320,6 +321,20 @@ def test_two_readers_of_one_server_id_are_told_of_each_other(source: Source) -> 
 
     with pytest.raises(SourceDown, match=r"another reader of the binary log uses our server id 1\d{9}"):
         read()
+
+
+@pytest.mark.parametrize("shop", ["slot"], indirect=True)
+def test_a_slot_that_another_connection_reads_is_told_and_loses_nothing(source: Source) -> None:
+    with closing(source.feed()) as feed:
+        slot = json.loads(feed.restart())["slot"]
+        source.insert("p1")
+        with (
+            source.shop.streaming(slot),
+            pytest.raises(SourceDown, match=f"{slot}.* is active for PID") as told,
+        ):
+            feed.read()
+        assert "pg_stat_activity" in told.value.hint
+        source.taken(feed, "p1")
 
 
 @pytest.mark.parametrize("shop", ON_A_DATABASE, indirect=True)

@@ -6,8 +6,8 @@ from __future__ import annotations
 import random
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -112,6 +112,25 @@ class ProductShop:
             with suppress(psycopg.errors.ObjectInUse):
                 db.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
         return not db.execute(query, (self.pg_name,)).fetchall()
+
+    @contextmanager
+    def streaming(self, slot: str) -> Iterator[None]:
+        """Meanwhile another connection reads the slot, as a replica does."""
+        server = self.postgres
+        address = f"host=127.0.0.1 port={server.port} user=postgres password={server.password}"
+        address += f" dbname={self.pg_name} replication=database"
+        replica = psycopg.pq.PGconn.connect(address.encode())
+        statement = f"START_REPLICATION SLOT {slot} LOGICAL 0/0 (proto_version '1', publication_names 'none')"
+        answer = replica.exec_(statement.encode())
+        assert answer.status == psycopg.pq.ExecStatus.COPY_BOTH, answer.error_message
+        backend = replica.backend_pid
+        try:
+            yield
+        finally:
+            replica.finish()
+            with closing(self.pg()) as db:
+                query = "SELECT FROM pg_stat_activity WHERE pid = %s"
+                until(lambda: db.execute(query, (backend,)).fetchone() is None, "the end of the reader")
 
     def drop(self) -> None:
         with closing(self.postgres.connect()) as db:

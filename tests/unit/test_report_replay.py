@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from index_store.engine.index import EmbeddedIndex
@@ -64,8 +65,9 @@ class BetweenSearches:
 Change = Callable[[EmbeddedIndex, ItemWrite], object]
 
 
-async def replayed(data_dir: Path, change: Change, *, is_shuffled: bool = False) -> object:
-    """What becomes of item 3, searched by its own text, when `change` comes between the two searches."""
+async def replayed(data_dir: Path, change: Change, *, is_shuffled: bool = False, other: int = 9) -> object:
+    """What becomes of item 3, searched by its own text, when `change` comes between the two searches, with
+    the item that is `other` places from it."""
     loader = ModelLoader(Settings.from_environ({}), None)
     slot = Slot(MODEL)
     slot.fill(text=loader.load_text(MODEL, 8))
@@ -78,7 +80,8 @@ async def replayed(data_dir: Path, change: Change, *, is_shuffled: bool = False)
         index.advance("recipes", "begin", version)
     moved = vectors[7:] + vectors[:7] if is_shuffled else vectors
     index.write("recipes", WriteBatch(items, embedding_version="old", other_vectors={"new": moved}))
-    source = BetweenSearches(index, lambda: change(index, items[9]))
+    near = np.argsort(np.linalg.norm(np.array(vectors) - vectors[3], axis=1))
+    source = BetweenSearches(index, lambda: change(index, items[near[other]]))
     with ThreadPoolExecutor(1) as readers:
         replayer = Replayer(source, readers, FillThrottle(list, 50))
         query = ReplayQuery("own", "sampled", replay_search(RECIPES, content=TEXTS[3]), own_id=3)
@@ -111,6 +114,12 @@ def rewritten(index: EmbeddedIndex, other: ItemWrite) -> None:
 @pytest.mark.parametrize("change", [deleted, hidden, rewritten])
 def test_an_item_that_changed_meanwhile_is_no_loss(tmp_path: Path, change: Change) -> None:
     outcome = asyncio.run(replayed(tmp_path, change))
+    assert isinstance(outcome, SkippedQuery) and outcome.reason == "changed_meanwhile"
+
+
+@pytest.mark.parametrize("other", [1, 11, 20, 39])
+def test_wherever_an_item_went_that_was_written_meanwhile_it_is_no_loss(tmp_path: Path, other: int) -> None:
+    outcome = asyncio.run(replayed(tmp_path, rewritten, other=other))
     assert isinstance(outcome, SkippedQuery) and outcome.reason == "changed_meanwhile"
 
 

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 PURGED = frozenset({1236})
 SAME_SERVER_ID = frozenset({4052})
 """MariaDB ends a reader with this when another one begins under its server id."""
-SAME_SERVER_ID_PAUSES_S = (0.05, 0.5, 2.0)
+SAME_SERVER_ID_PAUSES_S = (0.05, 0.3, 1.0)
 """Before each attempt to read on. The other one may be this feed's own former connection, whose request the
 server came to late; a reader that is alive comes back each time."""
 DENIED = frozenset({1044, 1045, 1227})
@@ -389,8 +389,8 @@ def _translated(exc: Exception, server_id: int) -> Exception:
     number = _number_of(exc)
     if number in SAME_SERVER_ID:
         return SourceDown(
-            f"another reader of the binary log uses our server id {server_id}: a feeder of the same store that"
-            " is set up twice, or a replica that was given this number"
+            f"another reader of the binary log uses our server id {server_id}",
+            hint="Look for a second feeder of this store or a replica of that server_id: SHOW SLAVE HOSTS.",
         )
     if number in PURGED:
         return FeedLost(f"the binary log no longer holds our place: {exc.args[-1]}")

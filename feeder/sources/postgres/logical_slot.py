@@ -39,6 +39,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 IDLE_ADVANCE_BYTES = 16 * 1024 * 1024
+_IN_USE_HINT = (
+    "A statement of a feeder that was killed ends by itself. pg_stat_activity tells who else it is: that one"
+    " needs a slot of its own."
+)
 _SLOT = """
 SELECT plugin, database = current_database(), COALESCE(wal_status, ''), confirmed_flush_lsn::text,
        COALESCE(pg_wal_lsn_diff(pg_current_wal_flush_lsn(), restart_lsn), 0)::int8
@@ -349,9 +353,13 @@ class PostgresSlotFeed:
         slot = self._names.slot
         try:
             return self._session.execute(work, is_quick=is_quick)
-        except psycopg.errors.ObjectInUse as exc:
-            raise SourceDown(f"slot {slot!r} is read by another connection for now") from exc
-        except (psycopg.errors.UndefinedObject, psycopg.errors.ObjectNotInPrerequisiteState) as exc:
+        except SourceDown as exc:  # after all attempts: these pass for a link that broke
+            if isinstance(exc.__cause__, psycopg.errors.ObjectNotInPrerequisiteState):
+                raise FeedLost(f"slot {slot!r}: {str(exc.__cause__).strip()}") from exc
+            if isinstance(exc.__cause__, psycopg.errors.ObjectInUse):
+                raise SourceDown(f"{exc.__cause__}: another connection reads it", hint=_IN_USE_HINT) from exc
+            raise
+        except psycopg.errors.UndefinedObject as exc:
             raise FeedLost(f"slot {slot!r}: {str(exc).strip()}") from exc
         except MalformedMessage as exc:
             raise FeedLost(f"slot {slot!r}: {exc}") from exc

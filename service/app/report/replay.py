@@ -144,7 +144,8 @@ class Replayer:
             return SkippedQuery(query, "vector_of_another_dim")
         except InvalidRequest:
             return SkippedQuery(query, "refused_by_the_index")  # an unknown operator of a filter
-        is_doubtful = second is None or _lacks_own_item(query, answer, other)
+        # An item that has another content by now may stand anywhere, far down as well as nowhere.
+        is_doubtful = second is None or query.own_id is not None
         if is_doubtful and await self._run(partial(self._has_changed, query, before, after)):
             return SkippedQuery(query, "changed_meanwhile")
         await asyncio.sleep(min(self._pace.rest_after(self._clock() - began_at), _REST_S_MAX))
@@ -238,7 +239,7 @@ class Replayer:
             raise _NotComparable("likes_cancel_each_other_out") from exc
 
     def _has_changed(self, query: ReplayQuery, before: ReplaySide, after: ReplaySide) -> bool:
-        """Whether an item that the query was made of was written since: that it is not found says nothing."""
+        """Whether an item that the query was made of was written since: where it is found says nothing."""
         search = query.search
         ids = [*search.like_ids, *search.unlike_ids] if query.own_id is None else [query.own_id]
         sides = [
@@ -259,10 +260,6 @@ class Replayer:
 
 class _NotComparable(Exception):
     """The reason, as SkippedQuery has it."""
-
-
-def _lacks_own_item(query: ReplayQuery, before: ReplayedAnswer, after: ReplayedAnswer) -> bool:
-    return query.own_id is not None and (before.own_rank is None or after.own_rank is None)
 
 
 def _changed(content: str | bytes, change: SearchChange) -> str | bytes:
