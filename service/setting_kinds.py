@@ -1,0 +1,137 @@
+"""What a setting may be: each function describes one kind as a field of a dataclass: how its text is read,
+its unit, its bounds and its meaning."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+_HOST = re.compile(r"(\*\.)?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]{1,5})?")
+
+_BOOLEANS = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
+
+
+def number(default: int, low: int, high: int, unit: str, meaning: str) -> Any:
+    """A whole number of `low` to `high`."""
+
+    def parse(raw: str) -> int:
+        try:
+            value = int(raw)
+        except ValueError:
+            raise ValueError(f"must be a whole number ({unit}), got {raw!r}") from None
+        if not low <= value <= high:
+            raise ValueError(f"must be {low} to {high} ({unit}), got {value}")
+        return value
+
+    return _setting(default, parse, unit, f"{low} to {high}", meaning)
+
+
+def choice(default: str, allowed: tuple[str, ...], meaning: str) -> Any:
+    """One of the words in `allowed`."""
+
+    def parse(raw: str) -> str:
+        if raw not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}, got {raw!r}")
+        return raw
+
+    return _setting(default, parse, "word", " | ".join(allowed), meaning)
+
+
+def text(default: str, meaning: str) -> Any:
+    """Any text."""
+    return _setting(default, str, "text", "", meaning)
+
+
+def path(default: str, meaning: str) -> Any:
+    """A path with a default."""
+    return _setting(Path(default), Path, "path", "", meaning)
+
+
+def optional_path(meaning: str) -> Any:
+    """A path, or None."""
+    return _setting(None, Path, "path", "", meaning)
+
+
+def switch(meaning: str) -> Any:
+    """A boolean; None where it is not set."""
+
+    def parse(raw: str) -> bool:
+        if raw.lower() not in _BOOLEANS:
+            raise ValueError(f"must be 1 or 0, got {raw!r}")
+        return _BOOLEANS[raw.lower()]
+
+    return _setting(None, parse, "1 or 0", "1 | 0", meaning)
+
+
+def names(meaning: str) -> Any:
+    """Names with commas between them."""
+    return _setting((), _comma_list, "comma list", "", meaning)
+
+
+def hosts(meaning: str) -> Any:
+    """Hosts as a Content-Security-Policy names them."""
+
+    def parse(raw: str) -> tuple[str, ...]:
+        parsed = _comma_list(raw)
+        for part in parsed:
+            if not _HOST.fullmatch(part):
+                raise ValueError(f"must be host, host:port or *.host, got {part!r}")
+        return parsed
+
+    return _setting((), parse, "comma list", "", meaning)
+
+
+def keys(meaning: str) -> Any:
+    """Secrets: never in a message or a repr."""
+
+    def parse(raw: str) -> tuple[str, ...]:
+        parsed = _comma_list(raw)
+        if any(not 8 <= len(key) <= 256 or not key.isascii() or not key.isprintable() for key in parsed):
+            raise ValueError("each key must have 8 to 256 printable ASCII characters")
+        return parsed
+
+    return _setting((), parse, "comma list", "8 to 256 characters each", meaning, secret=True)
+
+
+def networks(meaning: str) -> Any:
+    """Networks as 10.0.0.0/8, with commas between them."""
+
+    def parse(raw: str) -> tuple[str, ...]:
+        for part in _comma_list(raw):
+            try:
+                ipaddress.ip_network(part)
+            except ValueError:
+                raise ValueError(f"must be networks such as 10.0.0.0/8, got {part!r}") from None
+        return _comma_list(raw)
+
+    return _setting((), parse, "comma list", "", meaning)
+
+
+def _comma_list(raw: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in raw.split(",") if part.strip())
+
+
+def _setting(
+    default: object,
+    parse: Callable[[str], Any],
+    unit: str,
+    bounds: str,
+    meaning: str,
+    *,
+    secret: bool = False,
+) -> Any:
+    facts = {"parse": parse, "unit": unit, "bounds": bounds, "meaning": meaning, "secret": secret}
+    return field(default=default, metadata=facts, repr=not secret)
