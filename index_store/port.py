@@ -5,6 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
+from index_store.listings import (
+    CountResult,
+    FacetsRequest,
+    FacetsResult,
+    IdsResult,
+    ItemsRequest,
+    ItemsResult,
+)
 from index_store.types import (
     ALIKE,
     DIGEST_BUCKETS,
@@ -15,10 +23,9 @@ from index_store.types import (
     Digest,
     DigestRow,
     Explanation,
+    Filter,
     Footprint,
     Id,
-    ItemsRequest,
-    ItemsResult,
     NewGeneration,
     SearchRequest,
     SearchResult,
@@ -168,6 +175,16 @@ class ItemSource(Protocol):
         """Return stored items by id, every acknowledged write among them. Going on from `next_after` until it
         is None gives each item that exists all the while exactly once, whatever is written in between.
         Raises InvalidId."""
+
+    def list_ids(self, collection: str, request: ItemsRequest) -> IdsResult:
+        """Return only the ids, of all such items among the next `rows_max` rows. Raises InvalidId."""
+
+    def count_items(self, collection: str, condition: Filter | None) -> CountResult:
+        """Return how many live items pass, every acknowledged write counted (milliseconds for a million rows,
+        from memory)."""
+
+    def count_values(self, collection: str, request: FacetsRequest) -> FacetsResult:
+        """Return which values the live items that pass have, at the same moment."""
 
 
 class ExplainSource(Protocol):

@@ -18,6 +18,7 @@ from vector_client.types import (
     Digest,
     DigestRow,
     Embedded,
+    Facet,
     Found,
     Generation,
     Health,
@@ -166,6 +167,21 @@ class AsyncVectorClient:
         live, limit: as protocol.items.Listing says."""
         listing = stored.Listing(collection, conditions, cursor, live, limit, with_vectors)
         return await self._transport.exchange(stored.items(listing, self._keys))
+
+    async def count(self, collection: str, conditions: Mapping[str, Any] | None = None) -> int:
+        """Return how many items a search with this filter could return."""
+        return await self._transport.exchange(stored.count(collection, conditions, self._keys))
+
+    async def facets(
+        self,
+        collection: str,
+        conditions: Mapping[str, Any] | None = None,
+        keys: Sequence[str] | None = None,
+        top: int = 10,
+    ) -> list[Facet]:
+        """Return the most common values of metadata keys among the items that pass a filter. keys: 1 to 20;
+        None: the most common ones."""
+        return await self._transport.exchange(stored.facets(collection, conditions, keys, top, self._keys))
 
     async def is_live(self, collection: str, item_id: Id) -> bool:
         """Tell whether a search can return this item."""

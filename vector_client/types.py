@@ -157,6 +157,19 @@ class ItemPage:
 
 
 @dataclass(frozen=True, slots=True)
+class Facet:
+    """What items have under one metadata key. count: items that have it. values: the most common with their
+    items; distinct: how many there are, None where they are too many. ranges: (from, to, items) of
+    numbers."""
+
+    key: str
+    count: int
+    distinct: int | None
+    values: Sequence[tuple[str | float | bool | None, int]]
+    ranges: Sequence[tuple[float, float, int]]
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """GET /health. ready: the default collection can embed and search right now. fields: the whole answer."""
 

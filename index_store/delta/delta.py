@@ -20,7 +20,7 @@ from index_store.ann.rerank import rescore, select
 from index_store.delta.id_index import IdIndex, Keys, RowNumbers, keys_of
 from index_store.delta.quantized import QuantizedRows, quantized_rows
 from index_store.filter.cache import FilterMasks
-from index_store.filter.columns import MetadataColumns
+from index_store.filter.columns import ColumnSource, MetadataColumns
 from index_store.filter.compile import Mask
 from index_store.filter.growable import GrowableColumn, GrowableVectors
 from index_store.storage.rows import Row
@@ -67,6 +67,11 @@ class Delta:
         self._quantized: tuple[QuantizedRows, ...] = ()
         self._columns = MetadataColumns()
         self.masks = FilterMasks(self._columns)
+
+    @property
+    def columns(self) -> ColumnSource:
+        """The metadata of all rows, by key."""
+        return self._columns
 
     @property
     def rows(self) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,35 @@ class ColumnSource(Protocol):
     def column(self, key: str) -> ValueColumn | None:
         """None where no row has the key."""
 
+    def used_keys(self, mask: npt.NDArray[np.bool_]) -> dict[str, KeyCount]:
+        """Return the top-level keys that rows of the mask have, the most common ones at least."""
+
+
+class KeyCount(NamedTuple):
+    """items: rows that have a key. distinct: how many values they have there, lists and objects as one."""
+
+    items: int
+    distinct: int
+
+
+def used_keys(
+    columns: Mapping[str, npt.NDArray[np.int32]], mask: npt.NDArray[np.bool_]
+) -> dict[str, KeyCount]:
+    """Return the keys that any row of the mask has. columns: codes by key. mask: (rows,)."""
+    found = {}
+    for key, codes in columns.items():
+        counts = counts_by_code(codes, mask)
+        if len(counts):
+            found[key] = KeyCount(int(counts.sum()), int(np.count_nonzero(counts)))
+    return found
+
+
+def counts_by_code(codes: npt.NDArray[np.int32], mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Return how many rows of the mask have each code; empty where none has one. codes, mask: (rows,)."""
+    used = codes[mask]
+    counts: npt.NDArray[np.int64] = np.bincount(used[used != MISSING])
+    return counts
+
 
 class MetadataColumn:
     """`codes[row]` is the index of the row's value in `values`, or MISSING. Both only grow."""
@@ -70,6 +99,12 @@ class MetadataColumns:
     def column(self, key: str) -> MetadataColumn | None:
         """Return the column of a top-level key; None where no row has the key."""
         return self._columns.get(key)
+
+    def used_keys(self, mask: npt.NDArray[np.bool_]) -> dict[str, KeyCount]:
+        """See `used_keys` of this file. mask: over the first rows."""
+        return used_keys(
+            {key: column.codes.between(0, len(mask)) for key, column in list(self._columns.items())}, mask
+        )
 
     def add_texts(self, start: int, texts: Sequence[str | None]) -> None:
         """Rows start.. have these metadata (JSON objects)."""

@@ -204,7 +204,7 @@ def _test(key: str, name: object, operand: object, path: str) -> KeyTest:
         if len(operands) > OPERANDS_MAX:
             raise InvalidFilter(f"{path} holds more than {OPERANDS_MAX} values", path)
         known = _by_kind(operands, path)
-        among = _any_element(lambda value: composed(value) in known.get(_kind(value), ()))
+        among = _any_element(lambda value: composed(value) in known.get(kind_of(value), ()))
         return KeyTest(key, among, False) if name == "$in" else KeyTest(key, _negated(among), True)
     if name == "$exists":
         if not isinstance(operand, bool):
@@ -212,12 +212,12 @@ def _test(key: str, name: object, operand: object, path: str) -> KeyTest:
         return KeyTest(key, lambda _value: operand, not operand)
     if isinstance(name, str) and name in _ORDER:
         bound = _scalar(operand, path)
-        if _kind(bound) not in ("number", "text"):
+        if kind_of(bound) not in ("number", "text"):
             raise InvalidFilter(f"{path} must be a number or text", path)
         compare = _ORDER[name]
-        kind = _kind(bound)
+        kind = kind_of(bound)
         return KeyTest(
-            key, _any_element(lambda value: _kind(value) == kind and compare(composed(value), bound)), False
+            key, _any_element(lambda value: kind_of(value) == kind and compare(composed(value), bound)), False
         )
     hint = (
         "" if isinstance(name, str) and name.startswith("$") else f'; a nested key is written "{key}.{name}"'
@@ -234,10 +234,11 @@ def _negated(matches: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def _same(value: object, wanted: object) -> bool:
-    return _kind(value) == _kind(wanted) and composed(value) == wanted
+    return kind_of(value) == kind_of(wanted) and composed(value) == wanted
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """Return which values a value can be equal to: bool, number, text, null, or other for none."""
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, int | float):
@@ -248,7 +249,7 @@ def _kind(value: object) -> str:
 
 
 def _is_scalar(value: object) -> bool:
-    return _kind(value) != "other"
+    return kind_of(value) != "other"
 
 
 def _scalar(operand: object, path: str) -> Any:
@@ -268,7 +269,7 @@ def _by_kind(operands: Sequence[object], path: str) -> Mapping[str, Set[Any]]:
     for location, operand in enumerate(operands):
         if not _is_scalar(operand) or operand != operand:
             _scalar(operand, f"{path}[{location}]")
-        known.setdefault(_kind(operand), set()).add(composed(operand))
+        known.setdefault(kind_of(operand), set()).add(composed(operand))
     return known
 
 

@@ -75,11 +75,12 @@ def answer(view: View, request: SearchRequest) -> Answer:
     page = slice(request.offset, stop)
     ids: list[Id] = found.ids[page].tolist()
     _check_answer(request, ids)
-    unknown = () if condition is None else _unknown_keys(view, condition)
+    unknown = () if condition is None else unknown_keys(view, condition)
     return Answer(ids, distances[page], found.numbers[page], found.rows[page], exhausted, unknown)
 
 
-def _unknown_keys(view: View, condition: CompiledFilter) -> Sequence[str]:
+def unknown_keys(view: View, condition: CompiledFilter) -> Sequence[str]:
+    """Return the keys of a filter that no row has."""
     known = [view.delta.masks.known_keys, *(one.segment.masks.known_keys for one in view.segments)]
     return [key for key in condition.keys if not any(keys.has(key) for keys in known)]
 

@@ -13,10 +13,11 @@ from typing import Any
 
 from index_store.filter.cache import CompiledFilter
 from index_store.filter.texts import passing_texts
+from index_store.listings import ItemsRequest
 from index_store.storage.rows import Row
 from index_store.storage.schema import Connection, is_bindable
 from index_store.storage.transaction import read_rows
-from index_store.types import Id, ItemsRequest
+from index_store.types import Id
 
 _CHUNK_ROWS = 512
 """Searches run in the same interpreter: between two rows SQLite lets others have their turn, so what Python
@@ -27,7 +28,7 @@ _COLUMNS = "SELECT id, deleted, active AND vector IS NOT NULL, metadata FROM ite
 @dataclass(frozen=True, slots=True)
 class StoredPage:
     """rows: sound ones that were wanted, by id. damaged: ids of wanted ones that failed their checksum.
-    next_after: as of `types.ItemsResult`. seq: of the moment that all this is of."""
+    next_after: as of `ItemsResult`. seq: of the moment that all this is of."""
 
     rows: Sequence[Row]
     damaged: Sequence[Id]
@@ -67,6 +68,21 @@ def read_item_page(
     is_end = not is_full and looked < request.rows_max
     rows = [sound[item_id] for item_id in wanted if item_id in sound]
     return StoredPage(rows, list(damaged), None if is_end else last, seq)
+
+
+def read_ids(
+    connection: Connection, request: ItemsRequest, condition: CompiledFilter | None
+) -> tuple[list[Id], Id | None]:
+    """Return the ids of all wanted items among the next rows, and where to go on."""
+    wanted: list[Id] = []
+    looked, last = 0, request.after
+    for row in scanned_rows(connection, request, condition):
+        looked += 1
+        if row.id is not None:
+            last = row.id
+            if row.is_wanted:
+                wanted.append(row.id)
+    return wanted, None if looked < request.rows_max else last
 
 
 def scanned_rows(

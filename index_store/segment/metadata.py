@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from index_store import hints
 from index_store.errors import StoreDamaged
-from index_store.filter.columns import MISSING, MetadataColumn, ValueColumn
+from index_store.filter.columns import MISSING, KeyCount, MetadataColumn, ValueColumn, used_keys
 from index_store.lru import LruCache
 from index_store.segment.ids import Rows
 
@@ -147,6 +147,10 @@ class SealedMetadata:
                 column = self._mapped(*known) if known is not None else self._made(key)
                 self._columns.keep(key, column)
         return column
+
+    def used_keys(self, mask: npt.NDArray[np.bool_]) -> dict[str, KeyCount]:
+        """Return the keys of these rows, of those that have a column. mask: (rows,)."""
+        return used_keys({key: self._codes[position] for key, (position, _) in self._keys.items()}, mask)
 
     def _mapped(self, position: int, described: dict[str, Any]) -> SealedColumn:
         values = json.loads(self._values[described["start"] : described["stop"]].tobytes())

@@ -17,6 +17,7 @@ from service.app.generations.models import GenerationModels
 from service.app.health.prober import Prober
 from service.app.ingest import Ingester, PictureSource
 from service.app.lifecycle import Opening
+from service.app.listing.item_counts import ItemCounts
 from service.app.listing.scan_queue import ScanQueue
 from service.app.monitoring.explanations import Explanations
 from service.app.monitoring.search_meter import SearchMeter
@@ -32,6 +33,7 @@ from service.http.routes.digest import DigestRoutes
 from service.http.routes.embed import EmbedRoutes
 from service.http.routes.inspect.explain import ExplainRoutes
 from service.http.routes.item_map import MapRoutes
+from service.http.routes.items.counts import CountRoutes
 from service.http.routes.items.stored import ItemRoutes
 from service.http.routes.legacy import LegacyRoutes
 from service.http.routes.ops import HealthRoutes, OpsRoutes
@@ -162,6 +164,7 @@ def _routers(parts: ApplicationParts) -> list[APIRouter]:
         EmbedRoutes(shared),
         WriteRoutes(shared, parts.ingester, IntakeReader(shared.catalogue, shared.settings)),
         ItemRoutes(shared, parts.items, parts.scans),
+        CountRoutes(shared, ItemCounts(parts.items, parts.scans)),
         LegacyRoutes(shared, parts.searcher, parts.meter, parts.pictures),
         OpsRoutes(
             shared,

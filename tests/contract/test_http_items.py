@@ -148,3 +148,54 @@ def test_an_empty_collection_has_an_empty_page(tmp_path: Path) -> None:
         empty = page(app)
         assert (empty["items"], empty["next_cursor"], empty["seq"]) == ([], None, 0)
         assert app.get("/v1/items?collection=nothing").json()["code"] == "unknown_collection"
+
+
+def test_counts_tell_what_a_search_could_return(listed_app: HttpApp) -> None:
+    counted = listed_app.post(
+        "/v1/count", {"collection": "recipes", "filter": {"ten": 1}, "hidden": True}
+    ).json()
+    assert (counted["count"], counted["hidden"]) == (9, 1) and "warnings" not in counted
+    assert listed_app.post("/v1/count", {}).json()["count"] == 26
+    misspelt = listed_app.post("/v1/count", {"filter": {"tan": 1}}).json()
+    assert misspelt["count"] == 0 and "'tan'" in misspelt["warnings"][0]
+
+
+def test_facets_tell_keys_and_values(listed_app: HttpApp) -> None:
+    answer = listed_app.post("/v1/facets", {"filter": {"ten": {"$lt": 3}}, "top": 2, "ranges": 2}).json()
+    assert answer["count"] == 25
+    assert answer["facets"] == [
+        {
+            "key": "ten",
+            "count": 25,
+            "distinct": 3,
+            "others": 1,
+            "values": [{"value": 1, "count": 9}, {"value": 2, "count": 9}],
+            "ranges": [
+                {"from": 0, "to": 1, "count": 7},
+                {"from": 1, "to": 2, "count": 9},
+                {"from": 2, "to": 3, "count": 9},
+            ],
+        }
+    ]
+    nested = listed_app.post("/v1/facets", {"keys": ["no.such", "ten", "ten"], "ranges": 0}).json()["facets"]
+    assert [(each["key"], each["count"], each["ranges"]) for each in nested] == [
+        ("no.such", 0, []),
+        ("ten", 26, []),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/v1/count", {"filtr": {}}, "filtr"),
+        ("/v1/count", {"filter": [1]}, "filter"),
+        ("/v1/count", {"filter": {"a": {"$near": 1}}}, "filter"),
+        ("/v1/facets", {"keys": []}, "keys"),
+        ("/v1/facets", {"keys": [""]}, "keys"),
+        ("/v1/facets", {"top": 0}, "top"),
+        ("/v1/facets", {"ranges": 101}, "ranges"),
+    ],
+)
+def test_what_is_wrong_with_a_count_is_named(listed_app: HttpApp, path: str, body: Any, field: str) -> None:
+    answer = listed_app.post(path, body)
+    assert answer.status_code == 422 and field in answer.json()["errors"][0]["loc"], answer.text

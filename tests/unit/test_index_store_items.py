@@ -9,7 +9,8 @@ import pytest
 
 from index_store.engine.index import EmbeddedIndex
 from index_store.errors import InvalidFilter, InvalidId, UnknownCollection
-from index_store.types import Id, ItemDelete, ItemsRequest, ItemWrite, WriteBatch
+from index_store.listings import ItemsRequest
+from index_store.types import Id, ItemDelete, ItemWrite, WriteBatch
 from tests.sealing import batch, opened, sealed, vectors
 
 

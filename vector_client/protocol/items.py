@@ -16,7 +16,7 @@ from vector_client.protocol.call import (
     with_query,
     without_none,
 )
-from vector_client.types import Id, Item, ItemPage, Keys, Rejected, StoredItem, Written
+from vector_client.types import Facet, Id, Item, ItemPage, Keys, Rejected, StoredItem, Written
 
 ITEM_FIELDS = frozenset(
     {"active", "live", "metadata", "source_version", "content_hash", "seq", "embedding_version", "vector"}
@@ -105,6 +105,39 @@ def items(listing: Listing, keys: Keys) -> Call[ItemPage]:
         ),
         key=keys.search,
     )
+
+
+def count(collection: str, conditions: Mapping[str, Any] | None, keys: Keys) -> Call[int]:
+    """Return the call of POST /v1/count. conditions: a filter over metadata, as in a search. Raises
+    NotSent."""
+    body = without_none({"collection": collection, "filter": finite(conditions or {})})
+    return Call("POST", "/v1/count", lambda answer: int(answer["count"]), json_body(body), keys.search)
+
+
+def facets(
+    collection: str,
+    conditions: Mapping[str, Any] | None,
+    metadata_keys: Sequence[str] | None,
+    top: int,
+    keys: Keys,
+) -> Call[list[Facet]]:
+    """Return the call of POST /v1/facets. metadata_keys: None for the most common ones. Raises NotSent."""
+    body = {"collection": collection, "filter": finite(conditions or {}), "top": top}
+    if metadata_keys is not None:
+        body["keys"] = list(metadata_keys)
+    return Call(
+        "POST",
+        "/v1/facets",
+        lambda answer: [_facet(each) for each in answer["facets"]],
+        json_body(body),
+        keys.search,
+    )
+
+
+def _facet(row: Any) -> Facet:
+    values = [(each["value"], each["count"]) for each in row["values"]]
+    ranges = [(each["from"], each["to"], each["count"]) for each in row["ranges"]]
+    return Facet(row["key"], row["count"], row["distinct"], values, ranges)
 
 
 def _write(path: str, body: Mapping[str, Any], keys: Keys) -> Call[Written]:

@@ -85,11 +85,15 @@ def _about(search: ParsedSearch, result: SearchResult, took_ms: float) -> dict[s
     if search.truncated is not None:
         document["truncated"] = bool(search.truncated)
     if search.warnings or result.unknown_filter_keys:
-        name = search.collection.name
-        unknown = [f"filter: no item of {name!r} has the key {key!r}" for key in result.unknown_filter_keys]
+        unknown = unknown_key_warnings(search.collection.name, result.unknown_filter_keys)
         document["warnings"] = [*search.warnings, *unknown]
     document["took_ms"] = round(took_ms, 3)
     return document
+
+
+def unknown_key_warnings(collection: str, keys: Sequence[str]) -> list[str]:
+    """Return what to tell of filter keys that no item has."""
+    return [f"filter: no item of {collection!r} has the key {key!r}" for key in keys]
 
 
 def _results(

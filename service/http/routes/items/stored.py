@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from starlette.convertors import Convertor, register_url_convertor
 
+from index_store.listings import ItemsRequest
 from index_store.port import ItemSource
-from index_store.types import GenerationStatus, Ids, ItemsRequest, StoredItem
+from index_store.types import GenerationStatus, Ids, StoredItem
 from service.app.listing.scan_queue import ScanQueue
 from service.collections import Collection
 from service.http.auth import Role

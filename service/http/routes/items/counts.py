@@ -1,0 +1,97 @@
+"""POST /v1/count and /v1/facets: how many items pass a filter, and which values they have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+
+from index_store.listings import CountResult, Facet, FacetsRequest
+from index_store.types import Filter
+from service.app.listing.item_counts import ItemCounts
+from service.collections import Collection
+from service.http.auth import Role
+from service.http.dependencies import Dependencies, JsonResponse, exchange_of
+from service.http.wire.answers import unknown_key_warnings
+from service.http.wire.body import check_depth
+from service.http.wire.items.item_requests import CountIn, FacetsIn, FilterIn
+
+
+class CountRoutes:
+    """Counts of items, for everyone who may search."""
+
+    def __init__(self, dependencies: Dependencies, counts: ItemCounts) -> None:
+        self._dependencies = dependencies
+        self._counts = counts
+        self._count_decoder = msgspec.json.Decoder(CountIn)
+        self._facets_decoder = msgspec.json.Decoder(FacetsIn)
+
+    def router(self) -> APIRouter:
+        """See RouteGroup."""
+        router = APIRouter(dependencies=self._dependencies.requires(Role.SEARCH))
+        router.add_api_route("/v1/count", self.post_count, methods=["POST"])
+        router.add_api_route("/v1/facets", self.post_facets, methods=["POST"])
+        return router
+
+    async def post_count(self, request: Request) -> Response:
+        """Answer with how many items pass. Raises HttpRefusal 404, InvalidFilter, Overloaded."""
+        body = await self._dependencies.read_json(request, self._count_decoder)
+        collection, condition = self._dependencies.collection(body.collection), checked_filter(body.filter)
+        caller = exchange_of(request).caller
+        counted = await self._counts.count(collection.name, condition, caller)
+        document: dict[str, Any] = {"count": counted.live}
+        if body.hidden:
+            document["hidden"] = await self._counts.count_hidden(collection.name, condition, caller)
+        return JsonResponse({**document, **_about(collection, counted)})
+
+    async def post_facets(self, request: Request) -> Response:
+        """Answer with the values of metadata keys among the items that pass. Raises as `post_count`."""
+        body = await self._dependencies.read_json(request, self._facets_decoder)
+        collection = self._dependencies.collection(body.collection)
+        asked = FacetsRequest(
+            checked_filter(body.filter),
+            None if body.keys is None else list(dict.fromkeys(body.keys)),
+            values_max=body.top,
+            ranges=body.ranges,
+        )
+        found = await self._counts.facets(collection.name, asked, exchange_of(request).caller)
+        return JsonResponse(
+            {
+                "count": found.counted.live,
+                "facets": [_facet(each) for each in found.facets],
+                **_about(collection, found.counted),
+            }
+        )
+
+
+def checked_filter(condition: FilterIn | None) -> Filter | None:
+    """Return a filter of bounded depth, None for one without conditions. Raises InvalidInput."""
+    if not condition:
+        return None
+    check_depth(condition, "filter")
+    return condition
+
+
+def _about(collection: Collection, counted: CountResult) -> dict[str, Any]:
+    document: dict[str, Any] = {"embedding_version": counted.embedding_version, "seq": counted.seq}
+    if counted.unknown_filter_keys:
+        document["warnings"] = unknown_key_warnings(collection.name, counted.unknown_filter_keys)
+    return document
+
+
+def _facet(facet: Facet) -> dict[str, Any]:
+    return {
+        "key": facet.key,
+        "count": facet.items,
+        "distinct": facet.distinct,
+        "others": None if facet.distinct is None else facet.distinct - len(facet.values),
+        "values": [{"value": value, "count": items} for value, items in facet.values],
+        "ranges": [
+            {"from": _plain(each.low), "to": _plain(each.high), "count": each.items} for each in facet.ranges
+        ],
+    }
+
+
+def _plain(edge: float) -> int | float:
+    return int(edge) if edge.is_integer() and abs(edge) < 1 << 53 else edge
