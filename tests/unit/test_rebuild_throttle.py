@@ -9,23 +9,32 @@ import pytest
 from service.app.rebuild.throttle import FillThrottle
 
 SEED = 7_813
-WORKED_S = 0.02
 LIMIT_MS = 50
 
 
 class Machine:
-    """Searches come at a rate and take 5 to 10 ms at rest; slowdown: how many times that beside work."""
+    """Searches come at a rate and take 5 to 10 ms at rest; slowdown: how many times that beside work.
+    batch_s: how long the work between two looks takes. heard_every_s: how late it is heard of searches."""
 
-    def __init__(self, a_second: float, slowdown: float) -> None:
+    def __init__(
+        self, a_second: float, slowdown: float, batch_s: float = 0.02, heard_every_s: float = 0.0
+    ) -> None:
         self._chance = random.Random(SEED)
         self._a_second, self._slowdown = a_second, slowdown
-        self._passed_s = 0.0
-        self._throttle = FillThrottle(self._recent, LIMIT_MS)
+        self._batch_s, self._heard_every_s = batch_s, heard_every_s
+        self._at = self._passed_s = self._heard_at = 0.0
+        self._unheard: list[float] = []
+        self._throttle = FillThrottle(self._recent, LIMIT_MS, clock=lambda: self._at)
 
     def _recent(self) -> list[float]:
         count = self._passed_s * self._a_second
         whole = int(count) + (self._chance.random() < count % 1)
-        return [self._took_s() for _ in range(whole)]
+        self._unheard += [self._took_s() for _ in range(whole)]
+        if self._at < self._heard_at + self._heard_every_s:
+            return []
+        self._heard_at = self._at
+        heard, self._unheard = self._unheard, []
+        return heard
 
     def _took_s(self) -> float:
         meets_work = self._chance.random() < self._throttle.share
@@ -33,13 +42,13 @@ class Machine:
 
     def filled_for(self, seconds: float) -> list[float]:
         """Fill for so long; return the shares of the second half."""
-        at, shares = 0.0, []
-        while at < seconds:
-            rest_s = self._throttle.rest_after(WORKED_S)
-            self._passed_s = WORKED_S + rest_s
-            assert self._passed_s == pytest.approx(WORKED_S / self._throttle.share)
-            at += self._passed_s
-            if at > seconds / 2:
+        began_at, shares = self._at, []
+        while self._at < began_at + seconds:
+            rest_s = self._throttle.rest_after(self._batch_s)
+            self._passed_s = self._batch_s + rest_s
+            assert self._passed_s == pytest.approx(self._batch_s / self._throttle.share)
+            self._at += self._passed_s
+            if self._at > began_at + seconds / 2:
                 shares.append(self._throttle.share)
         return shares
 
@@ -66,3 +75,23 @@ def test_few_searches_do_not_keep_it_slow_for_ever(a_second: float) -> None:
     machine.filled_for(200)
     machine._slowdown = 1
     assert machine.filled_for(600)[-1] == 1.0
+
+
+@pytest.mark.parametrize("a_second", [2, 20, 80])
+@pytest.mark.parametrize("batch_s", [0.005, 0.1])
+@pytest.mark.parametrize("heard_every_s", [0.0, 1.0])
+def test_looks_that_hear_of_no_search_do_not_undo_what_others_saw(
+    a_second: float, batch_s: float, heard_every_s: float
+) -> None:
+    """Batches are shorter than the time between two searches: most looks hear of none."""
+    machine = Machine(a_second, 7, batch_s, heard_every_s)
+    shares = machine.filled_for(300)
+    worked_s = len(shares) * batch_s
+    assert worked_s / sum(batch_s / share for share in shares) < 0.06
+
+
+def test_when_nobody_searches_any_more_it_fills_at_full_speed_again() -> None:
+    machine = Machine(20, 20)
+    machine.filled_for(200)
+    machine._a_second = 0
+    assert machine.filled_for(60)[-1] == 1.0
