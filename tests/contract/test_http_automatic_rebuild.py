@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.test_http_rebuild import CHANGED, ended, generations, search, step, until
+from tests.contract.rebuild_steps import CHANGED, ended, generations, search, step, until
 from tests.http_app import HttpApp, running_app, seed
 
 ON = {"ON_MODEL_CHANGE": "rebuild"}

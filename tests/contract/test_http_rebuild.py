@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,19 @@ from index_store.types import SearchRequest, SearchResult
 from service.app.search import ParsedSearch
 from service.collections import read_collections
 from service.settings import Settings
+from tests.contract.rebuild_steps import (
+    CHANGED,
+    ended,
+    first,
+    generations,
+    rebuild,
+    search,
+    step,
+    until,
+)
 from tests.http_app import DISHES, HttpApp, application_of, picture, running_app, seed
-from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.long
-
-CHANGED = {"TEXT_MODEL": "builtin:placeholder"}
-"""Its vectors depend on the whole text, so an equal text is found first and nothing else is near."""
 
 
 @pytest.fixture
@@ -35,51 +40,6 @@ def seeded(tmp_path: Path) -> Path:
 def app(seeded: Path) -> Iterator[HttpApp]:
     with running_app(seeded, CHANGED) as app:
         yield app
-
-
-def until(found: Callable[[], Any]) -> Any:
-    give_up = time.monotonic() + PATIENCE_S
-    while not (answer := found()):
-        assert time.monotonic() < give_up, "it never came"
-        time.sleep(0.05)
-    return answer
-
-
-def rebuild(app: HttpApp, **body: Any) -> dict[str, Any]:
-    answer = app.post("/v1/rebuild", {"collection": "recipes", **body})
-    assert answer.status_code == 202, answer.text
-    job: dict[str, Any] = answer.json()["job"]
-    return job
-
-
-def ended(app: HttpApp, job: dict[str, Any]) -> dict[str, Any]:
-    def over() -> Any:
-        told = app.get(f"/v1/jobs/{job['id']}").json()
-        return told if told["state"] not in ("queued", "running") else None
-
-    return dict(until(over))
-
-
-def generations(app: HttpApp, collection: str = "recipes") -> dict[str, dict[str, Any]]:
-    told = app.get(f"/v1/collections/{collection}/generations").json()["generations"]
-    return {each["role"]: each for each in told}
-
-
-def search(app: HttpApp, **body: Any) -> dict[str, Any]:
-    answer = app.post("/v1/search", {"top_k": 3, **body})
-    assert answer.status_code == 200, answer.text
-    document: dict[str, Any] = answer.json()
-    return document
-
-
-def first(app: HttpApp, **body: Any) -> Any:
-    return next(iter(search(app, **body)["results"][0].values()))
-
-
-def step(app: HttpApp, name: str, status: int = 200, **body: Any) -> Any:
-    answer = app.post(f"/v1/{name}", {"collection": "recipes", **body})
-    assert answer.status_code == status, answer.text
-    return answer.json()
 
 
 def test_a_dry_run_says_what_it_takes_and_begins_nothing(app: HttpApp) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.test_http_rebuild import ended, first, generations, rebuild, search, step
+from tests.contract.rebuild_steps import ended, first, generations, rebuild, search, step
 from tests.http_app import DISHES, HttpApp, application_of, picture, picture_bytes, running_app, seed
 
 pytestmark = pytest.mark.long

@@ -15,7 +15,7 @@ import pytest
 from index_store.engine.index import EmbeddedIndex
 from index_store.types import CollectionSpec, Id, ItemWrite, WriteBatch
 from service.ops.report import add_report
-from tests.contract.test_http_rebuild import ended, generations, rebuild, step, until
+from tests.contract.rebuild_steps import ended, generations, rebuild, step, until
 from tests.http_app import DISHES, HttpApp, picture, running_app, seed
 
 pytestmark = pytest.mark.long

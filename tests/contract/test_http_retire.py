@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.test_http_rebuild import CHANGED, ended, first, generations, rebuild, search, step, until
+from tests.contract.rebuild_steps import CHANGED, ended, first, generations, rebuild, search, step, until
 from tests.http_app import DISHES, HttpApp, running_app, seed
 
 pytestmark = pytest.mark.long

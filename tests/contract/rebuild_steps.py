@@ -1,0 +1,58 @@
+"""What tests of a model change do over HTTP: begin one, wait for its job, take a step, and search."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.http_app import HttpApp
+from tests.waiting import PATIENCE_S
+
+CHANGED = {"TEXT_MODEL": "builtin:placeholder"}
+"""Its vectors depend on the whole text, so an equal text is found first and nothing else is near."""
+
+
+def until(found: Callable[[], Any]) -> Any:
+    give_up = time.monotonic() + PATIENCE_S
+    while not (answer := found()):
+        assert time.monotonic() < give_up, "it never came"
+        time.sleep(0.05)
+    return answer
+
+
+def rebuild(app: HttpApp, **body: Any) -> dict[str, Any]:
+    answer = app.post("/v1/rebuild", {"collection": "recipes", **body})
+    assert answer.status_code == 202, answer.text
+    job: dict[str, Any] = answer.json()["job"]
+    return job
+
+
+def ended(app: HttpApp, job: dict[str, Any]) -> dict[str, Any]:
+    def over() -> Any:
+        told = app.get(f"/v1/jobs/{job['id']}").json()
+        return told if told["state"] not in ("queued", "running") else None
+
+    return dict(until(over))
+
+
+def generations(app: HttpApp, collection: str = "recipes") -> dict[str, dict[str, Any]]:
+    told = app.get(f"/v1/collections/{collection}/generations").json()["generations"]
+    return {each["role"]: each for each in told}
+
+
+def search(app: HttpApp, **body: Any) -> dict[str, Any]:
+    answer = app.post("/v1/search", {"top_k": 3, **body})
+    assert answer.status_code == 200, answer.text
+    document: dict[str, Any] = answer.json()
+    return document
+
+
+def first(app: HttpApp, **body: Any) -> Any:
+    return next(iter(search(app, **body)["results"][0].values()))
+
+
+def step(app: HttpApp, name: str, status: int = 200, **body: Any) -> Any:
+    answer = app.post(f"/v1/{name}", {"collection": "recipes", **body})
+    assert answer.status_code == status, answer.text
+    return answer.json()
