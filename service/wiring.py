@@ -132,6 +132,7 @@ def build(
         rebuilds=rebuild.rebuilds,
         models=rebuild.models,
         reports=rebuild.reports,
+        promotions=rebuild.promotions,
         store_id=partial(store_id, settings.data_dir),
         metrics=metrics,
         meter=meter,

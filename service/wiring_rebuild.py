@@ -25,6 +25,7 @@ from service.app.rebuild.estimate import Trial
 from service.app.rebuild.filler import Filler
 from service.app.rebuild.jobs import JobStore
 from service.app.rebuild.model_change_rebuilds import ModelChangeRebuilds
+from service.app.rebuild.promotions import Promotions
 from service.app.rebuild.rebuilds import Rebuilds
 from service.app.rebuild.runner import RebuildRunner
 from service.app.rebuild.throttle import FillThrottle
@@ -42,11 +43,12 @@ _PIXELS = 224
 
 @dataclass(frozen=True, slots=True)
 class RebuildParts:
-    """rebuilds, models, reports: for the routes. watches: run while the service does."""
+    """rebuilds, models, reports, promotions: for the routes. watches: run while the service does."""
 
     rebuilds: Rebuilds
     models: GenerationModels
     reports: Reports
+    promotions: Promotions
     watches: Sequence[Callable[[], Coroutine[Any, Any, None]]]
 
 
@@ -104,7 +106,8 @@ def build_rebuild(
         is_maintained=settings.maintenance == "on",
         retire_after_s=settings.retire_after_h * 3600,
     )
-    return RebuildParts(rebuilds, models, reports, [models.run, runner.run])
+    promotions = Promotions(index, reports, readers)
+    return RebuildParts(rebuilds, models, reports, promotions, [models.run, runner.run])
 
 
 def _rebuilds(

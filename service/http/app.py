@@ -21,6 +21,7 @@ from service.app.listing.item_counts import ItemCounts
 from service.app.listing.scan_queue import ScanQueue
 from service.app.monitoring.explanations import Explanations
 from service.app.monitoring.search_meter import SearchMeter
+from service.app.rebuild.promotions import Promotions
 from service.app.rebuild.rebuilds import Rebuilds
 from service.app.report.reports import Reports
 from service.app.search import Searcher
@@ -70,6 +71,7 @@ class ApplicationParts:
     rebuilds: Rebuilds
     models: GenerationModels
     reports: Reports
+    promotions: Promotions
     store_id: Callable[[], str]
     metrics: Metrics
     meter: SearchMeter
@@ -173,7 +175,7 @@ def _routers(parts: ApplicationParts) -> list[APIRouter]:
             parts.snapshots,
             parts.store_id,
             parts.models,
-            parts.reports,
+            parts.promotions,
         ),
         DigestRoutes(shared),
         MapRoutes(shared),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,8 +17,7 @@ from service.app.backups import Snapshots
 from service.app.generations.models import GenerationModels
 from service.app.health.prober import Prober
 from service.app.monitoring.search_meter import SearchMeter
-from service.app.rebuild.rebuilds import shortfall
-from service.app.report.reports import Reports
+from service.app.rebuild.promotions import Promotions
 from service.app.sync_report import sync_report
 from service.collections import Collection
 from service.http.auth import Role
@@ -29,8 +27,6 @@ from service.http.wire.schemas import SnapshotIn, StepIn
 from service.observing.metrics import METRICS_CONTENT_TYPE
 
 log = logging.getLogger(__name__)
-
-_LOOKS, _LOOK_S = 20, 0.1
 
 SLOW_SHOWN_MAX = 200
 Step = Literal["promote", "rollback", "abort", "retire"]
@@ -47,7 +43,7 @@ class OpsRoutes:
         snapshots: Snapshots,
         store_id: Callable[[], str],
         models: GenerationModels,
-        reports: Reports,
+        promotions: Promotions,
     ) -> None:
         self._models = models
         self._dependencies = dependencies
@@ -55,7 +51,7 @@ class OpsRoutes:
         self._meter = meter
         self._snapshots = snapshots
         self._store_id = store_id
-        self._reports = reports
+        self._promotions = promotions
         self._snapshot_decoder = msgspec.json.Decoder(SnapshotIn)
         self._step_decoder = msgspec.json.Decoder(StepIn)
 
@@ -153,7 +149,8 @@ class OpsRoutes:
             )
         _require_match(request, status)
         if step == "promote":
-            await self._require_fit(collection, status, request, is_forced=body.force)
+            caller = exchange_of(request).caller
+            await self._promotions.require_fit(collection, status, caller, is_forced=body.force)
         version = subject.embedding_version
         if subject.origin and step in ("promote", "rollback") and not body.force:
             await self._models.require_everywhere(collection.name, version)
@@ -168,34 +165,6 @@ class OpsRoutes:
     def _generations_answer(self, collection: Collection, status: CollectionStatus) -> JsonResponse:
         document = _generations(collection, status, self._dependencies.settings.retire_after_h)
         return JsonResponse(document, headers={"etag": _etag(status)})
-
-    async def _require_fit(
-        self, collection: Collection, status: CollectionStatus, request: Request, *, is_forced: bool
-    ) -> None:
-        """Raises GenerationConflict where a promotion would lose items or a gate does not hold; a promotion
-        that is forced is logged with what it passed over. Beside writes the counts of two generations differ
-        for moments, until each write is in both and what waited for a vector has one: a lack has to last."""
-        lost = shortfall(status)
-        for _ in range(0 if is_forced else _LOOKS):
-            if not lost:
-                break
-            await asyncio.sleep(_LOOK_S)
-            lost = shortfall(status := await self._status(collection))
-        if lost and not is_forced:
-            raise GenerationConflict(
-                f"{lost} item(s) of {collection.name!r} have no vector in the next generation: wait for its "
-                "job, or say force to lose them from searches"
-            )
-        gates = await self._reports.gates_of_promotion(collection, status, is_made=not is_forced)
-        broken = [each.sentence for each in gates if not each.holds]
-        if broken and not is_forced:
-            raise GenerationConflict(
-                f"a gate of {collection.name!r} does not hold: {'; '.join(broken)}",
-                f"python -m service report {collection.name}",
-            )
-        if is_forced and (lost or broken):
-            passed = {"collection": collection.name, "lost": lost, "gates": broken}
-            log.warning("promote_forced", extra={**passed, "caller": exchange_of(request).caller})
 
     async def post_snapshot(self, request: Request) -> JsonResponse:
         """Make a copy of the data directory while it serves; answer with where it lies."""
