@@ -275,6 +275,7 @@ class NewGeneration:
 
 
 ALIKE = NewGeneration()
+Damage: TypeAlias = Literal["store_behind", "items_missing", "rows_damaged", "contents_damaged"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,9 +320,21 @@ class Trouble:
     """Something wrong that searches survive. code: for programs. reason: a sentence. hint: the command or the
     setting that helps, or an empty string."""
 
-    code: Literal["store_behind", "items_missing", "rows_damaged", "contents_damaged", "writes_refused"]
+    code: Damage | Literal["generation_not_open", "writes_refused"]
     reason: str
     hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UnopenedGeneration:
+    """One that the pointer names and this process can't open now; it refuses writes, which that one would
+    miss, and tries again. reason, hint: as of a Trouble."""
+
+    generation: str
+    role: Literal["next", "former"]
+    embedding_version: str
+    reason: str
+    hint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,18 +342,33 @@ class CollectionStatus:
     """A collection's generations; `current` is None until something names its first embedding_version.
 
     troubles: what is wrong with any of its stores, worst first. stepped_at: when the newest step between its
-    generations was taken, in seconds since the epoch."""
+    generations was taken, in seconds since the epoch. unopened: further generations, which no other field
+    counts."""
 
     spec: CollectionSpec
     current: GenerationStatus | None
     others: Sequence[GenerationStatus]
     troubles: Sequence[Trouble] = ()
     stepped_at: float = 0.0
+    unopened: Sequence[UnopenedGeneration] = ()
 
     @property
     def generations(self) -> Sequence[GenerationStatus]:
         """All of them, the current one first."""
         return self.others if self.current is None else (self.current, *self.others)
+
+    @property
+    def named(self) -> Sequence[GenerationStatus | UnopenedGeneration]:
+        """All of them, those that are not open here too."""
+        return (*self.generations, *self.unopened)
+
+    def in_role(self, role: str) -> GenerationStatus | None:
+        """Return the generation in that role, if there is one."""
+        return next((each for each in self.generations if each.role == role), None)
+
+    def of_version(self, embedding_version: str) -> GenerationStatus | None:
+        """Return the generation of that version, if there is one."""
+        return next((each for each in self.generations if each.embedding_version == embedding_version), None)
 
     @property
     def problem(self) -> str | None:

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -23,9 +23,16 @@ from index_store.catalog.pointer import (
     write_pointer,
 )
 from index_store.catalog.quarantine import generations_in, retire_or_remove
-from index_store.diagnosis import another_shape, hint_of, is_passing, unavailable
+from index_store.diagnosis import another_shape, hint_of, unavailable
 from index_store.engine.generation import Generation
 from index_store.engine.generation_copy import copy_without_vectors
+from index_store.engine.open_generations import (
+    OpenGenerations,
+    Stamp,
+    is_lasting,
+    log_unopened,
+    unopened_generations,
+)
 from index_store.engine.step_guard import nothing_shown_again, store_of
 from index_store.errors import StoreDamaged, StoreUnavailable, Unavailable, WriteFailed
 from index_store.storage.durable_files import locked, sync_directory
@@ -37,35 +44,11 @@ from index_store.types import ALIKE, CollectionSpec, NewGeneration
 log = logging.getLogger(__name__)
 
 Step: TypeAlias = Literal["begin", "promote", "rollback", "abort", "retire"]
-Stamp: TypeAlias = tuple[int, int, int]
 MakeStore: TypeAlias = Callable[[Path, str], Store]
 
 _OPEN_TRIES = 5
 _RETRY_PAUSE_S = 1.0
 """After a failure: each try may read a whole store, and searches of other collections wait for it."""
-
-
-@dataclass(slots=True)
-class OpenGenerations:
-    """The generations as one pointer file named them, open for as long as somebody uses them."""
-
-    pointer: Pointer
-    stamp: Stamp
-    generations: dict[str, Generation]
-    users: int = 0
-    current: Generation | None = field(init=False)
-    """The generation that is searched; None before the first one was begun."""
-    dims: Mapping[str, int] = field(init=False)
-    """Of the vectors of each, by embedding_version; the current one first."""
-
-    def __post_init__(self) -> None:
-        member = self.pointer.current
-        self.current = None if member is None else self.generations[member.name]
-        self.dims = {each.embedding_version: each.dim for each in self.in_order()}
-
-    def in_order(self) -> list[Generation]:
-        """Current first."""
-        return [self.generations[member.name] for member in self.pointer.members]
 
 
 class AcquiredGenerations:
@@ -115,6 +98,7 @@ class Collection:
         self._unreadable: set[str] = set()
         self._failure: Unavailable | None = None
         self._failed_at: tuple[Stamp, float] = ((0, 0, 0), 0.0)
+        self._open_again_at = 0.0
 
     def open(self) -> None:
         """Open what the pointer names; does nothing when it is open already. Raises Unavailable,
@@ -161,7 +145,7 @@ class Collection:
             return
         with locked(self._directory / ADVANCE_LOCK):
             pointer = read_pointer(self._directory)
-            for name in self._unreadable - {pointer.current.name if pointer.current else ""}:
+            for name in sorted(self._unreadable - {pointer.current.name if pointer.current else ""}):
                 write_pointer(self._directory, pointer := pointer.without(name))
                 if (self._directory / name).is_dir():
                     quarantine(self._directory / name)
@@ -236,6 +220,21 @@ class Collection:
             log.error("collection_not_followed", extra={"collection": self.spec.name, "error": str(exc)})
             raise self._failure from exc
         self._failure = None
+
+    def open_remaining(self) -> None:
+        """Try once more, at most once a second, to open what could not be opened when the pointer moved, and
+        quarantine what is damaged. What can't be opened stays in the members' `unopened`. Raises as
+        `acquire`."""
+        with self.members() as members:
+            if not members.unopened:
+                return
+        try:
+            self._quarantine_unreadable()
+        except OSError as exc:
+            raise self._translate_error(exc) from exc
+        with self._lock:
+            if self._is_open and self.open_generations.unopened and self._clock() >= self._open_again_at:
+                self._follow_moved_pointer(self.open_generations.stamp)
 
     def release(self, members: OpenGenerations) -> None:
         """End one use of `members`, which `acquire` gave; closes generations that nobody uses any more."""
@@ -325,13 +324,14 @@ class Collection:
             if pointer.current is not None and pointer.current.name in damaged:
                 self._close_unneeded(generations)
                 raise damaged[pointer.current.name]
-            for name, problem in damaged.items():
-                log.error("generation_damaged", extra={"generation": name, "error": str(problem)})
+            unopened = unopened_generations(self._directory, pointer, damaged)
+            log_unopened(self.spec.name, self.open_generations.unopened, unopened)
+            self._unreadable = {name for name in damaged if is_lasting(self._directory / name, damaged[name])}
+            self._open_again_at = self._clock() + _RETRY_PAUSE_S
+            for name in damaged:
                 pointer = pointer.without(name)
-                if _is_lasting(self._directory / name, problem):
-                    self._unreadable.add(name)
             self._still_used.append(self.open_generations)
-            self.open_generations = OpenGenerations(pointer, stamp, generations)
+            self.open_generations = OpenGenerations(pointer, stamp, generations, unopened)
             for generation in self._take_unused():
                 generation.close()
             return
@@ -369,13 +369,6 @@ class Collection:
         }
         dropped = {g.name: g for m in idle for g in m.generations.values() if g.name not in held}
         return list(dropped.values())
-
-
-def _is_lasting(directory: Path, problem: Exception) -> bool:
-    """Whether trying again is useless: a busy or failing disk may recover, damaged bytes do not."""
-    if not isinstance(problem, StoreDamaged):
-        return False
-    return not is_passing(problem) or not (directory / STORE_FILE).exists()
 
 
 def _stamp(path: str) -> Stamp:

@@ -18,9 +18,10 @@ import faiss
 from index_store.ann.compiled import exact_kernels, kernels
 from index_store.catalog.identity import record_origin
 from index_store.contents.table import read_awaiting, read_some
-from index_store.engine.collection import Collection, OpenGenerations, Step
+from index_store.engine.collection import Collection, Step
 from index_store.engine.generation import Generation
 from index_store.engine.generation_batch import GenerationWrite, acked, commit_each, takers_of
+from index_store.engine.open_generations import OpenGenerations
 from index_store.engine.reading.item_reader import ItemReader
 from index_store.engine.replay import GenerationReader, current_generation, generation_of
 from index_store.engine.status import footprints, statuses
@@ -55,6 +56,7 @@ from index_store.types import (
     SearchRequest,
     SearchResult,
     StoredItem,
+    Trouble,
     WriteBatch,
 )
 from item_rules.metadata import METADATA_BYTES_MAX
@@ -158,7 +160,9 @@ class EmbeddedIndex:
     def write(self, collection: str, batch: WriteBatch) -> Ack:
         """See `VectorIndex.write`."""
         found = self._collections[collection]
+        found.open_remaining()
         with found.members() as members:
+            members.require_all()
             dims = members.dims
         batch = checked_batch(batch, found.spec, self._limits.metadata_bytes_max, dims)
         first: dict[str, GenerationWrite] = {}
@@ -169,6 +173,7 @@ class EmbeddedIndex:
             # A generation may begin while others are being written: look again until none is missing.
             while True:
                 with found.members() as members:
+                    members.require_all()
                     addressed = addressed or _addressed(found.spec, members, batch).name
                     takers = takers_of(members.in_order(), batch, addressed)
                     waiting = [g for g in takers if g.name not in done]
@@ -206,11 +211,14 @@ class EmbeddedIndex:
         with found.members() as members:
             found_statuses = statuses(members)
             troubles = [trouble for g in members.in_order() for trouble in g.store.troubles()]
-            stepped_at = members.stamp[1] / 1e9
+            unopened, stepped_at = members.unopened, members.stamp[1] / 1e9
+        troubles += [Trouble("generation_not_open", each.reason, each.hint) for each in unopened]
         current = [status for status in found_statuses if status.role == "current"]
         others = [status for status in found_statuses if status.role != "current"]
         first = current[0] if current else None
-        return CollectionStatus(found.spec, first, others, list(dict.fromkeys(troubles)), stepped_at)
+        return CollectionStatus(
+            found.spec, first, others, list(dict.fromkeys(troubles)), stepped_at, unopened
+        )
 
     def footprints(self, collection: str) -> list[Footprint]:
         """See `FootprintSource.footprints`."""
@@ -262,11 +270,11 @@ class EmbeddedIndex:
     ) -> list[AwaitingItem]:
         """See `RebuildSource.awaiting`."""
         with self._collections[collection].members() as members:
-            for generation in members.in_order():
-                if generation.embedding_version == embedding_version:
-                    with generation.store.reading() as connection:
-                        return read_awaiting(connection, after, limit)
-        return []
+            generation = members.opened_version(embedding_version)
+            if generation is None:
+                return []
+            with generation.store.reading() as connection:
+                return read_awaiting(connection, after, limit)
 
     def content_sample(self, collection: str, limit: int) -> list[Content]:
         """See `RebuildSource.content_sample`."""
@@ -278,18 +286,19 @@ class EmbeddedIndex:
 
     def catch_up_others(self, collection: str) -> None:
         """See `RebuildSource.catch_up_others`."""
-        with self._collections[collection].members() as members:
+        found = self._collections[collection]
+        found.open_remaining()
+        with found.members() as members:
             for generation in members.in_order()[1:]:
                 generation.refresh()
 
     def record_origin(self, collection: str, embedding_version: str, origin: str) -> bool:
         """See `RebuildSource.record_origin`."""
-        noted = False
         with self._collections[collection].members() as members:
-            for generation in members.in_order():
-                if generation.embedding_version == embedding_version:
-                    noted |= record_origin(generation.store.directory, self._connect, origin)
-        return noted
+            generation = members.opened_version(embedding_version)
+            if generation is None:
+                return False
+            return record_origin(generation.store.directory, self._connect, origin)
 
     def replay_source(self) -> GenerationReader:
         """Return what reads any generation."""

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 import faiss
 
 from index_store.contents.sample import draw_contents, draw_ids
-from index_store.engine.collection import Collection, OpenGenerations
+from index_store.engine.collection import Collection
 from index_store.engine.generation import Generation
+from index_store.engine.open_generations import OpenGenerations
 from index_store.engine.validation import check_ids, checked_request
 from index_store.errors import GenerationConflict, VersionMismatch
 from index_store.types import (
@@ -81,12 +82,12 @@ class GenerationReader:
 
 def generation_of(spec: CollectionSpec, members: OpenGenerations, version: str | None) -> Generation:
     """Return the generation of that version; None: the current one. Raises VersionMismatch,
-    GenerationConflict."""
+    GenerationConflict, StoreUnavailable."""
     if version is None:
         return current_generation(members)
-    for generation in members.in_order():
-        if generation.embedding_version == version:
-            return generation
+    generation = members.opened_version(version)
+    if generation is not None:
+        return generation
     current = members.current
     raise VersionMismatch(spec.name, current.embedding_version if current else "", version)
 

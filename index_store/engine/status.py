@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from index_store.catalog.snapshots import SEGMENTS
-from index_store.engine.collection import OpenGenerations
 from index_store.engine.generation import Generation
+from index_store.engine.open_generations import OpenGenerations
 from index_store.query.view import View
 from index_store.storage.schema import STORE_FILE
 from index_store.types import Footprint, GenerationStatus

@@ -87,7 +87,7 @@ def store_of(opened: Mapping[str, Generation], name: str) -> Store:
     if name not in opened:
         raise StoreUnavailable(
             f"the generation {name!r} could not be opened: it can't be compared",
-            "the log line generation_damaged says why; restart the service, which opens it again",
+            "/health and the log line generation_not_open say why; it is tried again by itself",
         )
     return opened[name].store
 

@@ -89,7 +89,7 @@ class GenerationModels:
         for collection in self._collections:
             try:
                 status = await self._run(partial(self._index.status, collection.name))
-                if status.others:
+                if status.others or status.unopened:
                     await self._run(partial(self._index.catch_up_others, collection.name))
             except IndexStoreError:
                 continue  # told by the health probe
@@ -133,7 +133,7 @@ class GenerationModels:
                 await self._load(collection, generation)
         if status.current is not None:
             self._encoders.follow(name, status.current.embedding_version)
-        versions = {generation.embedding_version for generation in status.generations}
+        versions = {each.embedding_version for each in status.named}
         for version in set(self._encoders.others(name)) - versions:
             slot = self._encoders.remove(name, version)
             for encoder in (slot.text, slot.image) if slot else ():
@@ -149,6 +149,7 @@ class GenerationModels:
                 problem = self.problem(collection, version)
                 if problem or read_origin(generation.origin) is None:
                     missing[version] = problem
+        missing.update({each.embedding_version: each.reason for each in status.unopened})
         versions = [each.embedding_version for each in status.generations]
         loaded = [version for version in versions if self._encoders.has(collection, version)]
         self._open_models[collection] = OpenModels(loaded, missing)

@@ -159,7 +159,7 @@ def _require_possible(status: CollectionStatus, version: str) -> None:
 
 def shortfall(status: CollectionStatus) -> int:
     """Return how many items a search finds now and would lose by a promotion, as far as counts tell."""
-    following = next((each for each in status.others if each.role == "next"), None)
+    following = status.in_role("next")
     if status.current is None or following is None:
         return 0
     return max(following.awaiting, status.current.live - following.live, 0)

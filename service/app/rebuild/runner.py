@@ -30,6 +30,7 @@ from index_store.types import CollectionStatus, GenerationStatus, Id, NewGenerat
 from service.app.encoders import Slot, has_same_template
 from service.app.generations.models import GenerationModels
 from service.app.generations.origin import Origin
+from service.app.generations.unopened import require_all_open
 from service.app.rebuild.filler import Filler, Gap, RebuildIndex
 from service.app.rebuild.jobs import Job, JobPhase, JobStore
 from service.app.rebuild.sealing import Sealing
@@ -161,7 +162,7 @@ class RebuildRunner:
 
     async def _retired_in_time(self, status: CollectionStatus) -> CollectionStatus:
         """Retire the former generation when its time is over; return what is there then."""
-        former = next((each for each in status.others if each.role == "former"), None)
+        former = status.in_role("former")
         if former is None or not self._retire_after_s:
             return status
         if self._now() < status.stepped_at + self._retire_after_s:
@@ -194,7 +195,7 @@ class RebuildRunner:
     async def _begun(self, job: Job) -> GenerationStatus | None:
         """The job's generation; None while its model is still being loaded. Begins it where it is missing."""
         status = await self._status(job.collection)
-        found = _of_version(status, job.embedding_version)
+        found = status.of_version(job.embedding_version)
         if found is not None and found.role != "next":
             raise GenerationConflict(
                 f"{job.embedding_version!r} is the {found.role} generation by now: nothing is to be rebuilt"
@@ -207,7 +208,7 @@ class RebuildRunner:
             advance = partial(
                 self._index.advance, job.collection, "begin", job.embedding_version, _begins(status, job)
             )
-            found = _of_version(await self._run(advance), job.embedding_version)
+            found = require_all_open(await self._run(advance)).of_version(job.embedding_version)
         if job.model == NO_MODEL:
             return found  # others bring its vectors
         origin = Origin(job.model, job.text_template).serialized()
@@ -231,7 +232,7 @@ class RebuildRunner:
         if phase == "embedding" and not await self._fill(gap, job):
             return
         status = await self._status(job.collection)
-        found = _of_version(status, job.embedding_version)
+        found = status.of_version(job.embedding_version)
         progress = self._progress.get(gap)
         failed = progress.failed if progress else {}
         if found is None or status.current is None or found.awaiting > len(failed):
@@ -308,7 +309,7 @@ class RebuildRunner:
     async def _tell(self, job: Job, progress: _Progress) -> Job | None:
         """Save how far the job is; None once its generation is gone."""
         progress.saved_at = self._clock()
-        found = _of_version(await self._status(job.collection), job.embedding_version)
+        found = (await self._status(job.collection)).of_version(job.embedding_version)
         if found is None:
             return None
         elapsed = max(progress.saved_at - progress.began_at, 1e-9)
@@ -317,9 +318,9 @@ class RebuildRunner:
         return await self._save(replace(_counted(job, found), rate=round(rate, 2), eta_s=eta_s))
 
     async def _cancel(self, job: Job) -> None:
-        status = await self._status(job.collection)
-        found = _of_version(status, job.embedding_version)
-        if found is not None and found.role == "next":
+        status = await self._run(partial(self._index.status, job.collection))
+        following = [each.embedding_version for each in status.named if each.role == "next"]
+        if job.embedding_version in following:
             await self._run(partial(self._index.advance, job.collection, "abort", job.embedding_version))
         self._progress.pop(Gap(job.collection, job.embedding_version), None)
         await self._save(replace(job, state="cancelled", phase="done"))
@@ -340,7 +341,8 @@ class RebuildRunner:
         return await self._run(partial(self._jobs.save_job, job))
 
     async def _status(self, collection: str) -> CollectionStatus:
-        return await self._run(partial(self._index.status, collection))
+        """Raises StoreUnavailable where a generation can't be opened here: it is not gone."""
+        return require_all_open(await self._run(partial(self._index.status, collection)))
 
     async def _run(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, call)
@@ -351,10 +353,6 @@ def _begins(status: CollectionStatus, job: Job) -> NewGeneration:
     current = status.current
     is_alike = current is None or has_same_template(current.embedding_version, job.embedding_version)
     return NewGeneration(job.dim or None, with_contents=is_alike)
-
-
-def _of_version(status: CollectionStatus, embedding_version: str) -> GenerationStatus | None:
-    return next((g for g in status.generations if g.embedding_version == embedding_version), None)
 
 
 def _counted(job: Job, generation: GenerationStatus) -> Job:

@@ -18,6 +18,7 @@ from index_store.port import ReplaySource, VectorIndex
 from index_store.types import CollectionStatus, GenerationStatus, Id, Metadata, SearchResult
 from service.app.generations.models import GenerationModels
 from service.app.generations.origin import read_origin
+from service.app.generations.unopened import require_all_open
 from service.app.report import compare
 from service.app.report.gates import GateResult, gate_results
 from service.app.report.queries import ReplayQuery, recorded_queries, sampled_queries
@@ -257,7 +258,7 @@ class Reports:
         return FoundReport(report, gate_results(report, collection.gates), is_stale)
 
     async def _status(self, collection: Collection) -> CollectionStatus:
-        return await self._run(partial(self._index.status, collection.name))
+        return require_all_open(await self._run(partial(self._index.status, collection.name)))
 
     def _run(self, call: Callable[[], T]) -> Awaitable[T]:
         return asyncio.get_running_loop().run_in_executor(self._readers, call)

@@ -12,9 +12,10 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
 from index_store.errors import GenerationConflict, Unavailable
-from index_store.types import CollectionStatus
+from index_store.types import CollectionStatus, GenerationStatus, UnopenedGeneration
 from service.app.backups import Snapshots
 from service.app.generations.models import GenerationModels
+from service.app.generations.unopened import require_all_open
 from service.app.health.prober import Prober
 from service.app.monitoring.search_meter import SearchMeter
 from service.app.rebuild.promotions import Promotions
@@ -116,7 +117,7 @@ class OpsRoutes:
     async def get_generations(self, collection: str) -> JsonResponse:
         """Answer with the generations of one collection, the current one first."""
         found = self._dependencies.collection(collection)
-        status = await self._status(found)
+        status = require_all_open(await self._status(found))
         return self._generations_answer(found, status)
 
     async def post_promote(self, request: Request) -> JsonResponse:
@@ -140,7 +141,7 @@ class OpsRoutes:
         body = await self._dependencies.read_json(request, self._step_decoder)
         collection = self._dependencies.collection(body.collection)
         status = await self._status(collection)
-        subject = next((each for each in status.others if each.role == role), None)
+        subject = status.in_role(role) or _unopened_in_role(status, role, step)
         if subject is None:
             raise _nobody(step, role, collection, body.embedding_version, status)
         if body.embedding_version not in (None, subject.embedding_version):
@@ -152,7 +153,8 @@ class OpsRoutes:
             caller = exchange_of(request).caller
             await self._promotions.require_fit(collection, status, caller, is_forced=body.force)
         version = subject.embedding_version
-        if subject.origin and step in ("promote", "rollback") and not body.force:
+        has_model = isinstance(subject, GenerationStatus) and subject.origin
+        if has_model and step in ("promote", "rollback") and not body.force:
             await self._models.require_everywhere(collection.name, version)
         after = await self._dependencies.run_blocking(
             lambda: self._dependencies.index.advance(collection.name, step, version, is_forced=body.force)
@@ -180,7 +182,7 @@ class OpsRoutes:
         """Answer with what the feeder stored of its progress, by collection."""
         described = {}
         for collection in self._dependencies.catalogue.collections:
-            status = await self._status_or_why(collection)
+            status = await self._status_or_why(collection, is_whole=True)
             current = None if isinstance(status, Unavailable) else status.current
             cursors = dict(current.cursors) if current else {}
             known: dict[str, Any] = {
@@ -197,9 +199,12 @@ class OpsRoutes:
         store = await self._dependencies.run_blocking(self._store_id)
         return JsonResponse({"store": store, "collections": described})
 
-    async def _status_or_why(self, collection: Collection) -> CollectionStatus | Unavailable:
+    async def _status_or_why(
+        self, collection: Collection, *, is_whole: bool = False
+    ) -> CollectionStatus | Unavailable:
         try:
-            return await self._status(collection)
+            status = await self._status(collection)
+            return require_all_open(status) if is_whole else status
         except Unavailable as exc:
             return exc
 
@@ -254,7 +259,16 @@ def _hints(status: CollectionStatus) -> str:
 
 def _etag(status: CollectionStatus) -> str:
     """The roles of the generations, for If-Match: a step is refused if somebody has taken one meanwhile."""
-    return '"' + ".".join(f"{each.role}-{each.generation}" for each in status.generations) + '"'
+    return '"' + ".".join(f"{each.role}-{each.generation}" for each in status.named) + '"'
+
+
+def _unopened_in_role(status: CollectionStatus, role: str, step: Step) -> UnopenedGeneration | None:
+    """Return the generation in that role which can't be opened here, to be given up. Raises StoreUnavailable
+    for a step to it."""
+    found = next((each for each in status.unopened if each.role == role), None)
+    if found is not None and step in ("promote", "rollback"):
+        require_all_open(status)
+    return found
 
 
 def _nobody(
