@@ -130,7 +130,6 @@ def build(
         exposition=metrics.exposition,
         snapshots=_snapshots(settings),
         rebuilds=rebuild.rebuilds,
-        models=rebuild.models,
         reports=rebuild.reports,
         promotions=rebuild.promotions,
         store_id=partial(store_id, settings.data_dir),

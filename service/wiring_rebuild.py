@@ -106,7 +106,7 @@ def build_rebuild(
         is_maintained=settings.maintenance == "on",
         retire_after_s=settings.retire_after_h * 3600,
     )
-    promotions = Promotions(index, reports, readers)
+    promotions = Promotions(index, reports, models, readers)
     return RebuildParts(rebuilds, models, reports, promotions, [models.run, runner.run])
 
 

@@ -13,7 +13,6 @@ from starlette.types import Receive, Scope, Send
 
 from index_store.port import ItemSource
 from service.app.backups import Snapshots
-from service.app.generations.models import GenerationModels
 from service.app.health.prober import Prober
 from service.app.ingest import Ingester, PictureSource
 from service.app.lifecycle import Opening
@@ -69,7 +68,6 @@ class ApplicationParts:
     exposition: Callable[[], bytes]
     snapshots: Snapshots
     rebuilds: Rebuilds
-    models: GenerationModels
     reports: Reports
     promotions: Promotions
     store_id: Callable[[], str]
@@ -174,7 +172,6 @@ def _routers(parts: ApplicationParts) -> list[APIRouter]:
             parts.meter,
             parts.snapshots,
             parts.store_id,
-            parts.models,
             parts.promotions,
         ),
         DigestRoutes(shared),

@@ -1,4 +1,4 @@
-"""What has to hold before the next generation of a collection becomes current."""
+"""What has to hold before another generation of a collection becomes current."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from functools import partial
 
 from index_store.errors import GenerationConflict
 from index_store.port import VectorIndex
-from index_store.types import CollectionStatus
+from index_store.types import CollectionStatus, GenerationStatus
+from service.app.generations.models import GenerationModels
 from service.app.rebuild.rebuilds import shortfall
 from service.app.report.reports import Reports
 from service.collections import Collection
@@ -22,12 +23,31 @@ _LOOKS, _LOOK_S = 20, 0.1
 class Promotions:
     """Event loop only; the index is read on threads of `readers`."""
 
-    def __init__(self, index: VectorIndex, reports: Reports, readers: Executor) -> None:
+    def __init__(
+        self, index: VectorIndex, reports: Reports, models: GenerationModels, readers: Executor
+    ) -> None:
         self._index = index
         self._reports = reports
+        self._models = models
         self._readers = readers
 
-    async def require_fit(
+    async def require_ready(
+        self,
+        collection: Collection,
+        status: CollectionStatus,
+        subject: GenerationStatus,
+        caller: str,
+        *,
+        is_forced: bool,
+    ) -> None:
+        """Return when `subject`, the next or the former generation, may become current. Raises
+        GenerationConflict."""
+        if subject.role == "next":
+            await self._require_fit(collection, status, caller, is_forced=is_forced)
+        if subject.origin and not is_forced:
+            await self._models.require_everywhere(collection.name, subject.embedding_version)
+
+    async def _require_fit(
         self, collection: Collection, status: CollectionStatus, caller: str, *, is_forced: bool
     ) -> None:
         """Raises GenerationConflict where a promotion would lose items or a gate does not hold; a promotion

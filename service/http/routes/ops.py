@@ -14,7 +14,6 @@ from fastapi import APIRouter, Query, Request, Response
 from index_store.errors import GenerationConflict, Unavailable
 from index_store.types import CollectionStatus, GenerationStatus, UnopenedGeneration
 from service.app.backups import Snapshots
-from service.app.generations.models import GenerationModels
 from service.app.generations.unopened import require_all_open
 from service.app.health.prober import Prober
 from service.app.monitoring.search_meter import SearchMeter
@@ -43,10 +42,8 @@ class OpsRoutes:
         meter: SearchMeter,
         snapshots: Snapshots,
         store_id: Callable[[], str],
-        models: GenerationModels,
         promotions: Promotions,
     ) -> None:
-        self._models = models
         self._dependencies = dependencies
         self._exposition = exposition
         self._meter = meter
@@ -149,13 +146,10 @@ class OpsRoutes:
                 f"the {role} generation is of {subject.embedding_version!r}, not {body.embedding_version!r}"
             )
         _require_match(request, status)
-        if step == "promote":
+        if isinstance(subject, GenerationStatus) and step in ("promote", "rollback"):
             caller = exchange_of(request).caller
-            await self._promotions.require_fit(collection, status, caller, is_forced=body.force)
+            await self._promotions.require_ready(collection, status, subject, caller, is_forced=body.force)
         version = subject.embedding_version
-        has_model = isinstance(subject, GenerationStatus) and subject.origin
-        if has_model and step in ("promote", "rollback") and not body.force:
-            await self._models.require_everywhere(collection.name, version)
         after = await self._dependencies.run_blocking(
             lambda: self._dependencies.index.advance(collection.name, step, version, is_forced=body.force)
         )
