@@ -33,6 +33,7 @@ from service.http.routes.digest import DigestRoutes
 from service.http.routes.embed import EmbedRoutes
 from service.http.routes.inspect.explain import ExplainRoutes
 from service.http.routes.item_map import MapRoutes
+from service.http.routes.items.changes import ChangeRoutes
 from service.http.routes.items.counts import CountRoutes
 from service.http.routes.items.stored import ItemRoutes
 from service.http.routes.legacy import LegacyRoutes
@@ -163,6 +164,7 @@ def _routers(parts: ApplicationParts) -> list[APIRouter]:
         HealthRoutes(shared, parts.prober, parts.contract),
         EmbedRoutes(shared),
         WriteRoutes(shared, parts.ingester, IntakeReader(shared.catalogue, shared.settings)),
+        ChangeRoutes(shared, parts.ingester),
         ItemRoutes(shared, parts.items, parts.scans),
         CountRoutes(shared, ItemCounts(parts.items, parts.scans)),
         LegacyRoutes(shared, parts.searcher, parts.meter, parts.pictures),
