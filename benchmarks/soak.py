@@ -1,0 +1,332 @@
+"""Half an hour of everything at a low rate: does memory grow, do files stay open, does a deleted item return?
+
+    python -m benchmarks.soak [--minutes 30] [--warm-up 8] [--items 4000] [--pause 0.2] [--workers 2]
+
+A service with both built-in models. A writer replaces, deletes and brings back items, by vector, text and
+picture; searchers ask in every way, over connections to every worker; once a minute everything is scraped,
+and a hot copy is made now and then. The items are always the same few thousand, so nothing has a reason to
+grow.
+
+Memory is what the processes of the service hold for themselves (anonymous; mapped files belong to the page
+cache). New rows are held there until they are sealed, some 4,096 at a time, so it rises and falls; what
+counts is the least of each window, and the slope through the windows (Theil-Sen) after the warm-up, when
+caches have filled. Each figure is printed with its limit and kept in .out/soak.json; exit code 1 when one
+misses it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.embedding_service import OUT, Report, Row, Served, picture_files, texts
+from benchmarks.model_change_load import Caller
+
+SLOPE_PERCENT_AN_HOUR_MAX = 1.0
+FILES_GROWTH_MAX = 8.0
+"""Connections, and segments that come and go."""
+SAMPLE_S = 5.0
+WINDOWS = 6
+"""Each longer than new rows take to be sealed."""
+SCRAPE_S = 60.0
+SNAPSHOT_S = 300.0
+WRITE_ITEMS = 10
+SEARCHERS = 3
+TEXT_QUERIES = 300
+"""As many different ones, so that the cache of query vectors is full after the warm-up."""
+DIM = 384
+_SEED = 20_261_128
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """at_s: since the load began. memory_mb: anonymous, of all processes. files: open ones, of all."""
+
+    at_s: float
+    memory_mb: float
+    files: int
+    processes: int
+
+
+def processes_of(process_id: int) -> list[int]:
+    """The process and all below it."""
+    found = [process_id]
+    for each in found:
+        try:
+            tasks = list(Path(f"/proc/{each}/task").iterdir())
+            found += [int(child) for task in tasks for child in (task / "children").read_text().split()]
+        except OSError:
+            continue  # it has just ended
+    return found
+
+
+def anonymous_mb(process_id: int) -> float:
+    text = Path(f"/proc/{process_id}/status").read_text()
+    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("RssAnon:")) / 1024
+
+
+def sample(process_id: int, at_s: float) -> Sample:
+    memory, files, count = 0.0, 0, 0
+    for each in processes_of(process_id):
+        try:
+            memory += anonymous_mb(each)
+            files += len(list(Path(f"/proc/{each}/fd").iterdir()))
+            count += 1
+        except OSError:
+            continue
+    return Sample(at_s, memory, files, count)
+
+
+def windows(samples: Sequence[Sample], count: int) -> list[list[Sample]]:
+    """Cut into `count` times of equal length; empty ones are left out."""
+    first, last = samples[0].at_s, samples[-1].at_s
+    cut: list[list[Sample]] = [[] for _ in range(count)]
+    for each in samples:
+        cut[min(count - 1, int((each.at_s - first) / (last - first) * count))].append(each)
+    return [window for window in cut if window]
+
+
+def slope_percent_an_hour(samples: Sequence[Sample], count: int = WINDOWS) -> float:
+    """Return the median slope between the windows' least memory, in percent of the first one an hour."""
+    least = [min(window, key=lambda each: each.memory_mb) for window in windows(samples, count)]
+    slopes = [(b.memory_mb - a.memory_mb) / (b.at_s - a.at_s) for a, b in combinations(least, 2)]
+    return statistics.median(slopes) * 3600 / least[0].memory_mb * 100
+
+
+def files_growth(samples: Sequence[Sample]) -> float:
+    """Return by how much the median number of open files of the last third exceeds that of the first."""
+    first, *_, last = windows(samples, 3)
+    return statistics.median(s.files for s in last) - statistics.median(s.files for s in first)
+
+
+@dataclass(slots=True)
+class Deleted:
+    """Which ids are deleted for certain; safe from any thread. An id leaves before its item is sent again."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    ids: dict[int, int] = field(default_factory=dict)
+    """id -> number of its delete, so that one that came back and went again is another."""
+    count: int = 0
+
+    def now(self) -> dict[int, int]:
+        with self.lock:
+            return dict(self.ids)
+
+    def deleted(self, ids: Sequence[int]) -> None:
+        with self.lock:
+            for id in ids:
+                self.count += 1
+                self.ids[id] = self.count
+
+    def coming_back(self, ids: Sequence[int]) -> None:
+        with self.lock:
+            for id in ids:
+                self.ids.pop(id, None)
+
+    def shown(self, before: Mapping[int, int], ids: Sequence[int]) -> list[int]:
+        """Which of an answer's `ids` were deleted all through the search. before: `now()` of before it."""
+        with self.lock:
+            return [id for id in ids if id in before and self.ids.get(id) == before[id]]
+
+
+class Soak:
+    """The threads of the load. Stops at the first that fails."""
+
+    def __init__(self, port: int, items: int, pause_s: float, version: str) -> None:
+        self._port, self._items, self._pause_s, self._version = port, items, pause_s, version
+        self._texts = texts(items)
+        self._pictures = [base64.b64encode(file).decode() for file in picture_files(40)]
+        self._deleted = Deleted()
+        self._stop = threading.Event()
+        self.searches = self.writes = 0
+        self.shown: list[int] = []
+        self.broken: list[BaseException] = []
+
+    def fill(self) -> None:
+        caller, random = Caller(self._port, 120), np.random.default_rng(_SEED)
+        for first in range(0, self._items, 200):
+            ids = range(first, min(first + 200, self._items))
+            self._post(caller, "/v1/upsert", {"items": [self._by_vector(id, random) for id in ids]})
+        shop = [{"product_id": f"p{n}", "image": each} for n, each in enumerate(self._pictures)]
+        self._post(caller, "/v1/upsert", {"collection": "products", "items": shop})
+
+    def threads(self) -> list[threading.Thread]:
+        works: list[Callable[[int], None]] = [self._write, *[self._search] * SEARCHERS, self._operate]
+        return [threading.Thread(target=self._run, args=(work, number)) for number, work in enumerate(works)]
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def is_stopped(self) -> bool:
+        return self._stop.is_set()
+
+    def _run(self, work: Callable[[int], None], number: int) -> None:
+        try:
+            work(number)
+        except Exception as exc:
+            self.broken.append(exc)
+            self._stop.set()
+
+    def _post(self, caller: Caller, path: str, body: Mapping[str, Any]) -> Any:
+        status, answer = caller.post(path, body)
+        if status != 200:
+            raise RuntimeError(f"{path}: {status} {answer[:500]!r}")
+        return json.loads(answer)
+
+    def _by_vector(self, id: int, random: np.random.Generator) -> dict[str, Any]:
+        return {
+            "recipe_id": id,
+            "vector": encoded(random),
+            "metadata": {"shade": id % 7, "n": int(random.integers(1 << 30))},
+        }
+
+    def _write(self, number: int) -> None:
+        """Turns of: replace by vectors, delete, bring back half of what is deleted as texts, a picture."""
+        caller, draw, vectors = Caller(self._port), random.Random(_SEED), np.random.default_rng(number)
+        turn = 0
+        while not self._stop.wait(self._pause_s):
+            turn += 1
+            ids = draw.sample(range(self._items), WRITE_ITEMS)
+            if turn % 5 == 0:
+                self._post(caller, "/v1/delete", {"collection": "recipes", "ids": ids})
+                self._deleted.deleted(ids)
+            elif turn % 10 == 1:
+                ids = draw.sample(sorted(self._deleted.now()), min(WRITE_ITEMS * 2, len(self._deleted.now())))
+                self._deleted.coming_back(ids)
+                items = [{"recipe_id": id, "text": f"{self._texts[id]} {turn}"} for id in ids]
+                self._post(caller, "/v1/upsert", {"collection": "recipes", "items": items})
+            elif turn % 10 == 2:
+                place = draw.randrange(len(self._pictures))
+                shop = [{"product_id": f"p{place}", "image": self._pictures[place]}]
+                self._post(caller, "/v1/upsert", {"collection": "products", "items": shop})
+            else:
+                self._deleted.coming_back(ids)
+                items = [self._by_vector(id, vectors) for id in ids]
+                self._post(caller, "/v1/upsert", {"items": items, "embedding_version": self._version})
+            self.writes += 1
+
+    def _search(self, number: int) -> None:
+        draw, vectors, turn = random.Random(number), np.random.default_rng(number), 0
+        caller = Caller(self._port)
+        while not self._stop.wait(self._pause_s):
+            turn += 1
+            if turn % 50 == 0:
+                caller = Caller(self._port)  # another connection, perhaps to another worker
+            before = self._deleted.now()
+            body = self._question(turn, draw, vectors, list(before))
+            answer = self._post(caller, "/v1/search", body)
+            ids = [each["recipe_id"] for each in answer["results"] if "recipe_id" in each]
+            self.shown += self._deleted.shown(before, ids)
+            self.searches += 1
+
+    def _question(
+        self, turn: int, draw: random.Random, vectors: np.random.Generator, deleted: Sequence[int]
+    ) -> dict[str, Any]:
+        text = self._texts[draw.randrange(min(TEXT_QUERIES, self._items))]
+        kinds: Sequence[dict[str, Any]] = (
+            {"vector": encoded(vectors), "top_k": 1000},
+            {"query": text, "top_k": 25},
+            {"vector": encoded(vectors), "filter": {"shade": turn % 7}, "exclude_ids": list(deleted)},
+            {"query": text, "top_k": 200, "include": ["metadata", "score"], "exact": True},
+            {"collection": "products", "image": self._pictures[turn % len(self._pictures)]},
+            {"vector": encoded(vectors), "top_k": self._items},
+        )
+        return {"collection": "recipes", **kinds[turn % len(kinds)]}
+
+    def _operate(self, _: int) -> None:
+        """What monitors and operators ask."""
+        caller, snapshot_at = Caller(self._port, 120), time.monotonic() + SNAPSHOT_S
+        while not self._stop.wait(SCRAPE_S):
+            for path in ("/metrics", "/health", "/v1/slow", "/v1/collections", "/readyz"):
+                status, answer = caller.ask("GET", path)
+                if status != 200:
+                    raise RuntimeError(f"{path}: {status} {answer[:500]!r}")
+            if time.monotonic() > snapshot_at:
+                self._post(caller, "/v1/snapshot", {})
+                snapshot_at += SNAPSHOT_S
+
+
+def encoded(random: np.random.Generator) -> str:
+    vector = random.standard_normal(DIM)
+    return base64.b64encode((vector / np.linalg.norm(vector)).astype("<f4").tobytes()).decode()
+
+
+def watched(soak: Soak, process_id: int, seconds: float) -> Iterator[Sample]:
+    """Samples until the time is over or a thread has failed."""
+    began = time.monotonic()
+    shown_at = began
+    while not soak.is_stopped() and time.monotonic() - began < seconds:
+        one = sample(process_id, time.monotonic() - began)
+        yield one
+        if time.monotonic() >= shown_at:
+            print(
+                f"{one.at_s / 60:5.1f} min  {one.memory_mb:7.1f} MB  {one.files:4} files  "
+                f"{one.processes} processes  {soak.searches} searches  {soak.writes} writes",
+                flush=True,
+            )
+            shown_at += SCRAPE_S
+        time.sleep(SAMPLE_S)
+
+
+def rows(samples: Sequence[Sample], warm_up_s: float, soak: Soak) -> Iterator[Row]:
+    kept = [each for each in samples if each.at_s >= warm_up_s]
+    detail = f"{kept[0].memory_mb:.0f} MB at first, {kept[-1].memory_mb:.0f} MB at last"
+    yield Row(
+        "memory, % of growth an hour", slope_percent_an_hour(kept), SLOPE_PERCENT_AN_HOUR_MAX, detail=detail
+    )
+    yield Row("open files, growth", files_growth(kept), FILES_GROWTH_MAX, detail=f"{kept[-1].files} at last")
+    yield Row("deleted ids shown", len(soak.shown), 0, detail=f"in {soak.searches} searches")
+    yield Row("writes", soak.writes, 1, at_least=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=30, help="all in all, the warm-up included")
+    parser.add_argument("--warm-up", type=float, default=8, help="minutes that are not counted")
+    parser.add_argument("--items", type=int, default=4000)
+    parser.add_argument("--pause", type=float, default=0.2, help="seconds between two searches of a searcher")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--models-dir", type=Path, default=Path(".models"))
+    wanted = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        data, log = Path(folder) / "data", OUT / "soak.log"
+        OUT.mkdir(exist_ok=True)
+        environ = {"WORKERS": str(wanted.workers), "SNAPSHOTS_KEPT": "2"}
+        with Served(data, wanted.models_dir, log=log, **environ) as service:
+            told = json.loads(Caller(service.port).ask("GET", "/v1/model-info")[1])
+            version = told["collections"]["recipes"]["version"]
+            soak = Soak(service.port, wanted.items, wanted.pause, version)
+            soak.fill()
+            threads = soak.threads()
+            for thread in threads:
+                thread.start()
+            try:
+                samples = list(watched(soak, service.process_id, wanted.minutes * 60))
+            finally:
+                soak.stop()
+                for thread in threads:
+                    thread.join()
+    if soak.broken:
+        print(f"a request failed: {soak.broken[0]}; see {log}", file=sys.stderr)
+        return 1
+    found = list(rows(samples, wanted.warm_up * 60, soak))
+    Report("soak").add(found)
+    return 0 if all(row.passes for row in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
