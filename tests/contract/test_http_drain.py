@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import pytest
 
-from tests.contract.test_http_protocol import TIMEOUT_S, Answer, Wire, post, read_answer, served
+from service.http.transport.connection_drain import IDLE_S
+from tests.contract.test_http_protocol import KEEP_ALIVE_S, TIMEOUT_S, Answer, Wire, post, read_answer, served
 
 HEAD_S = 5
 """How long a stop waits for a head."""
@@ -23,23 +25,29 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
 
 
 @contextmanager
-def stopping(wire: Wire) -> Iterator[None]:
-    """Tell every connection that the server stops, after the block. Nothing is read until then, as by a busy
-    server."""
-    begun, sent, stopped = threading.Event(), threading.Event(), threading.Event()
+def busy(wire: Wire, then: Callable[[Any], None], after_s: float = 0.0) -> Iterator[None]:
+    """Do `then` with every connection after the block, and after so many seconds. Nothing is read until then,
+    as by a busy server."""
+    begun, sent, done = threading.Event(), threading.Event(), threading.Event()
 
-    def stop() -> None:
+    def work() -> None:
         begun.set()
         assert sent.wait(30)
+        wire.app.loop._loop.ahead_s += after_s
         for connection in list(wire.server.server_state.connections):
-            connection.shutdown()
-        stopped.set()
+            then(connection)
+        done.set()
 
-    wire.app.loop._loop.call_soon_threadsafe(stop)
+    wire.app.loop._loop.call_soon_threadsafe(work)
     assert begun.wait(30)
     yield
     sent.set()
-    assert stopped.wait(30)
+    assert done.wait(30)
+
+
+def stopping(wire: Wire) -> AbstractContextManager[None]:
+    """Tell every connection that the server stops, after the block."""
+    return busy(wire, lambda connection: connection.shutdown())
 
 
 def answer_of(sock: socket.socket) -> Answer:
@@ -102,11 +110,45 @@ def test_a_connection_that_sends_nothing_holds_a_stop_up_for_a_short_time(wire: 
         assert sock.recv(1) == b""
 
 
-def test_an_idle_connection_is_closed_at_once(wire: Wire) -> None:
+@contextmanager
+def kept(wire: Wire) -> Iterator[socket.socket]:
+    """A connection whose request was answered, while the server stops."""
     with wire.connected() as sock:
         sock.sendall(post())
         assert read_answer(sock.makefile("rb")).status == 200
         with stopping(wire):
-            before = wire.server.server_state.connections.copy()
-        assert before and all(connection.transport.is_closing() for connection in before)
+            pass
+        yield sock
+
+
+def test_an_idle_connection_may_send_one_more_request(wire: Wire) -> None:
+    with kept(wire) as sock:
+        wire.pass_time(IDLE_S / 2)
+        sock.sendall(post())
+        assert answer_of(sock).status == 200
+
+
+def test_an_idle_connection_holds_a_stop_up_for_a_short_time(wire: Wire) -> None:
+    with kept(wire) as sock:
+        sock.setblocking(False)
+        wire.pass_time(IDLE_S / 2)
+        with pytest.raises(BlockingIOError):
+            sock.recv(1)
+        sock.settimeout(TIMEOUT_S)
+        wire.pass_time(IDLE_S / 2)
         assert sock.recv(1) == b""
+
+
+@pytest.mark.parametrize("is_stopping", [True, False])
+def test_what_came_before_an_idle_connection_is_closed_and_is_not_read_yet_is_answered(
+    wire: Wire, is_stopping: bool
+) -> None:
+    with wire.connected() as sock:
+        sock.sendall(post())
+        assert read_answer(sock.makefile("rb")).status == 200
+        with stopping(wire) if is_stopping else nullcontext():
+            pass
+        with busy(wire, lambda connection: connection._look(), after_s=KEEP_ALIVE_S):
+            sock.sendall(post())
+        with sock.makefile("rb") as stream:
+            assert read_answer(stream).status == 200

@@ -23,12 +23,14 @@ _START_S_MAX = 30.0
 class Prometheus:
     """Scrapes twice a second. Alerts fire at once: how long each waits is tested in alerts_test.yml."""
 
-    def __init__(self, folder: Path, targets: Mapping[str, int]) -> None:
-        """targets: ports by job."""
+    def __init__(self, folder: Path, targets: Mapping[str, int], rates_over: str = "5m") -> None:
+        """targets: ports by job. rates_over: the time that rules look back where they say `[5m]`; what is
+        over is over that much later."""
         self._folder = folder
         self._port = free_port()
         rules = (ROOT / "deploy/prometheus/alerts.yml").read_text("utf-8")
-        (folder / "alerts.yml").write_text(re.sub(r"\bfor: \w+", "for: 0s", rules), "utf-8")
+        rules = re.sub(r"\bfor: \w+", "for: 0s", rules).replace("[5m]", f"[{rates_over}]")
+        (folder / "alerts.yml").write_text(rules, "utf-8")
         jobs = [
             {"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
             for job, port in targets.items()

@@ -23,6 +23,9 @@ pytestmark = needs_prometheus
 FEEDER_ONLY = ("feeder_", "uhok_sync_", "uhok_recall_")
 """Series that a service alone does not have, or not so soon."""
 
+RATES_OVER = "10s"
+"""Long enough for many scrapes of a busy machine, short enough to wait for the end of an overload."""
+
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[ServiceProcess]:
@@ -34,7 +37,7 @@ def service(tmp_path: Path) -> Iterator[ServiceProcess]:
 
 @pytest.fixture
 def prometheus(tmp_path: Path, service: ServiceProcess) -> Iterator[Prometheus]:
-    running = Prometheus(tmp_path, {"uhok": service.port}).start()
+    running = Prometheus(tmp_path, {"uhok": service.port}, RATES_OVER).start()
     yield running
     running.stop()
 
@@ -44,19 +47,32 @@ def panel_queries() -> list[str]:
     return [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
 
 
-def flood(port: int, requests: int) -> None:
-    """Searches of many callers at once."""
+def flood(port: int, requests: int, callers: int = 16) -> None:
+    """So many searches of each of many callers at once."""
 
     def search() -> None:
         with closing(Connection(port)) as connection:
             for _ in range(requests):
                 connection.post("/v1/search", {"vector": [1.0] * 384, "collection": "recipes"})
 
-    callers = [threading.Thread(target=search) for _ in range(16)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
+    threads = [threading.Thread(target=search) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def is_overloaded(service: ServiceProcess, prometheus: Prometheus) -> bool:
+    flood(service.port, 20)
+    return ("UhokOverloaded", "search") in prometheus.firing()
+
+
+def is_over(service: ServiceProcess, prometheus: Prometheus) -> bool:
+    """Whether searches are answered, are counted, and the alert is gone."""
+    flood(service.port, 1, callers=1)
+    answered = f'rate(uhok_http_requests_total{{route="/v1/search",status="200"}}[{RATES_OVER}]) > 0'
+    is_firing = any(alert == "UhokOverloaded" for alert, _ in prometheus.firing())
+    return not is_firing and bool(prometheus.query(answered))
 
 
 def test_a_service_that_is_loaded_loses_a_worker_and_ends(
@@ -69,12 +85,12 @@ def test_a_service_that_is_loaded_loses_a_worker_and_ends(
             assert connection.post("/v1/search", {"query": f"국 {number}"})[0] == 200
     until(lambda: bool(prometheus.query("rate(uhok_http_requests_total[1m]) > 0")), "two scrapes")
     assert prometheus.firing() == set()
-    flood(service.port, 20)
-    until_firing(prometheus, "UhokOverloaded", "search")
+    until(lambda: is_overloaded(service, prometheus), "UhokOverloaded")
     for expression in panel_queries():
         found = prometheus.query(expression)  # fails for one that is no PromQL
         if not found and not any(name in expression for name in FEEDER_ONLY):
             until(lambda each=expression: bool(prometheus.query(each)), expression)  # type: ignore[misc]
+    until(lambda: is_over(service, prometheus), "the end of UhokOverloaded")
     os.kill(service.worker_ids()[0], signal.SIGKILL)
     until_firing(prometheus, "UhokWorkerRestarted")
     until_firing(prometheus, "UhokWorkerMissing", fires=False)

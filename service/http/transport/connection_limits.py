@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from service.http.middleware import PROBLEM, RequestMiddleware
+from service.http.transport import head_problems
 from service.http.wire.body import ConnectionLimits
 from service.http.wire.problems import Problem
 from service.observing import stage_timing
@@ -110,7 +111,7 @@ class BoundedProtocol(HttpToolsProtocol):
         except httptools.HttpParserCallbackError as exc:
             self._refuse_callback(exc)
         except httptools.HttpParserError as exc:
-            self._refuse(_malformed(exc))
+            self._refuse(head_problems.malformed(exc))
         else:
             if self._stage != BETWEEN:
                 self._count_loose(len(data))
@@ -120,7 +121,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if isinstance(cause, _RefusedHead):
             self._refuse(cause.problem)
         elif isinstance(cause, httptools.HttpParserError):
-            self._refuse(_malformed(cause))
+            self._refuse(head_problems.malformed(cause))
         else:
             self._refuse(self._middleware.internal_error_unread(cause or error))
 
@@ -144,9 +145,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._count_part(stage_timing.HEAD)
         limits = self._limits
         if len(self.headers) > limits.head_fields_max:
-            raise _RefusedHead(_too_many_fields(limits.head_fields_max))
+            raise _RefusedHead(head_problems.too_many_fields(limits.head_fields_max))
         if self._loose_bytes >= 0 and self._head_bytes() > limits.head_bytes_max:
-            raise _RefusedHead(_too_large(limits.head_bytes_max))
+            raise _RefusedHead(head_problems.too_large(limits.head_bytes_max))
         self._loose_bytes = -1
         if self.parser.should_upgrade():
             self._is_upgrade = True  # parsed again without it
@@ -195,7 +196,7 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             self._loose_bytes += received
         if self._loose_bytes > self._limits.head_bytes_max + _UNCOUNTED_BYTES:
-            self._refuse(_too_large(self._limits.head_bytes_max))
+            self._refuse(head_problems.too_large(self._limits.head_bytes_max))
         elif self._stage == HEAD and self._head_since is None:
             self._head_since = self.loop.time()
             self._look_by(self._head_since + self._limits.head_read_s_max)
@@ -204,7 +205,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """No other protocol is spoken here, so the offer is ignored, as RFC 9110 lets a server do. The parser
         takes what follows for the other protocol: a new one gets the head without the offer."""
         if self.parser.get_method() == b"CONNECT":
-            self._refuse(_malformed(httptools.HttpParserError("CONNECT is not served here")))
+            self._refuse(head_problems.malformed(httptools.HttpParserError("CONNECT is not served here")))
             return
         line = b"%s %s HTTP/%s\r\n" % (
             self.parser.get_method(),
@@ -334,14 +335,18 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self._stage == HEAD and self._head_since is not None:
             self._end_late_head()
         else:
-            self.transport.close()
-            self._look_at_writing()
+            self.end_idle()
+
+    def end_idle(self) -> None:
+        """Close a connection on which nothing has come for long."""
+        self.transport.close()
+        self._look_at_writing()
 
     def _end_late_head(self) -> None:
         if self.flow.read_paused:  # it is we who do not read: other answers are owed first
             self.wait_for_head()
         else:
-            self._refuse(_late_head(self._limits.head_read_s_max))
+            self._refuse(head_problems.late_head(self._limits.head_read_s_max))
 
     def _due(self) -> float | None:
         if self._stalled_since is not None:
@@ -382,19 +387,3 @@ def _without_upgrade(fields: list[tuple[bytes, bytes]]) -> list[tuple[bytes, byt
         if name not in _UPGRADES and (name != b"connection" or value):
             kept.append((name, value))
     return kept
-
-
-def _malformed(error: Exception) -> Problem:
-    return Problem(400, "malformed_http", f"The request is no HTTP/1.1: {str(error)[:100]}.")
-
-
-def _too_large(bytes_max: int) -> Problem:
-    return Problem(431, "head_too_large", f"The request's line and header fields exceed {bytes_max} bytes.")
-
-
-def _too_many_fields(fields_max: int) -> Problem:
-    return Problem(431, "head_too_large", f"The request has more than {fields_max} header fields.")
-
-
-def _late_head(seconds: float) -> Problem:
-    return Problem(408, "head_timeout", f"The request's head did not arrive within {seconds:g} s.")
