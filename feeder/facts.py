@@ -127,6 +127,9 @@ class SourceReader(Protocol):
     def quarantined(self, *, only_due: bool = False) -> Mapping[Id, str]:
         """Return the ids that could not be stored, and why. only_due: some that want another attempt now."""
 
+    def retry_quarantined(self) -> None:
+        """Want another attempt for each now, where one can help before its row changes."""
+
 
 def has_content(item: Item) -> bool:
     """Tell whether the service is to embed something of it."""

@@ -29,6 +29,7 @@ from feeder.follow.mode import (
     reason_to_compare,
     resumed,
 )
+from feeder.follow.quarantine import QuarantineNotes
 from feeder.sources.change_feed import ChangeBatch, ChangeFeed, Side
 from feeder.state.cursor_names import BRAKE_CURSOR, FOLLOWER_CURSOR, bookmark_cursor
 from feeder.state.follower_state import FollowerState
@@ -57,6 +58,7 @@ class Follower:
         self._deps = deps
         self._pace = pace
         self._batch_items = batch_items
+        self._quarantine = QuarantineNotes(deps.reader, deps.store)
         self._mode: Mode = Fresh("")
         self._cursors = FollowerCursors(deps.follower, deps.feeds, deps.clock)
         self._compare_at = 0.0
@@ -338,8 +340,10 @@ class Follower:
             )
         deps.metrics.set_vanished(deps.collection, deps.vanished())
         if not isinstance(mode, ActivityOnly):
+            self._quarantine.hear(state.cursors)
             for chunk in batches(list(deps.reader.quarantined(only_due=True)), self._batch_items):
                 self._write("items", chunk, {})
+            self._quarantine.tell(state.cursors)
         for side, feed in deps.feeds.items():
             try:
                 backlog = feed.backlog()

@@ -177,6 +177,10 @@ class ContentReader:
         """Return the ids whose content can't be had or stored, and why. only_due: to try again."""
         return self._state.failures(only_due=only_due)
 
+    def retry_quarantined(self) -> None:
+        """Make all of them due now."""
+        self._state.end_pauses()
+
     def _chunk(self, found: Mapping[Id, Sequence[ItemRow]], past: Mapping[Id, StoredContent]) -> Chunk:
         now = self._clock()
         kept: list[Id] = []

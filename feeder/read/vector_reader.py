@@ -220,6 +220,9 @@ class VectorReader:
         self._merge_scan()
         return {} if only_due else {**self._unfit, **self._rejected}
 
+    def retry_quarantined(self) -> None:
+        """Do nothing: see `quarantined`."""
+
     def _page_of(self, keys: Iterable[Key]) -> VectorPage:
         wanted = sorted(keys, key=_in_order)
         return self._vectors.rows_at(wanted) if wanted else VectorPage((), (), np.zeros((0, 1), np.float32))

@@ -102,3 +102,7 @@ class ContentCache(StateFile):
         else:
             rows = self.db.execute("SELECT id, reason FROM content WHERE reason IS NOT NULL ORDER BY id")
         return dict(rows.fetchall())
+
+    def end_pauses(self) -> None:
+        """Make everything that failed due now."""
+        self.db.execute("UPDATE content SET retry_at = 0 WHERE reason IS NOT NULL")

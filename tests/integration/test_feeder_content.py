@@ -107,6 +107,9 @@ class ContentShop:
             hit.id for hit in self.service.client.search(Query(text=text, k=3, collection="recipes")).hits
         ]
 
+    def cursor(self, name: str) -> str:
+        return self.service.client.status()["products"].cursors.get(name, "")
+
     def like(self, data: bytes) -> list[int | str]:
         return [
             hit.id for hit in self.service.client.search(Query(image=data, k=30, collection="products")).hits
@@ -165,6 +168,7 @@ def test_content_is_embedded_proved_and_quarantined(shop: ContentShop) -> None:
 
 
 def test_following_embeds_what_changed_and_nothing_else(shop: ContentShop) -> None:
+    late = shop.web.pictures.pop("/9.jpg")
     assert shop.feed("reconcile").code == 0
     shop.web.asked.clear()
     shop.recipe(
@@ -180,10 +184,15 @@ def test_following_embeds_what_changed_and_nothing_else(shop: ContentShop) -> No
             until(lambda: shop.hits("떡볶이")[0] == 2 and 1 not in shop.hits("김치찌개"), "texts")
             until(lambda: shop.like(jpeg(99))[0] == "p7", "pictures")
             until(lambda: not {"p1", "p2"} & set(shop.like(jpeg(1))), "what is gone")
+            until(lambda: '"ids": ["p9"]' in shop.cursor("sync.quarantine"), "what is set aside is told")
+            shop.web.pictures["/9.jpg"] = late
+            shop.service.client.upsert("products", [], cursors={"sync.retry": "now"})
+            until(lambda: "p9" in shop.like(late), "tried again before its pause is over")
+            until(lambda: shop.cursor("sync.quarantine") == "", "nothing is set aside any more")
             second = shop.feed("reconcile")
             assert second.code == 5, "one feeder a collection, without pgvector too"
         finally:
             feeder.terminate()
             print(feeder.communicate(timeout=30)[1][-2000:])
-    assert set(shop.web.asked) == {"/new.jpg"}
+    assert set(shop.web.asked) == {"/new.jpg", "/9.jpg"}
     assert shop.feed("verify").code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from feeder.compare.reconciler import Reconciler
 from feeder.compare.report import Report
 from feeder.compare.writes import store_state
 from feeder.digest import Shares, crc_of, crcs_of
+from feeder.follow.quarantine import QuarantineNotes, quarantine_text
 from feeder.read.content_reader import ContentReader, ContentRules
 from feeder.read.image_fetch import PictureFetcher, PictureRefused
 from feeder.sink.brake import Brake
@@ -224,6 +226,35 @@ def test_what_fails_is_named_and_tried_again_with_back_off(shop: Bench) -> None:
     assert shop.reader.quarantined() == {} and shop.stored("p7") is not None
     report = shop.compare()
     assert report.is_equal and not report.quarantined
+
+
+def test_all_that_failed_is_due_once_somebody_asks_for_it(shop: Bench) -> None:
+    del shop.pictures.web["http://127.0.0.1/p7.jpg"]
+    shop.repair()
+    notes = QuarantineNotes(shop.reader, shop.store)
+    notes.hear({})
+    assert shop.reader.quarantined(only_due=True) == {}
+    notes.tell({})
+    stored = shop.store.state().cursors
+    assert json.loads(stored["sync.quarantine"]) == {
+        "reasons": [{"why": "status 404", "count": 1, "ids": ["p7"]}]
+    }
+    seq = shop.store.state().seq
+    notes.tell(stored)
+    assert shop.store.state().seq == seq, "the same is not stored again"
+    notes.hear({"sync.retry": "1"})
+    assert list(shop.reader.quarantined(only_due=True)) == ["p7"]
+    shop.batch("p7")
+    notes.hear({"sync.retry": "1"})
+    assert shop.reader.quarantined(only_due=True) == {}, "each wish counts once"
+
+
+def test_what_is_told_of_a_large_quarantine_is_bounded() -> None:
+    reasons = {"가" * 250 + f"{place:05}": f"{place % 1000} {'사유' * 1000}" for place in range(20_000)}
+    text = quarantine_text(reasons)
+    assert len(text.encode()) < 65_536
+    assert [each["count"] for each in json.loads(text)["reasons"]] == [20] * 10
+    assert quarantine_text({}) == ""
 
 
 @pytest.mark.parametrize("way", ["gone", "broken"])
