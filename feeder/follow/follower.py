@@ -340,7 +340,7 @@ class Follower:
             )
         deps.metrics.set_vanished(deps.collection, deps.vanished())
         if not isinstance(mode, ActivityOnly):
-            self._quarantine.hear(state.cursors)
+            self._quarantine.follow_wish(state.cursors)
             for chunk in batches(list(deps.reader.quarantined(only_due=True)), self._batch_items):
                 self._write("items", chunk, {})
             self._quarantine.tell(state.cursors)

@@ -26,7 +26,7 @@ class QuarantineNotes:
         self._store = store
         self._retried = ""
 
-    def hear(self, stored: Mapping[str, str]) -> None:
+    def follow_wish(self, stored: Mapping[str, str]) -> None:
         """Make everything due if somebody asked for it since the last time; once after a start, too, if
         somebody ever did. stored: the service's cursors."""
         wish = stored.get(RETRY_CURSOR, "")

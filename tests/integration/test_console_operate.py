@@ -65,7 +65,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess
         ]
         report = {"equal": False, "as_of_ms": 1_700_000_000_000, "lag_ms": 4200.0, "quarantined": 3}
         brake = {"why": f"19 % vanished {HOSTILE}", "hint": BRAKE_HINT, "since_ms": 1_700_000_000_000}
-        told = {"sync.report": json.dumps(report), "sync.brake": json.dumps(brake)}
+        why = {"reasons": [{"why": f"status 404 {HOSTILE}", "count": 3, "ids": [HOSTILE, "7"]}]}
+        told = {
+            "sync.report": json.dumps(report),
+            "sync.brake": json.dumps(brake),
+            "sync.quarantine": json.dumps(why),
+        }
         call(process.port, "POST", "/v1/upsert", WRITE, {"items": items, "source": told})
         yield process
     finally:
@@ -89,14 +94,22 @@ def opened(visits: Visits, path: str, key: str, **arguments: Any) -> Page:
     return page
 
 
-def test_collections_tell_what_is_held_and_how_it_stands_to_its_source(visits: Visits) -> None:
+def test_collections_tell_what_is_held_and_how_it_stands_to_its_source(
+    visits: Visits, service: ServiceProcess
+) -> None:
     page = opened(visits, "/console#/collections", ADMIN)
     recipes = page.get_by_role("region", name="recipes", exact=True)
     expect(recipes.locator(".figure")).to_contain_text("20")
     expect(recipes).to_contain_text("differs from the source")
     expect(recipes).to_contain_text("4 s")
-    expect(recipes).to_contain_text("python -m feeder status names them")
-    expect(recipes.locator(".warning")).to_contain_text(f"19 % vanished {HOSTILE}")
+    expect(recipes).to_contain_text("20 rows not sealed yet, about 30 KiB")
+    expect(recipes.locator("dl", has_text="Live recall")).to_contain_text("KiB (store of record")
+    expect(recipes.locator(".warning").first).to_contain_text(f"19 % vanished {HOSTILE}")
+    expect(recipes.locator(".quarantine")).to_contain_text(f"3 status 404 {HOSTILE} {HOSTILE}, 7 …")
+    recipes.locator(".quarantine button").click()
+    expect(page.locator("#notice")).to_contain_text("asked to try again")
+    cursors = call(service.port, "GET", "/v1/sync/status", ADMIN)["collections"]["recipes"]["cursors"]
+    assert cursors["sync.retry"].isdigit() and "sync.report" in cursors
     expect(recipes.locator(".command code")).to_have_text(BRAKE_HINT)
     expect(recipes.locator("tbody tr")).to_have_count(1)
     products = page.get_by_role("region", name="products", exact=True)
@@ -120,7 +133,9 @@ def test_health_says_what_is_wrong_and_the_command_that_helps(visits: Visits) ->
     expect(page.locator(".reasons code").first).to_contain_text("build efficientnet-lite0")
     expect(page.get_by_role("heading", name="Answers by route")).to_have_count(0)
     page = opened(visits, "/console#/health", ADMIN)
-    expect(page.locator("table").first).to_contain_text("/v1/upsert")
+    expect(page.get_by_role("region", name="Answers by route")).to_contain_text("/v1/upsert")
+    expect(page.get_by_role("region", name="Latency by stage")).to_contain_text("commit of a write")
+    expect(page.locator("dl", has_text="Disk free")).to_contain_text("GiB; writes stop below")
     expect(page.get_by_text("who sends a key").first).to_be_visible()
 
 

@@ -198,7 +198,10 @@ def test_the_filter_offers_the_collections_own_keys_and_values(visits: Visits) -
     page = visits().open()
     choose(page, "recipes", "look")
     page.get_by_text("Filter", exact=True).click()
-    expect(page.locator(".filter")).to_contain_text("41 items")
+    expect(page.locator(".filter")).to_contain_text("41 items pass")
+    page.locator(".facets .fact", has_text="국 13").click()
+    expect(page.locator(".filter")).to_contain_text("13 items pass")
+    page.get_by_role("button", name="Remove the condition").click()
     page.get_by_role("button", name="Add a condition").click()
     offered = page.locator("#filter-keys-0 option").evaluate_all("all => all.map(each => each.value)")
     assert {"title", "category", "minutes"} <= set(offered)
@@ -220,6 +223,7 @@ def test_the_filter_offers_the_collections_own_keys_and_values(visits: Visits) -
     page.get_by_label("Value", exact=True).nth(1).fill("30")
     page.get_by_label("Value", exact=True).nth(1).press("Tab")
     expect(page.locator(".summary h2")).to_have_text("4 results")
+    expect(page.locator(".filter")).to_contain_text("4 items pass")
 
 
 def test_pages_follow_without_a_repeat_until_all_are_shown(visits: Visits) -> None:
@@ -337,6 +341,23 @@ def test_a_hit_tells_what_it_has_in_common_with_the_question(visits: Visits) -> 
     expect(page.locator(".named")).to_contain_text("reads no text")
     page.locator(".named .chip", has_text="컵 21").click()
     expect(page.locator(".chip")).to_contain_text("Like p-21")
+
+
+def test_an_id_is_explained_whether_it_is_in_the_answer_or_not(visits: Visits) -> None:
+    page = visits().open()
+    ask_text(page, "갈비탕 10")
+    page.locator(".card .picture").first.click()
+    expect(page.locator("dialog .explained")).to_contain_text("in the answer")
+    page.keyboard.press("Escape")
+    page.locator(".card-acts button[title^=Hide]").first.click()
+    page.get_by_text("Explain an id", exact=True).click()
+    page.fill("#explain-id", "10")
+    page.press("#explain-id", "Enter")
+    expect(page.locator(".explainer .explained")).to_contain_text("excluded by the question")
+    expect(page.locator(".explainer .explained")).to_contain_text("rank 1")
+    page.fill("#explain-id", "123456789")
+    page.get_by_role("button", name="Explain", exact=True).click()
+    expect(page.locator(".explainer .explained")).to_contain_text("unknown id")
 
 
 def test_hostile_metadata_and_errors_are_text(visits: Visits) -> None:

@@ -232,7 +232,7 @@ def test_all_that_failed_is_due_once_somebody_asks_for_it(shop: Bench) -> None:
     del shop.pictures.web["http://127.0.0.1/p7.jpg"]
     shop.repair()
     notes = QuarantineNotes(shop.reader, shop.store)
-    notes.hear({})
+    notes.follow_wish({})
     assert shop.reader.quarantined(only_due=True) == {}
     notes.tell({})
     stored = shop.store.state().cursors
@@ -242,10 +242,10 @@ def test_all_that_failed_is_due_once_somebody_asks_for_it(shop: Bench) -> None:
     seq = shop.store.state().seq
     notes.tell(stored)
     assert shop.store.state().seq == seq, "the same is not stored again"
-    notes.hear({"sync.retry": "1"})
+    notes.follow_wish({"sync.retry": "1"})
     assert list(shop.reader.quarantined(only_due=True)) == ["p7"]
     shop.batch("p7")
-    notes.hear({"sync.retry": "1"})
+    notes.follow_wish({"sync.retry": "1"})
     assert shop.reader.quarantined(only_due=True) == {}, "each wish counts once"
 
 

@@ -17,7 +17,7 @@ export function bytes(value) {
 
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
-  if (seconds < 1) return `${number(seconds * 1000)} ms`;
+  if (seconds < 1) return `${number(seconds * 1000, seconds < 0.01 ? 2 : 0)} ms`;
   const parts = [];
   for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]]) {
     if (seconds >= size && parts.length < 2) {
@@ -28,5 +28,7 @@ export function duration(seconds) {
   return parts.join(" ");
 }
 
-export const moment = (value) =>
-  value === null || value === undefined ? "–" : new Date(value).toLocaleString(language(), { hour12: false });
+const CLOCK = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "medium" });
+
+/** Return 2026-11-28 09:30:00, of the reader's own clock: the same in both languages, as it stands in logs. */
+export const moment = (value) => (value === null || value === undefined ? "–" : CLOCK.format(new Date(value)));

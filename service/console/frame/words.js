@@ -64,10 +64,7 @@ const WORDS = {
   filter_operator: ["Condition", "조건"],
   filter_value: ["Value", "값"],
   filter_remove: ["Remove the condition", "조건 삭제"],
-  filter_about: [
-    "All conditions must hold. Keys and values are those of {count} items seen here; others can be typed.",
-    "모든 조건을 만족해야 합니다. 목록은 여기서 본 {count}개 항목의 키와 값이며, 직접 입력할 수도 있습니다.",
-  ],
+  filter_passing: ["{count} items pass. All conditions must hold.", "통과하는 항목 {count}개. 모든 조건을 만족해야 합니다."],
   op_eq: ["is", "같음"],
   op_ne: ["is not", "같지 않음"],
   op_gt: [">", ">"],

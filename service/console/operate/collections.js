@@ -67,7 +67,7 @@ function weightFacts({ name, dim }, samples) {
     [t("disk"), t("disk_parts", { all: bytes((store ?? 0) + (mapped ?? 0)), store: bytes(store), segments: bytes(mapped) })],
     [t("memory"), t("memory_parts", { mapped: bytes(mapped), rows: number(rows), bytes: bytes((rows ?? 0) * dim * BYTES_A_NUMBER) })],
     [t("segments"), t("segments_parts", { segments: number(sum("segments")), rows: number(sum("sealed_rows")), hidden: number(sum("hidden_rows")), tombstones: number(sum("tombstones")) })],
-    [t("recall"), expected ? t("recall_of", { recall: `${number((100 * found) / expected, 2)} %`, count: number(expected) }) : t("recall_none")],
+    [t("recall"), expected ? t("recall_of", { recall: `${number((100 * found) / expected, 2)}\u00a0%`, count: number(expected) }) : t("recall_none")],
   ]);
 }
 

@@ -1,34 +1,44 @@
-// How the service is: what is degraded and the command that helps, who may call, how fast it answers.
+// How the service is: what is degraded and the command that helps, how fast it answers, what was done to it.
 
 import { h } from "./dom.js";
 import { bytes, duration, fixed, moment, number } from "./format.js";
+import { metricSamples, routesOf, stagesOf, sumOf, withinOf } from "./metrics.js";
 import { command, problemBox } from "./parts.js";
 import { get } from "./service.js";
 import { t } from "./words.js";
 import { facts } from "./collections.js";
 import { watchedPage } from "./watch.js";
 
+const JOBS_SHOWN = 10;
+const WHO = {
+  "everyone who reaches this address": "who_everyone",
+  "who sends a key": "who_key",
+  "every program on this machine, a proxy included": "who_machine",
+  "nobody: no key is set": "who_nobody",
+};
+
 /** Return the page, see app.js. */
 export const healthPage = () => watchedPage(t("nav_health"), { load, show, every_s: 5 });
 
-async function load() {
+async function load(isAsked) {
   const [{ data: health, ms }, { data: ready }] = await Promise.all([get("/health", { accept: [503] }), get("/readyz", { accept: [503] })]);
   const found = { health, ready, ms };
+  const orNone = (path, name) => get(path).then(({ data }) => data[name], () => []); // a service that keeps none
   try {
-    const [metrics, jobs, snapshots, slow] = await Promise.all([
-      readMetrics(),
+    const [samples, jobs, snapshots, slow] = await Promise.all([
+      metricSamples(isAsked),
       get("/v1/jobs").then(({ data }) => data.jobs),
       get("/v1/snapshot").then(({ data }) => data.snapshots),
-      get("/v1/slow?limit=20").then(({ data }) => data.searches, () => []), // a service that keeps none
+      orNone("/v1/slow?limit=20", "searches"),
     ]);
-    return { ...found, metrics, jobs, snapshots, slow };
+    return { ...found, samples, jobs, snapshots, slow };
   } catch (problem) {
     if (!problem.asksForKey) throw problem;
     return { ...found, problem };
   }
 }
 
-function show({ health, ready, ms, problem, metrics, jobs, snapshots, slow }, again) {
+function show({ health, ready, ms, problem, samples, jobs, snapshots, slow }, again) {
   const reasons = health.reasons ?? [];
   return [
     h("section", { class: `panel page state ${health.status}` },
@@ -41,49 +51,50 @@ function show({ health, ready, ms, problem, metrics, jobs, snapshots, slow }, ag
         h("p", {}, each.reason),
         each.hint && command(each.hint))))),
     problem && [problemBox(problem, again), h("p", { class: "quiet" }, t("without_key"))],
-    health.access && h("section", { class: "panel page" }, h("h2", {}, t("access")),
-      facts(Object.entries(health.access).map(([role, who]) => [t(`access_${role}`), who]))),
-    metrics && h("section", { class: "panel page" }, h("h2", {}, t("answers")), h("p", { class: "quiet" }, t("answers_about")), routeTable(metrics)),
+    samples && h("section", { class: "panel page" }, h("h2", {}, t("stages_title")), h("p", { class: "quiet" }, t("answers_about")), stageTable(stagesOf(samples))),
     slow?.length > 0 && h("section", { class: "panel page" }, h("h2", {}, t("slow")), slowTable(slow)),
-    jobs && h("section", { class: "panel page" }, h("h2", {}, t("jobs")),
-      jobs.length === 0 ? h("p", { class: "quiet" }, t("no_jobs")) : h("ul", {}, jobs.slice(0, 10).map((job) => h("li", {}, `${moment(job.created_at)} · ${job.collection} · ${job.model} · `, h("span", { class: "mark" }, t(`state_${job.state}`)))))),
-    snapshots && h("section", { class: "panel page" }, h("h2", {}, t("snapshots")),
-      snapshots.length === 0 ? h("p", { class: "quiet" }, t("no_snapshots")) : h("ul", {}, snapshots.map((each) => h("li", {}, h("code", {}, each.name), ` · ${bytes(each.bytes)}`)))),
+    jobs && h("section", { class: "panel page" }, h("h2", {}, t("jobs")), jobList(jobs)),
+    samples && h("section", { class: "panel page" }, h("h2", {}, t("answers")), routeTable(routesOf(samples))),
+    h("div", { class: "tiles" },
+      samples && h("section", { class: "panel page" }, h("h2", {}, t("machine")), machineFacts(samples)),
+      health.access && h("section", { class: "panel page" }, h("h2", {}, t("access")),
+        facts(Object.entries(health.access).map(([role, who]) => [t(`access_${role}`), WHO[who] ? t(WHO[who]) : who]))),
+      snapshots && h("section", { class: "panel page" }, h("h2", {}, t("snapshots")),
+        snapshots.length === 0 ? h("p", { class: "quiet" }, t("no_snapshots")) : h("ul", {}, snapshots.map((each) => h("li", {}, h("code", {}, each.name), ` · ${bytes(each.bytes)}`))))),
   ];
 }
 
-const readMetrics = () => get("/metrics", { isText: true }).then(({ data }) => routesOf(data));
-
-/** Return by route { count, refused, buckets } out of Prometheus's text. */
-export function routesOf(text) {
-  const routes = new Map();
-  const line = /^uhok_http_(requests_total|request_seconds_bucket)\{(.*)\} (\S+)$/;
-  for (const row of text.split("\n")) {
-    const found = line.exec(row);
-    if (!found) continue;
-    const labels = Object.fromEntries([...found[2].matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)].map(([, name, value]) => [name, value]));
-    if (!routes.has(labels.route)) routes.set(labels.route, { count: 0, refused: 0, buckets: [] });
-    const route = routes.get(labels.route);
-    const value = Number(found[3]);
-    if (found[1] === "request_seconds_bucket") route.buckets.push([labels.le === "+Inf" ? Infinity : Number(labels.le), value]);
-    else {
-      route.count += value;
-      if (Number(labels.status) >= 400) route.refused += value;
-    }
-  }
-  return routes;
+/** Where the time of requests goes: each stage with its median and its 99 %, drawn to one scale. */
+function stageTable(stages) {
+  const rows = [...stages].filter(([, buckets]) => buckets.at(-1)?.[1]).map(([stage, buckets]) => [stage, buckets.at(-1)[1], withinOf(buckets, 0.5), withinOf(buckets, 0.99)]);
+  if (rows.length === 0) return h("p", { class: "quiet" }, t("no_answers"));
+  const most = Math.max(...rows.map(([, , , p99]) => p99));
+  return table(["stage", "calls", "p50", "p99", ""].map((each) => each && t(each)), rows.map(([stage, count, p50, p99]) => [
+    t(`stage_${stage}`), number(count), duration(p50), duration(p99),
+    h("meter", { min: 0, max: most || 1, value: p99, "aria-label": `${t(`stage_${stage}`)}: ${duration(p99)}` })]), t("stages_title"));
 }
 
-/** Return the seconds within which a share of the answers was given; buckets: [seconds, answers up to them]. */
-export function withinOf(buckets, share) {
-  const all = buckets.at(-1)?.[1] ?? 0;
-  if (!all) return null;
-  const wanted = all * share;
-  const place = buckets.findIndex(([, count]) => count >= wanted);
-  const [from, below] = place > 0 ? buckets[place - 1] : [0, 0];
-  const [to, upTo] = buckets[place];
-  if (to === Infinity) return from;
-  return from + ((to - from) * (wanted - below)) / (upTo - below);
+function jobList(jobs) {
+  if (jobs.length === 0) return h("p", { class: "quiet" }, t("no_jobs"));
+  const isOver = ({ state }) => !["queued", "running"].includes(state);
+  return jobs.slice(0, JOBS_SHOWN).map((job) => h("article", { class: "job" },
+    h("p", {}, h("span", { class: `mark ${{ ready: "good", failed: "bad" }[job.state] ?? ""}` }, t(`state_${job.state}`)), ` ${job.collection} · ${job.model} `, h("span", { class: "quiet" }, moment(job.created_at))),
+    !isOver(job) && h("progress", { max: Math.max(1, job.total), value: job.done, "aria-label": job.model }),
+    !isOver(job) && h("p", { class: "quiet" }, [t("done_of", { done: number(job.done), total: number(job.total) }), job.eta_s !== null && t("eta", { eta: duration(job.eta_s) })].filter(Boolean).join(" · ")),
+    job.reason && h("p", { class: "warning" }, job.reason), job.hint && command(job.hint)));
+}
+
+function machineFacts(samples) {
+  const sum = (name) => sumOf(samples, name);
+  const began = sum("process_start_time_seconds");
+  return facts([
+    [t("memory"), bytes(sum("process_resident_memory_bytes"))],
+    [t("disk_free"), t("disk_free_of", { free: bytes(sum("uhok_disk_free_bytes")), reserve: bytes(sum("uhok_disk_reserve_bytes")) })],
+    [t("workers"), `${number(sum("uhok_workers"))} / ${number(sum("uhok_workers_configured"))}`],
+    [t("turned_away"), number(sum("uhok_refusals_total") ?? 0)],
+    [t("unexpected"), number(sum("uhok_unexpected_errors_total") ?? 0)],
+    began && [t("began"), moment(began * 1000)],
+  ]);
 }
 
 function routeTable(routes) {
@@ -95,12 +106,12 @@ function routeTable(routes) {
 function slowTable(searches) {
   return table(["when", "collection", "asked_by", "took_all", "stages"].map((each) => t(each)), searches.map((each) => [
     moment(each.at), each.collection, each.query, `${fixed(each.took_ms, 1)} ms`,
-    Object.entries(each.stages_ms).map(([stage, took]) => `${stage} ${fixed(took, 1)}`).join(" · ")]), t("slow"));
+    h("span", { class: "steps" }, Object.entries(each.stages_ms).filter(([, took]) => took >= 0.05).map(([stage, took]) => h("span", {}, `${t(`stage_${stage}`)} ${fixed(took, 1)}`)))]), t("slow"));
 }
 
 /** Return a table that scrolls in itself; cells of numbers stand right. */
 export function table(heads, rows, label) {
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, h("table", {},
-    h("thead", {}, h("tr", {}, heads.map((each) => h("th", { scope: "col" }, each)))),
+    h("thead", {}, h("tr", {}, heads.map((each) => (each ? h("th", { scope: "col" }, each) : h("td", {}))))),
     h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell) => h("td", { class: /^[\d–]/.test(cell) && "number" }, cell)))))));
 }

@@ -4,8 +4,9 @@ import { fill, h } from "./dom.js";
 import { problemBox } from "./parts.js";
 import { t } from "./words.js";
 
-/** Return a page as app.js wants it. load(): asks the service; show(loaded): its element; every_s: between two
- *  questions. Hidden tabs ask nothing. What somebody is typing into is not replaced. */
+/** Return a page as app.js wants it. load(isAsked): asks the service, isAsked: because somebody wants it now;
+ *  show(loaded, again): its element; every_s: between two questions. Hidden tabs ask nothing, and ask at once when
+ *  they are seen again. What somebody is typing into is not replaced; what was unfolded stays so. */
 export function watchedPage(title, { load, show, every_s }) {
   const body = h("div", { class: "page" }, h("p", { class: "quiet" }, t("loading")));
   const element = h("div", { class: "page" }, h("h1", {}, title), body);
@@ -15,12 +16,13 @@ export function watchedPage(title, { load, show, every_s }) {
 
   const again = async (isAsked = true) => {
     clearTimeout(timer);
+    if (isStopped) return;
     const own = ++round;
     if (isAsked || (!document.hidden && !isBusy(body))) {
       try {
-        const loaded = await load();
+        const loaded = await load(isAsked);
         if (isStopped || own !== round) return;
-        if (isAsked || !isBusy(body)) fill(body, show(loaded, again));
+        if (isAsked || !isBusy(body)) replace(body, show(loaded, again));
       } catch (problem) {
         if (isStopped || own !== round) return;
         fill(body, problemBox(problem, again));
@@ -29,19 +31,32 @@ export function watchedPage(title, { load, show, every_s }) {
     timer = setTimeout(() => again(false), every_s * 1000);
   };
   const onKey = () => again();
+  const onSeen = () => !document.hidden && again(false);
   return {
     element,
     start: () => {
       isStopped = false;
       document.addEventListener("key-changed", onKey);
+      document.addEventListener("visibilitychange", onSeen);
       again();
     },
     stop: () => {
       isStopped = true;
       clearTimeout(timer);
       document.removeEventListener("key-changed", onKey);
+      document.removeEventListener("visibilitychange", onSeen);
     },
   };
+}
+
+/** Put a new picture in place of the old one; parts that were unfolded, and how far tables were scrolled, stay. */
+function replace(body, content) {
+  const folds = () => [...body.querySelectorAll("details")];
+  const scrolls = () => [...body.querySelectorAll(".scroll")];
+  const [open, left] = [folds().map((each) => each.open), scrolls().map((each) => each.scrollLeft)];
+  fill(body, content);
+  if (folds().length === open.length) folds().forEach((each, place) => (each.open = open[place]));
+  if (scrolls().length === left.length) scrolls().forEach((each, place) => (each.scrollLeft = left[place]));
 }
 
 /** Whether somebody is at something that a new picture would take away. */

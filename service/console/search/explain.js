@@ -14,7 +14,7 @@ export function explanation(id, body) {
       const { include, ...asked } = body;
       fill(told, view((await post("/v1/explain", { ...asked, id })).data));
     } catch (problem) {
-      fill(told, problem.asksForKey || problem.code === "unknown_route" ? h("p", { class: "quiet" }, t("explain_key")) : problemBox(problem, load));
+      fill(told, problem.asksForKey ? h("p", { class: "quiet" }, t("explain_key")) : problemBox(problem, load));
     }
   };
   load();

@@ -1,18 +1,25 @@
-// The filter: one row a condition, with the keys and values that were seen in this collection.
+// The filter: one row a condition, with the collection's own keys and values, and how many items pass.
 
 import { fill, h, icon } from "./dom.js";
 import { number } from "./format.js";
 import { t } from "./words.js";
 
 const OPERATORS = ["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", "exists", "missing"];
+const PICKED_FROM_MAX = 12; // values or ranges of a key that are offered as buttons
 
-/** Return the element. conditions: changed in place. seen: SeenItems. ask: called when the filter has changed. */
+/** Return { element, draw, tell }. conditions: changed in place. seen: SeenItems. ask: called when the filter has
+ *  changed. tell(count): shows how many items pass, null where that is not known. */
 export function filterEditor(conditions, seen, ask) {
   const rows = h("div", { class: "conditions" });
-  const about = h("p", { class: "quiet" });
+  const offered = h("div", { class: "facets" });
+  const passing = h("p", { class: "quiet", role: "status" });
   const draw = () => {
-    fill(about, t("filter_about", { count: number(seen.items.size) }));
     fill(rows, conditions.map((each, place) => row(each, place)));
+    fill(offered, facets(seen.facets ?? [], conditions, (added) => {
+      conditions.push(...added);
+      draw();
+      ask();
+    }));
   };
   const row = (condition, place) => {
     const keys = `filter-keys-${place}`;
@@ -48,5 +55,20 @@ export function filterEditor(conditions, seen, ask) {
     rows.lastElementChild.querySelector("input").focus();
   } }, icon("like"), t("filter_add"));
   draw();
-  return { element: h("div", { class: "filter" }, rows, add, about), draw };
+  const tell = (count) => fill(passing, count === null ? null : t("filter_passing", { count: number(count) }));
+  return { element: h("div", { class: "filter" }, offered, rows, add, passing), draw, tell };
+}
+
+/** Return buttons for keys with few values, and for ranges of those with many numbers. */
+function facets(all, conditions, add) {
+  const button = (words, count, added) => h("button", { class: "fact", type: "button", onclick: () => add(added) }, words, h("span", { class: "quiet" }, ` ${number(count)}`));
+  const isFree = (key) => !conditions.some((each) => each.key.trim() === key);
+  return all.filter(({ key }) => isFree(key)).map(({ key, distinct, values, ranges }) => {
+    const isFew = distinct !== null && distinct > 1 && distinct <= PICKED_FROM_MAX;
+    const buttons = isFew
+      ? values.filter(({ value }) => value !== null && value !== "").map(({ value, count }) => button(String(value), count, [{ key, operator: "eq", value: String(value) }]))
+      : distinct !== 1 && ranges.slice(0, PICKED_FROM_MAX).map(({ from, to, count }) => button(`${number(from, 2)} – ${number(to, 2)}`, count, [
+        { key, operator: "gte", value: String(from) }, { key, operator: "lt", value: String(to) }]));
+    return buttons && buttons.length > 0 && h("p", { class: "facts" }, h("span", { class: "quiet" }, key), buttons);
+  });
 }

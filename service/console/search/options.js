@@ -20,7 +20,7 @@ export function chipsOf(question, again) {
     exclude.map((id) => chip(t("hidden", { id }), t("show_again", { id }), () => without(exclude, id))));
 }
 
-/** Return the parts that are folded away. acts: ask(), redraw(), sample(): learn more of the items, body(): of the
+/** Return the parts that are folded away. acts: ask(), redraw(), learn(): the keys and values, body(): of the
  *  question, null without one. isOpen: names of the parts that a reader has opened; kept up to date here. */
 export function foldsOf(question, filter, seen, acts, isOpen) {
   const fold = (name, words, content, ontoggle) => h("details", { open: isOpen.has(name), ontoggle: (event) => {
@@ -32,7 +32,7 @@ export function foldsOf(question, filter, seen, acts, isOpen) {
   const filterWords = [t("filter"), conditions.length > 0 && h("span", { class: "count" }, conditions.length)];
   const set = [question.exact, question.maxDistance !== "", question.alike, question.beside].filter(Boolean).length;
   return h("div", { class: "folds" },
-    fold("filter", filterWords, filter.element, (event) => event.target.open && acts.sample()),
+    fold("filter", filterWords, filter.element, (event) => event.target.open && acts.learn()),
     fold("options", [t("options"), set > 0 && h("span", { class: "count" }, set)], optionsOf(question, acts)),
     fold("explain", t("explain"), explainer(seen, acts)));
 }

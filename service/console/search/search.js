@@ -8,7 +8,7 @@ import { filterEditor } from "./filter.js";
 import { fixed, number } from "./format.js";
 import { command, copyButton, problemBox, say } from "./parts.js";
 import { chipsOf, foldsOf } from "./options.js";
-import { KINDS, bodyOf, isAsked, newQuestion, randomPoint } from "./question.js";
+import { KINDS, bodyOf, filterOf, isAsked, newQuestion, randomPoint } from "./question.js";
 import { inputOf, readPicture } from "./inputs.js";
 import { SeenItems, idOf } from "./seen.js";
 import { get, keptKey, post } from "./service.js";
@@ -16,7 +16,8 @@ import { snippetsOf } from "./snippets.js";
 import { commonOf } from "./why.js";
 import { t } from "./words.js";
 
-const SAMPLE = 200;
+const VALUES_OFFERED = 50; // of each key of the filter
+const PAGES_LISTED = 5;
 const question = newQuestion(); // kept while the tab is open, whichever page is shown
 const seenItems = new Map(); // collection -> SeenItems
 let collections = {}; // name -> { modality, dim, count, ... }
@@ -142,24 +143,44 @@ class SearchPage {
           this.draw();
           document.getElementById(focused)?.focus();
         },
-        sample: () => this.sample(),
+        learn: () => this.learn(),
         body: () => (isAsked(question) ? this.body() : null),
       }, isOpen));
     this.drawCode();
   }
 
-  /** Look at more of the collection's items, once, so that the filter can offer keys and values. */
-  async sample() {
-    const seen = this.seen;
-    if (seen.isSampled) return;
-    seen.isSampled = true;
-    const body = { collection: question.collection, vector: randomPoint(collections[question.collection].dim), top_k: SAMPLE, include: ["metadata"] };
+  /** Learn the collection's own keys and values, once, and how many items pass the filter. */
+  async learn() {
+    const { seen } = this;
     try {
-      seen.note((await post("/v1/search", body)).data.results);
+      if (!seen.facets) {
+        seen.noteFacets((await post("/v1/facets", { collection: question.collection, top: VALUES_OFFERED })).data.facets);
+        if (!this.isStopped) this.filter.draw();
+      }
+      await this.count();
     } catch {
-      seen.isSampled = false; // the filter can be typed without it
+      this.filter.tell(null); // the filter can be typed without it
     }
-    if (!this.isStopped) this.filter.draw();
+  }
+
+  async count() {
+    const { filter } = this;
+    const { conditions, collection } = question;
+    const wanted = filterOf(conditions, (key, text) => this.typed(key, text));
+    const { data } = await post("/v1/count", { collection, ...(wanted && { filter: wanted }) });
+    filter.tell(data.count);
+  }
+
+  /** List items, so that they can be found by their titles: 5,000 at most. */
+  async list() {
+    const { seen } = this;
+    let cursor = "";
+    for (let page = 0; page < PAGES_LISTED && cursor !== null; page += 1) {
+      const query = new URLSearchParams({ collection: question.collection, live: "true", limit: "1000", ...(cursor && { cursor }) });
+      const { data } = await get(`/v1/items?${query}`);
+      seen.note(data.items);
+      cursor = data.next_cursor;
+    }
   }
 
   async takeFile(file, event) {
@@ -186,6 +207,7 @@ class SearchPage {
 
   /** Ask the question from its first page on. */
   async ask() {
+    if (isOpen.has("filter")) this.learn();
     if (!isAsked(question)) {
       if (!answer) say(t("nothing_asked"));
       return;
@@ -248,7 +270,7 @@ class SearchPage {
         this.draw();
         this.ask();
       } }, t("other_collection", { name: other })))));
-    await this.sample();
+    await this.list().catch(() => null); // what was seen is known all the same
     const { seen } = this;
     const ids = seen.named(text).slice(0, question.pageSize);
     if (this.isStopped || question.text !== text || question.kind !== "text") return;

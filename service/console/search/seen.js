@@ -1,4 +1,4 @@
-// What is known of a collection's items from the answers that this page got: no route lists them.
+// What is known of a collection's items: from the answers that this page got, and from the service's facets.
 
 const TITLE_KEYS = ["title", "name", "label", "product_name", "recipe_name", "제목", "이름", "상품명"];
 const PICTURE_KEYS = ["image_url", "image", "picture", "picture_url", "thumbnail", "thumbnail_url", "img", "photo"];
@@ -6,14 +6,21 @@ const PICTURE_ENDING = /\.(avif|gif|jpe?g|png|svg|webp)(\?|$)/i;
 const VALUES_MAX = 50;
 const KEYS_MAX = 100;
 const ITEMS_MAX = 5000;
-const HIT_FIELDS = new Set(["distance", "score", "rank", "metadata", "vector"]);
+const HIT_FIELDS = new Set(["distance", "score", "rank", "metadata", "vector", "active", "live", "source_version", "content_hash", "seq", "embedding_version"]);
 
 /** Metadata keys of one collection with the values seen under them. */
 export class SeenItems {
   constructor() {
     this.items = new Map(); // id -> metadata
     this.keys = new Map(); // key -> Map(text of a value -> value)
+    this.facets = null; // as POST /v1/facets tells them, null before
     this.idIsNumber = null;
+  }
+
+  /** Note the facets of the whole collection. */
+  noteFacets(facets) {
+    this.facets = facets;
+    for (const { key, values } of facets) for (const { value } of values) this.#noteValue(key, value);
   }
 
   /** Note the hits of an answer. */
