@@ -58,7 +58,11 @@ else
 endif
 
 .PHONY: soak
-soak: $(VENV)/.test ## kill feeder and service 30 times each under writers, on every way of noticing changes
+soak: $(VENV)/.test $(MODELS_DIR)/.built ## half an hour of everything: memory and open files must not grow, nothing deleted may return
+	$(PY) -m benchmarks.soak --models-dir $(MODELS_DIR) $(ARGS)
+
+.PHONY: kills
+kills: $(VENV)/.test ## kill feeder and service 30 times each under writers, on every way of noticing changes
 	@bash tests/setup_databases.sh $(PY)
 	FEEDER_KILLS=30 SERVICE_KILLS=30 FEEDER_WRITING_SECONDS=20 $(PY) -m pytest --timeout 1800 -q \
 	  tests/integration/test_feeder_sync_tiers.py tests/integration/test_feeder_resume.py $(ARGS)

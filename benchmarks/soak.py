@@ -1,15 +1,14 @@
 """Half an hour of everything at a low rate: does memory grow, do files stay open, does a deleted item return?
 
-    python -m benchmarks.soak [--minutes 30] [--warm-up 8] [--items 4000] [--pause 0.2] [--workers 2]
+    python -m benchmarks.soak [--minutes 30] [--warm-up 8] [--items 12000] [--pause 0.2] [--workers 2]
 
 A service with both built-in models. A writer replaces, deletes and brings back items, by vector, text and
 picture; searchers ask in every way, over connections to every worker; once a minute everything is scraped,
-and a hot copy is made now and then. The items are always the same few thousand, so nothing has a reason to
-grow.
+and a hot copy is made now and then. The items are always the same, so nothing has a reason to grow.
 
 Memory is what the processes of the service hold for themselves (anonymous; mapped files belong to the page
-cache). New rows are held there until they are sealed, some 4,096 at a time, so it rises and falls; what
-counts is the least of each window, and the slope through the windows (Theil-Sen) after the warm-up, when
+cache). Changed rows are held there until 4,096 items have changed and are sealed, so it rises and falls;
+what counts is the least of each window, and the slope through the windows (Theil-Sen) after the warm-up, when
 caches have filled. Each figure is printed with its limit and kept in .out/soak.json; exit code 1 when one
 misses it.
 """
@@ -44,7 +43,9 @@ WINDOWS = 6
 """Each longer than new rows take to be sealed."""
 SCRAPE_S = 60.0
 SNAPSHOT_S = 300.0
-WRITE_ITEMS = 10
+WRITE_ITEMS = 25
+DELETED_MAX = 500
+TOP_K_MAX = 10_000
 SEARCHERS = 3
 TEXT_QUERIES = 300
 """As many different ones, so that the cache of query vectors is full after the warm-up."""
@@ -195,17 +196,18 @@ class Soak:
         }
 
     def _write(self, number: int) -> None:
-        """Turns of: replace by vectors, delete, bring back half of what is deleted as texts, a picture."""
+        """Turns of: replace by vectors, delete, bring back some of what is deleted as texts, a picture."""
         caller, draw, vectors = Caller(self._port), random.Random(_SEED), np.random.default_rng(number)
         turn = 0
         while not self._stop.wait(self._pause_s):
             turn += 1
-            ids = draw.sample(range(self._items), WRITE_ITEMS)
+            deleted = sorted(self._deleted.now())
+            ids = draw.sample(sorted(set(range(self._items)) - set(deleted)), WRITE_ITEMS)
             if turn % 5 == 0:
                 self._post(caller, "/v1/delete", {"collection": "recipes", "ids": ids})
                 self._deleted.deleted(ids)
-            elif turn % 10 == 1:
-                ids = draw.sample(sorted(self._deleted.now()), min(WRITE_ITEMS * 2, len(self._deleted.now())))
+            elif turn % 10 == 1 and len(deleted) > DELETED_MAX:
+                ids = draw.sample(deleted, WRITE_ITEMS * 2)
                 self._deleted.coming_back(ids)
                 items = [{"recipe_id": id, "text": f"{self._texts[id]} {turn}"} for id in ids]
                 self._post(caller, "/v1/upsert", {"collection": "recipes", "items": items})
@@ -214,7 +216,6 @@ class Soak:
                 shop = [{"product_id": f"p{place}", "image": self._pictures[place]}]
                 self._post(caller, "/v1/upsert", {"collection": "products", "items": shop})
             else:
-                self._deleted.coming_back(ids)
                 items = [self._by_vector(id, vectors) for id in ids]
                 self._post(caller, "/v1/upsert", {"items": items, "embedding_version": self._version})
             self.writes += 1
@@ -243,7 +244,7 @@ class Soak:
             {"vector": encoded(vectors), "filter": {"shade": turn % 7}, "exclude_ids": list(deleted)},
             {"query": text, "top_k": 200, "include": ["metadata", "score"], "exact": True},
             {"collection": "products", "image": self._pictures[turn % len(self._pictures)]},
-            {"vector": encoded(vectors), "top_k": self._items},
+            {"vector": encoded(vectors), "top_k": min(self._items, TOP_K_MAX)},
         )
         return {"collection": "recipes", **kinds[turn % len(kinds)]}
 
@@ -297,7 +298,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=30, help="all in all, the warm-up included")
     parser.add_argument("--warm-up", type=float, default=8, help="minutes that are not counted")
-    parser.add_argument("--items", type=int, default=4000)
+    parser.add_argument("--items", type=int, default=12_000)
     parser.add_argument("--pause", type=float, default=0.2, help="seconds between two searches of a searcher")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--models-dir", type=Path, default=Path(".models"))

@@ -88,7 +88,7 @@ def shop(
 
 @pytest.fixture
 def outcome(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Takes a line that stands at the end of the whole run: what a soak has seen."""
+    """Takes a line that stands at the end of the whole run: what a long run has seen."""
     return lambda line: request.node.user_properties.append((OUTCOME, line))
 
 

@@ -25,7 +25,7 @@ COMBINATIONS = [(tier, items) for tier in ("log", "triggers", "poll") for items 
 KILLED = COMBINATIONS if "FEEDER_KILLS" in os.environ else [
     ("log", "postgresql"), ("log", "mariadb"), ("triggers", "mariadb"), ("poll", "postgresql"),
 ]  # fmt: skip
-"""Each tier and each database once; `make soak` kills in all combinations."""
+"""Each tier and each database once; `make kills` kills in all combinations."""
 
 
 @pytest.fixture
