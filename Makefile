@@ -65,7 +65,8 @@ soak: $(VENV)/.test $(MODELS_DIR)/.built ## half an hour of everything: memory a
 kills: $(VENV)/.test ## kill feeder and service 30 times each under writers, on every way of noticing changes
 	@bash tests/setup_databases.sh $(PY)
 	FEEDER_KILLS=30 SERVICE_KILLS=30 FEEDER_WRITING_SECONDS=20 $(PY) -m pytest --timeout 1800 -q \
-	  tests/integration/test_feeder_sync_tiers.py tests/integration/test_feeder_resume.py $(ARGS)
+	  tests/integration/test_service_kill.py tests/integration/test_feeder_sync_tiers.py \
+	  tests/integration/test_feeder_resume.py $(ARGS)
 
 .PHONY: crash
 crash: $(VENV)/.test ## 50,000 power losses, a fault at every call on files, 600 random histories: a quarter of an hour

@@ -101,7 +101,12 @@ class Campaign:
         if serving == version:
             self.steps.append(Step(version, began, time.monotonic()))
         elif delay_s:
-            self.steps.append(taken_step(self.service.port, step))
+            self._until(partial(self._has_taken, step))
+
+    def _has_taken(self, step: str) -> bool:
+        """A refusal says why, and what a kill has left behind may pass: an operator asks again."""
+        self.steps.append(taken_step(self.service.port, step))
+        return True
 
     def _try_step(self, step: str) -> None:
         try:
@@ -151,7 +156,7 @@ class Campaign:
                     return
             except (*_UNANSWERED, RuntimeError) as exc:
                 if time.monotonic() > give_up:
-                    raise TimeoutError("it never came") from exc
+                    raise TimeoutError(f"it never came: {exc}") from exc
             if time.monotonic() > give_up:
                 raise TimeoutError(f"it never came: {self._generations()}")
             time.sleep(0.005)

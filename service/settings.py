@@ -191,7 +191,11 @@ class Settings:
         7, 1, 365, "days", "After these a recorded query is removed, also when no more are recorded."
     )
     report_queries_max: int = number(
-        500, 10, 10_000, "queries", "Most queries of callers that a report puts to both generations."
+        500,
+        10,
+        10_000,
+        "queries",
+        "Most queries of callers that a report replays; of items of each kind it draws as many, 100 at most.",
     )
     snapshots_kept: int = number(
         7, 0, 1000, "snapshots", "How many of /v1/snapshot are kept, the oldest go first; 0 keeps all."

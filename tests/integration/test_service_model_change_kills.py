@@ -24,8 +24,9 @@ OTHERWISE: Sequence[Target] = ("worker", "everything", "parent")
 
 @pytest.mark.parametrize("targets", [TARGETS, pytest.param(OTHERWISE, marks=pytest.mark.slow)])
 def test_killed_at_each_step_old_or_new_serves(tmp_path: Path, targets: Sequence[Target]) -> None:
-    """Filling rests almost all the time here, so that kills meet it half done."""
+    """Filling rests almost all the time here, so that kills meet it half done, and so does the report."""
     environ = {"TEXT_MODEL": OLD, "IMAGE_MODEL": "none", "WORKERS": "2", "REBUILD_SEARCH_MS_MAX": "1"}
+    environ["REPORT_QUERIES_MAX"] = "10"
     data_dir = tmp_path / "data"
     with Served(data_dir, ROOT / ".models", log=tmp_path / "log", **environ) as service:
         fill(service.port, ITEMS)

@@ -123,6 +123,21 @@ def test_wherever_an_item_went_that_was_written_meanwhile_it_is_no_loss(tmp_path
     assert isinstance(outcome, SkippedQuery) and outcome.reason == "changed_meanwhile"
 
 
+def left_to_fill(index: EmbeddedIndex, other: ItemWrite) -> None:
+    """Written twice by a worker that has no time for the next generation's model; the content is the first
+    again."""
+    old = index.get("recipes", [3])[0]
+    assert old is not None
+    for like in (other, item(3, old.vector)):
+        written = ItemWrite(3, like.vector, content_hash=like.content_hash, content=like.content)
+        index.write("recipes", WriteBatch([written], embedding_version="old", other_vectors={"new": [None]}))
+
+
+def test_an_item_that_waits_for_its_vector_is_told_apart_from_a_loss(tmp_path: Path) -> None:
+    outcome = asyncio.run(replayed(tmp_path, left_to_fill))
+    assert isinstance(outcome, SkippedQuery) and outcome.reason == "awaits_vector"
+
+
 def unchanged(_: EmbeddedIndex, __: ItemWrite) -> None:
     """Nothing comes between."""
 

@@ -97,11 +97,12 @@ def replay_search(
 
 
 def sampled_queries(
-    source: ReplaySource, collection: Collection, seed: str, *, are_compared: bool
+    source: ReplaySource, collection: Collection, seed: str, limit: int, *, are_compared: bool
 ) -> list[ReplayQuery]:
-    """Return queries out of the current generation: items' own kept content, and items to find others like.
-    Blocking. are_compared: whether they count where callers' queries are missing."""
-    found = source.draw_contents(collection.name, seed, SAMPLED)
+    """Return queries out of the current generation: items' own kept content, and items to find others like,
+    `limit` of each at most. Blocking. are_compared: whether they count where callers' queries are missing."""
+    drawn = min(SAMPLED, limit)
+    found = source.draw_contents(collection.name, seed, drawn)
     queries = [
         query
         for item_id, content in found
@@ -109,7 +110,7 @@ def sampled_queries(
     ]
     if not are_compared:
         return queries
-    ids = source.draw_ids(collection.name, seed, SAMPLED)
+    ids = source.draw_ids(collection.name, seed, drawn)
     return queries + [
         ReplayQuery(f"like {item_id}", "sampled", replay_search(collection, like_ids=[item_id]))
         for item_id in ids

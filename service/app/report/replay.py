@@ -145,9 +145,10 @@ class Replayer:
         except InvalidRequest:
             return SkippedQuery(query, "refused_by_the_index")  # an unknown operator of a filter
         # An item that has another content by now may stand anywhere, far down as well as nowhere.
-        is_doubtful = second is None or query.own_id is not None
-        if is_doubtful and await self._run(partial(self._has_changed, query, before, after)):
-            return SkippedQuery(query, "changed_meanwhile")
+        if second is None or query.own_id is not None:
+            doubt = await self._run(partial(self._doubt, query, before, after))
+            if doubt:
+                return SkippedQuery(query, doubt)
         await asyncio.sleep(min(self._pace.rest_after(self._clock() - began_at), _REST_S_MAX))
         return ReplayedQuery(query, answer, other)
 
@@ -238,8 +239,9 @@ class Replayer:
         except InvalidInput as exc:
             raise _NotComparable("likes_cancel_each_other_out") from exc
 
-    def _has_changed(self, query: ReplayQuery, before: ReplaySide, after: ReplaySide) -> bool:
-        """Whether an item that the query was made of was written since: where it is found says nothing."""
+    def _doubt(self, query: ReplayQuery, before: ReplaySide, after: ReplaySide) -> str:
+        """Why it says nothing where an item is found that the query was made of: it was written since, or it
+        has content and waits for its vector in `after`, of which a promotion counts all. Empty for none."""
         search = query.search
         ids = [*search.like_ids, *search.unlike_ids] if query.own_id is None else [query.own_id]
         sides = [
@@ -247,12 +249,15 @@ class Replayer:
             for side in (before, after)
         ]
         if any(item is None or not item.is_live for item in sides[0]) or None in sides[1]:
-            return True
+            return "changed_meanwhile"
         if query.own_id is None or search.content is None:
-            return False
+            return ""
         content = search.content.encode() if isinstance(search.content, str) else search.content
         known = (None, hashlib.sha256(content).digest())  # a vector that came without content has no hash
-        return any(item is not None and item.content_hash not in known for items in sides for item in items)
+        items = [item for side in sides for item in side if item is not None]
+        if any(item.content_hash not in known for item in items):
+            return "changed_meanwhile"
+        return "awaits_vector" if any(item.vector is None for item in items) else ""
 
     def _run(self, call: Callable[[], T]) -> Awaitable[T]:
         return asyncio.get_running_loop().run_in_executor(self._readers, call)

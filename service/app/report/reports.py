@@ -74,8 +74,8 @@ class Reports:
         queries_max: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """recorded_lines: what the query log keeps of a collection; a report takes `queries_max` of it. now:
-        wall clock. clock: seconds that only go forward."""
+        """recorded_lines: what the query log keeps of a collection; a report takes `queries_max` of it, and
+        draws no more items of each kind. now: wall clock. clock: seconds that only go forward."""
         self._recorded_lines = recorded_lines
         self._queries_max = queries_max
         self._index = index
@@ -226,7 +226,9 @@ class Reports:
         where there are few others."""
         callers = given or await self._run(partial(self._recorded, collection, seed))
         are_compared = not given and len(callers) < _CALLERS_QUERIES_MIN
-        sample = partial(sampled_queries, self._source, collection, seed, are_compared=are_compared)
+        sample = partial(
+            sampled_queries, self._source, collection, seed, self._queries_max, are_compared=are_compared
+        )
         return [*callers, *await self._run(sample)]
 
     def _recorded(self, collection: Collection, seed: str) -> list[ReplayQuery]:
