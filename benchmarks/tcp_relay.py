@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 
+from benchmarks.processes import free_port
+
 ANSWER_BYTES = 65_536
 
 
@@ -22,8 +24,8 @@ class Relay:
         self._delay_s = 0.0
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
+        self.port = free_port()  # below the system's own, so that nobody takes it while this is down
+        self._listener = socket.create_server(("127.0.0.1", self.port))
         self._listen()
 
     def slow(self, seconds: float) -> None:

@@ -9,8 +9,19 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Request,
+    expect,
+    sync_playwright,
+)
 
+from tests.waiting import PATIENCE_S
+
+WAIT_MS = PATIENCE_S * 1000
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -31,6 +42,7 @@ def browser_path() -> str | None:
 
 @contextmanager
 def running_browser(path: str) -> Iterator[Browser]:
+    expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
@@ -53,7 +65,7 @@ class Visit:
         self.origin = f"http://127.0.0.1:{port}"
         self.context: BrowserContext = browser.new_context(locale=language, **context)
         self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(15_000)
+        self.page.set_default_timeout(WAIT_MS)
         self.keys: list[str] = []
         self._sent: list[str] = []
         self._errors: list[str] = []

@@ -15,9 +15,9 @@ from typing import Any
 from benchmarks.processes import free_port
 from tests.integration.service_process import ROOT
 from tests.prometheus_programs import PROMETHEUS
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
-_START_S_MAX = 30.0
+_START_S_MAX = PATIENCE_S
 
 
 class Prometheus:
