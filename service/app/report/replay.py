@@ -146,9 +146,9 @@ class Replayer:
             return SkippedQuery(query, "refused_by_the_index")  # an unknown operator of a filter
         # An item that has another content by now may stand anywhere, far down as well as nowhere.
         if second is None or query.own_id is not None:
-            doubt = await self._run(partial(self._doubt, query, before, after))
-            if doubt:
-                return SkippedQuery(query, doubt)
+            reason = await self._run(partial(self._why_not_comparable, query, before, after))
+            if reason:
+                return SkippedQuery(query, reason)
         await asyncio.sleep(min(self._pace.rest_after(self._clock() - began_at), _REST_S_MAX))
         return ReplayedQuery(query, answer, other)
 
@@ -239,7 +239,7 @@ class Replayer:
         except InvalidInput as exc:
             raise _NotComparable("likes_cancel_each_other_out") from exc
 
-    def _doubt(self, query: ReplayQuery, before: ReplaySide, after: ReplaySide) -> str:
+    def _why_not_comparable(self, query: ReplayQuery, before: ReplaySide, after: ReplaySide) -> str:
         """Why it says nothing where an item is found that the query was made of: it was written since, or it
         has content and waits for its vector in `after`, of which a promotion counts all. Empty for none."""
         search = query.search
