@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.model_change_load import Caller, Happened, Load, Pace, taken_step
+from benchmarks.model_change_pauses import Span, Turns, parts
 from benchmarks.model_change_shop import Embed, Shop, Step
 from service.embedding.catalog.loader import load_embedder
 
@@ -29,9 +27,12 @@ _SEED = 20_261_128
 
 @dataclass
 class Watched:
-    """What was seen from the first stage to the last. spans: when each stage was, on the load's clock."""
+    """What was seen from the first stage to the last. spans: when each stage was, on the load's clock. busy,
+    quiet: its parts, and times beside it in which nothing but the load was at work."""
 
-    spans: dict[str, tuple[float, float]] = field(default_factory=dict)
+    spans: dict[str, Span] = field(default_factory=dict)
+    busy: dict[str, list[Span]] = field(default_factory=dict)
+    quiet: dict[str, list[Span]] = field(default_factory=dict)
     latencies: list[tuple[float, float]] = field(default_factory=list)  # of searches that are not exact
     steps: list[Step] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -43,14 +44,9 @@ class Watched:
     recallable: int = 0
     changes: int = 0
 
-    def p_ms(self, stage: str, percentile: float) -> float:
-        first, last = self.spans[stage]
-        some = [took for due, took in self.latencies if first <= due < last]
-        return float(np.percentile(some, percentile)) if some else float("nan")
-
-    def count(self, stage: str) -> int:
-        first, last = self.spans[stage]
-        return sum(first <= due < last for due, _ in self.latencies)
+    def took_ms(self, spans: Sequence[Span]) -> list[float]:
+        """Return how long the searches took that were due within any of `spans`."""
+        return [took for due, took in self.latencies if any(first <= due < last for first, last in spans)]
 
 
 def embed_of(reference: str) -> Embed:
@@ -73,8 +69,9 @@ def both_versions(port: int) -> tuple[str, str]:
 class Stages:
     """One model change on a running service; the load runs within each stage and rests between them."""
 
-    def __init__(self, port: int, data_dir: Path, items: int, pace: Pace) -> None:
+    def __init__(self, port: int, turns: Turns, data_dir: Path, items: int, pace: Pace) -> None:
         self.port = port
+        self._turns = turns
         self.old, self.new = both_versions(port)
         self.shop = Shop(items, {self.old: embed_of(OLD), self.new: embed_of(NEW)}, self.old)
         self.load = Load(port, self.shop.items, pace, _SEED)
@@ -82,13 +79,14 @@ class Stages:
         self._folder = data_dir / "collections" / "recipes"
 
     def quiet(self, seconds: float) -> None:
-        with self.load.running(), self._stage("quiet"):
-            time.sleep(seconds)
+        with self.load.running():
+            time.sleep(1.0)  # until all of them send
+            self._quiet_beside("quiet", seconds)
         self._stop()
 
     def rebuild(self) -> dict[str, Any]:
         """Rebuild; return the job when it is ready."""
-        with self.load.running():
+        with self.load.running(), self._turns.taken():
             time.sleep(1.0)  # until all of them send
             body = {"collection": "recipes", "model": NEW}
             status, answer = Caller(self.port).post("/v1/rebuild", body)
@@ -102,22 +100,28 @@ class Stages:
                 self.watched.spans[job["phase"]] = (began, time.monotonic())
         if job["state"] != "ready":
             raise RuntimeError(f"the job is {job}")
+        paused = self._turns.paused
+        for name, span in self.watched.spans.items():
+            self.watched.busy[name], quiet = parts(span, paused)
+            self.watched.quiet[name] = quiet or paused
         self._stop()
         return job
 
     def step(self, step: str, name: str) -> None:
         with self.load.running():
             time.sleep(1.0)  # until all of them send
-            with self._stage(name):
-                self.watched.steps.append(taken_step(self.port, step))
-                time.sleep(SETTLE_S)
+            self._quiet_beside(name, SETTLE_S)
+            began = time.monotonic()
+            self.watched.steps.append(taken_step(self.port, step))
+            time.sleep(SETTLE_S)
+            self.watched.spans[name] = (began, time.monotonic())
+            self.watched.busy[name] = [self.watched.spans[name]]
         self._stop()
 
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
+    def _quiet_beside(self, name: str, seconds: float) -> None:
         began = time.monotonic()
-        yield
-        self.watched.spans[name] = (began, time.monotonic())
+        time.sleep(seconds)
+        self.watched.quiet[name] = [(began, time.monotonic())]
 
     def _stop(self) -> None:
         """Judge what happened, and compare every generation with the source."""

@@ -20,6 +20,7 @@ from service.collections import read_collections
 from service.errors import BadConfiguration
 from service.observing.request_log import configure_logging
 from service.ops import calls
+from service.server.job_worker import COMMAND, do_jobs
 from service.server.server import made_application, serve
 from service.server.workers import end_with_parent
 from service.settings import Settings
@@ -50,6 +51,8 @@ def main(argv: Sequence[str]) -> int:
     if argv[:1] and argv[0] in calls.COMMANDS:
         return calls.main(argv, os.environ)
     os.environ["HF_HUB_OFFLINE"] = "1"  # read by the libraries of torch models; workers inherit it
+    if argv[:1] == [COMMAND]:
+        return _do_jobs()
     parser = argparse.ArgumentParser(prog="python -m service", description=__doc__)
     parser.add_argument("--demo", action="store_true", help="fill an empty DATA_DIR with a small catalogue")
     arguments = parser.parse_args(argv)
@@ -70,6 +73,15 @@ def main(argv: Sequence[str]) -> int:
     with _shared_by(settings.workers):
         is_served = serve(settings, catalogue, listener, "service.__main__", is_demo=arguments.demo)
     return 0 if is_served else EXIT_BAD_START
+
+
+def _do_jobs() -> int:
+    """What a worker starts; its environment is the worker's."""
+    os.environ.pop(METRICS_DIR, None)  # this is no worker: what is counted here is nobody's
+    settings = Settings.from_environ(os.environ)
+    configure_logging(settings.log_level)
+    do_jobs(settings)
+    return 0
 
 
 def _tell_access(settings: Settings) -> None:

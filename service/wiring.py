@@ -46,7 +46,7 @@ from service.settings import Settings
 from service.wiring_catalogue import serving_catalogue
 from service.wiring_metrics import add_collectors, query_log, search_meter
 from service.wiring_models import ModelLoader
-from service.wiring_rebuild import build_rebuild
+from service.wiring_rebuild import HERE, JobPlace, RebuildParts, build_rebuild
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ class Service:
     catalogue: Catalogue
     lifecycle: Lifecycle
     watches: Sequence[Callable[[], Coroutine[Any, Any, None]]]
+    rebuild: RebuildParts
 
 
 def build(
@@ -82,10 +83,10 @@ def build(
     make_index: MakeIndex | None = None,
     models: EarlyModels | None = None,
     demo_picture: DemoPicture | None = None,
+    place: JobPlace = HERE,
 ) -> Service:
-    """Raises BadConfiguration. metrics_dir: where several workers sum their metrics. before_serving: awaited
-    when everything is open and before the first connection is taken. models: being opened already.
-    demo_picture: of a file name, where the demo is served."""
+    """Raises BadConfiguration. metrics_dir: where workers sum their metrics. before_serving: awaited before
+    the first connection. models: being opened already. demo_picture: of a file name. place: of the jobs."""
     served = serving_catalogue(settings, read_collections(settings))
     index = _index(settings, served.catalogue, make_index)
     catalogue = replace(served.catalogue, generation_dims=index.dims_by_version)
@@ -113,8 +114,8 @@ def build(
         served.changes,
         probe_s=settings.probe_s,
     )
-    recent, threads, log_of = metrics.take_recent_searches, [readers, writers], query_log(settings)
-    rebuild = build_rebuild(settings, served, log_of, index, encoders, loader, pictures, recent, threads)
+    recent, pools, log_of = metrics.take_recent_searches, [readers, writers], query_log(settings)
+    rebuild = build_rebuild(settings, served, log_of, index, encoders, loader, pictures, recent, pools, place)
     measuring = add_collectors(metrics, settings, catalogue, index, loader, rebuild.rebuilds.jobs)
     watches = [*rebuild.watches, *measuring, *metering]
     lifespan = _lifespan(
@@ -144,7 +145,7 @@ def build(
         demo_picture=demo_picture,
         lifespan=lifespan,
     )
-    return Service(Application(parts), parts, ingester, catalogue, lifecycle, watches)
+    return Service(Application(parts), parts, ingester, catalogue, lifecycle, watches, rebuild)
 
 
 def _index(settings: Settings, catalogue: Catalogue, make_index: MakeIndex | None) -> OpenableIndex:

@@ -23,6 +23,7 @@ from service.app.lifecycle import OpenableIndex
 from service.app.query_log.files import QueryLog
 from service.app.rebuild.estimate import Trial
 from service.app.rebuild.filler import Filler
+from service.app.rebuild.job_process import JobProcess
 from service.app.rebuild.jobs import JobStore
 from service.app.rebuild.model_change_rebuilds import ModelChangeRebuilds
 from service.app.rebuild.promotions import Promotions
@@ -43,13 +44,27 @@ _PIXELS = 224
 
 @dataclass(frozen=True, slots=True)
 class RebuildParts:
-    """rebuilds, models, reports, promotions: for the routes. watches: run while the service does."""
+    """rebuilds, models, reports, promotions: for the routes. watches: run while the service does. runner: one
+    of them."""
 
     rebuilds: Rebuilds
     models: GenerationModels
     reports: Reports
     promotions: Promotions
     watches: Sequence[Callable[[], Coroutine[Any, Any, None]]]
+    runner: RebuildRunner
+
+
+@dataclass(frozen=True, slots=True)
+class JobPlace:
+    """Where jobs are done. command: of a process that a worker starts for them; without one they are done
+    here. worker_searches: in that process, what it is told of the worker's searches."""
+
+    command: Sequence[str] = ()
+    worker_searches: Callable[[], Sequence[float]] | None = None
+
+
+HERE = JobPlace()
 
 
 def build_rebuild(
@@ -62,11 +77,15 @@ def build_rebuild(
     pictures: PictureSource,
     recent_searches: Callable[[], Sequence[float]],
     executors: Sequence[ThreadPoolExecutor],
+    place: JobPlace,
 ) -> RebuildParts:
     """executors: threads that read the index, threads that write it."""
     readers, writers = executors
     collections = served.catalogue.collections
-    workers = WorkerModels(settings.data_dir / "workers")
+    # A step waits for the models of workers; who does jobs answers no search.
+    is_worker = place.worker_searches is None
+    workers = WorkerModels(settings.data_dir / ("workers" if is_worker else "jobs/process"))
+    recent_searches = place.worker_searches or recent_searches
     models = GenerationModels(collections, encoders, index, loader, readers, workers)
     now = partial(datetime.now, UTC)
     jobs = JobStore(settings.data_dir / "jobs", now)
@@ -83,7 +102,9 @@ def build_rebuild(
         now,
         queries_max=settings.report_queries_max,
     )
-    rebuilds = _rebuilds(settings, served, index, encoders, jobs)
+    rebuilds = _rebuilds(
+        settings, served, index, encoders, jobs, processes=settings.workers + bool(place.command)
+    )
     pending = ModelChangeRebuilds(
         rebuilds,
         index,
@@ -101,21 +122,29 @@ def build_rebuild(
         reports,
         pace,
         readers,
-        settings.data_dir / "jobs" / "runner.lock",
+        settings.data_dir / "jobs" / ("runner.lock" if is_worker else "process.lock"),
         begin_pending=pending.begin_pending,
         is_maintained=settings.maintenance == "on",
         retire_after_s=settings.retire_after_h * 3600,
+        job_process=JobProcess(place.command, recent_searches) if place.command else None,
     )
     promotions = Promotions(index, reports, models, readers)
-    return RebuildParts(rebuilds, models, reports, promotions, [models.run, runner.run])
+    return RebuildParts(rebuilds, models, reports, promotions, [models.run, runner.run], runner)
 
 
 def _rebuilds(
-    settings: Settings, served: ServingCatalogue, index: OpenableIndex, encoders: Encoders, jobs: JobStore
+    settings: Settings,
+    served: ServingCatalogue,
+    index: OpenableIndex,
+    encoders: Encoders,
+    jobs: JobStore,
+    *,
+    processes: int,
 ) -> Rebuilds:
+    """processes: that hold the rows of the new generation that are not sealed yet."""
     try_model = partial(tried_model, settings.models_dir, settings.model_threads, settings.model_runtime)
     return Rebuilds(
-        jobs, index, encoders, served.changes.get, try_model, settings.data_dir, workers=settings.workers
+        jobs, index, encoders, served.changes.get, try_model, settings.data_dir, workers=processes
     )
 
 

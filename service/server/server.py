@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import gc
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -25,6 +24,7 @@ from service.collections import NO_MODEL, Catalogue
 from service.demo.greeting import greeting
 from service.embedding.catalog.preload import EarlyModels
 from service.errors import ServiceError
+from service.server.job_worker import job_command, low_priority
 from service.server.maintenance_process import Maintainer
 from service.server.ready_notice import Announcer
 from service.server.workers import Workers
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 _DEMO_UNFINISHED = "demo.unfinished"
 """In DATA_DIR while the demo is being loaded; loading it again changes nothing that is there."""
-_MAINTENANCE_NICE = "10"
 _WORKER_SILENT_S_MAX = 60
 """A worker that decodes a large upsert on a busy machine is slow, not dead."""
 
@@ -82,13 +81,21 @@ def made_application(
     served = serving_catalogue(settings, catalogue).catalogue.collections
     models.begin_loading((c.modality, c.model, c.dim) for c in served if c.model != NO_MODEL)
     from service.wiring import build
+    from service.wiring_rebuild import JobPlace
 
     picture = None
     if is_demo:
         from service.demo.catalogue import DemoPictures
 
         picture = DemoPictures().jpeg
-    service = build(settings, metrics_dir, before_serving=before, models=models, demo_picture=picture)
+    service = build(
+        settings,
+        metrics_dir,
+        before_serving=before,
+        models=models,
+        demo_picture=picture,
+        place=JobPlace(job_command(settings)),
+    )
     return service.application
 
 
@@ -138,9 +145,7 @@ def _maintained(settings: Settings) -> Iterator[None]:
     if settings.maintenance == "off":
         yield
         return
-    # Modest from its first import on: that is half a second of a core, while this process wants to be ready.
-    modest = ["nice", "-n", _MAINTENANCE_NICE] if shutil.which("nice") else []
-    command = [*modest, sys.executable, "-m", "index_store", "maintain", str(settings.data_dir)]
+    command = low_priority([sys.executable, "-m", "index_store", "maintain", str(settings.data_dir)])
     command += ["--parent", str(os.getpid()), "--keep-days", str(settings.set_aside_keep_days)]
     maintainer = Maintainer(command, settings.data_dir)
     maintainer.start()

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.processes import command_of
 from index_store.maintenance.check import check
+from service.observing.processes import process_tree
 from tests.integration.service_process import BROKEN, ROOT, Connection, ServiceProcess
 
 ITEMS = 600
@@ -325,3 +327,27 @@ def test_a_killed_worker_hands_its_job_on(service: ServiceProcess) -> None:
     ended(service, answer["job"]["id"])
     assert command(service, "promote", "recipes").returncode == 0
     both_equal(service, shop)
+
+
+def test_a_killed_job_process_is_started_again_and_its_job_goes_on(service: ServiceProcess) -> None:
+    shop = shop_of(service)
+    status, answer = Connection(service.port).post("/v1/rebuild", {"collection": "recipes"})
+    assert status == 202, answer
+    killed: list[int] = []
+
+    def is_killed_twice() -> bool:
+        for process in set(job_processes(service)) - set(killed):
+            os.kill(process, signal.SIGKILL)
+            killed.append(process)
+        return len(killed) >= 2
+
+    until(is_killed_twice)
+    ended(service, answer["job"]["id"])
+    until(lambda: not job_processes(service))
+    assert command(service, "promote", "recipes").returncode == 0
+    both_equal(service, shop)
+
+
+def job_processes(service: ServiceProcess) -> list[int]:
+    """The processes that do jobs, below the workers."""
+    return [each for each in process_tree(service.process.pid) if b"do-jobs" in command_of(each)]

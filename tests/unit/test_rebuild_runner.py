@@ -18,6 +18,7 @@ from index_store.engine.index import EmbeddedIndex
 from index_store.types import Content, Id, ItemWrite, WriteBatch
 from service.app.encoders import Slot
 from service.app.rebuild.filler import Filler, Gap, GapStep
+from service.app.rebuild.job_process import JobProcess
 from service.app.rebuild.jobs import JobPhase, JobStore
 from service.app.rebuild.runner import RebuildRunner
 from service.app.rebuild.throttle import FillThrottle
@@ -93,12 +94,29 @@ def _made(number: int) -> ItemWrite:
 
 
 def runner_of(
-    jobs: JobStore, index: EmbeddedIndex, filler: Filler, threads: ThreadPoolExecutor, directory: Path
+    jobs: JobStore,
+    index: EmbeddedIndex,
+    filler: Filler,
+    threads: ThreadPoolExecutor,
+    directory: Path,
+    process: JobProcess | None = None,
 ) -> RebuildRunner:
     models: Any = ModelsOnTheWay()
     reports: Any = NoReports()
     pace, lock = FillThrottle(list, 50), directory / "runner.lock"
-    return RebuildRunner([COLLECTION], jobs, index, models, filler, reports, pace, threads, lock)
+    return RebuildRunner(
+        [COLLECTION],
+        jobs,
+        index,
+        models,
+        filler,
+        reports,
+        pace,
+        threads,
+        lock,
+        job_process=process,
+        look_s=0.01,
+    )
 
 
 async def until_over(runner: RebuildRunner, jobs: JobStore) -> None:
@@ -135,3 +153,41 @@ def test_a_job_fills_its_generation_itself(index: EmbeddedIndex, tmp_path: Path)
     ended = jobs.find_job(job.id)
     assert ended is not None and (ended.state, ended.done, ended.total) == ("ready", ITEMS, ITEMS)
     assert set(filler.phases) == {"embedding"}
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_a_job_whose_process_cannot_run_tells_why_and_can_be_ended(
+    index: EmbeddedIndex, tmp_path: Path, is_cancelled: bool
+) -> None:
+    jobs = JobStore(tmp_path / "jobs", lambda: datetime.now(UTC))
+    job = jobs.create_job("recipes", "model", "", "v2", 4)
+
+    async def attended(runner: RebuildRunner) -> None:
+        running = asyncio.create_task(runner.run())
+        async with asyncio.timeout(WAIT_S_MAX):
+            while not jobs.all()[0].reason:
+                await asyncio.sleep(0.01)
+            if is_cancelled:
+                jobs.request_end(job.id)
+                while not jobs.all()[0].is_over:
+                    await asyncio.sleep(0.01)
+        running.cancel()
+
+    with ThreadPoolExecutor(2) as threads:
+        filler = Filler(index, UNUSED, threads, threads)
+        runner = runner_of(jobs, index, filler, threads, tmp_path, JobProcess(["/nowhere/python"], list))
+        asyncio.run(attended(runner))
+    (found,) = jobs.all()
+    assert "/nowhere/python" in found.reason
+    assert found.state == ("cancelled" if is_cancelled else "queued")
+    assert index.status("recipes").others == []
+
+
+def test_a_process_that_does_jobs_leaves_when_all_are_over(index: EmbeddedIndex, tmp_path: Path) -> None:
+    jobs = JobStore(tmp_path / "jobs", lambda: datetime.now(UTC))
+    jobs.create_job("recipes", "model", "", "v2", 4)
+    with ThreadPoolExecutor(2) as threads:
+        filler = Filler(index, UNUSED, threads, threads)
+        runner = runner_of(jobs, index, filler, threads, tmp_path)
+        asyncio.run(asyncio.wait_for(runner.run_jobs(), WAIT_S_MAX))
+    assert [each.state for each in jobs.all()] == ["ready"]

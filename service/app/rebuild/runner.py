@@ -1,7 +1,9 @@
 """Runs the jobs of a data directory, and fills every generation's gaps, in one worker at a time.
 
 A lock elects the worker; the kernel lets go of it when that worker dies, and the next one goes on where the
-stores say that something is missing. Steps of a job, each of which may be repeated after a kill:
+stores say that something is missing. Where that worker is given a `JobProcess`, the jobs are done there
+(`run_jobs`): searches do not wait for the interpreter's lock then. Steps of a job, each of which may be
+repeated after a kill:
 
     waiting → loading   the new model is opened, its version compared with the job's
             → copying   the new generation begins: ids, activity, metadata and content, by one rename
@@ -32,6 +34,7 @@ from service.app.generations.models import GenerationModels
 from service.app.generations.origin import Origin
 from service.app.generations.unopened import require_all_open
 from service.app.rebuild.filler import Filler, Gap, RebuildIndex
+from service.app.rebuild.job_process import JobProcess
 from service.app.rebuild.jobs import Job, JobPhase, JobStore
 from service.app.rebuild.sealing import Sealing
 from service.app.rebuild.throttle import FillThrottle
@@ -85,15 +88,20 @@ class RebuildRunner:
         begin_pending: Callable[[], None] = lambda: None,
         is_maintained: bool = True,
         retire_after_s: float = 0.0,
+        job_process: JobProcess | None = None,
+        look_s: float = _LOOK_S,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
         """begin_pending: begins what the configuration asks for. is_maintained: somebody seals what is
-        filled. retire_after_s: how long the former generation is kept after the last step; 0 for ever. clock:
-        seconds that only go forward. now: seconds since the epoch."""
+        filled. retire_after_s: how long the former generation is kept after the last step; 0 for ever.
+        job_process: where the jobs are done instead of here. look_s: between two looks. clock: seconds that
+        only go forward. now: seconds since the epoch."""
         self._begin_pending = begin_pending
         self._is_maintained = is_maintained
         self._retire_after_s = retire_after_s
+        self._job_process = job_process
+        self._look_s = look_s
         self._now = now
         self._collections = {each.name: each for each in collections}
         self._jobs = jobs
@@ -119,11 +127,23 @@ class RebuildRunner:
                         await self._work()
                 except Exception:
                     log.exception("rebuild_interrupted")
-                await asyncio.sleep(_LOOK_S)
+                await asyncio.sleep(self._look_s)
         finally:
+            if self._job_process is not None:
+                self._job_process.close()
             if self._descriptor is not None:
                 os.close(self._descriptor)
                 self._descriptor = None
+
+    async def run_jobs(self) -> None:
+        """Work at the jobs until all are over: what a `JobProcess` does."""
+        while True:
+            try:
+                if self._is_elected() and not await self._advance_jobs():
+                    return
+            except Exception:
+                log.exception("rebuild_interrupted")
+            await asyncio.sleep(self._look_s)
 
     def _is_elected(self) -> bool:
         """A lock of the process, not of a descriptor: no child that lives on keeps it."""
@@ -143,11 +163,7 @@ class RebuildRunner:
         """One turn: each job a step further, then the gaps of all generations that no job fills: there nobody
         would tell how far it is, or look whether it is to end."""
         await self._run(self._begin_pending)
-        filled_by_jobs: set[Gap] = set()
-        for job in reversed(await self._run(self._jobs.all)):
-            if not job.is_over:
-                filled_by_jobs.add(Gap(job.collection, job.embedding_version))
-                await self._advance(job)
+        filled_by_jobs = await self._advance_jobs()
         for name in self._collections:
             try:
                 status = await self._retired_in_time(await self._status(name))
@@ -159,6 +175,26 @@ class RebuildRunner:
                 log.info("gaps_wait", extra={"collection": name, "reason": str(exc)})
             except IndexStoreError:
                 continue  # told by the health probe
+
+    async def _advance_jobs(self) -> set[Gap]:
+        """Each job that is not over a step further, here or in its process; return what they fill."""
+        jobs = [job for job in reversed(await self._run(self._jobs.all)) if not job.is_over]
+        problem = None
+        if self._job_process is not None:
+            problem = await self._run(partial(self._job_process.attend, is_wanted=bool(jobs)))
+        for job in jobs:
+            if self._job_process is None:
+                await self._advance(job)
+            elif problem is not None:
+                await self._without_process(job, problem)
+        return {Gap(job.collection, job.embedding_version) for job in jobs}
+
+    async def _without_process(self, job: Job, problem: str) -> None:
+        """Nobody else writes to the job now: tell why it stands still, or end it."""
+        if await self._run(partial(self._jobs.is_cancelled, job.id)):
+            await self._advance(job)
+        else:
+            await self._wait(job, problem, "it is started again; see the log for what it said, and dmesg")
 
     async def _retired_in_time(self, status: CollectionStatus) -> CollectionStatus:
         """Retire the former generation when its time is over; return what is there then."""
