@@ -10,6 +10,8 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from service.access import split_key
+
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]{1,5})?")
 
 _BOOLEANS = {
@@ -101,9 +103,14 @@ def keys(meaning: str) -> Any:
         parsed = _comma_list(raw)
         if any(not 8 <= len(key) <= 256 or not key.isascii() or not key.isprintable() for key in parsed):
             raise ValueError("each key must have 8 to 256 printable ASCII characters")
+        given = [name for name, _ in map(split_key, parsed) if name]
+        for name in given:
+            if given.count(name) > 1:
+                raise ValueError(f"names the key {name!r} twice: the old and the new one need two names")
         return parsed
 
-    return _setting((), parse, "comma list", "8 to 256 characters each", meaning, secret=True)
+    bounds = "8 to 256 characters each; NAME:KEY with 16 at least"
+    return _setting((), parse, "comma list", bounds, meaning, secret=True)
 
 
 def networks(meaning: str) -> Any:

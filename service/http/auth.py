@@ -7,7 +7,7 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 
-from service.access import is_loopback
+from service.access import is_loopback, named_keys
 from service.http.wire.body import Headers
 from service.http.wire.problems import HttpRefusal
 
@@ -18,6 +18,9 @@ _PROXY_FIELDS = frozenset(
     )
 )  # fmt: skip
 _PROXY_PREFIXES = (b"x-forwarded-", b"x-original-", b"x-envoy-")
+
+
+_KEY = "key "
 
 
 class Role(IntEnum):
@@ -36,7 +39,7 @@ class TrustedProxies:
         self.are_none = not self._networks
 
     def caller(self, headers: Headers, peer: str | None) -> str | None:
-        """Return the address to log."""
+        """Return the address to log, without blanks: a proxy hands on whatever its caller wrote."""
         if not self._networks or peer is None:
             return peer
         hops = [hop.strip() for hop in headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")]
@@ -44,7 +47,7 @@ class TrustedProxies:
         for hop in reversed([hop for hop in hops if hop]):
             if not self._trusts(address):
                 break
-            address = hop
+            address = "".join(hop.split())
         return address[:64]
 
     def _trusts(self, address: str) -> bool:
@@ -63,13 +66,15 @@ class Keys:
     ) -> None:
         """is_open_to_loopback: this machine may do without a key what no key is set for."""
         self._proxies = proxies
-        self._by_role = {role: tuple(key.encode() for key in keys.get(role, ())) for role in Role}
+        named = {role: named_keys(role.name.lower(), keys.get(role, ())) for role in Role}
+        self._by_role = {role: tuple(key.encode() for _, key in named[role]) for role in Role}
+        self._callers = {role: tuple(f"{_KEY}{name}" for name, _ in named[role]) for role in Role}
         self._is_search_open = not self._by_role[Role.SEARCH]
         self._is_open_to_loopback = is_open_to_loopback
 
     def check(self, role: Role, headers: Headers, peer: str | None) -> str:
-        """Return who calls: a mark of the key, or the address where no key is asked for. Work that queues is
-        shared out among those.
+        """Return who calls: the key by its name (`key_name`), or the address where no key is asked for. Work
+        that queues is shared out among those.
 
         peer: the address of the connection itself; what a proxy says about it never opens anything.
         Raises HttpRefusal 401 without a key, 403 with a wrong one.
@@ -87,12 +92,11 @@ class Keys:
                 401, "key_missing", "This route needs a key.", headers={"www-authenticate": "Bearer"}
             )
         # Every key is compared, so the time tells neither which one fits nor how far.
-        fits = [
-            hmac.compare_digest(offered, key) for each in Role if each >= role for key in self._by_role[each]
-        ]
+        opening = [each for each in Role if each >= role]
+        fits = [hmac.compare_digest(offered, key) for each in opening for key in self._by_role[each]]
         if not any(fits):
             raise HttpRefusal(403, "key_refused", "The key does not open this route.")
-        return f"key {fits.index(True)}"
+        return [caller for each in opening for caller in self._callers[each]][fits.index(True)]
 
     def opens(self, role: Role, headers: Headers, peer: str | None) -> bool:
         """Return whether `check` lets this caller pass."""
@@ -106,6 +110,11 @@ class Keys:
         """Return the caller's address; of IPv6 its /64 network, because one host owns a whole network."""
         address = (peer if self._proxies.are_none else self._proxies.caller(headers, peer)) or ""
         return _network(address) if ":" in address else address
+
+
+def key_name(caller: str) -> str | None:
+    """Return the name of the key that `Keys.check` told, or None where it told an address."""
+    return caller[len(_KEY) :] if caller.startswith(_KEY) else None
 
 
 def _network(address: str) -> str:

@@ -393,7 +393,7 @@ def test_what_would_wait_too_long_is_refused_on_the_short_way(tmp_path: Path) ->
                 assert (answer.status, answer.headers["retry-after"]) == (503, "3")
                 assert json.loads(answer.body)["code"] == "overloaded"
         assert wire.shortcut.taken == 2
-        assert full.asked_by == ["key 1"] * 2, "a caller is told by its key"
+        assert full.asked_by == ["key search-2"] * 2, "a caller is told by its key"
         assert wire.in_flight() == 0
         batch = wire.app.post("/v1/embed-batch", {"texts": ["a", "b"]}, headers={"x-api-key": "first-key"})
-        assert (batch.status_code, full.asked_by[-1]) == (503, "key 0")
+        assert (batch.status_code, full.asked_by[-1]) == (503, "key search-1")

@@ -70,6 +70,16 @@ def test_a_key_never_shows_in_a_message_or_a_repr() -> None:
     assert "secret" not in mistakes_of({"WRITE_API_KEY": "secret"})[0]
 
 
+def test_a_name_of_a_key_stands_once_in_a_list() -> None:
+    one, two = "feeder:0123456789abcdef", "feeder:fedcba9876543210"
+    (mistake,) = mistakes_of({"WRITE_API_KEY": f"{one},{two}"})
+    assert "'feeder' twice" in mistake and "0123" not in mistake
+    assert Settings.from_environ({"WRITE_API_KEY": one, "ADMIN_API_KEY": two}).write_api_key == (one,)
+    assert mistakes_of({"ADMIN_API_KEY": "ops:change-me-0123456"})[0].startswith(
+        "ADMIN_API_KEY is the key of"
+    )
+
+
 def test_keys_that_everybody_can_read_are_refused_outside_loopback() -> None:
     example = dict(
         line.split("=", 1)
