@@ -200,6 +200,12 @@ class Settings:
     snapshots_kept: int = number(
         7, 0, 1000, "snapshots", "How many of /v1/snapshot are kept, the oldest go first; 0 keeps all."
     )
+    audit_files: int = number(
+        8, 0, 1000, "files", "Files of the audit log, the current one included; 0 keeps none."
+    )
+    audit_file_bytes_max: int = number(
+        16 << 20, 64 << 10, 1 << 30, "bytes", "Size at which a file of the audit log is turned over."
+    )
     drain_s: int = number(20, 1, 600, "seconds", "How long a stop waits for requests in flight.")
     probe_s: int = number(
         5,

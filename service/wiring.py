@@ -24,6 +24,7 @@ from index_store.maintenance.backup import backup_data
 from index_store.types import CollectionSpec
 from service.app.backups import Snapshots
 from service.app.encoders import Encoders, Slot
+from service.app.generations.serving import ModelChange
 from service.app.health.maintenance_status import maintenance_status
 from service.app.health.prober import Prober
 from service.app.image_fetch import PictureFetcher
@@ -40,6 +41,7 @@ from service.http.app import Application, ApplicationParts, DemoPicture, Lifespa
 from service.http.auth import Keys, Role, TrustedProxies
 from service.http.dependencies import Dependencies
 from service.http.wire.body_reader import BodyReader
+from service.observing.audit_log import AuditFiles, AuditLog
 from service.observing.metrics import Metrics
 from service.observing.request_log import RequestLog
 from service.settings import Settings
@@ -100,27 +102,16 @@ def build(
     loader = ModelLoader(settings, models, metrics.stages.observe_pass)
     meter, metering = search_meter(metrics, settings, index, sampling, metrics_dir)
     lifecycle = _lifecycle(settings, catalogue, index, encoders, loader, search_queue, executors)
-    request_log = RequestLog(sys.stdout.buffer if _logs_requests() else None)
-    before = partial(before_serving, ingester, catalogue) if before_serving else None
-    prober = Prober(
-        catalogue,
-        encoders,
-        searcher,
-        index,
-        readers,
-        lifecycle,
-        partial(maintenance_status, settings.data_dir),
-        metrics,
-        served.changes,
-        probe_s=settings.probe_s,
-    )
+    logs = request_log, audit_log = _request_log(), _audit_log(settings, metrics)
+    watched = (encoders, searcher, index, readers, lifecycle)
+    prober = _prober(settings, catalogue, *watched, metrics, served.changes, audit_log)
     recent, pools, log_of = metrics.take_recent_searches, [readers, writers], query_log(settings)
     rebuild = build_rebuild(settings, served, log_of, index, encoders, loader, pictures, recent, pools, place)
     measuring = add_collectors(metrics, settings, catalogue, index, loader, rebuild.rebuilds.jobs)
     watches = [*rebuild.watches, *measuring, *metering]
-    lifespan = _lifespan(
-        lifecycle, [prober.watch, *watches], request_log, waits=settings.workers > 1, before=before
-    )
+    before = partial(before_serving, ingester, catalogue) if before_serving else None
+    running = [prober.watch, *watches]
+    lifespan = _lifespan(lifecycle, running, *logs, waits=settings.workers > 1, before=before)
     shared = Dependencies(settings, catalogue, _keys(settings), encoders, index, readers, _bodies(settings))
     parts = ApplicationParts(
         dependencies=shared,
@@ -138,6 +129,7 @@ def build(
         meter=meter,
         explanations=Explanations(searcher, index.replay_source(), readers),
         request_log=request_log,
+        audit_log=audit_log,
         opening=lifecycle,
         contract=next(path for path in _CONTRACT_PLACES if path.exists()).read_bytes(),
         items=index.item_source(),
@@ -178,6 +170,33 @@ def _searcher(
         readers,
         deadline_ms=settings.search_deadline_ms,
         min_seq_wait_ms=settings.min_seq_wait_ms,
+    )
+
+
+def _prober(
+    settings: Settings,
+    catalogue: Catalogue,
+    encoders: Encoders,
+    searcher: Searcher,
+    index: OpenableIndex,
+    readers: ThreadPoolExecutor,
+    lifecycle: Lifecycle,
+    metrics: Metrics,
+    changes: Mapping[str, ModelChange],
+    audit_log: AuditLog,
+) -> Prober:
+    return Prober(
+        catalogue,
+        encoders,
+        searcher,
+        index,
+        readers,
+        lifecycle,
+        partial(maintenance_status, settings.data_dir),
+        metrics,
+        changes,
+        lambda: audit_log.fault,
+        probe_s=settings.probe_s,
     )
 
 
@@ -256,6 +275,15 @@ def _bodies(settings: Settings) -> BodyReader:
     return BodyReader(bytes_max=max(settings.bodies_bytes_max, largest), seconds_max=settings.body_read_s_max)
 
 
+def _audit_log(settings: Settings, metrics: Metrics) -> AuditLog:
+    files = None
+    if settings.audit_files:
+        files = AuditFiles(
+            settings.data_dir / "audit", bytes_max=settings.audit_file_bytes_max, files=settings.audit_files
+        )
+    return AuditLog(files, metrics.audit_lost, partial(datetime.now, UTC))
+
+
 def _snapshots(settings: Settings) -> Snapshots:
     data_dir = settings.data_dir
 
@@ -272,6 +300,7 @@ def _lifespan(
     lifecycle: Lifecycle,
     watches: Sequence[Callable[[], Coroutine[Any, Any, None]]],
     request_log: RequestLog,
+    audit_log: AuditLog,
     *,
     waits: bool,
     before: Callable[[], Awaitable[object]] | None,
@@ -297,6 +326,7 @@ def _lifespan(
                     task.cancel()
         finally:
             request_log.close()
+            audit_log.close()
 
     return lifespan
 
@@ -315,5 +345,5 @@ async def _resume_collector(lifecycle: Lifecycle) -> None:
     gc.set_threshold(_YOUNG_OBJECTS, 20, 50)
 
 
-def _logs_requests() -> bool:
-    return logging.getLogger().isEnabledFor(logging.INFO)
+def _request_log() -> RequestLog:
+    return RequestLog(sys.stdout.buffer if logging.getLogger().isEnabledFor(logging.INFO) else None)

@@ -24,6 +24,7 @@ from service.app.rebuild.promotions import Promotions
 from service.app.rebuild.rebuilds import Rebuilds
 from service.app.report.reports import Reports
 from service.app.search import Searcher
+from service.http.audit import RequestAudit
 from service.http.auth import TrustedProxies
 from service.http.dependencies import Dependencies, RouteGroup, exchange_of
 from service.http.middleware import RequestMiddleware
@@ -31,6 +32,7 @@ from service.http.routes.console import ConsoleRoutes
 from service.http.routes.demo import DemoRoutes
 from service.http.routes.digest import DigestRoutes
 from service.http.routes.embed import EmbedRoutes
+from service.http.routes.inspect.audit import AuditRoutes
 from service.http.routes.inspect.explain import ExplainRoutes
 from service.http.routes.item_map import MapRoutes
 from service.http.routes.items.changes import ChangeRoutes
@@ -47,6 +49,7 @@ from service.http.wire.body import ConnectionLimits
 from service.http.wire.problems import HANDLED, PROBLEM_JSON, problem_of
 from service.http.wire.search import SearchLimits, SearchReader
 from service.http.wire.upsert import IntakeReader
+from service.observing.audit_log import AuditLog
 from service.observing.metrics import Metrics
 from service.observing.request_log import RequestLog
 from service.settings import Settings
@@ -76,6 +79,7 @@ class ApplicationParts:
     meter: SearchMeter
     explanations: Explanations
     request_log: RequestLog
+    audit_log: AuditLog
     opening: Opening
     lifespan: Lifespan
     contract: bytes
@@ -110,7 +114,12 @@ class Application:
         )
         proxies = TrustedProxies(settings.trusted_proxies)
         self.middleware = RequestMiddleware(
-            self._front, parts.metrics, parts.request_log, proxies, parts.opening
+            self._front,
+            parts.metrics,
+            parts.request_log,
+            proxies,
+            parts.opening,
+            RequestAudit(parts.audit_log),
         )
         self.connection_limits = connection_limits(settings)
         self.shortcut = Shortcut(
@@ -178,6 +187,7 @@ def _routers(parts: ApplicationParts) -> list[APIRouter]:
         ),
         DigestRoutes(shared),
         MapRoutes(shared),
+        AuditRoutes(shared, parts.audit_log),
         ExplainRoutes(shared, parts.explanations, search_limits(shared.settings)),
         RebuildRoutes(shared, parts.rebuilds),
         ReportRoutes(shared, parts.reports, search_limits(shared.settings)),

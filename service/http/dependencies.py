@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -14,8 +14,11 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.params import Depends as DependsParam
 
 from index_store.port import VectorIndex
+from index_store.types import Ack
 from service.app.encoders import Encoders
+from service.app.ingest import Ingester, Intake
 from service.collections import Catalogue, Collection
+from service.errors import Reject
 from service.http.auth import Keys, Role
 from service.http.middleware import EXCHANGE, Exchange
 from service.http.wire.body import decode_json, require_json
@@ -69,6 +72,7 @@ class Dependencies:
         async def check(request: Request) -> None:
             peer = request.client.host if request.client else None
             exchange = exchange_of(request)
+            exchange.role = role
             exchange.caller = self.keys.check(role, exchange.headers, peer)
 
         depends: DependsParam = Depends(check)
@@ -97,3 +101,21 @@ def exchange_of(request: Request) -> Exchange:
     """Return what the middleware knows of this request."""
     exchange: Exchange = request.scope[EXCHANGE]
     return exchange
+
+
+async def ingest_audited(
+    request: Request, ingester: Ingester, intake: Intake, *, partial: bool = False
+) -> tuple[Ack, Sequence[Reject]]:
+    """Write, and note for the audit log how much was asked and what became of it. Raises as `ingest`."""
+    exchange = exchange_of(request)
+    exchange.note_work(intake.collection)
+    exchange.note_counts(items=len(intake.items) + len(intake.rejects), deletes=len(intake.deletes))
+    ack, rejects = await ingester.ingest(intake, partial=partial)
+    exchange.note_counts(
+        upserted=ack.upserted,
+        deleted=ack.deleted,
+        stale_ignored=ack.stale_ignored,
+        unknown_ids=len(ack.unknown_ids),
+        rejected=len(rejects),
+    )
+    return ack, rejects

@@ -14,7 +14,8 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.app.lifecycle import Opening
-from service.http.auth import TrustedProxies
+from service.http.audit import RequestAudit, Work
+from service.http.auth import Role, TrustedProxies
 from service.http.wire.body import Headers
 from service.http.wire.problems import PROBLEM_JSON, Problem, problem_of
 from service.observing.metrics import Metrics
@@ -48,8 +49,8 @@ class Exchange:
     """One request and what is known of its answer so far; lives in the ASGI scope."""
 
     __slots__ = (
-        "busy", "caller", "code", "headers", "is_started", "request_id", "route", "send", "status",
-        "trace_id", "traceparent",
+        "busy", "caller", "code", "headers", "is_started", "request_id", "role", "route", "send", "status",
+        "trace_id", "traceparent", "work",
     )  # fmt: skip
 
     def __init__(self, headers: Headers, request_id: bytes, send: Send) -> None:
@@ -65,7 +66,18 @@ class Exchange:
         self.code = ""
         self.busy = ""
         self.caller = ""  # as `Keys.check` told
+        self.role: Role | None = None  # that a route other than a search needs
+        self.work: Work | None = None
         self.is_started = False
+
+    def note_work(self, collection: str | None = None, **details: str | bool) -> None:
+        """Note for the audit log what the request is to do. details: short words, nothing of an item."""
+        self.work = Work(collection, details)
+
+    def note_counts(self, **counts: int) -> None:
+        """Note how many items were asked for, and what became of them."""
+        self.work = self.work or Work()
+        self.work.counts = {**self.work.counts, **counts}
 
     async def marked(self, message: Message) -> None:
         """Send `message`; a start is noted and gets our headers."""
@@ -132,8 +144,10 @@ class RequestMiddleware:
         request_log: RequestLog,
         proxies: TrustedProxies,
         opening: Opening,
+        audit: RequestAudit,
     ) -> None:
         self._inner = inner
+        self._audit = audit
         self._metrics = metrics
         self.stages = metrics.stages
         self._request_log = request_log
@@ -219,6 +233,8 @@ class RequestMiddleware:
         self._metrics.request_ended(route, method, exchange.status, seconds, exchange.code)
         if exchange.busy:
             self._metrics.refused(exchange.busy)
+        if exchange.role is not None:
+            self._record(exchange, exchange.role, method, route, client, seconds)
         if self._request_log.is_silent:
             return
         self._request_log.write(
@@ -232,6 +248,29 @@ class RequestMiddleware:
                 exchange.code,
                 exchange.trace_id,
             )
+        )
+
+    def _record(
+        self,
+        exchange: Exchange,
+        role: Role,
+        method: str,
+        route: str,
+        client: Sequence[Any] | None,
+        seconds: float,
+    ) -> None:
+        address = self._proxies.caller(exchange.headers, client[0] if client else None)
+        self._audit.record_request(
+            exchange.request_id,
+            exchange.caller,
+            role,
+            address,
+            method,
+            route,
+            exchange.status,
+            exchange.code,
+            seconds,
+            exchange.work or Work(),
         )
 
 

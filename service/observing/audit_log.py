@@ -16,6 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
@@ -43,7 +44,7 @@ class AuditFiles:
         self._bytes_max = bytes_max
         self._files = files
 
-    def append(self, lines: bytes) -> None:
+    def add_lines(self, lines: bytes) -> None:
         """Add whole lines; all of them, or none where it raises."""
         self._directory.mkdir(parents=True, exist_ok=True)
         with self._locked(fcntl.LOCK_EX):
@@ -55,7 +56,7 @@ class AuditFiles:
             finally:
                 os.close(descriptor)
 
-    def newest(self, limit: int) -> list[Entry]:
+    def last_entries(self, limit: int) -> list[Entry]:
         """Return the last `limit` entries, newest first."""
         found: list[Entry] = []
         if not self._directory.is_dir():
@@ -81,7 +82,7 @@ class AuditFiles:
             return
         for number in range(self._files - 1, 0, -1):
             if self._path(number - 1).exists():
-                os.replace(self._path(number - 1), self._path(number))
+                self._path(number - 1).replace(self._path(number))
         if self._files == 1:
             self._path(0).unlink()
 
@@ -101,11 +102,19 @@ class AuditLog:
     itself once it can be written. Not synced: a power cut may take the last seconds."""
 
     def __init__(
-        self, files: AuditFiles | None, count_lost: Callable[[int], None], *, lines_max: int = 10_000
+        self,
+        files: AuditFiles | None,
+        count_lost: Callable[[], None],
+        now: Callable[[], datetime],
+        *,
+        lines_max: int = 10_000,
     ) -> None:
-        """files: None writes nothing. count_lost: called on the event loop."""
+        """files: None writes nothing. count_lost: called on the event loop for each entry that is lost. now:
+        UTC."""
         self._files = files
         self._count_lost = count_lost
+        self._now = now
+        self._lock = threading.Lock()
         self._lines_max = lines_max
         self._lines: deque[bytes] = deque()
         self._lost = 0
@@ -137,12 +146,6 @@ class AuditLog:
         """How many entries this process has lost since it started."""
         return self._lost
 
-    def start(self) -> None:
-        """Start the thread that writes."""
-        if self._files is not None:
-            self._thread = threading.Thread(target=self._run, args=(self._files,), name="audit", daemon=True)
-            self._thread.start()
-
     def close(self) -> None:
         """Write what is left, for `_CLOSE_S` at most."""
         self._is_closing.set()
@@ -154,19 +157,24 @@ class AuditLog:
         """Queue one entry. Event loop only; never blocks."""
         if self._files is None:
             return
-        if len(self._lines) >= self._lines_max:
-            self._lines.popleft()
-            self._lost += 1
-            self._count_lost(1)
-        self._is_written.clear()
-        self._lines.append(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
+        line = self._line(entry)
+        with self._lock:
+            if len(self._lines) >= self._lines_max:
+                self._lines.popleft()
+                self._lost += 1
+                self._count_lost()
+            self._is_written.clear()
+            self._lines.append(line)
         self._has_lines.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, args=(self._files,), name="audit", daemon=True)
+            self._thread.start()
 
-    def newest(self, limit: int) -> list[Entry]:
+    def newest_entries(self, limit: int) -> list[Entry]:
         """Return the last `limit` entries of all workers, newest first, this one's own among them as far as
         the disk takes them. Blocks; raises OSError."""
         self._is_written.wait(_FLUSH_S)
-        return [] if self._files is None else self._files.newest(limit)
+        return [] if self._files is None else self._files.last_entries(limit)
 
     def _run(self, files: AuditFiles) -> None:
         while not (self._is_closing.is_set() and not self._lines):
@@ -174,32 +182,41 @@ class AuditLog:
             self._has_lines.clear()
             while self._lines and self._write_some(files):
                 pass
-            if not self._lines:
-                self._is_written.set()
-            elif self._is_closing.is_set():
+            with self._lock:
+                is_written = not self._lines
+                if is_written:
+                    self._is_written.set()
+            if is_written:
+                continue
+            if self._is_closing.is_set():
                 return  # a disk that takes nothing must not hold up the stop
-            else:
-                self._is_closing.wait(_RETRY_S)
-                self._has_lines.set()
+            self._is_closing.wait(_RETRY_S)
+            self._has_lines.set()
 
     def _write_some(self, files: AuditFiles) -> bool:
         """Write the oldest lines; return whether the disk took them."""
-        taken = [self._lines.popleft() for _ in range(min(len(self._lines), _LINES_AT_ONCE))]
-        lost = self._lost - self._lost_told
-        gap = [orjson.dumps({"lost": lost}, option=orjson.OPT_APPEND_NEWLINE)] if lost else []
+        with self._lock:
+            taken = [self._lines.popleft() for _ in range(min(len(self._lines), _LINES_AT_ONCE))]
+            lost = self._lost - self._lost_told
+        gap = [self._line({"lost": lost})] if lost else []
         try:
-            files.append(b"".join([*gap, *taken]))
+            files.add_lines(b"".join([*gap, *taken]))
         except OSError as exc:
             if not self._fault:
                 log.error("audit_not_written", extra={"error": str(exc)})
             self._fault = exc.strerror or str(exc)
-            self._lines.extendleft(reversed(taken))
+            with self._lock:
+                self._lines.extendleft(reversed(taken))
             return False
         self._lost_told += lost
         if self._fault:
             log.warning("audit_written_again", extra={"lost": self._lost})
             self._fault = ""
         return True
+
+    def _line(self, entry: Entry) -> bytes:
+        stamped = {"time": self._now().isoformat(timespec="milliseconds"), **entry}
+        return orjson.dumps(stamped, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _append_whole(descriptor: int, lines: bytes) -> None:

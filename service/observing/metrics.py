@@ -128,6 +128,7 @@ class Metrics:
             self._errors.labels(place)
         self._count_worker()
         self._add_recall()
+        self._add_audit()
 
     def _add_recall(self) -> None:
         self._recall_expected = Counter(
@@ -142,6 +143,17 @@ class Metrics:
             ("collection",),
             registry=self._registry,
         )
+
+    def _add_audit(self) -> None:
+        self._audit_lost = Counter(
+            "uhok_audit_lost_total",
+            "Entries of the audit log that were lost, since the disk took none for too long.",
+            registry=self._registry,
+        )
+
+    def audit_lost(self) -> None:
+        """Count an entry of the audit log that is lost."""
+        self._audit_lost.inc()
 
     def _count_worker(self) -> None:
         started = Counter(

@@ -65,10 +65,13 @@ class Prober:
         maintenance: Callable[[], MaintenanceStatus],
         metrics: Metrics,
         changes: Mapping[str, ModelChange],
+        audit_fault: Callable[[], str],
         *,
         probe_s: float,
     ) -> None:
-        """changes: what the configuration asks for, by collection."""
+        """changes: what the configuration asks for, by collection. audit_fault: why the audit log can't be
+        written, or an empty string."""
+        self._audit_fault = audit_fault
         self._catalogue = catalogue
         self._encoders = encoders
         self._searcher = searcher
@@ -135,6 +138,9 @@ class Prober:
         findings = [finding for each, _ in found for finding in each]
         if self._maintenance().word == "down":
             findings.append(_MAINTENANCE_DOWN)
+        if fault := self._audit_fault():
+            reason = f"the audit log can't be written: {fault}; entries wait and then get lost"
+            findings.append(Finding(None, "audit_failing", reason, "make room in DATA_DIR/audit"))
         searched = [
             each.name for each, (_, is_searched) in zip(collections, found, strict=True) if is_searched
         ]

@@ -137,6 +137,8 @@ class OpsRoutes:
         """Apply `step` to the generation in `role`. Raises GenerationConflict if the caller names another."""
         body = await self._dependencies.read_json(request, self._step_decoder)
         collection = self._dependencies.collection(body.collection)
+        exchange = exchange_of(request)
+        exchange.note_work(collection.name, forced=body.force)
         status = await self._status(collection)
         subject = status.in_role(role) or _unopened_in_role(status, role, step)
         if subject is None:
@@ -145,6 +147,7 @@ class OpsRoutes:
             raise GenerationConflict(
                 f"the {role} generation is of {subject.embedding_version!r}, not {body.embedding_version!r}"
             )
+        exchange.note_work(collection.name, forced=body.force, embedding_version=subject.embedding_version)
         _require_match(request, status)
         if isinstance(subject, GenerationStatus) and step in ("promote", "rollback"):
             caller = exchange_of(request).caller
@@ -165,7 +168,9 @@ class OpsRoutes:
     async def post_snapshot(self, request: Request) -> JsonResponse:
         """Make a copy of the data directory while it serves; answer with where it lies."""
         await self._dependencies.read_json(request, self._snapshot_decoder)
-        return JsonResponse(asdict(await self._dependencies.run_blocking(self._snapshots.make)))
+        made = await self._dependencies.run_blocking(self._snapshots.make)
+        exchange_of(request).note_work(snapshot=made.name)
+        return JsonResponse(asdict(made))
 
     async def get_snapshots(self) -> JsonResponse:
         """Answer with the copies that are kept, the newest first."""

@@ -13,7 +13,7 @@ from service.app.rebuild.jobs import Job
 from service.app.rebuild.rebuilds import Rebuild, Rebuilds
 from service.collections import DIM_MAX
 from service.http.auth import Role
-from service.http.dependencies import Dependencies, JsonResponse
+from service.http.dependencies import Dependencies, JsonResponse, exchange_of
 from service.http.wire.problems import HttpRefusal
 from service.http.wire.schemas import RebuildIn
 from service.http.wire.values import in_range
@@ -40,6 +40,7 @@ class RebuildRoutes:
         """Begin filling a generation of another model: 202 and its job, or with `dry_run` what it takes."""
         body = await self._dependencies.read_json(request, self._decoder)
         collection = self._dependencies.collection(body.collection)
+        exchange_of(request).note_work(collection.name, dry_run=body.dry_run)
         dim = None if body.dim is None else in_range("dim", body.dim, 1, DIM_MAX)
         given = (body.model, body.embedding_version, dim, body.text_template)
         plan = partial(self._rebuilds.plan, collection, *given)
@@ -47,6 +48,9 @@ class RebuildRoutes:
         if body.dry_run:
             return JsonResponse(_planned(rebuild))
         job = await self._dependencies.run_blocking(partial(self._rebuilds.start, rebuild))
+        exchange_of(request).note_work(
+            collection.name, dry_run=False, job=job.id, embedding_version=rebuild.embedding_version
+        )
         return JsonResponse({"job": job.to_wire(), **_planned(rebuild)}, status_code=202)
 
     async def get_jobs(self) -> JsonResponse:
@@ -58,9 +62,10 @@ class RebuildRoutes:
         """Answer with how far one job is."""
         return JsonResponse((await self._job(id)).to_wire())
 
-    async def delete_job(self, id: str) -> JsonResponse:
+    async def delete_job(self, id: str, request: Request) -> JsonResponse:
         """Ask for the end of a job; its generation is given up within a second or two."""
         job = await self._job(id)
+        exchange_of(request).note_work(job.collection, job=job.id)
         ended = await self._dependencies.run_blocking(partial(self._rebuilds.end_job, job))
         return JsonResponse(ended.to_wire(), status_code=202)
 

@@ -17,7 +17,7 @@ from service.app.report.reports import FoundReport, Reports
 from service.collections import Collection
 from service.errors import InvalidInput
 from service.http.auth import Role
-from service.http.dependencies import Dependencies, JsonResponse
+from service.http.dependencies import Dependencies, JsonResponse, exchange_of
 from service.http.wire.answers import encoded_in_pieces, expected_bytes
 from service.http.wire.report_queries import read_change, read_report_queries
 from service.http.wire.schemas import RehearsalIn, ReportIn, SearchIn
@@ -56,6 +56,7 @@ class ReportRoutes:
     async def post_report(self, collection: str, generation: str, request: Request) -> Response:
         """Make a fresh report, on the given queries and judgements where there are some."""
         named = self._dependencies.collection(collection)
+        exchange_of(request).note_work(named.name, generation=generation)
         body = await self._dependencies.read_json(request, self._decoder)
         queries = self._queries(body, named)
         return await self._answer(await self._reports.make_fresh(named, generation, queries), request)
@@ -63,6 +64,7 @@ class ReportRoutes:
     async def post_rehearsal(self, collection: str, request: Request) -> Response:
         """Compare the current generation with itself under other settings of the searches."""
         named = self._dependencies.collection(collection)
+        exchange_of(request).note_work(named.name)
         body = await self._dependencies.read_json(request, self._rehearsal_decoder)
         change, queries = read_change(body.change, self._limits), self._queries(body, named)
         return await self._answer(await self._reports.rehearse(named, change, queries), request)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from index_store.types import ItemDelete
 from service.app.ingest import Ingester, Intake, NewItem
 from service.http.auth import Role
-from service.http.dependencies import Dependencies, JsonResponse
+from service.http.dependencies import Dependencies, JsonResponse, ingest_audited
 from service.http.wire.items.written import written
 from service.http.wire.schemas import IdsIn
 from service.http.wire.values import in_range, read_ids, read_source_version
@@ -36,7 +36,7 @@ class ChangeRoutes:
         collection = self._dependencies.collection(body.collection)
         ids = read_ids(body.ids, collection, "ids")
         deletes = [ItemDelete(id, body.source_version) for id in ids]
-        return await self._ingest(Intake(collection.name, deletes=deletes))
+        return await self._ingest(request, Intake(collection.name, deletes=deletes))
 
     async def post_activate(self, request: Request) -> JsonResponse:
         """Let ids be found again; the answer lists those that are unknown."""
@@ -53,7 +53,7 @@ class ChangeRoutes:
             NewItem(place, id, active=active, source_version=body.source_version)
             for place, id in enumerate(read_ids(body.ids, collection, "ids"))
         ]
-        return await self._ingest(Intake(collection.name, items=items))
+        return await self._ingest(request, Intake(collection.name, items=items))
 
     async def _ids_body(self, request: Request) -> IdsIn:
         body = await self._dependencies.read_json(request, self._ids_decoder)
@@ -61,5 +61,5 @@ class ChangeRoutes:
         read_source_version(body.source_version)
         return body
 
-    async def _ingest(self, intake: Intake) -> JsonResponse:
-        return JsonResponse(written(*await self._ingester.ingest(intake, partial=False)))
+    async def _ingest(self, request: Request, intake: Intake) -> JsonResponse:
+        return JsonResponse(written(*await ingest_audited(request, self._ingester, intake)))
