@@ -36,12 +36,26 @@ class MapPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Plane:
+    """Where the plane lies. centre: (dim,), axes: (2, dim), float32; axes of length 1, or 0 where nothing
+    varies. explained: the share of variance along x and y."""
+
+    centre: Matrix
+    axes: Matrix
+    explained: tuple[float, float]
+
+    def places(self, vectors: Matrix) -> Matrix:
+        """Return x and y of each row, (n, 2)."""
+        return np.asarray((vectors - self.centre) @ self.axes.T, dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
 class ItemMap:
-    """explained: the share of the sample's variance along x and along y. live: items it is drawn of."""
+    """live: items it is drawn of. plane: None without any item."""
 
     embedding_version: str
     live: int
-    explained: tuple[float, float]
+    plane: Plane | None
     points: Sequence[MapPoint]
 
 
@@ -63,14 +77,17 @@ class ItemMaps:
         try:
             current = self._index.status(collection).current
             if current is None:
-                return ItemMap("", 0, (0.0, 0.0), ())
+                return ItemMap("", 0, None, [])
             items = self._sample(collection, current.items, sample)
-            xy, explained = plane_of(vectors_of(items))
+            vectors = vectors_of(items)
+            if len(vectors) < _POINTS_MIN:
+                return ItemMap(current.embedding_version, current.live, None, [])
+            plane = plane_of(vectors)
             points = [
                 MapPoint(item.id, float(x), float(y), _plain(item, fields))
-                for item, (x, y) in zip(items, xy, strict=True)
+                for item, (x, y) in zip(items, plane.places(vectors), strict=True)
             ]
-            return ItemMap(current.embedding_version, current.live, explained, points)
+            return ItemMap(current.embedding_version, current.live, plane, points)
         finally:
             self._is_busy.release()
 
@@ -92,32 +109,31 @@ def vectors_of(items: Sequence[StoredItem]) -> Matrix:
     return np.asarray(vectors, dtype=np.float32) if vectors else np.zeros((0, 0), np.float32)
 
 
-def plane_of(vectors: Matrix) -> tuple[Matrix, tuple[float, float]]:
-    """Return each row's place along the two directions of largest variance, (n, 2), and their shares of it.
+def plane_of(vectors: Matrix) -> Plane:
+    """Return the plane of the two directions of largest variance. vectors: (n, dim), n at least 1.
 
     By subspace iteration from a fixed start (Halko, Martinsson, Tropp 2011): the same on every call, and time
-    linear in rows and dimension. All zero with fewer than three rows, or where all rows are equal.
+    linear in rows and dimension. Axes of no length with fewer than three rows, or where all rows are equal.
     """
-    nothing = np.zeros((len(vectors), 2), np.float32), (0.0, 0.0)
-    if len(vectors) < _POINTS_MIN:
-        return nothing
-    centred = vectors - vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centre = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    axes = np.zeros((2, vectors.shape[1]), np.float32)
+    centred = vectors - centre
     total = float(np.square(centred, dtype=np.float64).sum())
-    if total <= 1e-12 * len(vectors):
-        return nothing
+    if len(vectors) < _POINTS_MIN or total <= 1e-12 * len(vectors):
+        return Plane(centre, axes, (0.0, 0.0))
     columns = min(_COLUMNS, *vectors.shape)
     basis = np.random.default_rng(0).standard_normal((vectors.shape[1], columns)).astype(np.float32)
     for _ in range(_ROUNDS):
         basis, _ = np.linalg.qr(centred.T @ (centred @ basis))
     _, _, directions = np.linalg.svd(centred @ basis, full_matrices=False)
-    xy = np.zeros((len(vectors), 2), np.float32)
     found = min(2, columns)
-    xy[:, :found] = centred @ (basis @ directions[:found].T)
+    axes[:found] = directions[:found] @ basis.T
+    places = centred @ axes.T
     for axis in range(found):  # a direction has two signs: the larger coordinate is positive
-        if xy[np.abs(xy[:, axis]).argmax(), axis] < 0:
-            xy[:, axis] *= -1
-    shares = np.square(xy, dtype=np.float64).sum(axis=0) / total
-    return xy, (float(shares[0]), float(shares[1]))
+        if places[np.abs(places[:, axis]).argmax(), axis] < 0:
+            axes[axis] *= -1
+    shares = np.square(places, dtype=np.float64).sum(axis=0) / total
+    return Plane(centre, axes, (float(shares[0]), float(shares[1])))
 
 
 def _plain(item: StoredItem, fields: Sequence[str]) -> dict[str, Value]:

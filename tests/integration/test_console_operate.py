@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.http_app import DISHES
-from tests.integration.browser import Visits, visits_of
+from tests.integration.browser import Visits, serious_barriers, visits_of
 from tests.integration.service_process import BROKEN, ServiceProcess
 
 SEARCH, WRITE, ADMIN = "a-search-key", "a-write-key", "an-admin-key"
@@ -163,6 +163,15 @@ def confirm(page: Page, button: str, typed: str) -> None:
     expect(page.locator("dialog")).to_have_count(0)
 
 
+def begin(page: Page) -> None:
+    page.fill("#new-model", OTHER_MODEL)
+    page.get_by_role("button", name="Estimate").click()
+    expect(page.locator("dl", has_text="Disk")).to_contain_text("20 of 20 items")
+    page.get_by_role("button", name="Begin", exact=True).click()
+    expect(page.locator("tbody").first).to_contain_text("next", timeout=30_000)
+    expect(page.locator(".job").first).to_contain_text("ready", timeout=30_000)
+
+
 def test_a_model_is_changed_and_changed_back(visits: Visits, service: ServiceProcess) -> None:
     def current() -> str:
         found = call(service.port, "GET", "/v1/collections/recipes/generations", ADMIN)["generations"]
@@ -174,15 +183,12 @@ def test_a_model_is_changed_and_changed_back(visits: Visits, service: ServicePro
     page.get_by_role("button", name="Estimate").click()
     expect(page.locator(".problem")).to_contain_text("img src=x")
     expect(page.get_by_role("button", name="Begin", exact=True)).to_be_disabled()
-    page.fill("#new-model", OTHER_MODEL)
-    page.get_by_role("button", name="Estimate").click()
-    expect(page.locator("dl", has_text="Disk")).to_contain_text("20 of 20 items")
-    page.get_by_role("button", name="Begin", exact=True).click()
-    expect(page.locator(".job").first).to_contain_text("ready", timeout=30_000)
-    expect(page.locator("tbody").first).to_contain_text("next")
+    begin(page)
     page.get_by_role("button", name="Show the report").click()
     expect(page.locator("table", has_text="overlap_at_10_min")).to_be_visible()
     expect(page.locator(".bars")).to_be_visible()
+    page.locator(".changed summary").first.click()
+    assert serious_barriers(page) == []
     with page.expect_download() as saved:
         page.get_by_role("button", name="Save it as a page").click()
     assert "<html" in saved.value.path().read_text("utf-8")
@@ -196,6 +202,13 @@ def test_a_model_is_changed_and_changed_back(visits: Visits, service: ServicePro
     confirm(page, "Roll back", "recipes")
     expect(page.locator("#notice")).to_contain_text("rolled back")
     assert current() == first
+    confirm(page, "Retire the former one", "recipes")
+    expect(page.locator("#notice")).to_contain_text("retired")
+    expect(page.locator("tbody").first).not_to_contain_text("former")
+    begin(page)
+    confirm(page, "Drop the next one", "recipes")
+    expect(page.locator("tbody").first).not_to_contain_text("next")
+    assert current() == first
     assert page.evaluate("window.broken") is None
 
 
@@ -206,6 +219,15 @@ def test_the_map_shows_items_and_leads_to_those_like_one(visits: Visits) -> None
     expect(page.locator(".plane .dot")).to_have_count(20)
     assert page.locator("#map-key option").all_inner_texts() == ["category", "title"]
     expect(page.locator(".legend li")).to_have_count(2)
+    page.fill("#map-query", "국")
+    page.press("#map-query", "Enter")
+    expect(page.locator(".placed path")).to_have_count(1)
+    expect(page.locator(".placed circle")).to_have_count(12)
+    page.locator(".neighbours button").first.click()
+    expect(page.locator(".told strong")).to_contain_text(HOSTILE)
+    assert serious_barriers(page) == []
+    page.get_by_role("button", name="Take the question off the map").click()
+    expect(page.locator(".placed")).to_have_count(0)
     page.locator(".plane").focus()
     page.keyboard.press("ArrowRight")
     expect(page.locator(".told strong")).to_contain_text(HOSTILE)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from tests.http_app import picture
-from tests.integration.browser import Visits, visits_of
+from tests.integration.browser import Visits, serious_barriers, visits_of
 from tests.integration.service_process import Connection, ServiceProcess
 
 KEYS = {"SEARCH_API_KEY": "search-key-1", "WRITE_API_KEY": "write-key-1", "ADMIN_API_KEY": "admin-key-1"}
@@ -111,16 +110,7 @@ def test_a_key_that_no_header_can_hold_is_refused_by_the_page(locked_visits: Vis
 def test_no_page_has_a_serious_barrier(open_visits: Visits, name: str, theme: str) -> None:
     page = open_visits(color_scheme=theme).open(f"/console#/{name}")
     wait_for(page, name)
-    assert serious(page) == []
-
-
-def serious(page: Page) -> list[str]:
-    found = Axe().run(page).response["violations"]
-    return [
-        f"{each['id']}: {each['nodes'][0]['html'][:200]}"
-        for each in found
-        if each["impact"] in ("serious", "critical")
-    ]
+    assert serious_barriers(page) == []
 
 
 @pytest.mark.parametrize("name", SHOWN)
@@ -169,7 +159,7 @@ def test_the_keyboard_is_enough(open_visits: Visits) -> None:
     page.locator(".card .picture").first.focus()
     page.keyboard.press("Enter")
     expect(page.locator("dialog pre")).to_contain_text("product_id")
-    assert serious(page) == []
+    assert serious_barriers(page) == []
     page.keyboard.press("Escape")
     expect(page.locator("dialog")).to_have_count(0)
 

@@ -18,6 +18,7 @@ import { t } from "./words.js";
 
 const VALUES_OFFERED = 50; // of each key of the filter
 const PAGES_LISTED = 5;
+const LIKED_READ = 10;
 const question = newQuestion(); // kept while the tab is open, whichever page is shown
 const seenItems = new Map(); // collection -> SeenItems
 let collections = {}; // name -> { modality, dim, count, ... }
@@ -34,6 +35,15 @@ export function searchPage() {
 export function askLike(collection, id) {
   Object.assign(question, { collection, kind: "ids", like: [id], unlike: [], exclude: [], conditions: [] });
   answer = null;
+}
+
+/** Return { body, words } of the question as it stands: a search and what a reader calls it. null for none, and for
+ *  a look around, which asks nothing. */
+export function askedNow() {
+  if (!answer || question.kind === "look") return null;
+  const { kind, text, image, like, unlike } = question;
+  const words = { text: `“${text.trim()}”`, image: image?.name, ids: [t("liked", { id: like.join(", ") }), unlike.length && t("unliked", { id: unlike.join(", ") })].filter(Boolean).join(" "), vector: t("kind_vector") }[kind];
+  return { body: answer.asked, words };
 }
 
 class SearchPage {
@@ -171,6 +181,15 @@ class SearchPage {
     filter.tell(data.count);
   }
 
+  /** Read the items that the question starts from, so that hits can tell what they have in common with them. */
+  async learnLiked() {
+    const { kind, like, collection } = question;
+    const { seen } = this;
+    const unknown = kind === "ids" ? like.filter((id) => !seen.items.has(id)).slice(0, LIKED_READ) : [];
+    const found = await Promise.all(unknown.map((id) => get(`/v1/items/${encodeURIComponent(id)}?collection=${encodeURIComponent(collection)}`).then(({ data }) => data, () => null)));
+    seen.note(found.filter(Boolean));
+  }
+
   /** List items, so that they can be found by their titles: 5,000 at most. */
   async list() {
     const { seen } = this;
@@ -225,7 +244,7 @@ class SearchPage {
     try {
       const asked = this.body();
       const body = { ...asked, ...(question.alike && { include: [...asked.include, "vector"] }), ...(cursor && { cursor }) };
-      const { data, ms } = await post("/v1/search", body, { signal: asking.signal });
+      const [{ data, ms }] = await Promise.all([post("/v1/search", body, { signal: asking.signal }), this.learnLiked()]);
       this.seen.note(data.results);
       answer = { hits: [...(cursor ? answer.hits : []), ...data.results], last: data, ms, asked, other: null };
       this.show(cursor ? answer.hits.length - data.results.length : null);
@@ -287,7 +306,8 @@ class SearchPage {
     fill(this.results,
       h("div", { class: "summary" },
         h("h2", {}, hits.length ? t("found", { count: number(groups.length) }) : t("found_none")),
-        h("p", { class: "quiet", role: "status" }, [twins > 0 && t("twins_in_all", { count: number(twins) }), t("took", { service: fixed(last.took_ms, 1), all: fixed(ms, 0) }), last.embedding_version, `seq ${last.seq}`].filter(Boolean).join(" · "))),
+        h("p", { class: "quiet", role: "status" }, [twins > 0 && t("twins_in_all", { count: number(twins) }), t("took", { service: fixed(last.took_ms, 1), all: fixed(ms, 0) }), last.embedding_version, `seq ${last.seq}`].filter(Boolean).join(" · ")),
+        question.kind !== "look" && h("a", { class: "quiet", href: "#/map" }, t("on_the_map"))),
       last.truncated && h("p", { class: "warning" }, t("truncated")),
       (last.warnings ?? []).map((each) => h("p", { class: "warning" }, each)),
       hits.length === 0 && h("p", { class: "quiet" }, collections[question.collection].count === 0 ? t("empty_collection") : t("found_none_hint")),

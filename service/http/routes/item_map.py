@@ -34,8 +34,19 @@ class MapRoutes:
         collection: str,
         sample: Annotated[int, Query(ge=3, le=_SAMPLE_MAX)] = 1000,
         field: Annotated[list[_Field], Query(max_length=_FIELDS_MAX)] = [],  # noqa: B006  # never changed
+        with_plane: bool = False,
     ) -> JsonResponse:
         """Answer with the points. Raises HttpRefusal 404, Overloaded."""
         name = self._dependencies.collection(collection).name
         drawn = await self._dependencies.run_blocking(lambda: self._maps.map_of(name, sample, field))
-        return JsonResponse({"collection": name, **asdict(drawn)})
+        plane = drawn.plane
+        document = {
+            "collection": name,
+            "embedding_version": drawn.embedding_version,
+            "live": drawn.live,
+            "explained": (0.0, 0.0) if plane is None else plane.explained,
+            "points": [asdict(each) for each in drawn.points],
+        }
+        if with_plane:
+            document["plane"] = None if plane is None else {"centre": plane.centre, "axes": plane.axes}
+        return JsonResponse(document)
