@@ -133,6 +133,13 @@ class RebuildSource(Protocol):
         """Return the next items of that version's generation that have content and no vector, by id; none
         where there is no such generation."""
 
+    def find_lost(
+        self, collection: str, embedding_version: str, suspects: Sequence[Id] | None = None
+    ) -> list[Id]:
+        """Return the ids that searches find in the current generation and that the generation of that version
+        would not return, in order; nothing that is inactive now. suspects: look at these only, else at every
+        row (50,000 of 384 numbers: a second). Raises VersionMismatch."""
+
     def content_sample(self, collection: str, limit: int) -> list[Content]:
         """Return some kept contents of the current generation, to measure a model with."""
 

@@ -25,6 +25,7 @@ from index_store.engine.open_generations import OpenGenerations
 from index_store.engine.reading.item_reader import ItemReader
 from index_store.engine.replay import GenerationReader, current_generation, generation_of
 from index_store.engine.status import footprints, statuses
+from index_store.engine.step_guard import lost_ids
 from index_store.engine.validation import check_dim, check_ids, check_spec, checked_batch, checked_request
 from index_store.engine.write_order import in_one_order
 from index_store.errors import (
@@ -275,6 +276,15 @@ class EmbeddedIndex:
                 return []
             with generation.store.reading() as connection:
                 return read_awaiting(connection, after, limit)
+
+    def find_lost(
+        self, collection: str, embedding_version: str, suspects: Sequence[Id] | None = None
+    ) -> list[Id]:
+        """See `RebuildSource.find_lost`."""
+        found = self._collections[collection]
+        with found.members() as members:
+            target = generation_of(found.spec, members, embedding_version).store
+            return lost_ids(current_generation(members).store, target, suspects)
 
     def content_sample(self, collection: str, limit: int) -> list[Content]:
         """See `RebuildSource.content_sample`."""

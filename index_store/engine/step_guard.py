@@ -1,4 +1,5 @@
-"""Two generations trade places only in a moment at which nothing is shown again that the serving one hides.
+"""Two generations trade places only in a moment at which nothing is shown again that the serving one hides,
+and whoever asks for it is told what searches would lose.
 
 Each may be filled by somebody else, who is a little behind or has stopped, and a write that a kill cut off
 may be in one and not in the other. What was taken off sale must not come back by a promotion or a rollback.
@@ -7,7 +8,7 @@ may be in one and not in the other. What was taken off sale must not come back b
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from index_store.engine.generation import Generation
@@ -81,6 +82,23 @@ def nothing_shown_again(
     )
 
 
+def lost_ids(current: Store, target: Store, suspects: Sequence[Id] | None) -> list[Id]:
+    """Return the ids, in order, that are live in `current` and not in `target`. suspects: look at these only.
+    A write that comes to one after the other is seen in between for a moment."""
+    with current.reading() as before, target.reading() as after:
+        if suspects is not None:
+            return sorted(_among(before, _LIVE, suspects) - _among(after, _LIVE, suspects))
+        found = []
+        theirs = _live_in_order(after)
+        other = next(theirs, None)
+        for item_id in _live_in_order(before):
+            while other is not None and other < item_id:  # type: ignore[operator]
+                other = next(theirs, None)
+            if other != item_id:
+                found.append(item_id)
+        return found
+
+
 def store_of(opened: Mapping[str, Generation], name: str) -> Store:
     """Return the store of the generation `name`. Raises StoreUnavailable where it is not among those that are
     open."""
@@ -105,6 +123,10 @@ def _ids_that_are(connection: Connection, condition: str, after_seq: int) -> lis
         return [row[0] for row in connection.execute(f"SELECT id FROM item WHERE {condition}")]
     query = f"SELECT id FROM item INDEXED BY item_seq WHERE seq>? AND {condition}"
     return [row[0] for row in connection.execute(query, (after_seq,))]
+
+
+def _live_in_order(connection: Connection) -> Iterator[Id]:
+    return (row[0] for row in connection.execute(f"SELECT id FROM item WHERE {_LIVE} ORDER BY id"))
 
 
 def _among(connection: Connection, condition: str, ids: Iterable[Id]) -> set[Id]:

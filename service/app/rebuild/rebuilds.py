@@ -155,11 +155,3 @@ def _require_possible(status: CollectionStatus, version: str) -> None:
             raise GenerationConflict(
                 f"a generation of {generation.embedding_version!r} is being filled: promote or abort it first"
             )
-
-
-def shortfall(status: CollectionStatus) -> int:
-    """Return how many items a search finds now and would lose by a promotion, as far as counts tell."""
-    following = status.in_role("next")
-    if status.current is None or following is None:
-        return 0
-    return max(following.awaiting, status.current.live - following.live, 0)

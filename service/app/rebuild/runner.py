@@ -282,15 +282,15 @@ class RebuildRunner:
                 self._reported.add(job.id)
                 await self._follow(job, found)  # what has come to wait meanwhile
             return
-        missing = max(0, status.current.live - found.live)
+        lost = await self._run(partial(self._index.find_lost, job.collection, job.embedding_version))
         reasons = list(failed.values())
         errors = {reason: reasons.count(reason) for reason in sorted(set(reasons))}
         ready = replace(
-            _counted(job, found), state="ready", phase="done", missing=missing, errors=errors, eta_s=0.0
+            _counted(job, found), state="ready", phase="done", missing=len(lost), errors=errors, eta_s=0.0
         )
         await self._save(ready)
         self._reported.discard(job.id)
-        log.info("rebuild_ready", extra={"job": job.id, "collection": job.collection, "missing": missing})
+        log.info("rebuild_ready", extra={"job": job.id, "collection": job.collection, "missing": len(lost)})
 
     async def _report(self, job: Job) -> bool:
         """Compare the job's generation with the current one; return whether nobody asked for an end."""
