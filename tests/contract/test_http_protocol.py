@@ -27,7 +27,7 @@ from tests.contract.test_http_search_cases import CASES, Case
 from tests.http_app import HttpApp, application_of, running_app, seed
 
 KEEP_ALIVE_S = 60
-TIMEOUT_S = 20
+TIMEOUT_S = 60
 SEARCH = json.dumps({"query": "갈비탕", "top_k": 3}, ensure_ascii=False).encode()
 VARYING = re.compile(rb'"(?:took_ms|request_id)":[^,}]+')
 

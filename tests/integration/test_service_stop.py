@@ -20,7 +20,8 @@ from tests.integration.service_process import Connection, ServiceProcess
 from tests.waiting import until
 
 SEARCHERS, WRITERS = 8, 4
-DRAIN_S_MAX = 10.0
+DRAIN_S_MAX = 30.0
+"""DRAIN_S, and what a worker may take beyond it to close its files."""
 DIM = 384
 LOST = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
 """A connection was closed while a request was on its way to it; HTTP has no cure (docs/decisions/0098)."""

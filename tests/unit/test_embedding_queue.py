@@ -13,6 +13,7 @@ import pytest
 from service.embedding.port import Role
 from service.embedding.serving.queue import ROLES, QueueLimits, WorkQueue
 from service.errors import DeadlineExceeded, Overloaded, Starting
+from tests.waiting import PATIENCE_S
 
 
 class Model:
@@ -27,7 +28,7 @@ class Model:
     def run(self, items: Sequence[int], role: str) -> list[int]:
         self.batches.append((role, list(items)))
         self.entered.release()
-        assert self.gate.wait(10)
+        assert self.gate.wait(PATIENCE_S)
         self.before_answering()
         if -1 in items:
             raise ValueError("not a number I know")
@@ -65,7 +66,7 @@ def queue(model: Model, clock: Clock) -> Iterator[WorkQueue[int, int]]:
 def hold(queue: WorkQueue[int, int], model: Model, role: Role = "query") -> Future[int]:
     """Make the role's only thread busy, so that what follows has to queue."""
     (first,) = queue.submit(role, [0], [1], 60_000)
-    assert model.entered.acquire(timeout=10)
+    assert model.entered.acquire(timeout=PATIENCE_S)
     return first
 
 
@@ -77,10 +78,10 @@ def test_queries_do_not_wait_for_documents(queue: WorkQueue[int, int], model: Mo
     hold(queue, model, "document")
     documents = submit(queue, "document", 10, 11)
     queries = submit(queue, "query", 1, 2)
-    assert model.entered.acquire(timeout=10), "the queries waited for the documents"
+    assert model.entered.acquire(timeout=PATIENCE_S), "the queries waited for the documents"
     assert model.batches[1] == ("query", [1, 2])
     model.gate.set()
-    assert [f.result(10) for f in [*queries, *documents]] == [2, 4, 20, 22]
+    assert [f.result(PATIENCE_S) for f in [*queries, *documents]] == [2, 4, 20, 22]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own here")
@@ -92,7 +93,7 @@ def test_documents_have_a_lower_priority_than_queries(clock: Clock) -> None:
     queue.start()
     try:
         (query,), (document,) = submit(queue, "query", 1), submit(queue, "document", 1)
-        assert document.result(10) > query.result(10) == os.getpriority(os.PRIO_PROCESS, 0)
+        assert document.result(PATIENCE_S) > query.result(PATIENCE_S) == os.getpriority(os.PRIO_PROCESS, 0)
     finally:
         queue.close()
 
@@ -105,7 +106,7 @@ def test_streams_share_what_has_queued(model: Model, clock: Clock) -> None:
             hold(queue, model)
         found = submit(queue, "query", *range(1, 8))
         model.gate.set()
-        assert [f.result(10) for f in found] == [2 * i for i in range(1, 8)]
+        assert [f.result(PATIENCE_S) for f in found] == [2 * i for i in range(1, 8)]
         assert len(model.batches[2][1]) == 4, "one stream took more than its half"
     finally:
         model.gate.set()
@@ -122,8 +123,8 @@ def three_answered(queue: WorkQueue[int, int], model: Model, clock: Clock, took_
     found = submit(queue, "query", 1, 2, 3)
     model.before_answering = later
     model.gate.set()
-    assert [f.result(10) for f in found] == [2, 4, 6]
-    assert model.entered.acquire(timeout=10)
+    assert [f.result(PATIENCE_S) for f in found] == [2, 4, 6]
+    assert model.entered.acquire(timeout=PATIENCE_S)
 
 
 def test_callers_that_come_back_together_go_together(
@@ -133,7 +134,7 @@ def test_callers_that_come_back_together_go_together(
     again = submit(queue, "query", 4)
     assert not model.entered.acquire(timeout=0.2), "the first of them went alone"
     again += [*submit(queue, "query", 5), *submit(queue, "query", 6)]
-    assert [f.result(10) for f in again] == [8, 10, 12]
+    assert [f.result(PATIENCE_S) for f in again] == [8, 10, 12]
     assert model.batches[-1] == ("query", [4, 5, 6])
 
 
@@ -143,7 +144,7 @@ def test_nobody_waits_long_for_callers_that_stay_away(
     three_answered(queue, model, clock, took_s=0.5)
     (alone,) = submit(queue, "query", 4)
     clock.now += 1.0
-    assert alone.result(10) == 8
+    assert alone.result(PATIENCE_S) == 8
 
 
 def test_a_lone_query_never_waits_for_more(queue: WorkQueue[int, int], model: Model, clock: Clock) -> None:
@@ -154,14 +155,14 @@ def test_a_lone_query_never_waits_for_more(queue: WorkQueue[int, int], model: Mo
     model.gate.set()
     for item in (1, 2):
         (found,) = queue.submit("query", [item], [1], 5_000_000)
-        assert found.result(10) == 2 * item
+        assert found.result(PATIENCE_S) == 2 * item
 
 
 def test_what_queued_meanwhile_is_one_batch_up_to_the_bound(queue: WorkQueue[int, int], model: Model) -> None:
     hold(queue, model)
     found = submit(queue, "query", 1, 2, 3, 4)
     model.gate.set()
-    assert [f.result(10) for f in found] == [2, 4, 6, 8]
+    assert [f.result(PATIENCE_S) for f in found] == [2, 4, 6, 8]
     assert [items for _, items in model.batches[1:]] == [[1, 2, 3], [4]]
 
 
@@ -170,7 +171,7 @@ def test_a_batch_is_bounded_by_its_longest_item(queue: WorkQueue[int, int], mode
     found = submit(queue, "document", 1, 2, 3, weight=49)
     found += submit(queue, "document", 4, weight=1000)  # heavier than any batch: goes alone, does not hang
     model.gate.set()
-    assert [f.result(10) for f in found] == [2, 4, 6, 8]
+    assert [f.result(PATIENCE_S) for f in found] == [2, 4, 6, 8]
     assert [items for _, items in model.batches[1:]] == [[1, 2], [3], [4]]
 
 
@@ -184,7 +185,7 @@ def test_a_batch_of_queries_is_shorter_than_one_of_documents(model: Model, clock
         found = [*submit(queue, "query", 1, 2, 3, weight=20), *submit(queue, "query", 4, weight=90)]
         found += submit(queue, "document", 5, 6, 7, weight=20)
         model.gate.set()
-        assert [f.result(10) for f in found] == [2, 4, 6, 8, 10, 12, 14]
+        assert [f.result(PATIENCE_S) for f in found] == [2, 4, 6, 8, 10, 12, 14]
         assert [items for role, items in model.batches if role == "query"] == [[0], [1, 2], [3], [4]]
         assert [items for role, items in model.batches if role == "document"] == [[0], [5, 6, 7]]
     finally:
@@ -207,16 +208,16 @@ def test_a_full_queue_refuses_and_takes_nothing(queue: WorkQueue[int, int], mode
 
 def test_one_large_write_is_taken_when_nothing_waits(queue: WorkQueue[int, int], model: Model) -> None:
     model.gate.set()
-    assert [f.result(10) for f in submit(queue, "document", *range(20))] == [2 * i for i in range(20)]
+    assert [f.result(PATIENCE_S) for f in submit(queue, "document", *range(20))] == [2 * i for i in range(20)]
 
 
 def test_one_bad_item_fails_alone(queue: WorkQueue[int, int], model: Model) -> None:
     hold(queue, model)
     good, bad, other = submit(queue, "query", 1, -1, 2)
     model.gate.set()
-    assert (good.result(10), other.result(10)) == (2, 4)
+    assert (good.result(PATIENCE_S), other.result(PATIENCE_S)) == (2, 4)
     with pytest.raises(ValueError, match="not a number"):
-        bad.result(10)
+        bad.result(PATIENCE_S)
     assert queue.counters.failed == 1
 
 
@@ -225,12 +226,12 @@ def test_work_whose_caller_left_is_not_done(queue: WorkQueue[int, int], model: M
     gone, stays = submit(queue, "query", 1, 2)
     assert gone.cancel()
     model.gate.set()
-    assert stays.result(10) == 4
+    assert stays.result(PATIENCE_S) == 4
     assert model.batches[1:] == [("query", [2])]
     assert queue.counters.dropped == 1
-    assert first.result(10) == 0
+    assert first.result(PATIENCE_S) == 0
     with pytest.raises(CancelledError):
-        gone.result(10)
+        gone.result(PATIENCE_S)
 
 
 def test_work_past_its_deadline_is_not_done(queue: WorkQueue[int, int], model: Model, clock: Clock) -> None:
@@ -239,7 +240,7 @@ def test_work_past_its_deadline_is_not_done(queue: WorkQueue[int, int], model: M
     clock.now += 0.6
     model.gate.set()
     with pytest.raises(DeadlineExceeded):
-        late.result(10)
+        late.result(PATIENCE_S)
     assert len(model.batches) == 1
     assert queue.counters.late == 1
 
@@ -254,9 +255,9 @@ def test_closing_refuses_what_waits(model: Model, clock: Clock) -> None:
     closing = threading.Thread(target=queue.close)
     closing.start()
     with pytest.raises(Starting):
-        waiting.result(10)
+        waiting.result(PATIENCE_S)
     model.gate.set()
-    closing.join(10)
+    closing.join(PATIENCE_S)
     assert not closing.is_alive()
     with pytest.raises(Starting):
         submit(queue, "query", 1)
@@ -269,10 +270,10 @@ def test_documents_use_every_stream(model: Model, clock: Clock) -> None:
     queue.start()
     try:
         documents = submit(queue, "document", 10, 11)
-        assert model.entered.acquire(timeout=10)
-        assert model.entered.acquire(timeout=10), "the second stream stayed idle"
+        assert model.entered.acquire(timeout=PATIENCE_S)
+        assert model.entered.acquire(timeout=PATIENCE_S), "the second stream stayed idle"
         model.gate.set()
-        assert [f.result(10) for f in documents] == [20, 22]
+        assert [f.result(PATIENCE_S) for f in documents] == [20, 22]
     finally:
         model.gate.set()
         queue.close()
@@ -292,8 +293,8 @@ def measured(queue: WorkQueue[int, int], model: Model, clock: Clock, took_s: flo
     model.gate.set()
     for _ in range(60):
         (found,) = queue.submit("query", [1], [weight], 60_000)
-        assert found.result(10) == 2
-        assert model.entered.acquire(timeout=10)
+        assert found.result(PATIENCE_S) == 2
+        assert model.entered.acquire(timeout=PATIENCE_S)
     model.gate.clear()
 
 
@@ -343,8 +344,8 @@ def test_one_caller_that_fills_its_share_leaves_the_others_theirs(
     (short,) = patient.submit("query", [7], [5], 60_000, "other")
     model.before_answering = lambda: None
     model.gate.set()
-    assert short.result(10) == 14
-    assert [future.result(10) for future in long] == [2 * item for item in range(20)]
+    assert short.result(PATIENCE_S) == 14
+    assert [future.result(PATIENCE_S) for future in long] == [2 * item for item in range(20)]
     order = [items[0] for role, items in model.batches if role == "query"][-21:]
     assert order.index(7) <= 1, "the short one waited for the hog's"
 
@@ -357,7 +358,7 @@ def test_an_idle_model_takes_a_query_whatever_was_measured(
     model.before_answering = lambda: None
     (found,) = patient.submit("query", [1], [1], 500)
     model.gate.set()
-    assert found.result(10) == 2, "the only way to measure again"
+    assert found.result(PATIENCE_S) == 2, "the only way to measure again"
 
 
 def test_what_cannot_be_done_in_time_is_dropped_when_it_is_taken(model: Model, clock: Clock) -> None:
@@ -372,9 +373,9 @@ def test_what_cannot_be_done_in_time_is_dropped_when_it_is_taken(model: Model, c
         (patient_one,) = queue.submit("query", [2], [10], 60_000)
         model.before_answering = lambda: None
         model.gate.set()
-        assert patient_one.result(10) == 4
+        assert patient_one.result(PATIENCE_S) == 4
         with pytest.raises(DeadlineExceeded):
-            hurried.result(10)
+            hurried.result(PATIENCE_S)
         assert queue.counters.late == 1
     finally:
         model.gate.set()
@@ -387,14 +388,14 @@ def test_a_caller_whose_work_takes_long_leaves_one_stream_to_the_others(model: M
     queue.start()
     try:
         queue.submit("query", [1], [1], 60_000, "hog")
-        assert model.entered.acquire(timeout=10)
+        assert model.entered.acquire(timeout=PATIENCE_S)
         clock.now += 0.6
         kept_back = queue.submit("query", [2], [1], 60_000, "hog")
         queue.submit("query", [3], [1], 60_000, "other")
-        assert model.entered.acquire(timeout=10)
+        assert model.entered.acquire(timeout=PATIENCE_S)
         assert [items for _, items in model.batches] == [[1], [3]]
         model.gate.set()
-        assert kept_back[0].result(10) == 4
+        assert kept_back[0].result(PATIENCE_S) == 4
     finally:
         model.gate.set()
         queue.close()

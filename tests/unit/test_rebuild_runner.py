@@ -27,7 +27,7 @@ from service.embedding.port import Encoding
 
 COLLECTION = Collection("recipes", dim=4)
 ITEMS = 40
-WAIT_S_MAX = 20
+WAIT_S_MAX = 60
 UNUSED: Any = None
 
 
