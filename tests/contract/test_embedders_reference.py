@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ pytestmark = [
     ),
 ]
 COSINE_MIN = 0.9999
+PIECES = 20_000
 TEXTS = [
     "김치찌개", "소고기 미역국: 소고기를 넣고 끓인 맑은 국물 소고기, 미역, 국간장, 마늘",
     "매운 국물이 있는 찌개", "a bowl of spicy soup", "떡뽁이", "2～3인분 순살 치킨 500g!!", "ㅋㅋㅋ",
@@ -50,6 +52,17 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 @pytest.fixture(scope="module")
 def e5_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """multilingual-e5-small as an ordinary sentence-transformers directory in safetensors."""
+    return write_e5(tmp_path_factory.mktemp("e5") / "me5s")
+
+
+@pytest.fixture(scope="module")
+def small_e5_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same twelve layers over the first pieces of its vocabulary: a quarter of the bytes."""
+    return write_e5(tmp_path_factory.mktemp("small") / "me5s-small", PIECES)
+
+
+def write_e5(path: Path, pieces: int | None = None) -> Path:
+    """pieces: how many of the vocabulary's first; None for all."""
     from service.embedding.runtimes.torch_compat import make_torchvision_importable
 
     make_torchvision_importable()
@@ -57,20 +70,23 @@ def e5_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     source = read_e5(weights_file(BUILTIN[E5].source, built_models() / DOWNLOADS))
+    unigram = source.unigram
+    unigram = replace(unigram, pieces=unigram.pieces[:pieces], scores=unigram.scores[:pieces])
     config = BertConfig(
-        vocab_size=source.vocabulary, hidden_size=source.hidden, num_hidden_layers=source.layers,
+        vocab_size=pieces or source.vocabulary, hidden_size=source.hidden, num_hidden_layers=source.layers,
         num_attention_heads=source.heads, intermediate_size=1536, max_position_embeddings=source.positions,
         type_vocab_size=2, layer_norm_eps=source.epsilon,
     )  # fmt: skip
     model = BertModel(config, add_pooling_layer=False)
     state = {name: torch.from_numpy(values.copy()) for name, values in bert_names(source).items()}
+    words = "embeddings.word_embeddings.weight"
+    state[words] = state[words][:pieces].contiguous()
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected
     assert all("position_ids" in name or "token_type_ids" in name for name in missing)
-    path = tmp_path_factory.mktemp("e5") / "me5s"
     model.save_pretrained(path, safe_serialization=True)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=unigram_tokenizer(source.unigram), model_max_length=512,
+        tokenizer_object=unigram_tokenizer(unigram), model_max_length=512,
         bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
         cls_token="<s>", sep_token="</s>",
     )  # fmt: skip
@@ -130,13 +146,13 @@ def test_text_vectors_equal_sentence_transformers(e5_directory: Path) -> None:
         np.testing.assert_array_equal(found.truncated, reference.truncated)
 
 
-def test_an_exported_model_is_the_model_it_came_from(e5_directory: Path) -> None:
+def test_an_exported_model_is_the_model_it_came_from(small_e5_directory: Path) -> None:
     """The same version and the same vectors, without torch."""
-    root = e5_directory.parent
-    assert models(["adopt", str(e5_directory)], root) == 0
-    assert models(["export", str(e5_directory)], root) == 0
+    root = small_e5_directory.parent
+    assert models(["adopt", str(small_e5_directory)], root) == 0
+    assert models(["export", str(small_e5_directory)], root) == 0
     torch_model, served = (
-        load_embedder(str(e5_directory), "text", models_dir=root, dim=384, threads=2, runtime=runtime)
+        load_embedder(str(small_e5_directory), "text", models_dir=root, dim=384, threads=2, runtime=runtime)
         for runtime in ("torch", "onnx")
     )
     assert served.info.runtime == "onnxruntime" and torch_model.info.runtime.startswith("torch")
@@ -146,20 +162,22 @@ def test_an_exported_model_is_the_model_it_came_from(e5_directory: Path) -> None
         found = served.embed(TEXTS, role)
         assert cosines(found.vectors, reference.vectors).min() >= COSINE_MIN
         np.testing.assert_array_equal(found.truncated, reference.truncated)
-    assert models(["adopt", str(e5_directory), "--query-prefix", "ask: "], root) == 0
+    assert models(["adopt", str(small_e5_directory), "--query-prefix", "ask: "], root) == 0
     with pytest.raises(ModelUnavailable, match="another model"):
-        load_embedder(str(e5_directory), "text", models_dir=root, dim=384, threads=2)
-    assert models(["adopt", str(e5_directory)], root) == 0
-    assert models(["export", f"{e5_directory}+int8"], root) == 0
-    small = load_embedder(f"{e5_directory}+int8", "text", models_dir=root, dim=384, threads=2)
+        load_embedder(str(small_e5_directory), "text", models_dir=root, dim=384, threads=2)
+    assert models(["adopt", str(small_e5_directory)], root) == 0
+    assert models(["export", f"{small_e5_directory}+int8"], root) == 0
+    small = load_embedder(f"{small_e5_directory}+int8", "text", models_dir=root, dim=384, threads=2)
     assert small.info.embedding_version != served.info.embedding_version
     assert cosines(small.embed(TEXTS, "query").vectors, served.embed(TEXTS, "query").vectors).min() > 0.999
-    shutil.rmtree(root / f"{e5_directory.name}+onnx")
+    shutil.rmtree(root / f"{small_e5_directory.name}+onnx")
 
 
-def test_a_model_in_torch_is_cut_and_marked_where_the_other_is(e5_directory: Path) -> None:
-    assert models(["adopt", str(e5_directory), "--tokens-max", "16"], e5_directory.parent) == 0
-    model = load_embedder(str(e5_directory), "text", models_dir=e5_directory.parent, dim=384, threads=2)
+def test_a_model_in_torch_is_cut_and_marked_where_the_other_is(small_e5_directory: Path) -> None:
+    assert models(["adopt", str(small_e5_directory), "--tokens-max", "16"], small_e5_directory.parent) == 0
+    model = load_embedder(
+        str(small_e5_directory), "text", models_dir=small_e5_directory.parent, dim=384, threads=2
+    )
     assert model.info.tokens_max == 16
     assert model.embed(["김치", "된장찌개 " * 40], "query").truncated.tolist() == [False, True]
 
