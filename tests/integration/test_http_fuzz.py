@@ -18,6 +18,7 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.contract.test_http_openapi import ROOT
 from tests.http_app import HttpApp, running_app, seed
+from tests.integration.service_process import PATIENT
 
 SCHEMA = schemathesis.openapi.from_path(ROOT / "openapi.yaml")
 CHECKS = (not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance)
@@ -26,7 +27,7 @@ EXAMPLES = 15
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
-    with running_app(tmp_path_factory.mktemp("data"), {"MIN_SEQ_WAIT_MS": "0"}) as running:
+    with running_app(tmp_path_factory.mktemp("data"), {"MIN_SEQ_WAIT_MS": "0", **PATIENT}) as running:
         seed(running)
         yield running
 

@@ -107,8 +107,8 @@ class Visitor:
 def test_text_search_goes_on_through_a_change_to_another_dim(tmp_path: Path, old: str) -> None:
     """Begun by ON_MODEL_CHANGE, with two workers; no search fails or meets a vector of another length."""
     file = tmp_path / "collections.toml"
-    patient = {"SEARCH_DEADLINE_MS": "60000", "QUEUE_MS_MAX": "60000", "MODELS_DIR": str(ROOT / ".models")}
-    environ = {**patient, "COLLECTIONS_FILE": str(file), "WORKERS": "2", "ON_MODEL_CHANGE": "rebuild"}
+    environ = {"COLLECTIONS_FILE": str(file), "WORKERS": "2", "ON_MODEL_CHANGE": "rebuild"}
+    environ["MODELS_DIR"] = str(ROOT / ".models")
     file.write_text(COLLECTIONS.format(model=old, dim=384))
     service = ServiceProcess(tmp_path / "data", environ).start()
     try:
