@@ -252,8 +252,7 @@ def test_closing_refuses_what_waits(model: Model, clock: Clock) -> None:
     queue.start()
     hold(queue, model)
     (waiting,) = submit(queue, "query", 1)
-    closing = threading.Thread(target=queue.close)
-    closing.start()
+    (closing := threading.Thread(target=queue.close)).start()
     with pytest.raises(Starting):
         waiting.result(PATIENCE_S)
     model.gate.set()
