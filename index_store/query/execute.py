@@ -10,15 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from index_store.ann.bitmap import with_rows
-from index_store.ann.port import Bitmap
 from index_store.ann.rerank import Distances, select
 from index_store.delta.delta import ResumePoint
 from index_store.delta.id_index import RowNumbers
 from index_store.errors import AnswerLimitExceeded
 from index_store.filter.cache import CompiledFilter, compiled_filter
-from index_store.filter.compile import Mask
-from index_store.query.view import SegmentView, View, live_ids
+from index_store.query.allowed import Allowed, allowed_bits, allowed_mask
+from index_store.query.view import SegmentView, View
 from index_store.segment.reader import Found
 from index_store.types import Id, SearchRequest, Vector
 
@@ -90,12 +88,12 @@ def _nearest(view: View, request: SearchRequest, condition: CompiledFilter | Non
     after = None if request.after is None else ResumePoint(request.after.distance, request.after.id)
     parts: list[_Part] = []
     for number, one in enumerate(view.segments):
-        allowed = _allowed_bits(view, one, request, condition)
+        allowed = allowed_bits(view, one, request, condition)
         rows, distances = _sealed_candidates(one, request, k, allowed, after)
         parts.append(_Part(number, rows, distances, one.segment.reader.ids_of(rows)))
     if view.count:
         # Last, and told how near its rows must be: mostly none of so few rows is.
-        mask = _allowed_mask(view, request, condition)
+        mask = allowed_mask(view, request, condition)
         if request.steps is not None:
             request.steps.append(("delta", 0, view.count))
         found = view.delta.nearest_rows(request.vector, k, mask, after, _farthest(parts, k))
@@ -131,7 +129,7 @@ def _merged(parts: Sequence[_Part], k: int) -> _AnswerRows:
 
 
 def _sealed_candidates(
-    one: SegmentView, request: SearchRequest, k: int, allowed: _Allowed, after: ResumePoint | None
+    one: SegmentView, request: SearchRequest, k: int, allowed: Allowed, after: ResumePoint | None
 ) -> Found:
     """The k nearest allowed rows of a segment that come after `after`. A segment can't start in the
     middle of an answer, so it is asked for more until enough of them lie beyond."""
@@ -154,60 +152,6 @@ def _sealed_candidates(
         if len(rows) < fetch or np.count_nonzero(beyond) >= k:
             return rows[beyond][:k], distances[beyond][:k]
         fetch *= 4
-
-
-class _Allowed(NamedTuple):
-    """bits: None for all rows. known: how many are set, where it is known."""
-
-    bits: Bitmap | None
-    known: int | None
-
-
-def _allowed_bits(
-    view: View, one: SegmentView, request: SearchRequest, condition: CompiledFilter | None
-) -> _Allowed:
-    """Live rows (as of the page's seq) that pass the filter, excluded ones among them."""
-    bits = one.live if one.hidden else None
-    count: int | None = one.segment.reader.rows - one.hidden
-    if request.after is not None and one.deletion_count:
-        bits, count = _pinned_bits(view, one, request.after.seq), None
-    if condition is not None:
-        passing = one.segment.masks.bitmap(condition)
-        bits, count = passing if bits is None else bits & passing, None
-    return _Allowed(bits, count)
-
-
-def _pinned_bits(view: View, one: SegmentView, seq: int) -> Bitmap:
-    """Rows live at `seq`, less those whose item is not live any more: a later page shows items where they
-    stood, but never a deleted one."""
-    rows = one.deletions.deleted_after(seq, one.deletion_count)
-    ids: list[Id] = one.segment.reader.ids_of(rows).tolist()
-    alive = live_ids(view, ids)
-    return with_rows(one.live, rows[np.array([i in alive for i in ids], dtype=np.bool_)])
-
-
-def _allowed_mask(view: View, request: SearchRequest, condition: CompiledFilter | None) -> Mask:
-    """The same for the delta, less the excluded; nobody may change it, since it can be the view's own."""
-    live = view.live[: view.count]
-    if request.after is None:
-        allowed = live
-    else:
-        created_seq, deleted_seq = (
-            view.delta.created_seq.data[: view.count],
-            view.delta.deleted_seq.data[: view.count],
-        )
-        allowed = (created_seq <= request.after.seq) & (deleted_seq > request.after.seq)
-        changed = np.flatnonzero(allowed & ~live)
-        if len(changed):
-            ids = view.delta.ids(changed)
-            alive = live_ids(view, ids)
-            allowed[changed] = [item_id in alive for item_id in ids]
-    if condition is not None:
-        allowed = allowed & view.delta.masks.mask(condition, view.count)
-    if len(request.exclude_ids):
-        allowed = allowed.copy()
-        allowed[view.delta.find_rows(request.exclude_ids, view.index, view.count)] = False
-    return allowed
 
 
 def _check_answer(request: SearchRequest, ids: Sequence[Id]) -> None:

@@ -1,0 +1,68 @@
+"""Which rows of a view a search may return, and which were live at the seq of a page."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from index_store.ann.bitmap import with_rows
+from index_store.ann.port import Bitmap
+from index_store.filter.cache import CompiledFilter
+from index_store.filter.compile import Mask
+from index_store.query.view import SegmentView, View, live_ids
+from index_store.types import Id, SearchRequest
+
+
+class Allowed(NamedTuple):
+    """bits: None for all rows. known: how many are set, where it is known."""
+
+    bits: Bitmap | None
+    known: int | None
+
+
+def allowed_bits(
+    view: View, one: SegmentView, request: SearchRequest, condition: CompiledFilter | None
+) -> Allowed:
+    """Live rows (as of the page's seq) that pass the filter, excluded ones among them."""
+    bits = one.live if one.hidden else None
+    count: int | None = one.segment.reader.rows - one.hidden
+    if request.after is not None and one.deletion_count:
+        bits, count = _pinned_bits(view, one, request.after.seq), None
+    if condition is not None:
+        passing = one.segment.masks.bitmap(condition)
+        bits, count = passing if bits is None else bits & passing, None
+    return Allowed(bits, count)
+
+
+def _pinned_bits(view: View, one: SegmentView, seq: int) -> Bitmap:
+    """Rows live at `seq`, less those whose item is not live any more: a later page shows items where they
+    stood, but never a deleted one."""
+    rows = one.deletions.deleted_after(seq, one.deletion_count)
+    ids: list[Id] = one.segment.reader.ids_of(rows).tolist()
+    alive = live_ids(view, ids)
+    return with_rows(one.live, rows[np.array([i in alive for i in ids], dtype=np.bool_)])
+
+
+def allowed_mask(view: View, request: SearchRequest, condition: CompiledFilter | None) -> Mask:
+    """The same for the delta, less the excluded; nobody may change it, since it can be the view's own."""
+    live = view.live[: view.count]
+    if request.after is None:
+        allowed = live
+    else:
+        created_seq, deleted_seq = (
+            view.delta.created_seq.data[: view.count],
+            view.delta.deleted_seq.data[: view.count],
+        )
+        allowed = (created_seq <= request.after.seq) & (deleted_seq > request.after.seq)
+        changed = np.flatnonzero(allowed & ~live)
+        if len(changed):
+            ids = view.delta.ids(changed)
+            alive = live_ids(view, ids)
+            allowed[changed] = [item_id in alive for item_id in ids]
+    if condition is not None:
+        allowed = allowed & view.delta.masks.mask(condition, view.count)
+    if len(request.exclude_ids):
+        allowed = allowed.copy()
+        allowed[view.delta.find_rows(request.exclude_ids, view.index, view.count)] = False
+    return allowed
