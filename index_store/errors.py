@@ -14,6 +14,7 @@ IndexStoreError
     ├── WriteFailed         the disk said no; whether it was stored is unknown, repeating is safe
     ├── ReadOnly            disk nearly full or store damaged: searches go on
     ├── SeqNotReached       min_seq was not reached within the wait
+    ├── WordsNotSealed      rows were sealed before their words could be searched
     ├── StoreUnavailable    a store can't be opened or read now, or has another dim, metric or id type
     └── StoreDamaged        a row or file fails its checksum and can't be read back
         ├── UnknownFormat   another release wrote it; it may be sound
@@ -121,6 +122,12 @@ class SeqNotReached(Unavailable):
     def __init__(self, message: str) -> None:
         """What helps is the same for every one of them."""
         super().__init__(message, "leave min_seq out: it may come from another data directory")
+
+
+class WordsNotSealed(Unavailable):
+    """Raised for a search by words while sealed rows have no postings of the collection's lexical fields:
+    they were sealed before those were declared, or by an older version. Searches by vectors go on. What
+    helps: waiting for maintenance, which seals them again by itself, or `hint`."""
 
 
 class StoreUnavailable(Unavailable):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
+from index_store.awaiting import AwaitingItem
+from index_store.footprint import Footprint
 from index_store.listings import (
     CountResult,
     FacetsRequest,
@@ -17,14 +19,12 @@ from index_store.types import (
     ALIKE,
     DIGEST_BUCKETS,
     Ack,
-    AwaitingItem,
     CollectionStatus,
     Content,
     Digest,
     DigestRow,
     Explanation,
     Filter,
-    Footprint,
     Id,
     NewGeneration,
     SearchRequest,

@@ -33,12 +33,16 @@ DIGEST_BUCKETS = 4096
 @dataclass(frozen=True, slots=True)
 class CollectionSpec:
     """What never changes about a collection. `metric` has pgvector's meaning: l2 `<->` (with the square
-    root), cosine `<=>` (1 - cos), ip `<#>` (negative inner product); smaller is nearer in all three."""
+    root), cosine `<=>` (1 - cos), ip `<#>` (negative inner product); smaller is nearer in all three.
+
+    lexical_fields: top-level keys of the metadata whose texts can be searched by their words; these may
+    change, and rows that were sealed before are sealed again."""
 
     name: str
     id_kind: IdKind
     dim: int
     metric: Metric
+    lexical_fields: tuple[str, ...] = ()
 
 
 ContentKind: TypeAlias = Literal["text", "picture", "address"]
@@ -136,12 +140,25 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class PageKey:
-    """Where a page ended: the next one holds only what comes after (distance, id), as of `seq`."""
+    """Where a page ended: the next one holds only what comes after (distance, id), as of `seq`. Where words
+    are searched, `distance` is minus the score of the last hit, and text_weight what its page multiplied the
+    text scores by."""
 
     generation: str
     seq: int
     distance: float
     id: Id
+    text_weight: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TextQuery:
+    """What a search asks for in words. lexical: by them alone, whatever the vector is; hybrid: by the
+    similarity of the vectors and, weighed, by them. alpha: multiplies that weight."""
+
+    text: str
+    mode: Literal["lexical", "hybrid"] = "hybrid"
+    alpha: float = 1.0
 
 
 PlanStep: TypeAlias = tuple[Literal["graph", "scan", "gather", "delta"], int, int]
@@ -161,6 +178,7 @@ class SearchRequest:
     int64 array or a sequence of ids. exact: compare with every allowed row instead of using the graph.
     metadata_bytes_max: bound of what the hits' metadata weighs together, as JSON; None: no bound.
     steps: a list that the index fills with how it searched; None asks for none.
+    text: what is asked for in words; None: by the vector alone.
     checked_for: the collection by whose rules every field but the filter was checked already, by
     `checked_request` or as strictly; an index checks all others.
     """
@@ -180,24 +198,30 @@ class SearchRequest:
     metadata_bytes_max: int | None = None
     checked_for: str = ""
     steps: list[PlanStep] | None = None
+    text: TextQuery | None = None
 
 
 @dataclass(slots=True)
 class Hit:
-    """One answer row. distance: as the collection's metric says, accumulated in float64."""
+    """One answer row. distance: as the collection's metric says, accumulated in float64; NaN where words
+    alone were searched. score, text_score: of a search by words, what it is ordered by and how well the words
+    fit (0 to 1)."""
 
     id: Id
     distance: float
     metadata: Metadata | None = None
     vector: Vector | None = None
+    score: float | None = None
+    text_score: float | None = None
 
 
 @dataclass(slots=True)
 class SearchResult:
-    """Nearest first, ties by id: min(k, live items allowed) hits. `exhausted`: nothing comes after them.
+    """Nearest first, ties by id: min(k, live items allowed) hits; by words the highest score first, and by
+    them alone only items that share some with the query. `exhausted`: nothing comes after them.
 
     `next_page` is None when exhausted. `seq`: every write up to it is in the answer.
-    `unknown_filter_keys`: keys of the filter that no row has.
+    `unknown_filter_keys`: keys of the filter that no row has. text_weight: as `PageKey` has it.
     """
 
     hits: Sequence[Hit]
@@ -207,6 +231,7 @@ class SearchResult:
     exhausted: bool
     next_page: PageKey | None
     unknown_filter_keys: Sequence[str] = ()
+    text_weight: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,15 +282,6 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
-class AwaitingItem:
-    """An item that has content and no vector yet. content: None where it can't be read any more."""
-
-    id: Id
-    content_hash: bytes
-    content: Content | None
-
-
-@dataclass(frozen=True, slots=True)
 class NewGeneration:
     """In what a generation that begins differs from the current one. dim: of its vectors; None: the same.
     with_contents: whether its vectors are made of the contents that are kept, which it takes along then."""
@@ -296,23 +312,6 @@ class GenerationStatus:
     origin: str = ""
     contents: int = 0
     awaiting: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Footprint:
-    """What one generation takes, as this process sees it. delta_rows: rows in memory, not sealed yet.
-    hidden_rows: sealed rows that no search returns, since they were changed, deactivated or deleted.
-    tombstones: deleted ids that are kept, up to a minute old. store_bytes: of the store of record with its
-    write-ahead log. mapped_bytes: of the files of its segments."""
-
-    generation: str
-    delta_rows: int
-    segments: int
-    sealed_rows: int
-    hidden_rows: int
-    tombstones: int
-    store_bytes: int
-    mapped_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 from index_store.types import CollectionSpec, Metric
 from item_rules.ids import IdKind
@@ -44,8 +44,12 @@ _ALLOWED: Mapping[str, tuple[str, ...]] = {
     "id_type": ("int64", "string"),
     "modality": ("text", "image"),
     "metric": ("l2", "cosine", "ip"),
+    "mode": ("dense", "lexical", "hybrid"),
 }
 DIM_MAX = 4096
+LEXICAL_FIELDS_MAX = 16
+SearchMode: TypeAlias = Literal["dense", "lexical", "hybrid"]
+"""By vectors, by words, by both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,8 @@ class Gates:
 @dataclass(frozen=True, slots=True)
 class Collection:
     """One named set of vectors, as configured. model: a reference as docs/SETTINGS.md lists them.
-    keep_content: None leaves it to the modality."""
+    keep_content: None leaves it to the modality. lexical: keys of the metadata whose words can be searched;
+    mode: of searches by text that name none."""
 
     name: str
     id_field: str = "id"
@@ -79,6 +84,8 @@ class Collection:
     keep_content: bool | None = None
     default: bool = False
     gates: Gates = Gates()
+    lexical: tuple[str, ...] = ()
+    mode: SearchMode = "dense"
 
     @property
     def keeps_content(self) -> bool:
@@ -88,7 +95,7 @@ class Collection:
     @property
     def spec(self) -> CollectionSpec:
         """The part of it that the index knows."""
-        return CollectionSpec(name=self.name, id_kind=self.id_type, dim=self.dim, metric=self.metric)
+        return CollectionSpec(self.name, self.id_type, self.dim, self.metric, self.lexical)
 
 
 def _no_generations(_: str) -> Mapping[str, int]:
@@ -158,6 +165,7 @@ def read_collections(settings: Settings) -> Catalogue:
         if not found:
             given = {key: value for key, value in table.items() if key not in ("source", "gates")}
             given["gates"] = replace(base.gates, **table.get("gates", {}))
+            given["lexical"] = tuple(table.get("lexical", base.lexical))
             collections.append(_with_model(replace(base, **given), settings))
     mistakes.extend(f"{settings.collections_file}: {each}" for each in _clashes(collections))
     if mistakes:
@@ -240,6 +248,8 @@ def _mistakes_of(name: str, table: Mapping[str, Any]) -> list[str]:
         "default": bool,
         "source": dict,
         "gates": dict,
+        "lexical": list,
+        "mode": str,
     }
     for key, value in table.items():
         if key not in kinds:
@@ -255,6 +265,17 @@ def _mistakes_of(name: str, table: Mapping[str, Any]) -> list[str]:
         mistakes.append(f"dim must be 1 to {DIM_MAX}, got {dim}")
     if isinstance(gates := table.get("gates", {}), dict):
         mistakes.extend(_mistakes_of_gates(gates))
+    if isinstance(lexical := table.get("lexical", []), list):
+        mistakes.extend(_mistakes_of_words(lexical, table.get("mode", "dense")))
+    return mistakes
+
+
+def _mistakes_of_words(lexical: Sequence[object], mode: object) -> list[str]:
+    mistakes = []
+    if len(lexical) > LEXICAL_FIELDS_MAX or not all(isinstance(each, str) and each for each in lexical):
+        mistakes.append(f"lexical must hold 1 to {LEXICAL_FIELDS_MAX} keys of the metadata")
+    if mode in ("lexical", "hybrid") and not lexical:
+        mistakes.append(f"mode {mode!r} needs lexical: the keys of the metadata whose words are searched")
     return mistakes
 
 

@@ -11,7 +11,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from index_store.engine.validation import check_dim, check_ids, checked_batch, checked_request
+from index_store.engine.validation import (
+    check_dim,
+    check_ids,
+    checked_batch,
+    checked_request,
+    is_by_words_alone,
+)
 from index_store.errors import (
     AnswerLimitExceeded,
     GenerationConflict,
@@ -42,8 +48,8 @@ from index_store.types import (
     StoredItem,
     WriteBatch,
 )
-from tests.reference_distance import distance_of
-from tests.reference_filter import held, keys_in, matches
+from tests.reference_filter import held, keys_in
+from tests.reference_ranking import ranked
 
 
 @dataclass
@@ -114,6 +120,8 @@ class ReferenceIndex:
         self._specs = {spec.name: spec for spec in specs}
         self._roles: dict[str, dict[str, Shelf]] = {spec.name: {} for spec in specs}
         self._made = 0
+        self.text_weight = 0.0
+        """Of searches by words that begin: the engine measures it."""
         self._lock = threading.RLock()
 
     def search(self, collection: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
@@ -131,17 +139,18 @@ class ReferenceIndex:
         if shelf is None:
             if request.after:
                 raise PageExpired("gone", "cursor")
-            check_dim(request.vector, spec.dim, "vector")
+            _check_vector(request, spec.dim)
             return SearchResult((), "", "", 0, True, None)
         if request.after and request.after.generation != shelf.name:
             raise PageExpired("gone", "cursor")
-        check_dim(request.vector, shelf.dim, "vector")
+        _check_vector(request, shelf.dim)
         if (request.min_seq or 0) > shelf.seq:
             raise SeqNotReached("not reached")
         seq = request.after.seq if request.after else shelf.seq
         if request.after and seq not in shelf.past:
             raise PageExpired("gone", "cursor")
-        found = self._ranked(spec, request, shelf.past[seq] if request.after else shelf.items, shelf)
+        past = shelf.past[seq] if request.after else shelf.items
+        found = ranked(spec, request, past, shelf.items, self.text_weight)
         page = found[request.offset : request.offset + request.k]
         exhausted = len(found) <= request.offset + request.k
         hits = [
@@ -151,7 +160,7 @@ class ReferenceIndex:
                 item.metadata if request.with_metadata else None,
                 item.vector if request.with_vectors else None,
             )
-            for distance, _, item in page
+            for _, _, item, distance in page
         ]
         told = sum(
             len(json.dumps(hit.metadata, ensure_ascii=False, separators=(",", ":")))
@@ -160,7 +169,8 @@ class ReferenceIndex:
         )
         if request.metadata_bytes_max is not None and told > request.metadata_bytes_max:
             raise AnswerLimitExceeded("top_k asks for too much metadata", "top_k")
-        key = None if exhausted or not hits else PageKey(shelf.name, seq, hits[-1].distance, hits[-1].id)
+        weight = request.after.text_weight if request.after else self.text_weight
+        key = None if exhausted or not hits else PageKey(shelf.name, seq, page[-1][0], hits[-1].id, weight)
         told_of = [item.metadata or {} for item in shelf.items.values()]
         unknown = [key for key in keys_in(request.filter or {}) if not any(held(key, m) for m in told_of)]
         return SearchResult(hits, shelf.name, shelf.version, seq, exhausted, key, unknown)
@@ -171,27 +181,6 @@ class ReferenceIndex:
 
     def is_caught_up(self, collection: str) -> bool:
         return bool(self._spec(collection))
-
-    def _ranked(
-        self, spec: CollectionSpec, request: SearchRequest, items: Mapping[Id, StoredItem], shelf: Shelf
-    ) -> list[tuple[float, Id, StoredItem]]:
-        excluded = set(np.asarray(request.exclude_ids).tolist())
-        out = []
-        for item in items.values():
-            now = shelf.items.get(item.id)
-            if not item.is_live or now is None or not now.is_live or item.id in excluded:
-                continue
-            if request.filter is not None and not matches(request.filter, item.metadata or {}):
-                continue
-            assert item.vector is not None
-            distance = distance_of(spec.metric, request.vector, item.vector)
-            if request.max_distance is not None and distance > request.max_distance:
-                continue
-            out.append((distance, item.id, item))
-        out.sort(key=lambda one: one[:2])
-        if request.after:
-            out = [one for one in out if one[:2] > (request.after.distance, request.after.id)]
-        return out
 
     def write(self, collection: str, batch: WriteBatch) -> Ack:
         spec = self._spec(collection)
@@ -391,6 +380,11 @@ class ReferenceIndex:
         if collection not in self._specs:
             raise UnknownCollection(collection, "collection")
         return self._specs[collection]
+
+
+def _check_vector(request: SearchRequest, dim: int) -> None:
+    if not is_by_words_alone(request):
+        check_dim(request.vector, dim, "vector")
 
 
 def _refuse_what_is_shown_again(current: Shelf, target: Shelf) -> None:

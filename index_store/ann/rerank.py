@@ -71,6 +71,14 @@ def select(distances: Distances, ids: npt.NDArray[Any], k: int) -> npt.NDArray[n
     return positions[order[:k]]
 
 
+def similarities(distances: Distances, metric: Metric) -> Distances:
+    """Return exact distances as what a score can be added to: bigger is better. Of unit vectors it is their
+    cosine, whatever the metric."""
+    if metric == "l2":
+        return 1.0 - distances * distances / 2.0
+    return 1.0 - distances if metric == "cosine" else -distances
+
+
 def to_engine(distances: Distances, metric: Metric) -> Distances:
     """Return exact distances in the engines' terms: l2 squared, else minus the inner product.
 

@@ -6,7 +6,9 @@ template). The index keeps it in the store of record, so that it goes with every
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from index_store.diagnosis import what_helps
 from index_store.errors import StoreDamaged, Unavailable, WriteFailed
 from index_store.storage.durable_files import locked
 from index_store.storage.schema import (
+    LEXICAL_KEY,
     LOCK_FILE,
     SQLITE_ERRORS,
     STORE_FILE,
@@ -58,23 +61,33 @@ def current_identity(collection: Path) -> GenerationIdentity | None:
 def record_origin(generation: Path, connect: Connector, origin: str) -> bool:
     """Note `origin` in the store of the directory `generation`, durably; return whether it said another one
     before. Raises WriteFailed."""
+    return _record(generation, connect, ORIGIN_KEY, origin)
+
+
+def record_lexical_fields(generation: Path, connect: Connector, fields: Sequence[str]) -> None:
+    """Note in a store which fields of the metadata its items' words are taken from. Raises WriteFailed."""
+    _record(generation, connect, LEXICAL_KEY, json.dumps(list(fields), ensure_ascii=False))
+
+
+def _record(generation: Path, connect: Connector, key: str, value: str) -> bool:
+    """Note `value` under `key`; return whether it said another one before. Raises WriteFailed."""
     try:
         with locked(generation / LOCK_FILE):
             connection = connect(generation / STORE_FILE)
             try:
-                found = connection.execute("SELECT value FROM meta WHERE key=?", (ORIGIN_KEY,)).fetchone()
-                if found is not None and found[0] == origin:
+                found = connection.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
+                if found is not None and found[0] == value:
                     return False
                 prepare(connection)
                 connection.execute(
                     "INSERT INTO meta(key, value) VALUES(?,?) "
                     "ON CONFLICT(key) DO UPDATE SET value=excluded.value",
-                    (ORIGIN_KEY, origin),
+                    (key, value),
                 )
                 return True
             finally:
                 connection.close()
     except (*SQLITE_ERRORS, OSError) as exc:
         raise WriteFailed(
-            f"{generation}: what made its vectors could not be noted: {exc}", what_helps(exc, generation)
+            f"{generation}: its {key} could not be noted: {exc}", what_helps(exc, generation)
         ) from exc

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from index_store.types import AwaitingItem, Content, ContentKind, Id
+from index_store.awaiting import AwaitingItem
+from index_store.types import Content, ContentKind, Id
 
 COUNTER = "contents"
 """The key in `meta` of how many contents are kept."""

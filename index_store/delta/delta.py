@@ -23,6 +23,9 @@ from index_store.filter.cache import FilterMasks
 from index_store.filter.columns import ColumnSource, MetadataColumns
 from index_store.filter.compile import Mask
 from index_store.filter.growable import GrowableColumn, GrowableVectors
+from index_store.lexical.growable_postings import GrowablePostings
+from index_store.lexical.postings import lexical_version
+from index_store.lexical.scores import SPREAD_ROWS, spread_of
 from index_store.storage.rows import Row
 from index_store.types import CollectionSpec, Id, Metric, Vector
 
@@ -67,6 +70,10 @@ class Delta:
         self._quantized: tuple[QuantizedRows, ...] = ()
         self._columns = MetadataColumns()
         self.masks = FilterMasks(self._columns)
+        self.metric: Metric = spec.metric
+        self.lexical_version = lexical_version(spec.lexical_fields)
+        self.postings = GrowablePostings(spec.lexical_fields, self._texts_between)
+        self._spread = (0, 0.0)
 
     @property
     def columns(self) -> ColumnSource:
@@ -161,6 +168,19 @@ class Delta:
     def metadata_texts(self, rows: RowNumbers) -> list[str | None]:
         """Return the JSON text of each row's metadata, None where it has none."""
         return [self._texts[row] for row in rows.tolist()]
+
+    def _texts_between(self, start: int, stop: int) -> Sequence[str | None]:
+        return self._texts[start:stop]
+
+    def spread(self) -> float:
+        """Return how far the similarities of unlike rows lie apart (`lexical.scores.spread_of`): of the
+        first ones, measured again when there are twice as many (5 ms)."""
+        rows, spread = self._spread
+        if self.rows >= 2 * rows:
+            rows = min(self.rows, SPREAD_ROWS)
+            spread = spread_of(self._vectors.take(np.arange(rows)), self.metric)
+            self._spread = (rows if rows < SPREAD_ROWS else NEVER, spread)
+        return spread
 
     def find_rows(self, ids: Sequence[Id] | Keys, index: IdIndex, count: int) -> RowNumbers:
         """Every row, live or dead, of these ids among the first `count` rows."""

@@ -18,10 +18,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from index_store.catalog.identity import record_lexical_fields
 from index_store.catalog.snapshots import SNAPSHOTS, open_newest, registered_snapshots
 from index_store.delta.delta import Delta
 from index_store.engine.tombstone_counter import TombstoneCounter
-from index_store.engine.validation import check_dim
+from index_store.engine.validation import check_dim, is_by_words_alone
 from index_store.errors import PageExpired, SeqNotReached, Unavailable, VersionMismatch
 from index_store.query.execute import Answer, answer, texts_of, vectors_of
 from index_store.query.explain import explain
@@ -98,11 +99,22 @@ class Generation:
         Raises StoreDamaged, StoreUnavailable, OSError. To be closed even then."""
         self.store.open(self._spec)
         self._spec = replace(self._spec, dim=self.store.dim)
+        self._record_lexical_fields()
         self._stamp = _stamp(self.store.directory)
         self._scrub_modified_ns = _modified_ns(self.store.directory / SCRUB_FILE)
         view = self._open_newest_snapshot({}, trusts=False) or self._load_store()
         with self._lock:
             self._view = view
+
+    def _record_lexical_fields(self) -> None:
+        """Note them for maintenance, which seals by what the store says. Searches by vectors need none."""
+        fields = self._spec.lexical_fields
+        if fields == self.store.lexical_fields:
+            return
+        try:
+            record_lexical_fields(self.store.directory, self._connect, fields)
+        except Unavailable as exc:
+            log.error("lexical_fields_not_recorded", extra={"generation": self.name, "error": str(exc)})
 
     def close(self) -> None:
         """Wait for the background thread, then close the store."""
@@ -181,7 +193,7 @@ class Generation:
             raise VersionMismatch(self._spec.name, self.embedding_version, wanted)
         if after is not None and after.generation != self.name:
             raise PageExpired("the generation of this page serves no more; search again", "cursor")
-        if len(request.vector) != self.store.dim:
+        if len(request.vector) != self.store.dim and not is_by_words_alone(request):
             check_dim(request.vector, self.store.dim, "vector")
 
     def _view_from(self, min_seq: int, wait_s: float) -> View:
@@ -207,9 +219,15 @@ class Generation:
             embedding_version=self.embedding_version,
             seq=seq,
             exhausted=found.exhausted,
-            next_page=None if last is None else PageKey(self.name, seq, last.distance, last.id),
+            next_page=None if last is None else self._page_key(seq, last, found),
             unknown_filter_keys=found.unknown_keys,
+            text_weight=0.0 if found.scored is None else found.scored.text_weight,
         )
+
+    def _page_key(self, seq: int, last: Hit, found: Answer) -> PageKey:
+        if found.scored is None or last.score is None:
+            return PageKey(self.name, seq, last.distance, last.id)
+        return PageKey(self.name, seq, -last.score, last.id, found.scored.text_weight)
 
     def _view_knowing(self, view: View, after: PageKey) -> View:
         """Return the view that knows what was live at the page's seq: the newest or the one before."""
@@ -221,16 +239,19 @@ class Generation:
 
     def _hits(self, view: View, request: SearchRequest, found: Answer) -> list[Hit]:
         distances = found.distances.tolist()
-        if not request.with_metadata and not request.with_vectors:
+        if not request.with_metadata and not request.with_vectors and found.scored is None:
             return list(map(Hit, found.ids, distances))
         nothing: Sequence[None] = [None] * len(found.ids)
         texts = texts_of(view, found, request.metadata_bytes_max) if request.with_metadata else nothing
         vectors: Sequence[Vector | None] = nothing
         if request.with_vectors:
             vectors = list(vectors_of(view, found, self._spec.dim))
+        scores = nothing if found.scored is None else found.scored.scores
+        text_scores = nothing if found.scored is None else found.scored.texts
+        columns = (found.ids, distances, texts, vectors, scores, text_scores)
         return [
-            Hit(item_id, distance, None if text is None else json.loads(text), vector)
-            for item_id, distance, text, vector in zip(found.ids, distances, texts, vectors, strict=True)
+            Hit(item_id, distance, None if text is None else json.loads(text), vector, score, text_score)
+            for item_id, distance, text, vector, score, text_score in zip(*columns, strict=True)
         ]
 
     def _apply_commits(self) -> None:

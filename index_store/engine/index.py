@@ -15,7 +15,8 @@ from pathlib import Path
 
 import faiss
 
-from index_store.ann.compiled import exact_kernels, kernels
+from index_store.ann.compiled import exact_kernels, kernels, posting_kernels
+from index_store.awaiting import AwaitingItem
 from index_store.catalog.identity import record_origin
 from index_store.contents.table import read_awaiting, read_some
 from index_store.engine.collection import Collection, Step
@@ -26,7 +27,14 @@ from index_store.engine.reading.item_reader import ItemReader
 from index_store.engine.replay import GenerationReader, current_generation, generation_of
 from index_store.engine.status import footprints, statuses
 from index_store.engine.step_guard import lost_ids
-from index_store.engine.validation import check_dim, check_ids, check_spec, checked_batch, checked_request
+from index_store.engine.validation import (
+    check_dim,
+    check_ids,
+    check_spec,
+    checked_batch,
+    checked_request,
+    is_by_words_alone,
+)
 from index_store.engine.write_order import in_one_order
 from index_store.errors import (
     InvalidRequest,
@@ -36,6 +44,7 @@ from index_store.errors import (
     VersionMismatch,
 )
 from index_store.filter.compile import compile_filter
+from index_store.footprint import Footprint
 from index_store.maintenance.backup import backup_data
 from index_store.storage.digest import BUCKETS, BUCKETS_MAX
 from index_store.storage.disk_guard import RESERVE_BYTES, Ballast, DiskGuard, FreeBytes, free_bytes
@@ -45,13 +54,11 @@ from index_store.storage.store import Store
 from index_store.types import (
     ALIKE,
     Ack,
-    AwaitingItem,
     CollectionSpec,
     CollectionStatus,
     Content,
     Digest,
     DigestRow,
-    Footprint,
     Id,
     NewGeneration,
     SearchRequest,
@@ -114,6 +121,7 @@ class EmbeddedIndex:
         the others serve, and a later call tries those again. From one thread at a time."""
         kernels.warm()
         exact_kernels.warm()
+        posting_kernels.warm()
         failures = self._open_each()
         if not failures:
             self._ballast.refill(self._limits.disk_reserve_bytes)
@@ -354,7 +362,8 @@ def _nothing(spec: CollectionSpec, request: SearchRequest) -> SearchResult:
         raise VersionMismatch(spec.name, "", request.embedding_version)
     if request.after is not None:
         raise PageExpired("the generation of this page serves no more; search again", "cursor")
-    check_dim(request.vector, spec.dim, "vector")
+    if not is_by_words_alone(request):
+        check_dim(request.vector, spec.dim, "vector")
     if request.filter is not None:
         compile_filter(request.filter)
     return _NOTHING

@@ -8,9 +8,10 @@ from pathlib import Path
 from index_store.catalog.snapshots import SEGMENTS
 from index_store.engine.generation import Generation
 from index_store.engine.open_generations import OpenGenerations
+from index_store.footprint import Footprint
 from index_store.query.view import View
 from index_store.storage.schema import STORE_FILE
-from index_store.types import Footprint, GenerationStatus
+from index_store.types import GenerationStatus
 
 
 def statuses(members: OpenGenerations) -> list[GenerationStatus]:

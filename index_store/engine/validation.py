@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store.errors import InvalidId, InvalidRequest, InvalidVector
-from index_store.types import CollectionSpec, Id, Ids, ItemWrite, SearchRequest, Vector, WriteBatch
+from index_store.types import CollectionSpec, Id, Ids, ItemWrite, SearchRequest, TextQuery, Vector, WriteBatch
 from item_rules.ids import id_fault, int64_fault
 from item_rules.metadata import METADATA_BYTES_MAX, metadata_fault
 from item_rules.vectors import WHY, dimension_fault, vector_fault, vector_faults
 
 K_MAX = 100_000
 OFFSET_MAX = 1_000_000
+ALPHA_MAX = 100.0
 CONTENT_HASH_BYTES_MAX = 64
 _NO_DIMS: Mapping[str, int] = MappingProxyType({})
 _COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -66,7 +67,7 @@ def _shaped(vector: object, field: str) -> npt.NDArray[Any]:
 def checked_request(request: SearchRequest, spec: CollectionSpec) -> SearchRequest:
     """The request, its vector contiguous; of which dim that is to be, the generation that answers knows.
     Raises InvalidRequest."""
-    vector = check_vector(request.vector, "vector")
+    vector = request.vector if is_by_words_alone(request) else check_vector(request.vector, "vector")
     if isinstance(request.k, bool) or not 1 <= request.k <= K_MAX:
         raise InvalidRequest(f"k must be 1..{K_MAX}, got {request.k}", "k")
     if not 0 <= request.offset <= OFFSET_MAX:
@@ -79,10 +80,26 @@ def checked_request(request: SearchRequest, spec: CollectionSpec) -> SearchReque
             raise InvalidRequest("the cursor's distance must be finite", "cursor")
     if request.max_distance is not None and np.isnan(request.max_distance):
         raise InvalidRequest("max_distance must be a number", "max_distance")
+    if request.text is not None:
+        _check_text(request.text, request, spec)
     excluded = _excluded(request.exclude_ids, spec)
     if vector is request.vector and excluded is request.exclude_ids:
         return request
     return replace(request, vector=vector, exclude_ids=excluded)
+
+
+def is_by_words_alone(request: SearchRequest) -> bool:
+    """Whether the vector of a request counts for nothing."""
+    return request.text is not None and request.text.mode == "lexical"
+
+
+def _check_text(text: TextQuery, request: SearchRequest, spec: CollectionSpec) -> None:
+    if not spec.lexical_fields:
+        raise InvalidRequest(f"collection {spec.name!r} declares no lexical fields", "mode")
+    if not (np.isfinite(text.alpha) and 0 <= text.alpha <= ALPHA_MAX):
+        raise InvalidRequest(f"alpha must be 0..{ALPHA_MAX:.0f}", "hybrid.alpha")
+    if text.mode == "lexical" and request.max_distance is not None:
+        raise InvalidRequest("a search by words alone has no distances", "max_distance")
 
 
 def checked_batch(

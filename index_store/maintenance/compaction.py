@@ -34,14 +34,23 @@ from index_store.catalog.snapshots import (
     snapshot_facts,
 )
 from index_store.errors import StoreDamaged, StoreUnavailable, WriteFailed
+from index_store.lexical.postings import write_postings
+from index_store.lexical.scores import spread_of
 from index_store.segment.builder import BuildOptions, Progress, RowChunk, build_segment
 from index_store.segment.ids import IdArray
 from index_store.segment.info import SegmentIdentity
 from index_store.segment.metadata import write_metadata
 from index_store.segment.open import OpenSegment, OpenSnapshot, open_segment
-from index_store.segment.reader import SegmentReader
+from index_store.segment.reader import VECTORS_FILE, SegmentReader
 from index_store.storage.rows import Row
-from index_store.storage.schema import COLUMNS, STORE_FILE, Connection, Connector, from_columns
+from index_store.storage.schema import (
+    COLUMNS,
+    STORE_FILE,
+    Connection,
+    Connector,
+    from_columns,
+    read_lexical_fields,
+)
 from index_store.storage.sealed_directory import (
     MANIFEST,
     QUARANTINE_MARK,
@@ -77,9 +86,11 @@ class BuildContext:
 
 @dataclass(slots=True)
 class _ScannedRows:
-    """What was read of the store: the ids that changed, and the metadata of the live ones."""
+    """What was read of the store: the ids that changed, and the metadata of the live ones. lexical_fields:
+    whose texts become postings."""
 
     seq: int
+    lexical_fields: tuple[str, ...]
     changed: list[Id] = field(default_factory=list)
     texts: dict[Id, str | None] = field(default_factory=dict)
 
@@ -98,7 +109,7 @@ def make_snapshot(
         connection.execute("BEGIN")
         try:
             (seq,) = connection.execute("SELECT value FROM meta WHERE key='seq'").fetchone()
-            scanned = _ScannedRows(seq)
+            scanned = _ScannedRows(seq, read_lexical_fields(connection))
             fresh = _build(directory, owner, _rows(connection, kept[-1].seq if kept else 0), scanned, context)
         finally:
             connection.execute("ROLLBACK")
@@ -143,8 +154,13 @@ def _build(
 
     def decorate(into: Path, ids: IdArray) -> None:
         context.step("segment_engines_written")
-        write_metadata(into, [scanned.texts[item_id] for item_id in ids.tolist()])
+        texts = [scanned.texts[item_id] for item_id in ids.tolist()]
+        write_metadata(into, texts)
         context.step("segment_metadata_written")
+        if scanned.lexical_fields:
+            vectors = np.memmap(into / VECTORS_FILE, np.float32, "r", shape=(len(ids), owner.dim))
+            write_postings(into, texts, scanned.lexical_fields, spread_of(vectors, identity.metric))
+            context.step("segment_postings_written")
 
     identity = SegmentIdentity(
         owner.store_uuid,

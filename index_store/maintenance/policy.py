@@ -37,12 +37,14 @@ class MaintenanceLimits:
 @dataclass(frozen=True, slots=True)
 class GenerationShape:
     """A generation as the policy sees it. rows: of each segment. dead: rows of segments that are not live.
-    changes: rows of the store, tombstones included, that came after the snapshot."""
+    changes: rows of the store, tombstones included, that came after the snapshot. is_stale: segments have
+    not the postings that the store's lexical fields ask for."""
 
     rows: tuple[int, ...]
     dead: int
     changes: int
     is_damaged: bool
+    is_stale: bool = False
 
 
 def segments_kept(shape: GenerationShape, limits: MaintenanceLimits) -> int | None:
@@ -53,9 +55,9 @@ def segments_kept(shape: GenerationShape, limits: MaintenanceLimits) -> int | No
     if shape.is_damaged:
         if not shape.rows and not shape.changes:
             return None
-    elif shape.changes < limits.seal_rows:
+    elif shape.changes < limits.seal_rows and not shape.is_stale:
         return None
-    if not shape.rows:
+    if not shape.rows or shape.is_stale:
         return 0
     if sum(shape.rows[1:]) + shape.dead + shape.changes > limits.waste_share * shape.rows[0]:
         return 0

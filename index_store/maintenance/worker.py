@@ -25,6 +25,7 @@ from index_store.catalog.quarantine import remove_expired
 from index_store.catalog.snapshots import SEGMENTS, SNAPSHOTS, open_newest, registered_snapshots
 from index_store.diagnosis import is_passing, unreadable, what_helps
 from index_store.errors import StoreDamaged
+from index_store.lexical.postings import lexical_version
 from index_store.maintenance.check import collection_directories
 from index_store.maintenance.compaction import BUILD_ERRORS, BuildContext, drop_old, make_snapshot
 from index_store.maintenance.policy import GenerationShape, MaintenanceLimits, segments_kept
@@ -33,7 +34,7 @@ from index_store.maintenance.scrub import Scrub
 from index_store.segment.builder import Progress
 from index_store.segment.open import OpenSegments, OpenSnapshot
 from index_store.storage.disk_guard import FreeBytes, free_bytes
-from index_store.storage.schema import STORE_FILE, Connector, connect_sqlite
+from index_store.storage.schema import STORE_FILE, Connector, connect_sqlite, read_lexical_fields
 from index_store.storage.sealed_directory import sweep_leftovers
 
 log = logging.getLogger(__name__)
@@ -287,13 +288,15 @@ class Maintenance:
             (changes,) = connection.execute(
                 "SELECT COUNT(*) FROM item WHERE seq>?", (0 if base is None else base.seq,)
             ).fetchone()
+            wanted = lexical_version(read_lexical_fields(connection))
         finally:
             connection.close()
         if base is None:
             return GenerationShape((), 0, int(changes), is_damaged)
         rows = tuple(one.reader.rows for one in base.segments)
         live = sum(count_allowed(bits) for bits in base.live)
-        return GenerationShape(rows, sum(rows) - live, int(changes), is_damaged)
+        is_stale = any(one.lexical_version != wanted for one in base.segments)
+        return GenerationShape(rows, sum(rows) - live, int(changes), is_damaged, is_stale)
 
     def _require_room(self, directory: Path, shape: GenerationShape, keep: int) -> None:
         """Raises OSError: a build must leave the room that the store needs for writes."""

@@ -16,9 +16,10 @@ from index_store.delta.id_index import RowNumbers
 from index_store.errors import AnswerLimitExceeded
 from index_store.filter.cache import CompiledFilter, compiled_filter
 from index_store.query.allowed import Allowed, allowed_bits, allowed_mask
+from index_store.query.fusion import fused_rows
 from index_store.query.view import SegmentView, View
 from index_store.segment.reader import Found
-from index_store.types import Id, SearchRequest, Vector
+from index_store.types import Id, SearchRequest, TextQuery, Vector
 
 _FIRST_BEYOND = 64
 _EXCLUDED_CHECKED_MAX = 256
@@ -29,7 +30,7 @@ _NO_DISTANCES: Distances = np.empty(0, np.float64)
 @dataclass(frozen=True, slots=True)
 class Answer:
     """Nearest first, ties by id. part: index of the segment that holds the row, -1 for the delta.
-    unknown_keys: of the filter, those that no row has."""
+    unknown_keys: of the filter, those that no row has. scored: where words were searched."""
 
     ids: list[Id]
     distances: Distances
@@ -37,6 +38,17 @@ class Answer:
     rows: RowNumbers
     exhausted: bool
     unknown_keys: Sequence[str]
+    scored: AnswerScores | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerScores:
+    """What an answer is ordered by, and what the words of each of its items score. text_weight: as
+    `types.PageKey`."""
+
+    scores: list[float]
+    texts: list[float]
+    text_weight: float
 
 
 class _Part(NamedTuple):
@@ -59,8 +71,10 @@ class _AnswerRows(NamedTuple):
 
 
 def answer(view: View, request: SearchRequest) -> Answer:
-    """view: knows the page's seq, if the request is for one. Raises InvalidFilter."""
+    """view: knows the page's seq, if the request is for one. Raises InvalidFilter, WordsNotSealed."""
     condition = None if request.filter is None else compiled_filter(request.filter)
+    if request.text is not None:
+        return _answer_by_words(view, request, request.text, condition)
     wanted = request.offset + request.k
     found = _nearest(view, request, condition, wanted + 1)
     exhausted = len(found.rows) <= wanted
@@ -75,6 +89,20 @@ def answer(view: View, request: SearchRequest) -> Answer:
     _check_answer(request, ids)
     unknown = () if condition is None else unknown_keys(view, condition)
     return Answer(ids, distances[page], found.numbers[page], found.rows[page], exhausted, unknown)
+
+
+def _answer_by_words(
+    view: View, request: SearchRequest, text: TextQuery, condition: CompiledFilter | None
+) -> Answer:
+    wanted = request.offset + request.k
+    found, weight = fused_rows(view, request, text, condition, wanted + 1)
+    page = found.at(np.arange(request.offset, min(wanted, len(found.rows))))
+    ids: list[Id] = page.ids.tolist()
+    _check_answer(request, ids)
+    unknown = () if condition is None else unknown_keys(view, condition)
+    scored = AnswerScores((-page.keys).tolist(), page.texts.tolist(), weight)
+    exhausted = len(found.rows) <= wanted
+    return Answer(ids, page.distances, page.numbers, page.rows, exhausted, unknown, scored)
 
 
 def unknown_keys(view: View, condition: CompiledFilter) -> Sequence[str]:

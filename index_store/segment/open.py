@@ -8,23 +8,31 @@ from pathlib import Path
 
 from index_store.ann.port import Bitmap
 from index_store.filter.cache import FilterBitmaps
+from index_store.lexical.postings import SealedPostings, open_postings
 from index_store.segment.metadata import SealedMetadata
 from index_store.segment.reader import SegmentReader
 
 
 @dataclass(frozen=True, slots=True)
 class OpenSegment:
-    """One open segment under the name of its directory. Nothing in it changes."""
+    """One open segment under the name of its directory. Nothing in it changes. postings: None where it was
+    sealed without any."""
 
     name: str
     reader: SegmentReader
     metadata: SealedMetadata
     masks: FilterBitmaps
+    postings: SealedPostings | None = None
 
     @property
     def seq(self) -> int:
         """Every write up to it is in this segment or in an earlier one."""
         return self.reader.facts.identity.seq
+
+    @property
+    def lexical_version(self) -> str:
+        """Return what its rows' words are found by; empty without postings."""
+        return "" if self.postings is None else self.postings.version
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,4 +53,5 @@ def open_segment(directory: Path, verified_sha256: str | None) -> OpenSegment:
     """Map a segment's directory. Raises StoreDamaged."""
     reader = SegmentReader.open(directory, verified_sha256)
     metadata = SealedMetadata.open(directory)
-    return OpenSegment(directory.name, reader, metadata, FilterBitmaps(metadata, reader.rows))
+    masks = FilterBitmaps(metadata, reader.rows)
+    return OpenSegment(directory.name, reader, metadata, masks, open_postings(directory))

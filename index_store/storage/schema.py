@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import struct
 import uuid
@@ -19,6 +20,8 @@ from item_rules.ids import IdKind
 
 FORMAT_VERSION = 1
 STORE_FILE = "store.sqlite"
+LEXICAL_KEY = "lexical_fields"
+"""The key in `meta` of which fields words are taken from, as JSON: whoever seals knows no configuration."""
 LOCK_FILE = "store.lock"
 
 _TABLES = """
@@ -130,6 +133,16 @@ def create_tables(connection: Connection, id_kind: IdKind, meta: dict[str, objec
         connection.execute(statement)
     connection.executemany("INSERT INTO meta(key, value) VALUES(?,?)", list(meta.items()))
     connection.execute("COMMIT")
+
+
+def read_lexical_fields(connection: Connection) -> tuple[str, ...]:
+    """Return which fields of the metadata the words of this store's items are taken from; none where that was
+    never noted, or can't be read. Raises sqlite3.Error."""
+    found = connection.execute("SELECT value FROM meta WHERE key=?", (LEXICAL_KEY,)).fetchone()
+    try:
+        return tuple(map(str, json.loads(found[0]))) if found else ()
+    except (TypeError, ValueError):
+        return ()
 
 
 def to_columns(row: Row) -> tuple[Any, ...]:

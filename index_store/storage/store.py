@@ -42,6 +42,7 @@ from index_store.storage.schema import (
     from_columns,
     is_bindable,
     prepare,
+    read_lexical_fields,
 )
 from index_store.storage.scrub_state import read_scrub_state
 from index_store.storage.transaction import CommitResult, WriteJob, read_rows
@@ -104,6 +105,7 @@ class Store:
     ) -> None:
         self.directory = directory
         self.dim = 0
+        self.lexical_fields: tuple[str, ...] = ()
         self._embedding_version = embedding_version
         self._connect = connect
         self._disk = disk or DiskGuard(directory)
@@ -130,6 +132,7 @@ class Store:
             self._read_connection = self._connect(self.directory / STORE_FILE)
             prepare(self._read_connection)
             meta = dict(self._read_connection.execute("SELECT key, value FROM meta").fetchall())
+            self.lexical_fields = read_lexical_fields(self._read_connection)
         self._check_identity(meta, spec)
         self.dim = int(meta["dim"])
         self._seqs_behind = max(0, acked_seq(self.directory, str(meta["store_uuid"])) - int(meta["seq"]))

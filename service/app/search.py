@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from index_store.errors import SeqNotReached, VersionMismatch
 from index_store.port import SeqSource, VectorIndex
-from index_store.types import Id, Ids, SearchRequest, SearchResult, StoredItem, Vector
+from index_store.types import Id, Ids, SearchRequest, SearchResult, StoredItem, TextQuery, Vector
 from service.app.encoders import Encoders
 from service.app.search_queue import ResultHandler, SearchQueue
-from service.collections import Collection
+from service.collections import Collection, SearchMode
 from service.embedding.port import Encoding
 from service.errors import InvalidInput, ModelUnavailable, Overloaded, Starting, UnknownItem
 from service.observing.search_timer import SearchTimer
@@ -46,7 +46,9 @@ class ParsedSearch(SearchTimer, gc=False):
     include: fields of the answer beside id and distance. shown: how many items the pages before held.
     warnings: for who asked. truncated: whether the text was longer than its model reads; None for other
     content. is_embedded: a model's vector and version are in `request`, and `pinned` is the version that the
-    caller named. It is its own timer: an object more for every search would take longer than what it times.
+    caller named. mode: as it was asked for; `request.text` says by which words. may_degrade:
+    whether words alone may answer while the model is away; is_degraded: they do. It is its own timer: an
+    object more for every search would take longer than what it times.
     """
 
     collection: Collection
@@ -61,6 +63,9 @@ class ParsedSearch(SearchTimer, gc=False):
     truncated: bool | None = None
     is_embedded: bool = False
     pinned: str | None = None
+    mode: SearchMode = "dense"
+    may_degrade: bool = False
+    is_degraded: bool = False
 
 
 class Searcher:
@@ -100,15 +105,24 @@ class Searcher:
         the model is not of the serving version the answer is ModelUnavailable."""
         if deadline is None:
             deadline = self.deadline()
+        try:
+            return await self._find(search, caller, deadline)
+        except ModelUnavailable:
+            if not search.may_degrade or search.request.after is not None:
+                raise
+            search_words_alone(search)
+            return await self._result(search, search.request, deadline)
+
+    async def _find(self, search: ParsedSearch, caller: str, deadline: float) -> SearchResult:
         if search.like_ids:
             return await self._find_alike(search, deadline)
         try:
-            if search.content is not None and not self._is_known(search, search.content):
-                await self._embed(search, search.content, caller)
+            if (content := _to_embed(search)) is not None and not self._is_known(search, content):
+                await self._embed(search, content, caller)
             return await self._result(search, search.request, deadline)
         except VersionMismatch as exc:
             if self.may_be_repeated(search, exc) and await self._has_followed(search, exc, deadline):
-                return await self.find(search, caller, deadline)
+                return await self._find(search, caller, deadline)
             raise self.translate_error(search, exc) from exc
 
     def submit_search(self, search: ParsedSearch, handler: ResultHandler, caller: str) -> bool:
@@ -119,10 +133,10 @@ class Searcher:
         """
         if search.min_seq is not None or search.like_ids:
             return False
-        if search.content is not None and not self._is_known(search, search.content):
-            encoder = self._encoders.encoder(search.collection.name, search.content)
-            is_joined = encoder.is_under_way(search.content)
-            refusal = None if is_joined else encoder.refusal(len(search.content), caller)
+        if (content := _to_embed(search)) is not None and not self._is_known(search, content):
+            encoder = self._encoders.encoder(search.collection.name, content)
+            is_joined = encoder.is_under_way(content)
+            refusal = None if is_joined else encoder.refusal(len(content), caller)
             if refusal is not None:
                 raise refusal
             return False
@@ -136,8 +150,8 @@ class Searcher:
         if search.like_ids:
             return await self._request_alike(search)
         try:
-            if search.content is not None and not self._is_known(search, search.content):
-                await self._embed(search, search.content, caller)
+            if (content := _to_embed(search)) is not None and not self._is_known(search, content):
+                await self._embed(search, content, caller)
         except VersionMismatch as exc:
             raise self.translate_error(search, exc) from exc
         return search.request
@@ -261,6 +275,21 @@ class Searcher:
                 raise SeqNotReached(f"The collection is at seq {newest}, not yet at {min_seq}.")
             await asyncio.sleep(pause)
             pause = min(2 * pause, _SEQ_POLL_S_MAX)
+
+
+def _to_embed(search: ParsedSearch) -> str | bytes | None:
+    """What a model makes the vector of; None where there is one, or where words alone are searched."""
+    text = search.request.text
+    return None if text is not None and text.mode == "lexical" else search.content
+
+
+def search_words_alone(search: ParsedSearch) -> None:
+    """Let a search by a text do without its model: by its words alone, from the generation that serves."""
+    request = search.request
+    request.embedding_version = _pinned(search)
+    text = request.text or TextQuery(str(search.content))
+    request.text = replace(text, mode="lexical")
+    search.is_degraded, search.is_embedded = True, False
 
 
 def _pinned(search: ParsedSearch) -> str | None:

@@ -21,6 +21,7 @@ _FILTER = 1.0
 _CONDITION = 0.5
 _OPERAND = 1 / 2000
 _EXCLUDED = 1 / 2000
+_WORDS = 0.5
 
 
 def cost_of(search: SearchRequest) -> float:
@@ -30,6 +31,8 @@ def cost_of(search: SearchRequest) -> float:
         cost += search.k * _METADATA
     if search.with_vectors:
         cost += search.k * _VECTORS
+    if search.text is not None:
+        cost += _WORDS
     if search.exact:
         cost += _EXACT
     if search.filter is not None:

@@ -42,6 +42,7 @@ from index_store.types import (
     NewGeneration,
     PageKey,
     SearchRequest,
+    TextQuery,
     Vector,
     WriteBatch,
 )
@@ -54,6 +55,11 @@ OTHER_DIM = 6
 IDS = st.integers(0, 14)
 VERSIONS = st.none() | st.integers(0, 6)
 SHADES = st.sampled_from(["red", "blue", "green"])
+TITLES = st.sampled_from(["김치 찌개", "김치", "된장찌개 (두부)", "kimchi stew", "", "두부 김치 두부"])
+TEXTS = st.sampled_from(["김치찌개", "kimchi jjigae", "두부", "gu", "없다", "ㅋㅋ!"])
+ASKED = st.none() | st.builds(
+    TextQuery, TEXTS, st.sampled_from(["lexical", "hybrid"]), st.sampled_from([0.0, 1.0, 9.0])
+)
 
 
 def vector_of(number: int, dim: int = DIM) -> Vector:
@@ -67,7 +73,7 @@ items = st.builds(
     id=IDS,
     vector=st.none() | st.integers(0, 9).map(partial(vector_of, dim=OTHER_DIM)),
     active=st.none() | st.booleans(),
-    metadata=st.none() | st.fixed_dictionaries({"shade": SHADES}),
+    metadata=st.none() | st.fixed_dictionaries({"shade": SHADES}, optional={"title": TITLES}),
     source_version=VERSIONS,
     content_hash=st.none() | st.sampled_from([b"a", b"b"]),
 )
@@ -81,7 +87,7 @@ class IndexMachine(RuleBasedStateMachine):
 
     @initialize(id_kind=st.sampled_from(["int64", "string"]), metric=st.sampled_from(["l2", "cosine", "ip"]))
     def start(self, id_kind: Any, metric: Any) -> None:
-        self.spec = CollectionSpec("things", id_kind, DIM, metric)
+        self.spec = CollectionSpec("things", id_kind, DIM, metric, ("title", "shade"))
         self.directory = Path(tempfile.mkdtemp(dir=self.folder))
         self.ticks = itertools.count()  # each look at the clock finds a second gone: each search looks around
         self.engines = [self.engine(DIM), self.engine(DIM)]
@@ -142,16 +148,24 @@ class IndexMachine(RuleBasedStateMachine):
         offset=st.integers(0, 3),
         excluded=st.lists(IDS, max_size=5),
         shade=st.none() | SHADES,
+        asked=ASKED,
     )
     def search(
-        self, which: int, query: int, k: int, offset: int, excluded: list[int], shade: str | None
+        self,
+        which: int,
+        query: int,
+        k: int,
+        offset: int,
+        excluded: list[int],
+        shade: str | None,
+        asked: TextQuery | None,
     ) -> None:
         condition = None if shade is None else {"shade": {"$ne": shade}}
         excluding = [self.named(i) for i in excluded]
-        request = SearchRequest(vector_of(query, self.dim()), k, excluding, condition, offset)
+        request = SearchRequest(vector_of(query, self.dim()), k, excluding, condition, offset, text=asked)
         mine, theirs = self.compare(which, request, request)
         if mine is not None and theirs is not None:
-            plain = SearchRequest(request.vector, k, request.exclude_ids)
+            plain = SearchRequest(request.vector, k, request.exclude_ids, text=asked)
             self.pages.append((mine, theirs, plain))
 
     @precondition(lambda self: self.pages)
@@ -171,9 +185,11 @@ class IndexMachine(RuleBasedStateMachine):
         self, which: int, mine: SearchRequest, theirs: SearchRequest
     ) -> tuple[PageKey | None, PageKey | None]:
         got = self.engines[which].search("things", [mine])[0]
+        self.reference.text_weight = got.text_weight
         wanted = self.reference.search("things", [theirs])[0]
         assert [hit.id for hit in got.hits] == [hit.id for hit in wanted.hits]
-        assert np.allclose([h.distance for h in got.hits], [h.distance for h in wanted.hits], atol=1e-9)
+        seen, expected = [h.distance for h in got.hits], [h.distance for h in wanted.hits]
+        assert np.allclose(seen, expected, atol=1e-9, equal_nan=True)
         assert got.exhausted == wanted.exhausted and got.embedding_version == wanted.embedding_version
         return got.next_page, wanted.next_page
 
@@ -317,7 +333,7 @@ class IndexMachine(RuleBasedStateMachine):
 
 
 def _after(request: SearchRequest, page: PageKey) -> SearchRequest:
-    return SearchRequest(request.vector, request.k, request.exclude_ids, after=page)
+    return SearchRequest(request.vector, request.k, request.exclude_ids, after=page, text=request.text)
 
 
 def test_any_order_equals_the_reference(tmp_path: Path, pytestconfig: pytest.Config) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from index_store.types import CollectionSpec, CollectionStatus, Footprint, GenerationStatus
+from index_store.footprint import Footprint
+from index_store.types import CollectionSpec, CollectionStatus, GenerationStatus
 from service.app.rebuild.sealing import UNSEALED_ROWS_MAX, Sealing
 
 SPEC = CollectionSpec("recipes", "int64", 4, "l2")

@@ -105,6 +105,8 @@ def _about(
 def _kind(search: ParsedSearch) -> str:
     if search.like_ids:
         return "items"
+    if search.request.text is not None:
+        return search.request.text.mode
     if search.content is None:
         return "vector"
     return "text" if isinstance(search.content, str) else "picture"

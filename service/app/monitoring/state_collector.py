@@ -13,8 +13,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from index_store.errors import Unavailable
+from index_store.footprint import Footprint
 from index_store.port import FootprintSource, VectorIndex
-from index_store.types import CollectionStatus, Footprint
+from index_store.types import CollectionStatus
 from service.app.health.maintenance_status import MaintenanceStatus
 from service.app.rebuild.jobs import Job, JobState
 from service.app.sync_report import is_braked, sync_report

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
+from index_store.awaiting import AwaitingItem
 from index_store.port import FootprintSource, RebuildSource, VectorIndex
-from index_store.types import AwaitingItem, Content, Id, ItemWrite, Vector, WriteBatch
+from index_store.types import Content, Id, ItemWrite, Vector, WriteBatch
 from service.app.encoders import Slot
 from service.app.generations.other_vectors import vectors_of
 from service.app.ingest import PictureSource

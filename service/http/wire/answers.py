@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ _HEAD_BYTES = 300
 _NUMBER_ID_BYTES, _TEXT_ID_BYTES = 20, 40
 _HIT_BYTES = 40
 _SCORE_BYTES, _RANK_BYTES, _METADATA_BYTES = 28, 12, 64
+_WORDS_BYTES, _WHY_BYTES = 28, 90
 _FLOAT_BYTES = 12
 """float32 as JSON, with its comma: 11.9 on average for unit vectors of 384."""
 
@@ -43,6 +45,7 @@ def _hit_bytes(search: ParsedSearch) -> int:
     size += _NUMBER_ID_BYTES if collection.id_type == "int64" else _TEXT_ID_BYTES
     size += _SCORE_BYTES * ("score" in include) + _RANK_BYTES * ("rank" in include)
     size += _METADATA_BYTES * ("metadata" in include)
+    size += _WORDS_BYTES * (search.mode != "dense") + _WHY_BYTES * ("why" in include)
     return size + _FLOAT_BYTES * collection.dim * ("vector" in include)
 
 
@@ -82,6 +85,10 @@ def _about(search: ParsedSearch, result: SearchResult, took_ms: float) -> dict[s
     if result.next_page is not None:
         shown = search.shown + len(result.hits)
         document["next_cursor"] = write_cursor(search, result.next_page, shown)
+    if search.request.text is not None:
+        document["mode"] = search.request.text.mode
+    if search.is_degraded:
+        document["degraded"] = True
     if search.truncated is not None:
         document["truncated"] = bool(search.truncated)
     if search.warnings or result.unknown_filter_keys:
@@ -101,13 +108,22 @@ def _results(
 ) -> list[dict[str, Any]]:
     id_field, include = search.collection.id_field, search.include
     hits = result.hits[start:stop]
-    rows: list[dict[str, Any]] = [{id_field: hit.id, "distance": hit.distance} for hit in hits]
+    rows: list[dict[str, Any]]
+    if search.request.text is None:
+        rows = [{id_field: hit.id, "distance": hit.distance} for hit in hits]
+    elif search.request.text.mode == "lexical":
+        rows = [{id_field: hit.id, "score": hit.score} for hit in hits]
+    else:
+        rows = [{id_field: hit.id, "distance": hit.distance, "score": hit.score} for hit in hits]
     if not include:
         return rows
-    scores = hit_scores(search.collection, search.request.vector, hits) if "score" in include else ()
+    needs_scores = "score" in include and search.request.text is None
+    scores = hit_scores(search.collection, search.request.vector, hits) if needs_scores else ()
     first_rank = search.shown + start + 1
     for place, (row, hit) in enumerate(zip(rows, hits, strict=True)):
-        if "score" in include:
+        if "why" in include:
+            row["why"] = _why(result, hit)
+        if needs_scores:
             row["score"] = scores[place]
         if "rank" in include:
             row["rank"] = first_rank + place
@@ -116,6 +132,16 @@ def _results(
         if "vector" in include:
             row["vector"] = hit.vector
     return rows
+
+
+def _why(result: SearchResult, hit: Hit) -> dict[str, float] | None:
+    """Of what a score is made: dense + weight x lexical, or lexical alone; None where it has no words."""
+    if hit.score is None or hit.text_score is None:
+        return None
+    if math.isnan(hit.distance):
+        return {"lexical": hit.text_score}
+    words = result.text_weight * hit.text_score
+    return {"dense": hit.score - words, "lexical": hit.text_score, "weight": result.text_weight}
 
 
 def hit_scores(collection: Collection, query: Vector, hits: Sequence[Hit]) -> Sequence[float]:

@@ -24,15 +24,20 @@ _PICTURE_BYTES = 65_536
 
 
 class Cursor(NamedTuple):
-    """Where a page ended. rank: of its last item, from 1."""
+    """Where a page ended. rank: of its last item, from 1. is_by_words_alone: whether it was found by words
+    and no vector."""
 
     page: PageKey
     rank: int
+    is_by_words_alone: bool = False
 
 
 def write_cursor(search: ParsedSearch, page: PageKey, rank: int) -> str:
     """rank: of the last item of the answer."""
-    payload = orjson.dumps([_FORMAT, page.generation, page.seq, page.distance, page.id, rank])
+    parts: list[Any] = [_FORMAT, page.generation, page.seq, page.distance, page.id, rank]
+    if search.request.text is not None:
+        parts += [page.text_weight, search.request.text.mode == "lexical"]
+    payload = orjson.dumps(parts)
     return base64.urlsafe_b64encode(_check(search, payload) + payload).decode().rstrip("=")
 
 
@@ -47,7 +52,7 @@ def read_cursor(search: ParsedSearch, text: str) -> Cursor:
         if check != _check(search, payload):
             raise ValueError("of another question")
         parts: list[Any] = orjson.loads(payload)
-        if len(parts) != 6 or parts[0] != _FORMAT:
+        if len(parts) not in (6, 8) or parts[0] != _FORMAT:
             raise ValueError("another format")
         if id_fault(parts[4], search.collection.id_type) is not None:
             raise ValueError("no id of this collection")
@@ -55,11 +60,12 @@ def read_cursor(search: ParsedSearch, text: str) -> Cursor:
         raise InvalidInput(
             "cursor",
             "is not one that an answer to this question gave: collection, content, filter, exclude_ids, "
-            "max_distance and exact must be those of the page before",
+            "max_distance, exact, mode and hybrid must be those of the page before",
             "invalid_cursor",
         ) from exc
-    page = PageKey(generation=str(parts[1]), seq=int(parts[2]), distance=float(parts[3]), id=parts[4])
-    return Cursor(page, int(parts[5]))
+    weight, is_by_words_alone = parts[6:] or (0.0, False)
+    page = PageKey(str(parts[1]), int(parts[2]), float(parts[3]), parts[4], float(weight))
+    return Cursor(page, int(parts[5]), bool(is_by_words_alone))
 
 
 def _check(search: ParsedSearch, payload: bytes) -> bytes:
@@ -82,6 +88,8 @@ def _check(search: ParsedSearch, payload: bytes) -> bytes:
         parts.append(canonical_filter(request.filter))
     if request.exact or request.max_distance is not None:
         parts.append(repr((request.exact, request.max_distance)).encode())
+    if search.mode != "dense" and request.text is not None:
+        parts.append(repr((search.mode, request.text.text, request.text.alpha)).encode())
     return hashlib.blake2b(b"\0".join(parts), digest_size=_CHECK_BYTES).digest()
 
 

@@ -90,6 +90,7 @@ _TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (index.ReadOnly, 503, "read_only"),
     (index.WriteFailed, 503, "write_failed"),
     (index.StoreDamaged, 503, "store_damaged"),
+    (index.WordsNotSealed, 503, "words_not_sealed"),
     (index.Unavailable, 503, "store_unavailable"),
     (service.UnknownItem, 404, "unknown_item"),
     (service.UnknownGeneration, 404, "unknown_generation"),

@@ -73,6 +73,7 @@ def _read_query(
         exclude_ids=query.exclude_ids,
         filter=query.filter,
         max_distance=query.max_distance,
+        mode="dense",
     )
     search = reader.parse(asked)
     next_vector = None

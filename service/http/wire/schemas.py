@@ -8,8 +8,15 @@ import msgspec
 
 IdIn: TypeAlias = int | str
 VectorIn: TypeAlias = list[float] | str
-IncludeIn: TypeAlias = Literal["score", "rank", "metadata", "vector"]
+IncludeIn: TypeAlias = Literal["score", "rank", "metadata", "vector", "why"]
+ModeIn: TypeAlias = Literal["dense", "lexical", "hybrid"]
 RoleIn: TypeAlias = Literal["query", "document"]
+
+
+class HybridIn(msgspec.Struct, gc=False):
+    """alpha: multiplies what words are worth beside vectors."""
+
+    alpha: float | None = None
 
 
 class SearchIn(msgspec.Struct, gc=False):
@@ -31,6 +38,9 @@ class SearchIn(msgspec.Struct, gc=False):
     min_seq: int | None = None
     embedding_version: str | None = None
     include: list[IncludeIn] | None = None
+    mode: ModeIn | None = None
+    hybrid: HybridIn | None = None
+    degrade: Literal["lexical"] | None = None
     limit: Any = None
     k: Any = None
     size: Any = None

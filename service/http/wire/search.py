@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import msgspec
 
-from index_store.types import SearchRequest, Vector
+from index_store.types import SearchRequest, TextQuery, Vector
 from item_rules.ids import INT64_MAX
-from service.app.search import NO_VECTOR, ParsedSearch
-from service.collections import Catalogue, Collection
+from service.app.search import NO_VECTOR, ParsedSearch, search_words_alone
+from service.collections import Catalogue, Collection, SearchMode
 from service.errors import InvalidInput
 from service.http.wire.body import Headers, check_depth, decode_json, media_type, require_json
 from service.http.wire.cursors import read_cursor
@@ -33,6 +34,7 @@ _VECTOR_TYPE = b"application/octet-stream"
 _JSON_TYPE = b"application/json"
 
 OFFSET_MAX = 1_000_000
+ALPHA_MAX = 100.0
 LIKE_IDS_MAX = 1000
 
 
@@ -79,6 +81,7 @@ class SearchReader:
         limits = self._limits
         _require_one_content(body)
         collection = _collection_of(body, self._catalogue)
+        mode = _mode_of(body, collection)
         include = frozenset(body.include) if body.include else _NOTHING
         if "vector" in include:  # what the answer weighs is told by the dim of the generation that serves
             collection = replace(collection, dim=self._catalogue.dim(collection))
@@ -103,9 +106,11 @@ class SearchReader:
             exact=bool(body.exact),
             embedding_version=body.embedding_version,
             with_metadata="metadata" in include,
-            with_vectors="vector" in include or ("score" in include and collection.metric != "cosine"),
+            with_vectors="vector" in include
+            or ("score" in include and collection.metric != "cosine" and mode == "dense"),
             metadata_bytes_max=limits.answer_bytes_max,
-            checked_for="" if body.vector is None else collection.name,
+            checked_for="" if body.vector is None and mode != "lexical" else collection.name,
+            text=None if mode == "dense" else _text_of(body, mode, limits),
         )
         search = ParsedSearch(
             collection,
@@ -117,6 +122,8 @@ class SearchReader:
             include=include,
             shown=offset,
             warnings=_warnings(body),
+            mode=mode,
+            may_degrade=body.degrade is not None,
         )
         if body.cursor is not None:
             _go_on(search, body.cursor)
@@ -129,6 +136,8 @@ def _go_on(search: ParsedSearch, text: str) -> None:
     if search.min_seq is not None and search.min_seq > cursor.page.seq:
         raise InvalidInput("min_seq", "is newer than the pages of this cursor: search again without it")
     search.request.after, search.shown = cursor.page, cursor.rank
+    if cursor.is_by_words_alone and search.mode != "lexical":
+        search_words_alone(search)  # as the page before was answered
 
 
 def _warnings(body: SearchIn) -> Sequence[str]:
@@ -155,7 +164,8 @@ def _require_one_content(body: SearchIn) -> None:
         + (body.vector is not None)
         + (body.like_ids is not None)
     )
-    if given != 1:
+    is_weighed = body.mode == "hybrid" and body.query is not None and body.vector is not None
+    if given != 1 + is_weighed:
         raise not_one_of(
             {"query": body.query, "image": body.image, "vector": body.vector, "like_ids": body.like_ids}
         )
@@ -165,6 +175,31 @@ def _require_one_content(body: SearchIn) -> None:
         if body.like_ids is None:
             raise InvalidInput("unlike_ids", "needs like_ids")
         in_range("unlike_ids", len(body.unlike_ids), 0, LIKE_IDS_MAX)
+
+
+def _mode_of(body: SearchIn, collection: Collection) -> SearchMode:
+    """How to search, as asked or as the collection searches texts. Raises InvalidInput."""
+    mode = body.mode or (collection.mode if body.query is not None and body.vector is None else "dense")
+    for field, asks in (("mode", mode != "dense"), ("degrade", body.degrade is not None)):
+        if asks and not collection.lexical:
+            raise InvalidInput(
+                field, f"can't be that: the collection {collection.name!r} declares no lexical fields"
+            )
+        if asks and body.query is None:
+            raise InvalidInput(field, "needs query: the words to search")
+        if asks and body.max_distance is not None and (mode == "lexical" or field == "degrade"):
+            raise InvalidInput("max_distance", "needs vectors: words alone have no distance")
+    if body.hybrid is not None and mode != "hybrid":
+        raise InvalidInput("hybrid", "needs mode hybrid")
+    return mode
+
+
+def _text_of(body: SearchIn, mode: Literal["lexical", "hybrid"], limits: SearchLimits) -> TextQuery:
+    text = read_text(str(body.query), limits.query_chars_max, "query")
+    alpha = 1.0 if body.hybrid is None or body.hybrid.alpha is None else body.hybrid.alpha
+    if not 0 <= alpha <= ALPHA_MAX:
+        raise InvalidInput(("hybrid", "alpha"), f"must be 0 to {ALPHA_MAX:.0f}")
+    return TextQuery(text, mode, alpha)
 
 
 def _content_of(body: SearchIn, limits: SearchLimits) -> str | bytes | None:

@@ -79,6 +79,8 @@ class ExplainRoutes:
             if getattr(body, field) is not None:
                 raise InvalidInput(field, "can't be explained: a search of this moment is")
         search = self._reader.parse(body)
+        if search.mode != "dense":
+            raise InvalidInput("mode", "can't be explained unless it is dense")
         wanted = read_id(body.id, search.collection, "id")
         found = await self._explanations.explain_search(search, wanted, exchange_of(request).caller)
         return JsonResponse(_described(search, wanted, found))

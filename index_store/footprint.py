@@ -1,0 +1,22 @@
+"""What an index takes of memory and disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What one generation takes, as this process sees it. delta_rows: rows in memory, not sealed yet.
+    hidden_rows: sealed rows that no search returns, since they were changed, deactivated or deleted.
+    tombstones: deleted ids that are kept, up to a minute old. store_bytes: of the store of record with its
+    write-ahead log. mapped_bytes: of the files of its segments."""
+
+    generation: str
+    delta_rows: int
+    segments: int
+    sealed_rows: int
+    hidden_rows: int
+    tombstones: int
+    store_bytes: int
+    mapped_bytes: int

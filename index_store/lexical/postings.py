@@ -1,0 +1,195 @@
+"""Postings: for each gram the rows that hold it, in mapped files of a segment.
+
+lexical.json                        lexical_version, and the spread of similarities (docs/FORMAT.md)
+lexical_<stream>_grams.npy          sorted grams: int64
+lexical_<stream>_starts.npy         where the rows of each gram begin, and where the last one's end: int64
+lexical_<stream>_rows.npy           rows of one gram after the other, ascending: int32
+lexical_<stream>_counts.npy         how often each of those rows holds it, 255 at most: uint8
+lexical_<stream>_lengths.npy        how many grams each row has: int32
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from index_store import hints
+from index_store.errors import StoreDamaged
+from index_store.lexical.analysis import (
+    ANALYSIS_VERSION,
+    Grams,
+    TextGrams,
+    document_text,
+    letter_grams,
+    sound_grams,
+)
+
+Lengths: TypeAlias = npt.NDArray[np.int32]
+
+STREAMS: Mapping[str, Callable[[Sequence[str]], TextGrams]] = {"letters": letter_grams, "sounds": sound_grams}
+"""What texts are found by, each counted by itself."""
+
+COUNT_MAX = 255
+_FACTS = "lexical.json"
+_RUN_ROWS = 16_384
+"""Rows whose grams are sorted at a time: 100 MB of them."""
+
+
+def lexical_version(fields: Sequence[str]) -> str:
+    """Return the name of what texts are found by, and of the metadata fields that they stand in; empty for no
+    fields. Sealed rows of another one are sealed again."""
+    return f"grams-{ANALYSIS_VERSION}:{','.join(fields)}" if fields else ""
+
+
+class GramPostings(NamedTuple):
+    """Of some grams. rows, counts: of all, gram n from starts[n] to stops[n], ascending."""
+
+    rows: npt.NDArray[np.int32]
+    counts: npt.NDArray[np.uint8]
+    starts: npt.NDArray[np.int64]
+    stops: npt.NDArray[np.int64]
+
+
+class PostingSource(Protocol):
+    """Rows that are found by their grams."""
+
+    def lists(self, stream: str, grams: Grams) -> GramPostings:
+        """Return the rows that hold each of these grams, which are distinct."""
+
+    def lengths(self, stream: str) -> Lengths:
+        """Return how many grams each row has."""
+
+
+class _Stream(NamedTuple):
+    grams: Grams
+    starts: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int32]
+    counts: npt.NDArray[np.uint8]
+    lengths: Lengths
+
+
+@dataclass(frozen=True, slots=True)
+class SealedPostings:
+    """Fits `PostingSource`. Safe from any thread. version: as `lexical_version` gave it. spread: see
+    `index_store.lexical.scores.spread_of`. totals: of the lengths of all rows, by stream."""
+
+    version: str
+    spread: float
+    totals: Mapping[str, int]
+    streams: Mapping[str, _Stream]
+
+    def lists(self, stream: str, grams: Grams) -> GramPostings:
+        """See `PostingSource`."""
+        own = self.streams[stream]
+        places = own.grams.searchsorted(grams)
+        clipped = np.minimum(places, max(0, len(own.grams) - 1))
+        is_held = own.grams[clipped] == grams if len(own.grams) else np.zeros(len(grams), np.bool_)
+        starts, stops = own.starts[clipped], own.starts[np.minimum(clipped + 1, len(own.grams))]
+        return GramPostings(own.rows, own.counts, starts, np.where(is_held, stops, starts))
+
+    def lengths(self, stream: str) -> Lengths:
+        """See `PostingSource`."""
+        return self.streams[stream].lengths
+
+
+def write_postings(
+    directory: Path, metadata: Sequence[str | None], fields: Sequence[str], spread: float
+) -> None:
+    """Write the files. metadata: by row, JSON objects. Raises OSError."""
+    rows, totals = len(metadata), {}
+    runs: dict[str, list[PostingChunk]] = {stream: [] for stream in STREAMS}
+    for start in range(0, rows, _RUN_ROWS):
+        texts = [document_text(each, fields) for each in metadata[start : start + _RUN_ROWS]]
+        for stream, grams_of in STREAMS.items():
+            runs[stream].append(sorted_chunk(grams_of(texts), start, len(texts)))
+    for stream, own in runs.items():
+        grams, starts = _layout(own)
+        found, counts = _gathered(own, grams, starts)
+        lengths = np.concatenate([np.empty(0, np.int32), *(run.lengths for run in own)])
+        totals[stream] = int(lengths.sum())
+        arrays = _Stream(grams, starts, found, counts, lengths)
+        for name, array in arrays._asdict().items():
+            np.save(directory / _file(stream, name), array)
+    facts = {"lexical_version": lexical_version(fields), "spread": spread, "totals": totals}
+    (directory / _FACTS).write_text(json.dumps(facts, ensure_ascii=False), "utf-8")
+
+
+class PostingChunk(NamedTuple):
+    """The postings of some rows in a row, by (gram, row)."""
+
+    grams: Grams
+    rows: npt.NDArray[np.int32]
+    counts: npt.NDArray[np.uint8]
+    lengths: Lengths
+
+
+def sorted_chunk(found: TextGrams, first_row: int, rows: int) -> PostingChunk:
+    """Return the postings of `rows` texts, the first of which is row `first_row`."""
+    order = np.argsort(found.grams, kind="stable")  # and so by text within each gram
+    grams, documents = found.grams[order], found.documents[order]
+    is_first = np.ones(len(grams), np.bool_)
+    is_first[1:] = (grams[1:] != grams[:-1]) | (documents[1:] != documents[:-1])
+    places = np.flatnonzero(is_first)
+    counts = np.minimum(np.diff(np.append(places, len(grams))), COUNT_MAX).astype(np.uint8)
+    lengths = np.bincount(documents, minlength=rows).astype(np.int32)
+    return PostingChunk(grams[places], (documents[places] + first_row).astype(np.int32), counts, lengths)
+
+
+def _layout(runs: Sequence[PostingChunk]) -> tuple[Grams, npt.NDArray[np.int64]]:
+    """All grams, and where the rows of each begin."""
+    grams = np.unique(np.concatenate([np.empty(0, np.int64), *(np.unique(run.grams) for run in runs)]))
+    starts = np.zeros(len(grams) + 1, np.int64)
+    for run in runs:
+        starts[1:] += np.bincount(grams.searchsorted(run.grams), minlength=len(grams))
+    return grams, np.cumsum(starts)
+
+
+def _gathered(
+    runs: Sequence[PostingChunk], grams: Grams, starts: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
+    """The rows and counts of all runs, one gram after the other."""
+    rows, counts = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.uint8)
+    next_place = starts[:-1].copy()
+    for run in runs:
+        places = grams.searchsorted(run.grams)
+        if not len(places):
+            continue
+        held = np.bincount(places, minlength=len(grams))
+        before = np.cumsum(held) - held
+        to = next_place[places] + np.arange(len(places)) - before[places]
+        rows[to], counts[to] = run.rows, run.counts
+        next_place += held
+    return rows, counts
+
+
+def open_postings(directory: Path) -> SealedPostings | None:
+    """Map files that were verified; None where the segment was sealed without any. Raises StoreDamaged."""
+    if not (directory / _FACTS).exists():
+        return None
+    try:
+        facts = json.loads((directory / _FACTS).read_bytes())
+        streams = {
+            stream: _Stream(*(_mapped(directory / _file(stream, name)) for name in _Stream._fields))
+            for stream in STREAMS
+        }
+        totals = {stream: int(facts["totals"][stream]) for stream in STREAMS}
+        return SealedPostings(str(facts["lexical_version"]), float(facts["spread"]), totals, streams)
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise StoreDamaged(
+            f"the postings of {directory} can't be opened: {exc!r}", hints.rebuild(directory)
+        ) from exc
+
+
+def _file(stream: str, name: str) -> str:
+    return f"lexical_{stream}_{name}.npy"
+
+
+def _mapped(path: Path) -> npt.NDArray[Any]:
+    loaded: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return loaded.view(np.ndarray)

@@ -1,0 +1,131 @@
+"""How well a row's text fits a query's: BM25 of each stream, as a share of what the query could get.
+
+All statistics are of the items that are live at the seq that is searched, wherever their rows stand: what a
+row scores depends on the query and on those items alone, whichever rows were sealed, merged or deleted since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from index_store.ann.compiled.posting_kernels import add_weights, count_set, length_hidden
+from index_store.ann.port import Bitmap
+from index_store.ann.rerank import Matrix, rescore, similarities
+from index_store.lexical.analysis import (
+    QUERY_CHARS_MAX,
+    Grams,
+    has_hangul,
+    letter_grams,
+    normalise,
+    sound_grams,
+)
+from index_store.lexical.postings import GramPostings, PostingSource
+from index_store.types import Metric
+
+TextScores: TypeAlias = npt.NDArray[np.float32]
+
+_K1 = 1.2
+_B = 0.75
+_KOREAN_WEIGHT = 1.35
+_OTHER_WEIGHT = 2.0
+"""Times the spread of similarities: what a full text score is worth (docs/decisions/0104)."""
+_USUAL_SPREAD = 0.1
+SPREAD_ROWS = 256
+_SOUND_SHARE = 0.8
+"""Of what sounds alike, beside what is spelt alike, for a Korean query."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryGrams:
+    """What a query asks for. grams: distinct, by stream. is_korean: whether it holds a syllable: then how it
+    is spelt counts, else only how it sounds."""
+
+    grams: Mapping[str, Grams]
+    is_korean: bool
+
+
+def query_grams(text: str) -> QueryGrams:
+    """text: as it was typed; what stands behind `QUERY_CHARS_MAX` characters is not looked for."""
+    plain = normalise(text, QUERY_CHARS_MAX)
+    grams = {"sounds": np.unique(sound_grams([plain]).grams)}
+    is_korean = has_hangul(plain)
+    if is_korean or not len(grams["sounds"]):
+        grams["letters"] = np.unique(letter_grams([plain]).grams)
+    return QueryGrams(grams, is_korean)
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """Some rows that are found by text. live: those that count for statistics; hidden: how many do not.
+    totals: of the lengths of all rows, by stream; None: to be counted."""
+
+    source: PostingSource
+    rows: int
+    live: Bitmap
+    hidden: int
+    totals: Mapping[str, int] | None = None
+
+    def total_length(self, stream: str) -> int:
+        """Return the lengths of the live rows, added up."""
+        lengths = self.source.lengths(stream)
+        total = int(lengths.sum(dtype=np.int64)) if self.totals is None else self.totals[stream]
+        return total - int(length_hidden(lengths, self.live)) if self.hidden else total
+
+    def frequencies(self, lists: GramPostings) -> npt.NDArray[np.int64]:
+        """Return how many live rows hold each gram."""
+        if not self.hidden:
+            return lists.stops - lists.starts
+        found: npt.NDArray[np.int64] = count_set(lists.rows, lists.starts, lists.stops, self.live)
+        return found
+
+
+def text_scores(query: QueryGrams, parts: Sequence[TextPart]) -> list[TextScores]:
+    """Return for each part what each of its rows scores: (rows,) float32, 0 for what shares nothing with the
+    query."""
+    found = {stream: _stream_scores(stream, grams, parts) for stream, grams in query.grams.items()}
+    if "letters" not in found:
+        return found["sounds"]
+    for letters, sounds in zip(found["letters"], found["sounds"], strict=True):
+        np.maximum(letters, sounds * np.float32(_SOUND_SHARE), out=letters)
+    return found["letters"]
+
+
+def _stream_scores(stream: str, grams: Grams, parts: Sequence[TextPart]) -> list[TextScores]:
+    out = [np.zeros(part.rows, np.float32) for part in parts]
+    documents = sum(part.rows - part.hidden for part in parts)
+    if not documents or not len(grams):
+        return out
+    lists = [part.source.lists(stream, grams) for part in parts]
+    held = sum(part.frequencies(each) for part, each in zip(parts, lists, strict=True))
+    mean = max(1.0, sum(part.total_length(stream) for part in parts) / documents)
+    rarity = np.log1p((documents - held + 0.5) / (held + 0.5))
+    weights = (rarity / rarity.sum()).astype(np.float32)
+    flat, slope = np.float32(_K1 * (1 - _B)), np.float32(_K1 * _B / mean)
+    for part, each, scores in zip(parts, lists, out, strict=True):
+        lengths = part.source.lengths(stream)
+        add_weights(scores, each.rows, each.counts, lengths, each.starts, each.stops, weights, flat, slope)
+    return out
+
+
+def spread_of(vectors: Matrix, metric: Metric) -> float:
+    """Return how far the similarities of unlike rows lie apart: between the 50th and the 99.9th percentile of
+    pairs. vectors: (n, dim), of which some are looked at; too few have the usual spread."""
+    if len(vectors) < 2:
+        return _USUAL_SPREAD
+    random = np.random.default_rng(len(vectors))
+    some = vectors[np.sort(random.permutation(len(vectors))[:SPREAD_ROWS])]
+    pairs = [
+        similarities(rescore(row, some[:place], metric), metric) for place, row in enumerate(some) if place
+    ]
+    middle, far = np.percentile(np.concatenate(pairs), (50.0, 99.9))
+    return float(far - middle)
+
+
+def text_weight(query: QueryGrams, alpha: float, spread: float) -> float:
+    """Return what a text score is multiplied by before it is added to a similarity."""
+    return alpha * spread * (_KOREAN_WEIGHT if query.is_korean else _OTHER_WEIGHT)

@@ -1,0 +1,290 @@
+"""Searches by words: alone, or weighed and added to the similarity of the vectors.
+
+A row's score depends on the query and the items that are live, not on which rows a search came to look at: so
+pages fit together, and filters and exclusions take rows away without moving others. What is not among the
+nearest rows by vector is at best as near as the last of them; so only rows whose words make up for that need
+be looked at besides, and none that belongs to the answer is missed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from index_store.ann.bitmap import holds, with_rows
+from index_store.ann.port import Bitmap
+from index_store.ann.rerank import Distances, rescore, select, similarities
+from index_store.ann.validation import count_allowed
+from index_store.delta.id_index import RowNumbers
+from index_store.errors import WordsNotSealed
+from index_store.filter.cache import CompiledFilter
+from index_store.filter.compile import Mask
+from index_store.lexical.scores import TextPart, TextScores, query_grams, text_scores, text_weight
+from index_store.query.allowed import allowed_bits, allowed_mask
+from index_store.query.view import SegmentView, View
+from index_store.segment.reader import Found
+from index_store.types import Metric, SearchRequest, TextQuery
+
+_NEAREST_MIN = 200
+_BY_WORDS = 200
+_BY_WORDS_MAX = 4096
+_WIDER = 4
+_ROUNDING = 1e-6
+"""Text scores are float32: rows as near as that to the limit are looked at as well."""
+
+Ids: TypeAlias = npt.NDArray[Any]
+
+
+class ScoredRows(NamedTuple):
+    """Some rows. keys: minus the score, so that the smallest comes first. numbers: as `Answer.parts`."""
+
+    numbers: npt.NDArray[np.int64]
+    rows: RowNumbers
+    keys: Distances
+    distances: Distances
+    texts: Distances
+    ids: Ids
+
+    def at(self, positions: npt.NDArray[Any]) -> ScoredRows:
+        """Return some of them, in this order."""
+        return ScoredRows(*(column[positions] for column in self))
+
+    def best(self, k: int) -> ScoredRows:
+        """Return the first k by (key, id)."""
+        return self.at(select(self.keys, self.ids, k))
+
+
+def _joined(parts: Sequence[ScoredRows]) -> ScoredRows:
+    return ScoredRows(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+class RowSource(NamedTuple):
+    """One segment, or the delta. number: as in `Answer.parts`. texts: what each row's words score. nearest:
+    its nearest allowed rows. distances, ids: of rows. is_allowed: which of some rows may be returned."""
+
+    number: int
+    texts: TextScores
+    nearest: Callable[[int], Found]
+    distances: Callable[[RowNumbers], Distances]
+    ids: Callable[[RowNumbers], Ids]
+    is_allowed: Callable[[RowNumbers], Mask]
+
+
+class _ScoreOrder(NamedTuple):
+    """How rows become a score. after: key and id that answers come behind."""
+
+    metric: Metric
+    weight: float
+    after: tuple[float, Any] | None
+    distance_max: float
+
+    def scored(self, source: RowSource, rows: RowNumbers, distances: Distances) -> ScoredRows:
+        """Return those of the rows that the answer may hold."""
+        texts = source.texts[rows].astype(np.float64)
+        keys = -(similarities(distances, self.metric) + self.weight * texts)
+        numbers = np.full(len(rows), source.number, np.int64)
+        found = ScoredRows(numbers, rows, keys, distances, texts, source.ids(rows))
+        return found.at(self._may_come(found))
+
+    def _may_come(self, found: ScoredRows) -> npt.NDArray[np.int64]:
+        kept = found.distances <= self.distance_max
+        return np.flatnonzero(kept & come_after(found.keys, found.ids, self.after))
+
+
+def come_after(keys: Distances, ids: Ids, after: tuple[float, Any] | None) -> Mask:
+    """Return which of these come behind `after` by (key, id)."""
+    if after is None:
+        return np.ones(len(keys), np.bool_)
+    beyond = keys > after[0]
+    ties = np.flatnonzero(keys == after[0])
+    beyond[ties] = ids[ties] > after[1]
+    return beyond
+
+
+def fused_rows(
+    view: View, request: SearchRequest, text: TextQuery, condition: CompiledFilter | None, k: int
+) -> tuple[ScoredRows, float]:
+    """Return the k best of all parts by (score, id), and what text scores were multiplied by. Raises
+    WordsNotSealed."""
+    query = query_grams(text.text)
+    scores = text_scores(query, _text_parts(view, request))
+    sources = [
+        _of_segment(view, one, number, request, condition, texts)
+        for number, (one, texts) in enumerate(zip(view.segments, scores, strict=False))
+    ]
+    if view.count or not sources:
+        sources.append(_of_delta(view, request, condition, scores[-1]))
+    after = None if request.after is None else (request.after.distance, request.after.id)
+    metric = view.delta.metric
+    if text.mode == "lexical":
+        return _joined([_best_by_words(each, k, after) for each in sources]).best(k), 0.0
+    if request.after is not None:
+        weight = request.after.text_weight
+    else:
+        weight = text_weight(query, text.alpha, _spread(view))
+    limit = math.inf if request.max_distance is None else request.max_distance
+    scoring = _ScoreOrder(metric, weight, after, limit)
+    return _joined([_best_fused(each, scoring, k) for each in sources]).best(k), weight
+
+
+def _best_by_words(source: RowSource, k: int, after: tuple[float, Any] | None) -> ScoredRows:
+    rows = np.flatnonzero(source.texts > 0)
+    rows = rows[source.is_allowed(rows)]
+    keys = -source.texts[rows].astype(np.float64)
+    if after is not None:
+        kept = np.flatnonzero(keys >= after[0])
+        rows, keys = rows[kept], keys[kept]
+        kept = np.flatnonzero(come_after(keys, source.ids(rows), after))
+        rows, keys = rows[kept], keys[kept]
+    if len(rows) > k:  # before ids are looked up: strings are slow
+        kept = np.flatnonzero(keys <= np.partition(keys, k - 1)[k - 1])
+        rows, keys = rows[kept], keys[kept]
+    numbers, distances = np.full(len(rows), source.number, np.int64), np.full(len(rows), math.nan)
+    return ScoredRows(numbers, rows, keys, distances, -keys, source.ids(rows)).best(k)
+
+
+def _best_fused(source: RowSource, scoring: _ScoreOrder, k: int) -> ScoredRows:
+    fetch = max(_NEAREST_MIN, 2 * k)
+    while True:
+        rows, distances = source.nearest(fetch)
+        found = scoring.scored(source, rows, distances)
+        if len(rows) < fetch or distances[-1] > scoring.distance_max:
+            return found.best(k)
+        edge = float(similarities(distances[-1:], scoring.metric)[0])
+        if len(found.rows) >= k:
+            whole = _with_rows_by_words(source, scoring, k, found, rows, edge)
+            if whole is not None:
+                return whole
+        fetch *= _WIDER
+
+
+def _with_rows_by_words(
+    source: RowSource, scoring: _ScoreOrder, k: int, found: ScoredRows, near: RowNumbers, edge: float
+) -> ScoredRows | None:
+    """The k best, if they are certain: `found` and whatever outside of it may be better by its words. near:
+    rows that need not be looked at again. edge: the similarity that no row but those exceeds."""
+    if scoring.weight <= 0:
+        return found.best(k)
+    found = found.best(k)
+    if -found.keys[-1] <= edge:
+        return None  # a row without any of the words may be as good as the last one
+    rows = _rows_by_words(source, near, (-found.keys[-1] - edge) / scoring.weight)
+    if len(rows) > _BY_WORDS:  # the best of them first: behind those the limit is higher
+        first = rows[np.argpartition(-source.texts[rows], _BY_WORDS)[:_BY_WORDS]]
+        found = _joined([found, scoring.scored(source, first, source.distances(first))]).best(k)
+        near = np.concatenate([near, first])
+        rows = _rows_by_words(source, near, (-found.keys[-1] - edge) / scoring.weight)
+    if len(rows) > _BY_WORDS_MAX:
+        return None
+    return _joined([found, scoring.scored(source, rows, source.distances(rows))]).best(k)
+
+
+def _rows_by_words(source: RowSource, near: RowNumbers, limit: float) -> RowNumbers:
+    """The allowed rows, but for `near`, whose words score `limit` or more."""
+    rows = np.flatnonzero(source.texts >= np.float32(limit - _ROUNDING))
+    rows = rows[source.is_allowed(rows)]
+    return rows[np.isin(rows, near, invert=True)] if len(rows) else rows
+
+
+def _of_segment(
+    view: View,
+    one: SegmentView,
+    number: int,
+    request: SearchRequest,
+    condition: CompiledFilter | None,
+    texts: TextScores,
+) -> RowSource:
+    reader, metric = one.segment.reader, view.delta.metric
+    bits, count = allowed_bits(view, one, request, condition)
+    hidden = reader.rows_of(request.exclude_ids) if len(request.exclude_ids) else None
+
+    def nearest(k: int) -> Found:
+        return reader.candidates(
+            request.vector,
+            k,
+            bits,
+            allowed_count=count,
+            excluded=request.exclude_ids,
+            exact=request.exact,
+            steps=request.steps,
+        )
+
+    def is_allowed(rows: RowNumbers) -> Mask:
+        allowed = np.ones(len(rows), np.bool_) if bits is None else holds(bits, rows)
+        return allowed if hidden is None else allowed & np.isin(rows, hidden, invert=True)
+
+    return RowSource(
+        number,
+        texts,
+        nearest,
+        lambda rows: rescore(request.vector, reader.vectors, metric, rows),
+        reader.ids_of,
+        is_allowed,
+    )
+
+
+def _of_delta(
+    view: View, request: SearchRequest, condition: CompiledFilter | None, texts: TextScores
+) -> RowSource:
+    delta = view.delta
+    mask = allowed_mask(view, request, condition)
+
+    def nearest(k: int) -> Found:
+        if request.steps is not None:
+            request.steps.append(("delta", 0, view.count))
+        found = delta.nearest_rows(request.vector, k, mask, None)
+        return found.rows, found.distances
+
+    return RowSource(
+        -1,
+        texts,
+        nearest,
+        lambda rows: rescore(request.vector, delta.vectors(rows), delta.metric),
+        delta.id_array,
+        lambda rows: mask[rows],
+    )
+
+
+def _text_parts(view: View, request: SearchRequest) -> list[TextPart]:
+    """All parts with the rows that were live at the seq that is searched, the delta last."""
+    version = view.delta.lexical_version
+    seq = None if request.after is None else request.after.seq
+    parts = []
+    for one in view.segments:
+        postings = one.segment.postings
+        if postings is None or one.segment.lexical_version != version:
+            raise WordsNotSealed(
+                f"the rows of segment {one.segment.name} are not sealed with the words of {version!r} yet",
+                "maintenance seals them again by itself; `python -m index_store rebuild` does it at once",
+            )
+        live, hidden = _live_at(one, seq)
+        parts.append(TextPart(postings, one.segment.reader.rows, live, hidden, postings.totals))
+    mask = view.live[: view.count]
+    if seq is not None:
+        created, deleted = view.delta.created_seq.data, view.delta.deleted_seq.data
+        mask = (created[: view.count] <= seq) & (deleted[: view.count] > seq)
+    hidden = view.count - int(np.count_nonzero(mask))
+    bits = np.packbits(mask, bitorder="little")
+    parts.append(TextPart(view.delta.postings.first(view.count), view.count, bits, hidden))
+    return parts
+
+
+def _live_at(one: SegmentView, seq: int | None) -> tuple[Bitmap, int]:
+    """The rows of a segment that were live at `seq`, and how many were not."""
+    if seq is None or not one.deletion_count:
+        return one.live, one.hidden
+    live = with_rows(one.live, one.deletions.deleted_after(seq, one.deletion_count))
+    return live, one.segment.reader.rows - count_allowed(live)
+
+
+def _spread(view: View) -> float:
+    """Of similarities, as measured where the most rows were sealed, else on those in memory."""
+    sealed = [one.segment for one in view.segments]
+    most = max(sealed, key=lambda each: each.reader.rows, default=None)
+    if most is None or most.postings is None:
+        return view.delta.spread()
+    return most.postings.spread

@@ -1,0 +1,47 @@
+"""BM25 over a dictionary of texts, row by row: what the engine's searches by words are held to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from index_store.lexical.analysis import document_text, letter_grams, sound_grams
+from index_store.lexical.scores import QueryGrams, query_grams
+from index_store.types import Id
+
+_GRAMS = {"letters": letter_grams, "sounds": sound_grams}
+_K1, _B, _SOUND_SHARE = 1.2, 0.75, 0.8
+
+
+def words_of(query: str, documents: Mapping[Id, str | None], fields: Sequence[str]) -> dict[Id, float]:
+    """What the words of each document score. documents: the metadata of all live items, as JSON."""
+    asked = query_grams(query)
+    texts = {item_id: document_text(metadata, fields) for item_id, metadata in documents.items()}
+    found = {stream: _scores(stream, asked, texts) for stream in asked.grams}
+    sounds = found["sounds"]
+    if "letters" not in found:
+        return {item_id: float(score) for item_id, score in sounds.items()}
+    share = np.float32(_SOUND_SHARE)
+    return {i: float(max(score, sounds[i] * share)) for i, score in found["letters"].items()}
+
+
+def _scores(stream: str, asked: QueryGrams, texts: Mapping[Id, str]) -> dict[Id, np.float32]:
+    held = {item_id: Counter(_GRAMS[stream]([text]).grams.tolist()) for item_id, text in texts.items()}
+    grams = asked.grams[stream].tolist()
+    scores = {item_id: np.float32(0) for item_id in texts}
+    if not grams or not texts:
+        return scores
+    lengths = {item_id: sum(counts.values()) for item_id, counts in held.items()}
+    having = np.array([sum(gram in counts for counts in held.values()) for gram in grams])
+    rarity = np.log1p((len(texts) - having + 0.5) / (having + 0.5))
+    weights = (rarity / rarity.sum()).astype(np.float32)
+    mean = max(1.0, sum(lengths.values()) / len(texts))
+    flat, slope = np.float32(_K1 * (1 - _B)), np.float32(_K1 * _B / mean)
+    for item_id, counts in held.items():
+        for gram, weight in zip(grams, weights, strict=True):
+            if gram in counts:
+                count = np.float32(min(counts[gram], 255))
+                scores[item_id] += weight * count / (count + flat + slope * np.float32(lengths[item_id]))
+    return scores

@@ -1,0 +1,179 @@
+"""Postings in segments and in memory: what is sealed, what is found, and what happens to what was not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index_store.engine.index import EmbeddedIndex
+from index_store.errors import WordsNotSealed
+from index_store.maintenance.check import check
+from index_store.maintenance.policy import MaintenanceLimits
+from index_store.maintenance.worker import Maintenance
+from index_store.types import CollectionSpec, ItemDelete, ItemWrite, SearchRequest, TextQuery, WriteBatch
+from tests.reference_index import ReferenceIndex
+from tests.sealing import generation_of
+
+SPEC = CollectionSpec("numbers", "int64", 8, "l2", ("title", "tags"))
+WORDS = [
+    "김치",
+    "찌개",
+    "된장",
+    "두부",
+    "갈비",
+    "탕",
+    "국물",
+    "매운",
+    "kimchi",
+    "stew",
+    "500g",
+    "떡볶이",
+    "순두부",
+    "비빔밥",
+    "냉면",
+]
+LIMITS = MaintenanceLimits(seal_rows=1, disk_reserve_bytes=0)
+
+
+def items(numbers: range, seed: int) -> list[ItemWrite]:
+    random = np.random.default_rng(seed)
+    vectors = random.standard_normal((len(numbers), SPEC.dim)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return [
+        ItemWrite(
+            number,
+            vector,
+            metadata={
+                "title": " ".join(random.choice(WORDS, 3)),
+                "tags": [str(random.choice(WORDS)), 7, None],
+            },
+        )
+        for number, vector in zip(numbers, vectors, strict=True)
+    ]
+
+
+def opened(data_dir: Path, spec: CollectionSpec = SPEC) -> EmbeddedIndex:
+    index = EmbeddedIndex(data_dir, [spec])
+    index.open()
+    return index
+
+
+def sealed(data_dir: Path, index: EmbeddedIndex | None = None) -> None:
+    """Publish what is due; the index serves it at once."""
+    assert Maintenance(data_dir, limits=LIMITS).run_once()
+    if index is not None:
+        generation = generation_of(index)
+        generation._next_poll_at = 0.0
+        generation.refresh()
+        assert generation._background is not None
+        generation._background.join()
+
+
+def request(text: str, mode: str = "hybrid", k: int = 20, **more: object) -> SearchRequest:
+    vector = np.ones(SPEC.dim, np.float32)
+    return SearchRequest(vector, k, text=TextQuery(text, mode), **more)  # type: ignore[arg-type]
+
+
+def assert_alike(index: EmbeddedIndex, reference: ReferenceIndex, k: int = 20, **more: object) -> None:
+    for text in ("김치찌개", "kimchi", "매운 국물 500g"):
+        for mode in ("lexical", "hybrid"):
+            asked = request(text, mode, k, **more)
+            got = index.search("numbers", [asked])[0]
+            reference.text_weight = got.text_weight
+            wanted = reference.search("numbers", [asked])[0]
+            assert [hit.id for hit in got.hits] == [hit.id for hit in wanted.hits], (text, mode)
+            assert got.exhausted == wanted.exhausted
+
+
+def test_sealed_merged_and_growing_rows_score_like_a_dictionary(tmp_path: Path) -> None:
+    index, reference = opened(tmp_path), ReferenceIndex([SPEC])
+    for one in (index, reference):
+        one.advance("numbers", "begin", "v1")
+    written = [
+        WriteBatch(items(range(90), 1), embedding_version="v1"),
+        WriteBatch(items(range(80, 110), 2), [ItemDelete(n) for n in range(0, 30, 3)], "v1"),
+        WriteBatch(items(range(105, 115), 3), [ItemDelete(1)], "v1"),
+    ]
+    for batch in written:
+        for one in (index, reference):
+            one.write("numbers", batch)
+        assert_alike(index, reference)
+        sealed(tmp_path, index)
+        assert_alike(index, reference)
+        assert_alike(index, reference, k=60, exclude_ids=range(20, 100, 2), offset=7)
+        assert_alike(index, reference, filter={"tags": {"$exists": True}})
+    assert len(generation_of(index).refresh().segments) > 1
+    index.close()
+    assert check(tmp_path) == []
+
+
+def test_rows_sealed_before_the_fields_were_declared_are_sealed_again(tmp_path: Path) -> None:
+    plain = opened(tmp_path, replace(SPEC, lexical_fields=()))
+    plain.advance("numbers", "begin", "v1")
+    plain.write("numbers", WriteBatch(items(range(50), 1), embedding_version="v1"))
+    plain.close()
+    sealed(tmp_path)
+    index = opened(tmp_path)
+    assert len(index.search("numbers", [SearchRequest(np.ones(SPEC.dim, np.float32), 5)])[0].hits) == 5
+    for mode in ("lexical", "hybrid"):
+        with pytest.raises(WordsNotSealed, match="not sealed"):
+            index.search("numbers", [request("김치", mode)])
+    sealed(tmp_path, index)
+    assert index.search("numbers", [request("김치", "lexical")])[0].hits
+    index.close()
+    other = opened(tmp_path, replace(SPEC, lexical_fields=("tags",)))
+    with pytest.raises(WordsNotSealed):
+        other.search("numbers", [request("김치")])
+    sealed(tmp_path, other)
+    assert other.search("numbers", [request("김치", "lexical")])[0].hits
+    other.close()
+    opened(tmp_path, replace(SPEC, lexical_fields=())).close()
+    sealed(tmp_path)
+    plain = opened(tmp_path, replace(SPEC, lexical_fields=()))
+    assert [one.segment.postings for one in generation_of(plain).refresh().segments] == [None]
+    plain.close()
+    assert check(tmp_path) == []
+
+
+def test_nothing_is_sealed_again_when_nothing_has_changed(tmp_path: Path) -> None:
+    index = opened(tmp_path)
+    index.advance("numbers", "begin", "v1")
+    index.write("numbers", WriteBatch(items(range(50), 1), embedding_version="v1"))
+    index.close()
+    sealed(tmp_path)
+    before = sorted(tmp_path.glob("collections/*/*/snapshots/*"))
+    opened(tmp_path).close()
+    sealed(tmp_path)
+    assert sorted(tmp_path.glob("collections/*/*/snapshots/*")) == before
+
+
+def test_a_flipped_bit_of_postings_is_found_and_mended(tmp_path: Path) -> None:
+    index, reference = opened(tmp_path), ReferenceIndex([SPEC])
+    for one in (index, reference):
+        one.advance("numbers", "begin", "v1")
+        one.write("numbers", WriteBatch(items(range(50), 1), embedding_version="v1"))
+    index.close()
+    sealed(tmp_path)
+    (path,) = tmp_path.glob("collections/*/*/segments/*/lexical_sounds_rows.npy")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 4
+    path.write_bytes(data)
+    assert check(tmp_path)
+    index = opened(tmp_path)
+    assert_alike(index, reference)
+    index.close()
+
+
+def test_the_weight_of_words_follows_the_spread_of_similarities(tmp_path: Path) -> None:
+    index = opened(tmp_path)
+    index.advance("numbers", "begin", "v1")
+    index.write("numbers", WriteBatch(items(range(300), 1), embedding_version="v1"))
+    in_memory = index.search("numbers", [request("김치")])[0].text_weight
+    sealed(tmp_path, index)
+    on_disk = index.search("numbers", [request("김치")])[0].text_weight
+    assert 0.5 < in_memory / on_disk < 2
+    assert index.search("numbers", [request("kimchi")])[0].text_weight > on_disk
+    index.close()
