@@ -62,6 +62,12 @@ def file_rights(path: Path) -> str:
     return f"let the service's user read and write {path} (`ls -l {path}`)"
 
 
+def stuck_writer(process_id: int | None) -> str:
+    """What helps when a process keeps others from writing."""
+    which = "the service" if process_id is None else f"process {process_id}"
+    return f"see whether the disk hangs (`dmesg`); else end {which}, which starts again"
+
+
 def other_holder(path: Path) -> str:
     """What helps when another program keeps the file at `path` locked."""
     return f"end the program that holds {path} (`fuser -v {path}`)"

@@ -35,7 +35,7 @@ from index_store.engine.validation import (
     checked_request,
     is_by_words_alone,
 )
-from index_store.engine.write_order import in_one_order
+from index_store.engine.write_order import WriteOrder
 from index_store.errors import (
     InvalidRequest,
     PageExpired,
@@ -72,10 +72,12 @@ from item_rules.metadata import METADATA_BYTES_MAX
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """min_seq_wait_s: how long a search waits for its min_seq. disk_reserve_bytes: room that writes leave
+    """min_seq_wait_s: how long a search waits for its min_seq. item_lock_wait_s: how long a write waits for
+    another one of the same item. disk_reserve_bytes: room that writes leave
     free. metadata_bytes_max: of one item. writer: queue and transaction sizes."""
 
     min_seq_wait_s: float = 0.2
+    item_lock_wait_s: float = 30.0
     disk_reserve_bytes: int = RESERVE_BYTES
     metadata_bytes_max: int = METADATA_BYTES_MAX
     writer: WriterLimits = field(default_factory=WriterLimits)
@@ -110,11 +112,12 @@ class EmbeddedIndex:
         self._free = free
         self._ballast = Ballast(data_dir, free)
         self._collections = _Collections()
+        self._write_orders: dict[str, WriteOrder] = {}
         for spec in specs:
             check_spec(spec)
-            self._collections[spec.name] = Collection(
-                self._directory_of(spec.name), spec, self._make_store, connect, clock, now
-            )
+            directory = self._directory_of(spec.name)
+            self._collections[spec.name] = Collection(directory, spec, self._make_store, connect, clock, now)
+            self._write_orders[spec.name] = WriteOrder(directory, self._limits.item_lock_wait_s)
 
     def open(self) -> Mapping[str, Unavailable]:
         """Read every collection that is not open yet into memory. Return why some can't be opened, by name;
@@ -191,7 +194,7 @@ class EmbeddedIndex:
                     if is_in_order or len(members.generations) == 1:
                         commit_each(waiting, batch, addressed, done)
                         continue
-                order.enter_context(in_one_order(self._directory_of(collection), batch))
+                order.enter_context(self._write_orders[collection].holding(batch))
                 is_in_order = True
                 # Somebody else may have written these items since: all generations get this one once more.
                 first, done = done, {}

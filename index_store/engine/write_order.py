@@ -5,37 +5,118 @@ to the current generation and in the other to the next: they would differ for go
 bring back what the later write had changed. So whoever writes to several generations holds a lock of each
 item from the first commit to the last. A lock is one of a few files, by the id's checksum: writes of other
 items go on side by side and share their fsyncs.
+
+The kernel lets go of the locks of a process that dies. One that lives and is stuck would hold up every other
+writer for good: nobody waits longer than a while.
 """
 
 from __future__ import annotations
 
+import fcntl
+import logging
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from index_store import hints
 from index_store.diagnosis import hint_of
 from index_store.errors import WriteFailed
 from index_store.storage.digest import crc_of
-from index_store.storage.durable_files import locked
+from index_store.storage.durable_files import holder_of
 from index_store.types import WriteBatch
+
+log = logging.getLogger(__name__)
 
 LOCKS = 64
 """Two callers at one item are rare; this many keep the others apart. A large batch takes all."""
+WAITING_MAX = 64
+"""Threads of a collection that wait for a lock, those that nobody waits for any more among them."""
 
 
-@contextmanager
-def in_one_order(collection: Path, batch: WriteBatch) -> Iterator[None]:
-    """Hold the items of `batch` against writers of this process and of others. What fills a gap needs no
-    lock: it is stored only where its item still waits. Raises WriteFailed."""
-    ids = [item.id for item in batch.items if item.fills is None]
-    ids += [delete.id for delete in batch.deletes]
-    with ExitStack() as held:
-        # In one order, so that no two callers wait for each other.
-        for number in sorted({crc_of(item_id) % LOCKS for item_id in ids}):
-            path = collection / f"write-{number:02}.lock"
-            try:
-                held.enter_context(locked(path))
-            except OSError as exc:
-                text = f"{path} can't be locked, nothing was written, repeating it is safe: {exc}"
-                raise WriteFailed(text, hint_of(exc, collection)) from exc
-        yield
+class WriteOrder:
+    """The locks of one collection in one process. Any thread."""
+
+    def __init__(self, collection: Path, wait_s: float) -> None:
+        """collection: its directory. wait_s: for each lock."""
+        self._collection = collection
+        self._wait_s = wait_s
+        self._waiting = threading.Semaphore(WAITING_MAX)
+
+    @contextmanager
+    def holding(self, batch: WriteBatch) -> Iterator[None]:
+        """Hold the items of `batch` against writers of this process and of others. What fills a gap needs no
+        lock: it is stored only where its item still waits. Raises WriteFailed."""
+        ids = [item.id for item in batch.items if item.fills is None]
+        ids += [delete.id for delete in batch.deletes]
+        with ExitStack() as held:
+            # In one order, so that no two callers wait for each other.
+            for number in sorted({crc_of(item_id) % LOCKS for item_id in ids}):
+                path = self._collection / f"write-{number:02}.lock"
+                try:
+                    descriptor = self._locked(path)
+                except OSError as exc:
+                    text = f"{path} can't be locked, nothing was written, repeating it is safe: {exc}"
+                    raise WriteFailed(text, hint_of(exc, self._collection)) from exc
+                held.callback(os.close, descriptor)
+            yield
+
+    def _locked(self, path: Path) -> int:
+        """Return a descriptor that holds the lock until it is closed. Raises OSError, WriteFailed."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not self._waiting.acquire(blocking=False):
+                os.close(descriptor)
+                raise self._stalled(path, "too many writers wait for it") from None
+            waiting = _WaitingWriter(descriptor, self._waiting)
+            if not waiting.is_over_within(self._wait_s):
+                raise self._stalled(path, f"another writer has held it for {self._wait_s:g} s") from None
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _stalled(self, path: Path, why: str) -> WriteFailed:
+        holder = holder_of(path)
+        who = f" (process {holder})" if holder else ""
+        log.error("write_order_stalled", extra={"path": str(path), "reason": why, "holder": holder})
+        text = f"{path}: {why}{who}; nothing was written, repeating it is safe"
+        return WriteFailed(text, hints.stuck_writer(holder))
+
+
+class _WaitingWriter:
+    """Waits in a thread: the kernel gives a lock in the order in which it was asked for, and no wait for one
+    can be ended."""
+
+    def __init__(self, descriptor: int, waiting: threading.Semaphore) -> None:
+        """waiting: is given back once it has waited."""
+        self._descriptor = descriptor
+        self._waiting = waiting
+        self._lock = threading.Lock()
+        self._is_over = threading.Event()
+        self._is_given_up = False
+        self._error: OSError | None = None
+        threading.Thread(target=self._run, name="write-order", daemon=True).start()
+
+    def is_over_within(self, wait_s: float) -> bool:
+        """Return whether the descriptor holds the lock; else it is closed once it would. Raises OSError."""
+        self._is_over.wait(wait_s)
+        with self._lock:
+            self._is_given_up = not self._is_over.is_set()
+        if self._error is not None:
+            raise self._error
+        return not self._is_given_up
+
+    def _run(self) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        except OSError as exc:
+            self._error = exc
+        with self._lock:
+            self._is_over.set()
+            if self._is_given_up or self._error is not None:
+                os.close(self._descriptor)
+        self._waiting.release()

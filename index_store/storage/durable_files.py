@@ -35,6 +35,20 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def holder_of(path: Path) -> int | None:
+    """Return a process that holds the lock file, as the system tells it; None where it does not."""
+    try:
+        inode = path.stat().st_ino
+        for line in Path("/proc/locks").read_text().splitlines():
+            # 1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF; of one that waits, "->" comes first
+            fields = line.split()
+            if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode):
+                return int(fields[4])
+    except (OSError, ValueError, IndexError):
+        return None
+    return None
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock file against other processes and against other holders in this one.

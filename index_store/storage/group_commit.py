@@ -35,7 +35,7 @@ from index_store.errors import IndexStoreError, ReadOnly, Unavailable, WriteFail
 from index_store.storage.commit_marks import AckedSeq, SharedSeq
 from index_store.storage.digest import ShareHasher
 from index_store.storage.disk_guard import DiskGuard
-from index_store.storage.durable_files import locked
+from index_store.storage.durable_files import holder_of, locked
 from index_store.storage.schema import LOCK_FILE, STORE_FILE, Connection, Connector, prepare
 from index_store.storage.transaction import CommitResult, WriteJob, commit_jobs
 from index_store.types import Trouble
@@ -50,12 +50,14 @@ _FEWER_WRITES = "send larger batches less often; see whether the disk is slow (`
 
 @dataclass(frozen=True, slots=True)
 class WriterLimits:
-    """How much may wait, and how much one transaction takes."""
+    """How much may wait, and how much one transaction takes. stall_s: a writer is told when no transaction
+    has ended for so long."""
 
     queue_batches_max: int = 1024
     batches_max: int = 256
     rows_max: int = 20_000
     queue_wait_s: float = 30.0
+    stall_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,7 @@ class GroupCommitter:
         self._acked_seq = AckedSeq(directory)
         self._thread = threading.Thread(target=self._run, name=f"commit-{directory.name}", daemon=True)
         self._is_closed = False
+        self._ended = 0
         self._failure = ""
         self._state_lock = threading.Lock()
 
@@ -131,7 +134,24 @@ class GroupCommitter:
                 raise Unavailable("the store is closed", hints.TRY_AGAIN)
             self._jobs.put(queued)
         self._step("queued")
-        return queued.done.result()
+        return self._outcome(queued.done)
+
+    def _outcome(self, done: Future[CommitResult]) -> CommitResult:
+        """Wait as long as transactions end. Raises as `submit`."""
+        while True:
+            ended = self._ended
+            try:
+                return done.result(self._limits.stall_s)
+            except TimeoutError:
+                if done.done() or self._ended != ended:
+                    continue
+            holder = holder_of(self._directory / LOCK_FILE)
+            log.error("commit_stalled", extra={"store": str(self._directory), "holder": holder})
+            raise WriteFailed(
+                f"no write of {self._directory} has ended for {self._limits.stall_s:g} s; this one may or "
+                "may not be stored, repeating it is safe",
+                hints.stuck_writer(holder),
+            )
 
     def trouble(self) -> Trouble | None:
         """Return why a write would be refused now, as far as that is known without writing; None if it would
@@ -156,7 +176,10 @@ class GroupCommitter:
             if not jobs:
                 continue
             try:
-                results = self._commit([each.job for each in jobs])
+                try:
+                    results = self._commit([each.job for each in jobs])
+                finally:
+                    self._ended += 1
             except IndexStoreError as exc:
                 for job in jobs:
                     job.done.set_exception(exc)

@@ -6,17 +6,22 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from index_store.engine.index import EmbeddedIndex
-from index_store.engine.write_order import LOCKS
+from index_store.engine.index import EmbeddedIndex, EngineLimits
+from index_store.engine.write_order import LOCKS, WAITING_MAX
 from index_store.errors import InvalidVector, WriteFailed
 from index_store.maintenance.check import check
+from index_store.storage.durable_files import locked
+from index_store.storage.group_commit import LOCK_FILE, WriterLimits
 from index_store.types import Ack, ItemWrite, NewGeneration, StoredItem, WriteBatch
 from tests.unit.test_index_store_filling import SPEC, by, made
+from tests.waiting import until
 
 CALLERS = 6
 ROUNDS = 12
@@ -138,3 +143,65 @@ def test_a_lock_that_cannot_be_had_writes_nothing(workers: Sequence[EmbeddedInde
     with pytest.raises(WriteFailed, match=f"repeating it is safe.*{os.strerror(errno.EISDIR)}"):
         write(workers[0], "never")
     assert facts(workers[0].get("things", IDS)) == before
+
+
+@contextmanager
+def stuck(path: Path) -> Iterator[None]:
+    """Somebody who holds the lock of `path` and does nothing."""
+    with locked(path):
+        yield
+
+
+def impatient(directory: Path, **limits: Any) -> EmbeddedIndex:
+    index = EmbeddedIndex(directory, [SPEC], limits=EngineLimits(**limits))
+    index.open()
+    return index
+
+
+def waiting_threads() -> int:
+    return sum(each.name == "write-order" for each in threading.enumerate())
+
+
+def test_a_stuck_writer_of_an_item_ends_the_wait_of_others_with_an_error(
+    workers: Sequence[EmbeddedIndex], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    workers[0].advance("things", "begin", "v2")
+    index = impatient(tmp_path, item_lock_wait_s=0.01)
+    with ExitStack() as held:
+        for number in range(LOCKS):
+            held.enter_context(stuck(tmp_path / f"collections/things/write-{number:02}.lock"))
+        with pytest.raises(WriteFailed, match="nothing was written, repeating it is safe") as caught:
+            write(index, "late")
+        assert caught.value.hint and f"process {os.getpid()}" in str(caught.value)
+        assert "write_order_stalled" in [record.message for record in caplog.records]
+    until(lambda: not waiting_threads(), "the end of the thread that still waited")
+    write(index, "in time")
+    assert facts(index.get("things", IDS)) == facts(workers[0].get("things", IDS))
+    index.close()
+
+
+def test_few_wait_for_a_stuck_writer_at_once(workers: Sequence[EmbeddedIndex], tmp_path: Path) -> None:
+    workers[0].advance("things", "begin", "v2")
+    index = impatient(tmp_path, item_lock_wait_s=0.01)
+    with ExitStack() as held:
+        for number in range(LOCKS):
+            held.enter_context(stuck(tmp_path / f"collections/things/write-{number:02}.lock"))
+        for _ in range(WAITING_MAX + 3):
+            with pytest.raises(WriteFailed):
+                write(index, "late")
+        assert waiting_threads() == WAITING_MAX
+    until(lambda: not waiting_threads(), "the end of the threads that still waited")
+    index.close()
+
+
+def test_a_stuck_commit_ends_the_wait_of_writers_with_an_error(
+    workers: Sequence[EmbeddedIndex], tmp_path: Path
+) -> None:
+    index = impatient(tmp_path, writer=WriterLimits(stall_s=0.01))
+    with stuck(tmp_path / "collections/things/g000001" / LOCK_FILE):
+        with pytest.raises(WriteFailed, match="may or may not be stored") as caught:
+            write(index, "late")
+        assert caught.value.hint
+    write(workers[0], "in time")
+    assert facts(index.get("things", IDS)) == facts(workers[0].get("things", IDS))
+    index.close()
