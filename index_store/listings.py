@@ -13,14 +13,15 @@ class ItemsRequest:
     """Some stored items in the order of their ids, whether a search can find them or not.
 
     after: only ids beyond this one. is_live: True for items that a search can return, False for all others,
-    None for both. items_max: of one answer. rows_max: how many rows may be looked at for it, tombstones
-    among them. metadata_bytes_max: after so much metadata an answer ends. So it can hold fewer items, or
-    none, though others come after it.
+    None for both. is_active: True for active items, False for deactivated ones. items_max: of one answer.
+    rows_max: how many rows may be looked at for it, tombstones among them. metadata_bytes_max: after so much
+    metadata an answer ends. So it can hold fewer items, or none, though others come after it.
     """
 
     after: Id | None = None
     filter: Filter | None = None
     is_live: bool | None = None
+    is_active: bool | None = None
     items_max: int = 100
     rows_max: int = 20_000
     metadata_bytes_max: int = 8 << 20

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 from index_store.awaiting import AwaitingItem
+from index_store.explanation import Explanation
 from index_store.footprint import Footprint
 from index_store.listings import (
     CountResult,
@@ -23,7 +24,6 @@ from index_store.types import (
     Content,
     Digest,
     DigestRow,
-    Explanation,
     Filter,
     Id,
     NewGeneration,

@@ -69,6 +69,8 @@ class ItemWrite:
     drops_vector: the vector that is stored was made of something else; the item waits for one.
     fills: stored only where the item has no vector and bears this content_hash: what was made of its content
     by a rebuild, while others may write it.
+    merge: its top-level keys are put over what is stored at the moment of the commit, and those that are None
+    removed; instead of metadata.
     """
 
     id: Id
@@ -80,6 +82,7 @@ class ItemWrite:
     content: Content | None = None
     drops_vector: bool = False
     fills: bytes | None = None
+    merge: Metadata | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,8 @@ class WriteBatch:
     the same source_version.
     except_versions: generations of these versions take nothing of it, since somebody else brings them theirs;
     but the one that `embedding_version` names takes all, whatever stands here.
+    only_where: items whose stored metadata do not pass it at the moment of the commit, and unknown ones, are
+    left as they are (`Ack.passed_over`).
     """
 
     items: Sequence[ItemWrite] = ()
@@ -117,6 +122,7 @@ class WriteBatch:
     is_for_current: bool = False
     except_versions: Collection[str] = ()
     takes_content: Callable[[str], bool] | None = None
+    only_where: Filter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +132,8 @@ class Ack:
     vanished: items that a search could return before and no longer can. reappeared: ids known before, deleted
     ones among them, that a search can return again; a new id is none.
     unknown_ids: of items without a vector, those that no generation knows; nothing is stored of them.
+    passed_over: items that do not pass `only_where`. too_large_ids: items that a merge would have given more
+    metadata than an item may have; nothing of them is changed.
     """
 
     upserted: int
@@ -136,6 +144,8 @@ class Ack:
     vanished: int = 0
     reappeared: int = 0
     unknown_ids: Ids = ()
+    passed_over: int = 0
+    too_large_ids: Ids = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,35 +260,6 @@ class StoredItem:
     def is_live(self) -> bool:
         """Whether a search can return it: active, and with a vector."""
         return self.active and self.vector is not None
-
-
-ItemState: TypeAlias = Literal["live", "inactive", "without_vector", "deleted", "unknown"]
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """One item and one search, as of one moment. item_seq, source_version: of a deleted item too.
-
-    is_indexed: searches know it. passes_filter: None without a filter or an item. exact_rank:
-    from 1, by exact search over all that the search may show, the item among them; None beyond `ranks_seen`.
-    answer_rank: from 1, with those that the offset skips, or None. last_distance: of its last hit."""
-
-    state: ItemState
-    item_seq: int | None = None
-    source_version: int | None = None
-    is_indexed: bool = False
-    is_excluded: bool = False
-    passes_filter: bool | None = None
-    distance: float | None = None
-    exact_rank: int | None = None
-    ranks_seen: int = 0
-    answer_rank: int | None = None
-    hits: int = 0
-    last_distance: float | None = None
-    steps: Sequence[PlanStep] = ()
-    generation: str = ""
-    embedding_version: str = ""
-    seq: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ ServiceError
 │   ├── InvalidImage        not a picture that is read here, or too large
 │   ├── UnknownItem         a search starts from an item that is not there
 │   ├── UnknownGeneration   a generation, or the report of one, is asked for that is not there
+│   ├── BrakeOn             a write by filter would change more items than it may unconfirmed
 │   ├── JobConflict         a job can't be made, or can't be ended any more
 │   └── BatchRejected       items of an all-or-nothing write are wrong
 ├── ModelError              files of a model are missing, altered, or not what is opened here
@@ -14,6 +15,7 @@ ServiceError
     ├── Starting            collections or models are still being opened
     ├── Overloaded          it would wait longer than it may; `retry_after_s` is how long
     ├── DeadlineExceeded    it was begun and not finished in time
+    ├── StoppedHalfway      it stopped in the middle; `done` tells how far it came
     └── ModelUnavailable    the model can't load, or serves another embedding_version
 """
 
@@ -102,6 +104,10 @@ class JobConflict(Refused):
     """What is there stands in the way: another job, an ended one, too little room."""
 
 
+class BrakeOn(Refused):
+    """So many items would be changed that somebody has to confirm it."""
+
+
 class BatchRejected(Refused):
     """Nothing of the batch was stored; `rejects` says why, item by item."""
 
@@ -133,6 +139,17 @@ class Overloaded(TryLater):
 
 class DeadlineExceeded(TryLater):
     """It was taken, but not finished within the caller's or the service's limit."""
+
+
+class StoppedHalfway(TryLater):
+    """A write in several commits stopped between two of them; what was done stays done. cause: why. done,
+    matched: items that were changed, and that were to be."""
+
+    def __init__(self, cause: Exception, *, done: int, matched: int) -> None:
+        super().__init__(f"{done} of {matched} items were changed before it stopped: {cause}")
+        self.cause = cause
+        self.done = done
+        self.matched = matched
 
 
 class ModelUnavailable(TryLater):

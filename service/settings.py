@@ -96,6 +96,14 @@ class Settings:
     )
     upsert_bytes_max: int = number(64 << 20, 1024, 1 << 30, "bytes", "Largest upsert body.")
     upsert_items_max: int = number(5000, 1, 100_000, "items", "Most items, and most deletes, of one write.")
+    brake_percent: int = number(
+        5,
+        0,
+        100,
+        "percent",
+        "Share of a collection's items that one write by filter may change without `confirm`, 10 items "
+        "always; 100 is no brake.",
+    )
     digest_rows_max: int = number(
         50_000, 1, 10_000_000, "rows", "About how many rows one answer to a compared digest lists."
     )

@@ -30,6 +30,9 @@ from service.app.health.prober import Prober
 from service.app.image_fetch import PictureFetcher
 from service.app.ingest import Ingester
 from service.app.lifecycle import Lifecycle, OpenableIndex
+from service.app.listing.filter_writes import FilterWrites
+from service.app.listing.item_counts import ItemCounts
+from service.app.listing.parts import ListingParts
 from service.app.listing.scan_queue import ScanQueue
 from service.app.monitoring.explanations import Explanations
 from service.app.search import Searcher
@@ -55,6 +58,8 @@ log = logging.getLogger(__name__)
 _YOUNG_OBJECTS = 20_000
 _CONTRACT_PLACES = (Path(__file__).parents[1] / "openapi.yaml", Path(__file__).parent / "openapi.yaml")
 """In a checkout it stands at the root, in an installation in this package (setup.py)."""
+_PAGE_ITEMS = 1000
+"""Of one commit of a write by filter."""
 _READERS = 4
 _FETCHERS = 8
 
@@ -132,8 +137,7 @@ def build(
         audit_log=audit_log,
         opening=lifecycle,
         contract=next(path for path in _CONTRACT_PLACES if path.exists()).read_bytes(),
-        items=index.item_source(),
-        scans=_scan_queue(settings, readers),
+        listing=_listing(settings, index, ingester, readers),
         demo_picture=demo_picture,
         lifespan=lifespan,
     )
@@ -254,8 +258,23 @@ def _search_queue(settings: Settings, index: OpenableIndex, metrics: Metrics) ->
     )
 
 
-def _scan_queue(settings: Settings, readers: ThreadPoolExecutor) -> ScanQueue:
-    return ScanQueue(readers, queue_ms_max=settings.queue_ms_max, clock=time.monotonic)
+def _listing(
+    settings: Settings, index: OpenableIndex, ingester: Ingester, readers: ThreadPoolExecutor
+) -> ListingParts:
+    items = index.item_source()
+    scans = ScanQueue(readers, queue_ms_max=settings.queue_ms_max, clock=time.monotonic)
+    counts = ItemCounts(items, scans)
+    filter_writes = FilterWrites(
+        counts,
+        scans,
+        ingester,
+        index,
+        brake_percent=settings.brake_percent,
+        page_items=min(_PAGE_ITEMS, settings.upsert_items_max),
+        deadline_ms=settings.upsert_deadline_ms,
+        clock=time.monotonic,
+    )
+    return ListingParts(items, scans, counts, filter_writes)
 
 
 def _keys(settings: Settings) -> Keys:

@@ -7,7 +7,7 @@ import json
 import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -48,69 +48,9 @@ from index_store.types import (
     StoredItem,
     WriteBatch,
 )
-from tests.reference_filter import held, keys_in
+from tests.reference_filter import held, keys_in, matches
 from tests.reference_ranking import ranked
-
-
-@dataclass
-class Shelf:
-    """One generation."""
-
-    name: str
-    version: str
-    dim: int
-    items: dict[Id, StoredItem] = field(default_factory=dict)
-    tombstones: dict[Id, int | None] = field(default_factory=dict)
-    cursors: dict[str, str] = field(default_factory=dict)
-    seq: int = 0
-    past: dict[int, dict[Id, StoredItem]] = field(default_factory=lambda: {0: {}})
-
-    def known_version(self, item_id: Id) -> int | None:
-        item = self.items.get(item_id)
-        return item.source_version if item else self.tombstones.get(item_id)
-
-    def is_stale(self, item_id: Id, version: int | None) -> bool:
-        known = self.known_version(item_id)
-        if known is None or version is None:
-            return False
-        return version <= known if item_id in self.tombstones else version < known
-
-    def newest(self, item_id: Id, version: int | None) -> int | None:
-        return max((v for v in (self.known_version(item_id), version) if v is not None), default=None)
-
-    @property
-    def known(self) -> set[Id]:
-        return self.items.keys() | self.tombstones.keys()
-
-    def upsert(self, write: ItemWrite) -> bool:
-        if self.is_stale(write.id, write.source_version):
-            return False
-        self.seq += 1
-        old = self.items.get(write.id)
-        version = self.newest(write.id, write.source_version)
-        self.tombstones.pop(write.id, None)
-        kept_hash = old.content_hash if old and write.vector is None else None
-        self.items[write.id] = StoredItem(
-            id=write.id,
-            vector=write.vector if write.vector is not None else (old.vector if old else None),
-            active=write.active if write.active is not None else (old.active if old else True),
-            metadata=dict(write.metadata) if write.metadata is not None else (old.metadata if old else None),
-            source_version=version,
-            content_hash=write.content_hash if write.content_hash is not None else kept_hash,
-            seq=self.seq,
-        )
-        return True
-
-    def delete(self, item_id: Id, version: int | None) -> int:
-        """1 deleted, 0 nothing to delete, -1 stale."""
-        if self.is_stale(item_id, version):
-            return -1
-        is_known = item_id in self.items
-        if is_known or version is not None:
-            self.seq += 1
-            self.tombstones[item_id] = self.newest(item_id, version)
-            self.items.pop(item_id, None)
-        return int(is_known)
+from tests.reference_shelf import Shelf, is_too_large
 
 
 class ReferenceIndex:
@@ -218,25 +158,37 @@ class ReferenceIndex:
     def _commit(
         self, shelf: Shelf, batch: WriteBatch, is_addressed: bool, known: set[Id]
     ) -> tuple[Ack, set[Id]]:
-        items = list(batch.items)
+        items, deletes = list(batch.items), list(batch.deletes)
+        passed_over = 0
+        if batch.only_where is not None:
+            passing = {i for i, item in shelf.items.items() if matches(batch.only_where, item.metadata or {})}
+            passed_over = sum(one.id not in passing for one in (*items, *deletes))
+            items = [item for item in items if item.id in passing]
+            deletes = [delete for delete in deletes if delete.id in passing]
         if not is_addressed:
             items = [
                 item if item.vector is None else replace(item, vector=None, content_hash=None)
                 for item in items
-                if item.vector is None or item.active is not None or item.metadata is not None
+                if item.vector is None
+                or item.active is not None
+                or item.metadata is not None
+                or item.merge is not None
             ]
-        ids = {*(item.id for item in items), *(delete.id for delete in batch.deletes)}
+        ids = {*(item.id for item in items), *(delete.id for delete in deletes)}
         was_live = {i: i in shelf.items and shelf.items[i].is_live for i in ids & shelf.known}
         unknown: dict[Id, None] = {}
+        too_large: dict[Id, None] = {}
         upserted = stale = 0
         for item in items:
             if item.vector is None and item.id not in shelf.items and item.id not in known:
                 unknown[item.id] = None
+            elif item.merge is not None and is_too_large(shelf, item):
+                too_large[item.id] = None
             elif shelf.upsert(item):
                 upserted += 1
             else:
                 stale += 1
-        deleted = [shelf.delete(delete.id, delete.source_version) for delete in batch.deletes]
+        deleted = [shelf.delete(delete.id, delete.source_version) for delete in deletes]
         if is_addressed:
             shelf.cursors.update(batch.cursors)
         shelf.past[shelf.seq] = copy.copy(shelf.items)
@@ -245,7 +197,7 @@ class ReferenceIndex:
         vanished = sum(was and not is_live[i] for i, was in was_live.items())
         reappeared = sum(not was and is_live[i] for i, was in was_live.items())
         counts = (upserted, deleted.count(1), stale, shelf.seq)
-        ack = Ack(*counts, shelf.version, vanished, reappeared, tuple(unknown))
+        ack = Ack(*counts, shelf.version, vanished, reappeared, tuple(unknown), passed_over, tuple(too_large))
         return ack, {item.id for item in items} - set(unknown)
 
     def get(self, collection: str, ids: Sequence[Id]) -> list[StoredItem | None]:

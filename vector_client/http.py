@@ -9,10 +9,12 @@ from typing import Any
 from vector_client.errors import NotFound
 from vector_client.protocol import items as stored
 from vector_client.protocol import operations, search
+from vector_client.protocol.items import ByFilter
 from vector_client.retries import Limits
 from vector_client.settings import ClientSettings
 from vector_client.transport import Transport
 from vector_client.types import (
+    Changed,
     CollectionState,
     Differing,
     Digest,
@@ -146,6 +148,24 @@ class VectorClient:
     def deactivate(self, collection: str, ids: Sequence[Id]) -> Written:
         """Hide ids from every search; their vectors stay. `unknown_ids` lists those that are not stored."""
         return self._transport.exchange(stored.change_ids("deactivate", collection, ids, self._keys))
+
+    def merge_metadata(self, collection: str, ids: Sequence[Id], keys: Mapping[str, Any]) -> Written:
+        """Put keys over the metadata of items, and remove those that are None; other keys stay, whoever wrote
+        them meanwhile. `unknown_ids` lists ids that are not stored."""
+        return self._transport.exchange(
+            stored.change_metadata(collection, ids, keys, self._keys, merges=True)
+        )
+
+    def replace_metadata(self, collection: str, ids: Sequence[Id], metadata: Mapping[str, Any]) -> Written:
+        """Give items these metadata and no other. `unknown_ids` lists ids that are not stored."""
+        return self._transport.exchange(
+            stored.change_metadata(collection, ids, metadata, self._keys, merges=False)
+        )
+
+    def change_by_filter(self, change: ByFilter) -> Changed:
+        """Delete, show, hide or merge metadata of all items that pass a filter. Raises Conflict where the
+        brake wants `confirm`, Unavailable where it stopped in the middle: repeating it goes on."""
+        return self._transport.exchange(stored.change_by_filter(change, self._keys))
 
     def item(self, item_id: Id, collection: str | None = None, with_vector: bool = False) -> StoredItem:
         """Return what is stored of one id. Raises NotFound."""

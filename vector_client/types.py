@@ -157,6 +157,18 @@ class ItemPage:
 
 
 @dataclass(frozen=True, slots=True)
+class Changed:
+    """A write by filter. matched: items that passed; done: that were changed. is_dry_run: nothing was, and
+    needs_confirm tells whether `confirm` is needed. fields: the whole answer."""
+
+    matched: int
+    done: int
+    is_dry_run: bool
+    needs_confirm: bool
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Facet:
     """What items have under one metadata key. count: items that have it. values: the most common with their
     items; distinct: how many there are, None where they are too many. ranges: (from, to, items) of

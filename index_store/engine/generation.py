@@ -24,6 +24,7 @@ from index_store.delta.delta import Delta
 from index_store.engine.tombstone_counter import TombstoneCounter
 from index_store.engine.validation import check_dim, is_by_words_alone
 from index_store.errors import PageExpired, SeqNotReached, Unavailable, VersionMismatch
+from index_store.explanation import Explanation
 from index_store.query.execute import Answer, answer, texts_of, vectors_of
 from index_store.query.explain import explain
 from index_store.query.view import (
@@ -42,16 +43,7 @@ from index_store.segment.open import OpenSegments
 from index_store.storage.schema import Connector, connect_sqlite
 from index_store.storage.scrub_state import SCRUB_FILE
 from index_store.storage.store import RowPage, Store
-from index_store.types import (
-    CollectionSpec,
-    Explanation,
-    Hit,
-    Id,
-    PageKey,
-    SearchRequest,
-    SearchResult,
-    Vector,
-)
+from index_store.types import CollectionSpec, Hit, Id, PageKey, SearchRequest, SearchResult, Vector
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 
 from index_store.engine.generation import Generation
+from index_store.filter.cache import compiled_filter
+from index_store.filter.texts import passing_texts
 from index_store.storage.transaction import CommitResult
 from index_store.types import Ack, Id, ItemWrite, Vector, WriteBatch
 
@@ -37,8 +40,11 @@ def commit_each(
 
 def _commit(generation: Generation, batch: WriteBatch, is_addressed: bool, known: Set[Id]) -> GenerationWrite:
     """known: what is said of these ids is stored ahead of a vector."""
+    passes = None
+    if batch.only_where is not None:
+        passes = partial(passing_texts, compiled_filter(batch.only_where).node)
     batch = batch_for(generation.embedding_version, batch, is_addressed=is_addressed)
-    committed = generation.store.commit(batch, known)
+    committed = generation.store.commit(batch, known, passes)
     generation.catch_up(committed.seq)
     held = {item.id for item in batch.items}.difference(committed.unknown_ids)
     return GenerationWrite(committed, generation.embedding_version, held)
@@ -58,6 +64,8 @@ def acked(done: Mapping[str, GenerationWrite], addressed: str) -> Ack:
         ours.vanished,
         ours.reappeared,
         tuple(unknown),
+        ours.passed_over,
+        ours.too_large_ids,
     )
 
 
@@ -122,6 +130,6 @@ def _without_vector(item: ItemWrite) -> ItemWrite | None:
         return item
     if item.content is not None:
         return _waiting(item)
-    if item.active is None and item.metadata is None:
+    if item.active is None and item.metadata is None and item.merge is None:
         return None
     return replace(item, vector=None, content_hash=None)

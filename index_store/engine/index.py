@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import faiss
@@ -351,7 +351,7 @@ class EmbeddedIndex:
             embedding_version,
             connect=self._connect,
             disk=DiskGuard(directory, self._limits.disk_reserve_bytes, self._free),
-            limits=self._limits.writer,
+            limits=replace(self._limits.writer, metadata_bytes_max=self._limits.metadata_bytes_max),
         )
 
 

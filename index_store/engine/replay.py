@@ -13,15 +13,8 @@ from index_store.engine.generation import Generation
 from index_store.engine.open_generations import OpenGenerations
 from index_store.engine.validation import check_ids, checked_request
 from index_store.errors import GenerationConflict, VersionMismatch
-from index_store.types import (
-    CollectionSpec,
-    Content,
-    Explanation,
-    Id,
-    SearchRequest,
-    SearchResult,
-    StoredItem,
-)
+from index_store.explanation import Explanation
+from index_store.types import CollectionSpec, Content, Id, SearchRequest, SearchResult, StoredItem
 
 
 class GenerationReader:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store.errors import InvalidId, InvalidRequest, InvalidVector
+from index_store.filter.compile import compile_filter
 from index_store.types import CollectionSpec, Id, Ids, ItemWrite, SearchRequest, TextQuery, Vector, WriteBatch
 from item_rules.ids import id_fault, int64_fault
 from item_rules.metadata import METADATA_BYTES_MAX, metadata_fault
@@ -116,6 +117,8 @@ def checked_batch(
     for position, delete in enumerate(batch.deletes):
         check_id(delete.id, spec, f"deletes[{position}].id")
         _check_source_version(delete.source_version, f"deletes[{position}].source_version")
+    if batch.only_where is not None:
+        compile_filter(batch.only_where)
     for source, value in batch.cursors.items():
         if not isinstance(source, str) or not isinstance(value, str):
             raise InvalidRequest("cursors are texts by source name", "cursors")
@@ -150,9 +153,12 @@ def _check_item(item: ItemWrite, spec: CollectionSpec, field: str, metadata_byte
         raise InvalidRequest(f"{field}.content_hash is too long", f"{field}.content_hash")
     if item.content is not None and not item.content_hash:
         raise InvalidRequest(f"{field}.content needs its content_hash", f"{field}.content")
-    fault = None if item.metadata is None else metadata_fault(item.metadata, metadata_bytes_max)
-    if fault is not None:
-        raise InvalidRequest(f"{field}.metadata {fault}", f"{field}.metadata")
+    for name, metadata in (("metadata", item.metadata), ("merge", item.merge)):
+        fault = None if metadata is None else metadata_fault(metadata, metadata_bytes_max)
+        if fault is not None:
+            raise InvalidRequest(f"{field}.{name} {fault}", f"{field}.{name}")
+    if item.metadata is not None and item.merge is not None:
+        raise InvalidRequest(f"{field} must not have both metadata and merge", f"{field}.merge")
 
 
 def _check_source_version(value: object, field: str) -> None:

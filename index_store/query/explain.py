@@ -8,11 +8,12 @@ import numpy as np
 
 from index_store.ann.rerank import rescore
 from index_store.delta.delta import Delta
+from index_store.explanation import Explanation, ItemState
 from index_store.filter.cache import compiled_filter
 from index_store.query.execute import Answer, answer
 from index_store.query.view import View, live_ids
 from index_store.storage.rows import Row
-from index_store.types import CollectionSpec, Explanation, Id, ItemState, PlanStep, SearchRequest
+from index_store.types import CollectionSpec, Id, PlanStep, SearchRequest
 
 RANKS_SEEN_MAX = 10_000
 """Exact search scores and sorts as many rows again, in about 10 ms."""

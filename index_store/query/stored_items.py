@@ -22,7 +22,7 @@ from index_store.types import Id
 _CHUNK_ROWS = 512
 """Searches run in the same interpreter: between two rows SQLite lets others have their turn, so what Python
 does at once must be short."""
-_COLUMNS = "SELECT id, deleted, active AND vector IS NOT NULL, metadata FROM item"
+_COLUMNS = "SELECT id, deleted, active, vector IS NOT NULL, metadata FROM item"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,6 @@ class ScannedRow:
 
     id: Id | None
     is_wanted: bool
-    is_live: bool
     metadata_bytes: int
 
 
@@ -94,12 +93,13 @@ def scanned_rows(
             passes: Sequence[bool] = [True] * len(chunk)
         else:
             passes = passing_texts(condition.node, [text for *_, text in chunk])
-        for (item_id, deleted, is_live, text), does_pass in zip(chunk, passes, strict=True):
-            is_of_state = request.is_live is None or bool(is_live) is request.is_live
+        for (item_id, deleted, active, has_vector, text), does_pass in zip(chunk, passes, strict=True):
+            is_of_state = request.is_live in (None, bool(active and has_vector))
+            is_of_state &= request.is_active in (None, bool(active))
             is_readable = isinstance(item_id, int | str) and is_bindable(item_id)
             is_wanted = bool(not deleted and does_pass and is_of_state)
             size = len(text) if isinstance(text, str) else 0
-            yield ScannedRow(item_id if is_readable else None, is_wanted, bool(is_live), size)
+            yield ScannedRow(item_id if is_readable else None, is_wanted, size)
 
 
 def _chunks(connection: Connection, request: ItemsRequest) -> Iterator[list[Any]]:

@@ -39,6 +39,7 @@ from index_store.storage.durable_files import holder_of, locked
 from index_store.storage.schema import LOCK_FILE, STORE_FILE, Connection, Connector, prepare
 from index_store.storage.transaction import CommitResult, WriteJob, commit_jobs
 from index_store.types import Trouble
+from item_rules.metadata import METADATA_BYTES_MAX
 
 log = logging.getLogger(__name__)
 
@@ -51,13 +52,14 @@ _FEWER_WRITES = "send larger batches less often; see whether the disk is slow (`
 @dataclass(frozen=True, slots=True)
 class WriterLimits:
     """How much may wait, and how much one transaction takes. stall_s: a writer is told when no transaction
-    has ended for so long."""
+    has ended for so long. metadata_bytes_max: of an item after a merge."""
 
     queue_batches_max: int = 1024
     batches_max: int = 256
     rows_max: int = 20_000
     queue_wait_s: float = 30.0
     stall_s: float = 60.0
+    metadata_bytes_max: int = METADATA_BYTES_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +227,7 @@ class GroupCommitter:
                 connection = self._open_connection()
                 connection.execute("BEGIN IMMEDIATE")
                 self._step("begun")
-                results = commit_jobs(connection, self._hasher, jobs)
+                results = commit_jobs(connection, self._hasher, jobs, self._limits.metadata_bytes_max)
                 self._step("applied")
                 connection.execute("COMMIT")
                 self._step("committed")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from index_store.storage.digest import ShareHasher, id_bytes
-from index_store.types import Id, ItemDelete, ItemWrite, StoredItem
+from index_store.types import Id, ItemDelete, ItemWrite, Metadata, StoredItem
 from item_rules.metadata import metadata_text
 
 _HEAD = struct.Struct("<qB?qQiii")
@@ -102,6 +102,8 @@ def written(stored: Row | None, write: ItemWrite, seq: int, hasher: ShareHasher)
     metadata = kept.metadata if kept else None
     if write.metadata is not None:
         metadata = metadata_text(write.metadata)
+    elif write.merge is not None:
+        metadata = merged_text(metadata, write.merge)
     return Row(
         id=write.id,
         seq=seq,
@@ -113,6 +115,13 @@ def written(stored: Row | None, write: ItemWrite, seq: int, hasher: ShareHasher)
         share=hasher.share(write.id, active, vector, content_hash),
         vector=vector,
     )
+
+
+def merged_text(stored: str | None, merge: Metadata) -> str:
+    """Return metadata with the keys of `merge` put over them, less those that are None there."""
+    known = {} if stored is None else json.loads(stored)
+    kept = {key: value for key, value in known.items() if key not in merge}
+    return metadata_text(kept | {key: value for key, value in merge.items() if value is not None})
 
 
 def _has_its_own_content(kept: Row | None, write: ItemWrite) -> bool:

@@ -45,7 +45,7 @@ from index_store.storage.schema import (
     read_lexical_fields,
 )
 from index_store.storage.scrub_state import read_scrub_state
-from index_store.storage.transaction import CommitResult, WriteJob, read_rows
+from index_store.storage.transaction import CommitResult, Passes, WriteJob, read_rows
 from index_store.types import (
     CollectionSpec,
     Digest,
@@ -185,10 +185,12 @@ class Store:
             self._tail_connection = self._read_connection = None
         self.shared_seq.close()
 
-    def commit(self, batch: WriteBatch, known_elsewhere: Set[Id] = frozenset()) -> CommitResult:
-        """Store the whole batch durably, or nothing. known_elsewhere: ids that another generation holds; what
-        is said of them without a vector is stored ahead of it. Raises WriteFailed, ReadOnly, Unavailable."""
-        return self._committer.submit(WriteJob(batch, known_elsewhere))
+    def commit(
+        self, batch: WriteBatch, known_elsewhere: Set[Id] = frozenset(), passes: Passes | None = None
+    ) -> CommitResult:
+        """Store the whole batch durably, or nothing. known_elsewhere, passes: as of WriteJob. Raises
+        WriteFailed, ReadOnly, Unavailable."""
+        return self._committer.submit(WriteJob(batch, known_elsewhere, passes))
 
     def commits_blocked(self) -> AbstractContextManager[None]:
         """A context in which no process commits to this store. Raises OSError."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from index_store.contents.table import KeptContent, keep_contents
 from index_store.storage import digest
@@ -11,6 +12,9 @@ from index_store.storage.digest import ShareHasher
 from index_store.storage.rows import Row, is_stale, tombstone, without_content, written
 from index_store.storage.schema import COLUMNS, UPSERT, Connection, from_columns, to_columns
 from index_store.types import Content, Id, ItemWrite, WriteBatch
+from item_rules.metadata import METADATA_BYTES_MAX
+
+Passes: TypeAlias = Callable[[Sequence[str | None]], Sequence[bool]]
 
 _IDS_A_SELECT = 500
 _RECOUNT_AWAITING = (
@@ -23,7 +27,8 @@ _RECOUNT_AWAITING = (
 @dataclass(frozen=True, slots=True)
 class CommitResult:
     """What one batch did. seq: the store's newest after it. vanished, reappeared: see types.Ack.
-    unknown_ids: of items without a vector, those that this store does not hold."""
+    unknown_ids: of items without a vector, those that this store does not hold. passed_over, too_large_ids:
+    see types.Ack."""
 
     upserted: int
     deleted: int
@@ -32,15 +37,31 @@ class CommitResult:
     vanished: int
     reappeared: int
     unknown_ids: Sequence[Id] = ()
+    passed_over: int = 0
+    too_large_ids: Sequence[Id] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class WriteJob:
     """A batch as one generation's store takes it. known_elsewhere: ids that another generation holds; what is
-    said of them without a vector is stored here ahead of it."""
+    said of them without a vector is stored here ahead of it. passes: which of these metadata, as JSON texts,
+    may be written over; None: all."""
 
     batch: WriteBatch
     known_elsewhere: Set[Id] = frozenset()
+    passes: Passes | None = None
+
+
+@dataclass(slots=True)
+class _BatchResult:
+    """What was counted of one batch so far; see CommitResult."""
+
+    passed_over: int
+    upserted: int = 0
+    deleted: int = 0
+    stale: int = 0
+    unknown: dict[Id, None] = field(default_factory=dict)
+    too_large: dict[Id, None] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -81,11 +102,17 @@ def _is_obsolete(before: Row, row: Row, is_made_anew: bool) -> bool:
     return before.content_hash is not None and (is_made_anew or before.content_hash != row.content_hash)
 
 
-def commit_jobs(connection: Connection, hasher: ShareHasher, jobs: Sequence[WriteJob]) -> list[CommitResult]:
-    """Apply the batches in order inside the transaction that the caller opened and will commit."""
+def commit_jobs(
+    connection: Connection,
+    hasher: ShareHasher,
+    jobs: Sequence[WriteJob],
+    metadata_bytes_max: int = METADATA_BYTES_MAX,
+) -> list[CommitResult]:
+    """Apply the batches in order inside the transaction that the caller opened and will commit.
+    metadata_bytes_max: of an item after a merge."""
     batches = [job.batch for job in jobs]
     work = _read_touched(connection, _ids_of(batches))
-    results = [_apply_batch(work, job, hasher) for job in jobs]
+    results = [_apply_batch(work, job, hasher, metadata_bytes_max) for job in jobs]
     _write_changes(connection, work)
     cursors = [pair for batch in batches for pair in batch.cursors.items()]
     connection.executemany(
@@ -123,36 +150,67 @@ def _read_touched(connection: Connection, ids: Iterable[Id]) -> _TransactionRows
     return _TransactionRows(seq=seq, before=sound, damaged=damaged, now=now)
 
 
-def _apply_batch(work: _TransactionRows, job: WriteJob, hasher: ShareHasher) -> CommitResult:
-    upserted = deleted = stale = 0
+def _apply_batch(
+    work: _TransactionRows, job: WriteJob, hasher: ShareHasher, metadata_bytes_max: int
+) -> CommitResult:
     batch = job.batch
     touched = [*(item.id for item in batch.items), *(delete.id for delete in batch.deletes)]
     live_before = {row.id: row.is_live for each in touched if (row := work.now.get(each)) is not None}
-    unknown: dict[Id, None] = {}
+    barred = _barred(work, job.passes, touched)
+    outcome = _BatchResult(passed_over=sum(each in barred for each in touched))
     for item in batch.items:
+        if item.id in barred:
+            continue
         stored = work.now.get(item.id)
         is_held = stored is not None and not stored.deleted
         if item.vector is None and not is_held and item.id not in job.known_elsewhere:
-            unknown[item.id] = None
+            outcome.unknown[item.id] = None
             continue
         if is_stale(stored, item.source_version) or not _may_fill(stored, item):
-            stale += 1
+            outcome.stale += 1
             continue
         row = written(stored, item, work.seq + 1, hasher)
+        if item.merge is not None and _is_larger(row.metadata, metadata_bytes_max):
+            outcome.too_large[item.id] = None
+            continue
         work.change(row, item.content, is_made_anew=item.vector is not None and item.fills is None)
-        upserted += 1
+        outcome.upserted += 1
     for delete in batch.deletes:
         stored = work.now.get(delete.id)
+        if delete.id in barred:
+            continue
         if is_stale(stored, delete.source_version):
-            stale += 1
+            outcome.stale += 1
             continue
         is_held = stored is not None and not stored.deleted
         if is_held or delete.source_version is not None:
             work.change(tombstone(stored, delete, work.seq + 1))
-        deleted += is_held
-    vanished = sum(was and not work.now[item_id].is_live for item_id, was in live_before.items())
-    reappeared = sum(not was and work.now[item_id].is_live for item_id, was in live_before.items())
-    return CommitResult(upserted, deleted, stale, work.seq, vanished, reappeared, tuple(unknown))
+        outcome.deleted += is_held
+    is_live = {item_id: work.now[item_id].is_live for item_id in live_before}
+    return CommitResult(
+        outcome.upserted,
+        outcome.deleted,
+        outcome.stale,
+        work.seq,
+        sum(was and not is_live[item_id] for item_id, was in live_before.items()),
+        sum(not was and is_live[item_id] for item_id, was in live_before.items()),
+        tuple(outcome.unknown),
+        outcome.passed_over,
+        tuple(outcome.too_large),
+    )
+
+
+def _barred(work: _TransactionRows, passes: Passes | None, ids: Sequence[Id]) -> Set[Id]:
+    """The ids whose rows may not be written over, as they are before the batch: unknown ones among them."""
+    if passes is None:
+        return frozenset()
+    held = [row for each in dict.fromkeys(ids) if (row := work.now.get(each)) is not None and not row.deleted]
+    passing = zip(held, passes([row.metadata for row in held]), strict=True)
+    return frozenset(ids).difference(row.id for row, does_pass in passing if does_pass)
+
+
+def _is_larger(text: str | None, bytes_max: int) -> bool:
+    return text is not None and (len(text) if text.isascii() else len(text.encode())) > bytes_max
 
 
 def _write_changes(connection: Connection, work: _TransactionRows) -> None:

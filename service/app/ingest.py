@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias, TypeVar
 
 from index_store.errors import GenerationConflict, VersionMismatch
 from index_store.port import VectorIndex
-from index_store.types import Ack, Content, Id, ItemDelete, ItemWrite, Metadata, Vector, WriteBatch
+from index_store.types import Ack, Content, Filter, Id, ItemDelete, ItemWrite, Metadata, Vector, WriteBatch
 from service.app.encoders import Encoders, has_same_template
 from service.app.generations.other_vectors import OtherVectors
 from service.embedding.port import Encoding
@@ -48,7 +48,8 @@ class PictureSource(Protocol):
 class NewItem:
     """One item as it came: at most one of vector, text, picture, picture_url.
 
-    place: among the request's items. text: normalised. active, metadata: None keeps what is stored.
+    place: among the request's items. text: normalised. active, metadata: None keeps what is stored. merge:
+    put over the metadata that is stored.
     """
 
     place: int
@@ -60,12 +61,13 @@ class NewItem:
     active: bool | None = None
     metadata: Metadata | None = None
     source_version: int | None = None
+    merge: Metadata | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Intake:
     """One write as asked. rejects: items that were found wrong before they became NewItems. except_versions:
-    of generations that take nothing of it."""
+    of generations that take nothing of it. only_where: of stored items, those that still pass."""
 
     collection: str
     items: Sequence[NewItem] = ()
@@ -74,6 +76,7 @@ class Intake:
     embedding_version: str | None = None
     cursors: Mapping[str, str] = field(default_factory=dict)
     except_versions: Sequence[str] = ()
+    only_where: Filter | None = None
 
 
 _Embedded: TypeAlias = tuple[NewItem, Content, Encoding | InvalidImage]
@@ -170,13 +173,14 @@ class Ingester:
             is_for_current=is_for_current,
             except_versions=intake.except_versions,
             takes_content=_same_texts(version),
+            only_where=intake.only_where,
         )
         began_at = time.perf_counter()
         ack = await self._on_writer(
             lambda: self._write(intake.collection, batch, is_embedded_here=is_for_current)
         )
         self._metrics.stages.observe(COMMIT, time.perf_counter() - began_at)
-        return ack, rejects
+        return ack, [*rejects, *_grown_too_large(ack, intake)]
 
     async def _version(self, intake: Intake) -> str | None:
         """The space of this write's vectors; None when it has none."""
@@ -281,6 +285,7 @@ class Ingester:
             active=item.active,
             metadata=item.metadata,
             source_version=item.source_version,
+            merge=item.merge,
             content_hash=None if content is None else hashlib.sha256(content.data).digest(),
             content=None if content is None else self._to_keep(collection, item, content),
         )
@@ -310,6 +315,15 @@ def _is_picture(item: NewItem) -> bool:
 def _unreadable(item: NewItem, error: InvalidImage) -> Reject:
     content = "image" if item.picture is not None else "image_url"
     return Reject(("items", item.place, content), item.id, error.code, str(error))
+
+
+def _grown_too_large(ack: Ack, intake: Intake) -> list[Reject]:
+    """Items that only the commit could refuse: what they would be is known there."""
+    if not ack.too_large_ids:
+        return []
+    places = {item.id: item.place for item in intake.items}
+    said = "the merged metadata would be larger than an item's may be (METADATA_BYTES_MAX)"
+    return [Reject(("ids", places[each]), each, "metadata_too_large", said) for each in ack.too_large_ids]
 
 
 def _place(reject: Reject) -> tuple[bool, str | int]:

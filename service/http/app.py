@@ -11,13 +11,11 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
-from index_store.port import ItemSource
 from service.app.backups import Snapshots
 from service.app.health.prober import Prober
 from service.app.ingest import Ingester, PictureSource
 from service.app.lifecycle import Opening
-from service.app.listing.item_counts import ItemCounts
-from service.app.listing.scan_queue import ScanQueue
+from service.app.listing.parts import ListingParts
 from service.app.monitoring.explanations import Explanations
 from service.app.monitoring.search_meter import SearchMeter
 from service.app.rebuild.promotions import Promotions
@@ -83,8 +81,7 @@ class ApplicationParts:
     opening: Opening
     lifespan: Lifespan
     contract: bytes
-    items: ItemSource
-    scans: ScanQueue
+    listing: ListingParts
     demo_picture: DemoPicture | None = None
 
 
@@ -173,9 +170,9 @@ def _routers(parts: ApplicationParts) -> list[APIRouter]:
         HealthRoutes(shared, parts.prober, parts.contract),
         EmbedRoutes(shared),
         WriteRoutes(shared, parts.ingester, IntakeReader(shared.catalogue, shared.settings)),
-        ChangeRoutes(shared, parts.ingester),
-        ItemRoutes(shared, parts.items, parts.scans),
-        CountRoutes(shared, ItemCounts(parts.items, parts.scans)),
+        ChangeRoutes(shared, parts.ingester, parts.listing.filter_writes),
+        ItemRoutes(shared, parts.listing.items, parts.listing.scans),
+        CountRoutes(shared, parts.listing.counts),
         LegacyRoutes(shared, parts.searcher, parts.meter, parts.pictures),
         OpsRoutes(
             shared,

@@ -10,7 +10,6 @@ import itertools
 import shutil
 import tempfile
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ import pytest
 from hypothesis import HealthCheck, note, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    RuleBasedStateMachine,
     initialize,
     invariant,
     precondition,
@@ -43,44 +41,26 @@ from index_store.types import (
     PageKey,
     SearchRequest,
     TextQuery,
-    Vector,
     WriteBatch,
 )
 from tests.reference_index import ReferenceIndex
+from tests.simulation.index_values import (
+    ASKED,
+    CONDITIONS,
+    DIM,
+    IDS,
+    OTHER_DIM,
+    SHADES,
+    deletes,
+    items,
+    vector_of,
+)
+from tests.simulation.listing_rules import ListingRules
 
 SEED = 71_823
-DIM = 4
-OTHER_DIM = 6
-"""Of some generations that follow."""
-IDS = st.integers(0, 14)
-VERSIONS = st.none() | st.integers(0, 6)
-SHADES = st.sampled_from(["red", "blue", "green"])
-TITLES = st.sampled_from(["김치 찌개", "김치", "된장찌개 (두부)", "kimchi stew", "", "두부 김치 두부"])
-TEXTS = st.sampled_from(["김치찌개", "kimchi jjigae", "두부", "gu", "없다", "ㅋㅋ!"])
-ASKED = st.none() | st.builds(
-    TextQuery, TEXTS, st.sampled_from(["lexical", "hybrid"]), st.sampled_from([0.0, 1.0, 9.0])
-)
 
 
-def vector_of(number: int, dim: int = DIM) -> Vector:
-    """One of a few, so that equal vectors under many ids are common; shorter ones are its beginning."""
-    found: Vector = np.random.default_rng(number).standard_normal(OTHER_DIM, dtype=np.float32)[:dim]
-    return found
-
-
-items = st.builds(
-    ItemWrite,
-    id=IDS,
-    vector=st.none() | st.integers(0, 9).map(partial(vector_of, dim=OTHER_DIM)),
-    active=st.none() | st.booleans(),
-    metadata=st.none() | st.fixed_dictionaries({"shade": SHADES}, optional={"title": TITLES}),
-    source_version=VERSIONS,
-    content_hash=st.none() | st.sampled_from([b"a", b"b"]),
-)
-deletes = st.builds(ItemDelete, id=IDS, source_version=VERSIONS)
-
-
-class IndexMachine(RuleBasedStateMachine):
+class IndexMachine(ListingRules):
     """Two engines on one directory stand for two processes: they share nothing but the files."""
 
     folder: Path
@@ -98,6 +78,8 @@ class IndexMachine(RuleBasedStateMachine):
         self.reference.advance("things", "begin", "v0")
         self.made = 0
         self.pages: list[tuple[PageKey, PageKey, SearchRequest]] = []
+        self.listing: tuple[Any, list[Any], set[Any]] = (None, [], set())
+        """Of `turn_list_page`: where it is, what it gave, and what was there all the while."""
 
     def named(self, number: int) -> Any:
         return number if self.spec.id_kind == "int64" else f"상품-{number:02}"
@@ -120,8 +102,11 @@ class IndexMachine(RuleBasedStateMachine):
         some=st.lists(items, max_size=6),
         gone=st.lists(deletes, max_size=2),
         choice=st.integers(0, 2),
+        condition=st.none() | CONDITIONS,
     )
-    def write(self, which: int, some: list[ItemWrite], gone: list[ItemDelete], choice: int) -> None:
+    def write(
+        self, which: int, some: list[ItemWrite], gone: list[ItemDelete], choice: int, condition: Any
+    ) -> None:
         versions = self.versions()
         version = versions[choice % len(versions)] if any(i.vector is not None for i in some) else None
         dim = self.reference.dims_by_version("things").get(version or "")
@@ -133,10 +118,14 @@ class IndexMachine(RuleBasedStateMachine):
             [ItemDelete(self.named(int(d.id)), d.source_version) for d in gone],
             version,
             {"source": str(len(some))},
+            only_where=condition,
         )
         got, wanted = self.engines[which].write("things", batch), self.reference.write("things", batch)
         seen, expected = (
-            (ack.upserted, ack.deleted, ack.stale_ignored, ack.vanished, ack.reappeared, set(ack.unknown_ids))
+            (
+                *(ack.upserted, ack.deleted, ack.stale_ignored, ack.vanished, ack.reappeared),
+                *(ack.passed_over, set(ack.unknown_ids)),
+            )
             for ack in (got, wanted)
         )
         assert seen == expected
@@ -290,6 +279,7 @@ class IndexMachine(RuleBasedStateMachine):
         if not hasattr(self, "engines"):
             return
         names = [self.named(i) for i in range(15)]
+        self.listing[2].intersection_update(self.stored(None))
         wanted = self.reference.get("things", names)
         digest = self.reference.digest("things")
         status = self.reference.status("things")

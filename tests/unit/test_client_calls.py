@@ -195,6 +195,8 @@ def test_any_answer_is_an_answer_or_one_typed_error(status: int, data: bytes) ->
         search.search(Query(text="a"), Keys()), search.search_batch([Query(text="a")], Keys()),
         search.embed("a", None, "query", Keys()), search.search_similar(b"x", 3, Keys()),
         items.item(5, None, False, Keys()), items.items(items.Listing("recipes"), Keys()),
+        items.change_metadata("recipes", [1], {"a": None}, Keys(), merges=True),
+        items.change_by_filter(items.ByFilter("recipes", "delete", {}), Keys()),
         items.count("recipes", None, Keys()), items.facets("recipes", None, None, 3, Keys()),
         items.change_ids("delete", "recipes", [1], Keys()), operations.status(Keys()),
         operations.generations("recipes", Keys()), operations.jobs(Keys()), operations.job("1", Keys()),

@@ -11,7 +11,8 @@ import pytest
 
 from index_store.engine.index import EmbeddedIndex
 from index_store.errors import InvalidFilter, InvalidId, VersionMismatch
-from index_store.types import Explanation, Id, ItemDelete, ItemWrite, SearchRequest, WriteBatch
+from index_store.explanation import Explanation
+from index_store.types import Id, ItemDelete, ItemWrite, SearchRequest, WriteBatch
 from service.app.monitoring.explanations import reason_of
 from tests.sealing import SPECS, batch, named, opened, sealed, vectors
 

@@ -16,7 +16,7 @@ from vector_client.protocol.call import (
     with_query,
     without_none,
 )
-from vector_client.types import Facet, Id, Item, ItemPage, Keys, Rejected, StoredItem, Written
+from vector_client.types import Changed, Facet, Id, Item, ItemPage, Keys, Rejected, StoredItem, Written
 
 ITEM_FIELDS = frozenset(
     {"active", "live", "metadata", "source_version", "content_hash", "seq", "embedding_version", "vector"}
@@ -78,6 +78,56 @@ def upsert(batch: Upsert, keys: Keys) -> Call[Written]:
 def change_ids(verb: str, collection: str, ids: Sequence[Id], keys: Keys) -> Call[Written]:
     """verb: delete, activate or deactivate."""
     return _write(f"/v1/{verb}", {"collection": collection, "ids": list(ids)}, keys)
+
+
+def change_metadata(
+    collection: str, ids: Sequence[Id], metadata: Mapping[str, Any], keys: Keys, *, merges: bool
+) -> Call[Written]:
+    """merges: the keys are put over what is stored, and those that are None removed. Raises NotSent."""
+    how = "merge" if merges else "replace"
+    return _write("/v1/metadata", {"collection": collection, "ids": list(ids), how: finite(metadata)}, keys)
+
+
+@dataclass(frozen=True, slots=True)
+class ByFilter:
+    """A change of all items that pass. verb: delete, activate, deactivate or metadata. conditions: a filter;
+    empty for every item. merge: of metadata, what is put over them. confirm: so many items may match.
+    dry_run: only tell what would be changed."""
+
+    collection: str
+    verb: str
+    conditions: Mapping[str, Any]
+    merge: Mapping[str, Any] | None = None
+    confirm: int | None = None
+    dry_run: bool = False
+
+
+def change_by_filter(change: ByFilter, keys: Keys) -> Call[Changed]:
+    """Return the call. Raises NotSent."""
+    body = without_none(
+        {
+            "collection": change.collection,
+            "filter": finite(change.conditions),
+            "all_items": None if change.conditions else True,
+            "merge": None if change.merge is None else finite(change.merge),
+            "confirm": change.confirm,
+            "dry_run": change.dry_run,
+        }
+    )
+    return Call(
+        "POST",
+        f"/v1/{change.verb}",
+        lambda answer: Changed(
+            answer["matched"],
+            answer.get("done", 0),
+            answer["dry_run"],
+            answer.get("needs_confirm", False),
+            dict(answer),
+        ),
+        json_body(body),
+        keys.write,
+        repeats_on_timeout=False,
+    )
 
 
 def item(item_id: Id, collection: str | None, with_vector: bool, keys: Keys) -> Call[StoredItem]:

@@ -47,8 +47,11 @@ class ItemCounts:
         request = ItemsRequest(filter=condition, is_live=False)
         return sum([len(ids) async for ids in self.matching_ids(collection, request, caller)])
 
-    async def matching_ids(self, collection: str, request: ItemsRequest, caller: str) -> AsyncIterator[Ids]:
-        """Yield the ids of all stored items that `request` is for, in order, as each turn finds some."""
+    async def matching_ids(
+        self, collection: str, request: ItemsRequest, caller: str, *, is_admitted: bool = False
+    ) -> AsyncIterator[Ids]:
+        """Yield the ids of all stored items that `request` is for, in order, as each turn finds some.
+        is_admitted: also the first turn waits however long the queue is. Raises as `count`."""
         request = replace(request, rows_max=SCAN_ROWS)
         while True:
             asked = request
@@ -56,7 +59,9 @@ class ItemCounts:
                 lambda: self._items.list_ids(collection, asked),  # noqa: B023  # done before the next turn
                 SCAN_ROWS,
                 caller,
+                is_admitted=is_admitted,
             )
+            is_admitted = True
             yield found.ids
             if found.next_after is None:
                 return

@@ -32,11 +32,12 @@ class ScanQueue:
         self._waiting: FairQueue[asyncio.Future[None]] = FairQueue()
         self._running_rows = 0.0
 
-    async def run(self, scan: Callable[[], T], rows: float, caller: str) -> T:
+    async def run(self, scan: Callable[[], T], rows: float, caller: str, *, is_admitted: bool = False) -> T:
         """Return what `scan` returns. rows: how many it reads, about, as its weight in the queue. caller:
-        whose turn it is. Raises Overloaded, and what `scan` raises."""
+        whose turn it is. is_admitted: it goes on with what was begun, and waits however long the queue is.
+        Raises Overloaded, and what `scan` raises."""
         if self._running_rows:
-            await self._wait(rows, caller)
+            await self._wait(rows, caller, is_admitted=is_admitted)
         self._running_rows = rows
         started = self._clock()
         try:
@@ -45,10 +46,11 @@ class ScanQueue:
             self._pace.note(rows, self._clock() - started, is_all_busy=True)
             self._pass_on()
 
-    async def _wait(self, rows: float, caller: str) -> None:
+    async def _wait(self, rows: float, caller: str, *, is_admitted: bool) -> None:
         before = self._running_rows / 2 + self._waiting.units_before(rows, caller)
         wait_s = self._pace.seconds(before)
-        if not self._admission.admits(wait_s, is_free=self._waiting.is_below_others(rows, caller)):
+        is_free = is_admitted or self._waiting.is_below_others(rows, caller)
+        if not is_admitted and not self._admission.admits(wait_s, is_free=is_free):
             raise Overloaded(
                 "Too many listings and counts are waiting.", retry_after_s=max(1.0, wait_s), reason="scan"
             )

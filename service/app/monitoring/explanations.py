@@ -10,8 +10,9 @@ from functools import partial
 from typing import Final, Literal, TypeAlias
 
 from index_store.errors import VersionMismatch
+from index_store.explanation import Explanation
 from index_store.port import ExplainSource
-from index_store.types import Explanation, Id, SearchRequest
+from index_store.types import Id, SearchRequest
 from service.app.search import ParsedSearch, Searcher
 from service.errors import Overloaded
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -48,7 +48,7 @@ class HttpRefusal(service.Refused):
 @dataclass(frozen=True, slots=True)
 class Problem:
     """An error answer. headers: those besides the content type. hint: what helps, never shortened. busy: of
-    what was turned away, as `Overloaded.reason`."""
+    what was turned away, as `Overloaded.reason`. progress: of what stopped in the middle."""
 
     status: int
     code: str
@@ -57,6 +57,7 @@ class Problem:
     headers: Mapping[str, str] = field(default_factory=dict)
     hint: str = ""
     busy: str = ""
+    progress: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self, instance: str, request_id: str) -> bytes:
         """Return the problem document (RFC 9457) as JSON bytes."""
@@ -70,6 +71,7 @@ class Problem:
             "errors": [{"loc": list(each.loc), "msg": each.msg} for each in self.errors[:_ERRORS_SHOWN_MAX]],
             "request_id": request_id,
         }
+        document.update(self.progress)
         if self.hint:
             document["hint"] = self.hint
         return orjson.dumps(document)
@@ -94,6 +96,7 @@ _TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (index.Unavailable, 503, "store_unavailable"),
     (service.UnknownItem, 404, "unknown_item"),
     (service.UnknownGeneration, 404, "unknown_generation"),
+    (service.BrakeOn, 409, "brake_on"),
     (service.JobConflict, 409, "job_conflict"),
     (service.BatchRejected, 422, "batch_rejected"),
     (service.Starting, 503, "starting"),
@@ -133,6 +136,9 @@ def problem_of(error: Exception) -> Problem:
         return _of_parameters(error)
     if isinstance(error, service.InvalidImage):
         return _of_image(error)
+    if isinstance(error, service.StoppedHalfway):
+        progress = {"done": error.done, "matched": error.matched}
+        return replace(problem_of(error.cause), detail=str(error), progress=progress)
     for kind, status, code in _TABLE:
         if isinstance(error, kind):
             return Problem(

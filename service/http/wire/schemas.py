@@ -147,14 +147,6 @@ def item_type(id_field: str) -> type[ItemIn]:
     return cast("type[ItemIn]", twin)
 
 
-class IdsIn(msgspec.Struct, forbid_unknown_fields=True):
-    """POST /v1/delete, /v1/activate, /v1/deactivate."""
-
-    ids: list[IdIn]
-    collection: str | None = None
-    source_version: int | None = None
-
-
 class StepIn(msgspec.Struct, forbid_unknown_fields=True):
     """POST /v1/promote, /v1/rollback, /v1/abort, /v1/retire. force: though a promotion would lose items, or
     items that are hidden now would be shown again."""

@@ -1,26 +1,38 @@
-"""Changes of stored items: /v1/delete, /v1/activate, /v1/deactivate. 200 means durable and visible."""
+"""Changes of stored items, by ids or by filter: deleted, shown, hidden, other metadata. 200 means durable and
+visible."""
 
 from __future__ import annotations
+
+from typing import TypeVar
 
 import msgspec
 from fastapi import APIRouter, Request
 
-from index_store.types import ItemDelete
-from service.app.ingest import Ingester, Intake, NewItem
+from item_rules.metadata import metadata_fault
+from service.app.ingest import Ingester
+from service.app.listing.filter_writes import Action, FilterWrite, FilterWrites
+from service.collections import Collection
+from service.errors import InvalidInput, StoppedHalfway
 from service.http.auth import Role
-from service.http.dependencies import Dependencies, JsonResponse, ingest_audited
+from service.http.dependencies import Dependencies, JsonResponse, exchange_of, ingest_audited
+from service.http.wire.body import check_depth
+from service.http.wire.items.filter_answers import changed, surveyed
+from service.http.wire.items.item_requests import ItemsChangeIn, MetadataIn
 from service.http.wire.items.written import written
-from service.http.wire.schemas import IdsIn
-from service.http.wire.values import in_range, read_ids, read_source_version
+from service.http.wire.values import in_range, not_one_of, read_ids, read_source_version
+
+C = TypeVar("C", bound=ItemsChangeIn)
 
 
 class ChangeRoutes:
-    """Delete, activate, deactivate. 200 means stored and visible to every later search."""
+    """Delete, activate, deactivate, metadata. 200 means stored and visible to every later search."""
 
-    def __init__(self, dependencies: Dependencies, ingester: Ingester) -> None:
+    def __init__(self, dependencies: Dependencies, ingester: Ingester, filter_writes: FilterWrites) -> None:
         self._dependencies = dependencies
         self._ingester = ingester
-        self._ids_decoder = msgspec.json.Decoder(IdsIn)
+        self._filter_writes = filter_writes
+        self._decoder = msgspec.json.Decoder(ItemsChangeIn)
+        self._metadata_decoder = msgspec.json.Decoder(MetadataIn)
 
     def router(self) -> APIRouter:
         """See RouteGroup."""
@@ -28,38 +40,83 @@ class ChangeRoutes:
         router.add_api_route("/v1/delete", self.post_delete, methods=["POST"])
         router.add_api_route("/v1/activate", self.post_activate, methods=["POST"])
         router.add_api_route("/v1/deactivate", self.post_deactivate, methods=["POST"])
+        router.add_api_route("/v1/metadata", self.post_metadata, methods=["POST"])
         return router
 
     async def post_delete(self, request: Request) -> JsonResponse:
-        """Delete ids; unknown ones are no error."""
-        body = await self._ids_body(request)
-        collection = self._dependencies.collection(body.collection)
-        ids = read_ids(body.ids, collection, "ids")
-        deletes = [ItemDelete(id, body.source_version) for id in ids]
-        return await self._ingest(request, Intake(collection.name, deletes=deletes))
+        """Delete items; unknown ids are no error."""
+        return await self._change(request, "delete", self._decoder)
 
     async def post_activate(self, request: Request) -> JsonResponse:
-        """Let ids be found again; the answer lists those that are unknown."""
-        return await self._set_active(request, active=True)
+        """Let items be found again; the answer lists ids that are unknown."""
+        return await self._change(request, "activate", self._decoder)
 
     async def post_deactivate(self, request: Request) -> JsonResponse:
-        """Hide ids from searches without deleting them; the answer lists those that are unknown."""
-        return await self._set_active(request, active=False)
+        """Hide items from searches without deleting them; the answer lists ids that are unknown."""
+        return await self._change(request, "deactivate", self._decoder)
 
-    async def _set_active(self, request: Request, *, active: bool) -> JsonResponse:
-        body = await self._ids_body(request)
-        collection = self._dependencies.collection(body.collection)
-        items = [
-            NewItem(place, id, active=active, source_version=body.source_version)
-            for place, id in enumerate(read_ids(body.ids, collection, "ids"))
-        ]
-        return await self._ingest(request, Intake(collection.name, items=items))
+    async def post_metadata(self, request: Request) -> JsonResponse:
+        """Replace metadata, or put keys over them; the answer lists ids that are unknown."""
+        return await self._change(request, "metadata", self._metadata_decoder)
 
-    async def _ids_body(self, request: Request) -> IdsIn:
-        body = await self._dependencies.read_json(request, self._ids_decoder)
-        in_range("ids", len(body.ids), 0, self._dependencies.settings.upsert_items_max)
+    async def _change(
+        self, request: Request, action: Action, decoder: msgspec.json.Decoder[C]
+    ) -> JsonResponse:
+        body = await self._dependencies.read_json(request, decoder)
         read_source_version(body.source_version)
-        return body
+        collection = self._dependencies.collection(body.collection)
+        if (body.ids is None) == (body.filter is None):
+            raise not_one_of({"ids": body.ids, "filter": body.filter})
+        write = self._read_write(collection, action, body)
+        if body.ids is not None:
+            return await self._change_ids(request, collection, write, body)
+        return await self._change_by_filter(request, write, is_dry_run=body.dry_run)
 
-    async def _ingest(self, request: Request, intake: Intake) -> JsonResponse:
+    async def _change_by_filter(
+        self, request: Request, write: FilterWrite, *, is_dry_run: bool
+    ) -> JsonResponse:
+        exchange = exchange_of(request)
+        exchange.note_work(write.collection, by_filter=True, dry_run=is_dry_run)
+        if is_dry_run:
+            survey = await self._filter_writes.survey(write, exchange.caller)
+            exchange.note_counts(matched=survey.matched)
+            return JsonResponse(surveyed(survey))
+        try:
+            survey, result = await self._filter_writes.apply(write, exchange.caller)
+        except StoppedHalfway as exc:
+            exchange.note_counts(matched=exc.matched, done=exc.done)
+            raise
+        exchange.note_counts(matched=survey.matched, done=result.done, rejected=result.rejected)
+        return JsonResponse(changed(survey, result))
+
+    def _read_write(self, collection: Collection, action: Action, body: ItemsChangeIn) -> FilterWrite:
+        """Raises InvalidInput."""
+        if body.ids is None:
+            check_depth(body.filter, "filter")
+            if not body.filter and not body.all_items:
+                raise InvalidInput("filter", "is empty, which is every item: say all_items if that is meant")
+        if body.all_items and (body.ids is not None or body.filter):
+            raise InvalidInput("all_items", "goes with an empty filter only")
+        metadata = merge = None
+        if isinstance(body, MetadataIn):
+            metadata, merge = body.replace, body.merge
+            if (metadata is None) == (merge is None):
+                raise not_one_of({"merge": merge, "replace": metadata})
+            field, given = ("merge", merge) if metadata is None else ("replace", metadata)
+            fault = metadata_fault(given, self._dependencies.settings.metadata_bytes_max)
+            if fault is not None:
+                raise InvalidInput(field, fault)
+        return FilterWrite(
+            collection.name, action, body.filter or None, metadata, merge, body.source_version, body.confirm
+        )
+
+    async def _change_ids(
+        self, request: Request, collection: Collection, write: FilterWrite, body: ItemsChangeIn
+    ) -> JsonResponse:
+        for field, is_given in (("dry_run", body.dry_run), ("confirm", body.confirm is not None)):
+            if is_given:
+                raise InvalidInput(field, "goes with a filter only")
+        assert body.ids is not None
+        in_range("ids", len(body.ids), 0, self._dependencies.settings.upsert_items_max)
+        intake = write.intake(read_ids(body.ids, collection, "ids"))
         return JsonResponse(written(*await ingest_audited(request, self._ingester, intake)))

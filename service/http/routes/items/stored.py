@@ -78,7 +78,7 @@ class ItemRoutes:
             after,
             condition,
             live,
-            min(limit, max(1, bytes_max // 2 // item_bytes)),
+            items_max=min(limit, max(1, bytes_max // 2 // item_bytes)),
             metadata_bytes_max=bytes_max // 4,  # of which a character takes up to 4 bytes in an answer
         )
         data = await self._scans.run(

@@ -1,0 +1,37 @@
+"""Why an item is, or is not, in the answer to a search. No behaviour, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from index_store.types import PlanStep
+
+ItemState: TypeAlias = Literal["live", "inactive", "without_vector", "deleted", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One item and one search, as of one moment. item_seq, source_version: of a deleted item too.
+
+    is_indexed: searches know it. passes_filter: None without a filter or an item. exact_rank:
+    from 1, by exact search over all that the search may show, the item among them; None beyond `ranks_seen`.
+    answer_rank: from 1, with those that the offset skips, or None. last_distance: of its last hit."""
+
+    state: ItemState
+    item_seq: int | None = None
+    source_version: int | None = None
+    is_indexed: bool = False
+    is_excluded: bool = False
+    passes_filter: bool | None = None
+    distance: float | None = None
+    exact_rank: int | None = None
+    ranks_seen: int = 0
+    answer_rank: int | None = None
+    hits: int = 0
+    last_distance: float | None = None
+    steps: Sequence[PlanStep] = ()
+    generation: str = ""
+    embedding_version: str = ""
+    seq: int = 0
