@@ -208,6 +208,18 @@ class Settings:
     snapshots_kept: int = number(
         7, 0, 1000, "snapshots", "How many of /v1/snapshot are kept, the oldest go first; 0 keeps all."
     )
+    rate_limit_search: int = number(
+        0,
+        0,
+        1_000_000_000,
+        "units",
+        "What each key, else each address, may ask for in RATE_LIMIT_WINDOW_S: a search by vector is 1 unit, "
+        "by text 11, by picture 41, more for more results; 0: no limit.",
+    )
+    rate_limit_write: int = number(
+        0, 0, 1_000_000_000, "items", "What each key may write or delete in RATE_LIMIT_WINDOW_S; 0: no limit."
+    )
+    rate_limit_window_s: int = number(60, 1, 86_400, "seconds", "Window of the rate limits; it slides.")
     audit_files: int = number(
         8, 0, 1000, "files", "Files of the audit log, the current one included; 0 keeps none."
     )

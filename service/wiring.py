@@ -43,9 +43,11 @@ from service.embedding.catalog.preload import EarlyModels
 from service.http.app import Application, ApplicationParts, DemoPicture, Lifespan
 from service.http.auth import Keys, Role, TrustedProxies
 from service.http.dependencies import Dependencies
+from service.http.quotas import Quotas
+from service.http.rate_limits import RateLimit
 from service.http.wire.body_reader import BodyReader
 from service.observing.audit_log import AuditFiles, AuditLog
-from service.observing.metrics import Metrics
+from service.observing.metrics import RATE_LIMITS, Metrics
 from service.observing.request_log import RequestLog
 from service.settings import Settings
 from service.wiring_catalogue import serving_catalogue
@@ -117,7 +119,8 @@ def build(
     before = partial(before_serving, ingester, catalogue) if before_serving else None
     running = [prober.watch, *watches]
     lifespan = _lifespan(lifecycle, running, *logs, waits=settings.workers > 1, before=before)
-    shared = Dependencies(settings, catalogue, _keys(settings), encoders, index, readers, _bodies(settings))
+    bodies, quotas = _bodies(settings), _quotas(settings, metrics, metrics_dir)
+    shared = Dependencies(settings, catalogue, _keys(settings), encoders, index, readers, bodies, quotas)
     parts = ApplicationParts(
         dependencies=shared,
         searcher=searcher,
@@ -287,6 +290,16 @@ def _keys(settings: Settings) -> Keys:
         TrustedProxies(settings.trusted_proxies),
         is_open_to_loopback=settings.keyless_writes == "loopback",
     )
+
+
+def _quotas(settings: Settings, metrics: Metrics, shared_dir: Path | None) -> Quotas:
+    searches, writes = (
+        RateLimit(name, units, settings.rate_limit_window_s, shared_dir) if units else None
+        for name, units in zip(
+            RATE_LIMITS, (settings.rate_limit_search, settings.rate_limit_write), strict=True
+        )
+    )
+    return Quotas(searches, writes, metrics.rate_limited)
 
 
 def _bodies(settings: Settings) -> BodyReader:

@@ -103,6 +103,7 @@ class Application:
             parts.dependencies.keys,
             reader,
             parts.meter,
+            parts.dependencies.quotas,
             answer_bytes_max=settings.answer_bytes_max,
             searches_max=settings.searches_max,
             body_bytes_max=settings.search_bytes_max,
@@ -126,6 +127,7 @@ class Application:
             reader,
             parts.searcher,
             parts.meter,
+            parts.dependencies.quotas,
             body_bytes_max=settings.search_bytes_max,
         )
 

@@ -21,6 +21,7 @@ from service.collections import Catalogue, Collection
 from service.errors import Reject
 from service.http.auth import Keys, Role
 from service.http.middleware import EXCHANGE, Exchange
+from service.http.quotas import Quotas
 from service.http.wire.body import decode_json, require_json
 from service.http.wire.body_reader import BodyReader
 from service.http.wire.values import find_collection
@@ -65,6 +66,7 @@ class Dependencies:
     index: VectorIndex
     readers: Executor
     bodies: BodyReader
+    quotas: Quotas
 
     def requires(self, role: Role) -> list[DependsParam]:
         """A route's key check; it runs before the body is read."""
@@ -74,6 +76,8 @@ class Dependencies:
             exchange = exchange_of(request)
             exchange.role = role
             exchange.caller = self.keys.check(role, exchange.headers, peer)
+            if role is Role.SEARCH:
+                exchange.rate_limit = self.quotas.charge_search(exchange.caller)
 
         depends: DependsParam = Depends(check)
         return [depends]
@@ -96,26 +100,28 @@ class Dependencies:
         """Run a blocking call on a thread of `readers`, off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self.readers, call)
 
+    async def write_intake(
+        self, request: Request, ingester: Ingester, intake: Intake, *, partial: bool = False
+    ) -> tuple[Ack, Sequence[Reject]]:
+        """Write, and note for the audit log how much was asked and what became of it. Raises as `ingest`,
+        and HttpRefusal 429."""
+        exchange = exchange_of(request)
+        items, deletes = len(intake.items) + len(intake.rejects), len(intake.deletes)
+        exchange.note_work(intake.collection)
+        exchange.note_counts(items=items, deletes=deletes)
+        exchange.rate_limit = self.quotas.charge_write(exchange.caller, items + deletes)
+        ack, rejects = await ingester.ingest(intake, partial=partial)
+        exchange.note_counts(
+            upserted=ack.upserted,
+            deleted=ack.deleted,
+            stale_ignored=ack.stale_ignored,
+            unknown_ids=len(ack.unknown_ids),
+            rejected=len(rejects),
+        )
+        return ack, rejects
+
 
 def exchange_of(request: Request) -> Exchange:
     """Return what the middleware knows of this request."""
     exchange: Exchange = request.scope[EXCHANGE]
     return exchange
-
-
-async def ingest_audited(
-    request: Request, ingester: Ingester, intake: Intake, *, partial: bool = False
-) -> tuple[Ack, Sequence[Reject]]:
-    """Write, and note for the audit log how much was asked and what became of it. Raises as `ingest`."""
-    exchange = exchange_of(request)
-    exchange.note_work(intake.collection)
-    exchange.note_counts(items=len(intake.items) + len(intake.rejects), deletes=len(intake.deletes))
-    ack, rejects = await ingester.ingest(intake, partial=partial)
-    exchange.note_counts(
-        upserted=ack.upserted,
-        deleted=ack.deleted,
-        stale_ignored=ack.stale_ignored,
-        unknown_ids=len(ack.unknown_ids),
-        rejected=len(rejects),
-    )
-    return ack, rejects

@@ -49,8 +49,8 @@ class Exchange:
     """One request and what is known of its answer so far; lives in the ASGI scope."""
 
     __slots__ = (
-        "busy", "caller", "code", "headers", "is_started", "request_id", "role", "route", "send", "status",
-        "trace_id", "traceparent", "work",
+        "busy", "caller", "code", "headers", "is_started", "rate_limit", "request_id", "role", "route",
+        "send", "status", "trace_id", "traceparent", "work",
     )  # fmt: skip
 
     def __init__(self, headers: Headers, request_id: bytes, send: Send) -> None:
@@ -66,6 +66,7 @@ class Exchange:
         self.code = ""
         self.busy = ""
         self.caller = ""  # as `Keys.check` told
+        self.rate_limit = b""  # the value of that header field
         self.role: Role | None = None  # that a route other than a search needs
         self.work: Work | None = None
         self.is_started = False
@@ -101,8 +102,12 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": body})
 
     def _own_headers(self) -> Sequence[tuple[bytes, bytes]]:
-        own = (b"x-request-id", self.request_id)
-        return (own, (b"traceparent", self.traceparent)) if self.trace_id else (own,)
+        own = [(b"x-request-id", self.request_id)]
+        if self.trace_id:
+            own.append((b"traceparent", self.traceparent))
+        if self.rate_limit:
+            own.append((b"ratelimit", self.rate_limit))
+        return own
 
     async def send_problem(self, path: str, problem: Problem) -> None:
         """Send `problem` as the answer."""
@@ -121,9 +126,12 @@ class Exchange:
     def fields(self, status: int) -> bytes:
         """Note that an answer starts; return our headers as they go over the wire."""
         self.status, self.is_started = status, True
+        lines = b"x-request-id: %s\r\n" % self.request_id
         if self.trace_id:
-            return b"x-request-id: %s\r\ntraceparent: %s\r\n" % (self.request_id, self.traceparent)
-        return b"x-request-id: %s\r\n" % self.request_id
+            lines += b"traceparent: %s\r\n" % self.traceparent
+        if self.rate_limit:
+            lines += b"ratelimit: %s\r\n" % self.rate_limit
+        return lines
 
 
 def fields_of(problem: Problem) -> list[tuple[bytes, bytes]]:

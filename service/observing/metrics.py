@@ -26,6 +26,7 @@ REFUSAL_REASONS = (
     *("search", "text-model", "picture-model", "picture-decoder"),
     *("write", "snapshot", "report", "map", "body", "scan", "explain"),
 )
+RATE_LIMITS = ("search", "write")
 ERROR_PLACES = ("request", "connection", "search", "probe", "recall")
 _SEARCH_ROUTE = "/v1/search"
 _RECENT_SEARCHES = 1024
@@ -129,6 +130,7 @@ class Metrics:
         self._count_worker()
         self._add_recall()
         self._add_audit()
+        self._add_rate_limits()
 
     def _add_recall(self) -> None:
         self._recall_expected = Counter(
@@ -150,6 +152,20 @@ class Metrics:
             "Entries of the audit log that were lost, since the disk took none for too long.",
             registry=self._registry,
         )
+
+    def _add_rate_limits(self) -> None:
+        self._rate_limited = Counter(
+            "uhok_rate_limited_total",
+            "Requests refused because their caller had used up its quota (429), by limit.",
+            ("limit",),
+            registry=self._registry,
+        )
+        for limit in RATE_LIMITS:
+            self._rate_limited.labels(limit)
+
+    def rate_limited(self, limit: str) -> None:
+        """Count a request beyond its caller's quota. limit: of RATE_LIMITS."""
+        self._rate_limited.labels(limit).inc()
 
     def audit_lost(self) -> None:
         """Count an entry of the audit log that is lost."""

@@ -14,6 +14,7 @@ from service.embedding.port import Encoding
 from service.errors import InvalidImage, InvalidInput
 from service.http.auth import Role
 from service.http.dependencies import Dependencies, JsonResponse, exchange_of
+from service.http.quotas import PICTURE_UNITS, TEXT_UNITS
 from service.http.wire.problems import HttpRefusal
 from service.http.wire.schemas import EmbedBatchIn, EmbedIn
 from service.http.wire.values import in_range, not_one_of, read_picture, read_text
@@ -48,11 +49,13 @@ class EmbedRoutes:
         answer: dict[str, Any] = {"dim": info.dim, "version": info.embedding_version}
         if body.image is not None:
             data = read_picture(body.image, "image")
+            self._charge(request, PICTURE_UNITS)
             answer["embedding"] = (
                 await encoders.image(collection.name, version).embed_query(data, caller)
             ).vector
         else:
             text = read_text(str(body.text), self._dependencies.settings.query_chars_max, "text")
+            self._charge(request, TEXT_UNITS)
             (found,) = await _embedded(encoders.text(collection.name, version), [text], body.role, caller)
             answer["embedding"], answer["truncated"] = found
         return JsonResponse(answer)
@@ -67,6 +70,7 @@ class EmbedRoutes:
         collection = self._collection(body, "text")
         encoders, version = self._dependencies.encoders, body.embedding_version
         info, encoder = encoders.info(collection.name, version), encoders.text(collection.name, version)
+        self._charge(request, TEXT_UNITS * len(texts))
         found = await _embedded(encoder, texts, body.role, exchange_of(request).caller)
         return JsonResponse(
             {
@@ -77,6 +81,10 @@ class EmbedRoutes:
                 "truncated": [each.truncated for each in found],
             }
         )
+
+    def _charge(self, request: Request, units: float) -> None:
+        exchange = exchange_of(request)
+        exchange.rate_limit = self._dependencies.quotas.charge_search(exchange.caller, units)
 
     def _collection(self, body: EmbedIn | EmbedBatchIn, modality: str) -> Collection:
         """The collection whose model embeds: named, found by its model, or the modality's default."""

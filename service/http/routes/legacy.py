@@ -18,6 +18,7 @@ from service.collections import Collection
 from service.errors import FieldError, InvalidInput
 from service.http.auth import Role
 from service.http.dependencies import Dependencies, JsonResponse, exchange_of
+from service.http.quotas import PICTURE_UNITS
 from service.http.wire.answers import hit_scores
 from service.http.wire.body import media_type
 from service.http.wire.problems import HANDLED, HttpRefusal
@@ -52,17 +53,23 @@ class LegacyRoutes:
 
     async def post_search_similar(self, request: Request, top_k: TopK = None) -> JsonResponse:
         """Answer with the products that look like the uploaded picture."""
+        self._charge(request)
         data, form_top_k = await self._upload(request)
         wanted = top_k if top_k is not None else form_top_k
         return JsonResponse(await self._similar(request, data, wanted))
 
     async def post_search_similar_by_url(self, request: Request, top_k: TopK = None) -> JsonResponse:
         """Answer with the products that look like the picture behind an address."""
+        self._charge(request)
         body = await self._dependencies.read_json(request, self._url_decoder)
         in_range("image_url", len(body.image_url), 1, _URL_CHARS_MAX)
         wanted = top_k if top_k is not None else body.top_k
         self._k(wanted)  # before a fetch is spent on it
         return JsonResponse(await self._similar(request, await self._pictures.fetch(body.image_url), wanted))
+
+    def _charge(self, request: Request) -> None:
+        exchange = exchange_of(request)
+        exchange.rate_limit = self._dependencies.quotas.charge_search(exchange.caller, PICTURE_UNITS)
 
     async def _upload(self, request: Request) -> tuple[bytes, int | None]:
         """Return the picture and the form's top_k, if it has one."""

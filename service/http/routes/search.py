@@ -24,6 +24,7 @@ from service.collections import Catalogue
 from service.errors import FieldError, InvalidInput, Overloaded
 from service.http.auth import Keys, Role
 from service.http.middleware import EXCHANGE, JSON, Exchange
+from service.http.quotas import Quotas, search_units
 from service.http.wire.answers import LARGE_BYTES, encoded_answer, encoded_in_pieces, expected_bytes
 from service.http.wire.body import Headers, decode_json, require_json
 from service.http.wire.body_reader import BodyReader
@@ -49,6 +50,7 @@ class SearchFront:
         keys: Keys,
         reader: SearchReader,
         meter: SearchMeter,
+        quotas: Quotas,
         *,
         answer_bytes_max: int,
         searches_max: int,
@@ -63,6 +65,7 @@ class SearchFront:
         self._keys = keys
         self._reader = reader
         self._meter = meter
+        self._quotas = quotas
         self._answer_bytes_max = answer_bytes_max
         self._searches_max = searches_max
         self._body_bytes_max = body_bytes_max
@@ -127,7 +130,10 @@ class SearchFront:
         size = expected_bytes(search)
         if size > self._answer_bytes_max:
             raise self._too_large("top_k", size)
-        return await self._answer(search, scope[EXCHANGE], self._searcher.deadline())
+        exchange: Exchange = scope[EXCHANGE]
+        if self._quotas.has_searches:
+            exchange.rate_limit = self._quotas.charge_search(exchange.caller, search_units(search))
+        return await self._answer(search, exchange, self._searcher.deadline())
 
     async def post_search_batch(self, scope: Scope, headers: Headers, body: bytes) -> bytes:
         """All searches have one deadline and one bound of bytes. Only so many are in line at a time: others
@@ -140,6 +146,9 @@ class SearchFront:
         if size > self._answer_bytes_max:
             raise self._too_large("searches", size)
         exchange, deadline = scope[EXCHANGE], self._searcher.deadline()
+        if self._quotas.has_searches:
+            units = sum(map(search_units, parsed))
+            exchange.rate_limit = self._quotas.charge_search(exchange.caller, units)
         answers: list[bytes] = []
         for group in _groups(parsed, self._searcher.batch_cost):
             first = len(answers)

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 
 from service.app.ingest import Ingester, Intake
 from service.http.auth import Role
-from service.http.dependencies import Dependencies, JsonResponse, ingest_audited
+from service.http.dependencies import Dependencies, JsonResponse
 from service.http.wire.body import decode_json, require_utf8
 from service.http.wire.items.written import written
 from service.http.wire.schemas import UpsertIn
@@ -44,7 +44,8 @@ class WriteRoutes:
             intake = await asyncio.get_running_loop().run_in_executor(
                 self._dependencies.readers, self._read_upsert, body
             )
-        return JsonResponse(written(*await ingest_audited(request, self._ingester, intake, partial=partial)))
+        done = await self._dependencies.write_intake(request, self._ingester, intake, partial=partial)
+        return JsonResponse(written(*done))
 
     def _read_upsert(self, body: bytes) -> Intake:
         require_utf8(body)  # what is decoded later, or never, would not tell

@@ -22,9 +22,10 @@ from service.app.search import ParsedSearch, Searcher
 from service.errors import Overloaded
 from service.http.auth import Keys, Role
 from service.http.middleware import JSON, PROBLEM, Exchange, RequestMiddleware, fields_of
+from service.http.quotas import Quotas, search_units
 from service.http.wire.answers import LARGE_BYTES, encoded_answer, expected_bytes
 from service.http.wire.body import Headers
-from service.http.wire.problems import HANDLED, problem_of
+from service.http.wire.problems import HANDLED, HttpRefusal, problem_of
 from service.http.wire.search import SearchReader
 
 log = logging.getLogger(__name__)
@@ -48,9 +49,11 @@ class Shortcut:
         reader: SearchReader,
         searcher: Searcher,
         meter: SearchMeter,
+        quotas: Quotas,
         *,
         body_bytes_max: int,
     ) -> None:
+        self._quotas = quotas
         self._middleware = middleware
         self._opening = opening
         self._keys = keys
@@ -74,7 +77,10 @@ class Shortcut:
             direct = DirectSearch(
                 self._middleware, self._searcher, self._meter, search, caller, client, reply, started
             )
-            if not self._searcher.submit_search(search, direct, caller):
+            told = self._charged(direct, headers, search, caller) if self._quotas.has_searches else b""
+            if told is None:
+                return True
+            if not self._is_submitted(search, direct, caller, is_charged=bool(told)):
                 return False
         except Overloaded as refusal:
             direct.refuse(headers, refusal)  # cheaper here: refusals are many when there is most to do
@@ -85,7 +91,33 @@ class Shortcut:
             log.exception("search_not_taken")
             return False
         direct.exchange = self._middleware.begin_request(headers, _nowhere)
+        direct.exchange.rate_limit = told
         return True
+
+    def _is_submitted(
+        self, search: ParsedSearch, direct: DirectSearch, caller: str, *, is_charged: bool
+    ) -> bool:
+        """Whether it stands in line; else the ordinary way charges for it. Raises Overloaded."""
+        is_submitted = False
+        try:
+            is_submitted = self._searcher.submit_search(search, direct, caller)
+        except Overloaded:
+            is_charged = False  # answered here, so it stays charged
+            raise
+        finally:
+            if is_charged and not is_submitted:
+                self._quotas.refund_search(caller, search_units(search))
+        return is_submitted
+
+    def _charged(
+        self, direct: DirectSearch, headers: Headers, search: ParsedSearch, caller: str
+    ) -> bytes | None:
+        """Return the value of the RateLimit field; None where the caller was told that it asks too much."""
+        try:
+            return self._quotas.charge_search(caller, search_units(search))
+        except HttpRefusal as refusal:
+            direct.refuse(headers, refusal)
+            return None
 
 
 class DirectSearch:
@@ -126,7 +158,7 @@ class DirectSearch:
         self._is_over = False
         self._is_repeated = False
 
-    def refuse(self, headers: Headers, refusal: Overloaded) -> None:
+    def refuse(self, headers: Headers, refusal: Overloaded | HttpRefusal) -> None:
         """Answer once the protocol has noted that the request is taken."""
         self.exchange = self._middleware.begin_request(headers, _nowhere)
         asyncio.get_running_loop().call_soon(self.set_exception, refusal)

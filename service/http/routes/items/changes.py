@@ -14,7 +14,7 @@ from service.app.listing.filter_writes import Action, FilterWrite, FilterWrites
 from service.collections import Collection
 from service.errors import InvalidInput, StoppedHalfway
 from service.http.auth import Role
-from service.http.dependencies import Dependencies, JsonResponse, exchange_of, ingest_audited
+from service.http.dependencies import Dependencies, JsonResponse, exchange_of
 from service.http.wire.body import check_depth
 from service.http.wire.items.filter_answers import changed, surveyed
 from service.http.wire.items.item_requests import ItemsChangeIn, MetadataIn
@@ -81,6 +81,7 @@ class ChangeRoutes:
             survey = await self._filter_writes.survey(write, exchange.caller)
             exchange.note_counts(matched=survey.matched)
             return JsonResponse(surveyed(survey))
+        exchange.rate_limit = self._dependencies.quotas.charge_write(exchange.caller, 1)
         try:
             survey, result = await self._filter_writes.apply(write, exchange.caller)
         except StoppedHalfway as exc:
@@ -119,4 +120,5 @@ class ChangeRoutes:
         assert body.ids is not None
         in_range("ids", len(body.ids), 0, self._dependencies.settings.upsert_items_max)
         intake = write.intake(read_ids(body.ids, collection, "ids"))
-        return JsonResponse(written(*await ingest_audited(request, self._ingester, intake)))
+        done = await self._dependencies.write_intake(request, self._ingester, intake)
+        return JsonResponse(written(*done))
