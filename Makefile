@@ -50,6 +50,7 @@ test: $(VENV)/.test $(MODELS_DIR)/.built ## every test, with databases, a browse
 	@bash tests/setup_databases.sh $(PY)
 	@bash tests/setup_browser.sh
 	@bash tests/setup_prometheus.sh
+	@bash tests/setup_systemd.sh
 ifeq ($(ARGS),)
 	$(PY) -m pytest $(SIDE_BY_SIDE) $(IMPORTED:%=--cov=%) -m '$(MEASURED)' tests/tidy tests/unit tests/contract
 	$(PY) -m pytest $(SIDE_BY_SIDE) -m 'not ($(MEASURED))'

@@ -50,6 +50,8 @@ SEARCHERS = 3
 TEXT_QUERIES = 300
 """As many different ones, so that the cache of query vectors is full after the warm-up."""
 DIM = 384
+TIMEOUT_S = 180.0
+"""Of a request: the machine may be busy with something else. The slowest one is told."""
 _SEED = 20_261_128
 
 
@@ -154,11 +156,12 @@ class Soak:
         self._deleted = Deleted()
         self._stop = threading.Event()
         self.searches = self.writes = 0
+        self.slowest_s = 0.0
         self.shown: list[int] = []
         self.broken: list[BaseException] = []
 
     def fill(self) -> None:
-        caller, random = Caller(self._port, 120), np.random.default_rng(_SEED)
+        caller, random = Caller(self._port, TIMEOUT_S), np.random.default_rng(_SEED)
         for first in range(0, self._items, 200):
             ids = range(first, min(first + 200, self._items))
             self._post(caller, "/v1/upsert", {"items": [self._by_vector(id, random) for id in ids]})
@@ -183,7 +186,9 @@ class Soak:
             self._stop.set()
 
     def _post(self, caller: Caller, path: str, body: Mapping[str, Any]) -> Any:
+        began = time.monotonic()
         status, answer = caller.post(path, body)
+        self.slowest_s = max(self.slowest_s, time.monotonic() - began)
         if status != 200:
             raise RuntimeError(f"{path}: {status} {answer[:500]!r}")
         return json.loads(answer)
@@ -197,7 +202,11 @@ class Soak:
 
     def _write(self, number: int) -> None:
         """Turns of: replace by vectors, delete, bring back some of what is deleted as texts, a picture."""
-        caller, draw, vectors = Caller(self._port), random.Random(_SEED), np.random.default_rng(number)
+        caller, draw, vectors = (
+            Caller(self._port, TIMEOUT_S),
+            random.Random(_SEED),
+            np.random.default_rng(number),
+        )
         turn = 0
         while not self._stop.wait(self._pause_s):
             turn += 1
@@ -222,11 +231,11 @@ class Soak:
 
     def _search(self, number: int) -> None:
         draw, vectors, turn = random.Random(number), np.random.default_rng(number), 0
-        caller = Caller(self._port)
+        caller = Caller(self._port, TIMEOUT_S)
         while not self._stop.wait(self._pause_s):
             turn += 1
             if turn % 50 == 0:
-                caller = Caller(self._port)  # another connection, perhaps to another worker
+                caller = Caller(self._port, TIMEOUT_S)  # another connection, perhaps to another worker
             before = self._deleted.now()
             body = self._question(turn, draw, vectors, list(before))
             answer = self._post(caller, "/v1/search", body)
@@ -250,7 +259,7 @@ class Soak:
 
     def _operate(self, _: int) -> None:
         """What monitors and operators ask."""
-        caller, snapshot_at = Caller(self._port, 120), time.monotonic() + SNAPSHOT_S
+        caller, snapshot_at = Caller(self._port, TIMEOUT_S), time.monotonic() + SNAPSHOT_S
         while not self._stop.wait(SCRAPE_S):
             for path in ("/metrics", "/health", "/v1/slow", "/v1/collections", "/readyz"):
                 status, answer = caller.ask("GET", path)
@@ -290,7 +299,12 @@ def rows(samples: Sequence[Sample], warm_up_s: float, soak: Soak) -> Iterator[Ro
         "memory, % of growth an hour", slope_percent_an_hour(kept), SLOPE_PERCENT_AN_HOUR_MAX, detail=detail
     )
     yield Row("open files, growth", files_growth(kept), FILES_GROWTH_MAX, detail=f"{kept[-1].files} at last")
-    yield Row("deleted ids shown", len(soak.shown), 0, detail=f"in {soak.searches} searches")
+    yield Row(
+        "deleted ids shown",
+        len(soak.shown),
+        0,
+        detail=f"in {soak.searches} searches, slowest request {soak.slowest_s:.1f} s",
+    )
     yield Row("writes", soak.writes, 1, at_least=True)
 
 
