@@ -38,18 +38,22 @@ class ModelInfo:
 @dataclass(frozen=True, slots=True)
 class Embedded:
     """vectors: (n, dim) float32, unit length, in order. truncated: (n,) bool: longer than the model reads; of
-    a picture never."""
+    a picture never. tokens: (n,) int, that the model read of each text, special ones included; None for a
+    model without tokens."""
 
     vectors: npt.NDArray[np.float32]
     truncated: npt.NDArray[np.bool_]
+    tokens: Sequence[int] | None = None
 
 
 class Encoding(NamedTuple):
     """What a model made of one content. vector: (dim,) float32, unit length, read-only. truncated: whether
-    the content was longer than the model reads; of a picture never."""
+    the content was longer than the model reads; of a picture never. tokens: that the model read; 0 where it
+    has none."""
 
     vector: npt.NDArray[np.float32]
     truncated: bool
+    tokens: int = 0
 
 
 class Embedder(Protocol[ContentT]):

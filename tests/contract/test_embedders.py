@@ -152,6 +152,10 @@ class TestTexts:
         found = embedder.embed(["가 나 다 " * 700, "가"], "document")
         assert_unit(found.vectors, 2, embedder.info.dim)
         assert found.truncated.tolist() == [embedder.info.tokens_max is not None, False]
+        if found.tokens is not None:
+            assert found.tokens[0] == embedder.info.tokens_max and 1 <= found.tokens[1] < 12
+        else:
+            assert embedder.info.tokens_max is None
 
     def test_decomposed_hangul_is_the_same_text(self, text_model: tuple[str, TextEmbedder]) -> None:
         _, embedder = text_model

@@ -42,7 +42,7 @@ class OnnxClipTexts:
             ids = np.array([e.ids for e in encoded[start : start + BATCH_ITEMS]], np.int64)
             vectors[start : start + BATCH_ITEMS] = self._session.run(None, {"input_ids": ids})[0]
         truncated = np.fromiter((bool(e.overflowing) for e in encoded), np.bool_, len(encoded))
-        return Embedded(vectors, truncated)
+        return Embedded(vectors, truncated, [sum(e.attention_mask) for e in encoded])
 
     def close(self) -> None:
         """Let go of weights and vocabulary: who else refers to this may stay for long."""

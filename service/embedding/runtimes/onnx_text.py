@@ -40,9 +40,10 @@ class OnnxTextEmbedder:
         prefix = self._prefixes[role]
         ids, truncated = self._tokenizer.encode([prefix + text for text in contents])
         vectors = np.empty((len(ids), self._info.dim), np.float32)
-        for places in length_batches([len(i) for i in ids], TOKENS_BUDGET):
+        lengths = [len(i) for i in ids]
+        for places in length_batches(lengths, TOKENS_BUDGET):
             vectors[places] = self._forward([ids[p] for p in places])
-        return Embedded(vectors, np.array(truncated, np.bool_))
+        return Embedded(vectors, np.array(truncated, np.bool_), lengths)
 
     def _forward(self, ids: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
         width = max(len(i) for i in ids)

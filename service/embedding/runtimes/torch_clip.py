@@ -74,15 +74,15 @@ class ClipTexts:
     def embed(self, contents: Sequence[str], role: Role) -> Embedded:  # noqa: ARG002
         """See Embedder. Queries and documents are embedded alike."""
         vectors = np.empty((len(contents), self._info.dim), np.float32)
-        truncated = np.zeros(len(contents), np.bool_)
+        lengths = [self._tokens(text) for text in contents]
         for start in range(0, len(contents), BATCH_ITEMS):
             batch = list(contents[start : start + BATCH_ITEMS])
             with torch.inference_mode():
                 found = self.model.encode_text(self.tokenizer(batch), normalize=True)
             vectors[start : start + BATCH_ITEMS] = found.numpy()
-        for place, text in enumerate(contents):
-            truncated[place] = self._tokens(text) > self.model.context_length
-        return Embedded(vectors, truncated)
+        most: int = self.model.context_length
+        truncated = np.array([length > most for length in lengths], np.bool_)
+        return Embedded(vectors, truncated, [min(length, most) for length in lengths])
 
     def _tokens(self, text: str) -> int:
         """Count start and end too. A tokenizer without `encode` (a HuggingFace one) counts as fitting."""

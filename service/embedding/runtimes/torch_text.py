@@ -59,7 +59,8 @@ class SentenceTransformerEmbedder:
         )
         lengths = [len(ids) for ids in self.model.tokenizer(prefixed, truncation=False)["input_ids"]]
         truncated = np.asarray(lengths) > self.model.max_seq_length
-        return Embedded(np.asarray(vectors, np.float32), truncated)
+        tokens = [min(length, self.model.max_seq_length) for length in lengths]
+        return Embedded(np.asarray(vectors, np.float32), truncated, tokens)
 
     def close(self) -> None:
         """Let go of the weights: who else refers to this may stay for long."""

@@ -262,8 +262,10 @@ class QueuedEncoder(Generic[ContentT, InputT]):
         if not np.all(np.abs(lengths - 1) < 1e-3):  # also false for NaN
             raise ModelUnavailable(f"{self.info.name} gave a vector that is not of unit length.")
         found.vectors.flags.writeable = False
+        tokens = found.tokens or [0] * len(found.vectors)
         return [
-            Encoding(vector, bool(cut)) for vector, cut in zip(found.vectors, found.truncated, strict=True)
+            Encoding(vector, bool(cut), count)
+            for vector, cut, count in zip(found.vectors, found.truncated, tokens, strict=True)
         ]
 
 

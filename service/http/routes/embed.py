@@ -1,14 +1,15 @@
-"""Content to vectors: /v1/embed, /v1/embed-batch, /v1/model-info."""
+"""Content to vectors: /v1/embed, /v1/embed-batch, /v1/embeddings, /v1/model-info."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request
 
-from service.app.encoders import TextEncoder
+from service.app.encoders import Slot, TextEncoder
 from service.collections import Collection
 from service.embedding.port import Encoding
 from service.errors import InvalidImage, InvalidInput
@@ -16,7 +17,7 @@ from service.http.auth import Role
 from service.http.dependencies import Dependencies, JsonResponse, exchange_of
 from service.http.quotas import PICTURE_UNITS, TEXT_UNITS
 from service.http.wire.problems import HttpRefusal
-from service.http.wire.schemas import EmbedBatchIn, EmbedIn
+from service.http.wire.schemas import EmbedBatchIn, EmbeddingsIn, EmbedIn
 from service.http.wire.values import in_range, not_one_of, read_picture, read_text
 
 
@@ -27,12 +28,14 @@ class EmbedRoutes:
         self._dependencies = dependencies
         self._embed_decoder = msgspec.json.Decoder(EmbedIn)
         self._batch_decoder = msgspec.json.Decoder(EmbedBatchIn)
+        self._embeddings_decoder = msgspec.json.Decoder(EmbeddingsIn)
 
     def router(self) -> APIRouter:
         """See RouteGroup."""
         router = APIRouter(dependencies=self._dependencies.requires(Role.SEARCH))
         router.add_api_route("/v1/embed", self.post_embed, methods=["POST"])
         router.add_api_route("/v1/embed-batch", self.post_embed_batch, methods=["POST"])
+        router.add_api_route("/v1/embeddings", self.post_embeddings, methods=["POST"])
         router.add_api_route("/v1/model-info", self.get_model_info, methods=["GET"])
         return router
 
@@ -57,7 +60,7 @@ class EmbedRoutes:
             text = read_text(str(body.text), self._dependencies.settings.query_chars_max, "text")
             self._charge(request, TEXT_UNITS)
             (found,) = await _embedded(encoders.text(collection.name, version), [text], body.role, caller)
-            answer["embedding"], answer["truncated"] = found
+            answer["embedding"], answer["truncated"] = found.vector, found.truncated
         return JsonResponse(answer)
 
     async def post_embed_batch(self, request: Request) -> JsonResponse:
@@ -86,6 +89,51 @@ class EmbedRoutes:
         exchange = exchange_of(request)
         exchange.rate_limit = self._dependencies.quotas.charge_search(exchange.caller, units)
 
+    async def post_embeddings(self, request: Request) -> JsonResponse:
+        """Answer as OpenAI's route of this name does, by a model of /v1/model-info."""
+        body = await self._dependencies.read_json(request, self._embeddings_decoder)
+        collection = self._with_text_model(body.model)
+        encoders, settings = self._dependencies.encoders, self._dependencies.settings
+        info = encoders.info(collection.name)
+        if body.dimensions not in (None, info.dim):
+            raise InvalidInput("dimensions", f"must be {info.dim}: vectors of this model are not cut")
+        given = [body.input] if isinstance(body.input, str) else body.input
+        in_range("input", len(given), 1, settings.embed_texts_max)
+        texts = [
+            _nth_text(text, place, settings.query_chars_max, "input") for place, text in enumerate(given)
+        ]
+        encoder = encoders.text(collection.name)
+        self._charge(request, TEXT_UNITS * len(texts))
+        found = await _embedded(encoder, texts, body.role, exchange_of(request).caller)
+        tokens = sum(each.tokens for each in found)
+        return JsonResponse(
+            {
+                "object": "list",
+                "data": [
+                    {
+                        "object": "embedding",
+                        "index": place,
+                        "embedding": _packed(each) if body.encoding_format == "base64" else each.vector,
+                    }
+                    for place, each in enumerate(found)
+                ],
+                "model": body.model,
+                "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+                "version": info.embedding_version,
+                "truncated": [each.truncated for each in found],
+            }
+        )
+
+    def _with_text_model(self, model: str) -> Collection:
+        """The collection whose model of that name reads texts, be it one of pictures with a text tower."""
+        collections = self._dependencies.catalogue.collections
+        for collection in sorted(collections, key=lambda each: each.modality != "text"):
+            slot = self._dependencies.encoders.slot(collection.name)
+            is_text = collection.modality == "text" or slot.text is not None
+            if is_text and model in _model_names(collection, slot):
+                return collection
+        raise InvalidInput("model", "is not one of the text models of /v1/model-info")
+
     def _collection(self, body: EmbedIn | EmbedBatchIn, modality: str) -> Collection:
         """The collection whose model embeds: named, found by its model, or the modality's default."""
         if body.collection is not None:
@@ -97,8 +145,7 @@ class EmbedRoutes:
                 raise HttpRefusal(404, "unknown_collection", f"No {modality} collection is configured.")
             return collection
         for collection in catalogue.collections:
-            info = self._dependencies.encoders.slot(collection.name).info
-            known = (collection.model, info.name if info else "", info.embedding_version if info else "")
+            known = _model_names(collection, self._dependencies.encoders.slot(collection.name))
             if body.model in known and collection.modality == modality:
                 return collection
         raise InvalidInput("model", f"is not one of the {modality} models of /v1/model-info")
@@ -147,8 +194,20 @@ def _require_unit(normalize: bool | None) -> None:
         )
 
 
-def _nth_text(text: str, place: int, chars_max: int) -> str:
+def _nth_text(text: object, place: int, chars_max: int, field: str = "texts") -> str:
+    if not isinstance(text, str):
+        raise InvalidInput((field, place), "must be a text: token ids are not read here")
     try:
-        return read_text(text, chars_max, "texts")
+        return read_text(text, chars_max, field)
     except InvalidInput as exc:
-        raise InvalidInput(("texts", place), exc.msg) from exc
+        raise InvalidInput((field, place), exc.msg) from exc
+
+
+def _model_names(collection: Collection, slot: Slot) -> tuple[str, ...]:
+    info = slot.info
+    return (collection.model,) if info is None else (collection.model, info.name, info.embedding_version)
+
+
+def _packed(encoding: Encoding) -> str:
+    """Little-endian float32 in base64, as OpenAI's clients ask for."""
+    return base64.b64encode(encoding.vector.astype("<f4", copy=False).tobytes()).decode()

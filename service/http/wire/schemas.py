@@ -94,6 +94,16 @@ class EmbedBatchIn(msgspec.Struct):
     embedding_version: str | None = None
 
 
+class EmbeddingsIn(msgspec.Struct):
+    """POST /v1/embeddings, in OpenAI's shape. input: one text or several; token ids are refused by name."""
+
+    model: str
+    input: str | list[str | int | list[int]]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+    role: RoleIn | None = None
+
+
 class SimilarByUrlIn(msgspec.Struct):
     """POST /search_similar_by_url."""
 
