@@ -169,9 +169,11 @@ class ReplaySource(Protocol):
     def draw_ids(self, collection: str, seed: str, limit: int) -> list[Id]:
         """Return some live ids of the current generation, drawn by `seed`, in order."""
 
-    def draw_contents(self, collection: str, seed: str, limit: int) -> list[tuple[Id, Content]]:
+    def draw_contents(
+        self, collection: str, seed: str, limit: int, bytes_max: int
+    ) -> list[tuple[Id, Content]]:
         """Return some live items of the current generation, drawn by `seed`, with what they are made of; by
-        id, and only those whose content is kept."""
+        id, and only those whose content is kept: of `bytes_max` together, or one."""
 
 
 class ItemSource(Protocol):

@@ -14,6 +14,7 @@ ServiceError
 └── TryLater                the same request may succeed later
     ├── Starting            collections or models are still being opened
     ├── Overloaded          it would wait longer than it may; `retry_after_s` is how long
+    ├── PendingReport       it is being made; who asks again gets it
     ├── DeadlineExceeded    it was begun and not finished in time
     ├── StoppedHalfway      it stopped in the middle; `done` tells how far it came
     └── ModelUnavailable    the model can't load, or serves another embedding_version
@@ -150,6 +151,18 @@ class StoppedHalfway(TryLater):
         self.cause = cause
         self.done = done
         self.matched = matched
+
+
+class PendingReport(TryLater):
+    """It takes longer than a caller should wait; it goes on, and is there for who asks again."""
+
+    def __init__(self, collection: str, done: int, total: int) -> None:
+        """done, total: queries."""
+        super().__init__(
+            f"The report is being made, {done} of {total} queries are compared.",
+            retry_after_s=5.0,
+            hint=f"python -m service report {collection}",
+        )
 
 
 class ModelUnavailable(TryLater):

@@ -23,15 +23,27 @@ def draw_ids(connection: ContentConnection, seed: str, limit: int) -> list[Id]:
     return _drawn(connection, "item", f"SELECT i.id FROM item i WHERE {_LIVE}", "i", seed, limit)
 
 
-def draw_contents(connection: ContentConnection, seed: str, limit: int) -> list[tuple[Id, Content]]:
+def draw_contents(
+    connection: ContentConnection, seed: str, limit: int, bytes_max: int
+) -> list[tuple[Id, Content]]:
     """Return `limit` live items by id, each with what it is made of, or all where there are no more; those
-    whose content is damaged are left out."""
+    whose content is damaged are left out. Fewer, drawn among them, where they weigh more than `bytes_max`
+    together, and one at least."""
     if not has_table(connection):
         return []
     query = f"SELECT c.id FROM content c JOIN item i ON i.id=c.id AND i.content_hash=c.hash WHERE {_LIVE}"
     ids = _drawn(connection, "content", query, "c", seed, limit)
-    kept = read_contents(connection, ids)
-    return [(item_id, kept[item_id].content) for item_id in ids if item_id in kept]
+    found: dict[Id, Content] = {}
+    size = 0
+    for item_id in sorted(ids, key=lambda each: hashlib.sha256(f"{seed}/{each}".encode()).digest()):
+        kept = read_contents(connection, [item_id]).get(item_id)
+        if kept is None:
+            continue
+        size += len(kept.content.data)
+        if found and size > bytes_max:
+            break
+        found[item_id] = kept.content
+    return [(item_id, found[item_id]) for item_id in ids if item_id in found]
 
 
 def _drawn(

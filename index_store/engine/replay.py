@@ -64,13 +64,15 @@ class GenerationReader:
             with members.current.store.reading() as connection:
                 return draw_ids(connection, seed, limit)
 
-    def draw_contents(self, collection: str, seed: str, limit: int) -> list[tuple[Id, Content]]:
+    def draw_contents(
+        self, collection: str, seed: str, limit: int, bytes_max: int
+    ) -> list[tuple[Id, Content]]:
         """See `ReplaySource`."""
         with self._collections[collection].members() as members:
             if members.current is None:
                 return []
             with members.current.store.reading() as connection:
-                return draw_contents(connection, seed, limit)
+                return draw_contents(connection, seed, limit, bytes_max)
 
 
 def generation_of(spec: CollectionSpec, members: OpenGenerations, version: str | None) -> Generation:

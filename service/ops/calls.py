@@ -37,9 +37,10 @@ class RefusedByService(Exception):
 class ServiceCalls:
     """Calls of one service. Any thread."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, sleep: Callable[[float], object]) -> None:
         self._url = url.rstrip("/")
         self._key = key
+        self._sleep = sleep
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the answer's JSON. Raises RefusedByService."""
@@ -55,26 +56,39 @@ class ServiceCalls:
         body: Mapping[str, Any] | None = None,
         media_type: str = "application/json",
     ) -> bytes:
-        """Return the answer in `media_type`. Raises RefusedByService."""
+        """Return the answer in `media_type`. A report that is still being made is waited for, and standard
+        error tells how far it is. Raises RefusedByService."""
         headers = {"content-type": "application/json", "accept": media_type}
         if self._key:
             headers["authorization"] = f"Bearer {self._key}"
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._url + path, data, headers, method=method)
-        try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-                return bytes(answer.read())
-        except urllib.error.HTTPError as exc:
-            raise RefusedByService(_problem_line(exc)) from exc
-        except (OSError, http.client.HTTPException) as exc:
-            raise RefusedByService(f"{self._url} can't be reached: {exc}", EXIT_NOT_REACHED) from exc
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+                    return bytes(answer.read())
+            except urllib.error.HTTPError as exc:
+                problem = _problem(exc)
+                if problem.get("code") != "report_under_way":
+                    raise RefusedByService(_problem_line(exc, problem)) from exc
+                sys.stderr.write(f"{problem.get('detail')}\n")
+            except (OSError, http.client.HTTPException) as exc:
+                raise RefusedByService(f"{self._url} can't be reached: {exc}", EXIT_NOT_REACHED) from exc
+            self._sleep(_LOOK_S)
 
 
-def _problem_line(error: urllib.error.HTTPError) -> str:
-    """The problem document as a line: status, code, sentence, what helps."""
+def _problem(error: urllib.error.HTTPError) -> dict[str, Any]:
+    """The problem document; empty where the answer is none."""
     try:
         problem = json.loads(error.read())
     except (OSError, ValueError):
+        return {}
+    return problem if isinstance(problem, dict) else {}
+
+
+def _problem_line(error: urllib.error.HTTPError, problem: Mapping[str, Any]) -> str:
+    """The problem document as a line: status, code, sentence, what helps."""
+    if not problem:
         return f"{error.code} {error.reason}"
     hint = problem.get("hint")
     return f"{error.code} {problem.get('code')}: {problem.get('detail')}" + (f" Try: {hint}" if hint else "")
@@ -85,7 +99,7 @@ def main(
 ) -> int:
     """Run one command; return its exit code."""
     given = _parser(environ).parse_args(argv)
-    calls = ServiceCalls(given.url, environ.get("ADMIN_API_KEY", "").partition(",")[0].strip())
+    calls = ServiceCalls(given.url, environ.get("ADMIN_API_KEY", "").partition(",")[0].strip(), sleep)
     try:
         return int(given.run(given, calls, sleep))
     except RefusedByService as exc:

@@ -47,6 +47,6 @@ def test_hidden_items_cost_no_more_steps_and_no_live_one_its_place(store: sqlite
     ids = draw_ids(store, "seed", LIMIT)
     assert len(set(ids)) == LIMIT and ids == sorted(ids) == draw_ids(store, "seed", LIMIT)
     assert min(ids) >= FIRST_LIVE and ids != draw_ids(store, "another", LIMIT)
-    contents = draw_contents(store, "seed", LIMIT)
+    contents = draw_contents(store, "seed", LIMIT, 1 << 20)
     assert len(contents) == LIMIT and {content.data for _, content in contents} == {b"text"}
     assert all(item_id >= FIRST_LIVE for item_id, _ in contents)

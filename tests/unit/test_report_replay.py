@@ -58,8 +58,10 @@ class BetweenSearches:
     def draw_ids(self, collection: str, seed: str, limit: int) -> list[Id]:
         return self._source.draw_ids(collection, seed, limit)
 
-    def draw_contents(self, collection: str, seed: str, limit: int) -> list[tuple[Id, Content]]:
-        return self._source.draw_contents(collection, seed, limit)
+    def draw_contents(
+        self, collection: str, seed: str, limit: int, bytes_max: int
+    ) -> list[tuple[Id, Content]]:
+        return self._source.draw_contents(collection, seed, limit, bytes_max)
 
 
 Change = Callable[[EmbeddedIndex, ItemWrite], object]

@@ -295,7 +295,7 @@ class RebuildRunner:
     async def _report(self, job: Job) -> bool:
         """Compare the job's generation with the current one; return whether nobody asked for an end."""
 
-        async def go_on() -> None:
+        async def go_on(_done: int, _total: int) -> None:
             if await self._run(partial(self._jobs.is_cancelled, job.id)):
                 raise _Cancelled
 

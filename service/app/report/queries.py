@@ -23,6 +23,8 @@ DEPTH = 25
 """How many results of each query are compared."""
 SAMPLED = 100
 """Items drawn of each kind."""
+SAMPLED_BYTES_MAX = 64 << 20
+"""Of kept content: a report holds its queries in memory, and a picture may have 20 MB."""
 _LABEL_CHARS_MAX = 200
 
 
@@ -102,7 +104,7 @@ def sampled_queries(
     """Return queries out of the current generation: items' own kept content, and items to find others like,
     `limit` of each at most. Blocking. are_compared: whether they count where callers' queries are missing."""
     drawn = min(SAMPLED, limit)
-    found = source.draw_contents(collection.name, seed, drawn)
+    found = source.draw_contents(collection.name, seed, drawn, SAMPLED_BYTES_MAX)
     queries = [
         query
         for item_id, content in found

@@ -32,18 +32,20 @@ from service.app.report.result import (
 from service.app.report.store import ReportStore
 from service.app.search import ParsedSearch
 from service.collections import Collection
-from service.errors import Overloaded, Starting, UnknownGeneration
+from service.errors import Overloaded, PendingReport, Starting, UnknownGeneration
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-OnQuery = Callable[[], Awaitable[None]]
-"""Awaited after each query; what it raises ends the report."""
+OnQuery = Callable[[int, int], Awaitable[None]]
+"""Awaited after each query, with how many are done and how many there are; what it raises ends the report."""
 
 _TITLE_KEYS = ("title", "name", "product_name", "recipe_name")
 _TITLE_CHARS_MAX = 120
 _GROWTH_MAX = 0.1
+_WAIT_S = 25.0
+"""What stands between a caller and the service cuts a silent connection off after 30 or 60 s."""
 _CALLERS_QUERIES_MIN = 20
 """Fewer recorded queries do not stand for callers: items' own content counts beside them."""
 
@@ -55,6 +57,18 @@ class FoundReport:
     report: Report
     gates: Sequence[GateResult]
     is_stale: bool
+
+
+@dataclass(slots=True)
+class _ReportProgress:
+    """Of one that several callers may wait for."""
+
+    task: asyncio.Task[FoundReport] | None = None
+    done: int = 0
+    total: int = 0
+
+    async def note_query(self, done: int, total: int) -> None:
+        self.done, self.total = done, total
 
 
 class Reports:
@@ -72,10 +86,14 @@ class Reports:
         now: Callable[[], datetime],
         *,
         queries_max: int,
+        wait_s: float = _WAIT_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """recorded_lines: what the query log keeps of a collection; a report takes `queries_max` of it, and
-        draws no more items of each kind. now: wall clock. clock: seconds that only go forward."""
+        draws no more items of each kind. now: wall clock. wait_s: of who asks for one that is
+        still to be made. clock: seconds that only go forward."""
+        self._wait_s = wait_s
+        self._under_way: dict[tuple[str, str], _ReportProgress] = {}
         self._recorded_lines = recorded_lines
         self._queries_max = queries_max
         self._index = index
@@ -97,17 +115,44 @@ class Reports:
         return await self._replayer.search_side(search, self._side(collection, _named(status, name)))
 
     async def find_or_make(self, collection: Collection, name: str) -> FoundReport:
-        """Return the stored report of the generation `name` (its name, version or role), or make one.
-        Raises UnknownGeneration, TryLater, IndexStoreError."""
+        """Return the stored report of the generation `name` (its name, version or role), or make one. Raises
+        UnknownGeneration, TryLater (PendingReport after a while: it is made on), IndexStoreError."""
         status = await self._status(collection)
         after = _named(status, name)
         found = await self._found(collection, status, after)
         if found is not None:
             return found
         _require_comparable(status, after)
+        key = (collection.name, after.generation)
+        progress = self._under_way.get(key)
+        if progress is None or progress.task is None:
+            progress = self._under_way[key] = _ReportProgress()
+            making = self._make_once(collection, after.generation, progress)
+            progress.task = asyncio.create_task(making, name="report")
+            progress.task.add_done_callback(partial(self._note_over, key))
+        done, _ = await asyncio.wait({progress.task}, timeout=self._wait_s)
+        if not done:
+            raise PendingReport(collection.name, progress.done, progress.total)
+        return progress.task.result()
+
+    async def _make_once(
+        self, collection: Collection, generation: str, progress: _ReportProgress
+    ) -> FoundReport:
+        """Make the report for all who ask for it meanwhile. Roles may change while it waits for its turn."""
         async with self._busy:
-            found = await self._found(collection, status, after)  # made while this waited
-            return found or await self._made(collection, status, after, (), None)
+            status = await self._status(collection)
+            after = _named(status, generation)
+            found = await self._found(collection, status, after)
+            if found is not None:
+                return found
+            _require_comparable(status, after)
+            return await self._made(collection, status, after, (), progress.note_query)
+
+    def _note_over(self, key: tuple[str, str], task: asyncio.Task[FoundReport]) -> None:
+        del self._under_way[key]
+        error = None if task.cancelled() else task.exception()
+        if error is not None:  # nobody may be waiting for it any more
+            log.warning("report_not_made", extra={"collection": key[0], "reason": str(error)})
 
     async def make_fresh(
         self, collection: Collection, name: str, queries: Sequence[ReplayQuery]
@@ -124,9 +169,10 @@ class Reports:
 
     async def make_for_job(self, collection: Collection, version: str, on_query: OnQuery) -> Report:
         """Make the report that a rebuild ends with. Raises as `find_or_make`, and what `on_query` raises."""
-        status = await self._status(collection)
-        after = _named(status, version)
         async with self._busy:
+            status = await self._status(collection)
+            after = _named(status, version)
+            _require_comparable(status, after)
             return (await self._made(collection, status, after, (), on_query)).report
 
     async def rehearse(
@@ -204,14 +250,15 @@ class Reports:
         seed = "/".join((collection.name, *(each.generation for each in generations)))
         replayed: list[ReplayedQuery] = []
         skipped: Counter[str] = Counter()
-        for query in await self._queries(collection, seed, given):
+        queries = await self._queries(collection, seed, given)
+        for number, query in enumerate(queries, start=1):
             outcome = await self._replayer.replay(query, *sides)
             if isinstance(outcome, SkippedQuery):
                 skipped[outcome.reason] += 1
             else:
                 replayed.append(outcome)
             if on_query is not None:
-                await on_query()
+                await on_query(number, len(queries))
         titles = await self._titles(collection, compare.changed_most(compare.compared(replayed)))
         timing = _timing(replayed, self._now(), self._clock() - began_at)
         compared = [_compared_generation(each) for each in generations]

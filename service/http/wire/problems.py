@@ -102,6 +102,7 @@ _TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (service.Starting, 503, "starting"),
     (service.Overloaded, 503, "overloaded"),
     (service.DeadlineExceeded, 503, "deadline_exceeded"),
+    (service.PendingReport, 503, "report_under_way"),
     (service.ModelUnavailable, 503, "model_unavailable"),
     (service.TryLater, 503, "unavailable"),
     (ClientDisconnect, 400, "client_disconnected"),
