@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -109,6 +109,10 @@ class ModelLoader:
             for (modality, _, _), encoder in list(self._started.items())
             if modality == "text"
         ]
+
+    def started_encoders(self) -> Sequence[Encoder[Any]]:
+        """See Loader."""
+        return list({id(each): each for each in list(self._started.values())}.values())
 
     def release_encoder(self, encoder: Encoder[Any]) -> None:
         """See Loader."""

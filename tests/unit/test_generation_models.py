@@ -115,6 +115,25 @@ def test_the_model_of_a_retired_generation_is_released_once_nobody_waits_for_it(
     play(scene)
 
 
+def test_a_model_that_gives_another_version_is_told_and_does_not_stay_open(play: Any) -> None:
+    async def scene(stage: Stage) -> None:
+        stage.index.origins["another"] = NEW  # its files were others when this generation was made
+        opened = stage.loader.load_text(NEW, 8)
+        stage.index.advance("a", "begin", "another")
+        await stage.models.look()
+        assert "gives" in stage.models.problem("a", "another")
+        stage.clock.now += 100
+        await stage.models.look()
+        assert opened not in stage.loader.started_encoders() and stage.models.problem("a", "another")
+        await stage.models.look()
+        assert len(stage.loader.started_encoders()) == 1, "it is not opened again and again"
+        stage.index.advance("a", "abort", "another")
+        await stage.models.look()
+        assert not stage.models.problem("a", "another"), "a later one of that version is tried at once"
+
+    play(scene)
+
+
 def test_a_model_that_another_collection_uses_stays(play: Any) -> None:
     async def scene(stage: Stage) -> None:
         stage.index.advance("a", "begin", stage.new)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from service.app.encoders import Encoder, ImageEncoder, Slot, TextEncoder
@@ -19,6 +19,9 @@ class Loader(Protocol):
 
     def load_image(self, reference: str, dim: int) -> ImageEncoder:
         """Return the same for a picture model."""
+
+    def started_encoders(self) -> Sequence[Encoder[Any]]:
+        """Return every encoder that is open."""
 
     def release_encoder(self, encoder: Encoder[Any]) -> None:
         """Close an encoder that nobody uses any more; the next who asks for its model opens it again."""

@@ -34,6 +34,8 @@ T = TypeVar("T")
 _LOOK_S = 1.0
 _POLL_S = 0.05
 _RETRY_S = 30.0
+_RETRY_OTHER_S = 600.0
+"""A model whose files are others now: to look again opens it whole."""
 _LOADING_S_MAX = 60.0
 """How long a step waits for the workers that are still loading a model."""
 _RELEASE_AFTER_S = 60.0
@@ -42,6 +44,10 @@ _RELEASE_AFTER_S = 60.0
 
 class GenerationIndex(VectorIndex, RebuildSource, Protocol):
     """What is asked here of an index."""
+
+
+class _OtherModel(ModelUnavailable):
+    """The files of a model are not those that made the generation."""
 
 
 class GenerationModels:
@@ -134,11 +140,13 @@ class GenerationModels:
         if status.current is not None:
             self._encoders.follow(name, status.current.embedding_version)
         versions = {each.embedding_version for each in status.named}
+        self._failed = {
+            (of, version): why
+            for (of, version), why in self._failed.items()
+            if of != name or version in versions
+        }
         for version in set(self._encoders.others(name)) - versions:
-            slot = self._encoders.remove(name, version)
-            for encoder in (slot.text, slot.image) if slot else ():
-                if encoder is not None:
-                    self._leaving[encoder] = self._clock() + _RELEASE_AFTER_S
+            self._encoders.remove(name, version)
 
     def _note(self, collection: str, status: CollectionStatus) -> None:
         """What of the generations' models is here, for who waits for one: in this worker, and elsewhere."""
@@ -166,16 +174,17 @@ class GenerationModels:
             self._is_told = True
 
     async def _release_unused(self) -> None:
-        """Close the models of generations that are gone, once nobody can still be waiting for them. One that
-        another collection uses, or is about to, stays."""
+        """Close the models that no generation uses, once nobody can still be waiting for them: of those that
+        are gone, and those that were opened in vain. One that is being opened somewhere stays."""
         slots = self._encoders.slots()
-        if not self._leaving or any(slot.is_loading for slot in slots):
+        if any(slot.is_loading for slot in slots):
             return
         used = {id(encoder) for slot in slots for encoder in (slot.text, slot.image)}
+        unused = [each for each in self._loader.started_encoders() if id(each) not in used]
+        due_at = self._clock() + _RELEASE_AFTER_S
+        self._leaving = {encoder: self._leaving.get(encoder, due_at) for encoder in unused}
         for encoder, due_at in list(self._leaving.items()):
-            if id(encoder) in used:
-                del self._leaving[encoder]
-            elif self._clock() >= due_at:
+            if self._clock() >= due_at:
                 del self._leaving[encoder]
                 await self._run(partial(self._loader.release_encoder, encoder))
                 log.info("model_released", extra={"version": encoder.info.embedding_version})
@@ -185,8 +194,8 @@ class GenerationModels:
         if origin is None or self._encoders.slot(collection.name).is_loading:
             return  # its vectors come from elsewhere; or the start is still at it
         key = (collection.name, generation.embedding_version)
-        failed_at = self._failed.get(key)
-        if failed_at is not None and self._clock() < failed_at[0] + _RETRY_S:
+        failed = self._failed.get(key)
+        if failed is not None and self._clock() < failed[0]:
             return
         try:
             await self._open(collection, origin, generation)
@@ -195,10 +204,11 @@ class GenerationModels:
             if not isinstance(exc, ModelUnavailable):
                 log.info("generation_model_waits", extra={"collection": collection.name, "reason": str(exc)})
                 return
-            if failed_at is None:
+            if failed is None:
                 extra = {"collection": collection.name, "origin": generation.origin, "reason": str(exc)}
                 log.warning("generation_model_unavailable", extra={**extra, "hint": exc.hint})
-            self._failed[key] = (self._clock(), f"{exc} {exc.hint}".strip())
+            pause_s = _RETRY_OTHER_S if isinstance(exc, _OtherModel) else _RETRY_S
+            self._failed[key] = (self._clock() + pause_s, f"{exc} {exc.hint}".strip())
 
     async def _open(self, collection: Collection, origin: Origin, generation: GenerationStatus) -> None:
         its = replace(collection, dim=generation.dim or collection.dim)
@@ -206,7 +216,7 @@ class GenerationModels:
         slot = filled_slot(origin.model, origin.text_template, encoded)
         version = slot.info.embedding_version if slot.info else ""
         if version != generation.embedding_version:
-            raise ModelUnavailable(
+            raise _OtherModel(
                 f"{origin.model} gives {version} now, the generation is of {generation.embedding_version}."
             )
         self._encoders.add_standby(collection.name, slot)
