@@ -1,10 +1,10 @@
 """How fast a real model fills a generation, and what searches notice, by REBUILD_SEARCH_MS_MAX.
 
-    python -m benchmarks.bench_rebuild_pace [--items 1500] [--limits 10 25 50 100] [--seconds 25]
+    python -m benchmarks.bench_rebuild_pace [--items 1500] [--limits 10 25 50 100] [--seconds 48]
 
 A service of two workers with the built-in e5 model; the rebuild is to the same model in 8 bits. Searches by
 text come at a steady pace, as do a few writes. For each limit the service starts from a copy of one data
-directory: first a time of quiet, then one of filling, then the job is ended.
+directory; filling stands still in every other turn, then the job is ended.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 
 from benchmarks.embedding_service import Report, Row, Served
 from benchmarks.model_change_load import Caller, Load, Pace, fill
+from benchmarks.model_change_pauses import Span, Turns, parts
 from benchmarks.model_change_shop import Item, Search
 
 MODELS_DIR = Path(".models")
@@ -30,19 +31,22 @@ PACE = Pace(searchers=3, search_every_s=0.15, writers=1, write_every_s=1.0)
 LATENCY_MAX = 1.5
 _SEED = 20_261_128
 _LOADED_S_MAX = 60.0
+_TURN_S = 4.0
 
 
 def p_ms(searches: Sequence[Search], percentile: float) -> float:
     return float(np.percentile([each.latency_ms for each in searches if not each.exact], percentile))
 
 
+def within(searches: Sequence[Search], spans: Sequence[Span]) -> list[Search]:
+    return [each for each in searches if any(first <= each.due < last for first, last in spans)]
+
+
 def measured(data_dir: Path, items: int, limit: int, seconds: float) -> Iterator[Row]:
     environ = {"TEXT_MODEL": OLD, "IMAGE_MODEL": "none", "WORKERS": "2", "REBUILD_SEARCH_MS_MAX": str(limit)}
     with Served(data_dir, MODELS_DIR, log=data_dir.parent / f"log-{limit}", **environ) as service:
         load, caller = Load(service.port, [Item(0)] * items, PACE, _SEED + limit), Caller(service.port)
-        with load.running():
-            time.sleep(seconds)
-        quiet = load.take()
+        turns = Turns(service.process_id, data_dir, _TURN_S)
         status, answer = caller.post("/v1/rebuild", {"collection": "recipes", "model": NEW})
         if status != 202:
             raise RuntimeError(f"{status} {answer!r}")
@@ -52,21 +56,23 @@ def measured(data_dir: Path, items: int, limit: int, seconds: float) -> Iterator
             if time.monotonic() > give_up:
                 raise TimeoutError(f"it does not begin: {job}")
             time.sleep(0.1)
-        with load.running():
+        with load.running(), turns.taken():
             before = waiting(caller)
             began = time.monotonic()
             time.sleep(seconds)
-            took_s = time.monotonic() - began
+            ended = time.monotonic()
             filled = before - waiting(caller)
-        beside = load.take()
-        failed = [each.what for each in (*quiet.failures, *beside.failures)]
+        happened = load.take()
+        failed = [each.what for each in happened.failures]
         caller.ask("DELETE", f"/v1/jobs/{job_id}")
     name = f"REBUILD_SEARCH_MS_MAX={limit}"
-    ratio = p_ms(beside.searches, 99) / p_ms(quiet.searches, 99)
+    busy, paused = parts((began, ended), turns.paused)
+    filling, quiet = within(happened.searches, busy), within(happened.searches, paused)
+    took_s = sum(last - first for first, last in busy)
+    ratio = p_ms(filling, 99) / p_ms(quiet, 99)
     detail = "; ".join(
-        f"{what} p50 {p_ms(some.searches, 50):.0f}, p99 {p_ms(some.searches, 99):.0f} ms of "
-        f"{len(some.searches)}"
-        for what, some in (("quiet", quiet), ("filling", beside))
+        f"{what} p50 {p_ms(some, 50):.0f}, p99 {p_ms(some, 99):.0f} ms of {len(some)}"
+        for what, some in (("quiet", quiet), ("filling", filling))
     )
     yield Row(f"{name}: search p99, filling / quiet", ratio, LATENCY_MAX, detail=detail)
     yield Row(f"{name}: items filled a second", filled / took_s, 1.0, True, f"failed: {failed[:2]}")
@@ -83,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--items", type=int, default=1_500)
     parser.add_argument("--limits", type=int, nargs="*", default=list(LIMITS))
-    parser.add_argument("--seconds", type=float, default=25.0)
+    parser.add_argument("--seconds", type=float, default=48.0)
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="rebuild-pace-") as folder:
         first = Path(folder) / "first"

@@ -22,7 +22,7 @@ from service.server.job_worker import COMMAND
 
 _WORKERS_BESIDE = (COMMAND.encode(), b"maintain")
 _WAIT_S = 0.002
-_TRIES = 500
+_TRIES = 100
 _LOCKS = Path("/proc/locks")
 
 Span = tuple[float, float]
