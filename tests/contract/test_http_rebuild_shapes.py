@@ -15,6 +15,7 @@ import pytest
 
 from tests.contract.rebuild_steps import ended, first, generations, rebuild, search, step
 from tests.http_app import DISHES, HttpApp, application_of, picture, picture_bytes, running_app, seed
+from tests.waiting import STOP_LOOK_S
 
 pytestmark = pytest.mark.long
 
@@ -194,7 +195,7 @@ def shop_front() -> Iterator[str]:
 
     GONE.clear()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pictures)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(STOP_LOOK_S,))
     thread.start()
     yield f"127.0.0.1:{server.server_port}"
     server.shutdown()

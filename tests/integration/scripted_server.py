@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import STOP_LOOK_S
 from vector_client.async_client import AsyncVectorClient
 from vector_client.async_transport import AsyncTransport
 from vector_client.http import VectorClient
@@ -76,7 +77,7 @@ def scripted_server() -> Iterator[Scripted]:
 
     running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     running.daemon_threads = True
-    threading.Thread(target=running.serve_forever, daemon=True).start()
+    threading.Thread(target=running.serve_forever, args=(STOP_LOOK_S,), daemon=True).start()
     script.url = f"http://127.0.0.1:{running.server_address[1]}"
     yield script
     script.released.set()

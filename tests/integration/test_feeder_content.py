@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.integration.databases import MariaDBServer, PostgresServer
 from tests.integration.feeding import Outcome, Service, feeder_process, run_feeder
-from tests.waiting import until
+from tests.waiting import STOP_LOOK_S, until
 from vector_client.types import Query
 
 COLLECTIONS = """
@@ -75,7 +75,7 @@ class Web:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.host = f"127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(STOP_LOOK_S,), daemon=True).start()
 
     def url(self, path: str) -> str:
         return f"http://{self.host}{path}"

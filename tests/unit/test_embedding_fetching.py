@@ -18,6 +18,7 @@ from service.embedding.catalog.hub import allowed
 from service.embedding.catalog.loader import load_embedder
 from service.embedding.manifest import verify
 from tests.fixtures.models import write_tiny_onnx_text
+from tests.waiting import STOP_LOOK_S
 
 REPOSITORY = "org/tiny-model"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -77,7 +78,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     files = {p.relative_to(source).as_posix(): p.read_bytes() for p in source.rglob("*") if p.is_file()}
     files |= {"pytorch_model.bin": b"pickle", "README.md": b"read me", "modeling.py": b"raise SystemExit"}
     server = Hub(files)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(STOP_LOOK_S,), daemon=True)
     thread.start()
     yield server
     server.shutdown()

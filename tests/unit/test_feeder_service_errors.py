@@ -12,6 +12,7 @@ import pytest
 
 from feeder.errors import ServiceDown
 from feeder.sink.writer import Writer
+from tests.waiting import STOP_LOOK_S
 from vector_client.http import VectorClient
 from vector_client.retries import Limits
 
@@ -45,7 +46,7 @@ class Service:
             def log_message(self, *_: Any) -> None: ...
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(STOP_LOOK_S,), daemon=True).start()
         url = f"http://127.0.0.1:{self.server.server_address[1]}"
         self.client = VectorClient.to(url, limits=Limits(retries=3, backoff_s=0))
 
