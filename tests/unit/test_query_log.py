@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from service.app.query_log.recorder import QueryRecorder
 from service.app.report.queries import recorded_queries
 from service.app.search import ParsedSearch
 from service.collections import Collection
+from tests.waiting import PATIENCE_S
 
 RECIPES = Collection("recipes")
 VECTOR = np.ones(4, np.float32)
@@ -149,3 +152,57 @@ def test_the_same_lines_and_seed_give_the_same_queries(tmp_path: Path) -> None:
     assert 18 <= len(drawn) <= 20 and {each.origin for each in drawn} == {"recorded"}
     other = recorded_queries(RECIPES, lines, "another seed", 20)
     assert {each.label for each in drawn} != {each.label for each in other}
+
+
+class NeverRuns(Executor):
+    """Its only thread is at something else until the end, and then what waits is cancelled."""
+
+    def __init__(self) -> None:
+        self.submitted: list[Future[Any]] = []
+
+    def submit(self, *_: Any, **__: Any) -> Future[Any]:
+        self.submitted.append(Future())
+        return self.submitted[-1]
+
+
+def test_the_end_writes_what_still_waited_for_a_thread(tmp_path: Path) -> None:
+    log, threads = log_in(tmp_path, Days()), NeverRuns()
+
+    async def scene() -> None:
+        recorder = QueryRecorder(log, threads, lambda: 0.0, percent=100, flush_s=0.001)
+        recorder.record_query(search("first"))
+        writing = asyncio.create_task(recorder.write_regularly())
+        while not threads.submitted:
+            await asyncio.sleep(0.001)
+        recorder.record_query(search("second"))
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+
+    asyncio.run(scene())
+    assert [json.loads(line)["query"] for line in log.recorded_lines("recipes")] == ["first", "second"]
+
+
+def test_the_end_waits_for_what_is_being_written(tmp_path: Path) -> None:
+    log, may_write, begun = log_in(tmp_path, Days()), threading.Event(), threading.Event()
+
+    class SlowLog:
+        def append(self, queries: Any) -> None:
+            begun.set()
+            may_write.wait(PATIENCE_S)
+            log.append(queries)
+
+    async def scene() -> None:
+        with ThreadPoolExecutor(1) as threads:
+            slow: Any = SlowLog()
+            recorder = QueryRecorder(slow, threads, lambda: 0.0, percent=100, flush_s=0.001)
+            recorder.record_query(search("first"))
+            writing = asyncio.create_task(recorder.write_regularly())
+            while not begun.is_set():
+                await asyncio.sleep(0.001)
+            recorder.record_query(search("second"))
+            writing.cancel()
+            threading.Timer(0.05, may_write.set).start()
+            await asyncio.gather(writing, return_exceptions=True)
+
+    asyncio.run(scene())
+    assert [json.loads(line)["query"] for line in log.recorded_lines("recipes")] == ["first", "second"]

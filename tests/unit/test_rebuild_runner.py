@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -61,6 +62,23 @@ class NoReports:
         return
 
 
+class TimedFiller(Filler):
+    """Takes two seconds of a clock for each step, and notes the rates that `job` told."""
+
+    def __init__(self, jobs: JobStore, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._jobs = jobs
+        self.now = 0.0
+        self.job = ""
+        self.rates: list[float | None] = []
+
+    async def fill_next(self, gap: Gap, slot: Slot, after: Id | None) -> GapStep:
+        job = self._jobs.find_job(self.job)
+        self.rates += [job.rate] if job else []
+        self.now += 2
+        return await super().fill_next(gap, slot, after)
+
+
 class WatchedFiller(Filler):
     """Notes the phase that the job told at each step."""
 
@@ -100,6 +118,7 @@ def runner_of(
     threads: ThreadPoolExecutor,
     directory: Path,
     process: JobProcess | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> RebuildRunner:
     models: Any = ModelsOnTheWay()
     reports: Any = NoReports()
@@ -116,6 +135,7 @@ def runner_of(
         lock,
         job_process=process,
         look_s=0.01,
+        clock=clock,
     )
 
 
@@ -153,6 +173,28 @@ def test_a_job_fills_its_generation_itself(index: EmbeddedIndex, tmp_path: Path)
     ended = jobs.find_job(job.id)
     assert ended is not None and (ended.state, ended.done, ended.total) == ("ready", ITEMS, ITEMS)
     assert set(filler.phases) == {"embedding"}
+
+
+def test_a_rate_is_that_of_this_job_and_not_of_one_whose_generation_was_aborted(
+    index: EmbeddedIndex, tmp_path: Path
+) -> None:
+    jobs = JobStore(tmp_path / "jobs", lambda: datetime.now(UTC))
+
+    async def scene(runner: RebuildRunner, filler: TimedFiller) -> None:
+        jobs.create_job("recipes", "model", "", "v2", 4)
+        await until_over(runner, jobs)
+        index.advance("recipes", "abort", "v2")
+        filler.now += 1000
+        filler.job = jobs.create_job("recipes", "model", "", "v2", 4).id
+        await until_over(runner, jobs)
+
+    with ThreadPoolExecutor(2) as threads:
+        filler = TimedFiller(jobs, index, None, threads, threads)
+        runner = runner_of(jobs, index, filler, threads, tmp_path, clock=lambda: filler.now)
+        asyncio.run(scene(runner, filler))
+    assert [job.state for job in jobs.all()] == ["ready", "ready"]
+    told = [rate for rate in filler.rates if rate is not None]
+    assert told and min(told) > 1, "40 items in six seconds"
 
 
 @pytest.mark.parametrize("is_cancelled", [False, True])

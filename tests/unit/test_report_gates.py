@@ -47,6 +47,12 @@ def test_the_worst_kind_decides() -> None:
     assert outcome.sentence == "known_item_loss_max is 0.7 for picture queries, at most 0.05 is wanted"
 
 
+def test_kinds_of_few_queries_count_in_the_whole() -> None:
+    few = replace(ROW, queries=9, overlap_at_10=0.0)
+    report = replace(REPORT, overall=replace(ROW, overlap_at_10=0.4), by_kind={"text": ROW, "picture": few})
+    assert broken(report, Gates(overlap_at_10_min=0.5)) == [("overlap_at_10_min", "")]
+
+
 def test_at_its_limit_a_gate_holds_and_beyond_it_does_not() -> None:
     judged = Judged(10, 0.8, 0.78, 1.0, 1.0)
     assert broken(replace(REPORT, judged=judged), Gates()) == []

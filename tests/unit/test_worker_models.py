@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -75,3 +76,26 @@ def test_a_worker_that_has_told_nothing_yet_is_waited_for(
     say(orders, {"loaded": [], "missing": {}})
     next(tmp_path.glob("*.json")).write_text("{half")
     assert WorkerModels(tmp_path).not_loaded("recipes", "v2") == [""]
+
+
+def test_a_lock_file_that_another_worker_removes_before_it_is_locked_is_made_again(
+    tmp_path: Path, hire: Callable[[], tuple[Any, Connection]]
+) -> None:
+    """Another worker takes a file that nobody holds yet for a dead worker's."""
+    (_, other) = hire()
+    say(other, {"loaded": ["v1"], "missing": {}})
+    removed: list[Path] = []
+
+    def open_then_lose(path: Path, flags: int, mode: int) -> int:
+        descriptor = os.open(path, flags, mode)
+        if not removed:
+            removed.append(path)
+            path.unlink()
+        return descriptor
+
+    here = WorkerModels(tmp_path, open_then_lose)
+    here.tell({"recipes": OpenModels(["v1"], {})})
+    (lock,) = removed
+    assert lock.exists(), "the lock is one that others see"
+    assert json.loads(lock.with_suffix(".json").read_text())["recipes"]["loaded"] == ["v1"]
+    here.withdraw()

@@ -10,16 +10,22 @@ next request.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 log = logging.getLogger(__name__)
+
+OpenFile: TypeAlias = Callable[[Path, int, int], int]
+
+_LOCK_TRIES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +40,9 @@ class WorkerModels:
     """One worker's entry, and its view of the others'. Blocking; used from one thread at a time, but for
     `not_loaded`, which any thread may call."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, open_file: OpenFile = os.open) -> None:
+        """open_file: as os.open."""
+        self._open_file = open_file
         self._directory = directory
         self._name = secrets.token_hex(4)
         self._descriptor: int | None = None
@@ -44,7 +52,8 @@ class WorkerModels:
         """Let the others know what is loaded here, by collection. Raises OSError."""
         if self._descriptor is None:
             self._directory.mkdir(parents=True, exist_ok=True)
-            self._descriptor = _locked(self._path(".lock"), os.O_CREAT)
+            self._descriptor = _own_lock(self._path(".lock"), self._open_file)
+            self._told = None
         if models == self._told:
             return
         told = {name: {"loaded": list(m.loaded), "missing": dict(m.missing)} for name, m in models.items()}
@@ -94,10 +103,24 @@ class WorkerModels:
         return self._directory / f"{self._name}{suffix}"
 
 
-def _locked(path: Path, flags: int = 0) -> int | None:
+def _own_lock(path: Path, open_file: OpenFile) -> int:
+    """Return a descriptor that holds the lock of this worker's file, which is there. Until it is locked
+    another worker may take it for a dead one's and remove it. Raises OSError."""
+    for _ in range(_LOCK_TRIES):
+        descriptor = _locked(path, os.O_CREAT, open_file)
+        if descriptor is None:
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+        os.close(descriptor)
+    raise OSError(errno.EAGAIN, "other workers hold it again and again", str(path))
+
+
+def _locked(path: Path, flags: int = 0, open_file: OpenFile = os.open) -> int | None:
     """Return a descriptor that holds the lock of `path`, None where another process holds it. A lock of the
     process, which no child that lives on keeps. Raises OSError."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o644)
+    descriptor = open_file(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o644)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from concurrent.futures import Executor
-from typing import Any, Final
+from concurrent.futures import Executor, Future, wait
+from typing import Any, Final, TypeAlias
 
 from service.app.query_log.files import QueryLog
 from service.app.search import ParsedSearch, plain_ids
 
 log = logging.getLogger(__name__)
+
+_Noted: TypeAlias = tuple[str, dict[str, Any]]
 
 _FLUSH_S: Final = 2.0
 _SWEEP_S: Final = 600.0
@@ -31,14 +33,17 @@ class QueryRecorder:
         chance: Callable[[], float],
         *,
         percent: int,
+        flush_s: float = _FLUSH_S,
     ) -> None:
         """chance: evenly spread over 0 to 1. percent: of the searches; 0 keeps none, and only what is old
-        is removed."""
+        is removed. flush_s: between two writes."""
+        self._flush_s = flush_s
+        self._writing: tuple[list[_Noted], Future[None]] | None = None
         self._log = query_log
         self._executor = executor
         self._chance = chance
         self._share = percent / 100
-        self._waiting: list[tuple[str, dict[str, Any]]] = []
+        self._waiting: list[_Noted] = []
         self._swept_at = float("-inf")
 
     def record_query(self, search: ParsedSearch) -> None:
@@ -67,20 +72,34 @@ class QueryRecorder:
         loop = asyncio.get_running_loop()
         try:
             while True:
-                await asyncio.sleep(_FLUSH_S)
-                await self._write(loop)
+                await asyncio.sleep(self._flush_s)
+                await self._write()
                 if loop.time() >= self._swept_at + _SWEEP_S:
                     self._swept_at = loop.time()
                     await loop.run_in_executor(self._executor, self._log.sweep)
         finally:
-            self._log.append(self.taken())
+            self._write_rest()
 
-    async def _write(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def _write(self) -> None:
         taken = self.taken()
         if taken:
-            await loop.run_in_executor(self._executor, self._log.append, taken)
+            future = self._executor.submit(self._log.append, taken)
+            self._writing = taken, future
+            await asyncio.wrap_future(future)
+            self._writing = None
 
-    def taken(self) -> list[tuple[str, dict[str, Any]]]:
+    def _write_rest(self) -> None:
+        """What waits for a thread would be dropped with the others that wait; what is written by one now is
+        waited for, since a file is written by one at a time."""
+        if self._writing is not None:
+            taken, future = self._writing
+            if future.cancel():
+                self._log.append(taken)
+            else:
+                wait([future])
+        self._log.append(self.taken())
+
+    def taken(self) -> list[_Noted]:
         """Return what was noted since the last call, with the names of the collections."""
         taken, self._waiting = self._waiting, []
         return taken

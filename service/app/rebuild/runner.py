@@ -240,6 +240,7 @@ class RebuildRunner:
             if job.phase in _BEGUN:  # somebody gave it up
                 await self._save(replace(job, state="cancelled", reason="its generation was aborted"))
                 return None
+            self._progress.pop(Gap(job.collection, job.embedding_version), None)  # of one that was aborted
             job = await self._save(replace(job, state="running", phase="copying"))
             advance = partial(
                 self._index.advance, job.collection, "begin", job.embedding_version, _begins(status, job)

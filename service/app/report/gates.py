@@ -32,8 +32,8 @@ class GateResult:
 
 
 def gate_results(report: Report, gates: Gates) -> list[GateResult]:
-    """Return each gate with its value. The worst kind of query decides: a good mean must not hide a broken
-    one."""
+    """Return each gate with its value. The worst kind of query decides over overlap and known items: a good
+    mean must not hide a broken one."""
     return [
         _overlap(report, gates.overlap_at_10_min),
         _known_item_loss(report, gates.known_item_loss_max),
@@ -51,10 +51,11 @@ def _overlap(report: Report, limit: float) -> GateResult:
     name = "overlap_at_10_min"
     if report.overall is None:
         return GateResult(name, None, limit, holds=True)
-    rows = {
+    rows: dict[str, float] = {
         kind: row.overlap_at_10 for kind, row in report.by_kind.items() if row.queries >= _KIND_QUERIES_MIN
     }
-    kind, value = min(rows.items(), key=lambda row: row[1], default=("", report.overall.overlap_at_10))
+    rows[""] = report.overall.overlap_at_10  # where kinds of few queries count
+    kind, value = min(rows.items(), key=lambda row: row[1])
     return GateResult(name, value, limit, holds=value >= limit, kind=kind)
 
 
