@@ -12,6 +12,7 @@ from typing import Any
 
 from service.access import split_key
 
+_ORIGIN = re.compile(r"https?://([a-z0-9-]+(\.[a-z0-9-]+)*|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]{1,5})?")
 
 _BOOLEANS = {
@@ -91,6 +92,19 @@ def hosts(meaning: str) -> Any:
         for part in parsed:
             if not _HOST.fullmatch(part):
                 raise ValueError(f"must be host, host:port or *.host, got {part!r}")
+        return parsed
+
+    return _setting((), parse, "comma list", "", meaning)
+
+
+def origins(meaning: str) -> Any:
+    """Origins of web pages, as a browser sends them: scheme and host in small letters, no path."""
+
+    def parse(raw: str) -> tuple[str, ...]:
+        parsed = _comma_list(raw)
+        for part in parsed:
+            if part != "*" and not _ORIGIN.fullmatch(part):
+                raise ValueError(f"must be origins such as https://shop.example or *, got {part!r}")
         return parsed
 
     return _setting((), parse, "comma list", "", meaning)

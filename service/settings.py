@@ -23,6 +23,7 @@ from service.setting_kinds import (
     networks,
     number,
     optional_path,
+    origins,
     path,
     switch,
     text,
@@ -90,6 +91,16 @@ class Settings:
         1 << 30,
         "bytes",
         "Largest answer to a search, or to all searches of a batch, as expected before they begin.",
+    )
+    gzip_bytes_min: int = number(
+        65_536,
+        0,
+        1 << 30,
+        "bytes",
+        "Answers from this size on are packed with gzip for callers that accept it; 0: none.",
+    )
+    cors_origins: tuple[str, ...] = origins(
+        "Origins whose web pages may call (https://shop.example), * for any; none: no page of another origin."
     )
     search_bytes_max: int = number(
         16 << 20, 1024, 1 << 30, "bytes", "Largest body of every route but upsert and picture upload."
@@ -270,6 +281,11 @@ class Settings:
         mistakes.extend(_unknown_variables(environ))
         settings = Settings(**values)
         mistakes.extend(example_keys_refused(settings.host, settings.keys_by_variable()))
+        if "*" in settings.cors_origins and settings.keyless_writes == "loopback":
+            mistakes.append(
+                "CORS_ORIGINS must list origins while KEYLESS_WRITES=loopback: any page in a browser on this "
+                "machine could write without a key"
+            )
         if mistakes:
             raise BadConfiguration(mistakes)
         return settings

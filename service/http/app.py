@@ -24,6 +24,7 @@ from service.app.report.reports import Reports
 from service.app.search import Searcher
 from service.http.audit import RequestAudit
 from service.http.auth import TrustedProxies
+from service.http.cross_origin import CrossOrigin
 from service.http.dependencies import Dependencies, RouteGroup, exchange_of
 from service.http.middleware import RequestMiddleware
 from service.http.routes.console import ConsoleRoutes
@@ -118,6 +119,8 @@ class Application:
             proxies,
             parts.opening,
             RequestAudit(parts.audit_log),
+            cross_origin=CrossOrigin(settings.cors_origins) if settings.cors_origins else None,
+            gzip_bytes_min=settings.gzip_bytes_min,
         )
         self.connection_limits = connection_limits(settings)
         self.shortcut = Shortcut(
@@ -129,6 +132,7 @@ class Application:
             parts.meter,
             parts.dependencies.quotas,
             body_bytes_max=settings.search_bytes_max,
+            gzip_bytes_min=settings.gzip_bytes_min,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -16,7 +16,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.app.lifecycle import Opening
 from service.http.audit import RequestAudit, Work
 from service.http.auth import Role, TrustedProxies
+from service.http.compression import PackedAnswer
+from service.http.cross_origin import CrossOrigin, Fields
 from service.http.wire.body import Headers
+from service.http.wire.codings.accepted import accepts_gzip
 from service.http.wire.problems import PROBLEM_JSON, Problem, problem_of
 from service.observing.metrics import Metrics
 from service.observing.request_log import RequestLine, RequestLog
@@ -31,6 +34,7 @@ _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}
 _ALIAS = "/api/v1/"
 _UNKNOWN_ROUTE = "(unknown)"
 _UNREAD = "(unread)"
+_PREFLIGHT = "(preflight)"
 _UNEXPECTED = problem_of(Exception())
 _STARTING = Problem(503, "starting", "The service is starting.", headers={"retry-after": "1"})
 _STOPPING = Problem(
@@ -49,8 +53,8 @@ class Exchange:
     """One request and what is known of its answer so far; lives in the ASGI scope."""
 
     __slots__ = (
-        "busy", "caller", "code", "headers", "is_started", "rate_limit", "request_id", "role", "route",
-        "send", "status", "trace_id", "traceparent", "work",
+        "busy", "caller", "code", "cross_origin", "headers", "is_started", "rate_limit", "request_id", "role",
+        "route", "send", "status", "trace_id", "traceparent", "work",
     )  # fmt: skip
 
     def __init__(self, headers: Headers, request_id: bytes, send: Send) -> None:
@@ -70,6 +74,7 @@ class Exchange:
         self.role: Role | None = None  # that a route other than a search needs
         self.work: Work | None = None
         self.is_started = False
+        self.cross_origin: Fields = ()
 
     def note_work(self, collection: str | None = None, **details: str | bool) -> None:
         """Note for the audit log what the request is to do. details: short words, nothing of an item."""
@@ -107,6 +112,7 @@ class Exchange:
             own.append((b"traceparent", self.traceparent))
         if self.rate_limit:
             own.append((b"ratelimit", self.rate_limit))
+        own.extend(self.cross_origin)
         return own
 
     async def send_problem(self, path: str, problem: Problem) -> None:
@@ -131,6 +137,8 @@ class Exchange:
             lines += b"traceparent: %s\r\n" % self.traceparent
         if self.rate_limit:
             lines += b"ratelimit: %s\r\n" % self.rate_limit
+        for field in self.cross_origin:
+            lines += b"%s: %s\r\n" % field
         return lines
 
 
@@ -153,8 +161,15 @@ class RequestMiddleware:
         proxies: TrustedProxies,
         opening: Opening,
         audit: RequestAudit,
+        *,
+        cross_origin: CrossOrigin | None = None,
+        gzip_bytes_min: int = 0,
     ) -> None:
+        """cross_origin: None answers no page of another origin. gzip_bytes_min: from this size on answers are
+        packed for who takes it; 0: none."""
         self._inner = inner
+        self._cross_origin = cross_origin
+        self._gzip_bytes_min = gzip_bytes_min
         self._audit = audit
         self._metrics = metrics
         self.stages = metrics.stages
@@ -176,11 +191,16 @@ class RequestMiddleware:
         if method == "HEAD":  # answered as GET is, without the body
             scope = {**scope, "method": "GET"}
             send = _without_body(send)
-        exchange = self.begin_request(dict(scope["headers"]), send)
+        headers = dict(scope["headers"])
+        if self._gzip_bytes_min and accepts_gzip(headers):
+            send = PackedAnswer(send, self._gzip_bytes_min).send
+        exchange = self.begin_request(headers, send)
         path = canonical_path(scope["path"], scope.get("raw_path") or b"")
         scope["path"] = path
         scope[EXCHANGE] = exchange
         try:
+            if method == "OPTIONS" and await self._answered_preflight(exchange):
+                return
             if self._opening.is_open or path in _OPEN_WHILE_STARTING or path.startswith(_CONSOLE_FILES):
                 await self._inner(scope, receive, exchange.marked)
             else:
@@ -204,7 +224,20 @@ class RequestMiddleware:
         request_id = headers.get(b"x-request-id")
         if not request_id or not _REQUEST_ID.fullmatch(request_id):
             request_id = b"%s-%x" % (self._id_prefix, next(self._id_count))
-        return Exchange(headers, request_id, send)
+        exchange = Exchange(headers, request_id, send)
+        if self._cross_origin is not None:
+            exchange.cross_origin = self._cross_origin.answer_fields(headers)
+        return exchange
+
+    async def _answered_preflight(self, exchange: Exchange) -> bool:
+        """A browser asks without a key whether a page may send a request: that request brings its own."""
+        fields = None if self._cross_origin is None else self._cross_origin.preflight(exchange.headers)
+        if fields is None:
+            return False
+        exchange.route = _PREFLIGHT
+        await exchange.marked({"type": "http.response.start", "status": 204, "headers": list(fields)})
+        await exchange.send({"type": "http.response.body", "body": b""})
+        return True
 
     def internal_error(self, error: Exception, exchange: Exchange) -> None:
         """Log and count what is no refusal."""

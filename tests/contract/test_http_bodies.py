@@ -66,7 +66,7 @@ def test_a_byte_order_mark_and_a_type_in_capitals_are_taken(app: HttpApp) -> Non
     vector = unit(RNG, 384).tobytes()
     raw = app.post("/v1/search", content=vector, headers={"content-type": "Application/Octet-Stream; x=y"})
     assert raw.status_code == 200, raw.text
-    packed = app.post("/search_similar", files={"file": b"x"}, headers={"content-encoding": "gzip"})
+    packed = app.post("/search_similar", files={"file": b"x"}, headers={"content-encoding": "br"})
     assert (packed.status_code, packed.json()["code"]) == (415, "unsupported_media_type")
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from fastapi import APIRouter, Request, Response
 
 from service.console.files import ConsoleFile, ConsoleFiles, page_headers
-from service.http.dependencies import Dependencies, JsonResponse
+from service.http.dependencies import Dependencies, JsonResponse, exchange_of
+from service.http.wire.codings.accepted import accepts_gzip
 from service.http.wire.problems import HttpRefusal
 
 _START = {"console": "/console", "docs": "/docs", "contract": "/openapi.yaml", "health": "/health"}
@@ -59,7 +60,7 @@ class ConsoleRoutes:
         return await self._whole(found, request, fields)
 
     async def _whole(self, found: ConsoleFile, request: Request, fields: dict[str, str]) -> Response:
-        if "gzip" in request.headers.get("accept-encoding", ""):
+        if accepts_gzip(exchange_of(request).headers):
             return Response(
                 found.packed, media_type=found.media_type, headers={**fields, "content-encoding": "gzip"}
             )

@@ -23,8 +23,9 @@ from service.errors import Overloaded
 from service.http.auth import Keys, Role
 from service.http.middleware import JSON, PROBLEM, Exchange, RequestMiddleware, fields_of
 from service.http.quotas import Quotas, search_units
-from service.http.wire.answers import LARGE_BYTES, encoded_answer, expected_bytes
+from service.http.wire.answers import LARGE_BYTES, SMALL_BYTES, encoded_answer, expected_bytes
 from service.http.wire.body import Headers
+from service.http.wire.codings.accepted import accepts_gzip
 from service.http.wire.problems import HANDLED, HttpRefusal, problem_of
 from service.http.wire.search import SearchReader
 
@@ -52,7 +53,9 @@ class Shortcut:
         quotas: Quotas,
         *,
         body_bytes_max: int,
+        gzip_bytes_min: int = 0,
     ) -> None:
+        self._packed_from = max(gzip_bytes_min, SMALL_BYTES) if gzip_bytes_min else LARGE_BYTES
         self._quotas = quotas
         self._middleware = middleware
         self._opening = opening
@@ -72,8 +75,9 @@ class Shortcut:
         try:
             caller = self._keys.check(Role.SEARCH, headers, client[0] if client else None)
             search = self._reader.read_search(url.partition(b"?")[2], headers, body)
-            if expected_bytes(search) > LARGE_BYTES:
-                return False
+            size = expected_bytes(search)
+            if size > LARGE_BYTES or (size > self._packed_from and accepts_gzip(headers)):
+                return False  # the ordinary way encodes it, or packs it, beside the event loop
             direct = DirectSearch(
                 self._middleware, self._searcher, self._meter, search, caller, client, reply, started
             )

@@ -17,7 +17,8 @@ from service.http.wire.cursors import write_cursor
 
 _ENCODING = orjson.OPT_SERIALIZE_NUMPY
 
-_SMALL_BYTES = 8 << 10
+SMALL_BYTES = 8 << 10
+"""Of almost every answer: as much as a plain search for 100 items."""
 _HEAD_BYTES = 300
 _NUMBER_ID_BYTES, _TEXT_ID_BYTES = 20, 40
 _HIT_BYTES = 40
@@ -35,7 +36,7 @@ def expected_bytes(search: ParsedSearch) -> int:
     """Return about how large the answer is if it is full. What metadata weighs is not known before it is
     found; the index bounds it (`SearchRequest.metadata_bytes_max`)."""
     if not search.include and search.request.k <= 100:  # almost every search
-        return _SMALL_BYTES
+        return SMALL_BYTES
     return _HEAD_BYTES + search.request.k * _hit_bytes(search)
 
 

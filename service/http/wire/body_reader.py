@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from starlette.types import Message, Receive
 
 from service.http.wire.body import Headers
+from service.http.wire.codings.gzip_bodies import GzipUnpacker, is_packed
 from service.http.wire.problems import HttpRefusal
 
 
@@ -42,11 +43,16 @@ class BodyReader:
         return self._held
 
     async def whole(self, receive: Receive, headers: Headers, *, bytes_max: int) -> bytes:
-        """Return the whole body. Stops reading at `bytes_max` whatever Content-Length claims.
+        """Return the whole body, unpacked. Stops reading at `bytes_max`, of unpacked bytes, whatever
+        Content-Length claims.
 
         Raises HttpRefusal.
         """
         _require_readable(headers, bytes_max)
+        if b"content-encoding" in headers and is_packed(headers):
+            async with self._arrives() as arriving:
+                parts = [part async for part in self._unpacked(receive, arriving, bytes_max)]
+                return b"".join(parts)
         message = await receive()
         if message["type"] == "http.request" and not message.get("more_body", False):
             body: bytes = message.get("body", b"")
@@ -61,6 +67,9 @@ class BodyReader:
         """A `receive` with the same limits, for readers that stream. Read the body to its end inside."""
         _require_readable(headers, bytes_max)
         async with self._arrives() as arriving:
+            if b"content-encoding" in headers and is_packed(headers):
+                yield self._unpacking(receive, arriving, bytes_max)
+                return
 
             async def counted() -> Message:
                 message = await receive()
@@ -68,6 +77,31 @@ class BodyReader:
                 return message
 
             yield counted
+
+    def _unpacking(self, receive: Receive, arriving: ArrivingBody, bytes_max: int) -> Receive:
+        """A `receive` of the unpacked body."""
+        parts = self._unpacked(receive, arriving, bytes_max)
+
+        async def unpacked() -> Message:
+            part = await anext(parts, None)
+            return {"type": "http.request", "body": part or b"", "more_body": part is not None}
+
+        return unpacked
+
+    async def _unpacked(
+        self, receive: Receive, arriving: ArrivingBody, bytes_max: int
+    ) -> AsyncIterator[bytes]:
+        unpacker, is_last = GzipUnpacker(), False
+        while not is_last:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _gone()
+            is_last = not message.get("more_body", False)
+            for piece in unpacker.pieces(message.get("body", b"")):
+                self._take(arriving, len(piece), bytes_max)
+                yield piece
+                await asyncio.sleep(0)
+        unpacker.finish()
 
     @asynccontextmanager
     async def _arrives(self) -> AsyncIterator[ArrivingBody]:
@@ -91,7 +125,7 @@ class BodyReader:
         parts = bytearray()
         while True:
             if message["type"] == "http.disconnect":
-                raise HttpRefusal(400, "client_disconnected", "The connection closed before the body's end.")
+                raise _gone()
             body = message.get("body", b"")
             self._take(arriving, len(body), bytes_max)
             parts += body
@@ -124,13 +158,12 @@ def _require_readable(headers: Headers, bytes_max: int) -> None:
     length = headers.get(b"content-length", b"0")
     if length.isdigit() and int(length) > bytes_max:
         raise _too_large(bytes_max)
-    # identity says that nothing was done to the body.
-    if headers.get(b"content-encoding", b"").strip().lower() not in (b"", b"identity"):
-        raise HttpRefusal(
-            415,
-            "unsupported_media_type",
-            "Compressed bodies are not read: send without Content-Encoding, or with identity.",
-        )
+    if b"content-encoding" in headers:
+        is_packed(headers)
+
+
+def _gone() -> HttpRefusal:
+    return HttpRefusal(400, "client_disconnected", "The connection closed before the body's end.")
 
 
 def _too_large(bytes_max: int) -> HttpRefusal:
