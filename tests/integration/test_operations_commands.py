@@ -1,6 +1,6 @@
 """Every command and route of docs/OPERATIONS.md is typed as it stands there; what can't be is listed here.
 
-The page's relative paths are those of an operator's folder that holds `.data`. Not commands, and not read here:
+Relative paths are those of an operator's folder that holds `.data`. Not commands, and not read here:
 the configuration of nginx, one line of SQL and an editor, beside the commands that NEXT runs.
 """
 
