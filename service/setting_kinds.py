@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from service.access import split_key
 
@@ -125,6 +126,30 @@ def keys(meaning: str) -> Any:
 
     bounds = "8 to 256 characters each; NAME:KEY with 16 at least"
     return _setting((), parse, "comma list", bounds, meaning, secret=True)
+
+
+def header_fields(meaning: str) -> Any:
+    """Header fields as OpenTelemetry writes them, which may hold secrets: never in a message or a repr."""
+
+    def parse(raw: str) -> tuple[tuple[str, str], ...]:
+        pairs = [part.partition("=") for part in _comma_list(raw)]
+        if any(not name.strip() or not equals for name, equals, _ in pairs):
+            raise ValueError("must be name=value, with commas between them")
+        return tuple((name.strip().lower(), unquote(value.strip())) for name, _, value in pairs)
+
+    return _setting((), parse, "comma list", "", meaning, secret=True)
+
+
+def http_address(meaning: str) -> Any:
+    """The address of an HTTP server; empty where it is not set."""
+
+    def parse(raw: str) -> str:
+        parts = urlsplit(raw)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"must be an address such as http://localhost:4318, got {raw!r}")
+        return raw
+
+    return _setting("", parse, "address", "", meaning)
 
 
 def networks(meaning: str) -> Any:

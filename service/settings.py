@@ -17,7 +17,9 @@ from service.access import access_of, example_keys_refused
 from service.errors import BadConfiguration
 from service.setting_kinds import (
     choice,
+    header_fields,
     hosts,
+    http_address,
     keys,
     names,
     networks,
@@ -262,6 +264,16 @@ class Settings:
     )
     trusted_proxies: tuple[str, ...] = networks(
         "Networks whose X-Forwarded-For tells callers apart, in the log and in line; it never opens a route."
+    )
+    otel_exporter_otlp_endpoint: str = http_address(
+        "Where traces are sent as OTLP over HTTP, below /v1/traces (extra `tracing`); unset: none are made."
+    )
+    otel_exporter_otlp_headers: tuple[tuple[str, str], ...] = header_fields(
+        "Header fields that the receiver of traces asks for, as name=value."
+    )
+    otel_service_name: str = text("uhok-ml-inference", "Name of the service in its traces.")
+    trace_percent: int = number(
+        10, 0, 100, "percent", "Share of the requests without a `traceparent` that is traced."
     )
     log_level: str = choice("info", ("debug", "info", "warning", "error"), "Least level that is logged.")
 

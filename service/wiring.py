@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,12 +45,20 @@ from service.http.dependencies import Dependencies
 from service.http.quotas import Quotas
 from service.http.rate_limits import RateLimit
 from service.http.wire.body_reader import BodyReader
-from service.observing.audit_log import AuditFiles, AuditLog
+from service.observing.audit_log import AuditLog
 from service.observing.metrics import RATE_LIMITS, Metrics
 from service.observing.request_log import RequestLog
+from service.observing.tracing.tracer import Tracer, note_pass
 from service.settings import Settings
 from service.wiring_catalogue import serving_catalogue
-from service.wiring_metrics import add_collectors, query_log, search_meter
+from service.wiring_metrics import (
+    add_collectors,
+    audit_log_of,
+    query_log,
+    request_tracer,
+    search_meter,
+    stdout_request_log,
+)
 from service.wiring_models import ModelLoader
 from service.wiring_rebuild import HERE, JobPlace, RebuildParts, build_rebuild
 
@@ -106,10 +113,12 @@ def build(
     searcher = _searcher(settings, encoders, search_queue, index, readers)
     pictures = PictureFetcher(_guarded(settings), fetchers)
     ingester = _ingester(settings, catalogue, encoders, pictures, index, writers, metrics)
-    loader = ModelLoader(settings, models, metrics.stages.observe_pass)
+    tracer = request_tracer(settings, metrics)
+    observe_query = note_pass if tracer else None
+    loader = ModelLoader(settings, models, metrics.stages.observe_pass, observe_query)
     meter, metering = search_meter(metrics, settings, index, sampling, metrics_dir)
     lifecycle = _lifecycle(settings, catalogue, index, encoders, loader, search_queue, executors)
-    logs = request_log, audit_log = _request_log(), _audit_log(settings, metrics)
+    logs = request_log, audit_log, _ = stdout_request_log(), audit_log_of(settings, metrics), tracer
     watched = (encoders, searcher, index, readers, lifecycle)
     prober = _prober(settings, catalogue, *watched, metrics, served.changes, audit_log)
     recent, pools, log_of = metrics.take_recent_searches, [readers, writers], query_log(settings)
@@ -138,6 +147,7 @@ def build(
         explanations=Explanations(searcher, index.replay_source(), readers),
         request_log=request_log,
         audit_log=audit_log,
+        tracer=tracer,
         opening=lifecycle,
         contract=next(path for path in _CONTRACT_PLACES if path.exists()).read_bytes(),
         listing=_listing(settings, index, ingester, readers),
@@ -307,15 +317,6 @@ def _bodies(settings: Settings) -> BodyReader:
     return BodyReader(bytes_max=max(settings.bodies_bytes_max, largest), seconds_max=settings.body_read_s_max)
 
 
-def _audit_log(settings: Settings, metrics: Metrics) -> AuditLog:
-    files = None
-    if settings.audit_files:
-        files = AuditFiles(
-            settings.data_dir / "audit", bytes_max=settings.audit_file_bytes_max, files=settings.audit_files
-        )
-    return AuditLog(files, metrics.audit_lost, partial(datetime.now, UTC))
-
-
 def _snapshots(settings: Settings) -> Snapshots:
     data_dir = settings.data_dir
 
@@ -333,6 +334,7 @@ def _lifespan(
     watches: Sequence[Callable[[], Coroutine[Any, Any, None]]],
     request_log: RequestLog,
     audit_log: AuditLog,
+    tracer: Tracer | None,
     *,
     waits: bool,
     before: Callable[[], Awaitable[object]] | None,
@@ -359,6 +361,8 @@ def _lifespan(
         finally:
             request_log.close()
             audit_log.close()
+            if tracer is not None:
+                tracer.close()
 
     return lifespan
 
@@ -375,7 +379,3 @@ async def _resume_collector(lifecycle: Lifecycle) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG_OBJECTS, 20, 50)
-
-
-def _request_log() -> RequestLog:
-    return RequestLog(sys.stdout.buffer if logging.getLogger().isEnabledFor(logging.INFO) else None)

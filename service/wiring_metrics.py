@@ -1,9 +1,11 @@
-"""What is measured when metrics are read: the state that workers share, processes, caches."""
+"""What is measured when metrics are read: the state that workers share, processes, caches; logs, traces."""
 
 from __future__ import annotations
 
+import logging
 import os
 import random
+import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
@@ -25,9 +27,13 @@ from service.app.query_log.files import QueryLog
 from service.app.query_log.recorder import QueryRecorder
 from service.app.rebuild.jobs import JobStore
 from service.collections import Catalogue
+from service.errors import BadConfiguration
+from service.observing.audit_log import AuditFiles, AuditLog
 from service.observing.metrics import Metrics
 from service.observing.process_metrics import ProcessCollector
+from service.observing.request_log import RequestLog
 from service.observing.slow_searches import SlowSearches
+from service.observing.tracing.tracer import Tracer
 from service.settings import Settings
 from service.wiring_models import ModelLoader
 
@@ -91,3 +97,36 @@ def _quarantined(data_dir: Path) -> dict[str, list[int]]:
         collection.name: [aside.size() for aside in quarantined_in(collection)]
         for collection in collection_directories(data_dir)
     }
+
+
+def request_tracer(settings: Settings, metrics: Metrics) -> Tracer | None:
+    """Return what traces requests, None for nothing. Raises BadConfiguration without the extra."""
+    if not settings.otel_exporter_otlp_endpoint:
+        return None
+    try:
+        from service.observing.tracing.otlp import OtlpSender
+    except ImportError as exc:
+        mistake = "OTEL_EXPORTER_OTLP_ENDPOINT needs the extra `tracing`: pip install '.[tracing]'"
+        raise BadConfiguration([mistake]) from exc
+    sender = OtlpSender(
+        settings.otel_exporter_otlp_endpoint,
+        settings.otel_exporter_otlp_headers,
+        settings.otel_service_name,
+        metrics.traces_dropped,
+    )
+    return Tracer(sender, random.random, percent=settings.trace_percent)
+
+
+def audit_log_of(settings: Settings, metrics: Metrics) -> AuditLog:
+    """Return the audit log of the data directory."""
+    files = None
+    if settings.audit_files:
+        files = AuditFiles(
+            settings.data_dir / "audit", bytes_max=settings.audit_file_bytes_max, files=settings.audit_files
+        )
+    return AuditLog(files, metrics.audit_lost, partial(datetime.now, UTC))
+
+
+def stdout_request_log() -> RequestLog:
+    """Return what logs requests on standard output, where such lines are wanted."""
+    return RequestLog(sys.stdout.buffer if logging.getLogger().isEnabledFor(logging.INFO) else None)

@@ -22,7 +22,7 @@ from service.embedding.serving.encoders import (
     queued_pictures,
     queued_texts,
 )
-from service.embedding.serving.queue import PassObserver, QueueLimits
+from service.embedding.serving.queue import PassObserver, QueryObserver, QueueLimits
 from service.errors import ModelUnavailable
 from service.settings import Settings
 
@@ -48,9 +48,14 @@ class ModelLoader:
     """
 
     def __init__(
-        self, settings: Settings, models: EarlyModels | None, observe_pass: PassObserver | None = None
+        self,
+        settings: Settings,
+        models: EarlyModels | None,
+        observe_pass: PassObserver | None = None,
+        observe_query: QueryObserver | None = None,
     ) -> None:
-        """observe_pass: is told of each pass of a model over queries."""
+        """observe_pass: is told of each pass of a model over queries, observe_query of each query."""
+        self._observe_query = observe_query
         self._settings = settings
         self._observe_pass = observe_pass
         self._models = models or EarlyModels(
@@ -78,7 +83,7 @@ class ModelLoader:
         if wanted not in self._started:
             encoder = queued(self._models.load(*wanted))
             if self._observe_pass is not None:
-                encoder.observe_passes(self._observe_pass)
+                encoder.observe_passes(self._observe_pass, self._observe_query)
             encoder.start()
             self._started[wanted] = encoder
         return self._started[wanted]

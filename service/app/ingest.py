@@ -28,6 +28,7 @@ from service.errors import (
 )
 from service.observing.metrics import Metrics
 from service.observing.stage_timing import COMMIT
+from service.observing.tracing.tracer import note_stage
 
 T = TypeVar("T")
 
@@ -179,7 +180,9 @@ class Ingester:
         ack = await self._on_writer(
             lambda: self._write(intake.collection, batch, is_embedded_here=is_for_current)
         )
-        self._metrics.stages.observe(COMMIT, time.perf_counter() - began_at)
+        ended_at = time.perf_counter()
+        self._metrics.stages.observe(COMMIT, ended_at - began_at)
+        note_stage("commit", began_at, ended_at)
         return ack, [*rejects, *_grown_too_large(ack, intake)]
 
     async def _version(self, intake: Intake) -> str | None:

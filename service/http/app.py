@@ -51,6 +51,7 @@ from service.http.wire.upsert import IntakeReader
 from service.observing.audit_log import AuditLog
 from service.observing.metrics import Metrics
 from service.observing.request_log import RequestLog
+from service.observing.tracing.tracer import Tracer
 from service.settings import Settings
 
 DemoPicture: TypeAlias = Callable[[str], bytes | None]
@@ -79,6 +80,7 @@ class ApplicationParts:
     explanations: Explanations
     request_log: RequestLog
     audit_log: AuditLog
+    tracer: Tracer | None
     opening: Opening
     lifespan: Lifespan
     contract: bytes
@@ -119,6 +121,7 @@ class Application:
             proxies,
             parts.opening,
             RequestAudit(parts.audit_log),
+            tracer=parts.tracer,
             cross_origin=CrossOrigin(settings.cors_origins) if settings.cors_origins else None,
             gzip_bytes_min=settings.gzip_bytes_min,
         )

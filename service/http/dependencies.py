@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from service.http.quotas import Quotas
 from service.http.wire.body import decode_json, require_json
 from service.http.wire.body_reader import BodyReader
 from service.http.wire.values import find_collection
+from service.observing.tracing.tracer import note_stage
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -86,7 +88,10 @@ class Dependencies:
         """Return the whole JSON body, undecoded."""
         headers = exchange_of(request).headers
         require_json(headers)
-        return await self.bodies.whole(request.receive, headers, bytes_max=bytes_max)
+        began_at = time.perf_counter()
+        body = await self.bodies.whole(request.receive, headers, bytes_max=bytes_max)
+        note_stage("body", began_at, time.perf_counter())
+        return body
 
     async def read_json(self, request: Request, decoder: msgspec.json.Decoder[T]) -> T:
         """Return the decoded body, `search_bytes_max` at most. Raises HttpRefusal, InvalidInput."""

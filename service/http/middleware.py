@@ -23,10 +23,13 @@ from service.http.wire.codings.accepted import accepts_gzip
 from service.http.wire.problems import PROBLEM_JSON, Problem, problem_of
 from service.observing.metrics import Metrics
 from service.observing.request_log import RequestLine, RequestLog
+from service.observing.tracing.tracer import CURRENT, RequestTrace, Tracer
 
 log = logging.getLogger(__name__)
 
 EXCHANGE = "uhok.exchange"
+HEAD_S = "uhok.head_s"
+"""Where the server puts the seconds that a head took which came in pieces."""
 JSON = b"application/json"
 PROBLEM = PROBLEM_JSON.encode()
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
@@ -54,7 +57,7 @@ class Exchange:
 
     __slots__ = (
         "busy", "caller", "code", "cross_origin", "headers", "is_started", "rate_limit", "request_id", "role",
-        "route", "send", "status", "trace_id", "traceparent", "work",
+        "route", "send", "status", "trace", "trace_id", "traceparent", "work",
     )  # fmt: skip
 
     def __init__(self, headers: Headers, request_id: bytes, send: Send) -> None:
@@ -70,6 +73,7 @@ class Exchange:
         self.code = ""
         self.busy = ""
         self.caller = ""  # as `Keys.check` told
+        self.trace: RequestTrace | None = None
         self.rate_limit = b""  # the value of that header field
         self.role: Role | None = None  # that a route other than a search needs
         self.work: Work | None = None
@@ -162,12 +166,14 @@ class RequestMiddleware:
         opening: Opening,
         audit: RequestAudit,
         *,
+        tracer: Tracer | None = None,
         cross_origin: CrossOrigin | None = None,
         gzip_bytes_min: int = 0,
     ) -> None:
-        """cross_origin: None answers no page of another origin. gzip_bytes_min: from this size on answers are
-        packed for who takes it; 0: none."""
+        """tracer: None traces nothing. cross_origin: None answers no page of another origin. gzip_bytes_min:
+        from this size on answers are packed for who takes it; 0: none."""
         self._inner = inner
+        self._tracer = tracer
         self._cross_origin = cross_origin
         self._gzip_bytes_min = gzip_bytes_min
         self._audit = audit
@@ -198,6 +204,8 @@ class RequestMiddleware:
         path = canonical_path(scope["path"], scope.get("raw_path") or b"")
         scope["path"] = path
         scope[EXCHANGE] = exchange
+        if exchange.trace is not None:
+            self._note_head(exchange.trace, scope)
         try:
             if method == "OPTIONS" and await self._answered_preflight(exchange):
                 return
@@ -214,6 +222,8 @@ class RequestMiddleware:
         finally:
             route = exchange.route or getattr(scope.get("route"), "path", _UNKNOWN_ROUTE)
             self.end_request(exchange, method, route, scope.get("client"), started)
+            if exchange.trace is not None:
+                CURRENT.set(None)
             # The server's `send` holds the scope: left in there, every request would leave a ring of objects
             # for the collector to find.
             del scope[EXCHANGE]
@@ -227,6 +237,9 @@ class RequestMiddleware:
         exchange = Exchange(headers, request_id, send)
         if self._cross_origin is not None:
             exchange.cross_origin = self._cross_origin.answer_fields(headers)
+        if self._tracer is not None:
+            began_at = time.perf_counter()
+            exchange.trace = self._tracer.begin_trace(exchange.trace_id, exchange.traceparent, began_at)
         return exchange
 
     async def _answered_preflight(self, exchange: Exchange) -> bool:
@@ -238,6 +251,15 @@ class RequestMiddleware:
         await exchange.marked({"type": "http.response.start", "status": 204, "headers": list(fields)})
         await exchange.send({"type": "http.response.body", "body": b""})
         return True
+
+    @staticmethod
+    def _note_head(trace: RequestTrace, scope: Scope) -> None:
+        """Make the trace the task's, and note how long the head took where it came in pieces."""
+        CURRENT.set(trace)
+        head_s = scope.get(HEAD_S, 0.0)
+        if head_s:
+            trace.add_stage("head", trace.began_at - head_s, trace.began_at)
+            trace.began_at -= head_s
 
     def internal_error(self, error: Exception, exchange: Exchange) -> None:
         """Log and count what is no refusal."""
@@ -274,6 +296,9 @@ class RequestMiddleware:
         self._metrics.request_ended(route, method, exchange.status, seconds, exchange.code)
         if exchange.busy:
             self._metrics.refused(exchange.busy)
+        if exchange.trace is not None and self._tracer is not None:
+            exchange.trace.request_id = exchange.request_id.decode()
+            self._tracer.end_trace(exchange.trace, method, route, exchange.status, exchange.code)
         if exchange.role is not None:
             self._record(exchange, exchange.role, method, route, client, seconds)
         if self._request_log.is_silent:
@@ -287,7 +312,7 @@ class RequestMiddleware:
                 seconds,
                 self._proxies.caller(exchange.headers, client[0] if client else None),
                 exchange.code,
-                exchange.trace_id,
+                exchange.trace_id or (exchange.trace.trace_id.hex() if exchange.trace else ""),
             )
         )
 

@@ -131,6 +131,7 @@ class Metrics:
         self._add_recall()
         self._add_audit()
         self._add_rate_limits()
+        self._add_tracing()
 
     def _add_recall(self) -> None:
         self._recall_expected = Counter(
@@ -166,6 +167,17 @@ class Metrics:
     def rate_limited(self, limit: str) -> None:
         """Count a request beyond its caller's quota. limit: of RATE_LIMITS."""
         self._rate_limited.labels(limit).inc()
+
+    def _add_tracing(self) -> None:
+        self._traces_dropped = Counter(
+            "uhok_traces_dropped_total",
+            "Traces of requests that the receiver did not take.",
+            registry=self._registry,
+        )
+
+    def traces_dropped(self, traces: int) -> None:
+        """Count traces that were not sent. Safe from any thread."""
+        self._traces_dropped.inc(traces)
 
     def audit_lost(self) -> None:
         """Count an entry of the audit log that is lost."""

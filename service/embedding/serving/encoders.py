@@ -15,7 +15,7 @@ from service.embedding.pictures.decoders import DecodeLimits
 from service.embedding.port import Embedder, Encoding, ImageEmbedder, ModelInfo, Pixels, Role, TextEmbedder
 from service.embedding.serving.futures import all_results, within
 from service.embedding.serving.preparation import PicturePreparation, Preparation, TextPreparation
-from service.embedding.serving.queue import PassObserver, QueueCounters, QueueLimits, WorkQueue
+from service.embedding.serving.queue import PassObserver, QueryObserver, QueueCounters, QueueLimits, WorkQueue
 from service.errors import InvalidImage, ModelUnavailable, Overloaded
 
 ContentT = TypeVar("ContentT", str, bytes)
@@ -75,6 +75,7 @@ class QueuedEncoder(Generic[ContentT, InputT]):
         self._is_cached = self._limits.cache_items_max > 0
         self._cache: LruCache[ContentT, Encoding] = LruCache(self._limits.cache_items_max)
         self._pending: dict[ContentT, _Pending] = {}
+        self._query_observer: QueryObserver | None = None
         self.cache_counters = CacheCounters()
 
     @property
@@ -92,9 +93,11 @@ class QueuedEncoder(Generic[ContentT, InputT]):
         """Return how many queries and documents wait for the model."""
         return self._queue.waiting_items()
 
-    def observe_passes(self, observer: PassObserver) -> None:
-        """Let `observer` be told of each pass of the model over queries. Before `start`."""
+    def observe_passes(self, observer: PassObserver, query_observer: QueryObserver | None = None) -> None:
+        """Let the observers be told of each pass of the model over queries, and of each query. Before
+        `start`."""
         self._queue.observer = observer
+        self._query_observer = query_observer
 
     def start(self) -> None:
         """Start the threads. Call on the event loop."""
@@ -250,7 +253,10 @@ class QueuedEncoder(Generic[ContentT, InputT]):
         futures = self._queue.submit(
             role, [each for _, each in inputs], [weights[place] for place in order], deadline_ms, caller
         )
+        asked_at = time.monotonic()
         found: dict[int, Encoding] = dict(zip(order, await all_results(futures), strict=True))
+        if self._query_observer is not None and role == "query" and futures:
+            self._query_observer(asked_at, futures[-1].began_at, futures[-1].ended_at)
         return [
             each if isinstance(each, InvalidImage) else found[place] for place, each in enumerate(prepared)
         ]

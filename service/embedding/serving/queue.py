@@ -33,6 +33,9 @@ Result = TypeVar("Result")
 ROLES: tuple[Role, ...] = ("query", "document")
 PassObserver: TypeAlias = Callable[[Sequence[float], float], None]
 """Is told of each pass over queries, on its thread: how long each waited, and how long it took."""
+QueryObserver: TypeAlias = Callable[[float, float, float], None]
+"""Is told of a query in the task that asked for it: when it was put in line, when its pass began and ended,
+on `time.monotonic`."""
 _DOCUMENTS_NICE = 10
 """A tenth of a query's weight: enough to give way at once, and documents never stop altogether."""
 _SECONDS_A_WEIGHT = 0.0002
@@ -75,6 +78,13 @@ class QueueCounters:
     failed: int = 0
 
 
+class QueuedResult(Future[Result]):
+    """The result of one job. began_at, ended_at: of the pass that gave it, on the queue's clock."""
+
+    began_at = 0.0
+    ended_at = 0.0
+
+
 @dataclass(slots=True)
 class _Job(Generic[Item, Result]):
     item: Item
@@ -82,7 +92,7 @@ class _Job(Generic[Item, Result]):
     caller: str
     deadline_ms: float
     expires_at: float
-    future: Future[Result] = field(default_factory=Future)
+    future: QueuedResult[Result] = field(default_factory=QueuedResult)
 
 
 class _Backlog(Generic[Item, Result]):
@@ -192,7 +202,7 @@ class WorkQueue(Generic[Item, Result]):
         weights: Sequence[int],
         deadline_ms: float,
         caller: str = "",
-    ) -> list[Future[Result]]:
+    ) -> list[QueuedResult[Result]]:
         """Queue all of `items` or none. Cancel a future to leave. caller: whose share of the streams this
         takes.
 
@@ -337,6 +347,7 @@ class WorkQueue(Generic[Item, Result]):
     def _run_batch(self, role: Role, jobs: list[_Job[Item, Result]]) -> None:
         self.counters.batches += 1
         self.counters.items += len(jobs)
+        began_at = self._clock()
         try:
             results = self._run([job.item for job in jobs], role)
         except Exception as exc:
@@ -349,7 +360,9 @@ class WorkQueue(Generic[Item, Result]):
             for job in jobs:
                 self._run_batch(role, [job])
             return
+        ended_at = self._clock()
         for job, result in zip(jobs, results, strict=True):
+            job.future.began_at, job.future.ended_at = began_at, ended_at
             job.future.set_result(result)
 
 

@@ -108,6 +108,8 @@ class LegacyRoutes:
             self._meter.search_ended(search, began_at, now, now, exchange.request_id, exc)
             raise
         now = time.perf_counter()
+        if exchange.trace is not None:
+            exchange.trace.add_search(search, began_at, now, now)
         self._meter.search_ended(search, began_at, now, now, exchange.request_id)
         hits = result.hits
         return [

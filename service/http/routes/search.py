@@ -102,7 +102,10 @@ class SearchFront:
                     405, "method_not_allowed", "Only POST is served here.", headers={"allow": "POST"}
                 )
             exchange.caller = self._keys.check(Role.SEARCH, exchange.headers, _peer(scope))
+            began_at = time.perf_counter()
             body = await self._bodies.whole(receive, exchange.headers, bytes_max=self._body_bytes_max)
+            if exchange.trace is not None:
+                exchange.trace.add_stage("body", began_at, time.perf_counter())
             answer = await handler(scope, exchange.headers, body)
         except HANDLED as exc:
             await exchange.send_problem(scope["path"], problem_of(exc))
@@ -201,7 +204,10 @@ class SearchFront:
         else:
             loop = asyncio.get_running_loop()
             answer = await loop.run_in_executor(self._readers, encoded_in_pieces, search, result, took_ms)
-        self._meter.search_ended(search, began_at, answered_at, time.perf_counter(), exchange.request_id)
+        ended_at = time.perf_counter()
+        if exchange.trace is not None:
+            exchange.trace.add_search(search, began_at, answered_at, ended_at)
+        self._meter.search_ended(search, began_at, answered_at, ended_at, exchange.request_id)
         return answer
 
 

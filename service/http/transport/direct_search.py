@@ -179,6 +179,10 @@ class DirectSearch:
         except Exception as exc:
             self.set_exception(exc)
             return
+        trace = self.exchange.trace
+        if trace is not None:
+            trace.began_at = self._started
+            trace.add_search(self._search, self._started, answered_at, time.perf_counter())
         self._finish(200, JSON, b"", body)
         self._meter.search_ended(
             self._search, self._started, answered_at, time.perf_counter(), self.exchange.request_id

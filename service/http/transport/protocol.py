@@ -13,10 +13,12 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
+from service.http.middleware import HEAD_S
 from service.http.transport.connection_balancer import SharingLoop
 from service.http.transport.connection_drain import DrainProtocol
 from service.http.transport.connection_limits import BETWEEN
 from service.http.transport.direct_search import Shortcut
+from service.observing import stage_timing
 
 
 class _Event:
@@ -54,6 +56,7 @@ class SearchProtocol(DrainProtocol):
         self._shortcut: Shortcut | None = getattr(self.app, "shortcut", None)
         self._turn = _Turn()
         self._parts: list[bytes] | None = None
+        self._head_s = 0.0
         self._fields: list[tuple[bytes, bytes]] = []
         self._heads: dict[tuple[int, bytes], bytes] = {}
         self._heads_of: object = None
@@ -77,6 +80,7 @@ class SearchProtocol(DrainProtocol):
             self.headers = []
         else:
             super().begin_message()
+            self._note_head()
 
     def on_body(self, body: bytes) -> None:
         """See httptools: kept for the direct search, or passed on."""
@@ -103,6 +107,17 @@ class SearchProtocol(DrainProtocol):
             self._use_ordinary_way()
             super().on_message_complete()
 
+    def _count_part(self, stage: int) -> None:
+        """See BoundedProtocol; a head's time goes along to its trace."""
+        since = self._part_since
+        super()._count_part(stage)
+        if stage == stage_timing.HEAD and since is not None:
+            self._head_s = self.loop.time() - since
+
+    def _note_head(self) -> None:
+        if self._head_s:
+            self.scope[HEAD_S], self._head_s = self._head_s, 0.0  # type: ignore[literal-required]
+
     def _may_be_direct(self) -> bool:
         """Whether nothing about the connection or the head asks for more than an answer."""
         return (
@@ -124,6 +139,7 @@ class SearchProtocol(DrainProtocol):
         parts, self._parts = self._parts, None
         self.headers = self._fields
         super().begin_message()
+        self._note_head()
         for part in parts or ():
             super().on_body(part)
 
