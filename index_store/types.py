@@ -321,15 +321,14 @@ class UnopenedGeneration:
 class CollectionStatus:
     """A collection's generations; `current` is None until something names its first embedding_version.
 
-    troubles: what is wrong with any of its stores, worst first. stepped_at: when the newest step between its
-    generations was taken, in seconds since the epoch. unopened: further generations, which no other field
-    counts."""
+    troubles: what is wrong with any of its stores, worst first. former_since: when its former generation
+    became that, in seconds since the epoch. unopened: further generations, which no other field counts."""
 
     spec: CollectionSpec
     current: GenerationStatus | None
     others: Sequence[GenerationStatus]
     troubles: Sequence[Trouble] = ()
-    stepped_at: float = 0.0
+    former_since: float = 0.0
     unopened: Sequence[UnopenedGeneration] = ()
 
     @property

@@ -36,12 +36,14 @@ class GenerationName:
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """Roles of the generations. counter: number of the newest directory ever named."""
+    """Roles of the generations. counter: number of the newest directory ever named. former_since: when the
+    former one became it, in seconds since the epoch; 0 where nobody noted it."""
 
     current: GenerationName | None = None
     next: GenerationName | None = None
     former: GenerationName | None = None
     counter: int = 0
+    former_since: float = 0.0
 
     @property
     def members(self) -> tuple[GenerationName, ...]:
@@ -165,13 +167,15 @@ def write_pointer(directory: Path, pointer: Pointer) -> None:
 def encode(pointer: Pointer) -> bytes:
     """Return the pointer file's bytes: JSON, then the SHA-256 of that JSON on a line of its own."""
     roles = {"current": pointer.current, "next": pointer.next, "former": pointer.former}
-    body = {
+    body: dict[str, object] = {
         "format_version": FORMAT_VERSION,
         "counter": pointer.counter,
         "generations": {
             role: {"name": m.name, "embedding_version": m.embedding_version} for role, m in roles.items() if m
         },
     }
+    if pointer.former and pointer.former_since:
+        body["former_since"] = pointer.former_since
     text = json.dumps(body, indent=1, sort_keys=True)
     return f"{text}\n{hashlib.sha256(text.encode()).hexdigest()}\n".encode()
 
@@ -192,5 +196,9 @@ def decode(content: bytes) -> Pointer:
             raise ValueError(f"{found['name']!r} is no name of a generation")
         members[role] = GenerationName(found["name"], found["embedding_version"])
     return Pointer(
-        members.get("current"), members.get("next"), members.get("former"), counter=body["counter"]
+        members.get("current"),
+        members.get("next"),
+        members.get("former"),
+        counter=body["counter"],
+        former_since=float(body.get("former_since", 0.0)),
     )

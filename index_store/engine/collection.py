@@ -270,6 +270,8 @@ class Collection:
             self._begin(pointer, embedding_version, begins)
             return
         moved, before = pointer.after_step(step, embedding_version), pointer.current
+        if moved.former != pointer.former:
+            moved = replace(moved, former_since=self._now())
         with ExitStack() as guard:
             if moved.current and before and moved.current != before and not is_forced:
                 opened = guard.enter_context(self.members()).generations

@@ -223,14 +223,12 @@ class EmbeddedIndex:
         with found.members() as members:
             found_statuses = statuses(members)
             troubles = [trouble for g in members.in_order() for trouble in g.store.troubles()]
-            unopened, stepped_at = members.unopened, members.stamp[1] / 1e9
+            unopened, since = members.unopened, members.pointer.former_since or members.stamp[1] / 1e9
         troubles += [Trouble("generation_not_open", each.reason, each.hint) for each in unopened]
         current = [status for status in found_statuses if status.role == "current"]
         others = [status for status in found_statuses if status.role != "current"]
         first = current[0] if current else None
-        return CollectionStatus(
-            found.spec, first, others, list(dict.fromkeys(troubles)), stepped_at, unopened
-        )
+        return CollectionStatus(found.spec, first, others, list(dict.fromkeys(troubles)), since, unopened)
 
     def footprints(self, collection: str) -> list[Footprint]:
         """See `FootprintSource.footprints`."""

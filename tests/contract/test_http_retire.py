@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from index_store.engine.index import EmbeddedIndex
 from tests.contract.rebuild_steps import CHANGED, ended, first, generations, rebuild, search, step, until
 from tests.http_app import DISHES, HttpApp, running_app, seed
 
@@ -65,18 +66,19 @@ def test_until_then_it_receives_every_write(promoted: HttpApp) -> None:
 
 
 @pytest.mark.parametrize(("hours", "age_h", "is_kept"), [("2", 1, True), ("2", 3, False), ("0", 9_999, True)])
-def test_its_time_is_over_so_many_hours_after_the_last_step(
+def test_its_time_is_over_so_many_hours_after_it_became_the_former_one(
     tmp_path: Path, hours: str, age_h: int, is_kept: bool
 ) -> None:
     environ = {**CHANGED, "RETIRE_AFTER_H": hours}
     with running_app(tmp_path / "data") as before:
         seed(before)
-    with running_app(tmp_path / "data", environ) as app:
+    then = partial(EmbeddedIndex, now=lambda: time.time() - age_h * HOUR_S)
+    with running_app(tmp_path / "data", CHANGED, then) as app:
         ended(app, rebuild(app))
         step(app, "promote")
-    pointer = tmp_path / "data" / "collections" / "recipes" / "generations.json"
-    at = time.time() - age_h * HOUR_S
-    os.utime(pointer, (at, at))
+    with running_app(tmp_path / "data", {**CHANGED, "RETIRE_AFTER_H": "0"}) as app:
+        ended(app, rebuild(app, model="none", embedding_version="others-1"))  # which moves the pointer
+        step(app, "abort")
     with running_app(tmp_path / "data", environ) as app:
         if is_kept:
             assert ("retires_at" in generations(app)["former"]) == (hours != "0")

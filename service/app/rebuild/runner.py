@@ -94,7 +94,7 @@ class RebuildRunner:
         now: Callable[[], float] = time.time,
     ) -> None:
         """begin_pending: begins what the configuration asks for. is_maintained: somebody seals what is
-        filled. retire_after_s: how long the former generation is kept after the last step; 0 for ever.
+        filled. retire_after_s: how long the former generation is kept after it became that; 0 for ever.
         job_process: where the jobs are done instead of here. look_s: between two looks. clock: seconds that
         only go forward. now: seconds since the epoch."""
         self._begin_pending = begin_pending
@@ -201,7 +201,7 @@ class RebuildRunner:
         former = status.in_role("former")
         if former is None or not self._retire_after_s:
             return status
-        if self._now() < status.stepped_at + self._retire_after_s:
+        if self._now() < status.former_since + self._retire_after_s:
             return status
         name, version = status.spec.name, former.embedding_version
         log.info("former_generation_expired", extra={"collection": name, "embedding_version": version})

@@ -300,7 +300,7 @@ def _generations(collection: Collection, status: CollectionStatus, retire_after_
     told = [asdict(each) for each in status.generations]
     for each in told:
         if each["role"] == "former" and retire_after_h:
-            at = datetime.fromtimestamp(status.stepped_at, UTC) + timedelta(hours=retire_after_h)
+            at = datetime.fromtimestamp(status.former_since, UTC) + timedelta(hours=retire_after_h)
             each["retires_at"] = at.isoformat(timespec="seconds").replace("+00:00", "Z")
     return {"collection": collection.name, "generations": told}
 
