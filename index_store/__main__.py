@@ -32,6 +32,7 @@ from index_store.maintenance.rebuild_request import request_rebuild, status_of, 
 from index_store.maintenance.repoint import describe_pointer, repoint
 from index_store.maintenance.stats import stats
 from index_store.maintenance.worker import Maintenance, lower_priority
+from index_store.processes import is_running
 from log_lines.json_lines import JsonLines
 
 log = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ def _rebuild(data_dir: Path) -> int:
         if answer is not None and answer.is_done:
             problems = list(answer.problems)
             break
-        if answer is not None and not _is_running(answer.process_id):
+        if answer is not None and not is_running(answer.process_id):
             problems = [
                 "the process that was rebuilding has ended; what it had not published stays as it was"
             ]
@@ -145,16 +146,6 @@ def _rebuild(data_dir: Path) -> int:
         print(problem, file=sys.stderr)
     print("rebuilt" if not problems else f"{len(problems)} problems")
     return 1 if problems else 0
-
-
-def _is_running(process_id: int) -> bool:
-    try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _show(step: str, share: float) -> None:

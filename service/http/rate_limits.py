@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from service.observing.processes import is_running
+from index_store.processes import is_running
 
 _SLOTS: Final = 16_384
 """Callers of one window; a table of so many takes 512 KiB of each worker."""

@@ -16,7 +16,7 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from service.observing.processes import is_running
+from index_store.processes import is_running
 from service.observing.request_counters import BatchCounters, RequestCounters
 from service.observing.stage_timing import StageTiming
 

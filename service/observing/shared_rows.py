@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from service.observing.processes import is_running
+from index_store.processes import is_running
 
 _NAME_BYTES: Final = 120
 _NAME_DOUBLES: Final = _NAME_BYTES // 8

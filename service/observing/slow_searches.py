@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from service.observing.processes import is_running
+from index_store.processes import is_running
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from service.observing.processes import is_running
+from index_store.processes import is_running
 
 STATUS_FILE = "maintenance.json"
 
