@@ -17,6 +17,8 @@ POWER_STATES ?= 50000
 ARGS ?=
 # Every test process has databases of its own: more than four ask for much memory and win little.
 SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist worksteal
+# The slow ones wait for half of their time, for starts, deadlines and disks: one process more than processors.
+ONE_MORE := -n $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -lt 4 ] && echo $$((n + 1)) || echo 4) --dist worksteal
 # What `make check` runs, and what `make test` measures coverage of (docs/decisions/0057, 0066).
 MEASURED := (tidy or unit or contract) and not slow
 QUICK := $(MEASURED) and not long
@@ -53,7 +55,7 @@ test: $(VENV)/.test $(MODELS_DIR)/.built ## every test, with databases, a browse
 	@bash tests/setup_systemd.sh
 ifeq ($(ARGS),)
 	$(PY) -m pytest $(SIDE_BY_SIDE) $(IMPORTED:%=--cov=%) -m '$(MEASURED)' tests/tidy tests/unit tests/contract
-	$(PY) -m pytest $(SIDE_BY_SIDE) -m 'not ($(MEASURED))'
+	$(PY) -m pytest $(ONE_MORE) --durations 25 -m 'not ($(MEASURED))'
 else
 	$(PY) -m pytest $(SIDE_BY_SIDE) $(ARGS)
 endif
