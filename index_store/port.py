@@ -106,6 +106,14 @@ class SeqSource(Protocol):
         loop too). Raises UnknownCollection."""
 
 
+class WordSource(Protocol):
+    """Which words occur in a collection. Every method is safe from any thread."""
+
+    def word_shares(self, collection: str, texts: Sequence[str]) -> list[float]:
+        """Return of each text how much of it occurs in items of the current generation: 0 to 1. May read from
+        disk. Raises UnknownCollection, Unavailable; WordsNotSealed as a search by words does."""
+
+
 class DimSource(Protocol):
     """How long the vectors of each generation are, for who checks one before it goes to the index."""
 

@@ -13,6 +13,7 @@ from index_store.types import CollectionSpec, Metric
 from item_rules.ids import IdKind
 from service.errors import BadConfiguration
 from service.settings import Settings
+from service.words.synonyms import Synonyms, read_synonyms
 
 PRODUCTION_TEXT_MODEL = (
     "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2@e8f8c211226b894fcb81acc59f3b34ba3efd5f42"
@@ -71,7 +72,7 @@ class Gates:
 class Collection:
     """One named set of vectors, as configured. model: a reference as docs/SETTINGS.md lists them.
     keep_content: None leaves it to the modality. lexical: keys of the metadata whose words can be searched;
-    mode: of searches by text that name none."""
+    mode: of searches by text that name none. synonyms: what typed words mean, for searches by words."""
 
     name: str
     id_field: str = "id"
@@ -86,6 +87,7 @@ class Collection:
     gates: Gates = Gates()
     lexical: tuple[str, ...] = ()
     mode: SearchMode = "dense"
+    synonyms: Synonyms | None = None
 
     @property
     def keeps_content(self) -> bool:
@@ -161,10 +163,13 @@ def read_collections(settings: Settings) -> Catalogue:
     for name, table in tables.items():
         base = known.get(name, Collection(name))
         found = _mistakes_of(name, table)
+        synonyms, unreadable = _synonyms_of(table, settings)
+        found += unreadable
         mistakes.extend(f"{settings.collections_file}: collection {name!r}: {each}" for each in found)
         if not found:
             given = {key: value for key, value in table.items() if key not in ("source", "gates")}
             given["gates"] = replace(base.gates, **table.get("gates", {}))
+            given["synonyms"] = synonyms
             given["lexical"] = tuple(table.get("lexical", base.lexical))
             collections.append(_with_model(replace(base, **given), settings))
     mistakes.extend(f"{settings.collections_file}: {each}" for each in _clashes(collections))
@@ -250,6 +255,7 @@ def _mistakes_of(name: str, table: Mapping[str, Any]) -> list[str]:
         "gates": dict,
         "lexical": list,
         "mode": str,
+        "synonyms": str,
     }
     for key, value in table.items():
         if key not in kinds:
@@ -268,6 +274,19 @@ def _mistakes_of(name: str, table: Mapping[str, Any]) -> list[str]:
     if isinstance(lexical := table.get("lexical", []), list):
         mistakes.extend(_mistakes_of_words(lexical, table.get("mode", "dense")))
     return mistakes
+
+
+def _synonyms_of(table: Mapping[str, Any], settings: Settings) -> tuple[Synonyms | None, list[str]]:
+    """The rules that a collection names, and what is wrong with them."""
+    reference = table.get("synonyms")
+    if not isinstance(reference, str):
+        return None, []
+    if not table.get("lexical"):
+        return None, ["synonyms need lexical: the keys of the metadata whose words are searched"]
+    try:
+        return read_synonyms(reference, settings.collections_file), []
+    except BadConfiguration as exc:
+        return None, list(exc.mistakes)
 
 
 def _mistakes_of_words(lexical: Sequence[object], mode: object) -> list[str]:

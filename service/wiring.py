@@ -61,6 +61,7 @@ from service.wiring_metrics import (
 )
 from service.wiring_models import ModelLoader
 from service.wiring_rebuild import HERE, JobPlace, RebuildParts, build_rebuild
+from service.words.interpreter import Interpreter
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ def build(
     metrics = Metrics(metrics_dir)
     encoders = Encoders({each.name: Slot(each.model, each.text_template) for each in catalogue.collections})
     search_queue = _search_queue(settings, index, metrics)
-    searcher = _searcher(settings, encoders, search_queue, index, readers)
+    searcher = _searcher(settings, catalogue, encoders, search_queue, index, readers)
     pictures = PictureFetcher(_guarded(settings), fetchers)
     ingester = _ingester(settings, catalogue, encoders, pictures, index, writers, metrics)
     tracer = request_tracer(settings, metrics)
@@ -175,16 +176,19 @@ def _executors(settings: Settings) -> tuple[ThreadPoolExecutor, ...]:
 
 def _searcher(
     settings: Settings,
+    catalogue: Catalogue,
     encoders: Encoders,
     search_queue: SearchQueue,
     index: OpenableIndex,
     readers: ThreadPoolExecutor,
 ) -> Searcher:
+    synonyms = {each.name: each.synonyms for each in catalogue.collections if each.synonyms is not None}
     return Searcher(
         encoders,
         search_queue,
         index,
         readers,
+        Interpreter(index.word_source(), synonyms),
         deadline_ms=settings.search_deadline_ms,
         min_seq_wait_ms=settings.min_seq_wait_ms,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -38,10 +39,14 @@ def _scores(stream: str, asked: QueryGrams, texts: Mapping[Id, str]) -> dict[Id,
     rarity = np.log1p((len(texts) - having + 0.5) / (having + 0.5))
     weights = (rarity / rarity.sum()).astype(np.float32)
     mean = max(1.0, sum(lengths.values()) / len(texts))
-    flat, slope = np.float32(_K1 * (1 - _B)), np.float32(_K1 * _B / mean)
     for item_id, counts in held.items():
         for gram, weight in zip(grams, weights, strict=True):
             if gram in counts:
-                count = np.float32(min(counts[gram], 255))
-                scores[item_id] += weight * count / (count + flat + slope * np.float32(lengths[item_id]))
+                scores[item_id] += weight * _share(min(counts[gram], 7), lengths[item_id], mean)
     return scores
+
+
+def _share(count: int, length: int, mean: float) -> np.float32:
+    """Lengths count in steps of 4 %, as they are kept."""
+    rounded = 2 ** (math.floor(18 * math.log2(length + 1)) / 18) - 1
+    return np.float32(count / (count + _K1 * (1 - _B + _B * rounded / mean)))

@@ -24,6 +24,7 @@ from index_store.engine.generation import Generation
 from index_store.engine.generation_batch import GenerationWrite, acked, commit_each, takers_of
 from index_store.engine.open_generations import OpenGenerations
 from index_store.engine.reading.item_reader import ItemReader
+from index_store.engine.reading.word_reader import WordReader
 from index_store.engine.replay import GenerationReader, current_generation, generation_of
 from index_store.engine.status import footprints, statuses
 from index_store.engine.step_guard import lost_ids
@@ -322,6 +323,10 @@ class EmbeddedIndex:
     def replay_source(self) -> GenerationReader:
         """Return what reads any generation."""
         return GenerationReader(self._collections)
+
+    def word_source(self) -> WordReader:
+        """Return what knows the words of each collection."""
+        return WordReader(self._collections)
 
     def item_source(self) -> ItemReader:
         """Return what lists and counts stored items."""

@@ -29,6 +29,8 @@ QUERY_CHARS_MAX = 128
 FIELD_BREAK = "\t"
 _TEXT_BREAK, _LAST_BREAK = 10, 31
 _SHIFT = 21
+PAIR_MIN = 1 << _SHIFT
+"""Grams of letters from here on are of two."""
 _FIRST_SYLLABIC = 0x1100
 _IGNORED = re.compile(
     "[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0]+"

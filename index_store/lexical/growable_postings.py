@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from index_store.lexical.analysis import Grams, document_text
-from index_store.lexical.postings import STREAMS, GramPostings, Lengths, sorted_chunk
+from index_store.lexical.postings import (
+    STREAMS,
+    GramPostings,
+    LengthCodes,
+    Lengths,
+    codes_of,
+    sorted_chunk,
+)
 
 _ROWS_AT_ONCE = 1024
 
@@ -99,3 +106,7 @@ class PostingsView:
     def lengths(self, stream: str) -> Lengths:
         """See `PostingSource`."""
         return self.growing.lengths_below(self.count, stream)
+
+    def length_codes(self, stream: str) -> LengthCodes:
+        """See `PostingSource`."""
+        return codes_of(self.lengths(stream))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -31,11 +32,14 @@ from index_store.lexical.analysis import (
 )
 
 Lengths: TypeAlias = npt.NDArray[np.int32]
+LengthCodes: TypeAlias = npt.NDArray[np.uint8]
 
 STREAMS: Mapping[str, Callable[[Sequence[str]], TextGrams]] = {"letters": letter_grams, "sounds": sound_grams}
 """What texts are found by, each counted by itself."""
 
 COUNT_MAX = 255
+_CODES_A_DOUBLING = 18
+"""4 % apart: a byte holds more than the longest text has."""
 _FACTS = "lexical.json"
 _RUN_ROWS = 16_384
 """Rows whose grams are sorted at a time: 100 MB of them."""
@@ -45,6 +49,19 @@ def lexical_version(fields: Sequence[str]) -> str:
     """Return the name of what texts are found by, and of the metadata fields that they stand in; empty for no
     fields. Sealed rows of another one are sealed again."""
     return f"grams-{ANALYSIS_VERSION}:{','.join(fields)}" if fields else ""
+
+
+def codes_of(lengths: Lengths) -> LengthCodes:
+    """Return lengths in a byte each, rounded down to steps of 4 %: what scoring reads fits a cache."""
+    steps = np.log2(lengths.astype(np.float64) + 1.0) * _CODES_A_DOUBLING
+    codes: LengthCodes = np.minimum(steps, 255).astype(np.uint8)
+    return codes
+
+
+@cache
+def lengths_of_codes() -> npt.NDArray[np.float64]:
+    """Return the length that each of the 256 codes stands for."""
+    return np.exp2(np.arange(256) / _CODES_A_DOUBLING) - 1.0
 
 
 class GramPostings(NamedTuple):
@@ -65,6 +82,9 @@ class PostingSource(Protocol):
     def lengths(self, stream: str) -> Lengths:
         """Return how many grams each row has."""
 
+    def length_codes(self, stream: str) -> LengthCodes:
+        """Return the same, as `codes_of` makes it a byte."""
+
 
 class _Stream(NamedTuple):
     grams: Grams
@@ -77,12 +97,14 @@ class _Stream(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class SealedPostings:
     """Fits `PostingSource`. Safe from any thread. version: as `lexical_version` gave it. spread: see
-    `index_store.lexical.scores.spread_of`. totals: of the lengths of all rows, by stream."""
+    `index_store.lexical.scores.spread_of`. totals: of the lengths of all rows, by stream. codes: of each of
+    these lengths, in memory."""
 
     version: str
     spread: float
     totals: Mapping[str, int]
     streams: Mapping[str, _Stream]
+    codes: Mapping[str, LengthCodes]
 
     def lists(self, stream: str, grams: Grams) -> GramPostings:
         """See `PostingSource`."""
@@ -96,6 +118,10 @@ class SealedPostings:
     def lengths(self, stream: str) -> Lengths:
         """See `PostingSource`."""
         return self.streams[stream].lengths
+
+    def length_codes(self, stream: str) -> LengthCodes:
+        """See `PostingSource`."""
+        return self.codes[stream]
 
 
 def write_postings(
@@ -179,7 +205,8 @@ def open_postings(directory: Path) -> SealedPostings | None:
             for stream in STREAMS
         }
         totals = {stream: int(facts["totals"][stream]) for stream in STREAMS}
-        return SealedPostings(str(facts["lexical_version"]), float(facts["spread"]), totals, streams)
+        codes = {stream: codes_of(own.lengths) for stream, own in streams.items()}
+        return SealedPostings(str(facts["lexical_version"]), float(facts["spread"]), totals, streams, codes)
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise StoreDamaged(
             f"the postings of {directory} can't be opened: {exc!r}", hints.rebuild(directory)

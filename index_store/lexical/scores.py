@@ -24,13 +24,15 @@ from index_store.lexical.analysis import (
     normalise,
     sound_grams,
 )
-from index_store.lexical.postings import GramPostings, PostingSource
+from index_store.lexical.postings import GramPostings, PostingSource, lengths_of_codes
 from index_store.types import Metric
 
 TextScores: TypeAlias = npt.NDArray[np.float32]
 
 _K1 = 1.2
 _B = 0.75
+_COUNTS = 8
+"""A gram that a text holds more often counts as if it were one less than this."""
 _KOREAN_WEIGHT = 1.35
 _OTHER_WEIGHT = 2.0
 """Times the spread of similarities: what a full text score is worth (docs/decisions/0104)."""
@@ -91,7 +93,8 @@ def text_scores(query: QueryGrams, parts: Sequence[TextPart]) -> list[TextScores
     if "letters" not in found:
         return found["sounds"]
     for letters, sounds in zip(found["letters"], found["sounds"], strict=True):
-        np.maximum(letters, sounds * np.float32(_SOUND_SHARE), out=letters)
+        sounds *= np.float32(_SOUND_SHARE)
+        np.maximum(letters, sounds, out=letters)
     return found["letters"]
 
 
@@ -105,11 +108,19 @@ def _stream_scores(stream: str, grams: Grams, parts: Sequence[TextPart]) -> list
     mean = max(1.0, sum(part.total_length(stream) for part in parts) / documents)
     rarity = np.log1p((documents - held + 0.5) / (held + 0.5))
     weights = (rarity / rarity.sum()).astype(np.float32)
-    flat, slope = np.float32(_K1 * (1 - _B)), np.float32(_K1 * _B / mean)
+    shares = _shares(mean)
     for part, each, scores in zip(parts, lists, out, strict=True):
-        lengths = part.source.lengths(stream)
-        add_weights(scores, each.rows, each.counts, lengths, each.starts, each.stops, weights, flat, slope)
+        codes = part.source.length_codes(stream)
+        add_weights(scores, each.rows, each.counts, codes, each.starts, each.stops, weights, shares)
     return out
+
+
+def _shares(mean: float) -> npt.NDArray[np.float32]:
+    """By count and by code of length, what BM25 makes of them: 0 to 1. mean: of the lengths."""
+    counts = np.arange(_COUNTS, dtype=np.float64)[:, None]
+    below = _K1 * (1 - _B + _B * lengths_of_codes() / mean)
+    found: npt.NDArray[np.float32] = (counts / (counts + below)).astype(np.float32)
+    return found
 
 
 def spread_of(vectors: Matrix, metric: Metric) -> float:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store.ann.bitmap import holds, with_rows
+from index_store.ann.compiled.posting_kernels import rows_from
 from index_store.ann.port import Bitmap
 from index_store.ann.rerank import Distances, rescore, select, similarities
 from index_store.ann.validation import count_allowed
@@ -23,15 +24,19 @@ from index_store.delta.id_index import RowNumbers
 from index_store.errors import WordsNotSealed
 from index_store.filter.cache import CompiledFilter
 from index_store.filter.compile import Mask
+from index_store.lexical.analysis import PAIR_MIN
 from index_store.lexical.scores import TextPart, TextScores, query_grams, text_scores, text_weight
 from index_store.query.allowed import allowed_bits, allowed_mask
 from index_store.query.view import SegmentView, View
 from index_store.segment.reader import Found
 from index_store.types import Metric, SearchRequest, TextQuery
 
-_NEAREST_MIN = 200
+_NEAREST_MORE = 16
+_NEAREST_ENOUGH = 200
 _BY_WORDS = 200
-_BY_WORDS_MAX = 4096
+_BY_WORDS_MAX = 2000
+"""Where words and vectors have little to do with each other, thousands of rows may have to be looked at to be
+certain: so many are, beside so many nearest; all that it takes only for an exact search."""
 _WIDER = 4
 _ROUNDING = 1e-6
 """Text scores are float32: rows as near as that to the limit are looked at as well."""
@@ -111,7 +116,7 @@ def fused_rows(
     """Return the k best of all parts by (score, id), and what text scores were multiplied by. Raises
     WordsNotSealed."""
     query = query_grams(text.text)
-    scores = text_scores(query, _text_parts(view, request))
+    scores = text_scores(query, text_parts(view, None if request.after is None else request.after.seq))
     sources = [
         _of_segment(view, one, number, request, condition, texts)
         for number, (one, texts) in enumerate(zip(view.segments, scores, strict=False))
@@ -128,18 +133,25 @@ def fused_rows(
         weight = text_weight(query, text.alpha, _spread(view))
     limit = math.inf if request.max_distance is None else request.max_distance
     scoring = _ScoreOrder(metric, weight, after, limit)
-    return _joined([_best_fused(each, scoring, k) for each in sources]).best(k), weight
+    return _joined([_best_fused(each, scoring, k, is_exact=request.exact) for each in sources]).best(
+        k
+    ), weight
 
 
 def _best_by_words(source: RowSource, k: int, after: tuple[float, Any] | None) -> ScoredRows:
-    rows = np.flatnonzero(source.texts > 0)
-    rows = rows[source.is_allowed(rows)]
-    keys = -source.texts[rows].astype(np.float64)
-    if after is not None:
-        kept = np.flatnonzero(keys >= after[0])
-        rows, keys = rows[kept], keys[kept]
-        kept = np.flatnonzero(come_after(keys, source.ids(rows), after))
-        rows, keys = rows[kept], keys[kept]
+    limit = float(source.texts.max(initial=0.0)) / 2
+    while True:  # mostly twice: few rows score half of what the best one does
+        rows: RowNumbers = rows_from(source.texts, np.float32(max(limit, _ROUNDING)))
+        rows = rows[source.is_allowed(rows)]
+        keys = -source.texts[rows].astype(np.float64)
+        if after is not None:
+            kept = np.flatnonzero(keys >= after[0])
+            rows, keys = rows[kept], keys[kept]
+            kept = np.flatnonzero(come_after(keys, source.ids(rows), after))
+            rows, keys = rows[kept], keys[kept]
+        if len(rows) >= k or limit <= _ROUNDING:
+            break
+        limit /= 4
     if len(rows) > k:  # before ids are looked up: strings are slow
         kept = np.flatnonzero(keys <= np.partition(keys, k - 1)[k - 1])
         rows, keys = rows[kept], keys[kept]
@@ -147,47 +159,57 @@ def _best_by_words(source: RowSource, k: int, after: tuple[float, Any] | None) -
     return ScoredRows(numbers, rows, keys, distances, -keys, source.ids(rows)).best(k)
 
 
-def _best_fused(source: RowSource, scoring: _ScoreOrder, k: int) -> ScoredRows:
-    fetch = max(_NEAREST_MIN, 2 * k)
+def _best_fused(source: RowSource, order: _ScoreOrder, k: int, *, is_exact: bool) -> ScoredRows:
+    fetch, words_max = k + _NEAREST_MORE, _BY_WORDS
     while True:
         rows, distances = source.nearest(fetch)
-        found = scoring.scored(source, rows, distances)
-        if len(rows) < fetch or distances[-1] > scoring.distance_max:
+        found = order.scored(source, rows, distances)
+        if len(rows) < fetch or distances[-1] > order.distance_max:
             return found.best(k)
-        edge = float(similarities(distances[-1:], scoring.metric)[0])
+        edge = float(similarities(distances[-1:], order.metric)[0])
         if len(found.rows) >= k:
-            whole = _with_rows_by_words(source, scoring, k, found, rows, edge)
-            if whole is not None:
-                return whole
-        fetch *= _WIDER
+            best, is_certain = _with_rows_by_words(source, order, found.best(k), rows, edge, words_max)
+            if is_certain or (fetch >= _NEAREST_ENOUGH and not is_exact):
+                return best
+        words_max, fetch = _BY_WORDS_MAX, max(_NEAREST_ENOUGH + k, fetch * _WIDER)
 
 
 def _with_rows_by_words(
-    source: RowSource, scoring: _ScoreOrder, k: int, found: ScoredRows, near: RowNumbers, edge: float
-) -> ScoredRows | None:
-    """The k best, if they are certain: `found` and whatever outside of it may be better by its words. near:
-    rows that need not be looked at again. edge: the similarity that no row but those exceeds."""
-    if scoring.weight <= 0:
-        return found.best(k)
-    found = found.best(k)
-    if -found.keys[-1] <= edge:
-        return None  # a row without any of the words may be as good as the last one
-    rows = _rows_by_words(source, near, (-found.keys[-1] - edge) / scoring.weight)
+    source: RowSource, order: _ScoreOrder, found: ScoredRows, near: RowNumbers, edge: float, words_max: int
+) -> tuple[ScoredRows, bool]:
+    """As good rows as `found` or better, which may be better by their words than by their vectors; and
+    whether none is missing. near: rows that need not be looked at again. edge: the similarity that no row but
+    those exceeds. words_max: how many rows may be looked at."""
+    k = len(found.rows)
+    if order.weight <= 0:
+        return found, True
+    rows = _rows_by_words(source, near, (-found.keys[-1] - edge) / order.weight)
     if len(rows) > _BY_WORDS:  # the best of them first: behind those the limit is higher
-        first = rows[np.argpartition(-source.texts[rows], _BY_WORDS)[:_BY_WORDS]]
-        found = _joined([found, scoring.scored(source, first, source.distances(first))]).best(k)
+        first = _best_texts(source, rows, _BY_WORDS)
+        found = _joined([found, order.scored(source, first, source.distances(first))]).best(k)
         near = np.concatenate([near, first])
-        rows = _rows_by_words(source, near, (-found.keys[-1] - edge) / scoring.weight)
-    if len(rows) > _BY_WORDS_MAX:
-        return None
-    return _joined([found, scoring.scored(source, rows, source.distances(rows))]).best(k)
+        rows = _rows_by_words(source, near, (-found.keys[-1] - edge) / order.weight)
+    # At the edge itself a row without any of the words may be as good as the last one.
+    is_certain = len(rows) <= words_max and -found.keys[-1] > edge
+    if len(rows) > words_max:
+        rows = _best_texts(source, rows, words_max)
+    return _joined([found, order.scored(source, rows, source.distances(rows))]).best(k), is_certain
+
+
+def _best_texts(source: RowSource, rows: RowNumbers, count: int) -> RowNumbers:
+    """So many of these rows, those whose words score most."""
+    return rows[np.argpartition(-source.texts[rows], count)[:count]]
 
 
 def _rows_by_words(source: RowSource, near: RowNumbers, limit: float) -> RowNumbers:
     """The allowed rows, but for `near`, whose words score `limit` or more."""
-    rows = np.flatnonzero(source.texts >= np.float32(limit - _ROUNDING))
-    rows = rows[source.is_allowed(rows)]
-    return rows[np.isin(rows, near, invert=True)] if len(rows) else rows
+    rows: RowNumbers = rows_from(source.texts, np.float32(max(limit - _ROUNDING, _ROUNDING)))
+    if not len(rows):
+        return rows
+    known = np.sort(near)
+    is_known = known[np.minimum(known.searchsorted(rows), len(known) - 1)] == rows
+    rows = rows[~is_known]
+    return rows[source.is_allowed(rows)]
 
 
 def _of_segment(
@@ -249,10 +271,10 @@ def _of_delta(
     )
 
 
-def _text_parts(view: View, request: SearchRequest) -> list[TextPart]:
-    """All parts with the rows that were live at the seq that is searched, the delta last."""
+def text_parts(view: View, seq: int | None) -> list[TextPart]:
+    """Return all parts with the rows that were live at `seq`, None: now; the delta last. Raises
+    WordsNotSealed."""
     version = view.delta.lexical_version
-    seq = None if request.after is None else request.after.seq
     parts = []
     for one in view.segments:
         postings = one.segment.postings
@@ -271,6 +293,24 @@ def _text_parts(view: View, request: SearchRequest) -> list[TextPart]:
     bits = np.packbits(mask, bitorder="little")
     parts.append(TextPart(view.delta.postings.first(view.count), view.count, bits, hidden))
     return parts
+
+
+def word_shares(view: View, texts: Sequence[str]) -> list[float]:
+    """Return how much of each text occurs in any row: by pairs of letters where it is Korean, else by sounds.
+    Raises WordsNotSealed."""
+    parts = text_parts(view, None)
+    shares = []
+    for text in texts:
+        query = query_grams(text)
+        stream = "letters" if query.is_korean else "sounds"
+        grams = query.grams[stream]
+        grams = grams[grams >= PAIR_MIN] if query.is_korean else grams
+        held = np.zeros(len(grams), np.bool_)
+        for part in parts:
+            found = part.source.lists(stream, grams)
+            held |= found.stops > found.starts
+        shares.append(float(held.mean()) if len(grams) else 0.0)
+    return shares
 
 
 def _live_at(one: SegmentView, seq: int | None) -> tuple[Bitmap, int]:

@@ -30,6 +30,7 @@ from index_store.port import (
     ReplaySource,
     SeqSource,
     VectorIndex,
+    WordSource,
 )
 from index_store.types import SearchRequest
 from service.app.encoders import Encoders, Slot
@@ -70,6 +71,9 @@ class OpenableIndex(VectorIndex, SeqSource, DimSource, RebuildSource, FootprintS
 
     def replay_source(self) -> ReadSource:
         """Return what reads any generation, and explains answers."""
+
+    def word_source(self) -> WordSource:
+        """Return what knows the words of each collection."""
 
     def item_source(self) -> ItemSource:
         """Return what lists and counts stored items."""

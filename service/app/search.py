@@ -22,6 +22,7 @@ from service.collections import Collection, SearchMode
 from service.embedding.port import Encoding
 from service.errors import InvalidInput, ModelUnavailable, Overloaded, Starting, UnknownItem
 from service.observing.search_timer import SearchTimer
+from service.words.interpreter import Interpreter
 
 T = TypeVar("T")
 
@@ -46,9 +47,10 @@ class ParsedSearch(SearchTimer, gc=False):
     include: fields of the answer beside id and distance. shown: how many items the pages before held.
     warnings: for who asked. truncated: whether the text was longer than its model reads; None for other
     content. is_embedded: a model's vector and version are in `request`, and `pinned` is the version that the
-    caller named. mode: as it was asked for; `request.text` says by which words. may_degrade:
-    whether words alone may answer while the model is away; is_degraded: they do. It is its own timer: an
-    object more for every search would take longer than what it times.
+    caller named. mode: as it was asked for; `request.text` says by which words. asked: the text as it was
+    typed, where it was read as another one; was_read: whether it was, for the page before; None: to be found
+    out. may_degrade: whether words alone may answer while the model is away; is_degraded: they do. It is its
+    own timer: an object more for every search would take longer than what it times.
     """
 
     collection: Collection
@@ -64,6 +66,8 @@ class ParsedSearch(SearchTimer, gc=False):
     is_embedded: bool = False
     pinned: str | None = None
     mode: SearchMode = "dense"
+    asked: str = ""
+    was_read: bool | None = None
     may_degrade: bool = False
     is_degraded: bool = False
 
@@ -77,6 +81,7 @@ class Searcher:
         queue: SearchQueue,
         index: IndexReader,
         readers: Executor,
+        interpreter: Interpreter,
         *,
         deadline_ms: int,
         min_seq_wait_ms: int,
@@ -85,6 +90,7 @@ class Searcher:
         self._search_queue = queue
         self._index = index
         self._readers = readers
+        self._interpreter = interpreter
         self._deadline_s = deadline_ms / 1000
         self._min_seq_wait_s = min_seq_wait_ms / 1000
 
@@ -116,6 +122,8 @@ class Searcher:
     async def _find(self, search: ParsedSearch, caller: str, deadline: float) -> SearchResult:
         if search.like_ids:
             return await self._find_alike(search, deadline)
+        if self._may_be_read(search):
+            await self._read_meaning(search)
         try:
             if (content := _to_embed(search)) is not None and not self._is_known(search, content):
                 await self._embed(search, content, caller)
@@ -131,7 +139,7 @@ class Searcher:
 
         Raises as `find`, also where its model would refuse it.
         """
-        if search.min_seq is not None or search.like_ids:
+        if search.min_seq is not None or search.like_ids or self._may_be_read(search):
             return False
         if (content := _to_embed(search)) is not None and not self._is_known(search, content):
             encoder = self._encoders.encoder(search.collection.name, content)
@@ -185,6 +193,26 @@ class Searcher:
             self._encoders.follow(name, served)
             return False
         return await self._encoders.follow_in_time(name, served, deadline)
+
+    def _may_be_read(self, search: ParsedSearch) -> bool:
+        """Whether the text may mean something else than it says; not yet found out."""
+        text = search.request.text
+        if text is None or search.asked or search.was_read is False:
+            return False
+        return self._interpreter.may_mean_other(search.collection.name, text.text)
+
+    async def _read_meaning(self, search: ParsedSearch) -> None:
+        """Put what the text means in its place. Raises Unavailable."""
+        text = search.request.text
+        assert text is not None
+        is_certain = search.was_read is True
+        call = partial(self._interpreter.meaning, search.collection.name, text.text, is_certain=is_certain)
+        meaning = await self._on_reader(call)
+        search.was_read = meaning != text.text
+        if search.was_read:
+            search.asked = text.text
+            search.request.text = replace(text, text=meaning)
+            search.content = meaning if isinstance(search.content, str) else search.content
 
     def _is_known(self, search: ParsedSearch, content: str | bytes) -> bool:
         """Whether the content's vector is remembered; it is put into the request then."""

@@ -16,6 +16,7 @@ COLLECTIONS = """
 [collections.recipes]
 id_field = "recipe_id"
 lexical = ["title", "ingredients"]
+synonyms = "builtin:korean-kitchen"
 [collections.soups]
 lexical = ["title"]
 mode = "hybrid"
@@ -208,6 +209,34 @@ def fill_with_vectors(app: HttpApp) -> None:
         for vector, (number, title) in zip(vectors, TITLES.items(), strict=True)
     ]
     assert app.post("/v1/upsert", {"items": items, "embedding_version": "mine.1"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "meant"),
+    [
+        ("rlaclWlro", "김치찌개"),
+        ("kimchi stew", "김치찌개"),
+        ("Kimchi  Stew!", "김치찌개"),
+        ("ㅏㅑㅡ초ㅑ ㄴㅅㄷㅈ", "김치찌개"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["lexical", "hybrid"])
+def test_a_text_is_read_as_what_it_means(app: HttpApp, query: str, meant: str, mode: str) -> None:
+    document = found(app, query, mode, top_k=3)
+    assert document["interpreted_as"] == meant
+    assert ids(document) == ids(found(app, meant, mode, top_k=3))
+    second = found(app, query, mode, top_k=3, cursor=document["next_cursor"])
+    assert second["interpreted_as"] == meant
+    assert [*ids(document), *ids(second)] == ids(found(app, meant, mode, top_k=6))
+
+
+@pytest.mark.parametrize("query", ["김치찌개", "tofu", "gkgkgk", "kimchi jjigae", "ㅋㅋ 김치", "🍲"])
+def test_what_means_nothing_else_is_left_alone(app: HttpApp, query: str) -> None:
+    """새려 and 하하하, which tofu and gkgkgk are on the other keyboard, stand nowhere."""
+    for mode in ("lexical", "hybrid"):
+        document = found(app, query, mode, **({"collection": "soups"} if query == "tofu" else {}))
+        assert "interpreted_as" not in document
+    assert "interpreted_as" not in found(app, "rlaclWlro", "dense")
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from service.http.wire.answers import (
     expected_bytes,
 )
 from service.observing.metrics import Metrics
+from service.words.interpreter import Interpreter
 from tests.reference_index import ReferenceIndex
 
 VECTOR = np.ones(3, np.float32)
@@ -49,6 +50,10 @@ class SlowSeqs(ReferenceIndex):
         self.searches += 1
         return [SearchResult((), "g", "v", self._seq(), True, None) for _ in requests]
 
+    def word_shares(self, collection: str, texts: Sequence[str]) -> list[float]:
+        del collection
+        return [0.0] * len(texts)
+
     def _seq(self) -> int:
         return 7 if time.monotonic() >= self._reached_at else 3
 
@@ -58,7 +63,13 @@ def wait_for(index: SlowSeqs, min_seq: int, wait_ms: int) -> SearchResult:
         queue = SearchQueue(index, Metrics(), queue_requests_max=10, queue_ms_max=1000)
         queue.start()
         searcher = Searcher(
-            Encoders({}), queue, index, ThreadPoolExecutor(1), deadline_ms=60_000, min_seq_wait_ms=wait_ms
+            Encoders({}),
+            queue,
+            index,
+            ThreadPoolExecutor(1),
+            Interpreter(index, {}),
+            deadline_ms=60_000,
+            min_seq_wait_ms=wait_ms,
         )
         try:
             search = ParsedSearch(Collection("a", dim=3), SearchRequest(VECTOR, 5), min_seq=min_seq)

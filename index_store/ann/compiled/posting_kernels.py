@@ -11,24 +11,33 @@ from index_store.ann.compiled.jit import exactly_compiled
 
 @exactly_compiled
 def add_weights(
-    out: Any,
-    rows: Any,
-    counts: Any,
-    lengths: Any,
-    starts: Any,
-    stops: Any,
-    weights: Any,
-    flat: Any,
-    slope: Any,
+    out: Any, rows: Any, counts: Any, lengths: Any, starts: Any, stops: Any, weights: Any, shares: Any
 ) -> None:
-    """Add to `out`, (rows,) float32, what BM25 gives each row for each gram. Gram n stands at
-    starts[n]..stops[n] of `rows` and `counts`. flat, slope: float32; of the length's part below the line."""
+    """Add to `out`, (rows,) float32, the weight of each gram times what its count in a row of that length is
+    worth. Gram n stands at starts[n]..stops[n] of `rows` and `counts`. lengths: (rows,) uint8 codes. shares:
+    by count, of which the last stands for all above, and by code of length: float32."""
+    highest = np.uint8(shares.shape[0] - 1)
     for n in range(len(starts)):
         weight = weights[n]
-        for at in range(starts[n], stops[n]):
-            row = rows[at]
-            count = np.float32(counts[at])
-            out[row] += weight * count / (count + flat + slope * np.float32(lengths[row]))
+        for at in range(np.uint64(starts[n]), np.uint64(stops[n])):
+            row = np.uint64(rows[at])
+            count = np.uint64(min(counts[at], highest))
+            out[row] += weight * shares[count, np.uint64(lengths[row])]
+
+
+@exactly_compiled
+def rows_from(values: Any, limit: Any) -> Any:
+    """The rows whose value is `limit` or more, ascending: int64."""
+    found = 0
+    for row in range(len(values)):
+        found += values[row] >= limit
+    out = np.empty(found, np.int64)
+    found = 0
+    for row in range(len(values)):
+        if values[row] >= limit:
+            out[found] = row
+            found += 1
+    return out
 
 
 @exactly_compiled
@@ -65,7 +74,8 @@ def warm() -> None:
         for array in (rows, counts, lengths):
             array.setflags(write=is_writable)
         starts, stops, weights = np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.float32)
-        out, one = np.zeros(1, np.float32), np.float32(1)
-        add_weights(out, rows, counts, lengths, starts, stops, weights, one, one)
+        out, shares = np.zeros(1, np.float32), np.zeros((2, 256), np.float32)
+        add_weights(out, rows, counts, np.zeros(1, np.uint8), starts, stops, weights, shares)
+        rows_from(out, np.float32(1))
         count_set(rows, starts, stops, bits)
         length_hidden(lengths, bits)

@@ -88,6 +88,8 @@ def _about(search: ParsedSearch, result: SearchResult, took_ms: float) -> dict[s
         document["next_cursor"] = write_cursor(search, result.next_page, shown)
     if search.request.text is not None:
         document["mode"] = search.request.text.mode
+    if search.asked and search.request.text is not None:
+        document["interpreted_as"] = search.request.text.text
     if search.is_degraded:
         document["degraded"] = True
     if search.truncated is not None:

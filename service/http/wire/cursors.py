@@ -25,18 +25,19 @@ _PICTURE_BYTES = 65_536
 
 class Cursor(NamedTuple):
     """Where a page ended. rank: of its last item, from 1. is_by_words_alone: whether it was found by words
-    and no vector."""
+    and no vector. was_read: whether the text was read as another one."""
 
     page: PageKey
     rank: int
     is_by_words_alone: bool = False
+    was_read: bool = False
 
 
 def write_cursor(search: ParsedSearch, page: PageKey, rank: int) -> str:
     """rank: of the last item of the answer."""
     parts: list[Any] = [_FORMAT, page.generation, page.seq, page.distance, page.id, rank]
     if search.request.text is not None:
-        parts += [page.text_weight, search.request.text.mode == "lexical"]
+        parts += [page.text_weight, search.request.text.mode == "lexical", bool(search.asked)]
     payload = orjson.dumps(parts)
     return base64.urlsafe_b64encode(_check(search, payload) + payload).decode().rstrip("=")
 
@@ -52,7 +53,7 @@ def read_cursor(search: ParsedSearch, text: str) -> Cursor:
         if check != _check(search, payload):
             raise ValueError("of another question")
         parts: list[Any] = orjson.loads(payload)
-        if len(parts) not in (6, 8) or parts[0] != _FORMAT:
+        if len(parts) not in (6, 9) or parts[0] != _FORMAT:
             raise ValueError("another format")
         if id_fault(parts[4], search.collection.id_type) is not None:
             raise ValueError("no id of this collection")
@@ -63,15 +64,16 @@ def read_cursor(search: ParsedSearch, text: str) -> Cursor:
             "max_distance, exact, mode and hybrid must be those of the page before",
             "invalid_cursor",
         ) from exc
-    weight, is_by_words_alone = parts[6:] or (0.0, False)
+    weight, is_by_words_alone, was_read = parts[6:] or (0.0, False, False)
     page = PageKey(str(parts[1]), int(parts[2]), float(parts[3]), parts[4], float(weight))
-    return Cursor(page, int(parts[5]), bool(is_by_words_alone))
+    return Cursor(page, int(parts[5]), bool(is_by_words_alone), bool(was_read))
 
 
 def _check(search: ParsedSearch, payload: bytes) -> bytes:
     """Bind a page to collection, content as it was asked for, and conditions. Guards against mix-ups and bit
     rot, not against forgers: a forged page holds nothing secret."""
-    request, content = search.request, search.content
+    request = search.request
+    content = search.asked if search.asked and isinstance(search.content, str) else search.content
     parts = [payload, search.collection.name.encode()]
     if isinstance(content, str):
         parts.append(content.encode())
@@ -89,7 +91,7 @@ def _check(search: ParsedSearch, payload: bytes) -> bytes:
     if request.exact or request.max_distance is not None:
         parts.append(repr((request.exact, request.max_distance)).encode())
     if search.mode != "dense" and request.text is not None:
-        parts.append(repr((search.mode, request.text.text, request.text.alpha)).encode())
+        parts.append(repr((search.mode, search.asked or request.text.text, request.text.alpha)).encode())
     return hashlib.blake2b(b"\0".join(parts), digest_size=_CHECK_BYTES).digest()
 
 

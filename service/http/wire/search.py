@@ -136,6 +136,7 @@ def _go_on(search: ParsedSearch, text: str) -> None:
     if search.min_seq is not None and search.min_seq > cursor.page.seq:
         raise InvalidInput("min_seq", "is newer than the pages of this cursor: search again without it")
     search.request.after, search.shown = cursor.page, cursor.rank
+    search.was_read = cursor.was_read
     if cursor.is_by_words_alone and search.mode != "lexical":
         search_words_alone(search)  # as the page before was answered
 

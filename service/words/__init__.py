@@ -1,0 +1,1 @@
+"""What a typed query means in the words of a collection."""
