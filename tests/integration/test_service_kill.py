@@ -10,8 +10,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from index_store.engine.index import EmbeddedIndex
+from index_store.listings import ItemsRequest
+from index_store.types import CollectionSpec, ItemWrite, SearchRequest, WriteBatch
 from tests.integration.service_process import BROKEN, Connection, ServiceProcess
 from tests.waiting import until
 
@@ -21,6 +25,9 @@ WRITES = 50
 """Acknowledged in each round before its kill."""
 IDS_A_CLIENT = 25
 DIM = 8
+ROWS = 6000
+"""Of the test of a delete by filter: half of them go, 200 a commit."""
+SPEC = CollectionSpec("things", "int64", DIM, "l2")
 COLLECTIONS = """
 [collections.things]
 id_field = "id"
@@ -137,10 +144,72 @@ def _check(
     assert status == 200
     live = {row["id"] for row in answer["results"]}
     assert live >= set(expected) - gone and not live & gone
+    assert _listed(connection) == sorted(live)
     connection.close()
+
+
+def _listed(connection: Connection, collection: str = "things") -> list[int]:
+    """Every stored item, page by page."""
+    found: list[int] = []
+    cursor = ""
+    while True:
+        path = f"/v1/items?collection={collection}&limit=300" + (f"&cursor={cursor}" if cursor else "")
+        status, page = connection.ask("GET", path)
+        assert status == 200, page
+        found += [item["id"] for item in page["items"]]
+        if page["next_cursor"] is None:
+            return found
+        cursor = page["next_cursor"]
 
 
 def test_no_acknowledged_write_is_lost_by_kills(tmp_path: Path, outcome: Callable[[str], None]) -> None:
     total = run_rounds(tmp_path, KILLS)
     outcome(f"service: {KILLS} kills among {total} acknowledged writes, none lost")
     assert total > KILLS * WRITES
+
+
+def test_a_kill_in_the_middle_of_a_delete_by_filter_leaves_whole_pages(tmp_path: Path) -> None:
+    """What is gone is gone everywhere: from the store, from lists and from searches."""
+    file, data_dir = tmp_path / "collections.toml", tmp_path / "data"
+    file.write_text(COLLECTIONS)
+    _fill(data_dir)
+    settings = {"COLLECTIONS_FILE": str(file), "BRAKE_PERCENT": "100", "UPSERT_ITEMS_MAX": "200"}
+    service = ServiceProcess(data_dir, settings)
+    delete = {"collection": "things", "filter": {"kind": 1}}
+    try:
+        service.start(until_ready=False)
+        _wait_until_open(service)
+        connection = Connection(service.port)
+        arguments = (service.port, "/v1/delete", delete)
+        deleter = threading.Thread(target=_post_until_killed, args=arguments, daemon=True)
+        deleter.start()
+        count = {"collection": "things"}
+        until(lambda: connection.post("/v1/count", count)[1]["count"] < ROWS, "a page")
+    finally:
+        service.kill()
+    deleter.join(timeout=60)
+    index = EmbeddedIndex(data_dir, [SPEC])
+    index.open()
+    left = index.item_source().list_ids("things", ItemsRequest(rows_max=2 * ROWS)).ids
+    assert set(range(0, ROWS, 2)) <= set(left) and (ROWS - len(left)) % 200 == 0 and len(left) < ROWS
+    (found,) = index.search("things", [SearchRequest(np.ones(DIM, np.float32), ROWS)])
+    assert sorted(hit.id for hit in found.hits) == left
+    index.close()
+
+
+def _fill(data_dir: Path) -> None:
+    index = EmbeddedIndex(data_dir, [SPEC])
+    index.open()
+    index.advance("things", "begin", "v1")
+    vectors = np.arange(1, ROWS + 1, dtype=np.float32)[:, None] * np.ones(DIM, np.float32)
+    items = [ItemWrite(n, vectors[n], metadata={"kind": n % 2}) for n in range(ROWS)]
+    index.write("things", WriteBatch(items, (), "v1"))
+    index.close()
+
+
+def _post_until_killed(port: int, path: str, body: object) -> None:
+    connection = Connection(port)
+    try:
+        connection.post(path, body)
+    except BROKEN:
+        return

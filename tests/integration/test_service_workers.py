@@ -108,12 +108,30 @@ def write(connection: Connection, path: str, body: Any) -> Any:
     return answer
 
 
+def listed(reader: Connection) -> list[int]:
+    """Every live recipe, page by page; a count tells as many."""
+    found: list[int] = []
+    cursor = ""
+    while True:
+        page = "/v1/items?collection=recipes&live=true&limit=70" + (f"&cursor={cursor}" if cursor else "")
+        status, answer = reader.ask("GET", page)
+        assert status == 200, answer
+        found += [item["recipe_id"] for item in answer["items"]]
+        cursor = answer["next_cursor"] or ""
+        if not cursor:
+            break
+    status, counted = reader.post("/v1/count", {"collection": "recipes"})
+    assert (status, counted["count"]) == (200, len(found))
+    return found
+
+
 def test_what_one_worker_acknowledged_the_other_shows_in_the_next_request(service: ServiceProcess) -> None:
     workers = connections_to_both_workers(service)
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     rng = random.Random(seed)
     live: set[int] = set()
+    inactive: set[int] = set()
     stale = 0
     for step in range(REQUESTS // 2):
         writer, reader = workers if step % 2 else reversed(workers)
@@ -125,11 +143,24 @@ def test_what_one_worker_acknowledged_the_other_shows_in_the_next_request(servic
         elif number in live and choice < 0.6:
             write(writer, "/v1/deactivate", {"ids": [number]})
             live.discard(number)
+            inactive.add(number)
         else:
-            write(writer, "/v1/upsert", {"items": [{"recipe_id": number, "vector": vector_of(number)}]})
+            item = {"recipe_id": number, "vector": vector_of(number), "metadata": {"last": number % 10}}
+            write(writer, "/v1/upsert", {"items": [item]})
             live.add(number)
+            inactive.discard(number)
         stale += (number in nearest(reader, number)) != (number in live)
+        if step % 40 == 0:
+            assert listed(reader) == sorted(live)
     assert stale == 0
+    hidden = {number for number in live if number % 10 == 3}
+    body = {"filter": {"last": 3}, "confirm": 300}
+    assert write(workers[0], "/v1/deactivate", body)["done"] == len(hidden)
+    assert not any(number in nearest(workers[1], number) for number in hidden)
+    assert listed(workers[1]) == sorted(live - hidden)
+    shown = hidden | {number for number in inactive if number % 10 == 3}
+    assert write(workers[1], "/v1/activate", body)["done"] == len(shown)
+    assert listed(workers[0]) == sorted(live | shown)
     for connection in workers:
         status, health = connection.ask("GET", "/health")
         assert status == 200 and health["ready"]

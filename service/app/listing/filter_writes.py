@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from index_store.errors import IndexStoreError
 from index_store.listings import ItemsRequest
 from index_store.port import VectorIndex
 from index_store.types import Ack, Filter, Id, Ids, ItemDelete, Metadata
-from service.app.ingest import Ingester, Intake, NewItem
+from service.app.ingest import Intake, NewItem
 from service.app.listing.item_counts import ItemCounts
 from service.app.listing.scan_queue import ScanQueue
 from service.errors import BrakeOn, DeadlineExceeded, Overloaded, Reject, StoppedHalfway, TryLater
@@ -19,6 +19,14 @@ from service.errors import BrakeOn, DeadlineExceeded, Overloaded, Reject, Stoppe
 log = logging.getLogger(__name__)
 
 Action: TypeAlias = Literal["delete", "activate", "deactivate", "metadata"]
+
+
+class PageWriter(Protocol):
+    """Who commits a page: `Ingester`."""
+
+    async def ingest(self, intake: Intake, *, partial: bool) -> tuple[Ack, Sequence[Reject]]:
+        """Return once the page is on disk. Raises Refused, TryLater, IndexStoreError."""
+
 
 UNBRAKED_ITEMS = 10
 """So many items may always be changed."""
@@ -108,7 +116,7 @@ class FilterWrites:
         self,
         counts: ItemCounts,
         scans: ScanQueue,
-        ingester: Ingester,
+        writer: PageWriter,
         index: VectorIndex,
         *,
         brake_percent: int,
@@ -120,7 +128,7 @@ class FilterWrites:
         deadline_ms: after this a write stops between two pages."""
         self._counts = counts
         self._scans = scans
-        self._ingester = ingester
+        self._writer = writer
         self._index = index
         self._brake_percent = brake_percent
         self._page_items = page_items
@@ -186,7 +194,7 @@ class FilterWrites:
         return survey, outcome
 
     async def _commit(self, write: FilterWrite, ids: Ids, outcome: FilterWriteResult) -> None:
-        outcome.note_commit(*await self._ingester.ingest(write.page(ids), partial=True))
+        outcome.note_commit(*await self._writer.ingest(write.page(ids), partial=True))
 
 
 def _too_many(matched: int, survey: FilterSurvey) -> BrakeOn:
