@@ -24,6 +24,7 @@ from index_store.types import (
     SearchResult,
 )
 from service.http.app import Application, search_limits
+from service.http.audit import RequestAudit
 from service.http.auth import Role, TrustedProxies
 from service.http.middleware import RequestMiddleware
 from service.http.transport.protocol import SearchProtocol
@@ -119,7 +120,9 @@ def ordinary(service: Service) -> ASGIApp:
         result = await parts.searcher.find(search)
         return write_answer(search, result, (time.perf_counter() - began) * 1000)
 
-    middleware = RequestMiddleware(app, parts.metrics, parts.request_log, TrustedProxies(()), parts.opening)
+    audit = RequestAudit(parts.audit_log)
+    proxies = TrustedProxies(())
+    middleware = RequestMiddleware(app, parts.metrics, parts.request_log, proxies, parts.opening, audit)
 
     return Either(middleware, service.application)
 
