@@ -156,7 +156,9 @@ def _sync(settings: Settings, options: argparse.Namespace) -> int:
             # Not for ever: a signal that another thread takes is only seen when this one wakes.
             thread.join(WAKE_S)
     client.close()
-    return max(codes, default=0)
+    code = max(codes, default=0)
+    log.info("sync_ended", extra={"exit_code": code})
+    return code
 
 
 def _compare(settings: Settings, options: argparse.Namespace) -> int:

@@ -40,7 +40,7 @@ def test_a_stopped_feeder_is_missed_until_it_goes_on(
         until(lambda: bool(prometheus.query("uhok_sync_in_sync == 1")), "its report")
         until_firing(prometheus, "FeederDown", fires=False)
         assert prometheus.firing() == set()
-        end(feeder)
+        assert "sync_ended exit_code=0" in end(feeder)
         until_firing(prometheus, "FeederDown")
         feeder = feeder_process(environ, "sync")
         until_firing(prometheus, "FeederDown", fires=False)

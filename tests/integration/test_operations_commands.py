@@ -110,13 +110,12 @@ class Operator:
         """Run a command of the page; return what it printed. It must succeed."""
         assert command in typed(), command
         self.typed.add(command)
-        words = shlex.split(
-            command.replace("DATA_DIR", ".data").replace("PID", str(self.service.process.pid))
-        )
-        if Path(words[0]).name == "python":
-            words[0] = sys.executable
+        here = {"DATA_DIR": ".data", "MOUNT_POINT": ".", "PID": str(self.service.process.pid)}
+        line = re.sub(r"^(\.venv/bin/)?python\b", shlex.quote(sys.executable), command)
+        for word, value in here.items():
+            line = re.sub(rf"\b{word}\b", value, line)
         done = subprocess.run(
-            words,
+            ["sh", "-c", line],
             cwd=self.folder,
             env=self._environ,
             capture_output=True,
@@ -155,8 +154,8 @@ def test_each_route_answers(operator: Operator) -> None:
 
 def test_the_runbooks_commands_in_the_order_in_which_they_are_wanted(operator: Operator) -> None:
     for command in (
-        "df -h",
-        "du -x",
+        "df -h DATA_DIR",
+        "du -ax MOUNT_POINT | sort -n | tail",
         "ls /proc/PID/fd",
         "python -m service jobs",
         "python -m service models verify",
