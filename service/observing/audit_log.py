@@ -46,7 +46,7 @@ class AuditFiles:
 
     def add_lines(self, lines: bytes) -> None:
         """Add whole lines; all of them, or none where it raises."""
-        self._directory.mkdir(parents=True, exist_ok=True)
+        self._directory.mkdir(exist_ok=True)  # not its parent: a data directory that has gone stays gone
         with self._locked(fcntl.LOCK_EX):
             if self._size() + len(lines) > self._bytes_max:
                 self._rotate()
