@@ -10,10 +10,10 @@ from vector_client.async_transport import AsyncTransport
 from vector_client.errors import NotFound
 from vector_client.protocol import items as stored
 from vector_client.protocol import operations, search
-from vector_client.protocol.items import ByFilter
 from vector_client.retries import Limits
 from vector_client.settings import ClientSettings
 from vector_client.types import (
+    ByFilter,
     Changed,
     CollectionState,
     Differing,

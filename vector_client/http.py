@@ -9,11 +9,11 @@ from typing import Any
 from vector_client.errors import NotFound
 from vector_client.protocol import items as stored
 from vector_client.protocol import operations, search
-from vector_client.protocol.items import ByFilter
 from vector_client.retries import Limits
 from vector_client.settings import ClientSettings
 from vector_client.transport import Transport
 from vector_client.types import (
+    ByFilter,
     Changed,
     CollectionState,
     Differing,

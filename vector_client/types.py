@@ -157,6 +157,20 @@ class ItemPage:
 
 
 @dataclass(frozen=True, slots=True)
+class ByFilter:
+    """A change of all items that pass. verb: delete, activate, deactivate or metadata. conditions: a filter;
+    empty for every item. merge: of metadata, what is put over them. confirm: so many items may match.
+    dry_run: only tell what would be changed."""
+
+    collection: str
+    verb: str
+    conditions: Mapping[str, Any]
+    merge: Mapping[str, Any] | None = None
+    confirm: int | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Changed:
     """A write by filter. matched: items that passed; done: that were changed. is_dry_run: nothing was, and
     needs_confirm tells whether `confirm` is needed. fields: the whole answer."""

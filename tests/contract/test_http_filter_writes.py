@@ -72,7 +72,8 @@ def test_each_action_changes_all_that_pass_and_no_other(app: HttpApp) -> None:
     assert told["done"] == 2 and app.get("/v1/items/2").json()["metadata"] == {"new": 1}
     told = write(app, "metadata", filter={"new": 1}, merge={"late": 1}, source_version=2)
     assert (told["done"], told["stale_ignored"]) == (0, 2)
-    assert write(app, "delete", filter={"nothing": 1})["done"] == 0
+    nothing = write(app, "delete", filter={"nothing": 1})
+    assert nothing["done"] == 0 and (nothing["seq"], nothing["version"]) == (told["seq"], told["version"])
 
 
 def test_a_dry_run_changes_nothing(app: HttpApp) -> None:

@@ -25,7 +25,7 @@ from vector_client.errors import (
 from vector_client.protocol import items, operations, search
 from vector_client.retries import Attempts, Limits, Timing
 from vector_client.settings import NAMES, ClientSettings, MoveSettings
-from vector_client.types import Keys, Query
+from vector_client.types import ByFilter, Keys, Query
 
 
 class Time:
@@ -196,7 +196,7 @@ def test_any_answer_is_an_answer_or_one_typed_error(status: int, data: bytes) ->
         search.embed("a", None, "query", Keys()), search.search_similar(b"x", 3, Keys()),
         items.item(5, None, False, Keys()), items.items(items.Listing("recipes"), Keys()),
         items.change_metadata("recipes", [1], {"a": None}, Keys(), merges=True),
-        items.change_by_filter(items.ByFilter("recipes", "delete", {}), Keys()),
+        items.change_by_filter(ByFilter("recipes", "delete", {}), Keys()),
         items.count("recipes", None, Keys()), items.facets("recipes", None, None, 3, Keys()),
         items.change_ids("delete", "recipes", [1], Keys()), operations.status(Keys()),
         operations.generations("recipes", Keys()), operations.jobs(Keys()), operations.job("1", Keys()),

@@ -16,7 +16,18 @@ from vector_client.protocol.call import (
     with_query,
     without_none,
 )
-from vector_client.types import Changed, Facet, Id, Item, ItemPage, Keys, Rejected, StoredItem, Written
+from vector_client.types import (
+    ByFilter,
+    Changed,
+    Facet,
+    Id,
+    Item,
+    ItemPage,
+    Keys,
+    Rejected,
+    StoredItem,
+    Written,
+)
 
 ITEM_FIELDS = frozenset(
     {"active", "live", "metadata", "source_version", "content_hash", "seq", "embedding_version", "vector"}
@@ -86,20 +97,6 @@ def change_metadata(
     """merges: the keys are put over what is stored, and those that are None removed. Raises NotSent."""
     how = "merge" if merges else "replace"
     return _write("/v1/metadata", {"collection": collection, "ids": list(ids), how: finite(metadata)}, keys)
-
-
-@dataclass(frozen=True, slots=True)
-class ByFilter:
-    """A change of all items that pass. verb: delete, activate, deactivate or metadata. conditions: a filter;
-    empty for every item. merge: of metadata, what is put over them. confirm: so many items may match.
-    dry_run: only tell what would be changed."""
-
-    collection: str
-    verb: str
-    conditions: Mapping[str, Any]
-    merge: Mapping[str, Any] | None = None
-    confirm: int | None = None
-    dry_run: bool = False
 
 
 def change_by_filter(change: ByFilter, keys: Keys) -> Call[Changed]:

@@ -74,12 +74,14 @@ class FilterWrite:
 @dataclass(frozen=True, slots=True)
 class FilterSurvey:
     """What a write by filter would change. held: all items of the collection. allowed: how many it may
-    change without being confirmed. sample_ids: the first."""
+    change without being confirmed. sample_ids: the first. seq: before the look."""
 
     matched: int
     held: int
     allowed: int
     sample_ids: Ids
+    seq: int
+    embedding_version: str
 
 
 @dataclass(slots=True)
@@ -139,12 +141,14 @@ class FilterWrites:
     async def survey(self, write: FilterWrite, caller: str) -> FilterSurvey:
         """Return what `write` would change now. Raises InvalidFilter, Overloaded, Unavailable."""
         status = await self._scans.run(lambda: self._index.status(write.collection), 1.0, caller)
-        held = status.current.items if status.current else 0
+        current = status.current
+        held = current.items if current else 0
         matched, sample = 0, list[Id]()
         async for ids in self._counts.matching_ids(write.collection, write.request(), caller):
             matched += len(ids)
             sample += ids[: _SAMPLE_IDS - len(sample)]
-        return FilterSurvey(matched, held, self._allowed(held), sample)
+        at = (current.seq, current.embedding_version) if current else (0, "")
+        return FilterSurvey(matched, held, self._allowed(held), sample, *at)
 
     def _allowed(self, held: int) -> int:
         if self._brake_percent >= _PERCENT_OFF:
@@ -164,7 +168,8 @@ class FilterWrites:
 
     async def _apply(self, write: FilterWrite, caller: str) -> tuple[FilterSurvey, FilterWriteResult]:
         ends_at = self._clock() + self._deadline_s
-        survey, outcome = await self.survey(write, caller), FilterWriteResult()
+        survey = await self.survey(write, caller)
+        outcome = FilterWriteResult(seq=survey.seq, embedding_version=survey.embedding_version)
         limit = max(survey.allowed, write.confirm or 0)
         if survey.matched > limit:
             raise _too_many(survey.matched, survey)
