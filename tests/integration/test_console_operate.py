@@ -105,7 +105,7 @@ def test_collections_tell_what_is_held_and_how_it_stands_to_its_source(
     expect(recipes).to_contain_text("20 rows not sealed yet, about 30 KiB")
     expect(recipes.locator("dl", has_text="Live recall")).to_contain_text("KiB (store of record")
     expect(recipes.locator(".warning").first).to_contain_text(f"19 % vanished {HOSTILE}")
-    expect(recipes.locator(".quarantine")).to_contain_text(f"3 status 404 {HOSTILE} {HOSTILE}, 7 …")
+    expect(recipes.locator(".quarantine")).to_contain_text(f"3 status 404 {HOSTILE} ({HOSTILE}, 7, …)")
     recipes.locator(".quarantine button").click()
     expect(page.locator("#notice")).to_contain_text("asked to try again")
     cursors = call(service.port, "GET", "/v1/sync/status", ADMIN)["collections"]["recipes"]["cursors"]
@@ -134,6 +134,7 @@ def test_health_says_what_is_wrong_and_the_command_that_helps(visits: Visits) ->
     expect(page.get_by_role("heading", name="Answers by route")).to_have_count(0)
     page = opened(visits, "/console#/health", ADMIN)
     expect(page.get_by_role("region", name="Answers by route")).to_contain_text("/v1/upsert")
+    expect(page.get_by_role("region", name="What was done last")).to_contain_text("POST /v1/upsert")
     expect(page.get_by_role("region", name="Latency by stage")).to_contain_text("commit of a write")
     expect(page.locator("dl", has_text="Disk free")).to_contain_text("GiB; writes stop below")
     expect(page.get_by_text("who sends a key").first).to_be_visible()

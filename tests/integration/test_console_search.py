@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,60 +15,10 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.http_app import DISHES, picture, picture_bytes
+from tests.http_app import picture_bytes
 from tests.integration.browser import Visits, visits_of
+from tests.integration.console_items import HOSTILE, PICTURE, seed, wait_for_counts
 from tests.integration.service_process import ROOT, Connection, ServiceProcess
-
-HOSTILE = "<img src=x onerror=\"window.broken='{}'\"><script>window.broken=1</script>"
-PICTURE = "/console/icon.svg"
-
-
-def seed(port: int) -> None:
-    connection = Connection(port)
-    recipes = [
-        {
-            "recipe_id": number,
-            "text": f"{DISHES[number % len(DISHES)]} {number}",
-            "metadata": {
-                "title": f"{DISHES[number % len(DISHES)]} {number}",
-                "category": ("국", "찌개", "밥")[number % 3],
-                "minutes": number,
-            },
-        }
-        for number in range(1, 41)
-    ]
-    recipes.append(
-        {
-            "recipe_id": 9007199254740993,
-            "text": "위험한 요리",
-            "metadata": {"title": HOSTILE.format("title"), HOSTILE.format("key"): HOSTILE.format("value")},
-        }
-    )
-    products = [
-        {
-            "product_id": f"p-{number}",
-            "image": picture(number),
-            "metadata": {"name": f"컵 {number}", "image_url": PICTURE, "price": 1000 * number},
-        }
-        for number in range(1, 31)
-    ]
-    products.append({"product_id": "p-1-again", "image": picture(1), "metadata": {"name": "컵 1, 다시"}})
-    products[0]["metadata"] = {"name": "먼 사진", "image_url": "https://img.example/a.png"}
-    products[1]["metadata"] = {"name": "나쁜 주소", "image_url": "javascript:window.broken=2"}
-    for items in (recipes, products):
-        status, answer = connection.post("/v1/upsert", {"items": items})
-        assert status == 200, answer
-    connection.close()
-
-
-def wait_for_counts(port: int) -> None:
-    """/health tells counts of its last probe; the page begins with a collection that holds something."""
-    connection = Connection(port)
-    give_up = time.monotonic() + 30
-    while not connection.ask("GET", "/health")[1]["collections"]["products"]["count"]:
-        assert time.monotonic() < give_up
-        time.sleep(0.1)
-    connection.close()
 
 
 @pytest.fixture(scope="module")
@@ -257,11 +206,40 @@ def test_the_code_asks_exactly_the_question(visits: Visits, tmp_path: Path, lang
         assert [str(row["recipe_id"]) for row in json.loads(printed)["results"]] == shown
 
 
+def test_curl_asks_every_kind_of_question(visits: Visits, service: ServiceProcess, tmp_path: Path) -> None:
+    page = visits().open()
+    _, stored = Connection(service.port).ask("GET", "/v1/items/5?collection=recipes&include=vector")
+    (tmp_path / "it's a cup.png").write_bytes(picture_bytes(7))
+
+    def check(id_field: str) -> None:
+        expect(page.locator(".results")).not_to_have_attribute("aria-busy", "true")
+        expect(page.locator(".card").first).to_be_visible()
+        printed = _run("curl", page.locator("#code-curl").inner_text(), tmp_path)
+        assert [str(row[id_field]) for row in json.loads(printed)["results"]] == ids_shown(page)
+
+    choose(page, "recipes", "ids")
+    page.get_by_text("This question as code").click()
+    page.fill("#ids", "1, 9007199254740993")
+    page.fill("#unlike-ids", "2")
+    page.press("#unlike-ids", "Enter")
+    expect(page.locator(".chip")).to_have_count(3)
+    check("recipe_id")
+    choose(page, "recipes", "vector")
+    page.fill("#vector", json.dumps(stored["vector"]))
+    page.click(".question button[type=submit]")
+    expect(page.locator(".card .id").first).to_have_text("5")
+    check("recipe_id")
+    choose(page, "products", "image")
+    page.set_input_files("#file", tmp_path / "it's a cup.png")
+    expect(page.locator(".card .id").first).to_have_text("p-7")
+    check("product_id")
+
+
 def _run(language: str, code: str, folder: Path) -> str:
     file = folder / {"curl": "ask.sh", "python": "ask.py", "java": "Search.java"}[language]
     file.write_text(code, "utf-8")
     command = {"curl": ["bash"], "python": [sys.executable], "java": ["java"]}[language]
-    done = subprocess.run([*command, str(file)], cwd=ROOT, capture_output=True, timeout=60, env=_environ())
+    done = subprocess.run([*command, str(file)], cwd=folder, capture_output=True, timeout=60, env=_environ())
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
 

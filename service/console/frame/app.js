@@ -32,6 +32,7 @@ function draw() {
       h("div", { class: "tools" }, keyButton(), themeButton(), languageButton())),
     h("main", { id: "content", tabindex: "-1" }, page.element),
     h("p", { id: "notice", role: "status" }));
+  document.querySelector("nav [aria-current]").scrollIntoView({ inline: "center", block: "nearest" });
   shown = page;
   page.start();
 }

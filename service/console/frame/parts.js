@@ -20,9 +20,12 @@ export function problemBox(problem, retry) {
       retry && h("button", { onclick: retry }, t("retry"))));
 }
 
-/** Return a command or a setting, with a button that copies it. */
+/** Return a command or a setting, with a button that copies it. Of a sentence with commands between backticks
+ *  only the first of these is copied. */
 export function command(text) {
-  return h("div", { class: "command" }, h("code", {}, text), copyButton(() => text));
+  const parts = text.split("`");
+  if (parts.length < 3) return h("div", { class: "command" }, h("code", {}, text), copyButton(() => text));
+  return h("div", { class: "command" }, h("span", {}, parts.map((part, place) => (place % 2 ? h("code", {}, part) : part))), copyButton(() => parts[1]));
 }
 
 export function copyButton(text) {

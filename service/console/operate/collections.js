@@ -110,7 +110,7 @@ function quarantinePart(name, { quarantined, cursors }, again) {
   };
   return h("div", { class: "warning quarantine" },
     quarantine ? h("ul", {}, quarantine.reasons.map(({ why, count, ids }) => h("li", {}, h("strong", {}, number(count)), ` ${why}`,
-      Array.isArray(ids) && h("span", { class: "quiet" }, ` ${ids.map(String).join(", ")}${count > ids.length ? " …" : ""}`))))
+      Array.isArray(ids) && h("span", { class: "quiet" }, ` (${ids.map(String).join(", ")}${count > ids.length ? ", …" : ""})`))))
       : h("p", {}, t("quarantined_how")),
     h("p", { class: "row" }, h("button", { class: "small", type: "button", onclick: retry }, t("quarantine_retry")), h("span", { class: "quiet" }, t("quarantine_retry_about"))));
 }

@@ -10,12 +10,16 @@ import { facts } from "./collections.js";
 import { watchedPage } from "./watch.js";
 
 const JOBS_SHOWN = 10;
+const ENTRIES_SHOWN = 20;
+const DETAILS_AGE_MAX_MS = 14_000; // whether it works is asked every 5 s, the rest every third time
 const WHO = {
   "everyone who reaches this address": "who_everyone",
   "who sends a key": "who_key",
   "every program on this machine, a proxy included": "who_machine",
   "nobody: no key is set": "who_nobody",
 };
+
+let kept = { at: -Infinity, details: null };
 
 /** Return the page, see app.js. */
 export const healthPage = () => watchedPage(t("nav_health"), { load, show, every_s: 5 });
@@ -24,21 +28,25 @@ async function load(isAsked) {
   const [{ data: health, ms }, { data: ready }] = await Promise.all([get("/health", { accept: [503] }), get("/readyz", { accept: [503] })]);
   const found = { health, ready, ms };
   const orNone = (path, name) => get(path).then(({ data }) => data[name], () => []); // a service that keeps none
+  if (!isAsked && performance.now() - kept.at < DETAILS_AGE_MAX_MS) return { ...found, ...kept.details };
   try {
-    const [samples, jobs, snapshots, slow] = await Promise.all([
+    const [samples, jobs, snapshots, slow, audit] = await Promise.all([
       metricSamples(isAsked),
       get("/v1/jobs").then(({ data }) => data.jobs),
       get("/v1/snapshot").then(({ data }) => data.snapshots),
       orNone("/v1/slow?limit=20", "searches"),
+      get(`/v1/audit?limit=${ENTRIES_SHOWN}`).then(({ data }) => data, () => null),
     ]);
-    return { ...found, samples, jobs, snapshots, slow };
+    kept = { at: performance.now(), details: { samples, jobs, snapshots, slow, audit } };
+    return { ...found, ...kept.details };
   } catch (problem) {
+    kept = { at: -Infinity, details: null };
     if (!problem.asksForKey) throw problem;
     return { ...found, problem };
   }
 }
 
-function show({ health, ready, ms, problem, samples, jobs, snapshots, slow }, again) {
+function show({ health, ready, ms, problem, samples, jobs, snapshots, slow, audit }, again) {
   const reasons = health.reasons ?? [];
   return [
     h("section", { class: `panel page state ${health.status}` },
@@ -54,6 +62,7 @@ function show({ health, ready, ms, problem, samples, jobs, snapshots, slow }, ag
     samples && h("section", { class: "panel page" }, h("h2", {}, t("stages_title")), h("p", { class: "quiet" }, t("answers_about")), stageTable(stagesOf(samples))),
     slow?.length > 0 && h("section", { class: "panel page" }, h("h2", {}, t("slow")), slowTable(slow)),
     jobs && h("section", { class: "panel page" }, h("h2", {}, t("jobs")), jobList(jobs)),
+    audit && h("section", { class: "panel page" }, h("h2", {}, t("audit")), auditPart(audit)),
     samples && h("section", { class: "panel page" }, h("h2", {}, t("answers")), routeTable(routesOf(samples))),
     h("div", { class: "tiles" },
       samples && h("section", { class: "panel page" }, h("h2", {}, t("machine")), machineFacts(samples)),
@@ -84,6 +93,21 @@ function jobList(jobs) {
     job.reason && h("p", { class: "warning" }, job.reason), job.hint && command(job.hint)));
 }
 
+/** What was written or operated last: who, what, with what result. */
+function auditPart({ state, lost, entries }) {
+  const said = (object) => Object.entries(object ?? {}).map(([name, value]) => `${name} ${typeof value === "number" ? number(value) : value}`);
+  const rows = entries.filter((each) => each.route).map((each) => [
+    moment(each.time), h("span", { class: `mark ${each.status < 400 ? "good" : "bad"}` }, [each.status, each.code].filter(Boolean).join(" ")),
+    h("code", {}, `${each.method} ${each.route}`), each.collection ?? "–", [each.key ?? t("audit_no_key"), h("br"), h("span", { class: "quiet" }, each.address ?? "")],
+    h("span", { class: "steps" }, [...said(each.counts), ...said(each.details)].map((part) => h("span", {}, part)))]);
+  return [
+    state !== "ok" && h("p", { class: "warning" }, t(`audit_${state}`)),
+    lost > 0 && h("p", { class: "warning" }, t("audit_lost", { count: number(lost) })),
+    rows.length === 0 ? state === "ok" && h("p", { class: "quiet" }, t("audit_none"))
+      : table(["when", "result", "what", "collection", "who", "details"].map((each) => t(each)), rows, t("audit")),
+  ];
+}
+
 function machineFacts(samples) {
   const sum = (name) => sumOf(samples, name);
   const began = sum("process_start_time_seconds");
@@ -104,8 +128,8 @@ function routeTable(routes) {
 }
 
 function slowTable(searches) {
-  return table(["when", "collection", "asked_by", "took_all", "stages"].map((each) => t(each)), searches.map((each) => [
-    moment(each.at), each.collection, each.query, `${fixed(each.took_ms, 1)} ms`,
+  return table(["when", "took_all", "collection", "asked_by", "stages"].map((each) => t(each)), searches.map((each) => [
+    moment(each.at), `${fixed(each.took_ms, 1)} ms`, each.collection, each.query,
     h("span", { class: "steps" }, Object.entries(each.stages_ms).filter(([, took]) => took >= 0.05).map(([stage, took]) => h("span", {}, `${t(`stage_${stage}`)} ${fixed(took, 1)}`)))]), t("slow"));
 }
 

@@ -16,7 +16,9 @@ const FORCED = ["promote", "rollback"]; // what the service may refuse for what 
 const chosen = { collection: null, model: "", plan: null, report: null }; // kept while the tab is open
 
 /** Return the page, see app.js. */
-export const modelPage = () => watchedPage(t("nav_model"), { load, show, every_s: 2 });
+export const modelPage = () => watchedPage(t("nav_model"), { load, show, every_s: ({ jobs }) => (jobs.some(isUnderWay) ? 2 : 10) });
+
+const isUnderWay = ({ state }) => state === "queued" || state === "running";
 
 async function load() {
   const [{ data: all }, { data: jobs }] = await Promise.all([get("/v1/collections"), get("/v1/jobs")]);
@@ -104,7 +106,7 @@ function planView(plan) {
 }
 
 function jobPart(job, again) {
-  const isOver = !["queued", "running"].includes(job.state);
+  const isOver = !isUnderWay(job);
   const errors = Object.entries(job.errors);
   return h("article", { class: "job" },
     h("div", { class: "row between" },

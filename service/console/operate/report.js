@@ -2,6 +2,8 @@
 
 import { h, shape } from "./dom.js";
 import { fixed, moment, number } from "./format.js";
+import { pictureOf } from "./seen.js";
+import { get } from "./service.js";
 import { t } from "./words.js";
 import { facts } from "./collections.js";
 import { table } from "./health.js";
@@ -25,8 +27,8 @@ export function reportView(report) {
       [t("nothing_now"), number(overall.zero_new)],
     ]),
     report.overlap_histogram && [h("h3", {}, t("overlap_histogram")), bars(report.overlap_histogram)],
-    report.rank_moves && Object.keys(report.rank_moves).length > 0 && [h("h3", {}, t("rank_moves")), facts(Object.entries(report.rank_moves).map(([move, count]) => [move, number(count)]))],
-    report.changed?.length > 0 && [h("h3", {}, t("changed_most")), report.changed.slice(0, CHANGED_MAX).map(changedQuery)],
+    report.rank_moves && Object.keys(report.rank_moves).length > 0 && [h("h3", {}, t("rank_moves")), facts(Object.entries(report.rank_moves).map(([move, count]) => [t(`move_${move}`), number(count)]))],
+    report.changed?.length > 0 && [h("h3", {}, t("changed_most")), report.changed.slice(0, CHANGED_MAX).map((each) => changedQuery(each, report.collection))],
   ];
 }
 
@@ -43,8 +45,28 @@ function bars(counts) {
       shape("text", { x: place * 30 + 15, y: 115, "text-anchor": "middle" }, place / 10)]));
 }
 
-function changedQuery(each) {
-  const list = (hits) => h("ol", {}, hits.map((hit) => h("li", { class: hit.other_rank === null && "lone" }, hit.title || String(hit.id), h("span", { class: "quiet" }, ` ${fixed(hit.distance, 3)}${hit.other_rank ? ` (${hit.other_rank})` : ""}`))));
-  return h("details", { class: "changed" }, h("summary", {}, each.label || each.kind, h("span", { class: "quiet" }, ` ${t("overlap_10")} ${share(each.overlap_at_10)}`)),
-    h("div", { class: "sides" }, h("div", {}, h("h4", {}, t("role_current")), list(each.before)), h("div", {}, h("h4", {}, t("role_next")), list(each.after))));
+function changedQuery(each, collection) {
+  const rows = []; // [id, element]
+  const row = (hit) => {
+    const element = h("li", { class: hit.other_rank === null && "lone" }, hit.title || String(hit.id), h("span", { class: "quiet" }, ` ${fixed(hit.distance, 3)}${hit.other_rank ? ` (${hit.other_rank})` : ""}`));
+    rows.push([hit.id, element]);
+    return element;
+  };
+  const side = (role, hits) => h("div", {}, h("h4", {}, t(`role_${role}`)), h("ol", {}, hits.map(row)));
+  const details = h("details", { class: "changed" }, h("summary", {}, each.label || each.kind, h("span", { class: "quiet" }, ` ${t("overlap_10")} ${share(each.overlap_at_10)}`)),
+    h("div", { class: "sides" }, side("current", each.before), side("next", each.after)));
+  details.addEventListener("toggle", () => showPictures(rows, collection), { once: true });
+  return details;
+}
+
+/** Put pictures before titles, where the items have some; none where they can't be had. */
+async function showPictures(rows, collection) {
+  const read = (id) => get(`/v1/items/${encodeURIComponent(id)}?collection=${encodeURIComponent(collection)}`).then(({ data }) => pictureOf(data), () => null);
+  const ids = [...new Set(rows.map(([id]) => id))];
+  if (!ids.length || !(await read(ids[0]))) return;
+  const pictures = new Map(await Promise.all(ids.map(async (id) => [id, await read(id)])));
+  for (const [id, element] of rows) {
+    const address = pictures.get(id);
+    if (address) element.prepend(h("img", { src: address, alt: "", loading: "lazy", referrerpolicy: "no-referrer", onerror: (event) => event.target.remove() }));
+  }
 }

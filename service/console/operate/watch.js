@@ -4,15 +4,18 @@ import { fill, h } from "./dom.js";
 import { problemBox } from "./parts.js";
 import { t } from "./words.js";
 
+const PAUSE_S = 10; // until a page has loaded what its pause depends on
+
 /** Return a page as app.js wants it. load(isAsked): asks the service, isAsked: because somebody wants it now;
- *  show(loaded, again): its element; every_s: between two questions. Hidden tabs ask nothing, and ask at once when
- *  they are seen again. What somebody is typing into is not replaced; what was unfolded stays so. */
+ *  show(loaded, again): its element; every_s: between two questions, or a function of what was loaded that says it.
+ *  Hidden tabs ask nothing, and ask at once when they are seen again. What somebody is typing into is not replaced; what was unfolded stays so. */
 export function watchedPage(title, { load, show, every_s }) {
   const body = h("div", { class: "page" }, h("p", { class: "quiet" }, t("loading")));
   const element = h("div", { class: "page" }, h("h1", {}, title), body);
   let timer = null;
   let isStopped = true;
   let round = 0;
+  let pause_s = typeof every_s === "number" ? every_s : PAUSE_S;
 
   const again = async (isAsked = true) => {
     clearTimeout(timer);
@@ -22,13 +25,14 @@ export function watchedPage(title, { load, show, every_s }) {
       try {
         const loaded = await load(isAsked);
         if (isStopped || own !== round) return;
+        if (typeof every_s === "function") pause_s = every_s(loaded);
         if (isAsked || !isBusy(body)) replace(body, show(loaded, again));
       } catch (problem) {
         if (isStopped || own !== round) return;
         fill(body, problemBox(problem, again));
       }
     }
-    timer = setTimeout(() => again(false), every_s * 1000);
+    timer = setTimeout(() => again(false), pause_s * 1000);
   };
   const onKey = () => again();
   const onSeen = () => !document.hidden && again(false);
