@@ -151,6 +151,13 @@ def test_a_page_asks_again_by_itself(visits: Visits, service: ServiceProcess) ->
     try:
         page.clock.run_for(11_000)
         expect(recipes.locator(".figure")).to_contain_text("21")
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.evaluate("Object.defineProperty(document, 'hidden', { value: true, configurable: true })")
+        page.clock.run_for(60_000)
+        assert asked == [], "a hidden tab asks nothing"
+        with page.expect_request("**/v1/collections"):  # at once when it is seen again
+            page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
     finally:
         call(service.port, "POST", "/v1/delete", WRITE, {"ids": [21]})
 
