@@ -217,8 +217,8 @@ def test_curl_asks_every_kind_of_question(visits: Visits, service: ServiceProces
         printed = _run("curl", page.locator("#code-curl").inner_text(), tmp_path)
         assert [str(row[id_field]) for row in json.loads(printed)["results"]] == ids_shown(page)
 
-    choose(page, "recipes", "ids")
     page.get_by_text("This question as code").click()
+    choose(page, "recipes", "ids")
     page.fill("#ids", "1, 9007199254740993")
     page.fill("#unlike-ids", "2")
     page.press("#unlike-ids", "Enter")

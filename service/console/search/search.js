@@ -50,6 +50,7 @@ class SearchPage {
   constructor() {
     this.form = h("form", { class: "question panel", role: "search", onsubmit: (event) => {
       event.preventDefault();
+      if (question.kind === "ids") this.draw(document.activeElement.id); // its chips
       this.ask();
     } });
     this.results = h("section", { class: "results", "aria-label": t("nav_search") });
@@ -116,7 +117,8 @@ class SearchPage {
     return seenItems.get(question.collection);
   }
 
-  draw() {
+  /** Draw the question. focused: id of the element that has the focus afterwards. */
+  draw(focused = null) {
     this.filter = filterEditor(question.conditions, this.seen, () => this.ask());
     const input = inputOf(question, this.seen, {
       ask: () => this.ask(),
@@ -149,13 +151,11 @@ class SearchPage {
       }),
       foldsOf(question, this.filter, this.seen, {
         ask: () => this.ask(),
-        redraw: (focused) => {
-          this.draw();
-          document.getElementById(focused)?.focus();
-        },
+        redraw: (focused) => this.draw(focused),
         learn: () => this.learn(),
         body: () => (isAsked(question) ? this.body() : null),
       }, isOpen));
+    if (focused) document.getElementById(focused)?.focus();
     this.drawCode();
   }
 
