@@ -41,7 +41,7 @@ from feeder.telemetry.reporting import (
     as_json,
     as_table,
 )
-from feeder.wiring import CollectionBuilder, client_of, names_of_next, quarantined_of, tables_of
+from feeder.wiring import NEXT, CollectionBuilder, client_of, names_of_next, quarantined_of, tables_of
 from feeder.wiring_feeds import SourceBuilder
 from log_lines.json_lines import JsonLines
 
@@ -109,12 +109,27 @@ def _names(settings: Settings, options: argparse.Namespace, more: Collection[str
     names = options.collection or list(settings.collections)
     unknown = [name for name in names if name not in settings.collections and name not in more]
     if unknown or not names:
-        known = ", ".join(settings.collections) or "none"
+        known = ", ".join([*settings.collections, *sorted(more)]) or "none"
         raise SettingsWrong(
             f"no source tables for {', '.join(unknown) or 'any collection'}; there are: {known}",
-            hint="Name one of these, or add source tables to COLLECTIONS_FILE.",
+            hint=_hint_of_name(settings, unknown[0] if unknown else ""),
         )
     return list(names)
+
+
+def _hint_of_name(settings: Settings, name: str) -> str:
+    if name in names_of_next(settings):
+        return (
+            "The service embeds the content of its next generation: `sync` follows it under the collection's "
+            f"name, and `python -m feeder reconcile {name}` sends what it lacks."
+        )
+    base = name.removesuffix(NEXT)
+    if base != name and base in settings.collections:
+        return (
+            f"Declare source.next of {base} in COLLECTIONS_FILE: the vectors of the next model. Then: "
+            f"python -m feeder import {name}"
+        )
+    return "Name one of these, or add source tables to COLLECTIONS_FILE."
 
 
 def _sync(settings: Settings, options: argparse.Namespace) -> int:

@@ -59,6 +59,56 @@ def test_people_see_the_hint_on_a_line_of_its_own(
     assert first.startswith("SettingsWrong: FEEDER_PAGE_ROWS") and second.strip() == SettingsWrong.usual_hint
 
 
+TABLES = """
+[collections.recipes]
+id_field = "recipe_id"
+id_type = "int64"
+modality = "text"
+dim = 384
+[collections.recipes.source.items]
+table = "recipe"
+id = "id"
+content = { title = "title" }
+
+[collections.products]
+id_field = "product_id"
+id_type = "string"
+modality = "image"
+dim = 8
+[collections.products.source.vectors]
+table = "product_vector"
+key = "key"
+id = "id"
+vector = "vector"
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "helps"),
+    [
+        ("import", "recipes.next", "python -m feeder reconcile recipes.next"),
+        ("sync", "recipes.next", "python -m feeder reconcile recipes.next"),
+        ("reconcile", "products.next", "source.next of products"),
+        ("import", "products.next", "source.next of products"),
+        ("reconcile", "shops.next", "add source tables"),
+    ],
+)
+def test_a_next_generation_that_a_command_cannot_take_is_told_with_the_way_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    command: str,
+    name: str,
+    helps: str,
+) -> None:
+    (tmp_path / "collections.toml").write_text(TABLES)
+    monkeypatch.setenv("COLLECTIONS_FILE", str(tmp_path / "collections.toml"))
+    monkeypatch.setenv("FEEDER_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("POSTGRES_DSN", "postgresql://127.0.0.1:1/none")
+    assert main([command, name]) == SettingsWrong.exit_code
+    assert helps in capsys.readouterr().err
+
+
 def test_programs_get_it_as_a_field(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
