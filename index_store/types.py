@@ -186,6 +186,7 @@ class SearchRequest:
 
     k >= 1 results after `offset` (or after `after`, never both). exclude_ids: any number, exact; an
     int64 array or a sequence of ids. exact: compare with every allowed row instead of using the graph.
+    ef: breadth of graphs instead of the planned one, which finds fewer or takes longer; for measurements.
     metadata_bytes_max: bound of what the hits' metadata weighs together, as JSON; None: no bound.
     steps: a list that the index fills with how it searched; None asks for none.
     text: what is asked for in words; None: by the vector alone.
@@ -209,6 +210,7 @@ class SearchRequest:
     checked_for: str = ""
     steps: list[PlanStep] | None = None
     text: TextQuery | None = None
+    ef: int | None = None
 
 
 @dataclass(slots=True)

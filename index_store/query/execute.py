@@ -166,12 +166,26 @@ def _sealed_candidates(
     bits, count = allowed
     if after is None:
         return segment.candidates(
-            query, k, bits, allowed_count=count, excluded=excluded, exact=exact, steps=request.steps
+            query,
+            k,
+            bits,
+            allowed_count=count,
+            excluded=excluded,
+            exact=exact,
+            ef=request.ef,
+            steps=request.steps,
         )
     fetch = k + _FIRST_BEYOND
     while True:
         rows, distances = segment.candidates(
-            query, fetch, bits, allowed_count=count, excluded=excluded, exact=exact, steps=request.steps
+            query,
+            fetch,
+            bits,
+            allowed_count=count,
+            excluded=excluded,
+            exact=exact,
+            ef=request.ef,
+            steps=request.steps,
         )
         beyond = distances > after.distance
         ties = np.flatnonzero(distances == after.distance)

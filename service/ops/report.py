@@ -45,7 +45,7 @@ def add_report(commands: Any) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="compare with the same generation under exact=true, max_distance=X or query_template=TEXT",
+        help="compare with the same generation under exact=true, ef=N, max_distance=X or query_template=TEXT",
     )
     report.add_argument("--html", type=Path, metavar="FILE", help="write it as one page")
     report.add_argument("--json", action="store_true", help="print it as JSON")

@@ -262,12 +262,15 @@ def test_a_rehearsal_changes_searches_and_needs_no_generation(app: HttpApp, seed
     assert exact["rehearsed"] == {"exact": True} and exact["before"] == exact["after"]
     assert exact["overall"]["rbo"] == 1.0 and exact["by_kind"].keys() == {"id", "text", "vector"}
     assert exact["skipped"] == {} and exact["changed"] == [] and exact["holds"]
+    broad = reported(app, {"change": {"ef": 64}, "queries": queries}, REHEARSAL)
+    assert broad["rehearsed"] == {"ef": 64} and broad["overall"]["rbo"] == 1.0
     near = reported(app, {"change": {"max_distance": 0.0}, "queries": queries}, REHEARSAL)
     assert near["overall"]["zero_new"] >= 2 and not gates(near)["zero_results_max"]["holds"]
     worded = reported(app, {"change": {"query_template": "떡볶이와 {query}"}, "queries": queries}, REHEARSAL)
     assert worded["by_kind"]["text"]["rbo"] < 1.0 == worded["by_kind"]["id"]["rbo"]
     assert not (seeded / "reports").exists() and generations(app).keys() == {"current"}
-    for change in ({}, {"query_template": "no place"}, {"query_template": "국" * 1001}, {"ef": 3}):
+    for change in ({}, {"query_template": "no place"}, {"query_template": "국" * 1001},
+                   {"ef": 25}, {"ef": 4097}, {"ef": 64, "exact": True}, {"breadth": 3}):  # fmt: skip
         answer = app.post(REHEARSAL, {"change": change})
         assert (answer.status_code, answer.json()["errors"][0]["loc"][:2]) == (422, ["body", "change"]), (
             change

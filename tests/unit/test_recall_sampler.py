@@ -51,6 +51,14 @@ def index(data_dir: Path) -> Iterator[EmbeddedIndex]:
     found.close()
 
 
+def test_a_search_of_a_given_breadth_walks_so_far(index: EmbeddedIndex) -> None:
+    """Beside the sampler's, whose index has a graph."""
+    for ef in (30, 200):
+        steps: list[PlanStep] = []
+        index.search(NAME, [SearchRequest(vectors(1, 9)[0], K, ef=ef, steps=steps)])
+        assert [step[:2] for step in steps if step[0] != "delta"] == [("graph", ef)]
+
+
 def counted(metrics: Metrics) -> tuple[float, float]:
     text = metrics.exposition().decode()
     found = [

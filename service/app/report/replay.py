@@ -51,10 +51,11 @@ _REFUSED = {
 @dataclass(frozen=True, slots=True)
 class SearchChange:
     """What a rehearsal changes of every query, where it is not None. exact: compare with every item instead
-    of walking the graph. max_distance: of the results. query_template: what a text is put into, at
-    `{query}`."""
+    of walking the graph. ef: breadth of the walk. max_distance: of the results. query_template: what a text
+    is put into, at `{query}`."""
 
     exact: bool | None = None
+    ef: int | None = None
     max_distance: float | None = None
     query_template: str | None = None
 
@@ -193,6 +194,7 @@ class Replayer:
         )
         if side.change.exact is not None:
             request.exact = side.change.exact
+        request.ef = side.change.ef
         if side.change.max_distance is not None:
             request.max_distance = side.change.max_distance
         hits, seconds = await self._run(partial(self._timed, search.collection.name, side, request))

@@ -39,11 +39,19 @@ def read_report_queries(
     return queries
 
 
+EF_MIN, EF_MAX = DEPTH + 1, 4096
+"""A walk gives no more results than it is broad: each query is asked for DEPTH and its own item."""
+
+
 def read_change(change: ChangeIn, limits: SearchLimits) -> SearchChange:
     """Return the change of a rehearsal. Raises InvalidInput."""
-    found = SearchChange(change.exact, change.max_distance, change.query_template)
+    found = SearchChange(change.exact, change.ef, change.max_distance, change.query_template)
     if not found.changes():
-        raise InvalidInput("change", "must name exact, max_distance or query_template")
+        raise InvalidInput("change", "must name exact, ef, max_distance or query_template")
+    if change.ef is not None and not EF_MIN <= change.ef <= EF_MAX:
+        raise InvalidInput(("change", "ef"), f"must be {EF_MIN} to {EF_MAX}")
+    if change.ef is not None and change.exact:
+        raise InvalidInput(("change", "ef"), "is the breadth of a graph, which an exact search does not walk")
     template = change.query_template
     if template is not None:
         read_text(template, limits.query_chars_max, ("change", "query_template"))

@@ -208,6 +208,7 @@ class ChangeIn(msgspec.Struct, forbid_unknown_fields=True):
     """What a rehearsal changes of every search."""
 
     exact: bool | None = None
+    ef: int | None = None
     max_distance: float | None = None
     query_template: str | None = None
 
