@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 _DEMO_UNFINISHED = "demo.unfinished"
 """In DATA_DIR while the demo is being loaded; loading it again changes nothing that is there."""
+_SWITCH_S = 0.0005
+"""How long a thread computes in Python, opening a snapshot for instance, while a search waits for the
+interpreter's lock; by default ten times that (docs/decisions/0089)."""
 _WORKER_SILENT_S_MAX = 60
 """A worker that decodes a large upsert on a busy machine is slow, not dead."""
 
@@ -77,6 +80,7 @@ def made_application(
     pictures too.
     """
     gc.disable()
+    sys.setswitchinterval(_SWITCH_S)
     models = EarlyModels(settings.models_dir, threads=settings.model_threads, runtime=settings.model_runtime)
     served = serving_catalogue(settings, catalogue).catalogue.collections
     models.begin_loading((c.modality, c.model, c.dim) for c in served if c.model != NO_MODEL)

@@ -330,7 +330,7 @@ def test_a_killed_process_hands_its_job_on(service: ServiceProcess) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
             killed.add(process)
-        return len(killed) >= 2 or Connection(service.port).get(job)[1]["state"] == "ready"
+        return len(killed) >= 2 or Connection(service.port).ask("GET", job)[1]["state"] == "ready"
 
     until(is_killed_twice_or_done)
     ended(service, answer["job"]["id"])
