@@ -98,8 +98,9 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One result row. distance: as the collection's metric says, smaller is nearer. The others: where
-    `include` asked for them; score 0..1, bigger is better; rank from 1."""
+    """One result row. distance: as the collection's metric says, smaller is nearer; NaN where words alone
+    were searched. The others: where `include` asked for them; score: bigger is better, 0..1 unless words were
+    searched too; rank from 1."""
 
     id: Id
     distance: float

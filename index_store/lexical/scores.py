@@ -34,7 +34,7 @@ _B = 0.75
 _COUNTS = 8
 """A gram that a text holds more often counts as if it were one less than this."""
 _KOREAN_WEIGHT = 1.35
-_OTHER_WEIGHT = 2.0
+_OTHER_WEIGHT = 2.8
 """Times the spread of similarities: what a full text score is worth (docs/decisions/0104)."""
 _USUAL_SPREAD = 0.1
 SPREAD_ROWS = 256

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import math
 import re
 import struct
 from typing import Any
@@ -171,6 +172,14 @@ def test_vectors_go_as_float32_in_base64() -> None:
     for vector in ([1.0, -0.5], struct.pack("<2f", 1.0, -0.5)):
         body = orjson.loads(search.search(Query(vector=vector), Keys()).body or b"")
         assert struct.unpack("<2f", base64.b64decode(body["vector"])) == (1.0, -0.5)
+
+
+def test_an_answer_by_words_alone_has_no_distances() -> None:
+    answer = {"results": [{"recipe_id": 7, "score": 0.4}], "mode": "lexical", "embedding_version": "v"}
+    call = search.search(Query(text="a", more={"mode": "lexical"}), Keys())
+    found = call.read({**answer, "seq": 1, "exhausted": True})
+    (hit,) = found.hits
+    assert (hit.id, hit.score) == (7, 0.4) and math.isnan(hit.distance)
 
 
 def test_fields_that_this_package_does_not_know_are_passed_on() -> None:

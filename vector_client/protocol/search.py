@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from vector_client.protocol.call import Call, base64, finite, json_body, packed,
 from vector_client.types import Embedded, Found, Hit, Keys, Query, Role, SimilarProduct
 
 BOUNDARY = "vector-client-7d1c9a4e2b"
-HIT_FIELDS = frozenset({"distance", "score", "rank", "metadata", "vector"})
+HIT_FIELDS = frozenset({"distance", "score", "rank", "metadata", "vector", "why"})
 """Fields of a result row other than its id, whose name is the collection's own."""
 FOUND_FIELDS = frozenset({"results", "embedding_version", "seq", "exhausted", "next_cursor", "truncated"})
 
@@ -128,6 +129,8 @@ def _search_body(query: Query) -> dict[str, Any]:
 
 def _found(answer: Any) -> Found:
     rows = answer["results"]
+    if answer.get("mode") == "lexical":  # by words alone nothing has a distance
+        rows = [{**row, "distance": math.nan} for row in rows]
     # Every row of one answer has the same fields: the id's name is found once, in the first.
     name = next((name for name in rows[0] if name not in HIT_FIELDS), "id") if rows else "id"
     hits = [
