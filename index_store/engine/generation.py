@@ -278,6 +278,8 @@ class Generation:
             work = self._compact
         elif view.index.is_behind(view.count):
             work = self._refresh_index
+        elif view.delta.postings.has_many_unread(view.count):
+            work = self._read_words
         else:
             return
         self._background = threading.Thread(
@@ -296,6 +298,10 @@ class Generation:
         index = with_fresh_index(self._view).index
         with self._lock:
             self._view = replace(self._view, index=index)  # of the same delta: this is the only upkeep
+
+    def _read_words(self) -> None:
+        """Read the words of many new rows, so that no search by words has to."""
+        self._view.delta.postings.first(self._view.count)
 
     def _compact(self) -> None:
         """Swap in a delta without dead rows."""

@@ -25,6 +25,7 @@ from index_store.errors import WordsNotSealed
 from index_store.filter.cache import CompiledFilter
 from index_store.filter.compile import Mask
 from index_store.lexical.analysis import PAIR_MIN
+from index_store.lexical.growable_postings import UNREAD_MAX
 from index_store.lexical.scores import TextPart, TextScores, query_grams, text_scores, text_weight
 from index_store.query.allowed import allowed_bits, allowed_mask
 from index_store.query.view import SegmentView, View
@@ -275,6 +276,11 @@ def text_parts(view: View, seq: int | None) -> list[TextPart]:
     """Return all parts with the rows that were live at `seq`, None: now; the delta last. Raises
     WordsNotSealed."""
     version = view.delta.lexical_version
+    if (unread := view.delta.postings.unread(view.count)) > UNREAD_MAX:
+        raise WordsNotSealed(
+            f"the words of {unread} new rows are being read",
+            "try again in a few seconds: it goes on by itself",
+        )
     parts = []
     for one in view.segments:
         postings = one.segment.postings
