@@ -121,7 +121,8 @@ def in_flight(connection: Connection) -> float:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_stop_drains_what_is_in_flight(tmp_path: Path, workers: str) -> None:
-    service = ServiceProcess(tmp_path / "data", {"WORKERS": workers}).start()
+    # What it drains is embedded at low priority, which takes long on a busy machine.
+    service = ServiceProcess(tmp_path / "data", {"WORKERS": workers, "DRAIN_S": "50"}).start()
     answers: list[int] = []
     items = [{"recipe_id": n, "text": f"{n} " + "갈비탕 김치찌개 " * 40} for n in range(1000)]
 
