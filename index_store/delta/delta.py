@@ -72,7 +72,8 @@ class Delta:
         self.masks = FilterMasks(self._columns)
         self.metric: Metric = spec.metric
         self.lexical_version = lexical_version(spec.lexical_fields)
-        self.postings = GrowablePostings(spec.lexical_fields, self._texts_between)
+        texts = self._texts  # a method of ours would be a cycle, and old rows wait long for the collector
+        self.postings = GrowablePostings(spec.lexical_fields, lambda start, stop: texts[start:stop])
         self._spread = (0, 0.0)
 
     @property
@@ -168,9 +169,6 @@ class Delta:
     def metadata_texts(self, rows: RowNumbers) -> list[str | None]:
         """Return the JSON text of each row's metadata, None where it has none."""
         return [self._texts[row] for row in rows.tolist()]
-
-    def _texts_between(self, start: int, stop: int) -> Sequence[str | None]:
-        return self._texts[start:stop]
 
     def spread(self) -> float:
         """Return how far the similarities of unlike rows lie apart (`lexical.scores.spread_of`): of the

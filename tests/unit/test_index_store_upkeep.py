@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -236,3 +238,17 @@ def test_answers_are_right_while_rows_are_coded_sorted_and_compacted(tmp_path: P
     assert problems == [] and compactions == 2 and answers[0] > 20
     index.close()
     assert check(tmp_path) == []
+
+
+def test_rows_in_memory_go_with_their_last_user() -> None:
+    """The service collects garbage seldom: rows that wait for it would double what a delta takes."""
+    delta = Delta(CollectionSpec("c", "int64", DIM, "l2"))
+    appended(delta, np.ones((3, DIM), np.float32))
+    delta.postings.first(3)
+    gone = weakref.ref(delta)
+    gc.disable()
+    try:
+        del delta
+        assert gone() is None
+    finally:
+        gc.enable()
