@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -106,14 +106,16 @@ class MetadataColumns:
             {key: column.codes.between(0, len(mask)) for key, column in list(self._columns.items())}, mask
         )
 
-    def add_texts(self, start: int, texts: Sequence[str | None]) -> None:
-        """Rows start.. have these metadata (JSON objects)."""
+    def add_texts(self, start: int, texts: Sequence[str | None], only_keys: Set[str] | None = None) -> None:
+        """Rows start.. have these metadata (JSON objects). only_keys: no other ones are looked at."""
         found: dict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
         rows_with_text = [row for row, text in enumerate(texts) if text is not None]
         # All at once: one call a text takes four times as long.
         objects = json.loads("[" + ",".join(text for text in texts if text is not None) + "]")
         for position, metadata in zip(rows_with_text, objects, strict=True):
             for key, value in metadata.items():
+                if only_keys is not None and key not in only_keys:
+                    continue
                 column = self._columns.get(key)
                 if column is None:
                     column = self._columns[key] = MetadataColumn()

@@ -41,6 +41,11 @@ def locations_of(key: str, columns: ColumnSource) -> list[KeyLocation]:
     return locations
 
 
+def heads_of(keys: Iterable[str]) -> frozenset[str]:
+    """Return the top-level keys, in each encoding, whose columns `locations_of` looks for."""
+    return frozenset(spelling for key in keys for head, _ in _splits(key) for spelling in _spellings(head))
+
+
 def composed(value: Any) -> Any:
     """Return a text in NFC, anything else as it is."""
     if isinstance(value, str) and not value.isascii():
