@@ -181,7 +181,7 @@ class AsyncVectorClient:
         conditions: Mapping[str, Any] | None = None,
         cursor: str | None = None,
         *,
-        live: bool | None = None,
+        live: bool | None = True,
         limit: int | None = None,
         with_vectors: bool = False,
     ) -> ItemPage:

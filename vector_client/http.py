@@ -177,7 +177,7 @@ class VectorClient:
         conditions: Mapping[str, Any] | None = None,
         cursor: str | None = None,
         *,
-        live: bool | None = None,
+        live: bool | None = True,
         limit: int | None = None,
         with_vectors: bool = False,
     ) -> ItemPage:

@@ -53,13 +53,13 @@ class Upsert:
 @dataclass(frozen=True, slots=True)
 class Listing:
     """One page of stored items. conditions: a filter over metadata, as in a search. live: only items that a
-    search can show, or only the others; None: all. limit: 1 to 1000; None: 100. cursor: of the page
+    search can show; False: only the others; None: all. limit: 1 to 1000; None: 100. cursor: of the page
     before."""
 
     collection: str
     conditions: Mapping[str, Any] | None = None
     cursor: str | None = None
-    live: bool | None = None
+    live: bool | None = True
     limit: int | None = None
     with_vectors: bool = False
 
@@ -139,7 +139,7 @@ def items(listing: Listing, keys: Keys) -> Call[ItemPage]:
     asked = {
         "collection": listing.collection,
         "filter": json_body(finite(listing.conditions)).decode() if listing.conditions else None,
-        "live": None if listing.live is None else str(listing.live).lower(),
+        "live": "any" if listing.live is None else str(listing.live).lower(),
         "limit": None if listing.limit is None else str(listing.limit),
         "cursor": listing.cursor,
         "include": "vector" if listing.with_vectors else None,

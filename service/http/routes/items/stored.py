@@ -58,18 +58,19 @@ class ItemRoutes:
         request: Request,
         collection: str | None = None,
         filter: str | None = None,
-        live: bool | None = None,
+        live: Annotated[Literal["true", "false", "any"], Query()] = "true",
         limit: Annotated[int, Query(ge=1, le=LISTED_MAX)] = 100,
         cursor: str | None = None,
         include: Annotated[Literal["vector"] | None, Query()] = None,
     ) -> Response:
-        """Answer with the next stored items by id. filter: JSON. Raises HttpRefusal 404, InvalidInput,
+        """Answer with the next stored items by id. filter: JSON. live: hidden ones only where asked for. Raises HttpRefusal 404, InvalidInput,
         Overloaded."""
         found = self._dependencies.collection(collection)
         condition = read_filter_text(filter) or None
         if condition is not None:
             check_depth(condition, "filter")
-        after = None if cursor is None else read_item_cursor(found, condition, live, cursor)
+        is_live = None if live == "any" else live == "true"
+        after = None if cursor is None else read_item_cursor(found, condition, is_live, cursor)
         bytes_max = self._dependencies.settings.answer_bytes_max
         item_bytes = _ITEM_BYTES
         if include is not None:
@@ -77,7 +78,7 @@ class ItemRoutes:
         asked = ItemsRequest(
             after,
             condition,
-            live,
+            is_live,
             items_max=min(limit, max(1, bytes_max // 2 // item_bytes)),
             metadata_bytes_max=bytes_max // 4,  # of which a character takes up to 4 bytes in an answer
         )
