@@ -153,7 +153,9 @@ def _listed(connection: Connection, collection: str = "things") -> list[int]:
     found: list[int] = []
     cursor = ""
     while True:
-        path = f"/v1/items?collection={collection}&live=any&limit=300" + (f"&cursor={cursor}" if cursor else "")
+        path = f"/v1/items?collection={collection}&live=any&limit=300" + (
+            f"&cursor={cursor}" if cursor else ""
+        )
         status, page = connection.ask("GET", path)
         assert status == 200, page
         found += [item["id"] for item in page["items"]]

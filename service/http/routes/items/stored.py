@@ -63,8 +63,8 @@ class ItemRoutes:
         cursor: str | None = None,
         include: Annotated[Literal["vector"] | None, Query()] = None,
     ) -> Response:
-        """Answer with the next stored items by id. filter: JSON. live: hidden ones only where asked for. Raises HttpRefusal 404, InvalidInput,
-        Overloaded."""
+        """Answer with the next stored items by id. filter: JSON. live: hidden ones only where asked for.
+        Raises HttpRefusal 404, InvalidInput, Overloaded."""
         found = self._dependencies.collection(collection)
         condition = read_filter_text(filter) or None
         if condition is not None:
