@@ -124,7 +124,7 @@ def test_an_upload_that_would_wait_too_long_is_refused_before_it_is_read(tmp_pat
         assert answer.headers["retry-after"] == "3"
         ((announced, caller),) = full.asked
         assert len(picture_bytes(1)) < announced < len(picture_bytes(1)) + 1000
-        assert caller == "key 1"
+        assert caller == "key search-2"
         assert app.post("/search_similar", files=upload).status_code == 401, "keys come first"
         count = 'uhok_http_requests_total{method="POST",route="/search_similar",status="503"} 1.0'
         assert count in app.get("/metrics").text
