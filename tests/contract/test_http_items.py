@@ -101,6 +101,27 @@ def test_a_cursor_belongs_to_its_question(listed_app: HttpApp) -> None:
         assert answer.json()["errors"][0]["loc"] == ["body", "cursor"]
 
 
+def test_pages_go_on_after_every_valid_id(listed_app: HttpApp) -> None:
+    longest = [f"{letter}" * 255 for letter in ("\x01", "\x02", "\U0001f35c")]
+    vector = as_base64(unit(np.random.default_rng(8), 512))
+    items = [{"product_id": each, "vector": vector} for each in longest]
+    assert listed_app.post("/v1/upsert", {"collection": "products", "items": items}).status_code == 200
+    listed, cursor = [], None
+    while cursor is not None or not listed:
+        told = page(listed_app, collection="products", limit=1, **({"cursor": cursor} if cursor else {}))
+        listed += [each["product_id"] for each in told["items"]]
+        cursor = told["next_cursor"]
+    assert listed == longest
+    search = {"collection": "products", "vector": vector, "top_k": 1}
+    found = listed_app.post("/v1/search", search).json()
+    while "next_cursor" in found:
+        listed.append(found["results"][0]["product_id"])
+        found = listed_app.post("/v1/search", {**search, "cursor": found["next_cursor"]}).json()
+        assert found["results"], found
+    listed.append(found["results"][0]["product_id"])
+    assert listed == longest * 2
+
+
 @pytest.mark.parametrize(
     ("parameters", "code", "field"),
     [

@@ -18,7 +18,8 @@ from service.errors import InvalidInput
 
 _FORMAT = 2
 _CHECK_BYTES = 6
-_CHARS_MAX = 2048
+_CHARS_MAX = 4096
+"""Of an id of 255 control characters, which take six bytes each, and the rest."""
 _PICTURE_BYTES = 65_536
 """Bytes at each end of a picture that, with its length, identify it."""
 

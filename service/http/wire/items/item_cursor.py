@@ -17,7 +17,8 @@ from service.http.wire.cursors import canonical_filter
 
 _FORMAT = 1
 _CHECK_BYTES = 6
-_CHARS_MAX = 2048
+_CHARS_MAX = 4096
+"""Of an id of 255 control characters, which take six bytes each, and the rest."""
 
 
 def write_item_cursor(
