@@ -57,6 +57,12 @@ def test_distance_and_offset_are_reasons(app: HttpApp) -> None:
     assert told(app, near)["exact"]["rank"] == 10
 
 
+def test_a_mode_that_cannot_be_explained_is_refused_by_name(app: HttpApp) -> None:
+    assert app.get("/v1/explain?id=1&query=a&mode=dense").status_code == 200
+    refused = app.get("/v1/explain?id=1&query=a&mode=lexical").json()
+    assert (refused["status"], refused["errors"][0]["loc"][-1]) == (422, "mode")
+
+
 def test_any_kind_of_query_can_be_explained(app: HttpApp) -> None:
     stored = app.get("/v1/items/4", params={"include": "vector"}).json()["vector"]
     by_vector = told(app, {"vector": stored, "id": 4})

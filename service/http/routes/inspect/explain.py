@@ -12,7 +12,7 @@ from service.app.search import ParsedSearch
 from service.errors import InvalidInput
 from service.http.auth import Role
 from service.http.dependencies import Dependencies, JsonResponse, exchange_of
-from service.http.wire.schemas import ExplainIn, IdIn
+from service.http.wire.schemas import ExplainIn, IdIn, ModeIn
 from service.http.wire.search import SearchLimits, SearchReader
 from service.http.wire.values import id_of_text, read_id
 from service.http.wire.vector_body import ids_of_parameters, read_filter_text
@@ -50,6 +50,7 @@ class ExplainRoutes:
         max_distance: Annotated[float | None, Query(allow_inf_nan=False)] = None,
         exact: bool | None = None,
         embedding_version: str | None = None,
+        mode: ModeIn | None = None,
     ) -> JsonResponse:
         """Answer for a search by text or stored items. Raises InvalidInput, HttpRefusal 404, Overloaded."""
         catalogue = self._dependencies.catalogue
@@ -67,6 +68,7 @@ class ExplainRoutes:
             max_distance=max_distance,
             exact=exact,
             embedding_version=embedding_version,
+            mode=mode,
         )
         return await self._explain(search, request)
 
