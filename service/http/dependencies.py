@@ -22,7 +22,7 @@ from service.collections import Catalogue, Collection
 from service.errors import Reject
 from service.http.auth import Keys, Role
 from service.http.middleware import EXCHANGE, Exchange
-from service.http.quotas import Quotas
+from service.http.quotas import OTHER_UNITS, Quotas
 from service.http.wire.body import decode_json, require_json
 from service.http.wire.body_reader import BodyReader
 from service.http.wire.values import find_collection
@@ -70,19 +70,25 @@ class Dependencies:
     bodies: BodyReader
     quotas: Quotas
 
-    def requires(self, role: Role) -> list[DependsParam]:
-        """A route's key check; it runs before the body is read."""
+    def requires(self, role: Role, *, is_charged: bool = True) -> list[DependsParam]:
+        """A route's key check; it runs before the body is read. is_charged: whether a search route is charged
+        here, as the least; else the route does it, whole, once it knows what the request weighs."""
 
         async def check(request: Request) -> None:
             peer = request.client.host if request.client else None
             exchange = exchange_of(request)
             exchange.role = role
             exchange.caller = self.keys.check(role, exchange.headers, peer)
-            if role is Role.SEARCH:
+            if role is Role.SEARCH and is_charged:
                 exchange.rate_limit = self.quotas.charge_search(exchange.caller)
 
         depends: DependsParam = Depends(check)
         return [depends]
+
+    def charge_request(self, request: Request, embedding_units: float = 0.0) -> None:
+        """Charge a search route that is not charged by `requires`. Raises HttpRefusal 429."""
+        exchange = exchange_of(request)
+        exchange.rate_limit = self.quotas.charge_search(exchange.caller, OTHER_UNITS + embedding_units)
 
     async def read_body(self, request: Request, bytes_max: int) -> bytes:
         """Return the whole JSON body, undecoded."""

@@ -14,7 +14,8 @@ from service.http.wire.problems import HttpRefusal
 TEXT_UNITS: Final = 10.0
 PICTURE_UNITS: Final = 40.0
 """An embedding beside the search of its vector, which is 1: as the processor time of the built-in models."""
-_OTHER_UNITS: Final = 1.0
+OTHER_UNITS: Final = 1.0
+"""Of a search route that neither searches nor embeds, and beside an embedding."""
 
 Refused: TypeAlias = Callable[[str], None]
 
@@ -33,7 +34,7 @@ class Quotas:
         self._count_refused = count_refused
         self.has_searches = searches is not None
 
-    def charge_search(self, caller: str, units: float = _OTHER_UNITS) -> bytes:
+    def charge_search(self, caller: str, units: float = OTHER_UNITS) -> bytes:
         """Charge a request of a search route. units: of `search_units` or of an embedding."""
         return b"" if self._searches is None else self._charge(self._searches, caller, units)
 

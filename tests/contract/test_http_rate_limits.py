@@ -78,6 +78,35 @@ def test_beyond_its_quota_a_caller_is_refused_until_it_is_told_to_come_again(app
     assert fresh(app).post("/v1/search", search).status_code == 200, "another caller"
 
 
+@pytest.mark.parametrize("path", ["/v1/embed", "/v1/embed-batch", "/v1/embeddings", "/search_similar"])
+def test_what_is_refused_is_not_counted_and_told_once(app: HttpApp, path: str) -> None:
+    caller, bodies = fresh(app), {"/v1/embed": {"text": "a"}, "/v1/embed-batch": {"texts": ["a"]}}
+    body = bodies.get(path, {"model": "hashed-ngrams", "input": "a"})
+    sent = {"files": {"file": ("a.png", b"x")}} if path == "/search_similar" else {"json": body}
+    spent = caller.post("/v1/search", {"vector": [1.0] * 384, "top_k": 9000})  # 91 units
+    assert left(spent) == 9
+    refused = [caller.request("POST", path, **sent) for _ in range(3)]
+    assert [each.status_code for each in refused] == [429] * 3
+    assert [each.headers.get_list("ratelimit") for each in refused] == [
+        [each.headers["ratelimit"]] for each in refused
+    ]
+    assert [left(each) for each in refused] == [9] * 3
+    assert left(caller.get("/v1/model-info")) == 8
+
+
+def test_a_write_by_filter_weighs_what_matches(tmp_path: Path) -> None:
+    with running_app(tmp_path, {**LIMITS, "RATE_LIMIT_WRITE": "60", "BRAKE_PERCENT": "100"}) as app:
+        seed(app)  # 41 items
+        price = {"collection": "recipes", "filter": {"price": {"$lte": 12_000}}}
+        told = app.post("/v1/deactivate", price)
+        assert (told.json()["done"], left(told)) == (12, 7)
+        refused = app.post("/v1/activate", price)
+        assert (refused.status_code, left(refused)) == (429, 7)
+        assert app.post("/v1/count", {"collection": "recipes"}).json()["count"] == 18, "nothing was done"
+        assert app.post("/v1/activate", {**price, "dry_run": True}).json()["matched"] == 12
+        assert left(app.post("/v1/activate", {"filter": {"price": 1}})) == 6, "a look is one, too"
+
+
 def test_a_forwarded_address_is_a_caller_only_behind_a_trusted_proxy(app: HttpApp) -> None:
     search = {"image": picture(1), "top_k": 10}
 

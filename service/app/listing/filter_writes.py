@@ -110,6 +110,10 @@ class FilterWriteResult:
         self.seq, self.embedding_version = ack.seq, ack.embedding_version
 
 
+def _admit_any(_: FilterSurvey) -> None:
+    pass
+
+
 class FilterWrites:
     """Event loop only. Items that come to pass while a write runs may be changed or not; those that pass all
     the while are, and those that do not when their turn comes are not."""
@@ -155,24 +159,30 @@ class FilterWrites:
             return held
         return max(UNBRAKED_ITEMS, held * self._brake_percent // 100)
 
-    async def apply(self, write: FilterWrite, caller: str) -> tuple[FilterSurvey, FilterWriteResult]:
-        """Change the items. Raises BrakeOn before anything was changed, StoppedHalfway when it stopped in the
-        middle, else as `survey` and `Ingester.ingest`."""
+    async def apply(
+        self, write: FilterWrite, caller: str, admit: Callable[[FilterSurvey], None] = _admit_any
+    ) -> tuple[FilterSurvey, FilterWriteResult]:
+        """Change the items. admit: asked once the brake is passed and before anything was changed; raises
+        where the caller may not write so many. Raises BrakeOn before anything was changed, StoppedHalfway
+        when it stopped in the middle, else as `survey`, `admit` and `Ingester.ingest`."""
         if self._running >= _RUNNING_MAX:
             raise Overloaded("Too many writes by filter are running.", reason="scan")
         self._running += 1
         try:
-            return await self._apply(write, caller)
+            return await self._apply(write, caller, admit)
         finally:
             self._running -= 1
 
-    async def _apply(self, write: FilterWrite, caller: str) -> tuple[FilterSurvey, FilterWriteResult]:
+    async def _apply(
+        self, write: FilterWrite, caller: str, admit: Callable[[FilterSurvey], None]
+    ) -> tuple[FilterSurvey, FilterWriteResult]:
         ends_at = self._clock() + self._deadline_s
         survey = await self.survey(write, caller)
         outcome = FilterWriteResult(seq=survey.seq, embedding_version=survey.embedding_version)
         limit = max(survey.allowed, write.confirm or 0)
         if survey.matched > limit:
             raise _too_many(survey.matched, survey)
+        admit(survey)
         page, taken = list[Id](), 0
         try:
             async for ids in self._counts.matching_ids(

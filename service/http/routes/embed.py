@@ -32,7 +32,7 @@ class EmbedRoutes:
 
     def router(self) -> APIRouter:
         """See RouteGroup."""
-        router = APIRouter(dependencies=self._dependencies.requires(Role.SEARCH))
+        router = APIRouter(dependencies=self._dependencies.requires(Role.SEARCH, is_charged=False))
         router.add_api_route("/v1/embed", self.post_embed, methods=["POST"])
         router.add_api_route("/v1/embed-batch", self.post_embed_batch, methods=["POST"])
         router.add_api_route("/v1/embeddings", self.post_embeddings, methods=["POST"])
@@ -52,13 +52,13 @@ class EmbedRoutes:
         answer: dict[str, Any] = {"dim": info.dim, "version": info.embedding_version}
         if body.image is not None:
             data = read_picture(body.image, "image")
-            self._charge(request, PICTURE_UNITS)
+            self._dependencies.charge_request(request, PICTURE_UNITS)
             answer["embedding"] = (
                 await encoders.image(collection.name, version).embed_query(data, caller)
             ).vector
         else:
             text = read_text(str(body.text), self._dependencies.settings.query_chars_max, "text")
-            self._charge(request, TEXT_UNITS)
+            self._dependencies.charge_request(request, TEXT_UNITS)
             (found,) = await _embedded(encoders.text(collection.name, version), [text], body.role, caller)
             answer["embedding"], answer["truncated"] = found.vector, found.truncated
         return JsonResponse(answer)
@@ -73,7 +73,7 @@ class EmbedRoutes:
         collection = self._collection(body, "text")
         encoders, version = self._dependencies.encoders, body.embedding_version
         info, encoder = encoders.info(collection.name, version), encoders.text(collection.name, version)
-        self._charge(request, TEXT_UNITS * len(texts))
+        self._dependencies.charge_request(request, TEXT_UNITS * len(texts))
         found = await _embedded(encoder, texts, body.role, exchange_of(request).caller)
         return JsonResponse(
             {
@@ -84,10 +84,6 @@ class EmbedRoutes:
                 "truncated": [each.truncated for each in found],
             }
         )
-
-    def _charge(self, request: Request, units: float) -> None:
-        exchange = exchange_of(request)
-        exchange.rate_limit = self._dependencies.quotas.charge_search(exchange.caller, units)
 
     async def post_embeddings(self, request: Request) -> JsonResponse:
         """Answer as OpenAI's route of this name does, by a model of /v1/model-info."""
@@ -103,7 +99,7 @@ class EmbedRoutes:
             _nth_text(text, place, settings.query_chars_max, "input") for place, text in enumerate(given)
         ]
         encoder = encoders.text(collection.name)
-        self._charge(request, TEXT_UNITS * len(texts))
+        self._dependencies.charge_request(request, TEXT_UNITS * len(texts))
         found = await _embedded(encoder, texts, body.role, exchange_of(request).caller)
         tokens = sum(each.tokens for each in found)
         return JsonResponse(
@@ -150,8 +146,9 @@ class EmbedRoutes:
                 return collection
         raise InvalidInput("model", f"is not one of the {modality} models of /v1/model-info")
 
-    async def get_model_info(self) -> JsonResponse:
+    async def get_model_info(self, request: Request) -> JsonResponse:
         """Answer with each collection's model, the default one's at the head."""
+        self._dependencies.charge_request(request)
         described = {each.name: self._described(each) for each in self._dependencies.catalogue.collections}
         default = described[self._dependencies.catalogue.default.name]
         head = {key: default[key] for key in ("model", "dim", "version", "model_available")}

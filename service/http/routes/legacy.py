@@ -46,30 +46,26 @@ class LegacyRoutes:
 
     def router(self) -> APIRouter:
         """See RouteGroup."""
-        router = APIRouter(dependencies=self._dependencies.requires(Role.SEARCH))
+        router = APIRouter(dependencies=self._dependencies.requires(Role.SEARCH, is_charged=False))
         router.add_api_route("/search_similar", self.post_search_similar, methods=["POST"])
         router.add_api_route("/search_similar_by_url", self.post_search_similar_by_url, methods=["POST"])
         return router
 
     async def post_search_similar(self, request: Request, top_k: TopK = None) -> JsonResponse:
         """Answer with the products that look like the uploaded picture."""
-        self._charge(request)
+        self._dependencies.charge_request(request, PICTURE_UNITS)
         data, form_top_k = await self._upload(request)
         wanted = top_k if top_k is not None else form_top_k
         return JsonResponse(await self._similar(request, data, wanted))
 
     async def post_search_similar_by_url(self, request: Request, top_k: TopK = None) -> JsonResponse:
         """Answer with the products that look like the picture behind an address."""
-        self._charge(request)
+        self._dependencies.charge_request(request, PICTURE_UNITS)
         body = await self._dependencies.read_json(request, self._url_decoder)
         in_range("image_url", len(body.image_url), 1, _URL_CHARS_MAX)
         wanted = top_k if top_k is not None else body.top_k
         self._k(wanted)  # before a fetch is spent on it
         return JsonResponse(await self._similar(request, await self._pictures.fetch(body.image_url), wanted))
-
-    def _charge(self, request: Request) -> None:
-        exchange = exchange_of(request)
-        exchange.rate_limit = self._dependencies.quotas.charge_search(exchange.caller, PICTURE_UNITS)
 
     async def _upload(self, request: Request) -> tuple[bytes, int | None]:
         """Return the picture and the form's top_k, if it has one."""

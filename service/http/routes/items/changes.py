@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 
 from item_rules.metadata import metadata_fault
 from service.app.ingest import Ingester
-from service.app.listing.filter_writes import Action, FilterWrite, FilterWrites
+from service.app.listing.filter_writes import Action, FilterSurvey, FilterWrite, FilterWrites
 from service.collections import Collection
 from service.errors import InvalidInput, StoppedHalfway
 from service.http.auth import Role
@@ -81,9 +81,14 @@ class ChangeRoutes:
             survey = await self._filter_writes.survey(write, exchange.caller)
             exchange.note_counts(matched=survey.matched)
             return JsonResponse(surveyed(survey))
-        exchange.rate_limit = self._dependencies.quotas.charge_write(exchange.caller, 1)
+
+        def charge(survey: FilterSurvey) -> None:
+            exchange.note_counts(matched=survey.matched)
+            items = max(1, survey.matched)
+            exchange.rate_limit = self._dependencies.quotas.charge_write(exchange.caller, items)
+
         try:
-            survey, result = await self._filter_writes.apply(write, exchange.caller)
+            survey, result = await self._filter_writes.apply(write, exchange.caller, charge)
         except StoppedHalfway as exc:
             exchange.note_counts(matched=exc.matched, done=exc.done)
             raise
