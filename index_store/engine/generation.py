@@ -300,8 +300,12 @@ class Generation:
             self._view = replace(self._view, index=index)  # of the same delta: this is the only upkeep
 
     def _read_words(self) -> None:
-        """Read the words of many new rows, so that no search by words has to."""
-        self._view.delta.postings.first(self._view.count)
+        """Read the words of many new rows, so that no search by words has to; until something else is due."""
+        view = self._view
+        while view.delta.postings.unread(view.count) and self._view.delta is view.delta:
+            if self._is_closing or _stamp(self.store.directory) != self._stamp:
+                return
+            view.delta.postings.read_some(view.count)
 
     def _compact(self) -> None:
         """Swap in a delta without dead rows."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from array import array
 from bisect import bisect_left
 from collections import defaultdict
@@ -22,9 +23,13 @@ from index_store.lexical.postings import (
 )
 
 _ROWS_AT_ONCE = 1024
+_CHARS_AT_ONCE = 32_768
+"""Of metadata: searches wait for one such lot, some 20 to 80 ms."""
 _BEHIND_ROWS = 256
 UNREAD_MAX = 2048
-"""So many rows a search reads itself, in 80 ms; more are left to the thread that keeps up."""
+READ_S_MAX = 0.25
+"""So many rows a search reads itself, of names in 80 ms, and for so long, whatever their length; more are
+left to the thread that keeps up."""
 
 
 def _new_stream() -> defaultdict[int, tuple[array[int], array[int]]]:
@@ -44,32 +49,62 @@ class GrowablePostings:
     """Rows 0.. of a delta, read when they are first asked for: 40 us a row, which searches by vectors alone
     need not wait for. Safe from any thread."""
 
-    def __init__(self, fields: Sequence[str], metadata: Callable[[int, int], Sequence[str | None]]) -> None:
-        """fields: whose texts count. metadata: gives the JSON texts of rows start to stop."""
+    def __init__(
+        self,
+        fields: Sequence[str],
+        metadata: Callable[[int, int], Sequence[str | None]],
+        clock: Callable[[], float] = time.thread_time,
+    ) -> None:
+        """fields: whose texts count. metadata: gives the JSON texts of rows start to stop. clock: seconds
+        that this thread has worked."""
+        self._clock = clock
         self._fields = tuple(fields)
         self._metadata = metadata
         self._lock = threading.Lock()
         self._rows = 0
         self._streams = {stream: _GrowableStream() for stream in STREAMS}
 
-    def first(self, count: int) -> PostingsView:
-        """Return the postings of the first `count` rows; reads those that were not yet."""
-        while self._rows < count:
-            with self._lock:  # let go after each lot: searches wait no longer than for one
-                if self._rows < count:
-                    self._read(self._rows, min(count, self._rows + _ROWS_AT_ONCE))
+    def first(self, count: int) -> PostingsView | None:
+        """Return the postings of the first `count` rows; reads those that were not yet. None where these are
+        too many for a search, or take too long: what was read by then stays."""
+        if self.unread(count) > UNREAD_MAX:
+            return None
+        stop_at = self._clock() + READ_S_MAX
+        while self.unread(count):
+            if self._clock() >= stop_at:
+                return None
+            self.read_some(count)
         return PostingsView(self, count)
 
+    def read_some(self, count: int) -> None:
+        """Read some of the first `count` rows that were not read yet: searches wait for one such lot."""
+        with self._lock:
+            if self._rows < count:
+                self._read(self._rows, min(count, self._rows + _ROWS_AT_ONCE))
+
     def has_many_unread(self, count: int) -> bool:
-        """Return whether many of the first `count` rows are not read yet, and words are wanted."""
-        return bool(self._fields) and count - self._rows > _BEHIND_ROWS
+        """Return whether many of the first `count` rows, or much text, is left to read."""
+        if not self._fields or count <= self._rows:
+            return False
+        return count - self._rows > _BEHIND_ROWS or self._is_long(self._metadata(self._rows, count))
+
+    @staticmethod
+    def _is_long(metadata: Sequence[str | None]) -> bool:
+        return sum(len(each) for each in metadata if each is not None) > _CHARS_AT_ONCE
 
     def unread(self, count: int) -> int:
         """Return how many of the first `count` rows are not read yet."""
         return max(0, count - self._rows)
 
     def _read(self, start: int, stop: int) -> None:
-        texts = [document_text(each, self._fields) for each in self._metadata(start, stop)]
+        """Read rows from `start` on, before `stop`, one at least. Lock held."""
+        texts: list[str] = []
+        chars = 0
+        for metadata in self._metadata(start, stop):
+            texts.append(document_text(metadata, self._fields))
+            chars += len(metadata or "")
+            if chars >= _CHARS_AT_ONCE:
+                break
         for stream, grams_of in STREAMS.items():
             own = self._streams[stream]
             run = sorted_chunk(grams_of(texts), start, len(texts))
@@ -79,7 +114,7 @@ class GrowablePostings:
                 rows.append(row)
                 counts.append(held)
             own.lengths.extend(run.lengths.tolist())
-        self._rows = stop
+        self._rows = start + len(texts)
 
     def lists_below(self, count: int, stream: str, grams: Grams) -> GramPostings:
         """As `PostingSource.lists`, of the first `count` rows, which were read."""

@@ -11,7 +11,8 @@ lexical_<stream>_lengths.npy        how many grams each row has: int32
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -41,8 +42,9 @@ COUNT_MAX = 255
 _CODES_A_DOUBLING = 18
 """4 % apart: a byte holds more than the longest text has."""
 _FACTS = "lexical.json"
-_RUN_ROWS = 16_384
-"""Rows whose grams are sorted at a time: 100 MB of them."""
+_LOT_CHARS = 500_000
+"""Letters whose grams are sorted at a time: 100 MB of them, however long the texts are."""
+_LOT_ROWS = 16_384
 
 
 def lexical_version(fields: Sequence[str]) -> str:
@@ -125,22 +127,28 @@ class SealedPostings:
 
 
 def write_postings(
-    directory: Path, metadata: Sequence[str | None], fields: Sequence[str], spread: float
+    directory: Path,
+    metadata: Sequence[str | None],
+    fields: Sequence[str],
+    spread: float,
+    *,
+    lot_chars: int = _LOT_CHARS,
 ) -> None:
-    """Write the files. metadata: by row, JSON objects. Raises OSError."""
-    rows, totals = len(metadata), {}
-    runs: dict[str, list[PostingChunk]] = {stream: [] for stream in STREAMS}
-    for start in range(0, rows, _RUN_ROWS):
-        texts = [document_text(each, fields) for each in metadata[start : start + _RUN_ROWS]]
+    """Write the files. metadata: by row, JSON objects. lot_chars: letters that are looked at in one go.
+    Raises OSError."""
+    totals = {}
+    runs: dict[str, list[_StoredChunk]] = {stream: [] for stream in STREAMS}
+    start = 0
+    for texts in _lots((document_text(each, fields) for each in metadata), lot_chars):
         for stream, grams_of in STREAMS.items():
-            runs[stream].append(sorted_chunk(grams_of(texts), start, len(texts)))
+            runs[stream].append(_left_on_disk(directory, sorted_chunk(grams_of(texts), start, len(texts))))
+        start += len(texts)
     for stream, own in runs.items():
         grams, starts = _layout(own)
-        found, counts = _gathered(own, grams, starts)
+        _gather(directory, stream, own, grams, starts)
         lengths = np.concatenate([np.empty(0, np.int32), *(run.lengths for run in own)])
-        totals[stream] = int(lengths.sum())
-        arrays = _Stream(grams, starts, found, counts, lengths)
-        for name, array in arrays._asdict().items():
+        totals[stream] = int(lengths.sum(dtype=np.int64))
+        for name, array in (("grams", grams), ("starts", starts), ("lengths", lengths)):
             np.save(directory / _file(stream, name), array)
     facts = {"lexical_version": lexical_version(fields), "spread": spread, "totals": totals}
     (directory / _FACTS).write_text(json.dumps(facts, ensure_ascii=False), "utf-8")
@@ -167,31 +175,85 @@ def sorted_chunk(found: TextGrams, first_row: int, rows: int) -> PostingChunk:
     return PostingChunk(grams[places], (documents[places] + first_row).astype(np.int32), counts, lengths)
 
 
-def _layout(runs: Sequence[PostingChunk]) -> tuple[Grams, npt.NDArray[np.int64]]:
+class _StoredChunk(NamedTuple):
+    """A PostingChunk whose rows and counts stand on disk. grams: distinct; held: how many rows have each."""
+
+    grams: Grams
+    held: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int32]
+    counts: npt.NDArray[np.uint8]
+    lengths: Lengths
+
+
+def _lots(texts: Iterable[str], chars_max: int) -> Iterator[list[str]]:
+    """The texts in order, so many at a time that their grams fit into memory."""
+    lot: list[str] = []
+    chars = 0
+    for text in texts:
+        lot.append(text)
+        chars += len(text)
+        if chars >= chars_max or len(lot) >= _LOT_ROWS:
+            yield lot
+            lot, chars = [], 0
+    if lot:
+        yield lot
+
+
+def _left_on_disk(directory: Path, chunk: PostingChunk) -> _StoredChunk:
+    """Leave what a chunk weighs to the disk, in files that have no name any more. Raises OSError."""
+    is_first = np.ones(len(chunk.grams), np.bool_)
+    is_first[1:] = chunk.grams[1:] != chunk.grams[:-1]
+    places = np.flatnonzero(is_first)
+    held = np.diff(np.append(places, len(chunk.grams)))
+    rows, counts = (_nameless(directory / "lexical_run.npy", each) for each in (chunk.rows, chunk.counts))
+    return _StoredChunk(chunk.grams[places], held, rows, counts, chunk.lengths)
+
+
+def _nameless(path: Path, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if not len(array):
+        return array
+    np.save(path, array)
+    mapped = _mapped(path)
+    path.unlink()
+    return mapped
+
+
+def _layout(runs: Sequence[_StoredChunk]) -> tuple[Grams, npt.NDArray[np.int64]]:
     """All grams, and where the rows of each begin."""
-    grams = np.unique(np.concatenate([np.empty(0, np.int64), *(np.unique(run.grams) for run in runs)]))
+    grams: Grams = np.empty(0, np.int64)
+    for run in runs:
+        grams = np.union1d(grams, run.grams)
     starts = np.zeros(len(grams) + 1, np.int64)
     for run in runs:
-        starts[1:] += np.bincount(grams.searchsorted(run.grams), minlength=len(grams))
+        starts[grams.searchsorted(run.grams) + 1] += run.held
     return grams, np.cumsum(starts)
 
 
-def _gathered(
-    runs: Sequence[PostingChunk], grams: Grams, starts: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
-    """The rows and counts of all runs, one gram after the other."""
-    rows, counts = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.uint8)
+def _gather(
+    directory: Path, stream: str, runs: Sequence[_StoredChunk], grams: Grams, starts: npt.NDArray[np.int64]
+) -> None:
+    """Write the rows and counts of all runs, one gram after the other. Raises OSError."""
+    total = int(starts[-1])
+    rows = _new_mapped(directory / _file(stream, "rows"), np.int32, total)
+    counts = _new_mapped(directory / _file(stream, "counts"), np.uint8, total)
     next_place = starts[:-1].copy()
     for run in runs:
         places = grams.searchsorted(run.grams)
-        if not len(places):
-            continue
-        held = np.bincount(places, minlength=len(grams))
-        before = np.cumsum(held) - held
-        to = next_place[places] + np.arange(len(places)) - before[places]
+        before = np.cumsum(run.held) - run.held
+        to = np.repeat(next_place[places] - before, run.held) + np.arange(len(run.rows))
         rows[to], counts[to] = run.rows, run.counts
-        next_place += held
-    return rows, counts
+        next_place[places] += run.held
+    rows.flush()
+    counts.flush()
+
+
+def _new_mapped(path: Path, kind: type[np.generic], length: int) -> Any:
+    """A new file to write through memory, all of it there: a full disk raises OSError here, and would end the
+    process later."""
+    mapped = np.lib.format.open_memmap(path, "w+", kind, (length,))
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return mapped
 
 
 def open_postings(directory: Path) -> SealedPostings | None:

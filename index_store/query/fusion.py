@@ -25,7 +25,6 @@ from index_store.errors import WordsNotSealed
 from index_store.filter.cache import CompiledFilter
 from index_store.filter.compile import Mask
 from index_store.lexical.analysis import PAIR_MIN
-from index_store.lexical.growable_postings import UNREAD_MAX
 from index_store.lexical.scores import TextPart, TextScores, query_grams, text_scores, text_weight
 from index_store.query.allowed import allowed_bits, allowed_mask
 from index_store.query.view import SegmentView, View
@@ -276,9 +275,10 @@ def text_parts(view: View, seq: int | None) -> list[TextPart]:
     """Return all parts with the rows that were live at `seq`, None: now; the delta last. Raises
     WordsNotSealed."""
     version = view.delta.lexical_version
-    if (unread := view.delta.postings.unread(view.count)) > UNREAD_MAX:
+    growing = view.delta.postings.first(view.count)
+    if growing is None:
         raise WordsNotSealed(
-            f"the words of {unread} new rows are being read",
+            f"the words of {view.delta.postings.unread(view.count)} new rows are being read",
             "try again in a few seconds: it goes on by itself",
         )
     parts = []
@@ -297,7 +297,7 @@ def text_parts(view: View, seq: int | None) -> list[TextPart]:
         mask = (created[: view.count] <= seq) & (deleted[: view.count] > seq)
     hidden = view.count - int(np.count_nonzero(mask))
     bits = np.packbits(mask, bitorder="little")
-    parts.append(TextPart(view.delta.postings.first(view.count), view.count, bits, hidden))
+    parts.append(TextPart(growing, view.count, bits, hidden))
     return parts
 
 

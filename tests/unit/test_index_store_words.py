@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,8 @@ import pytest
 from index_store.delta.delta import Delta
 from index_store.engine.index import EmbeddedIndex
 from index_store.errors import WordsNotSealed
-from index_store.lexical.growable_postings import UNREAD_MAX
+from index_store.lexical.growable_postings import UNREAD_MAX, GrowablePostings
+from index_store.lexical.postings import write_postings
 from index_store.maintenance.check import check
 from index_store.maintenance.policy import MaintenanceLimits
 from index_store.maintenance.worker import Maintenance
@@ -202,8 +205,48 @@ def test_a_search_does_not_read_very_many_rows_itself() -> None:
     view = view_of_rows(UNREAD_MAX + 1)
     with pytest.raises(WordsNotSealed, match="being read"):
         answer(view, request("김치"))
-    view.delta.postings.first(view.count)
+    while view.delta.postings.unread(view.count):
+        view.delta.postings.read_some(view.count)
     assert answer(view, request("김치")).ids
+
+
+def test_a_search_reads_long_texts_for_a_while_only() -> None:
+    texts = [json.dumps({"title": "김치찌개" * 1000})] * 40
+    hours = itertools.count()
+    postings = GrowablePostings(("title",), lambda start, stop: texts[start:stop], lambda: float(next(hours)))
+    assert postings.first(40) is None
+    assert postings.has_many_unread(40)
+    before = postings.unread(40)
+    postings.read_some(40)
+    assert 0 < postings.unread(40) < before
+    while postings.unread(40):
+        postings.read_some(40)
+    assert not postings.has_many_unread(40)
+    found = postings.first(40)
+    assert found is not None
+    assert found.lists("letters", np.array([ord("김")])).rows.tolist() == list(range(40))
+
+
+def test_what_is_sealed_does_not_depend_on_how_much_is_looked_at_in_one_go(tmp_path: Path) -> None:
+    random = np.random.default_rng(4)
+    texts = [json.dumps({"title": " ".join(random.choice(WORDS, 1 + n % 7))}) for n in range(200)]
+    written = []
+    for name, lot_chars in (("whole", 10**6), ("lots", 50)):
+        (tmp_path / name).mkdir()
+        write_postings(tmp_path / name, [*texts, None], ("title",), 0.1, lot_chars=lot_chars)
+        written.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert written[0] == written[1]
+    assert len(written[0]) == 11
+
+
+def test_reading_words_ends_with_the_generation(tmp_path: Path) -> None:
+    index = opened(tmp_path)
+    index.advance("numbers", "begin", "v1")
+    long = [replace(each, metadata={"title": "김치찌개" * 1000}) for each in items(range(300), 1)]
+    index.write("numbers", WriteBatch(long, embedding_version="v1"))
+    generation = generation_of(index)
+    index.close()
+    assert generation._background is None or not generation._background.is_alive()
 
 
 def view_of_rows(count: int) -> View:
