@@ -172,7 +172,7 @@ def test_the_page_of_settings_says_what_the_fields_say() -> None:
         ("[collection.x]\ndim = 3", "COLLECTIONS_FILE: collection: unknown; did you mean collections?"),
         ("[collections]\nx = 3", "collections.x: a table is needed, got 3"),
         ("collections = 3", "tables [collections.NAME] are needed"),
-        ("[collections.products]\nmodle = 'm'", "collections.products.modle: unknown; did you mean model?"),
+        ("[collections.products]\nmodell = 'm'", "collections.products.modell: unknown; did you mean model?"),
         ("[collections.x]\nsorce = {}", "collections.x.sorce: unknown; did you mean source?"),
         ("[collections.x]\nzzz = 1", "collections.x.zzz: unknown; known are id_field, id_type"),
         ("[collections.x.source.vector]\ntable = 't'", "source.vector: unknown; did you mean vectors?"),
@@ -194,7 +194,7 @@ def test_a_mistake_in_the_file_names_the_key_and_the_nearest_known_one(text: str
     ("text", "says"),
     [
         ("[collection.x]\ndim = 3", "unknown key 'collection'; did you mean 'collections'?"),
-        ("[collections.x]\nmodle = 'm'", "unknown key 'modle'; did you mean 'model'?"),
+        ("[collections.x]\nmodell = 'm'", "unknown key 'modell'; did you mean 'model'?"),
         ("[collections.x]\nzzz = 1", "unknown key 'zzz'; known: id_field"),
     ],
 )
