@@ -56,6 +56,8 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m service", description=__doc__)
     parser.add_argument("--demo", action="store_true", help="fill an empty DATA_DIR with a small catalogue")
     arguments = parser.parse_args(argv)
+    if arguments.demo:
+        _set_up_demo()
     try:
         settings = Settings.from_environ(os.environ)
         catalogue = read_collections(settings)
@@ -68,11 +70,16 @@ def main(argv: Sequence[str]) -> int:
     configure_logging(settings.log_level)
     _tell_access(settings)
     _raise_file_limit()
-    if arguments.demo:
-        os.environ[DEMO] = "1"  # read by several workers, which get no arguments
     with _shared_by(settings.workers):
         is_served = serve(settings, catalogue, listener, "service.__main__", is_demo=arguments.demo)
     return 0 if is_served else EXIT_BAD_START
+
+
+def _set_up_demo() -> None:
+    """Several workers and the process of the jobs get no arguments: they read the environment."""
+    os.environ[DEMO] = "1"
+    if not os.environ.get("COLLECTIONS_FILE"):
+        os.environ["COLLECTIONS_FILE"] = str(Path(__file__).parent / "demo" / "collections.toml")
 
 
 def _do_jobs() -> int:

@@ -109,6 +109,18 @@ def test_the_printed_commands_answer(running: Program) -> None:
     assert health["status"] == "ok"
 
 
+def test_the_demo_finds_words_however_they_are_typed(running: Program) -> None:
+    """As README asks: on the keyboard of the other language."""
+    asked = json.dumps({"query": "rlaclWlro", "mode": "hybrid", "top_k": 3, "include": ["metadata"]})
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{running.port}/v1/search", asked.encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        found = json.loads(answer.read())
+    assert found["interpreted_as"] == "김치찌개"
+    assert found["results"][0]["metadata"]["title"] == "김치찌개"
+
+
 def _shell(command: str) -> bytes:
     assert shlex.split(command)[0] == "curl"
     return subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, check=True, timeout=30).stdout
