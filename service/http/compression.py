@@ -17,6 +17,11 @@ _PACKABLE = (b"application/json", b"application/problem+json", b"application/yam
 Fields: TypeAlias = Sequence[tuple[bytes, bytes]]
 
 
+async def packed(body: bytes) -> bytes:
+    """Return the body as gzip; a thread does the work."""
+    return await asyncio.to_thread(gzip.compress, body, _LEVEL, mtime=0)
+
+
 class PackedAnswer:
     """The `send` of one request. A large answer that comes whole is packed on a thread; others go as they
     are."""
@@ -37,8 +42,10 @@ class PackedAnswer:
         start, self._start = self._start, None
         if start is not None:
             if self._is_worth_it(start, message):
-                body = await asyncio.to_thread(gzip.compress, message["body"], _LEVEL, mtime=0)
-                start = {**start, "headers": _packed_fields(start["headers"], len(body))}
+                body = await packed(message["body"])
+                others = [field for field in start["headers"] if field[0].lower() != b"content-length"]
+                length = (b"content-length", b"%d" % len(body))
+                start = {**start, "headers": [*packed_fields(others), length]}
                 message = {**message, "body": body}
             await self._send(start)
         await self._send(message)
@@ -54,13 +61,8 @@ class PackedAnswer:
         return content_type.startswith(_PACKABLE)
 
 
-def _packed_fields(fields: Fields, size: int) -> Fields:
-    """The header fields of the answer once it is packed, `Vary` in one line."""
+def packed_fields(fields: Fields) -> Fields:
+    """Return header fields of an answer once it is packed, `Vary` in one line."""
     vary = [value for name, value in fields if name.lower() == b"vary"]
-    kept = [field for field in fields if field[0].lower() not in (b"content-length", b"vary")]
-    return [
-        *kept,
-        (b"content-encoding", b"gzip"),
-        (b"content-length", b"%d" % size),
-        (b"vary", b", ".join([*vary, b"Accept-Encoding"])),
-    ]
+    kept = [field for field in fields if field[0].lower() != b"vary"]
+    return [*kept, (b"content-encoding", b"gzip"), (b"vary", b", ".join([*vary, b"Accept-Encoding"]))]

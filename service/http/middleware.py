@@ -56,7 +56,7 @@ class Exchange:
     """One request and what is known of its answer so far; lives in the ASGI scope."""
 
     __slots__ = (
-        "busy", "caller", "code", "cross_origin", "headers", "is_started", "rate_limit", "request_id", "role",
+        "busy", "caller", "code", "extra_fields", "headers", "is_started", "rate_limit", "request_id", "role",
         "route", "send", "status", "trace", "trace_id", "traceparent", "work",
     )  # fmt: skip
 
@@ -78,7 +78,7 @@ class Exchange:
         self.role: Role | None = None  # that a route other than a search needs
         self.work: Work | None = None
         self.is_started = False
-        self.cross_origin: Fields = ()
+        self.extra_fields: Fields = ()  # of every answer to it
 
     def note_work(self, collection: str | None = None, **details: str | bool) -> None:
         """Note for the audit log what the request is to do. details: short words, nothing of an item."""
@@ -116,7 +116,7 @@ class Exchange:
             own.append((b"traceparent", self.traceparent))
         if self.rate_limit:
             own.append((b"ratelimit", self.rate_limit))
-        own.extend(self.cross_origin)
+        own.extend(self.extra_fields)
         return own
 
     async def send_problem(self, path: str, problem: Problem) -> None:
@@ -141,7 +141,7 @@ class Exchange:
             lines += b"traceparent: %s\r\n" % self.traceparent
         if self.rate_limit:
             lines += b"ratelimit: %s\r\n" % self.rate_limit
-        for field in self.cross_origin:
+        for field in self.extra_fields:
             lines += b"%s: %s\r\n" % field
         return lines
 
@@ -236,7 +236,7 @@ class RequestMiddleware:
             request_id = b"%s-%x" % (self._id_prefix, next(self._id_count))
         exchange = Exchange(headers, request_id, send)
         if self._cross_origin is not None:
-            exchange.cross_origin = self._cross_origin.answer_fields(headers)
+            exchange.extra_fields = self._cross_origin.answer_fields(headers)
         if self._tracer is not None:
             began_at = time.perf_counter()
             exchange.trace = self._tracer.begin_trace(exchange.trace_id, exchange.traceparent, began_at)
@@ -260,6 +260,10 @@ class RequestMiddleware:
         if head_s:
             trace.add_stage("head", trace.began_at - head_s, trace.began_at)
             trace.began_at -= head_s
+
+    def packs(self, headers: Headers, size: int) -> bool:
+        """Return whether an answer of so many bytes to this request is packed."""
+        return 0 < self._gzip_bytes_min <= size and accepts_gzip(headers)
 
     def internal_error(self, error: Exception, exchange: Exchange) -> None:
         """Log and count what is no refusal."""

@@ -16,7 +16,7 @@ from service.errors import BadConfiguration
 from service.http.wire.codings.accepted import accepts_gzip
 from service.http.wire.codings.gzip_bodies import GzipUnpacker
 from service.settings import Settings
-from tests.contract.test_http_protocol import post, served
+from tests.contract.test_http_protocol import post, read_answer, served
 from tests.http_app import HttpApp, as_base64, picture_bytes, running_app, unit
 
 JSON = {"content-type": "application/json"}
@@ -212,3 +212,16 @@ def test_the_short_way_of_searches_knows_both(tmp_path: Path) -> None:
         )
         unpacked = wire.ask(post(gzip.compress(small), content_encoding="gzip"))
         assert len(json.loads(unpacked.body)["results"]) == 3
+        described = [{"recipe_id": n, "metadata": {"text": "국" * 3000}} for n in range(20)]
+        assert wire.app.post("/v1/upsert", {"items": described}).json()["upserted"] == 20
+        asked = post(json.dumps({"vector": vector, "include": ["metadata"]}).encode(), accept_encoding="gzip")
+        taken = wire.shortcut.taken
+        with wire.connected() as sock, sock.makefile("rb") as stream:
+            sock.sendall(asked + post(small) + asked)
+            packed, following, again = (read_answer(stream) for _ in range(3))
+        assert wire.shortcut.taken > taken, "its size is known late"
+        assert packed.headers["content-encoding"] == "gzip"
+        assert packed.headers["vary"] == "Origin, Accept-Encoding"
+        assert len(json.loads(following.body)["results"]) == 3
+        assert json.loads(gzip.decompress(again.body))["results"]
+        assert len(json.loads(gzip.decompress(packed.body))["results"]) == 25

@@ -21,6 +21,7 @@ from service.app.monitoring.search_meter import SearchMeter
 from service.app.search import ParsedSearch, Searcher
 from service.errors import Overloaded
 from service.http.auth import Keys, Role
+from service.http.compression import packed, packed_fields
 from service.http.middleware import JSON, PROBLEM, Exchange, RequestMiddleware, fields_of
 from service.http.quotas import Quotas, search_units
 from service.http.wire.answers import LARGE_BYTES, SMALL_BYTES, encoded_answer, expected_bytes
@@ -131,11 +132,12 @@ class DirectSearch:
     """
 
     __slots__ = (
-        "_caller", "_client", "_is_over", "_is_repeated", "_meter", "_middleware", "_repeated", "_reply",
-        "_search", "_searcher", "_started", "exchange",
+        "_caller", "_client", "_is_over", "_is_repeated", "_meter", "_middleware", "_packing", "_repeated",
+        "_reply", "_search", "_searcher", "_started", "exchange",
     )  # fmt: skip
 
     exchange: Exchange
+    _packing: asyncio.Task[None]
     _repeated: asyncio.Task[None]
 
     def __init__(
@@ -183,6 +185,19 @@ class DirectSearch:
         if trace is not None:
             trace.began_at = self._started
             trace.add_search(self._search, self._started, answered_at, time.perf_counter())
+        if self._middleware.packs(self.exchange.headers, len(body)):
+            self._is_over = True  # for the line; the caller waits for a thread
+            self._packing = asyncio.ensure_future(self._answer_packed(body, answered_at))
+        else:
+            self._answer(body, answered_at)
+
+    async def _answer_packed(self, body: bytes, answered_at: float) -> None:
+        """Metadata can make an answer large that was expected to be small."""
+        body = await packed(body)
+        self.exchange.extra_fields = packed_fields(self.exchange.extra_fields)
+        self._answer(body, answered_at)
+
+    def _answer(self, body: bytes, answered_at: float) -> None:
         self._finish(200, JSON, b"", body)
         self._meter.search_ended(
             self._search, self._started, answered_at, time.perf_counter(), self.exchange.request_id
