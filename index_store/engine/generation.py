@@ -328,6 +328,9 @@ class Generation:
         for _ in range(_REPLAYS_MAX):  # without the lock, until little is left to do under it
             before = fresh.seq
             fresh, _ = self._replay(fresh)
+            words = fresh.delta.postings  # read here, or searches by words would be refused for a while
+            while words.has_many_unread(fresh.count) and not self._is_closing:
+                words.read_some(fresh.count)
             if fresh.seq - before < _CATCH_UP_ROWS:
                 break
         with self._lock:

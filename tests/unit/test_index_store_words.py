@@ -256,3 +256,18 @@ def view_of_rows(count: int) -> View:
         [Row(n, n + 1, False, True, None, None, '{"title":"김치"}', 0, vector) for n in range(count)]
     )
     return view_of_delta(delta, count)
+
+
+def test_rows_that_change_their_place_in_memory_are_found_by_words_meanwhile(tmp_path: Path) -> None:
+    index = opened(tmp_path)
+    index.advance("numbers", "begin", "v1")
+    index.write("numbers", WriteBatch(items(range(UNREAD_MAX + 1), 1), embedding_version="v1"))
+    generation = generation_of(index)
+    if generation._background is not None:
+        generation._background.join()
+    before = generation.refresh().delta
+    generation._compact()
+    view = generation.refresh()
+    assert view.delta is not before
+    assert answer(view, request("김치", "lexical")).ids
+    index.close()
