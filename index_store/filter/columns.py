@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -53,12 +53,13 @@ class KeyCount(NamedTuple):
 
 
 def used_keys(
-    columns: Mapping[str, npt.NDArray[np.int32]], mask: npt.NDArray[np.bool_]
+    columns: Iterable[tuple[str, npt.NDArray[np.int32]]], mask: npt.NDArray[np.bool_]
 ) -> dict[str, KeyCount]:
-    """Return the keys that any row of the mask has. columns: codes by key. mask: (rows,)."""
+    """Return the keys that any row of the mask has. columns: (key, codes), one at a time in memory; rows
+    beyond their codes do not have the key. mask: (rows,)."""
     found = {}
-    for key, codes in columns.items():
-        counts = counts_by_code(codes, mask)
+    for key, codes in columns:
+        counts = counts_by_code(codes[: len(mask)], mask[: len(codes)])
         if len(counts):
             found[key] = KeyCount(int(counts.sum()), int(np.count_nonzero(counts)))
     return found
@@ -102,9 +103,8 @@ class MetadataColumns:
 
     def used_keys(self, mask: npt.NDArray[np.bool_]) -> dict[str, KeyCount]:
         """See `used_keys` of this file. mask: over the first rows."""
-        return used_keys(
-            {key: column.codes.between(0, len(mask)) for key, column in list(self._columns.items())}, mask
-        )
+        columns = list(self._columns.items())
+        return used_keys(((key, column.codes.data) for key, column in columns), mask)
 
     def add_texts(self, start: int, texts: Sequence[str | None], only_keys: Set[str] | None = None) -> None:
         """Rows start.. have these metadata (JSON objects). only_keys: no other ones are looked at."""

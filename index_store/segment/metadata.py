@@ -150,7 +150,7 @@ class SealedMetadata:
 
     def used_keys(self, mask: npt.NDArray[np.bool_]) -> dict[str, KeyCount]:
         """Return the keys of these rows, of those that have a column. mask: (rows,)."""
-        return used_keys({key: self._codes[position] for key, (position, _) in self._keys.items()}, mask)
+        return used_keys(((key, self._codes[position]) for key, (position, _) in self._keys.items()), mask)
 
     def _mapped(self, position: int, described: dict[str, Any]) -> SealedColumn:
         values = json.loads(self._values[described["start"] : described["stop"]].tobytes())

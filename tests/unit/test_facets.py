@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from index_store.engine.index import EmbeddedIndex
 from index_store.errors import InvalidFilter
+from index_store.filter.columns import MetadataColumns
 from index_store.listings import Facet, FacetsRequest
 from index_store.query.facets import number_ranges
 from index_store.types import ItemDelete, ItemWrite, WriteBatch
@@ -173,3 +177,20 @@ def test_an_empty_collection_and_a_wrong_filter(tmp_path: Path) -> None:
     index.advance("numbers", "begin", "v1")
     assert source.count_values("numbers", FacetsRequest()).facets == []
     index.close()
+
+
+def test_keys_are_counted_one_at_a_time_however_many_there_are() -> None:
+    columns, keys, rows = MetadataColumns(), 200, 20_000
+    columns.add_texts(0, [json.dumps({f"k{n}": n, "all": n % 3}) for n in range(keys)])
+    columns.add_texts(rows - 1, ['{"all": 7}'])
+    mask = np.zeros(rows, dtype=np.bool_)
+    mask[1:keys:2] = mask[-1] = True
+    tracemalloc.start()
+    used = columns.used_keys(mask)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert used["all"] == (keys // 2 + 1, 4)
+    assert {key: use.items for key, use in used.items() if key != "all"} == {
+        f"k{n}": 1 for n in range(1, keys, 2)
+    }
+    assert peak < 10 * rows * 4, "of each key a whole column"
