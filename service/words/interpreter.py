@@ -13,6 +13,8 @@ from service.words.synonyms import Synonyms
 
 _SHARE_MIN: Final = 0.5
 """Of what a text would say on the other keyboard, so much must occur in the collection."""
+READ_CHARS_MAX: Final = 256
+"""Longer texts mean what they say: words are searched for in half of that, and an event loop looks at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class Interpreter:
 
     def may_mean_other(self, collection: str, text: str) -> bool:
         """Return whether `meaning` might say something else (10 us, for an event loop)."""
-        return (
+        return len(text) <= READ_CHARS_MAX and (
             self._reading(collection, text) is not None
             or as_hangul(text) is not None
             or as_latin(text) is not None
@@ -33,6 +35,8 @@ class Interpreter:
     def meaning(self, collection: str, text: str, *, is_certain: bool = False) -> str:
         """Return what `text` means, mostly itself. May read from disk. is_certain: it was found to mean
         something else before, when the collection held other words. Raises Unavailable."""
+        if len(text) > READ_CHARS_MAX:
+            return text
         typed = as_hangul(text) or as_latin(text)
         known = self._reading(collection, text)
         if known is not None or typed is None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from index_store.lexical.analysis import CHARS_MAX, document_text, letter_grams, normalise, sound_grams
 from service.errors import BadConfiguration
-from service.words.interpreter import Interpreter
+from service.words.interpreter import READ_CHARS_MAX, Interpreter
 from service.words.keyboard import as_hangul, as_latin
 from service.words.synonyms import BUILTIN, Synonyms, read_synonyms
 
@@ -155,3 +155,11 @@ def test_the_other_keyboard_is_believed_where_its_words_occur() -> None:
         assert Interpreter(Occurring(*words), rules).meaning("a", text) == meaning
     assert Interpreter(Occurring(), {}).meaning("a", "rlacl", is_certain=True) == "김치"
     assert not Interpreter(Occurring(), rules).may_mean_other("a", "김치 찌개")
+
+
+def test_a_long_text_means_what_it_says() -> None:
+    interpreter = Interpreter(Occurring(), {"a": Synonyms({"kimchi": "김치"})})
+    for text in ("kimchi " * 40, "rlacl" * 60, "ㅋ" * 300):
+        assert len(text) > READ_CHARS_MAX
+        assert not interpreter.may_mean_other("a", text)
+        assert interpreter.meaning("a", text, is_certain=True) == text
