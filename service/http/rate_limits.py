@@ -163,7 +163,7 @@ class RateLimit:
         if self._shared_dir is None:
             return bytearray(size)
         with (self._shared_dir / f"quota-{self.name}-{self._process}.table").open("w+b") as file:
-            file.truncate(size)
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk later would end the process: SIGBUS
             return mmap.mmap(file.fileno(), size)
 
     def _find_others(self, shared_dir: Path) -> None:

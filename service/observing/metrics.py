@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -132,6 +133,8 @@ class Metrics:
         self._add_audit()
         self._add_rate_limits()
         self._add_tracing()
+        if shared_dir is not None:
+            _reserve_room(shared_dir)
 
     def _add_recall(self) -> None:
         self._recall_expected = Counter(
@@ -262,6 +265,14 @@ class Metrics:
             _forget_ended_workers(self._shared_dir)
             MultiProcessCollector(registry, path=str(self._shared_dir))  # type: ignore[no-untyped-call]
         return generate_latest(registry)
+
+
+def _reserve_room(shared_dir: Path) -> None:
+    """Give this process's files their room on disk now. They have holes, and a first write into one while the
+    disk is full ends the process (SIGBUS). Raises OSError."""
+    for path in shared_dir.glob(f"*_{os.getpid()}.db"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _forget_ended_workers(shared_dir: Path) -> None:

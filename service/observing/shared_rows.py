@@ -41,7 +41,7 @@ class SharedRows:
         if self._shared_dir is None:
             return bytearray(size)
         with (self._shared_dir / f"{self._kind}-{os.getpid()}.rows").open("w+b") as file:
-            file.truncate(size)
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk later would end the process: SIGBUS
             return mmap.mmap(file.fileno(), size)
 
     def row(self, name: str) -> int:

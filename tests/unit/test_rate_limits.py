@@ -154,3 +154,21 @@ def test_a_table_of_a_worker_that_ended_goes(clock: Clock, tmp_path: Path) -> No
     one = limit_of(clock, 100, tmp_path, os.getpid())
     assert one.spend("a", 100).is_given
     assert [path.name for path in tmp_path.iterdir()] == [f"quota-search-{os.getpid()}.table"]
+
+
+def test_what_workers_share_has_its_room_on_disk_from_the_start(tmp_path: Path) -> None:
+    made = """
+import sys
+from pathlib import Path
+from service.http.rate_limits import RateLimit
+from service.observing.metrics import Metrics
+shared = Path(sys.argv[1])
+parts = Metrics(shared), RateLimit("search", 1000, 60, shared)
+for file in shared.iterdir():
+    assert file.stat().st_blocks * 512 >= file.stat().st_size > 0, file
+print(len(list(shared.iterdir())))
+"""
+    shared = str(tmp_path)
+    environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": shared}
+    ran = subprocess.run([sys.executable, "-c", made, shared], env=environ, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "") and int(ran.stdout) >= 6
