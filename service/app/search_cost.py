@@ -22,6 +22,9 @@ _CONDITION = 0.5
 _OPERAND = 1 / 2000
 _EXCLUDED = 1 / 2000
 _WORDS = 0.5
+_LETTER, _LETTERS_MAX = 1 / 16, 128
+"""Of a text whose words are searched, those that are looked for. 100,000 names: 4 common letters take 3 ms by
+words alone, 128 take 60."""
 
 
 def cost_of(search: SearchRequest) -> float:
@@ -32,7 +35,7 @@ def cost_of(search: SearchRequest) -> float:
     if search.with_vectors:
         cost += search.k * _VECTORS
     if search.text is not None:
-        cost += _WORDS
+        cost += _WORDS + min(len(search.text.text), _LETTERS_MAX) * _LETTER
     if search.exact:
         cost += _EXACT
     if search.filter is not None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from index_store.errors import InvalidFilter
-from index_store.types import SearchRequest, SearchResult
+from index_store.types import SearchRequest, SearchResult, TextQuery
 from service.app.search_cost import cost_of
 from service.app.search_queue import SearchQueue
 from service.errors import DeadlineExceeded, Overloaded
@@ -252,6 +252,11 @@ def test_a_filter_weighs_by_its_size() -> None:
         )
     ]
     assert costs == sorted(costs) and costs[0] < 4
+
+
+def test_words_weigh_by_the_letters_that_are_looked_for() -> None:
+    costs = [cost_of(request(text=TextQuery("가" * letters))) for letters in (2, 20, 128, 1000)]
+    assert cost_of(request()) < costs[0] < costs[1] < costs[2] == costs[3] < 12
 
 
 def searches_of(index: GatedIndex, *steps: Any) -> list[str]:
