@@ -92,15 +92,18 @@ class ItemRoutes:
     def _encoded(self, collection: Collection, asked: ItemsRequest, *, with_vector: bool) -> bytes:
         page = self._items.list_items(collection.name, asked)
         following = page.next_after
-        document = {
-            "items": [_described(collection, each, with_vector=with_vector) for each in page.items],
+        # One by one: no other thread runs while the encoder does, tens of milliseconds for a page of vectors.
+        items = [
+            JsonResponse.encoded(_described(collection, each, with_vector=with_vector)) for each in page.items
+        ]
+        about = {
             "next_cursor": None
             if following is None
             else write_item_cursor(collection, asked.filter, asked.is_live, following),
             "embedding_version": page.embedding_version,
             "seq": page.seq,
         }
-        return JsonResponse.encoded(document)
+        return b'{"items":[%s],%s' % (b",".join(items), JsonResponse.encoded(about)[1:])
 
     async def get_item(
         self,
