@@ -160,8 +160,8 @@ class ItemPage:
 @dataclass(frozen=True, slots=True)
 class ByFilter:
     """A change of all items that pass. verb: delete, activate, deactivate or metadata. conditions: a filter;
-    empty for every item. merge: of metadata, what is put over them. confirm: so many items may match.
-    dry_run: only tell what would be changed."""
+    an empty one is refused but with all_items. merge: of metadata, what is put over them. confirm: so many
+    items may match. dry_run: only tell what would be changed."""
 
     collection: str
     verb: str
@@ -169,6 +169,7 @@ class ByFilter:
     merge: Mapping[str, Any] | None = None
     confirm: int | None = None
     dry_run: bool = False
+    all_items: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,6 +197,14 @@ def test_fields_that_this_package_does_not_know_are_passed_on() -> None:
     assert found.more == {"warnings": ["w"]}
 
 
+def test_only_who_says_so_changes_every_item() -> None:
+    """A filter may be empty by accident; the service refuses it then."""
+    body = items.change_by_filter(ByFilter("recipes", "delete", {}), Keys()).body
+    assert body is not None and "all_items" not in orjson.loads(body)
+    body = items.change_by_filter(ByFilter("recipes", "delete", {}, all_items=True), Keys()).body
+    assert body is not None and orjson.loads(body)["all_items"] is True
+
+
 @pytest.mark.parametrize("status", [200, 301, 307, 404, 431, 500, 503])
 @pytest.mark.parametrize("data", [b"", b"<html>", b"[]", b"{", b'{"results": 3}', b'"x"', b"null", b"\xff"])
 def test_any_answer_is_an_answer_or_one_typed_error(status: int, data: bytes) -> None:

@@ -105,7 +105,7 @@ def change_by_filter(change: ByFilter, keys: Keys) -> Call[Changed]:
         {
             "collection": change.collection,
             "filter": finite(change.conditions),
-            "all_items": None if change.conditions else True,
+            "all_items": change.all_items or None,
             "merge": None if change.merge is None else finite(change.merge),
             "confirm": change.confirm,
             "dry_run": change.dry_run,
