@@ -101,7 +101,7 @@ def of_change(collection: str, change: ModelChange, slot: Slot, status: Collecti
     )
     if change.problem:
         reason = f"{reason}; the configured model can't be used: {change.problem}"
-    hint = f"python -m service rebuild {collection}, then promote; or configure {served} again"
+    hint = f"`python -m service rebuild {collection}`, then promote; or configure {served} again"
     return Finding(collection, "model_change_pending", reason, change.hint or hint)
 
 

@@ -147,10 +147,12 @@ def _require_possible(status: CollectionStatus, version: str) -> None:
         raise GenerationConflict("the collection is empty: its first write begins its generation")
     for generation in status.generations:
         if generation.embedding_version == version and generation.role != "next":
-            helps = " POST /v1/rollback makes it current" if generation.role == "former" else ""
-            raise GenerationConflict(
-                f"{version!r} is the {generation.role} generation already;{helps}".strip(";")
+            helps = (
+                "POST /v1/rollback makes it current"
+                if generation.role == "former"
+                else "nothing would change; name another model"
             )
+            raise GenerationConflict(f"{version!r} is the {generation.role} generation already: {helps}")
         if generation.role == "next" and generation.embedding_version != version:
             raise GenerationConflict(
                 f"a generation of {generation.embedding_version!r} is being filled: promote or abort it first"
