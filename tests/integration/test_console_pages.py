@@ -165,7 +165,8 @@ def test_the_keyboard_is_enough(open_visits: Visits) -> None:
 
 
 def test_openapi_is_shown_as_a_page(open_visits: Visits) -> None:
-    page = open_visits().open("/docs")
+    page = open_visits(color_scheme="dark").open("/docs")
+    assert page.evaluate("getComputedStyle(document.body).colorScheme") == "dark"
     expect(page.locator("#operations-search-post_search")).to_be_visible()
     page.click("#operations-search-post_search .opblock-summary-control")
     expect(page.locator("#operations-search-post_search")).to_contain_text("nearest first, ties by id")

@@ -300,6 +300,7 @@ def test_two_settings_stand_side_by_side_with_their_moves(visits: Visits, servic
     fresh = columns.nth(1).get_by_text("new", exact=True).count()
     assert fresh == len(set(wanted[1]) - set(wanted[0]))
     page.select_option("#beside", "next")
+    expect(columns.nth(1)).to_contain_text("There is no such generation now.")
     expect(columns.nth(1)).to_contain_text("unknown_generation")
     assert columns.nth(0).locator("li").count() == 24
     assert page.evaluate("window.broken") is None
@@ -326,7 +327,7 @@ def test_an_id_is_explained_whether_it_is_in_the_answer_or_not(visits: Visits) -
     ask_text(page, "갈비탕 10")
     page.locator(".card .picture").first.click()
     expect(page.locator("dialog .explained")).to_contain_text("in the answer")
-    page.keyboard.press("Escape")
+    page.locator("dialog").get_by_title("Close").click()
     page.locator(".card-acts button[title^=Hide]").first.click()
     page.get_by_text("Explain an id", exact=True).click()
     page.fill("#explain-id", "10")

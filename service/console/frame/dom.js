@@ -1,5 +1,7 @@
 // Elements out of values. Text is set as text, never parsed: what the service answers can't become markup.
 
+import { t } from "./words.js";
+
 /** Return an element. props: attributes; `on...` is a listener, `css` custom properties, true an empty attribute;
  *  null, undefined and false are left out. children: nodes, texts, numbers, or lists of them. */
 export function h(name, props = {}, ...children) {
@@ -70,7 +72,8 @@ export function dialog(title, build) {
       box.close();
     };
     const heading = h("h2", { id: "dialog-title" }, title);
-    const box = h("dialog", { "aria-labelledby": "dialog-title" }, heading, build(close));
+    const cross = h("button", { class: "only-icon dialog-close", type: "button", title: t("close"), "aria-label": t("close"), onclick: () => close() }, icon("close"));
+    const box = h("dialog", { "aria-labelledby": "dialog-title" }, heading, build(close), cross); // last: what is asked for has the focus first
     box.addEventListener("close", () => {
       box.remove();
       resolve(answer);

@@ -6,16 +6,20 @@ import { t } from "./words.js";
 
 /** Return a box that tells a refusal. retry: called when the reader has typed a key, or wants to try again. */
 export function problemBox(problem, retry) {
-  const text = problem.status === 0 ? t("no_answer") : problem.message;
+  const word = `refused_${problem.code}`;
+  const isKnown = t(word) !== word;
+  const detail = problem.status === 0 ? "" : problem.message; // the service's own, in English
+  const text = problem.status === 0 ? t("no_answer") : isKnown ? t(word) : detail;
   const places = (problem.errors ?? [])
-    .filter((each) => !text.includes(each.msg))
+    .filter((each) => !detail.includes(each.msg))
     .map((each) => `${each.loc.join(".")}: ${each.msg}`);
   return h("div", { class: "problem", role: "alert" },
     h("p", { class: "problem-text" }, text),
+    isKnown && detail && h("p", { lang: "en" }, detail),
     places.length > 0 && h("ul", {}, places.map((each) => h("li", {}, each))),
     problem.hint && command(problem.hint),
     h("p", { class: "quiet" }, [problem.status || "", problem.code, problem.requestId && t("request_id", { id: problem.requestId })].filter(Boolean).join(" · ")),
-    h("p", { class: "row" },
+    (problem.asksForKey || retry) && h("p", { class: "row" },
       problem.asksForKey && h("button", { class: "primary", onclick: () => askForKey().then((kept) => kept && retry?.()) }, icon("key"), t("key")),
       retry && h("button", { onclick: retry }, t("retry"))));
 }

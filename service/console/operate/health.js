@@ -19,6 +19,9 @@ const WHO = {
   "nobody: no key is set": "who_nobody",
 };
 
+const CLOCK_LENGTH = "09:30:00".length; // of a moment within the last minutes
+const QUERIES = { text: "query_text", picture: "query_picture", items: "query_items", vector: "query_vector" };
+
 let kept = { at: -Infinity, details: null };
 
 /** Return the page, see app.js. */
@@ -56,7 +59,7 @@ function show({ health, ready, ms, problem, samples, jobs, snapshots, slow, audi
     reasons.length > 0 && h("section", { class: "panel page" }, h("h2", {}, t("what_is_wrong")),
       h("ul", { class: "reasons" }, reasons.map((each) => h("li", {},
         h("p", {}, h("span", { class: "mark bad" }, each.code), ` ${each.collection ?? t("all_collections")}`),
-        h("p", {}, each.reason),
+        h("p", { lang: "en" }, each.reason),
         each.hint && command(each.hint))))),
     problem && [problemBox(problem, again), h("p", { class: "quiet" }, t("without_key"))],
     samples && h("section", { class: "panel page" }, h("h2", {}, t("stages_title")), h("p", { class: "quiet" }, t("answers_about")), stageTable(stagesOf(samples))),
@@ -124,12 +127,12 @@ function machineFacts(samples) {
 function routeTable(routes) {
   const rows = [...routes].filter(([route, each]) => each.count && !/^\/(console|docs|demo)/.test(route)).sort((a, b) => b[1].count - a[1].count);
   return table(["route", "calls", "refused", "p50", "p99"].map((each) => t(each)), rows.map(([route, each]) => [
-    h("code", {}, route), number(each.count), number(each.refused), duration(withinOf(each.buckets, 0.5)), duration(withinOf(each.buckets, 0.99))]), t("answers"));
+    h("code", {}, route.replace(/:\w+\}/g, "}")), number(each.count), number(each.refused), duration(withinOf(each.buckets, 0.5)), duration(withinOf(each.buckets, 0.99))]), t("answers"));
 }
 
 function slowTable(searches) {
   return table(["when", "took_all", "collection", "asked_by", "stages"].map((each) => t(each)), searches.map((each) => [
-    moment(each.at), `${fixed(each.took_ms, 1)} ms`, each.collection, each.query,
+    moment(each.at).slice(-CLOCK_LENGTH), `${fixed(each.took_ms, 1)} ms`, each.collection, QUERIES[each.query] ? t(QUERIES[each.query]) : each.query,
     h("span", { class: "steps" }, Object.entries(each.stages_ms).filter(([, took]) => took >= 0.05).map(([stage, took]) => h("span", {}, `${t(`stage_${stage}`)} ${fixed(took, 1)}`)))]), t("slow"));
 }
 

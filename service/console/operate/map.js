@@ -28,7 +28,7 @@ export function mapPage() {
 class MapPage {
   constructor() {
     this.tools = h("div", { class: "choices" });
-    this.asker = h("form", { class: "ask", onsubmit: (event) => this.askText(event) });
+    this.asker = h("form", { class: "ask map-ask", onsubmit: (event) => this.askText(event) });
     this.body = h("div", { class: "page" }, h("p", { class: "quiet" }, t("loading")));
     this.element = h("div", { class: "page" }, h("h1", {}, t("nav_map")), h("section", { class: "panel page" }, this.tools, this.asker, this.body));
     this.onKey = () => this.load();

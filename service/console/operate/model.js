@@ -95,7 +95,8 @@ function beginPart(collection, again) {
 function planView(plan) {
   const { estimate } = plan;
   return [
-    plan.problem && h("p", { class: "warning" }, plan.problem),
+    plan.problem && h("p", { class: "warning", lang: "en" }, plan.problem),
+    estimate.contents < estimate.items && h("p", { class: "warning" }, t("contents_few", { count: number(estimate.items - estimate.contents) })),
     facts([
       [t("version"), h("code", {}, plan.embedding_version)],
       [t("contents"), t("contents_of", { contents: number(estimate.contents), items: number(estimate.items) })],
@@ -122,10 +123,16 @@ function jobPart(job, again) {
     !isOver && h("progress", { max: Math.max(1, job.total), value: job.done, "aria-label": job.model }),
     h("p", { class: "quiet" }, [
       moment(job.created_at), t("done_of", { done: number(job.done), total: number(job.total) }),
-      !isOver && t("phase", { phase: job.phase }), !isOver && job.rate !== null && t("rate", { rate: fixed(job.rate, 1) }),
+      !isOver && t("phase", { phase: phaseWords(job) }), !isOver && job.rate !== null && t("rate", { rate: fixed(job.rate, 1) }),
       !isOver && job.eta_s !== null && t("eta", { eta: duration(job.eta_s) }), job.missing > 0 && t("missing", { count: number(job.missing) })].filter(Boolean).join(" · ")),
     job.reason && h("p", { class: "warning" }, job.reason, job.hint && ` ${job.hint}`),
     errors.length > 0 && h("ul", {}, errors.map(([reason, count]) => h("li", {}, `${reason}: ${number(count)}`))));
+}
+
+/** A phase that a newer service tells and this page does not know is shown as it is. */
+function phaseWords({ phase }) {
+  const word = `phase_${phase}`;
+  return t(word) === word ? phase : t(word);
 }
 
 function reportPart(collection, again) {
