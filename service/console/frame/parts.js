@@ -11,7 +11,7 @@ export function problemBox(problem, retry) {
   const detail = problem.status === 0 ? "" : problem.message; // the service's own, in English
   const text = problem.status === 0 ? t("no_answer") : isKnown ? t(word) : detail;
   const places = (problem.errors ?? [])
-    .filter((each) => !detail.includes(each.msg))
+    .filter((each) => !detail.includes(each.msg) && !each.msg.includes(detail))
     .map((each) => `${each.loc.join(".")}: ${each.msg}`);
   return h("div", { class: "problem", role: "alert" },
     h("p", { class: "problem-text" }, text),

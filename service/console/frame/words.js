@@ -39,7 +39,7 @@ const WORDS = {
   refused_unknown_collection: ["There is no such collection.", "그런 컬렉션이 없습니다."],
   refused_unknown_generation: ["There is no such generation now.", "지금은 그런 세대가 없습니다."],
   refused_invalid_id: ["This collection's ids have another form.", "이 컬렉션의 ID 형식이 아닙니다."],
-  refused_invalid_dimension: ["The vector has not as many numbers as those of this collection.", "벡터의 숫자 개수가 이 컬렉션과 다릅니다."],
+  refused_invalid_dimension: ["This collection's vectors have another length.", "벡터의 길이가 이 컬렉션과 다릅니다."],
   refused_invalid_vector: ["This vector can't be searched with.", "검색에 쓸 수 없는 벡터입니다."],
   refused_invalid_filter: ["The filter can't be read.", "필터를 읽을 수 없습니다."],
   refused_invalid_image: ["This picture can't be read.", "사진을 읽을 수 없습니다."],

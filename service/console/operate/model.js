@@ -185,8 +185,8 @@ function confirmStep(name, collection, generations, etag, again) {
         chosen.report = null;
         close();
         document.activeElement?.blur();
+        await again(); // the next step goes by what is there now, so it is drawn before this one is called done
         say(t(`${name}_done`, { collection }));
-        again();
       } catch (problem) {
         take.disabled = false;
         forcing.hidden = !FORCED.includes(name) || problem.code !== "promote_conflict";
