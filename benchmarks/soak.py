@@ -8,9 +8,10 @@ and a hot copy is made now and then. The items are always the same, so nothing h
 
 Memory is what the processes of the service hold for themselves (anonymous; mapped files belong to the page
 cache). Changed rows are held there until 4,096 items have changed and are sealed, so it rises and falls;
-what counts is the least of each window, and the slope through the windows (Theil-Sen) after the warm-up, when
-caches have filled. Each figure is printed with its limit and kept in .out/soak.json; exit code 1 when one
-misses it.
+what counts is the least of each window, and the slope through the windows (Theil-Sen, with its interval of
+95 %) after the warm-up, when caches have filled. The slope misses its limit if all of the interval lies above
+it. If only a part does, this run cannot tell, and how long one had to be that could is printed. Each figure
+is printed with its limit and kept in .out/soak.json; exit code 1 when one misses it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import math
 import random
 import statistics
 import sys
@@ -40,7 +42,10 @@ FILES_GROWTH_MAX = 8.0
 """Connections, and segments that come and go."""
 SAMPLE_S = 5.0
 WINDOWS = 6
-"""Each longer than new rows take to be sealed."""
+"""At least so many."""
+WINDOW_S = 220.0
+"""Longer than new rows take to be sealed."""
+_NORMAL_95 = 1.96
 SCRAPE_S = 60.0
 SNAPSHOT_S = 300.0
 WRITE_ITEMS = 25
@@ -103,11 +108,41 @@ def windows(samples: Sequence[Sample], count: int) -> list[list[Sample]]:
     return [window for window in cut if window]
 
 
-def slope_percent_an_hour(samples: Sequence[Sample], count: int = WINDOWS) -> float:
-    """Return the median slope between the windows' least memory, in percent of the first one an hour."""
-    least = [min(window, key=lambda each: each.memory_mb) for window in windows(samples, count)]
-    slopes = [(b.memory_mb - a.memory_mb) / (b.at_s - a.at_s) for a, b in combinations(least, 2)]
-    return statistics.median(slopes) * 3600 / least[0].memory_mb * 100
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """In percent of the first window's memory an hour; the true one lies between low and high in 95 of 100
+    runs whose windows err independently. hours: from the first sample to the last."""
+
+    percent: float
+    low: float
+    high: float
+    hours: float
+
+    def verdict(self, limit: float) -> str:
+        """Say what the interval shows."""
+        said = f"{self.percent:.1f} % an hour, 95 %: {self.low:.1f} to {self.high:.1f}"
+        if self.low > limit:
+            return f"{said}: it grows"
+        if self.high <= limit:
+            return f"{said}: it does not grow"
+        # A slope's error falls with the length of the run and with the root of the number of windows.
+        needed = self.hours * ((self.high - self.low) / 2 / limit) ** (2 / 3)
+        return f"{said}: this run cannot tell {limit:g} %, one of some {needed:.1f} hours could"
+
+
+def slope_of(samples: Sequence[Sample]) -> Slope:
+    """Return the median slope between the windows' least memory (Theil-Sen), with Sen's interval."""
+    seconds = samples[-1].at_s - samples[0].at_s
+    cut = windows(samples, max(WINDOWS, round(seconds / WINDOW_S)))
+    least = [min(window, key=lambda each: each.memory_mb) for window in cut]
+    scale = 3600 / least[0].memory_mb * 100
+    slopes = sorted(
+        (b.memory_mb - a.memory_mb) / (b.at_s - a.at_s) * scale for a, b in combinations(least, 2)
+    )
+    count = len(least)
+    spread = _NORMAL_95 * math.sqrt(count * (count - 1) * (2 * count + 5) / 18)  # of Kendall's S
+    outside = max(0, math.floor((len(slopes) - spread) / 2))
+    return Slope(statistics.median(slopes), slopes[outside], slopes[-1 - outside], seconds / 3600)
 
 
 def files_growth(samples: Sequence[Sample]) -> float:
@@ -294,9 +329,13 @@ def watched(soak: Soak, process_id: int, seconds: float) -> Iterator[Sample]:
 
 def rows(samples: Sequence[Sample], warm_up_s: float, soak: Soak) -> Iterator[Row]:
     kept = [each for each in samples if each.at_s >= warm_up_s]
-    detail = f"{kept[0].memory_mb:.0f} MB at first, {kept[-1].memory_mb:.0f} MB at last"
+    slope = slope_of(kept)
     yield Row(
-        "memory, % of growth an hour", slope_percent_an_hour(kept), SLOPE_PERCENT_AN_HOUR_MAX, detail=detail
+        "memory, % of growth an hour that is certain",
+        slope.low,
+        SLOPE_PERCENT_AN_HOUR_MAX,
+        detail=f"{slope.verdict(SLOPE_PERCENT_AN_HOUR_MAX)}; {kept[0].memory_mb:.0f} MB after "
+        f"{warm_up_s / 60:.0f} minutes of warm-up, {kept[-1].memory_mb:.0f} at last",
     )
     yield Row("open files, growth", files_growth(kept), FILES_GROWTH_MAX, detail=f"{kept[-1].files} at last")
     yield Row(

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from index_store.processes import bound_kept_memory
 from service.collections import read_collections
 from service.errors import BadConfiguration
 from service.observing.request_log import configure_logging
@@ -51,6 +52,7 @@ def main(argv: Sequence[str]) -> int:
     if argv[:1] and argv[0] in calls.COMMANDS:
         return calls.main(argv, os.environ)
     os.environ["HF_HUB_OFFLINE"] = "1"  # read by the libraries of torch models; workers inherit it
+    bound_kept_memory(os.environ)
     if argv[:1] == [COMMAND]:
         return _do_jobs()
     parser = argparse.ArgumentParser(prog="python -m service", description=__doc__)
@@ -100,6 +102,7 @@ def _tell_access(settings: Settings) -> None:
 
 def create_app() -> Application:
     """Built once in each of several workers, from the environment that the parent has checked."""
+    bound_kept_memory(os.environ)
     settings = Settings.from_environ(os.environ)
     configure_logging(settings.log_level)
     end_with_parent(settings.drain_s)

@@ -25,6 +25,7 @@ from index_store.engine.tombstone_counter import TombstoneCounter
 from index_store.engine.validation import check_dim, is_by_words_alone
 from index_store.errors import PageExpired, SeqNotReached, Unavailable, VersionMismatch
 from index_store.explanation import Explanation
+from index_store.processes import give_memory_back
 from index_store.query.execute import Answer, answer, texts_of, vectors_of
 from index_store.query.explain import explain
 from index_store.query.view import (
@@ -323,8 +324,7 @@ class Generation:
             log.info("snapshot_opened", extra={"generation": self.name, "snapshot": fresh.snapshot})
 
     def _swap_view(self, fresh: View, *, keeps_former: bool) -> None:
-        """Bring a prepared view up to date and give it to searches. keeps_former: pages continue over the old
-        one."""
+        """Bring a prepared view up to date and serve it. keeps_former: pages continue over the old one."""
         for _ in range(_REPLAYS_MAX):  # without the lock, until little is left to do under it
             before = fresh.seq
             fresh, _ = self._replay(fresh)
@@ -343,10 +343,10 @@ class Generation:
             self._view = replace(fresh, former=former if self._view.seq == fresh.seq else None)
             if keeps_former:
                 self._swapped_at = self._clock()
+        give_memory_back()  # of the views before: else the process keeps it, scattered over its arenas
 
     def _replay(self, view: View) -> tuple[View, int]:
-        """Return the view after all commits since it, and the number of live items that the store counts
-        then."""
+        """Return the view after all commits since it, and how many live items the store counts then."""
         counted = 0
         for tail in self.store.commits_after(view.seq):
             view, counted = with_fresh_index(apply_commits(view, [tail])), tail.live or 0
