@@ -100,7 +100,7 @@ def test_a_promotion_of_another_model_than_the_configured_one_is_told_at_once(tm
         step(app, "promote")
         ((code, hint),) = pending(app)
         assert code == "model_change_pending"
-        assert hint.startswith("python -m service rebuild recipes") and "builtin:placeholder" in hint
+        assert hint.startswith("`python -m service rebuild recipes`") and "builtin:placeholder" in hint
         assert app.get("/readyz").status_code == 200
         step(app, "rollback")
         assert pending(app) == []
