@@ -34,6 +34,7 @@ def results(app: HttpApp, body: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.long
 def test_every_item_is_explained_as_the_search_answers(app: HttpApp) -> None:
     search = {"query": "갈비탕 3", "top_k": 5, "exclude_ids": [10], "filter": {"category": "찌개"}}
     answered = {each["recipe_id"]: each["distance"] for each in results(app, search)}

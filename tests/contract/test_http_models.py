@@ -88,6 +88,7 @@ def test_a_text_finds_pictures_where_the_model_has_both_towers(tmp_path: Path) -
         assert order == [hit["product_id"] for hit in document["results"]]
 
 
+@pytest.mark.long
 def test_health_tells_what_the_feeder_last_found(tmp_path: Path) -> None:
     with running_app(tmp_path, {"PROBE_S": "1"}) as app:
         known = app.get("/health").json()["collections"]["recipes"]

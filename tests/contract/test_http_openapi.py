@@ -100,6 +100,7 @@ def test_app_and_document_list_the_same_routes(tmp_path: Path) -> None:
     assert served == documented
 
 
+@pytest.mark.long
 def test_every_v1_path_answers_under_both_prefixes_and_both_slash_spellings(new_app: HttpApp) -> None:
     for path, method, operation in OPERATIONS:
         for prefix in _prefixes(path):

@@ -214,6 +214,7 @@ def test_what_a_vector_body_refuses_names_the_parameter(app: HttpApp, query: str
     assert status == 422 and loc[:2] == ["query", named], answer.text
 
 
+@pytest.mark.long
 def test_an_answer_that_would_be_too_large_is_refused_before_searching(tmp_path: Path) -> None:
     with running_app(tmp_path, {"ANSWER_BYTES_MAX": "1000000"}) as app:
         seed(app)
@@ -264,6 +265,7 @@ def test_text_to_a_collection_without_a_model_can_never_succeed(tmp_path: Path) 
             assert "no model" in json.dumps(answer.json()["errors"]), path
 
 
+@pytest.mark.long
 def test_a_batch_alone_is_never_too_much_for_the_line(tmp_path: Path) -> None:
     with running_app(tmp_path, {"QUEUE_MS_MAX": "10"}) as app:
         seed(app)

@@ -67,6 +67,7 @@ def test_a_batch_and_a_picture_are_told_too(app: HttpApp) -> None:
     assert [each["request_id"] for each in slow(app, limit=200)].count("two") == 2
 
 
+@pytest.mark.long
 def test_a_search_that_failed_is_told_with_its_error(app: HttpApp) -> None:
     told = one(app, "stale", {"query": "국", "min_seq": 10**9})
     assert (told["error"], told["plan"]) == ("SeqNotReached", [])

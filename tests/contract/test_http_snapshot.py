@@ -12,6 +12,7 @@ from index_store.maintenance.backup import backup_data, restore_data
 from tests.http_app import running_app, seed
 
 
+@pytest.mark.long
 def test_a_snapshot_taken_during_writes_restores_to_what_was_acknowledged_before_it(tmp_path: Path) -> None:
     with running_app(tmp_path / "data") as app:
         seed(app)

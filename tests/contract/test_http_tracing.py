@@ -20,6 +20,8 @@ from tests.contract.test_http_protocol import Wire, post, served
 from tests.http_app import application_of, running_app, seed
 from tests.waiting import until
 
+pytestmark = pytest.mark.long
+
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SEARCH_STAGES = {"admission", "search_wait", "search", "encode"}
 

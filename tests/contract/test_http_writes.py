@@ -218,6 +218,7 @@ def test_ids_of_paths_keep_their_type(app: HttpApp) -> None:
     assert app.get(f"/v1/items/{2**63}").status_code == 422
 
 
+@pytest.mark.long
 def test_min_seq_is_waited_for_and_then_refused(app: HttpApp) -> None:
     seq = upsert(app, vector_item(1)).json()["seq"]
     assert ids(app, min_seq=seq) == [1]
@@ -255,6 +256,7 @@ def test_digest_follows_content(app: HttpApp) -> None:
         assert app.get(f"/v1/collections/recipes/digest?bucket={wrong}").status_code == 422
 
 
+@pytest.mark.long
 def test_rows_are_listed_where_sums_differ(app: HttpApp) -> None:
     upsert(app, *(vector_item(number) for number in range(1, 7)))
     app.post("/v1/deactivate", {"ids": [4]})

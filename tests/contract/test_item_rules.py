@@ -193,6 +193,7 @@ def test_ids_are_judged_alike_one_by_one_and_by_the_array(value: Any) -> None:
         assert (id_fault(value, kind) is None) == fits  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(rows=st.lists(st.lists(st.floats(width=32), min_size=DIM, max_size=DIM), min_size=1, max_size=6))
 def test_vectors_are_judged_alike_one_by_one_and_together(rows: list[list[float]]) -> None:

@@ -82,6 +82,7 @@ class FullDisk(AuditFiles):
         super().add_lines(lines)
 
 
+@pytest.mark.long
 def test_what_a_full_disk_does_not_take_waits_and_the_gap_is_told(tmp_path: Path) -> None:
     lost: list[int] = []
     files = FullDisk(tmp_path, bytes_max=100_000, files=2)

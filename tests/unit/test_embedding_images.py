@@ -114,6 +114,7 @@ def test_a_photo_of_fifty_megapixels_is_reduced_while_it_is_decoded(progressive:
     assert pixels.shape == (765, 1020, 3)
 
 
+@pytest.mark.long
 def test_a_jpeg_has_a_bound_as_well() -> None:
     small = encoded(picture(60, 50), "JPEG")
     assert refusal(small, pixels_max=749) == "image_pixels"  # 4 x 749 < 3000

@@ -138,6 +138,7 @@ def test_too_few_files_keep_one_collection_closed_until_there_are_more(tmp_path:
     assert check(tmp_path) == []
 
 
+@pytest.mark.long
 def test_no_file_left_is_no_damage(tmp_path: Path) -> None:
     filled(tmp_path)
     sealed(tmp_path)

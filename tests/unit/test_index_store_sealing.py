@@ -233,6 +233,7 @@ def test_many_keys_and_odd_metadata_filter_alike(index: EmbeddedIndex, tmp_path:
     assert sum(text is None for text in metadata.texts(rows)) == 64
 
 
+@pytest.mark.long
 def test_a_rebuild_waits_for_an_import_to_end(index: EmbeddedIndex, tmp_path: Path) -> None:
     limits = MaintenanceLimits(
         seal_rows=1, disk_reserve_bytes=0, growing_polls_max=3, build=BuildOptions("scan", graph_rows_min=50)

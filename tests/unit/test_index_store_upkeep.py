@@ -41,6 +41,7 @@ def nearest(delta: Delta, query: Vector, k: int) -> list[int]:
     return delta.nearest_rows(query, k, np.ones(delta.rows, np.bool_), None).rows.tolist()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
 def test_no_row_is_coded_twice(metric: Metric) -> None:
     """However often rows come: what was coded stays as it is, byte for byte, and what waits stays little."""

@@ -97,6 +97,7 @@ def assert_alike(index: EmbeddedIndex, reference: ReferenceIndex, k: int = 20, *
             assert got.exhausted == wanted.exhausted
 
 
+@pytest.mark.long
 def test_sealed_merged_and_growing_rows_score_like_a_dictionary(tmp_path: Path) -> None:
     index, reference = opened(tmp_path), ReferenceIndex([SPEC])
     for one in (index, reference):

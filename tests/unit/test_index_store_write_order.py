@@ -180,6 +180,7 @@ def test_a_stuck_writer_of_an_item_ends_the_wait_of_others_with_an_error(
     index.close()
 
 
+@pytest.mark.long
 def test_few_wait_for_a_stuck_writer_at_once(workers: Sequence[EmbeddedIndex], tmp_path: Path) -> None:
     workers[0].advance("things", "begin", "v2")
     index = impatient(tmp_path, item_lock_wait_s=0.01)

@@ -34,6 +34,7 @@ def index(tmp_path: Path) -> EmbeddedIndex:
     return index
 
 
+@pytest.mark.long
 def test_each_write_waits_no_longer_than_the_limit(index: EmbeddedIndex, tmp_path: Path) -> None:
     """Nine writes while another process holds the store: one is being committed, two have places."""
     refused: dict[int, float] = {}

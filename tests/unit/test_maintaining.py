@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from service.app.health.maintenance_status import STATUS_FILE, maintenance_status
 from service.server.maintenance_process import Maintainer
 from tests.waiting import until
@@ -37,6 +39,7 @@ def _restarts(data_dir: Path) -> int:
     return maintenance_status(data_dir).restarts
 
 
+@pytest.mark.long
 def test_a_child_that_always_dies_is_not_started_in_a_loop(tmp_path: Path) -> None:
     maintainer = Maintainer([sys.executable, "-c", "raise SystemExit(1)"], tmp_path, first_pause_s=PAUSE_S)
     began = time.monotonic()

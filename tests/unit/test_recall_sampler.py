@@ -51,6 +51,7 @@ def index(data_dir: Path) -> Iterator[EmbeddedIndex]:
     found.close()
 
 
+@pytest.mark.long
 def test_a_search_of_a_given_breadth_walks_so_far(index: EmbeddedIndex) -> None:
     """Beside the sampler's, whose index has a graph."""
     for ef in (30, 200):
