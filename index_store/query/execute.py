@@ -164,18 +164,7 @@ def _sealed_candidates(
     segment = one.segment.reader
     query, excluded, exact = request.vector, request.exclude_ids, request.exact
     bits, count = allowed
-    if after is None:
-        return segment.candidates(
-            query,
-            k,
-            bits,
-            allowed_count=count,
-            excluded=excluded,
-            exact=exact,
-            ef=request.ef,
-            steps=request.steps,
-        )
-    fetch = k + _FIRST_BEYOND
+    fetch = k if after is None else k + _FIRST_BEYOND
     while True:
         rows, distances = segment.candidates(
             query,
@@ -187,6 +176,8 @@ def _sealed_candidates(
             ef=request.ef,
             steps=request.steps,
         )
+        if after is None:
+            return rows, distances
         beyond = distances > after.distance
         ties = np.flatnonzero(distances == after.distance)
         if len(ties):

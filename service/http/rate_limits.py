@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from index_store.processes import is_running
+from service.observing.shared_rows import memory_on_disk
 
 _SLOTS: Final = 16_384
 """Callers of one window; a table of so many takes 512 KiB of each worker."""
 _PROBES: Final = 8
 _STEP: Final = 4
+_TABLE_BYTES: Final = _SLOTS * _STEP * 8
 _OTHERS_EVERY_S: Final = 1.0
 _PLACES_MAX: Final = 10_000
 
@@ -106,7 +108,8 @@ class RateLimit:
         self._shared_dir = shared_dir
         self._clock = clock
         self._places: dict[str, int] = {}
-        self._own = _Table(self._made())
+        path = None if shared_dir is None else shared_dir / f"quota-{name}-{self._process}.table"
+        self._own = _Table(memory_on_disk(path, _TABLE_BYTES))
         self._others: dict[Path, _Table] = {}
         self._look_at = 0.0
 
@@ -158,14 +161,6 @@ class RateLimit:
             known = self._places[caller] = int.from_bytes(digest, "big", signed=True) or 1
         return known
 
-    def _made(self) -> bytearray | mmap.mmap:
-        size = _SLOTS * _STEP * 8
-        if self._shared_dir is None:
-            return bytearray(size)
-        with (self._shared_dir / f"quota-{self.name}-{self._process}.table").open("w+b") as file:
-            os.posix_fallocate(file.fileno(), 0, size)  # a full disk later would end the process: SIGBUS
-            return mmap.mmap(file.fileno(), size)
-
     def _find_others(self, shared_dir: Path) -> None:
         """Map the tables of workers that have come, let those go whose worker has ended."""
         found = {}
@@ -179,6 +174,6 @@ class RateLimit:
                 found[path] = self._others[path]
             else:
                 with path.open("rb") as file:
-                    if os.fstat(file.fileno()).st_size == _SLOTS * _STEP * 8:
+                    if os.fstat(file.fileno()).st_size == _TABLE_BYTES:
                         found[path] = _Table(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         self._others = found

@@ -23,6 +23,15 @@ _NAME_DOUBLES: Final = _NAME_BYTES // 8
 _OTHERS: Final = "(others)"
 
 
+def memory_on_disk(path: Path | None, size: int) -> bytearray | mmap.mmap:
+    """Return zeros that whoever maps the file can read; of this process alone without a path."""
+    if path is None:
+        return bytearray(size)
+    with path.open("w+b") as file:
+        os.posix_fallocate(file.fileno(), 0, size)  # a full disk later would end the process: SIGBUS
+        return mmap.mmap(file.fileno(), size)
+
+
 class SharedRows:
     """`row` and the writes to `values` belong to one thread, `summed` to any."""
 
@@ -32,17 +41,11 @@ class SharedRows:
         self._step = _NAME_DOUBLES + width
         self._rows_max = rows_max
         self._shared_dir = shared_dir
-        self._memory = self._made(rows_max * self._step * 8)
+        path = None if shared_dir is None else shared_dir / f"{kind}-{os.getpid()}.rows"
+        self._memory = memory_on_disk(path, rows_max * self._step * 8)
         self.values = memoryview(self._memory).cast("d")
         """Of all rows; `row` says where one begins."""
         self._places: dict[str, int] = {}
-
-    def _made(self, size: int) -> bytearray | mmap.mmap:
-        if self._shared_dir is None:
-            return bytearray(size)
-        with (self._shared_dir / f"{self._kind}-{os.getpid()}.rows").open("w+b") as file:
-            os.posix_fallocate(file.fileno(), 0, size)  # a full disk later would end the process: SIGBUS
-            return mmap.mmap(file.fileno(), size)
 
     def row(self, name: str) -> int:
         """Return where the numbers of `name` begin in `values`."""

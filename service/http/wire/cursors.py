@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import orjson
@@ -22,6 +22,9 @@ _CHARS_MAX = 4096
 """Of an id of 255 control characters, which take six bytes each, and the rest."""
 _PICTURE_BYTES = 65_536
 """Bytes at each end of a picture that, with its length, identify it."""
+
+Asked: TypeAlias = Callable[[bytes], Sequence[bytes]]
+"""Of a payload: all that the cursor's check covers, the payload and what was asked for."""
 
 
 class Cursor(NamedTuple):
@@ -39,26 +42,19 @@ def write_cursor(search: ParsedSearch, page: PageKey, rank: int) -> str:
     parts: list[Any] = [_FORMAT, page.generation, page.seq, page.distance, page.id, rank]
     if search.request.text is not None:
         parts += [page.text_weight, search.request.text.mode == "lexical", bool(search.asked)]
-    payload = orjson.dumps(parts)
-    return base64.urlsafe_b64encode(_check(search, payload) + payload).decode().rstrip("=")
+    return written_text(orjson.dumps(parts), lambda payload: _asked(search, payload))
 
 
 def read_cursor(search: ParsedSearch, text: str) -> Cursor:
     """Raises InvalidInput for anything that `write_cursor` did not make for this question; how many items a
     page has and what is told of each may change."""
     try:
-        if len(text) > _CHARS_MAX:
-            raise ValueError("too long")
-        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        check, payload = data[:_CHECK_BYTES], data[_CHECK_BYTES:]
-        if check != _check(search, payload):
-            raise ValueError("of another question")
-        parts: list[Any] = orjson.loads(payload)
+        parts: list[Any] = orjson.loads(read_payload(text, lambda payload: _asked(search, payload)))
         if len(parts) not in (6, 9) or parts[0] != _FORMAT:
             raise ValueError("another format")
         if id_fault(parts[4], search.collection.id_type) is not None:
             raise ValueError("no id of this collection")
-    except (ValueError, binascii.Error) as exc:
+    except ValueError as exc:
         raise InvalidInput(
             "cursor",
             "is not one that an answer to this question gave: collection, content, filter, exclude_ids, "
@@ -70,9 +66,29 @@ def read_cursor(search: ParsedSearch, text: str) -> Cursor:
     return Cursor(page, int(parts[5]), bool(is_by_words_alone), bool(was_read))
 
 
-def _check(search: ParsedSearch, payload: bytes) -> bytes:
-    """Bind a page to collection, content as it was asked for, and conditions. Guards against mix-ups and bit
-    rot, not against forgers: a forged page holds nothing secret."""
+def written_text(payload: bytes, asked: Asked) -> str:
+    """Return a cursor of this payload, bound to its question."""
+    return base64.urlsafe_b64encode(_check(asked(payload)) + payload).decode().rstrip("=")
+
+
+def read_payload(text: str, asked: Asked) -> bytes:
+    """Raises ValueError for what `written_text` did not make for this question."""
+    if len(text) > _CHARS_MAX:
+        raise ValueError("too long")
+    data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    check, payload = data[:_CHECK_BYTES], data[_CHECK_BYTES:]
+    if check != _check(asked(payload)):
+        raise ValueError("of another question")
+    return payload
+
+
+def _check(parts: Sequence[bytes]) -> bytes:
+    """Guards against mix-ups and bit rot, not against forgers: a forged page holds nothing secret."""
+    return hashlib.blake2b(b"\0".join(parts), digest_size=_CHECK_BYTES).digest()
+
+
+def _asked(search: ParsedSearch, payload: bytes) -> list[bytes]:
+    """What a page belongs to: collection, content as it was asked for, and conditions."""
     request = search.request
     content = search.asked if search.asked and isinstance(search.content, str) else search.content
     parts = [payload, search.collection.name.encode()]
@@ -93,7 +109,7 @@ def _check(search: ParsedSearch, payload: bytes) -> bytes:
         parts.append(repr((request.exact, request.max_distance)).encode())
     if search.mode != "dense" and request.text is not None:
         parts.append(repr((search.mode, search.asked or request.text.text, request.text.alpha)).encode())
-    return hashlib.blake2b(b"\0".join(parts), digest_size=_CHECK_BYTES).digest()
+    return parts
 
 
 def canonical_filter(condition: Filter) -> bytes:
