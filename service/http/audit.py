@@ -9,6 +9,7 @@ from typing import Final
 
 from service.http.auth import Role, key_name
 from service.observing.audit_log import AuditLog
+from service.observing.request_log import RequestLine
 
 _READS: Final = frozenset(("GET", "HEAD"))
 _READS_BY_POST: Final = frozenset(
@@ -49,37 +50,25 @@ class RequestAudit:
         self._refused = 0
         self._unrecorded = 0
 
-    def record_request(
-        self,
-        request_id: bytes,
-        caller: str,
-        role: Role,
-        address: str | None,
-        method: str,
-        route: str,
-        status: int,
-        code: str,
-        seconds: float,
-        work: Work,
-    ) -> None:
+    def record_request(self, line: RequestLine, caller: str, role: Role, work: Work) -> None:
         """caller: as `Keys.check` told, empty where it refused. role: that the route needs."""
-        if role < Role.WRITE or method in _READS or route in _READS_BY_POST or self.log.is_off:
+        if role < Role.WRITE or line.method in _READS or line.route in _READS_BY_POST or self.log.is_off:
             return
-        if status in _REFUSED and not self._has_room_for_refused():
+        if line.status in _REFUSED and not self._has_room_for_refused():
             return
         entry = {
-            "request_id": request_id.decode(),
+            "request_id": line.request_id.decode(),
             "key": key_name(caller),
             "role": role.name.lower(),
-            "address": address,
-            "method": method,
-            "route": route,
+            "address": line.peer,
+            "method": line.method,
+            "route": line.route,
             "collection": work.collection,
             "details": {name: _short(value) for name, value in work.details.items()},
             "counts": {name: count for name, count in work.counts.items() if count},
-            "status": status,
-            "code": code,
-            "took_ms": round(seconds * 1000, 3),
+            "status": line.status,
+            "code": line.code,
+            "took_ms": round(line.seconds * 1000, 3),
         }
         if self._unrecorded:
             entry["unrecorded_refusals"], self._unrecorded = self._unrecorded, 0

@@ -67,9 +67,13 @@ class Keys:
         """is_open_to_loopback: this machine may do without a key what no key is set for."""
         self._proxies = proxies
         named = {role: named_keys(role.name.lower(), keys.get(role, ())) for role in Role}
-        self._by_role = {role: tuple(key.encode() for _, key in named[role]) for role in Role}
-        self._callers = {role: tuple(f"{_KEY}{name}" for name, _ in named[role]) for role in Role}
-        self._is_search_open = not self._by_role[Role.SEARCH]
+        self._opening = {
+            role: tuple(
+                (key.encode(), f"{_KEY}{name}") for each in Role if each >= role for name, key in named[each]
+            )
+            for role in Role
+        }
+        self._is_search_open = not named[Role.SEARCH]
         self._is_open_to_loopback = is_open_to_loopback
 
     def check(self, role: Role, headers: Headers, peer: str | None) -> str:
@@ -81,7 +85,7 @@ class Keys:
         """
         if role is Role.SEARCH and self._is_search_open:
             return self._place(headers, peer)
-        if not any(self._by_role[each] for each in Role if each >= role):
+        if not self._opening[role]:
             if not self._is_open_to_loopback:
                 raise _no_key_set(role)
             _require_this_machine(headers, peer)
@@ -92,11 +96,10 @@ class Keys:
                 401, "key_missing", "This route needs a key.", headers={"www-authenticate": "Bearer"}
             )
         # Every key is compared, so the time tells neither which one fits nor how far.
-        opening = [each for each in Role if each >= role]
-        fits = [hmac.compare_digest(offered, key) for each in opening for key in self._by_role[each]]
-        if not any(fits):
+        fits = [caller for key, caller in self._opening[role] if hmac.compare_digest(offered, key)]
+        if not fits:
             raise HttpRefusal(403, "key_refused", "The key does not open this route.")
-        return [caller for each in opening for caller in self._callers[each]][fits.index(True)]
+        return fits[0]
 
     def opens(self, role: Role, headers: Headers, peer: str | None) -> bool:
         """Return whether `check` lets this caller pass."""

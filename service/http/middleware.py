@@ -17,8 +17,8 @@ from service.app.lifecycle import Opening
 from service.http.audit import RequestAudit, Work
 from service.http.auth import Role, TrustedProxies
 from service.http.compression import PackedAnswer
-from service.http.cross_origin import CrossOrigin, Fields
-from service.http.wire.body import Headers
+from service.http.cross_origin import CrossOrigin
+from service.http.wire.body import Fields, Headers
 from service.http.wire.codings.accepted import accepts_gzip
 from service.http.wire.problems import PROBLEM_JSON, Problem, problem_of
 from service.observing.metrics import Metrics
@@ -303,45 +303,22 @@ class RequestMiddleware:
         if exchange.trace is not None and self._tracer is not None:
             exchange.trace.request_id = exchange.request_id.decode()
             self._tracer.end_trace(exchange.trace, method, route, exchange.status, exchange.code)
-        if exchange.role is not None:
-            self._record(exchange, exchange.role, method, route, client, seconds)
-        if self._request_log.is_silent:
+        if exchange.role is None and self._request_log.is_silent:
             return
-        self._request_log.write(
-            RequestLine(
-                exchange.request_id,
-                method,
-                route,
-                exchange.status,
-                seconds,
-                self._proxies.caller(exchange.headers, client[0] if client else None),
-                exchange.code,
-                exchange.trace_id or (exchange.trace.trace_id.hex() if exchange.trace else ""),
-            )
-        )
-
-    def _record(
-        self,
-        exchange: Exchange,
-        role: Role,
-        method: str,
-        route: str,
-        client: Sequence[Any] | None,
-        seconds: float,
-    ) -> None:
-        address = self._proxies.caller(exchange.headers, client[0] if client else None)
-        self._audit.record_request(
+        line = RequestLine(
             exchange.request_id,
-            exchange.caller,
-            role,
-            address,
             method,
             route,
             exchange.status,
-            exchange.code,
             seconds,
-            exchange.work or Work(),
+            self._proxies.caller(exchange.headers, client[0] if client else None),
+            exchange.code,
+            exchange.trace_id or (exchange.trace.trace_id.hex() if exchange.trace else ""),
         )
+        if exchange.role is not None:
+            self._audit.record_request(line, exchange.caller, exchange.role, exchange.work or Work())
+        if not self._request_log.is_silent:
+            self._request_log.write(line)
 
 
 def _without_body(send: Send) -> Send:

@@ -15,6 +15,7 @@ import pytest
 from service.http.audit import RequestAudit, Work
 from service.http.auth import Role
 from service.observing.audit_log import AuditFiles, AuditLog
+from service.observing.request_log import RequestLine
 from tests.waiting import until
 
 NOW = datetime(2026, 11, 28, 9, tzinfo=UTC)
@@ -130,9 +131,8 @@ def test_refused_callers_push_out_no_record(tmp_path: Path) -> None:
 
     def ask(status: int, role: Role = Role.WRITE, method: str = "POST") -> None:
         caller = "" if status == 403 else "key feeder"
-        audit.record_request(
-            b"id", caller, role, "10.0.0.7", method, "/v1/delete", status, "", 0.1, Work("recipes")
-        )
+        line = RequestLine(b"id", method, "/v1/delete", status, 0.1, "10.0.0.7", "", "")
+        audit.record_request(line, caller, role, Work("recipes"))
 
     for _ in range(100):
         ask(403)

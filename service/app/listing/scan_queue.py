@@ -49,8 +49,9 @@ class ScanQueue:
     async def _wait(self, rows: float, caller: str, *, is_admitted: bool) -> None:
         before = self._running_rows / 2 + self._waiting.units_before(rows, caller)
         wait_s = self._pace.seconds(before)
-        is_free = is_admitted or self._waiting.is_below_others(rows, caller)
-        if not is_admitted and not self._admission.admits(wait_s, is_free=is_free):
+        if not is_admitted and not self._admission.admits(
+            wait_s, is_free=self._waiting.is_below_others(rows, caller)
+        ):
             raise Overloaded(
                 "Too many listings and counts are waiting.", retry_after_s=max(1.0, wait_s), reason="scan"
             )

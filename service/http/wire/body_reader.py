@@ -48,8 +48,7 @@ class BodyReader:
 
         Raises HttpRefusal.
         """
-        _require_readable(headers, bytes_max)
-        if b"content-encoding" in headers and is_packed(headers):
+        if _require_readable(headers, bytes_max):
             async with self._arrives() as arriving:
                 parts = [part async for part in self._unpacked(receive, arriving, bytes_max)]
                 return b"".join(parts)
@@ -65,9 +64,9 @@ class BodyReader:
     @asynccontextmanager
     async def streamed(self, receive: Receive, headers: Headers, *, bytes_max: int) -> AsyncIterator[Receive]:
         """A `receive` with the same limits, for readers that stream. Read the body to its end inside."""
-        _require_readable(headers, bytes_max)
+        is_gzip = _require_readable(headers, bytes_max)
         async with self._arrives() as arriving:
-            if b"content-encoding" in headers and is_packed(headers):
+            if is_gzip:
                 yield self._unpacking(receive, arriving, bytes_max)
                 return
 
@@ -154,12 +153,12 @@ class BodyReader:
         self._held -= arriving.held
 
 
-def _require_readable(headers: Headers, bytes_max: int) -> None:
+def _require_readable(headers: Headers, bytes_max: int) -> bool:
+    """Return whether the body is packed."""
     length = headers.get(b"content-length", b"0")
     if length.isdigit() and int(length) > bytes_max:
         raise _too_large(bytes_max)
-    if b"content-encoding" in headers:
-        is_packed(headers)
+    return b"content-encoding" in headers and is_packed(headers)
 
 
 def _gone() -> HttpRefusal:
