@@ -36,6 +36,7 @@ import numpy as np
 
 from benchmarks.embedding_service import OUT, Report, Row, Served, picture_files, texts
 from benchmarks.model_change_load import Caller
+from service.observing.processes import footprint_of, process_tree
 
 SLOPE_PERCENT_AN_HOUR_MAX = 1.0
 FILES_GROWTH_MAX = 8.0
@@ -70,33 +71,10 @@ class Sample:
     processes: int
 
 
-def processes_of(process_id: int) -> list[int]:
-    """The process and all below it."""
-    found = [process_id]
-    for each in found:
-        try:
-            tasks = list(Path(f"/proc/{each}/task").iterdir())
-            found += [int(child) for task in tasks for child in (task / "children").read_text().split()]
-        except OSError:
-            continue  # it has just ended
-    return found
-
-
-def anonymous_mb(process_id: int) -> float:
-    text = Path(f"/proc/{process_id}/status").read_text()
-    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("RssAnon:")) / 1024
-
-
 def sample(process_id: int, at_s: float) -> Sample:
-    memory, files, count = 0.0, 0, 0
-    for each in processes_of(process_id):
-        try:
-            memory += anonymous_mb(each)
-            files += len(list(Path(f"/proc/{each}/fd").iterdir()))
-            count += 1
-        except OSError:
-            continue
-    return Sample(at_s, memory, files, count)
+    found = [each for each in map(footprint_of, process_tree(process_id)) if each is not None]
+    memory_mb = sum(each.own_bytes for each in found) / (1 << 20)
+    return Sample(at_s, memory_mb, sum(each.files for each in found), len(found))
 
 
 def windows(samples: Sequence[Sample], count: int) -> list[list[Sample]]:

@@ -44,17 +44,19 @@ def _pinned_bits(view: View, one: SegmentView, seq: int) -> Bitmap:
     return with_rows(one.live, rows[np.array([i in alive for i in ids], dtype=np.bool_)])
 
 
+def live_at(view: View, seq: int) -> Mask:
+    """Return which rows of the delta were live at `seq`."""
+    created, deleted = view.delta.created_seq.data, view.delta.deleted_seq.data
+    return (created[: view.count] <= seq) & (deleted[: view.count] > seq)
+
+
 def allowed_mask(view: View, request: SearchRequest, condition: CompiledFilter | None) -> Mask:
     """The same for the delta, less the excluded; nobody may change it, since it can be the view's own."""
     live = view.live[: view.count]
     if request.after is None:
         allowed = live
     else:
-        created_seq, deleted_seq = (
-            view.delta.created_seq.data[: view.count],
-            view.delta.deleted_seq.data[: view.count],
-        )
-        allowed = (created_seq <= request.after.seq) & (deleted_seq > request.after.seq)
+        allowed = live_at(view, request.after.seq)
         changed = np.flatnonzero(allowed & ~live)
         if len(changed):
             ids = view.delta.ids(changed)

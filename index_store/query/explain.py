@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from index_store.ann.rerank import rescore
-from index_store.delta.delta import Delta
 from index_store.explanation import Explanation, ItemState
 from index_store.filter.cache import compiled_filter
+from index_store.filter.texts import passing_texts
 from index_store.query.execute import Answer, answer
 from index_store.query.view import View, live_ids
 from index_store.storage.rows import Row
@@ -33,7 +33,7 @@ def explain(
         source_version=None if row is None else row.source_version,
         is_indexed=item_id in live_ids(view, [item_id]),
         is_excluded=item_id in request.exclude_ids,
-        passes_filter=_passes_filter(row, request, spec),
+        passes_filter=_passes_filter(row, request),
         answer_rank=request.offset + found.ids.index(item_id) + 1 if item_id in found.ids else None,
         hits=len(found.ids),
         last_distance=float(found.distances[-1]) if found.ids else None,
@@ -71,14 +71,11 @@ def _state(row: Row | None) -> ItemState:
     return "live" if row.active else "inactive"
 
 
-def _passes_filter(row: Row | None, request: SearchRequest, spec: CollectionSpec) -> bool | None:
-    """The filter, asked of this row alone, by what searches ask it with. The row's own vector may be missing:
-    the query stands in for it."""
+def _passes_filter(row: Row | None, request: SearchRequest) -> bool | None:
+    """The filter, asked of this row alone, by what searches ask it with."""
     if request.filter is None or row is None or row.deleted:
         return None
-    alone = Delta(spec)
-    alone.add_rows([replace(row, vector=request.vector.astype("<f4").tobytes())])
-    return bool(alone.masks.mask(compiled_filter(request.filter), 1)[0])
+    return passing_texts(compiled_filter(request.filter).node, [row.metadata])[0]
 
 
 def _distance(vector: bytes, request: SearchRequest, spec: CollectionSpec) -> float:

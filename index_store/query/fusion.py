@@ -26,7 +26,7 @@ from index_store.filter.cache import CompiledFilter
 from index_store.filter.compile import Mask
 from index_store.lexical.analysis import PAIR_MIN
 from index_store.lexical.scores import TextPart, TextScores, query_grams, text_scores, text_weight
-from index_store.query.allowed import allowed_bits, allowed_mask
+from index_store.query.allowed import allowed_bits, allowed_mask, live_at
 from index_store.query.view import SegmentView, View
 from index_store.segment.reader import Found
 from index_store.types import Metric, SearchRequest, TextQuery
@@ -291,10 +291,7 @@ def text_parts(view: View, seq: int | None) -> list[TextPart]:
             )
         live, hidden = _live_at(one, seq)
         parts.append(TextPart(postings, one.segment.reader.rows, live, hidden, postings.totals))
-    mask = view.live[: view.count]
-    if seq is not None:
-        created, deleted = view.delta.created_seq.data, view.delta.deleted_seq.data
-        mask = (created[: view.count] <= seq) & (deleted[: view.count] > seq)
+    mask = view.live[: view.count] if seq is None else live_at(view, seq)
     hidden = view.count - int(np.count_nonzero(mask))
     bits = np.packbits(mask, bitorder="little")
     parts.append(TextPart(growing, view.count, bits, hidden))
