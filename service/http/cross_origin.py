@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.http.wire.body import Fields, Headers
+from service.http.wire.body import Headers
 
 _ANY = "*"
 _EXPOSED = b"X-Request-Id, RateLimit, RateLimit-Policy, Retry-After, ETag"
@@ -14,6 +14,8 @@ _HEADERS = (
     b"If-Match, If-None-Match"
 )
 _PREFLIGHT_S = b"600"
+
+Fields = Sequence[tuple[bytes, bytes]]
 
 
 class CrossOrigin:

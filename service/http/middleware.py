@@ -17,8 +17,8 @@ from service.app.lifecycle import Opening
 from service.http.audit import RequestAudit, Work
 from service.http.auth import Role, TrustedProxies
 from service.http.compression import PackedAnswer
-from service.http.cross_origin import CrossOrigin
-from service.http.wire.body import Fields, Headers
+from service.http.cross_origin import CrossOrigin, Fields
+from service.http.wire.body import Headers
 from service.http.wire.codings.accepted import accepts_gzip
 from service.http.wire.problems import PROBLEM_JSON, Problem, problem_of
 from service.observing.metrics import Metrics

@@ -107,6 +107,7 @@ def test_the_other_path_answers_whatever_fails(rollout: float, failure: Exceptio
     asyncio.run(run())
 
 
+@pytest.mark.long
 def test_the_other_path_answers_within_the_deadline_when_one_hangs() -> None:
     async def run() -> None:
         stage = Stage(deadline_s=0.2)

@@ -82,6 +82,7 @@ def test_a_fifth_that_vanishes_at_once_is_held(shop: Shop, how: str) -> None:
     follower.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["rows", "items", "activity"])
 def test_bit_by_bit_over_restarts_counts_together(
     shop: Shop, how: str, caplog: pytest.LogCaptureFixture

@@ -71,6 +71,7 @@ def by_exact_search(scene: Scene, request: SearchRequest) -> list[tuple[Id, floa
     return [(hit.id, hit.distance) for hit in scene.index.search(scene.collection, [every])[0].hits]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("condition", [None, {"shade": {"$in": [1, 2, 3, 77]}}])
 def test_ranks_and_distances_are_those_of_the_searches(scene: Scene, condition: dict[str, object]) -> None:
     request = SearchRequest(vectors(1, 5)[0], 10, [scene.id(1)], condition, offset=4)

@@ -38,6 +38,7 @@ def build(count: int, metric: Metric, storage: Storage, path: Path) -> tuple[Fai
     return open_mapped(path), codes.scale
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
 @pytest.mark.parametrize("storage", ["float32", "bf16", "int8"])
 def test_finds_the_rows_that_faiss_finds(tmp_path: Path, metric: Metric, storage: Storage) -> None:

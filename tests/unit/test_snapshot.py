@@ -75,6 +75,7 @@ def test_every_flipped_byte_of_a_file_is_noticed(published: Path) -> None:
             verify(published, manifest)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("has_parts", [True, False])
 def test_a_large_file_is_checked_in_parts(tmp_path: Path, has_parts: bool) -> None:
     """And as a whole, where its manifest was made before there were parts."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -15,8 +15,6 @@ from service.http.wire.problems import HttpRefusal
 
 T = TypeVar("T")
 Headers = Mapping[bytes, bytes]
-Fields: TypeAlias = Sequence[tuple[bytes, bytes]]
-"""Header fields in their order, some more than once."""
 
 DEPTH_MAX = 16
 """Levels of a filter or of metadata. Elsewhere types bound the depth, in skipped fields the decoder does."""

@@ -23,7 +23,7 @@ _CHARS_MAX = 4096
 _PICTURE_BYTES = 65_536
 """Bytes at each end of a picture that, with its length, identify it."""
 
-Asked: TypeAlias = Callable[[bytes], Sequence[bytes]]
+Question: TypeAlias = Callable[[bytes], Sequence[bytes]]
 """Of a payload: all that the cursor's check covers, the payload and what was asked for."""
 
 
@@ -42,14 +42,14 @@ def write_cursor(search: ParsedSearch, page: PageKey, rank: int) -> str:
     parts: list[Any] = [_FORMAT, page.generation, page.seq, page.distance, page.id, rank]
     if search.request.text is not None:
         parts += [page.text_weight, search.request.text.mode == "lexical", bool(search.asked)]
-    return written_text(orjson.dumps(parts), lambda payload: _asked(search, payload))
+    return written_text(orjson.dumps(parts), lambda payload: _question(search, payload))
 
 
 def read_cursor(search: ParsedSearch, text: str) -> Cursor:
     """Raises InvalidInput for anything that `write_cursor` did not make for this question; how many items a
     page has and what is told of each may change."""
     try:
-        parts: list[Any] = orjson.loads(read_payload(text, lambda payload: _asked(search, payload)))
+        parts: list[Any] = orjson.loads(read_payload(text, lambda payload: _question(search, payload)))
         if len(parts) not in (6, 9) or parts[0] != _FORMAT:
             raise ValueError("another format")
         if id_fault(parts[4], search.collection.id_type) is not None:
@@ -66,18 +66,18 @@ def read_cursor(search: ParsedSearch, text: str) -> Cursor:
     return Cursor(page, int(parts[5]), bool(is_by_words_alone), bool(was_read))
 
 
-def written_text(payload: bytes, asked: Asked) -> str:
+def written_text(payload: bytes, question: Question) -> str:
     """Return a cursor of this payload, bound to its question."""
-    return base64.urlsafe_b64encode(_check(asked(payload)) + payload).decode().rstrip("=")
+    return base64.urlsafe_b64encode(_check(question(payload)) + payload).decode().rstrip("=")
 
 
-def read_payload(text: str, asked: Asked) -> bytes:
+def read_payload(text: str, question: Question) -> bytes:
     """Raises ValueError for what `written_text` did not make for this question."""
     if len(text) > _CHARS_MAX:
         raise ValueError("too long")
     data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     check, payload = data[:_CHECK_BYTES], data[_CHECK_BYTES:]
-    if check != _check(asked(payload)):
+    if check != _check(question(payload)):
         raise ValueError("of another question")
     return payload
 
@@ -87,7 +87,7 @@ def _check(parts: Sequence[bytes]) -> bytes:
     return hashlib.blake2b(b"\0".join(parts), digest_size=_CHECK_BYTES).digest()
 
 
-def _asked(search: ParsedSearch, payload: bytes) -> list[bytes]:
+def _question(search: ParsedSearch, payload: bytes) -> list[bytes]:
     """What a page belongs to: collection, content as it was asked for, and conditions."""
     request = search.request
     content = search.asked if search.asked and isinstance(search.content, str) else search.content

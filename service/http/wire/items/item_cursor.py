@@ -20,7 +20,7 @@ def write_item_cursor(
 ) -> str:
     """after: the last id that was looked at."""
     return written_text(
-        orjson.dumps([_FORMAT, after]), lambda payload: _asked(collection, condition, is_live, payload)
+        orjson.dumps([_FORMAT, after]), lambda payload: _question(collection, condition, is_live, payload)
     )
 
 
@@ -28,7 +28,7 @@ def read_item_cursor(collection: Collection, condition: Filter | None, is_live: 
     """Return the id to go on after. Raises InvalidInput for what was not made for this question; how many
     items a page has and what is told of each may change."""
     try:
-        payload = read_payload(text, lambda given: _asked(collection, condition, is_live, given))
+        payload = read_payload(text, lambda given: _question(collection, condition, is_live, given))
         parts: list[Any] = orjson.loads(payload)
         if len(parts) != 2 or parts[0] != _FORMAT or id_fault(parts[1], collection.id_type) is not None:
             raise ValueError("no id of this collection")
@@ -42,7 +42,7 @@ def read_item_cursor(collection: Collection, condition: Filter | None, is_live: 
     return after
 
 
-def _asked(
+def _question(
     collection: Collection, condition: Filter | None, is_live: bool | None, payload: bytes
 ) -> list[bytes]:
     passes = b"" if condition is None else canonical_filter(condition)
