@@ -61,6 +61,7 @@ def scaled(length: float) -> bytes:
     return (unit(RNG, 384) * np.float32(length)).astype("<f4").tobytes()
 
 
+@pytest.mark.long
 def test_one_bad_row_is_set_aside_and_the_rest_is_stored(tmp_path: Path) -> None:
     bad: list[Item] = [
         Item(101, scaled(1e-13)),

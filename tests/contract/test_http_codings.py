@@ -194,6 +194,7 @@ def test_any_origin_is_a_star_and_never_with_keyless_writes() -> None:
             Settings.from_environ({"CORS_ORIGINS": wrong})
 
 
+@pytest.mark.long
 def test_the_short_way_of_searches_knows_both(tmp_path: Path) -> None:
     with served(tmp_path, LIMITS) as wire:
         vector = as_base64(unit(np.random.default_rng(3), 384))

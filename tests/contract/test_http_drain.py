@@ -6,12 +6,14 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service.http.transport.connection_drain import IDLE_S
 from tests.contract.test_http_protocol import KEEP_ALIVE_S, TIMEOUT_S, Answer, Wire, post, read_answer, served
+from tests.http_app import seed
 
 HEAD_S = 5
 """How long a stop waits for a head."""
@@ -152,3 +154,15 @@ def test_what_came_before_an_idle_connection_is_closed_and_is_not_read_yet_is_an
             sock.sendall(post())
         with sock.makefile("rb") as stream:
             assert read_answer(stream).status == 200
+
+
+@pytest.mark.long
+def test_a_stop_answers_what_is_in_line(tmp_path: Path) -> None:
+    with served(tmp_path) as wire:
+        seed(wire.app)
+        wire.ask(post())
+        with wire.connected() as sock, sock.makefile("rb") as stream:
+            sock.sendall(post())
+            wire.server.should_exit = True
+            assert read_answer(stream).status == 200
+            assert stream.read() == b""

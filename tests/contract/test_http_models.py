@@ -31,6 +31,7 @@ def configured(tmp_path: Path, text_template: str) -> dict[str, str]:
     return {"COLLECTIONS_FILE": str(file)}
 
 
+@pytest.mark.long
 def test_another_text_template_is_another_embedding_version(tmp_path: Path) -> None:
     with running_app(tmp_path / "a", configured(tmp_path, "{title}")) as app:
         first = version_of(app, "recipes")

@@ -221,6 +221,7 @@ def test_pipelined_requests_are_answered_in_order(wire: Wire) -> None:
             assert counts == [1, 2, 3, 4]
 
 
+@pytest.mark.long
 def test_any_line_of_requests_cut_anywhere(wire: Wire) -> None:
     seed_number = random.randrange(2**32)
     print(f"seed {seed_number}")
@@ -327,17 +328,7 @@ def test_an_idle_connection_is_closed_and_a_used_one_stays(wire: Wire) -> None:
         assert stream.read() == b""
 
 
-def test_a_stop_answers_what_is_in_line(tmp_path: Path) -> None:
-    with served(tmp_path) as wire:
-        seed(wire.app)
-        wire.ask(post())
-        with wire.connected() as sock, sock.makefile("rb") as stream:
-            sock.sendall(post())
-            wire.server.should_exit = True
-            assert read_answer(stream).status == 200
-            assert stream.read() == b""
-
-
+@pytest.mark.long
 def test_without_a_key_nothing_is_taken(tmp_path: Path) -> None:
     with served(tmp_path, {"SEARCH_API_KEY": "secret-search-key-1"}) as wire:
         assert wire.ask(post()).status == 401
@@ -382,6 +373,7 @@ class FullEncoder:
         self._inner.close()
 
 
+@pytest.mark.long
 def test_what_would_wait_too_long_is_refused_on_the_short_way(tmp_path: Path) -> None:
     with served(tmp_path, {"SEARCH_API_KEY": "first-key,second-key"}) as wire:
         slot = application_of(wire.app).searcher._encoders.slot("recipes")

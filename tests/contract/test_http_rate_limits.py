@@ -94,6 +94,7 @@ def test_what_is_refused_is_not_counted_and_told_once(app: HttpApp, path: str) -
     assert left(caller.get("/v1/model-info")) == 8
 
 
+@pytest.mark.long
 def test_a_write_by_filter_weighs_what_matches(tmp_path: Path) -> None:
     with running_app(tmp_path, {**LIMITS, "RATE_LIMIT_WRITE": "60", "BRAKE_PERCENT": "100"}) as app:
         seed(app)  # 41 items

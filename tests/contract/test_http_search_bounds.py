@@ -278,6 +278,7 @@ def test_a_batch_alone_is_never_too_much_for_the_line(tmp_path: Path) -> None:
         assert sizes == [30 - n % 9 for n in range(100)]
 
 
+@pytest.mark.long
 def test_what_the_index_refuses_in_a_batch_names_its_search(tmp_path: Path) -> None:
     with running_app(tmp_path / "data") as app:
         seed(app)

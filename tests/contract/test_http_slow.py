@@ -82,6 +82,7 @@ def test_the_slowest_come_first_and_bounded(app: HttpApp) -> None:
     assert app.get("/v1/slow", params={"limit": 0}).status_code == 422
 
 
+@pytest.mark.long
 def test_stages_are_counted_once_a_request(app: HttpApp) -> None:
     def counts() -> dict[str, float]:
         return {stage: value(app, "uhok_stage_seconds_count", stage=stage) for stage in STAGES}

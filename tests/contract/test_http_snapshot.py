@@ -46,6 +46,7 @@ def test_a_snapshot_taken_during_writes_restores_to_what_was_acknowledged_before
         assert found[0]["recipe_id"] == 10
 
 
+@pytest.mark.long
 def test_only_an_administrator_and_no_name_of_the_callers(tmp_path: Path) -> None:
     with running_app(tmp_path, {"ADMIN_API_KEY": "administrator", "WRITE_API_KEY": "writer-key"}) as app:
         assert app.post("/v1/snapshot", {}).status_code == 401
@@ -72,6 +73,7 @@ def test_what_was_made_is_listed_and_the_oldest_go(tmp_path: Path) -> None:
         assert own.is_dir(), "what somebody else named is not touched"
 
 
+@pytest.mark.long
 def test_a_copy_leaves_the_reserve_free(tmp_path: Path) -> None:
     with running_app(tmp_path / "data") as app:
         seed(app)

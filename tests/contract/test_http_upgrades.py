@@ -37,6 +37,7 @@ def answer(app: HttpApp, question: dict[str, Any]) -> Any:
     return answer.json()
 
 
+@pytest.mark.long
 def test_a_release_s_directory_answers_as_it_did_and_takes_writes(release: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(release, data)

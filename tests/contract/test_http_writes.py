@@ -345,6 +345,7 @@ def contents(app: HttpApp, collection: str) -> int:
     return kept
 
 
+@pytest.mark.long
 def test_texts_are_kept_and_pictures_bytes_only_where_that_was_asked_for(tmp_path: Path) -> None:
     shown = {"product_id": "p", "image": picture(1)}
     with running_app(tmp_path / "a") as app:

@@ -252,6 +252,7 @@ def test_pages_neither_repeat_nor_skip_across_writes(index: VectorIndex) -> None
     assert rest.seq == first.seq and rest.exhausted
 
 
+@pytest.mark.long
 def test_pages_through_ties(index: VectorIndex) -> None:
     same = vectors(1)[0]
     put(index, [ItemWrite(i, same) for i in range(2500)])

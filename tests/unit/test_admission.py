@@ -19,6 +19,7 @@ class Clock:
         return self.now
 
 
+@pytest.mark.long
 def test_a_pace_follows_what_is_measured() -> None:
     pace = Pace(1.0)
     for _ in range(100):

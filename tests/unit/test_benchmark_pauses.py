@@ -49,6 +49,7 @@ def test_what_fills_stands_still_in_turns_and_goes_on_at_the_end(tmp_path: Path)
             child.kill()
 
 
+@pytest.mark.long
 def test_who_holds_the_lock_of_a_store_is_not_stopped(tmp_path: Path) -> None:
     store = tmp_path / "collections" / "recipes" / "g000001"
     store.mkdir(parents=True)

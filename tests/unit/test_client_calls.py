@@ -114,6 +114,7 @@ def test_no_hedge_without_need_or_leave() -> None:
     assert hedged((0.05, "first"), (0.0, "never"), allowed=False) == ("first", ["asked 0"])
 
 
+@pytest.mark.long
 def test_a_failed_hedge_does_not_decide() -> None:
     answer, _ = hedged((0.2, "first"), (0.0, NoAnswer("gone")))
     assert answer == "first"

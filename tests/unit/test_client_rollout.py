@@ -37,6 +37,7 @@ def test_the_share_is_kept_and_sticky(percent: float) -> None:
     )
 
 
+@pytest.mark.long
 def test_a_user_is_always_on_one_side() -> None:
     async def run() -> None:
         stage = Stage(rollout=50)
@@ -136,6 +137,7 @@ def test_a_path_that_is_slow_to_cancel_costs_no_answer(rollout: float) -> None:
     asyncio.run(asyncio.wait_for(run(), 30))
 
 
+@pytest.mark.long
 def test_the_answer_comes_when_the_session_is_free_again() -> None:
     async def run() -> None:
         stage = Stage()

@@ -164,6 +164,7 @@ def attributes(resource: dict[str, Any], name: str) -> dict[str, str]:
     return {each["Key"]: each["Value"] for each in resource["Properties"][name]}
 
 
+@pytest.mark.long
 def test_the_load_balancer_fits_our_settings_and_routes() -> None:
     found = yaml.load(read(TEMPLATE), _Template)["Resources"]
     idle_s = int(attributes(found["LoadBalancer"], "LoadBalancerAttributes")["idle_timeout.timeout_seconds"])

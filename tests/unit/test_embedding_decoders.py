@@ -91,6 +91,7 @@ def test_one_process_serves_picture_after_picture(decoders: Decoders) -> None:
     assert len(decoders.processes()) == 2, "documents have processes of their own priority"
 
 
+@pytest.mark.long
 def test_a_picture_that_takes_too_much_work_is_ended_and_the_next_one_read() -> None:
     decoders = Decoders(DecodeLimits(work_ms_max=100))
     try:

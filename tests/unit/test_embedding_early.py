@@ -36,6 +36,7 @@ def test_a_missing_model_is_told_to_who_asks_for_it_and_spoils_no_other(tmp_path
     assert models.load("text", "builtin:hashed-ngrams", 384).info.dim == 384
 
 
+@pytest.mark.long
 def test_the_program_begins_models_before_it_imports_what_serves_them() -> None:
     late = ("fastapi", "faiss", "numba", "service.wiring", "service.embedding.catalog.cli")
     found = "import sys, service.__main__; print([name for name in sys.argv[1:] if name in sys.modules])"

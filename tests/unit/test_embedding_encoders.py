@@ -219,6 +219,7 @@ def jpeg(seed: int) -> bytes:
     return out.getvalue()
 
 
+@pytest.mark.long
 def test_one_broken_picture_spoils_no_other() -> None:
     files = [jpeg(seed) for seed in range(80)]
     files[3], files[70] = b"text", files[70][:60]

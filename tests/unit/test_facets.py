@@ -92,6 +92,7 @@ def expected(items: Items, key: str) -> tuple[int, Counter[Any]]:
     return having, counts
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "condition", [None, {"shade": "red"}, {"price": {"$lt": 900}}, {"nest.x": 2}, {"nothing": 1}]
 )

@@ -108,6 +108,7 @@ def test_a_bad_record_with_text_is_refused(record: list[bytes | None]) -> None:
         parse(stream([key(1), vector([1, 2, 3]), b"good"], record), KEY_AND_VECTOR, texts=1)
 
 
+@pytest.mark.long
 @given(
     st.lists(
         st.tuples(

@@ -133,6 +133,7 @@ def test_what_worked_before_is_waited_for(tmp_path: Path, error: FeederError) ->
     bench.index.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("error", [SourceDown("down"), SettingsWrong("no such table"), AnotherFeeder("x")])
 def test_an_interruption_ends_by_itself(tmp_path: Path, error: FeederError) -> None:
     bench = Bench(tmp_path, between(20, 60, error))

@@ -120,6 +120,7 @@ def test_sealed_merged_and_growing_rows_score_like_a_dictionary(tmp_path: Path) 
     assert check(tmp_path) == []
 
 
+@pytest.mark.long
 def test_rows_sealed_before_the_fields_were_declared_are_sealed_again(tmp_path: Path) -> None:
     plain = opened(tmp_path, replace(SPEC, lexical_fields=()))
     plain.advance("numbers", "begin", "v1")
@@ -189,6 +190,7 @@ def test_the_weight_of_words_follows_the_spread_of_similarities(tmp_path: Path) 
     index.close()
 
 
+@pytest.mark.long
 def test_the_words_of_very_many_new_rows_are_read_beside_searches(tmp_path: Path) -> None:
     index = opened(tmp_path)
     index.advance("numbers", "begin", "v1")
@@ -259,6 +261,7 @@ def view_of_rows(count: int) -> View:
     return view_of_delta(delta, count)
 
 
+@pytest.mark.long
 def test_rows_that_change_their_place_in_memory_are_found_by_words_meanwhile(tmp_path: Path) -> None:
     index = opened(tmp_path)
     index.advance("numbers", "begin", "v1")

@@ -93,6 +93,7 @@ def in_both(index: EmbeddedIndex, step: str, version: str) -> tuple[list[object]
     return before, facts(index.get("things", IDS))
 
 
+@pytest.mark.long
 def test_writers_of_one_item_come_in_one_order_to_all_generations(workers: Sequence[EmbeddedIndex]) -> None:
     workers[0].advance("things", "begin", "v2")
     step, version = "promote", "v2"
@@ -103,6 +104,7 @@ def test_writers_of_one_item_come_in_one_order_to_all_generations(workers: Seque
         step, version = "rollback", "v1" if version == "v2" else "v2"
 
 
+@pytest.mark.long
 def test_writers_that_meet_the_beginning_of_a_generation_too(workers: Sequence[EmbeddedIndex]) -> None:
     for turn in range(ROUNDS // 3):
         version = f"v{turn + 2}"

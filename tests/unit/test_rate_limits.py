@@ -97,6 +97,7 @@ def test_what_is_given_back_can_be_taken_again(clock: Clock) -> None:
     assert limit.spend("a", 100).is_given
 
 
+@pytest.mark.long
 def test_memory_is_bounded_and_a_heavy_caller_is_not_forgotten_for_many_light_ones(clock: Clock) -> None:
     limit = limit_of(clock)
     assert limit.spend("heavy", 100).is_given
@@ -114,6 +115,7 @@ def test_workers_share_one_quota(clock: Clock, tmp_path: Path) -> None:
     assert given == 50
 
 
+@pytest.mark.long
 def test_two_processes_give_no_double_quota(tmp_path: Path) -> None:
     children = [
         subprocess.Popen(
@@ -156,6 +158,7 @@ def test_a_table_of_a_worker_that_ended_goes(clock: Clock, tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == [f"quota-search-{os.getpid()}.table"]
 
 
+@pytest.mark.long
 def test_what_workers_share_has_its_room_on_disk_from_the_start(tmp_path: Path) -> None:
     made = """
 import sys

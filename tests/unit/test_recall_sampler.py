@@ -102,6 +102,7 @@ def plant_breadth(index: EmbeddedIndex, ef: int) -> None:
         reader._plans.clear()
 
 
+@pytest.mark.long
 def test_recall_is_measured_and_a_small_ef_shows(index: EmbeddedIndex) -> None:
     found, expected = sampled(index, 40)
     assert expected == 40 * K and found / expected > 0.98
@@ -110,6 +111,7 @@ def test_recall_is_measured_and_a_small_ef_shows(index: EmbeddedIndex) -> None:
     assert expected == 40 * K and found / expected < 0.95
 
 
+@pytest.mark.long
 @needs_prometheus
 @pytest.mark.parametrize("is_planted", [True, False])
 def test_the_alert_fires_on_what_was_measured(index: EmbeddedIndex, tmp_path: Path, is_planted: bool) -> None:

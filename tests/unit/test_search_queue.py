@@ -181,6 +181,7 @@ def test_a_heavy_request_is_a_call_of_its_own() -> None:
     asyncio.run(scene())
 
 
+@pytest.mark.long
 def test_deadlines_are_looked_at_between_heavy_requests() -> None:
     class SlowIndex(GatedIndex):
         def search(self, _: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:

@@ -86,6 +86,7 @@ def test_a_seq_that_comes_is_waited_for_without_searches() -> None:
     assert index.searches == 1
 
 
+@pytest.mark.long
 def test_a_seq_that_does_not_come_costs_no_search() -> None:
     index = SlowSeqs(time.monotonic() + 60)
     with pytest.raises(SeqNotReached, match="at seq 3"):

@@ -42,6 +42,7 @@ def test_what_is_sealed_can_be_read(published: Path) -> None:
     assert {name: fact.size for name, fact in manifest.files.items()} == {"vectors": 256, "empty": 0}
 
 
+@pytest.mark.long
 def test_every_flipped_byte_of_the_manifest_is_noticed(published: Path) -> None:
     path = published / MANIFEST
     content = path.read_bytes()
