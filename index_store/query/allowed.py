@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,19 @@ class Allowed(NamedTuple):
 
     bits: Bitmap | None
     known: int | None
+
+
+class AllowedRows(NamedTuple):
+    """Of a whole view. segments: of each of its segments, as `allowed_bits`. delta: as `allowed_mask`."""
+
+    segments: Sequence[Allowed]
+    delta: Mask
+
+
+def allowed_rows(view: View, request: SearchRequest, condition: CompiledFilter | None) -> AllowedRows:
+    """Return which rows of each part a search may return."""
+    segments = [allowed_bits(view, one, request, condition) for one in view.segments]
+    return AllowedRows(segments, allowed_mask(view, request, condition) if view.count else view.live)
 
 
 def allowed_bits(

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from index_store.ann.rerank import Distances, select
-from index_store.delta.delta import ResumePoint
+from index_store.ann.rerank import Distances
 from index_store.delta.id_index import RowNumbers
 from index_store.errors import AnswerLimitExceeded
 from index_store.filter.cache import CompiledFilter, compiled_filter
-from index_store.query.allowed import Allowed, allowed_bits, allowed_mask
+from index_store.query.allowed import allowed_rows
+from index_store.query.candidates import nearest
 from index_store.query.fusion import fused_rows
-from index_store.query.view import SegmentView, View
-from index_store.segment.reader import Found
+from index_store.query.view import View
 from index_store.types import Id, SearchRequest, TextQuery, Vector
 
-_FIRST_BEYOND = 64
 _EXCLUDED_CHECKED_MAX = 256
-_NO_ROWS: RowNumbers = np.empty(0, np.int64)
-_NO_DISTANCES: Distances = np.empty(0, np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,32 +45,13 @@ class AnswerScores:
     text_weight: float
 
 
-class _Part(NamedTuple):
-    """What one segment, or the delta, has for the answer: nearest first, ties by id. number: as in
-    `Answer.parts`."""
-
-    number: int
-    rows: RowNumbers
-    distances: Distances
-    ids: npt.NDArray[Any]
-
-
-class _AnswerRows(NamedTuple):
-    """The same of all parts. numbers: as `Answer.parts`."""
-
-    numbers: npt.NDArray[np.int64]
-    rows: RowNumbers
-    distances: Distances
-    ids: npt.NDArray[Any]
-
-
 def answer(view: View, request: SearchRequest) -> Answer:
     """view: knows the page's seq, if the request is for one. Raises InvalidFilter, WordsNotSealed."""
     condition = None if request.filter is None else compiled_filter(request.filter)
     if request.text is not None:
         return _answer_by_words(view, request, request.text, condition)
     wanted = request.offset + request.k
-    found = _nearest(view, request, condition, wanted + 1)
+    found = nearest(view, request, allowed_rows(view, request, condition), wanted + 1)
     exhausted = len(found.rows) <= wanted
     distances = found.distances
     stop = wanted
@@ -109,82 +84,6 @@ def unknown_keys(view: View, condition: CompiledFilter) -> Sequence[str]:
     """Return the keys of a filter that no row has."""
     known = [view.delta.masks.known_keys, *(one.segment.masks.known_keys for one in view.segments)]
     return [key for key in condition.keys if not any(keys.has(key) for keys in known)]
-
-
-def _nearest(view: View, request: SearchRequest, condition: CompiledFilter | None, k: int) -> _AnswerRows:
-    """The k nearest of all parts by (distance, id): each part's distances are the same float64 sums."""
-    after = None if request.after is None else ResumePoint(request.after.distance, request.after.id)
-    parts: list[_Part] = []
-    for number, one in enumerate(view.segments):
-        allowed = allowed_bits(view, one, request, condition)
-        rows, distances = _sealed_candidates(one, request, k, allowed, after)
-        parts.append(_Part(number, rows, distances, one.segment.reader.ids_of(rows)))
-    if view.count:
-        # Last, and told how near its rows must be: mostly none of so few rows is.
-        mask = allowed_mask(view, request, condition)
-        if request.steps is not None:
-            request.steps.append(("delta", 0, view.count))
-        found = view.delta.nearest_rows(request.vector, k, mask, after, _farthest(parts, k))
-        if len(found.rows):
-            parts.append(_Part(-1, found.rows, found.distances, found.ids))
-    return _merged(parts, k)
-
-
-def _farthest(parts: Sequence[_Part], k: int) -> float:
-    """The distance of the k-th of these rows; without so many, of none."""
-    if len(parts) == 1:
-        distances = parts[0].distances
-        return float(distances[k - 1]) if len(distances) >= k else math.inf
-    distances = np.concatenate([part.distances for part in parts]) if parts else _NO_DISTANCES
-    return float(np.partition(distances, k - 1)[k - 1]) if len(distances) >= k else math.inf
-
-
-def _merged(parts: Sequence[_Part], k: int) -> _AnswerRows:
-    """The k nearest of all parts, in order."""
-    if not parts:
-        return _AnswerRows(_NO_ROWS, _NO_ROWS, _NO_DISTANCES, _NO_ROWS)
-    if len(parts) == 1:
-        number, rows, distances, ids = parts[0]
-        numbers = np.empty(len(rows), np.int64)
-        numbers.fill(number)
-        return _AnswerRows(numbers, rows, distances, ids)
-    each, *columns = zip(*parts, strict=True)
-    rows, distances, ids = map(np.concatenate, columns)
-    order = select(distances, ids, k)
-    return _AnswerRows(
-        np.repeat(each, list(map(len, columns[0])))[order], rows[order], distances[order], ids[order]
-    )
-
-
-def _sealed_candidates(
-    one: SegmentView, request: SearchRequest, k: int, allowed: Allowed, after: ResumePoint | None
-) -> Found:
-    """The k nearest allowed rows of a segment that come after `after`. A segment can't start in the
-    middle of an answer, so it is asked for more until enough of them lie beyond."""
-    segment = one.segment.reader
-    query, excluded, exact = request.vector, request.exclude_ids, request.exact
-    bits, count = allowed
-    fetch = k if after is None else k + _FIRST_BEYOND
-    while True:
-        rows, distances = segment.candidates(
-            query,
-            fetch,
-            bits,
-            allowed_count=count,
-            excluded=excluded,
-            exact=exact,
-            ef=request.ef,
-            steps=request.steps,
-        )
-        if after is None:
-            return rows, distances
-        beyond = distances > after.distance
-        ties = np.flatnonzero(distances == after.distance)
-        if len(ties):
-            beyond[ties] = [i > after.id for i in segment.ids_of(rows[ties]).tolist()]
-        if len(rows) < fetch or np.count_nonzero(beyond) >= k:
-            return rows[beyond][:k], distances[beyond][:k]
-        fetch *= 4
 
 
 def _check_answer(request: SearchRequest, ids: Sequence[Id]) -> None:
