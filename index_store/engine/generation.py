@@ -10,7 +10,6 @@ swaps it in.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -21,12 +20,13 @@ from pathlib import Path
 from index_store.catalog.identity import record_lexical_fields
 from index_store.catalog.snapshots import SNAPSHOTS, open_newest, registered_snapshots
 from index_store.delta.delta import Delta
+from index_store.engine.reading.hits import hits_of, page_key
 from index_store.engine.tombstone_counter import TombstoneCounter
 from index_store.engine.validation import check_dim, is_by_words_alone
 from index_store.errors import PageExpired, SeqNotReached, Unavailable, VersionMismatch
 from index_store.explanation import Explanation
 from index_store.processes import give_memory_back
-from index_store.query.execute import Answer, answer, texts_of, vectors_of
+from index_store.query.execute import answer
 from index_store.query.explain import explain
 from index_store.query.view import (
     View,
@@ -44,7 +44,7 @@ from index_store.segment.open import OpenSegments
 from index_store.storage.schema import Connector, connect_sqlite
 from index_store.storage.scrub_state import SCRUB_FILE
 from index_store.storage.store import RowPage, Store
-from index_store.types import CollectionSpec, Hit, Id, PageKey, SearchRequest, SearchResult, Vector
+from index_store.types import CollectionSpec, Id, PageKey, SearchRequest, SearchResult
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +204,7 @@ class Generation:
         if request.after is not None:
             view, seq = self._view_knowing(view, request.after), request.after.seq
         found = answer(view, request)
-        hits = self._hits(view, request, found)
+        hits = hits_of(view, request, found, self._spec.dim)
         last = hits[-1] if hits and not found.exhausted else None
         return SearchResult(
             hits=hits,
@@ -212,15 +212,10 @@ class Generation:
             embedding_version=self.embedding_version,
             seq=seq,
             exhausted=found.exhausted,
-            next_page=None if last is None else self._page_key(seq, last, found),
+            next_page=None if last is None else page_key(self.name, seq, last, found),
             unknown_filter_keys=found.unknown_keys,
             text_weight=0.0 if found.scored is None else found.scored.text_weight,
         )
-
-    def _page_key(self, seq: int, last: Hit, found: Answer) -> PageKey:
-        if found.scored is None or last.score is None:
-            return PageKey(self.name, seq, last.distance, last.id)
-        return PageKey(self.name, seq, -last.score, last.id, found.scored.text_weight)
 
     def _view_knowing(self, view: View, after: PageKey) -> View:
         """Return the view that knows what was live at the page's seq: the newest or the one before."""
@@ -229,23 +224,6 @@ class Generation:
                 if one is not None and one.history.is_known(after.seq, one.seq):
                     return one
         raise PageExpired("this page is older than the history that is kept; search again", "cursor")
-
-    def _hits(self, view: View, request: SearchRequest, found: Answer) -> list[Hit]:
-        distances = found.distances.tolist()
-        if not request.with_metadata and not request.with_vectors and found.scored is None:
-            return list(map(Hit, found.ids, distances))
-        nothing: Sequence[None] = [None] * len(found.ids)
-        texts = texts_of(view, found, request.metadata_bytes_max) if request.with_metadata else nothing
-        vectors: Sequence[Vector | None] = nothing
-        if request.with_vectors:
-            vectors = list(vectors_of(view, found, self._spec.dim))
-        scores = nothing if found.scored is None else found.scored.scores
-        text_scores = nothing if found.scored is None else found.scored.texts
-        columns = (found.ids, distances, texts, vectors, scores, text_scores)
-        return [
-            Hit(item_id, distance, None if text is None else json.loads(text), vector, score, text_score)
-            for item_id, distance, text, vector, score, text_score in zip(*columns, strict=True)
-        ]
 
     def _apply_commits(self) -> None:
         """Apply what was committed since. Lock held."""
