@@ -1,0 +1,124 @@
+"""Dense, lexical and hybrid answers of each kind of query, with intervals and limits, for bench_quality."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.embedding_service import Row
+from benchmarks.quality_index import K, table
+from benchmarks.quality_queries import DataSet, data_sets
+from benchmarks.quality_service import SETTINGS, Answers, Setting, filled_service
+
+MODEL = "builtin:multilingual-e5-small"
+Scores = npt.NDArray[np.float64]
+"""(queries,) nDCG@K."""
+_DISCOUNTS = 1 / np.log2(np.arange(K) + 2)
+_SAMPLES = 2000
+_SEED = 17
+_GUARDED_MIN, _GUARD = 50, 0.01
+"""No kind of so many queries may lose more than that to dense."""
+_ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The least that a setting must reach on some kind of a set."""
+
+    name: str
+    kind: str
+    setting: Setting
+    least: float
+
+
+LIMITS = (
+    Limit("recipes", _ALL, "hybrid", 0.865),
+    Limit("recipes", _ALL, "hybrid, words", 0.91),
+    Limit("recipes", "romanised", "hybrid", 0.92),
+    Limit("recipes", "wrong_keyboard", "hybrid", 0.95),
+    Limit("recipes", "english", "hybrid, words", 0.80),
+    Limit("recipes", "ingredient_type", "hybrid", 0.965),
+    Limit("recipes", "trait_type", "hybrid", 0.65),
+    Limit("products", "words", "hybrid", 0.97),
+    Limit("products", "no_spaces", "hybrid", 0.97),
+    Limit("products", "jamo_wrong", "hybrid", 0.93),
+    Limit("products", "romanised", "hybrid", 0.90),
+    Limit("products", "head_noun", "hybrid", 0.87),
+    Limit("places", "english", "hybrid", 0.52),
+)
+_TO_DENSE = {("places", "synonyms"): 0.005, ("emoji", "synonyms"): 0.005}
+"""How much hybrid may lose to dense where people named the items."""
+_APART = frozenset(("wrong_keyboard",))
+"""Kinds of recipes that are made here and count for no total."""
+
+
+def judged(data: Path, models_dir: Path, tables: list[str], model: str = MODEL) -> Iterator[Row]:
+    """Yield what must hold of each kind; the table by kind goes to `tables`."""
+    sets = list(data_sets(data))
+    if not sets:
+        return
+    with filled_service(sets, model, models_dir) as service:
+        answers = service.answers(sets, SETTINGS, K)
+    lines = []
+    for one in sets:
+        scores = {setting: _ndcg(one, answers[one.name, setting]) for setting in SETTINGS}
+        for kind, places in _kinds(one).items():
+            own = {setting: found[places] for setting, found in scores.items()}
+            lines.append((f"{one.name}: {kind}", str(len(places)), *map(_cell, own.values()), _gain(own)))
+            yield from _rows(one.name, kind, own)
+    head = (f"nDCG@{K}, {model.removeprefix('builtin:')}", "queries", *SETTINGS, "hybrid - dense (95 %)")
+    tables.append(table(head, lines))
+
+
+def _kinds(one: DataSet) -> dict[str, npt.NDArray[np.int64]]:
+    """Places of queries by kind; `all` where a set brought its own kinds along."""
+    kinds = np.array([each.kind for each in one.queries])
+    found = {kind: np.flatnonzero(kinds == kind) for kind in dict.fromkeys(kinds.tolist())}
+    whole = np.flatnonzero(~np.isin(kinds, list(_APART)))
+    return {_ALL: whole, **found} if one.name == "recipes" else found
+
+
+def _ndcg(one: DataSet, answers: Answers) -> Scores:
+    found = np.zeros(len(one.queries))
+    for place, (query, ids) in enumerate(zip(one.queries, answers, strict=True)):
+        hits = np.fromiter((id in query.relevant for id in ids), np.bool_, len(ids))
+        best = _DISCOUNTS[: min(K, len(query.relevant))].sum()
+        found[place] = _DISCOUNTS[: len(ids)][hits].sum() / best
+    return found
+
+
+def _rows(name: str, kind: str, scores: Mapping[Setting, Scores]) -> Iterator[Row]:
+    dense = float(scores["dense"].mean())
+    for limit in LIMITS:
+        if (limit.name, limit.kind) == (name, kind):
+            value = float(scores[limit.setting].mean())
+            yield Row(f"{name}, {kind}: {limit.setting}", value, limit.least, True, f"dense {dense:.3f}")
+    may_lose = _TO_DENSE.get((name, kind))
+    if may_lose is None and len(scores["dense"]) >= _GUARDED_MIN:
+        may_lose = _GUARD
+    if may_lose is not None:
+        for setting in ("hybrid", "hybrid, words"):
+            lost = float((scores["dense"] - scores[setting]).mean())
+            said = f"dense - hybrid {_interval(scores['dense'] - scores[setting])}"
+            yield Row(f"{name}, {kind}: {setting} loses to dense", lost, may_lose, detail=said)
+
+
+def _cell(scores: Scores) -> str:
+    return f"{scores.mean():.3f}"
+
+
+def _gain(scores: Mapping[Setting, Scores]) -> str:
+    return _interval(scores["hybrid"] - scores["dense"])
+
+
+def _interval(differences: Sequence[float] | Scores) -> str:
+    """The mean of paired differences, and where 95 % of the means of drawn samples lie."""
+    found = np.asarray(differences, np.float64)
+    rng = np.random.default_rng(_SEED)
+    means = found[rng.integers(0, len(found), (_SAMPLES, len(found)))].mean(axis=1)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return f"{found.mean():+.3f} ({low:+.3f} to {high:+.3f})"
