@@ -17,6 +17,7 @@ NAMES = (
     "외갓집[외갓집] 오모가리 묵은지 포기김치 500g X 5팩",
     "종갓집[종갓집] 여수 돌산 갓김치 2kg (국산)",
     "김치명가[김치명가] 시원한 총각김치 3kg",
+    "김치명가[김치명가] 담백한 김치 1kg",
     "바다[바다] 순살 고등어 10팩",
 )
 
@@ -77,7 +78,7 @@ def test_queries_of_names_find_what_they_were_made_of(
         assert held == asked.relevant
     assert any(len(each.relevant) == 2 for each in by_kind["words"])  # the duplicates both count
     (kimchi,) = (each for each in by_kind["head_noun"] if each.text == "김치")
-    assert kimchi.relevant == {0, 1, 2, 3}
+    assert kimchi.relevant == {0, 1, 2, 3, 4}
 
 
 def _holds(name: str, words: str) -> bool:
