@@ -94,6 +94,12 @@ class Slot:
         """Whether a real model is loaded; a placeholder is none."""
         return self.info is not None and not self.info.is_placeholder
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether texts can be embedded, now or once the model is here: not by a model of pictures alone, nor
+        without a model."""
+        return self.text is not None or (self.info is None and self.reference != NO_MODEL)
+
     def fail(self, error: ModelUnavailable) -> None:
         """Say that the model can't load, and why."""
         self.reason, self.hint = error.reason, error.hint

@@ -49,8 +49,9 @@ class ParsedSearch(SearchTimer, gc=False):
     content. is_embedded: a model's vector and version are in `request`, and `pinned` is the version that the
     caller named. mode: as it was asked for; `request.text` says by which words. asked: the text as it was
     typed, where it was read as another one; was_read: whether it was, for the page before; None: to be found
-    out. may_degrade: whether words alone may answer while the model is away; is_degraded: they do. It is its
-    own timer: an object more for every search would take longer than what it times.
+    out. may_degrade: whether words alone may answer while the model is away; is_degraded: they do.
+    words_suffice: whether they answer where the collection's model reads no text. It is its own timer: an
+    object more for every search would take longer than what it times.
     """
 
     collection: Collection
@@ -70,6 +71,7 @@ class ParsedSearch(SearchTimer, gc=False):
     was_read: bool | None = None
     may_degrade: bool = False
     is_degraded: bool = False
+    words_suffice: bool = False
 
 
 class Searcher:
@@ -122,6 +124,8 @@ class Searcher:
     async def _find(self, search: ParsedSearch, caller: str, deadline: float) -> SearchResult:
         if search.like_ids:
             return await self._find_alike(search, deadline)
+        if search.words_suffice:
+            self._ask_who_reads_text(search)
         if self._may_be_read(search):
             await self._read_meaning(search)
         try:
@@ -139,6 +143,8 @@ class Searcher:
 
         Raises as `find`, also where its model would refuse it.
         """
+        if search.words_suffice:
+            self._ask_who_reads_text(search)
         if search.min_seq is not None or search.like_ids or self._may_be_read(search):
             return False
         if (content := _to_embed(search)) is not None and not self._is_known(search, content):
@@ -193,6 +199,12 @@ class Searcher:
             self._encoders.follow(name, served)
             return False
         return await self._encoders.follow_in_time(name, served, deadline)
+
+    def _ask_who_reads_text(self, search: ParsedSearch) -> None:
+        """Let the names of items answer a text that no model of the collection reads."""
+        if not self._encoders.slot(search.collection.name).reads_text:
+            search_words_alone(search)
+            search.is_degraded = False  # nothing is away
 
     def _may_be_read(self, search: ParsedSearch) -> bool:
         """Whether the text may mean something else than it says; not yet found out."""

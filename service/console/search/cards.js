@@ -24,7 +24,7 @@ export function card(hit, common, acts, { twins = 0, isUnfolded = false, isTwin 
       h("meter", { min: 0, max: 1, value: hit.score, "aria-label": t("score") }),
       h("p", { class: "measures" },
         h("span", {}, h("span", { class: "quiet" }, t("score")), ` ${fixed(hit.score, 4)}`),
-        h("span", {}, h("span", { class: "quiet" }, t("distance")), ` ${fixed(hit.distance, 4)}`)),
+        isNear(hit) && h("span", {}, h("span", { class: "quiet" }, t("distance")), ` ${fixed(hit.distance, 4)}`)),
       common.words.length > 0 && h("p", { class: "why" }, whyWords(common)),
       h("p", { class: "facts" }, factsOf(hit, FACTS_MAX).map(([key, value]) =>
         h("button", { class: common.shared.has(key) ? "fact shared" : "fact", title: t("only_these", { key, value }), onclick: () => acts.only(key, value) },
@@ -51,6 +51,9 @@ export function pictureElement(hit, title) {
   return image;
 }
 
+/** Whether the hit was found by its vector, not by words alone: only then it has a distance. */
+export const isNear = (hit) => hit.distance !== undefined;
+
 const hueOf = (text) => [...text].reduce((sum, each) => (sum * 31 + each.codePointAt(0)) % 360, 7);
 
 const whyWords = ({ words }) => t("why_words", { words: words.map(([word, key]) => `“${word}” (${key})`).join(", ") });
@@ -74,9 +77,9 @@ export function showItem(hit, collection, asked, common) {
       h("dl", {},
         h("dt", {}, idFieldOf(hit)), h("dd", {}, id),
         h("dt", {}, t("score")), h("dd", {}, fixed(hit.score, 6)),
-        h("dt", {}, t("distance")), h("dd", {}, fixed(hit.distance, 6))),
+        isNear(hit) && [h("dt", {}, t("distance")), h("dd", {}, fixed(hit.distance, 6))]),
       h("h3", {}, t("why")),
-      h("p", {}, t("why_vector"), common.words.length > 0 && ` ${whyWords(common)}`,
+      h("p", {}, isNear(hit) && t("why_vector"), common.words.length > 0 && ` ${whyWords(common)}`,
         common.shared.size > 0 && ` ${t("why_shared", { keys: [...common.shared].join(", ") })}`),
       explanation(id, asked),
       h("h3", {}, t("item_stored")), stored,

@@ -1,6 +1,6 @@
 // Two answers side by side: the question as it stands, and the same under one other setting or from another generation.
 
-import { pictureElement } from "./cards.js";
+import { isNear, pictureElement } from "./cards.js";
 import { h } from "./dom.js";
 import { fixed, number } from "./format.js";
 import { problemBox } from "./parts.js";
@@ -65,7 +65,7 @@ function column(title, { results, embedding_version, took_ms }, marks, open) {
     h("ol", { class: "ranking" }, results.map((hit, place) => h("li", {},
       h("span", { class: "place" }, place + 1),
       h("button", { class: "row-picture", title: t("details"), "aria-label": `${t("details")}: ${titleOf(hit)}`, onclick: () => open(hit) }, pictureElement(hit, titleOf(hit))),
-      h("span", { class: "row-text" }, h("strong", {}, titleOf(hit)), h("span", { class: "quiet" }, idOf(hit), h("span", { class: "far" }, ` · ${fixed(hit.distance, 4)}`))),
+      h("span", { class: "row-text" }, h("strong", {}, titleOf(hit)), h("span", { class: "quiet" }, idOf(hit), h("span", { class: "far" }, ` · ${fixed(isNear(hit) ? hit.distance : hit.score, 4)}`))),
       marks.get(idOf(hit))))));
 }
 

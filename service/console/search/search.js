@@ -1,6 +1,6 @@
 // The search page: a question, its answer as cards, and the same question as code.
 
-import { card, showItem } from "./cards.js";
+import { card, pictureElement, showItem } from "./cards.js";
 import { askBeside, comparison } from "./compare.js";
 import { fill, h } from "./dom.js";
 import { collapsed } from "./duplicates.js";
@@ -295,7 +295,7 @@ class SearchPage {
     if (this.isStopped || question.text !== text || question.kind !== "text") return;
     this.results.querySelector(".named").prepend(h("div", { class: "page" },
       h("h2", {}, t(ids.length ? "named" : "named_none", { text: text.trim(), count: number(seen.items.size) })),
-      ids.length > 0 && h("p", { class: "chips" }, ids.map((id) => h("button", { class: "chip", type: "button", onclick: () => this.turnTo({ kind: "ids", like: [id], unlike: [] }) }, seen.titleOf(id))))));
+      ids.length > 0 && h("p", { class: "chips" }, ids.map((id) => h("button", { class: "chip", type: "button", onclick: () => this.turnTo({ kind: "ids", like: [id], unlike: [] }) }, pictureElement({ metadata: seen.items.get(id) }, seen.titleOf(id)), seen.titleOf(id))))));
   }
 
   /** Show the answer. from: where a further page begins, whose first card takes the focus. */

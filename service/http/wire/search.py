@@ -124,6 +124,7 @@ class SearchReader:
             warnings=_warnings(body),
             mode=mode,
             may_degrade=body.degrade is not None,
+            words_suffice=_words_suffice(body, collection),
         )
         if body.cursor is not None:
             _go_on(search, body.cursor)
@@ -165,7 +166,11 @@ def _require_one_content(body: SearchIn) -> None:
         + (body.vector is not None)
         + (body.like_ids is not None)
     )
-    is_weighed = body.mode == "hybrid" and body.query is not None and body.vector is not None
+    is_weighed = (
+        body.mode == "hybrid"
+        and body.query is not None
+        and (body.vector is not None or body.image is not None)
+    )
     if given != 1 + is_weighed:
         raise not_one_of(
             {"query": body.query, "image": body.image, "vector": body.vector, "like_ids": body.like_ids}
@@ -180,7 +185,7 @@ def _require_one_content(body: SearchIn) -> None:
 
 def _mode_of(body: SearchIn, collection: Collection) -> SearchMode:
     """How to search, as asked or as the collection searches texts. Raises InvalidInput."""
-    mode = body.mode or (collection.mode if body.query is not None and body.vector is None else "dense")
+    mode = body.mode or (collection.mode if _is_text(body) else "dense")
     for field, asks in (("mode", mode != "dense"), ("degrade", body.degrade is not None)):
         if asks and not collection.lexical:
             raise InvalidInput(
@@ -195,6 +200,16 @@ def _mode_of(body: SearchIn, collection: Collection) -> SearchMode:
     return mode
 
 
+def _is_text(body: SearchIn) -> bool:
+    return body.query is not None and body.vector is None and body.image is None
+
+
+def _words_suffice(body: SearchIn, collection: Collection) -> bool:
+    """Whether the text may be answered by words where the collection's model reads none."""
+    is_by_words = bool(collection.lexical) and body.mode != "dense" and body.max_distance is None
+    return is_by_words and _is_text(body)
+
+
 def _text_of(body: SearchIn, mode: Literal["lexical", "hybrid"], limits: SearchLimits) -> TextQuery:
     text = read_text(str(body.query), limits.query_chars_max, "query")
     alpha = 1.0 if body.hybrid is None or body.hybrid.alpha is None else body.hybrid.alpha
@@ -204,9 +219,10 @@ def _text_of(body: SearchIn, mode: Literal["lexical", "hybrid"], limits: SearchL
 
 
 def _content_of(body: SearchIn, limits: SearchLimits) -> str | bytes | None:
-    if body.query is not None:
-        return read_text(body.query, limits.query_chars_max, "query")
-    return None if body.image is None else read_picture(body.image, "image")
+    """What a vector is made of: of a text and a picture, the picture."""
+    if body.image is not None:
+        return read_picture(body.image, "image")
+    return None if body.query is None else read_text(body.query, limits.query_chars_max, "query")
 
 
 def _collection_of(body: SearchIn, catalogue: Catalogue) -> Collection:
