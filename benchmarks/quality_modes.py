@@ -82,6 +82,12 @@ def _kinds(one: DataSet) -> dict[str, npt.NDArray[np.int64]]:
     return {_ALL: whole, **found} if one.name == "recipes" else found
 
 
+def ndcg_by_kind(one: DataSet, answers: Answers) -> dict[str, float]:
+    """Return the mean nDCG@K of each kind of query."""
+    scores = _ndcg(one, answers)
+    return {kind: float(scores[places].mean()) for kind, places in _kinds(one).items()}
+
+
 def _ndcg(one: DataSet, answers: Answers) -> Scores:
     found = np.zeros(len(one.queries))
     for place, (query, ids) in enumerate(zip(one.queries, answers, strict=True)):

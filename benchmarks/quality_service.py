@@ -19,6 +19,7 @@ from benchmarks.quality_queries import DataSet
 from benchmarks.remembered_vectors import RememberingModels
 from index_store.maintenance.worker import Maintenance
 from service.app.ingest import Intake, NewItem
+from service.embedding.catalog.preload import EarlyModels
 from service.embedding.text import normalise_text
 from service.http.app import search_limits
 from service.http.wire.schemas import SearchIn
@@ -39,8 +40,8 @@ _ASKED_AT_ONCE = 16
 class FilledService:
     """Data sets on disk, each a collection. Made by `filled_service`."""
 
-    def __init__(self, work: Path, model: str, models_dir: Path) -> None:
-        self._work, self._model = work, model
+    def __init__(self, work: Path, model: str, models_dir: Path, opener: type[EarlyModels]) -> None:
+        self._work, self._model, self._opener = work, model, opener
         self._environ = {
             "DATA_DIR": str(work / "data"), "COLLECTIONS_FILE": str(work / "collections.toml"),
             "TEXT_MODEL": model, "IMAGE_MODEL": "builtin:descriptor", "MODELS_DIR": str(models_dir),
@@ -59,8 +60,9 @@ class FilledService:
     ]:  # fmt: skip
         """Return what each set's queries find under each setting, by (set, setting)."""
         found: dict[tuple[str, Setting], Answers] = {}
-        for has_words in (False, True):
-            some = [each for each in settings if each.endswith("words") == has_words]
+        with_words = [each for each in settings if each in ("dense", "hybrid, words")]
+        without = [each for each in settings if each not in with_words]  # dense answers need no words file
+        for some, has_words in ((with_words, True), (without, False)):
             if some:
                 found |= asyncio.run(self._answers(sets, some, k, has_words))
         return found
@@ -106,7 +108,7 @@ class FilledService:
         (self._work / "collections.toml").write_text(text, "utf-8")
         settings = Settings.from_environ(self._environ)
         threads, runtime = settings.model_threads, settings.model_runtime
-        models = RememberingModels(settings.models_dir, threads=threads, runtime=runtime)
+        models = self._opener(settings.models_dir, threads=threads, runtime=runtime)
         service = build(settings, models=models)
         async with contextlib.AsyncExitStack() as closing:
             await closing.enter_async_context(service.lifecycle.opened())
@@ -115,10 +117,13 @@ class FilledService:
 
 
 @contextmanager
-def filled_service(sets: Sequence[DataSet], model: str, models_dir: Path) -> Iterator[FilledService]:
-    """A service that holds the sets, as long as the block lasts. Raises ModelUnavailable."""
+def filled_service(
+    sets: Sequence[DataSet], model: str, models_dir: Path, opener: type[EarlyModels] = RememberingModels
+) -> Iterator[FilledService]:
+    """A service that holds the sets, as long as the block lasts. opener: of models; `EarlyModels` remembers
+    nothing of runs before. Raises ModelUnavailable."""
     with tempfile.TemporaryDirectory() as work:
-        service = FilledService(Path(work), model, models_dir)
+        service = FilledService(Path(work), model, models_dir, opener)
         service.fill(sets)
         yield service
 
