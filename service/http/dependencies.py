@@ -23,13 +23,14 @@ from service.errors import Reject
 from service.http.auth import Keys, Role
 from service.http.middleware import EXCHANGE, Exchange
 from service.http.quotas import OTHER_UNITS, Quotas
-from service.http.wire.body import decode_json, require_json
+from service.http.wire.body import decode_json, is_large, require_json
 from service.http.wire.body_reader import BodyReader
 from service.http.wire.values import find_collection
 from service.observing.tracing.tracer import note_stage
 from service.settings import Settings
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class JsonResponse(Response):
@@ -100,8 +101,16 @@ class Dependencies:
         return body
 
     async def read_json(self, request: Request, decoder: msgspec.json.Decoder[T]) -> T:
-        """Return the decoded body, `search_bytes_max` at most. Raises HttpRefusal, InvalidInput."""
-        return decode_json(decoder, await self.read_body(request, self.settings.search_bytes_max))
+        """Return the decoded body, `search_bytes_max` at most. Raises HttpRefusal."""
+        return await self.read_as(request, decoder, _unchanged)
+
+    async def read_as(self, request: Request, decoder: msgspec.json.Decoder[T], check: Callable[[T], R]) -> R:
+        """Return what `check` makes of the decoded body; of a large one on a thread of `readers`. Raises as
+        `check`, and HttpRefusal."""
+        body = await self.read_body(request, self.settings.search_bytes_max)
+        if is_large(body):
+            return await self.run_blocking(lambda: check(decode_json(decoder, body)))
+        return check(decode_json(decoder, body))
 
     def collection(self, name: str | None) -> Collection:
         """The named collection, or the default one. Raises HttpRefusal 404."""
@@ -130,6 +139,10 @@ class Dependencies:
             rejected=len(rejects),
         )
         return ack, rejects
+
+
+def _unchanged(body: T) -> T:
+    return body
 
 
 def exchange_of(request: Request) -> Exchange:

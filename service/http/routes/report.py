@@ -14,6 +14,7 @@ from service.app.report.gates import failing
 from service.app.report.page import POLICY, report_page
 from service.app.report.queries import ReplayQuery
 from service.app.report.reports import FoundReport, Reports
+from service.app.search import ParsedSearch
 from service.collections import Collection
 from service.errors import InvalidInput
 from service.http.auth import Role
@@ -57,26 +58,29 @@ class ReportRoutes:
         """Make a fresh report, on the given queries and judgements where there are some."""
         named = self._dependencies.collection(collection)
         exchange_of(request).note_work(named.name, generation=generation)
-        body = await self._dependencies.read_json(request, self._decoder)
-        queries = self._queries(body, named)
+        queries = await self._dependencies.read_as(
+            request, self._decoder, lambda body: self._queries(body, named)
+        )
         return await self._answer(await self._reports.make_fresh(named, generation, queries), request)
 
     async def post_rehearsal(self, collection: str, request: Request) -> Response:
         """Compare the current generation with itself under other settings of the searches."""
         named = self._dependencies.collection(collection)
         exchange_of(request).note_work(named.name)
-        body = await self._dependencies.read_json(request, self._rehearsal_decoder)
-        change, queries = read_change(body.change, self._limits), self._queries(body, named)
+        change, queries = await self._dependencies.read_as(
+            request,
+            self._rehearsal_decoder,
+            lambda body: (read_change(body.change, self._limits), self._queries(body, named)),
+        )
         return await self._answer(await self._reports.rehearse(named, change, queries), request)
 
     async def post_generation_search(self, collection: str, generation: str, request: Request) -> Response:
         """Answer one search from a generation, serving or not, to be held beside the one that serves."""
         began_at = time.perf_counter()
         named = self._dependencies.collection(collection)
-        body = await self._dependencies.read_json(request, self._search_decoder)
-        _require_one_page(body, named)
-        body.collection = named.name
-        search = self._search_reader.parse(body)
+        search = await self._dependencies.read_as(
+            request, self._search_decoder, lambda body: self._search_of(body, named)
+        )
         size, bytes_max = expected_bytes(search), self._dependencies.settings.answer_bytes_max
         if size > bytes_max:
             raise InvalidInput(
@@ -87,6 +91,11 @@ class ReportRoutes:
         page = replace(result, next_page=None)  # a cursor would be one of the generation that serves
         encode = partial(encoded_in_pieces, search, page, took_ms)
         return Response(await self._dependencies.run_blocking(encode), media_type="application/json")
+
+    def _search_of(self, body: SearchIn, collection: Collection) -> ParsedSearch:
+        _require_one_page(body, collection)
+        body.collection = collection.name
+        return self._search_reader.parse(body)
 
     def _queries(self, body: ReportIn, collection: Collection) -> list[ReplayQuery]:
         catalogue = self._dependencies.catalogue

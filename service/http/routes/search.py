@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -26,7 +26,7 @@ from service.http.auth import Keys, Role
 from service.http.middleware import EXCHANGE, JSON, Exchange
 from service.http.quotas import Quotas, search_units
 from service.http.wire.answers import LARGE_BYTES, encoded_answer, encoded_in_pieces, expected_bytes
-from service.http.wire.body import Headers, decode_json, require_json
+from service.http.wire.body import Headers, decode_json, is_large, require_json
 from service.http.wire.body_reader import BodyReader
 from service.http.wire.problems import HANDLED, HttpRefusal, problem_of
 from service.http.wire.schemas import SearchBatchIn, SearchIn
@@ -36,6 +36,7 @@ from service.http.wire.values import in_range
 _UPLOADS = "/search_similar"
 _DIGITS_MAX = 15
 
+T = TypeVar("T")
 _Handler: TypeAlias = Callable[[Scope, Headers, bytes], Awaitable[bytes]]
 
 
@@ -58,7 +59,7 @@ class SearchFront:
         bodies: BodyReader,
         readers: Executor,
     ) -> None:
-        """readers: threads on which large answers are encoded."""
+        """readers: threads on which large bodies are decoded and large answers encoded."""
         self._inner = inner
         self._searcher = searcher
         self._catalogue = catalogue
@@ -129,7 +130,9 @@ class SearchFront:
 
     async def post_search(self, scope: Scope, headers: Headers, body: bytes) -> bytes:
         """Answer one search."""
-        search = self._reader.read_search(scope["query_string"], headers, body)
+        search = await self._read(
+            body, lambda: self._reader.read_search(scope["query_string"], headers, body)
+        )
         size = expected_bytes(search)
         if size > self._answer_bytes_max:
             raise self._too_large("top_k", size)
@@ -142,9 +145,7 @@ class SearchFront:
         """All searches have one deadline and one bound of bytes. Only so many are in line at a time: others
         get their turn between them, and a batch alone is never too much for the line."""
         require_json(headers)
-        searches = decode_json(self._batch_decoder, body).searches
-        in_range("searches", len(searches), 1, self._searches_max)
-        parsed = [self._read_nth(place, search) for place, search in enumerate(searches)]
+        parsed = await self._read(body, lambda: self._read_batch(body))
         size = sum(expected_bytes(each) for each in parsed)
         if size > self._answer_bytes_max:
             raise self._too_large("searches", size)
@@ -173,6 +174,17 @@ class SearchFront:
             problem = problem_of(exc)
             errors = [FieldError(("body", "searches", place, *e.loc[1:]), e.msg) for e in problem.errors]
             raise HttpRefusal(problem.status, problem.code, problem.detail, errors=errors) from exc
+
+    async def _read(self, body: bytes, read: Callable[[], T]) -> T:
+        """What `read` makes of the body; of a large one on a thread."""
+        if is_large(body):
+            return await asyncio.get_running_loop().run_in_executor(self._readers, read)
+        return read()
+
+    def _read_batch(self, body: bytes) -> list[ParsedSearch]:
+        searches = decode_json(self._batch_decoder, body).searches
+        in_range("searches", len(searches), 1, self._searches_max)
+        return [self._read_nth(place, search) for place, search in enumerate(searches)]
 
     def _read_nth(self, place: int, search: SearchIn) -> ParsedSearch:
         try:

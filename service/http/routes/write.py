@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import msgspec
@@ -11,13 +10,12 @@ from fastapi import APIRouter, Query, Request
 from service.app.ingest import Ingester, Intake
 from service.http.auth import Role
 from service.http.dependencies import Dependencies, JsonResponse
-from service.http.wire.body import decode_json, require_utf8
+from service.http.wire.body import decode_json, is_large, require_utf8
 from service.http.wire.items.written import written
 from service.http.wire.schemas import UpsertIn
 from service.http.wire.upsert import IntakeReader
 
-_INLINE_BYTES_MAX = 262_144
-"""Larger bodies are decoded item by item on a thread, so that searches get their turn in between."""
+_RAW_LISTS = frozenset(("items", "delete_ids"))
 
 
 class WriteRoutes:
@@ -38,15 +36,13 @@ class WriteRoutes:
     async def post_upsert(self, request: Request, partial: Annotated[bool, Query()] = False) -> JsonResponse:
         """Store items, or with `partial` those of them that are right. Raises BatchRejected."""
         body = await self._dependencies.read_body(request, self._dependencies.settings.upsert_bytes_max)
-        if len(body) <= _INLINE_BYTES_MAX:
-            intake = self._read_upsert(body)
+        if is_large(body):
+            intake = await self._dependencies.run_blocking(lambda: self._read_upsert(body))
         else:
-            intake = await asyncio.get_running_loop().run_in_executor(
-                self._dependencies.readers, self._read_upsert, body
-            )
+            intake = self._read_upsert(body)
         done = await self._dependencies.write_intake(request, self._ingester, intake, partial=partial)
         return JsonResponse(written(*done))
 
     def _read_upsert(self, body: bytes) -> Intake:
         require_utf8(body)  # what is decoded later, or never, would not tell
-        return self._reader.read(decode_json(self._upsert_decoder, body))
+        return self._reader.read(decode_json(self._upsert_decoder, body, _RAW_LISTS))

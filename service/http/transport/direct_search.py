@@ -25,7 +25,7 @@ from service.http.compression import packed, packed_fields
 from service.http.middleware import JSON, PROBLEM, Exchange, RequestMiddleware, fields_of
 from service.http.quotas import Quotas, search_units
 from service.http.wire.answers import LARGE_BYTES, SMALL_BYTES, encoded_answer, expected_bytes
-from service.http.wire.body import Headers
+from service.http.wire.body import Headers, is_large
 from service.http.wire.codings.accepted import accepts_gzip
 from service.http.wire.problems import HANDLED, HttpRefusal, problem_of
 from service.http.wire.search import SearchReader
@@ -72,6 +72,8 @@ class Shortcut:
         """Return False if the request has to go the ordinary way; else `reply` is called once, later."""
         if not self._opening.is_open or b"content-encoding" in headers or len(body) > self._body_bytes_max:
             return False
+        if is_large(body):
+            return False  # the ordinary way decodes it on a thread
         started = time.perf_counter()
         try:
             caller = self._keys.check(Role.SEARCH, headers, client[0] if client else None)

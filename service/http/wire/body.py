@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
 
 from service.errors import FieldError, InvalidInput
+from service.http.wire.codings.json_chunks import JsonLimitExceeded, decoded_in_chunks
 from service.http.wire.problems import HttpRefusal
 
 T = TypeVar("T")
@@ -27,6 +28,10 @@ _TYPES = re.compile(r"\b(?:str|int|float|bool)\b| \| ")
 _MALFORMED = "The body is not well-formed JSON."
 _NOT_UTF8 = "The body is not JSON in UTF-8: it holds text in another encoding, CP949 perhaps."
 _PIECE_BYTES = 1 << 20
+_LARGE_BYTES = 262_144
+_LOOKED_AT_BYTES = 32_768
+_BRACKETS_MAX = 8192
+"""As much work as `_LARGE_BYTES` of anything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +56,21 @@ def require_json(headers: Headers) -> None:
         raise HttpRefusal(415, "unsupported_media_type", "The content type must be application/json.")
 
 
-def decode_json(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    """Raises HttpRefusal: 400 when the body is not JSON, 422 naming the field when it has another shape."""
+def is_large(body: bytes) -> bool:
+    """Return whether to decode the body on a thread, so that others get their turn in between."""
+    return len(body) > _LARGE_BYTES or (
+        len(body) > _LOOKED_AT_BYTES and body.count(b"[") + body.count(b"{") > _BRACKETS_MAX
+    )
+
+
+def decode_json(decoder: msgspec.json.Decoder[T], body: bytes, raw_lists: Set[str] = frozenset()) -> T:
+    """Decode a body, a large one in chunks. raw_lists: fields of T that are lists of `msgspec.Raw`.
+
+    Raises HttpRefusal: 400 when the body is not JSON, 422 naming the field when it has another shape.
+    """
     try:
+        if is_large(body):
+            return _decoded_large(decoder, body, raw_lists)
         return decoder.decode(body)
     except msgspec.ValidationError as exc:
         raise _wrong_shape(body, exc) from exc
@@ -63,8 +80,22 @@ def decode_json(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         raise HttpRefusal(400, "malformed_json", _NOT_UTF8) from exc
     except msgspec.DecodeError as exc:
         if body.startswith(codecs.BOM_UTF8):  # some editors and .NET put it there
-            return decode_json(decoder, body.removeprefix(codecs.BOM_UTF8))
+            return decode_json(decoder, body.removeprefix(codecs.BOM_UTF8), raw_lists)
         raise HttpRefusal(400, "malformed_json", _MALFORMED) from exc
+
+
+def _decoded_large(decoder: msgspec.json.Decoder[T], body: bytes, raw_lists: Set[str]) -> T:
+    """Raises as the decoder, and HttpRefusal 422."""
+    try:
+        document = decoded_in_chunks(body, raw_lists)
+    except JsonLimitExceeded as exc:
+        raise HttpRefusal(
+            422, "invalid_request", f"The body {exc}.", errors=[FieldError(("body",), str(exc))]
+        ) from exc
+    try:
+        return msgspec.convert(document, decoder.type)
+    except msgspec.ValidationError as exc:  # the body is JSON, which is known by now
+        raise _refused_shape(exc) from exc
 
 
 def require_utf8(body: bytes) -> None:
@@ -86,6 +117,10 @@ def _wrong_shape(body: bytes, error: msgspec.ValidationError) -> HttpRefusal:
         msgspec.json.decode(body, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return HttpRefusal(400, "malformed_json", _MALFORMED)
+    return _refused_shape(error)
+
+
+def _refused_shape(error: msgspec.ValidationError) -> HttpRefusal:
     what, loc = field_error_of(error)
     name = ".".join(str(part) for part in loc[1:])
     detail = f"{name}: {what}." if name else f"{what}."

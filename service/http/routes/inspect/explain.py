@@ -70,20 +70,24 @@ class ExplainRoutes:
             embedding_version=embedding_version,
             mode=mode,
         )
-        return await self._explain(search, request)
+        return await self._explain(*self._parsed(search), request)
 
     async def post_explain(self, request: Request) -> JsonResponse:
         """Answer for any search. Raises InvalidInput, HttpRefusal 404, Overloaded."""
-        return await self._explain(await self._dependencies.read_json(request, self._decoder), request)
+        asked = await self._dependencies.read_as(request, self._decoder, self._parsed)
+        return await self._explain(*asked, request)
 
-    async def _explain(self, body: ExplainIn, request: Request) -> JsonResponse:
+    def _parsed(self, body: ExplainIn) -> tuple[ParsedSearch, IdIn]:
+        """The search, and the id that is asked for. Raises InvalidInput, HttpRefusal 404."""
         for field in ("cursor", "min_seq"):
             if getattr(body, field) is not None:
                 raise InvalidInput(field, "can't be explained: a search of this moment is")
         search = self._reader.parse(body)
         if search.mode != "dense":
             raise InvalidInput("mode", "can't be explained unless it is dense")
-        wanted = read_id(body.id, search.collection, "id")
+        return search, read_id(body.id, search.collection, "id")
+
+    async def _explain(self, search: ParsedSearch, wanted: IdIn, request: Request) -> JsonResponse:
         found = await self._explanations.explain_search(search, wanted, exchange_of(request).caller)
         return JsonResponse(_described(search, wanted, found))
 

@@ -3,11 +3,14 @@ visible."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Request
 
+from index_store.types import Id
 from item_rules.metadata import metadata_fault
 from service.app.ingest import Ingester
 from service.app.listing.filter_writes import Action, FilterSurvey, FilterWrite, FilterWrites
@@ -22,6 +25,14 @@ from service.http.wire.items.written import written
 from service.http.wire.values import in_range, not_one_of, read_ids, read_source_version
 
 C = TypeVar("C", bound=ItemsChangeIn)
+
+
+class ParsedChange(NamedTuple):
+    """ids: None where the filter says which items."""
+
+    write: FilterWrite
+    ids: Sequence[Id] | None
+    is_dry_run: bool
 
 
 class ChangeRoutes:
@@ -62,15 +73,11 @@ class ChangeRoutes:
     async def _change(
         self, request: Request, action: Action, decoder: msgspec.json.Decoder[C]
     ) -> JsonResponse:
-        body = await self._dependencies.read_json(request, decoder)
-        read_source_version(body.source_version)
-        collection = self._dependencies.collection(body.collection)
-        if (body.ids is None) == (body.filter is None):
-            raise not_one_of({"ids": body.ids, "filter": body.filter})
-        write = self._read_write(collection, action, body)
-        if body.ids is not None:
-            return await self._change_ids(request, collection, write, body)
-        return await self._change_by_filter(request, write, is_dry_run=body.dry_run)
+        asked = await self._dependencies.read_as(request, decoder, partial(self._read, action))
+        if asked.ids is None:
+            return await self._change_by_filter(request, asked.write, is_dry_run=asked.is_dry_run)
+        done = await self._dependencies.write_intake(request, self._ingester, asked.write.intake(asked.ids))
+        return JsonResponse(written(*done))
 
     async def _change_by_filter(
         self, request: Request, write: FilterWrite, *, is_dry_run: bool
@@ -95,6 +102,16 @@ class ChangeRoutes:
         exchange.note_counts(matched=survey.matched, done=result.done, rejected=result.rejected)
         return JsonResponse(changed(survey, result))
 
+    def _read(self, action: Action, body: ItemsChangeIn) -> ParsedChange:
+        """Raises InvalidInput, HttpRefusal 404."""
+        read_source_version(body.source_version)
+        collection = self._dependencies.collection(body.collection)
+        if (body.ids is None) == (body.filter is None):
+            raise not_one_of({"ids": body.ids, "filter": body.filter})
+        write = self._read_write(collection, action, body)
+        ids = None if body.ids is None else self._read_ids(collection, body.ids, body)
+        return ParsedChange(write, ids, body.dry_run)
+
     def _read_write(self, collection: Collection, action: Action, body: ItemsChangeIn) -> FilterWrite:
         """Raises InvalidInput."""
         if body.ids is None:
@@ -116,14 +133,9 @@ class ChangeRoutes:
             collection.name, action, body.filter or None, metadata, merge, body.source_version, body.confirm
         )
 
-    async def _change_ids(
-        self, request: Request, collection: Collection, write: FilterWrite, body: ItemsChangeIn
-    ) -> JsonResponse:
+    def _read_ids(self, collection: Collection, ids: Sequence[Id], body: ItemsChangeIn) -> Sequence[Id]:
         for field, is_given in (("dry_run", body.dry_run), ("confirm", body.confirm is not None)):
             if is_given:
                 raise InvalidInput(field, "goes with a filter only")
-        assert body.ids is not None
-        in_range("ids", len(body.ids), 0, self._dependencies.settings.upsert_items_max)
-        intake = write.intake(read_ids(body.ids, collection, "ids"))
-        done = await self._dependencies.write_intake(request, self._ingester, intake)
-        return JsonResponse(written(*done))
+        in_range("ids", len(ids), 0, self._dependencies.settings.upsert_items_max)
+        return read_ids(ids, collection, "ids")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Request, Response
 
 from index_store.listings import CountResult, Facet, FacetsRequest
-from index_store.types import Filter
 from service.app.listing.item_counts import ItemCounts
 from service.collections import Collection
 from service.http.auth import Role
 from service.http.dependencies import Dependencies, JsonResponse, exchange_of
 from service.http.wire.answers import unknown_key_warnings
 from service.http.wire.body import check_depth
-from service.http.wire.items.item_requests import CountIn, FacetsIn, FilterIn
+from service.http.wire.items.item_requests import CountIn, FacetsIn
+
+B = TypeVar("B", CountIn, FacetsIn)
 
 
 class CountRoutes:
@@ -36,8 +37,8 @@ class CountRoutes:
 
     async def post_count(self, request: Request) -> Response:
         """Answer with how many items pass. Raises HttpRefusal 404, InvalidFilter, Overloaded."""
-        body = await self._dependencies.read_json(request, self._count_decoder)
-        collection, condition = self._dependencies.collection(body.collection), checked_filter(body.filter)
+        body = await self._dependencies.read_as(request, self._count_decoder, _with_checked_filter)
+        collection, condition = self._dependencies.collection(body.collection), body.filter
         caller = exchange_of(request).caller
         counted = await self._counts.count(collection.name, condition, caller)
         document: dict[str, Any] = {"count": counted.live}
@@ -47,10 +48,10 @@ class CountRoutes:
 
     async def post_facets(self, request: Request) -> Response:
         """Answer with the values of metadata keys among the items that pass. Raises as `post_count`."""
-        body = await self._dependencies.read_json(request, self._facets_decoder)
+        body = await self._dependencies.read_as(request, self._facets_decoder, _with_checked_filter)
         collection = self._dependencies.collection(body.collection)
         asked = FacetsRequest(
-            checked_filter(body.filter),
+            body.filter,
             None if body.keys is None else list(dict.fromkeys(body.keys)),
             values_max=body.top,
             ranges=body.ranges,
@@ -65,12 +66,13 @@ class CountRoutes:
         )
 
 
-def checked_filter(condition: FilterIn | None) -> Filter | None:
-    """Return a filter of bounded depth, None for one without conditions. Raises InvalidInput."""
-    if not condition:
-        return None
-    check_depth(condition, "filter")
-    return condition
+def _with_checked_filter(body: B) -> B:
+    """The filter has a bounded depth; it is None where it has no conditions. Raises InvalidInput."""
+    if not body.filter:
+        body.filter = None
+        return body
+    check_depth(body.filter, "filter")
+    return body
 
 
 def _about(collection: Collection, counted: CountResult) -> dict[str, Any]:
