@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from index_store.request.recommendation import LikesPage, Recommendation
 from item_rules.ids import IdKind
 
 Id: TypeAlias = int | str
@@ -152,13 +153,14 @@ class Ack:
 class PageKey:
     """Where a page ended: the next one holds only what comes after (distance, id), as of `seq`. Where words
     are searched, `distance` is minus the score of the last hit, and text_weight what its page multiplied the
-    text scores by."""
+    text scores by. likes: of a recommendation, whose `distance` is weighed in mode best."""
 
     generation: str
     seq: int
     distance: float
     id: Id
     text_weight: float = 0.0
+    likes: LikesPage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,8 @@ class SearchRequest:
     ef: breadth of graphs instead of the planned one, which finds fewer or takes longer; for measurements.
     metadata_bytes_max: bound of what the hits' metadata weighs together, as JSON; None: no bound.
     steps: a list that the index fills with how it searched; None asks for none.
-    text: what is asked for in words; None: by the vector alone.
+    text: what is asked for in words; None: by the vector alone. recommendation: by its vectors, whatever
+    `vector` is, which has to be one all the same.
     checked_for: the collection by whose rules every field but the filter was checked already, by
     `checked_request` or as strictly; an index checks all others.
     """
@@ -211,13 +214,14 @@ class SearchRequest:
     steps: list[PlanStep] | None = None
     text: TextQuery | None = None
     ef: int | None = None
+    recommendation: Recommendation | None = None
 
 
 @dataclass(slots=True)
 class Hit:
     """One answer row. distance: as the collection's metric says, accumulated in float64; NaN where words
     alone were searched. score, text_score: of a search by words, what it is ordered by and how well the words
-    fit (0 to 1)."""
+    fit (0 to 1). like: of a recommendation, which liked item it was found for; `distance` is to that one."""
 
     id: Id
     distance: float
@@ -225,6 +229,7 @@ class Hit:
     vector: Vector | None = None
     score: float | None = None
     text_score: float | None = None
+    like: int | None = None
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ Vector: TypeAlias = bytes | Sequence[float]
 
 Metadata: TypeAlias = Mapping[str, Any]
 Role: TypeAlias = Literal["query", "document"]
+Recommend: TypeAlias = Literal["mean", "best", "each"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,10 @@ class Written:
 class Query:
     """One search: exactly one of text, vector, image, like_ids. k results, nearest first, ties by id.
 
-    include: any of score, rank, metadata, vector; with_metadata is short for the third. cursor: `next_cursor`
-    of the page before, with the same question. more: further fields of the request by their name on the wire.
+    recommend: near the mean of like_ids (None), to any of them, or to each in turns; like_weights: one each.
+    include: any of score, rank, metadata, vector, why; with_metadata is short for the third. cursor:
+    `next_cursor` of the page before, with the same question. more: further fields of the request by their
+    name on the wire.
     """
 
     text: str | None = None
@@ -81,6 +84,8 @@ class Query:
     image: bytes | None = None
     like_ids: Sequence[Id] = ()
     unlike_ids: Sequence[Id] = ()
+    recommend: Recommend | None = None
+    like_weights: Sequence[float] = ()
     k: int = 25
     collection: str | None = None
     exclude_ids: Sequence[Id] = ()
@@ -100,7 +105,7 @@ class Query:
 class Hit:
     """One result row. distance: as the collection's metric says, smaller is nearer; NaN where words alone
     were searched. The others: where `include` asked for them; score: bigger is better, 0..1 unless words were
-    searched too; rank from 1."""
+    searched too; rank from 1; why: of what the score is made, or which liked item (`like_id`) it is for."""
 
     id: Id
     distance: float
@@ -108,6 +113,7 @@ class Hit:
     score: float | None = None
     rank: int | None = None
     vector: Sequence[float] | None = None
+    why: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ The rules stand in `item_rules`; this says them in the errors of the index.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from index_store.errors import InvalidId, InvalidRequest, InvalidVector
 from index_store.filter.compile import compile_filter
+from index_store.request.recommendation import Recommendation
 from index_store.types import CollectionSpec, Id, Ids, ItemWrite, SearchRequest, TextQuery, Vector, WriteBatch
 from item_rules.ids import id_fault, int64_fault
 from item_rules.metadata import METADATA_BYTES_MAX, metadata_fault
@@ -24,6 +26,8 @@ from item_rules.vectors import WHY, dimension_fault, vector_fault, vector_faults
 K_MAX = 100_000
 OFFSET_MAX = 1_000_000
 ALPHA_MAX = 100.0
+LIKES_MAX = 100
+"""Of a recommendation that searches by each of them."""
 CONTENT_HASH_BYTES_MAX = 64
 _NO_DIMS: Mapping[str, int] = MappingProxyType({})
 _COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -83,6 +87,8 @@ def checked_request(request: SearchRequest, spec: CollectionSpec) -> SearchReque
         raise InvalidRequest("max_distance must be a number", "max_distance")
     if request.text is not None:
         _check_text(request.text, request, spec)
+    if request.recommendation is not None:
+        _check_recommendation(request.recommendation, request, spec)
     excluded = _excluded(request.exclude_ids, spec)
     if vector is request.vector and excluded is request.exclude_ids:
         return request
@@ -101,6 +107,26 @@ def _check_text(text: TextQuery, request: SearchRequest, spec: CollectionSpec) -
         raise InvalidRequest(f"alpha must be 0..{ALPHA_MAX:.0f}", "hybrid.alpha")
     if text.mode == "lexical" and request.max_distance is not None:
         raise InvalidRequest("a search by words alone has no distances", "max_distance")
+
+
+def _check_recommendation(asked: Recommendation, request: SearchRequest, spec: CollectionSpec) -> None:
+    if request.text is not None:
+        raise InvalidRequest("words and liked items exclude each other", "like_ids")
+    if not 1 <= len(asked.likes) <= LIKES_MAX:
+        raise InvalidRequest(f"a recommendation needs 1..{LIKES_MAX} liked items", "like_ids")
+    for field, vectors in (("like_ids", asked.likes), ("unlike_ids", asked.unlikes)):
+        for vector in vectors:
+            check_vector(vector, field)
+            check_dim(vector, len(request.vector), field)
+    if len(asked.weights) != len(asked.likes) or not all(0 < each < math.inf for each in asked.weights):
+        raise InvalidRequest("must be numbers above 0, one for each liked item", "like_weights")
+    if request.after is not None and asked.mode == "each":
+        page = request.after.likes
+        if page is None or len(page.ends) != len(asked.likes) or not 0 <= page.last < len(asked.likes):
+            raise InvalidRequest("the cursor is of another recommendation", "cursor")
+        for end in page.ends:
+            if end is not None:
+                check_id(end[1], spec, "cursor")
 
 
 def checked_batch(

@@ -40,6 +40,17 @@ class CandidateRows(NamedTuple):
     distances: Distances
     ids: npt.NDArray[Any]
 
+    def take_rows(self, positions: Any) -> CandidateRows:
+        """Return some of them: by anything that numpy takes an index by."""
+        numbers, rows, distances, ids = self
+        return CandidateRows(numbers[positions], rows[positions], distances[positions], ids[positions])
+
+
+def joined(parts: Sequence[CandidateRows]) -> CandidateRows:
+    """Return the rows of all of these, one after the other. parts: one at least."""
+    numbers, rows, distances, ids = zip(*parts, strict=True)
+    return CandidateRows(*map(np.concatenate, (numbers, rows, distances, ids)))
+
 
 def nearest(view: View, request: SearchRequest, allowed: AllowedRows, k: int) -> CandidateRows:
     """The k nearest of all parts by (distance, id): each part's distances are the same float64 sums."""

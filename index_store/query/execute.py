@@ -15,7 +15,9 @@ from index_store.filter.cache import CompiledFilter, compiled_filter
 from index_store.query.allowed import allowed_rows
 from index_store.query.candidates import nearest
 from index_store.query.fusion import fused_rows
+from index_store.query.recommend import recommended_rows
 from index_store.query.view import View
+from index_store.request.recommendation import LikesPage, Recommendation
 from index_store.types import Id, SearchRequest, TextQuery, Vector
 
 _EXCLUDED_CHECKED_MAX = 256
@@ -24,7 +26,8 @@ _EXCLUDED_CHECKED_MAX = 256
 @dataclass(frozen=True, slots=True)
 class Answer:
     """Nearest first, ties by id. part: index of the segment that holds the row, -1 for the delta.
-    unknown_keys: of the filter, those that no row has. scored: where words were searched."""
+    unknown_keys: of the filter, those that no row has. scored: where words were searched. recommended: of a
+    recommendation, which is not ordered by distance."""
 
     ids: list[Id]
     distances: Distances
@@ -33,6 +36,7 @@ class Answer:
     exhausted: bool
     unknown_keys: Sequence[str]
     scored: AnswerScores | None = None
+    recommended: AnswerLikes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +49,23 @@ class AnswerScores:
     text_weight: float
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerLikes:
+    """Of each item of a recommendation, which liked one it was found for. key: what orders the last of them.
+    page: where it ends."""
+
+    likes: list[int]
+    key: float
+    page: LikesPage
+
+
 def answer(view: View, request: SearchRequest) -> Answer:
     """view: knows the page's seq, if the request is for one. Raises InvalidFilter, WordsNotSealed."""
     condition = None if request.filter is None else compiled_filter(request.filter)
     if request.text is not None:
         return _answer_by_words(view, request, request.text, condition)
+    if request.recommendation is not None:
+        return _answer_by_likes(view, request, request.recommendation, condition)
     wanted = request.offset + request.k
     found = nearest(view, request, allowed_rows(view, request, condition), wanted + 1)
     exhausted = len(found.rows) <= wanted
@@ -78,6 +94,26 @@ def _answer_by_words(
     scored = AnswerScores((-page.keys).tolist(), page.texts.tolist(), weight)
     exhausted = len(found.rows) <= wanted
     return Answer(ids, page.distances, page.numbers, page.rows, exhausted, unknown, scored)
+
+
+def _answer_by_likes(
+    view: View, request: SearchRequest, asked: Recommendation, condition: CompiledFilter | None
+) -> Answer:
+    wanted = request.offset + request.k
+    rows = recommended_rows(view, request, asked, condition, wanted + 1)
+    before = None if request.after is None else request.after.likes
+    exhausted = len(rows.keys) <= wanted
+    shown = rows.take_items(slice(0, wanted))
+    page = rows.take_items(slice(request.offset, wanted))
+    ids: list[Id] = page.found.ids.tolist()
+    _check_answer(request, ids)
+    likes = None
+    if ids:
+        end = shown.page_after(before, len(asked.likes))
+        likes = AnswerLikes(page.likes.tolist(), float(page.keys[-1]), end)
+    unknown = () if condition is None else unknown_keys(view, condition)
+    numbers, found_rows, distances, _ = page.found
+    return Answer(ids, distances, numbers, found_rows, exhausted, unknown, recommended=likes)
 
 
 def unknown_keys(view: View, condition: CompiledFilter) -> Sequence[str]:

@@ -13,14 +13,21 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from index_store.errors import SeqNotReached, VersionMismatch
+from index_store.errors import PageExpired, SeqNotReached, VersionMismatch
 from index_store.port import SeqSource, VectorIndex
-from index_store.types import Id, Ids, SearchRequest, SearchResult, StoredItem, TextQuery, Vector
+from index_store.types import Id, Ids, SearchRequest, SearchResult, TextQuery, Vector
 from service.app.encoders import Encoders
+from service.app.recommend.likes import (
+    RecommendMode,
+    digest_of,
+    direction_of,
+    recommendation_of,
+    vectors_of_items,
+)
 from service.app.search_queue import ResultHandler, SearchQueue
 from service.collections import Collection, SearchMode
 from service.embedding.port import Encoding
-from service.errors import InvalidInput, ModelUnavailable, Overloaded, Starting, UnknownItem
+from service.errors import ModelUnavailable, Overloaded, Starting, UnknownItem
 from service.observing.search_timer import SearchTimer
 from service.words.interpreter import Interpreter
 
@@ -50,8 +57,10 @@ class ParsedSearch(SearchTimer, gc=False):
     caller named. mode: as it was asked for; `request.text` says by which words. asked: the text as it was
     typed, where it was read as another one; was_read: whether it was, for the page before; None: to be found
     out. may_degrade: whether words alone may answer while the model is away; is_degraded: they do.
-    words_suffice: whether they answer where the collection's model reads no text. It is its own timer: an
-    object more for every search would take longer than what it times.
+    words_suffice: whether they answer where the collection's model reads no text. recommend, like_weights:
+    what like_ids are to the answer; no weights for equal ones. likes_digest: of the vectors of like_ids and
+    unlike_ids, for the page before. It is its own timer: an object more for every search would take longer
+    than what it times.
     """
 
     collection: Collection
@@ -72,6 +81,9 @@ class ParsedSearch(SearchTimer, gc=False):
     may_degrade: bool = False
     is_degraded: bool = False
     words_suffice: bool = False
+    recommend: RecommendMode = "mean"
+    like_weights: Sequence[float] = ()
+    likes_digest: str = ""
 
 
 class Searcher:
@@ -275,10 +287,27 @@ class Searcher:
         if request.embedding_version not in (None, version):
             raise VersionMismatch(name, version, str(request.embedding_version))
         stored = await self._on_reader(partial(self._index.get, name, inputs))
-        request.vector = direction_of(len(search.like_ids), inputs, stored)
+        self._put_likes(search, vectors_of_items(inputs, stored))
         return replace(
             request, exclude_ids=[*plain_ids(request.exclude_ids), *inputs], embedding_version=version
         )
+
+    @staticmethod
+    def _put_likes(search: ParsedSearch, vectors: Sequence[Vector]) -> None:
+        """Put what is searched by into the request. Raises PageExpired where the page before was searched by
+        other vectors, InvalidInput."""
+        request, likes = search.request, len(search.like_ids)
+        digest = digest_of(vectors)
+        if request.after is not None and search.likes_digest not in ("", digest):
+            raise PageExpired(
+                "an item that like_ids or unlike_ids name was written since; search again", "cursor"
+            )
+        search.likes_digest = digest
+        if search.recommend == "mean":
+            request.vector = direction_of(likes, vectors, search.like_weights)
+        else:
+            request.vector = vectors[0]
+            request.recommendation = recommendation_of(search.recommend, likes, vectors, search.like_weights)
 
     def _current_version(self, collection: str) -> str:
         current = self._index.status(collection).current
@@ -335,26 +364,6 @@ def search_words_alone(search: ParsedSearch) -> None:
 def _pinned(search: ParsedSearch) -> str | None:
     """The version that the caller named."""
     return search.pinned if search.is_embedded else search.request.embedding_version
-
-
-def direction_of(likes: int, inputs: Sequence[Id], stored: Sequence[StoredItem | None]) -> Vector:
-    """Return 2 x mean(like) - mean(unlike) over unit vectors, as a unit vector; mean(like) without unlike.
-    likes: how many of `inputs` are liked, the first ones. Raises UnknownItem, InvalidInput."""
-    units = [_unit(id, item) for id, item in zip(inputs, stored, strict=True)]
-    direction = np.mean(units[:likes], axis=0)
-    if len(units) > likes:
-        direction = 2 * direction - np.mean(units[likes:], axis=0)
-    length = float(np.linalg.norm(direction))
-    if length < 1e-6:
-        raise InvalidInput("like_ids", "and unlike_ids cancel each other out")
-    return np.asarray(direction / length, dtype=np.float32)
-
-
-def _unit(id: Id, item: StoredItem | None) -> npt.NDArray[np.float64]:
-    if item is None or item.vector is None:
-        raise UnknownItem(f"The item {id!r} is not stored or has no vector.")
-    vector = item.vector.astype(np.float64)
-    return vector / float(np.linalg.norm(vector))
 
 
 def plain_ids(ids: Ids | npt.NDArray[np.int64]) -> Sequence[Id]:

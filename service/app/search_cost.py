@@ -40,6 +40,8 @@ def cost_of(search: SearchRequest) -> float:
         cost += _EXACT
     if search.filter is not None:
         cost += _filter_cost(search.filter)
+    if search.recommendation is not None:  # a search for each
+        cost *= len(search.recommendation.likes)
     return cost
 
 

@@ -69,6 +69,8 @@ class Quotas:
 def search_units(search: ParsedSearch) -> float:
     """Return what a search weighs: as it waits in line, and what its content takes to embed."""
     units = cost_of(search.request)
+    if search.recommend != "mean":  # a search for each
+        units *= len(search.like_ids)
     if search.content is None or search.mode == "lexical":  # words alone are not embedded
         return units
     return units + (TEXT_UNITS if isinstance(search.content, str) else PICTURE_UNITS)

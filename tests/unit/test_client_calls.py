@@ -229,3 +229,18 @@ def test_any_answer_is_an_answer_or_one_typed_error(status: int, data: bytes) ->
         assert (status, data, answer) == (200, b"[]", []), f"{call.path} took it for an answer"
     with pytest.raises((BadAnswer, VectorClientError)):
         operations.health().answer(status, {}, data)
+
+
+def test_a_recommendation_says_how() -> None:
+    query = Query(like_ids=[1, 2], unlike_ids=[3], recommend="each", like_weights=[2.0, 1.0], k=5)
+    sent = orjson.loads(search.search(query, Keys()).body or b"")
+    assert sent == {
+        "like_ids": [1, 2],
+        "unlike_ids": [3],
+        "recommend": "each",
+        "like_weights": [2.0, 1.0],
+        "top_k": 5,
+    }
+    row = {"recipe_id": 7, "distance": 0.5, "why": {"like_id": 2}}
+    answer = {"results": [row], "embedding_version": "v", "seq": 1, "exhausted": True}
+    assert search.search(query, Keys()).read(answer).hits[0].why == {"like_id": 2}

@@ -112,6 +112,8 @@ def _search_body(query: Query) -> dict[str, Any]:
         "image": None if query.image is None else base64(query.image),
         "like_ids": list(query.like_ids) or None,
         "unlike_ids": list(query.unlike_ids) or None,
+        "recommend": query.recommend,
+        "like_weights": finite(list(query.like_weights)) or None,
         "top_k": query.k,
         "collection": query.collection,
         "exclude_ids": list(query.exclude_ids) or None,
@@ -138,7 +140,7 @@ def _found(answer: Any) -> Found:
         if len(row) == 2
         else Hit(
             row[name], row["distance"], row.get("metadata"), row.get("score"), row.get("rank"),
-            row.get("vector"),
+            row.get("vector"), row.get("why"),
         )
         for row in rows
     ]  # fmt: skip

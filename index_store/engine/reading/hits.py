@@ -13,7 +13,8 @@ from index_store.types import Hit, PageKey, SearchRequest, Vector
 def hits_of(view: View, request: SearchRequest, found: Answer, dim: int) -> list[Hit]:
     """Return the hits with what the request asks of each. Raises AnswerLimitExceeded."""
     distances = found.distances.tolist()
-    if not request.with_metadata and not request.with_vectors and found.scored is None:
+    is_plain = found.scored is None and found.recommended is None
+    if not request.with_metadata and not request.with_vectors and is_plain:
         return list(map(Hit, found.ids, distances))
     nothing: Sequence[None] = [None] * len(found.ids)
     texts = texts_of(view, found, request.metadata_bytes_max) if request.with_metadata else nothing
@@ -22,15 +23,18 @@ def hits_of(view: View, request: SearchRequest, found: Answer, dim: int) -> list
         vectors = list(vectors_of(view, found, dim))
     scores = nothing if found.scored is None else found.scored.scores
     text_scores = nothing if found.scored is None else found.scored.texts
-    columns = (found.ids, distances, texts, vectors, scores, text_scores)
+    likes = nothing if found.recommended is None else found.recommended.likes
+    columns = (found.ids, distances, texts, vectors, scores, text_scores, likes)
     return [
-        Hit(item_id, distance, None if text is None else json.loads(text), vector, score, text_score)
-        for item_id, distance, text, vector, score, text_score in zip(*columns, strict=True)
+        Hit(item_id, distance, None if text is None else json.loads(text), vector, score, text_score, like)
+        for item_id, distance, text, vector, score, text_score, like in zip(*columns, strict=True)
     ]
 
 
 def page_key(generation: str, seq: int, last: Hit, found: Answer) -> PageKey:
     """Return where a page ends. last: its last hit."""
+    if found.recommended is not None:
+        return PageKey(generation, seq, found.recommended.key, last.id, likes=found.recommended.page)
     if found.scored is None or last.score is None:
         return PageKey(generation, seq, last.distance, last.id)
     return PageKey(generation, seq, -last.score, last.id, found.scored.text_weight)

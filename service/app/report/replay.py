@@ -16,8 +16,9 @@ from index_store.port import ReplaySource
 from index_store.types import Hit, Id, SearchRequest, SearchResult, Vector
 from service.app.encoders import Slot
 from service.app.rebuild.throttle import FillThrottle
+from service.app.recommend.likes import direction_of, vectors_of_items
 from service.app.report.queries import DEPTH, ReplayQuery
-from service.app.search import ParsedSearch, direction_of, plain_ids
+from service.app.search import ParsedSearch, plain_ids
 from service.errors import (
     DeadlineExceeded,
     InvalidImage,
@@ -235,7 +236,7 @@ class Replayer:
         inputs = [*search.like_ids, *search.unlike_ids]
         stored = self._source.get_version(search.collection.name, side.embedding_version, inputs)
         try:
-            return direction_of(len(search.like_ids), inputs, stored)
+            return direction_of(len(search.like_ids), vectors_of_items(inputs, stored), search.like_weights)
         except UnknownItem:
             return None
         except InvalidInput as exc:

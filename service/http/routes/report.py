@@ -115,6 +115,8 @@ def _require_one_page(body: SearchIn, collection: Collection) -> None:
     for name in ("cursor", "min_seq"):
         if getattr(body, name) is not None:
             raise InvalidInput(name, "is served by POST /v1/search only")
+    if body.recommend not in (None, "mean"):
+        raise InvalidInput("recommend", "must be mean here")
 
 
 def _answered(found: FoundReport) -> JsonResponse:

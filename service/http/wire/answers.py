@@ -121,11 +121,11 @@ def _results(
     if not include:
         return rows
     needs_scores = "score" in include and search.request.text is None
-    scores = hit_scores(search.collection, search.request.vector, hits) if needs_scores else ()
+    scores = hit_scores(search.collection, _scored_by(search, hits), hits) if needs_scores else ()
     first_rank = search.shown + start + 1
     for place, (row, hit) in enumerate(zip(rows, hits, strict=True)):
         if "why" in include:
-            row["why"] = _why(result, hit)
+            row["why"] = _why(search, result, hit)
         if needs_scores:
             row["score"] = scores[place]
         if "rank" in include:
@@ -137,8 +137,11 @@ def _results(
     return rows
 
 
-def _why(result: SearchResult, hit: Hit) -> dict[str, float] | None:
-    """Of what a score is made: dense + weight x lexical, or lexical alone; None where it has no words."""
+def _why(search: ParsedSearch, result: SearchResult, hit: Hit) -> dict[str, Any] | None:
+    """Of what a score is made: dense + weight x lexical, or lexical alone; for which liked item it was found;
+    None for neither."""
+    if hit.like is not None:
+        return {"like_id": search.like_ids[hit.like]}
     if hit.score is None or hit.text_score is None:
         return None
     if math.isnan(hit.distance):
@@ -147,15 +150,26 @@ def _why(result: SearchResult, hit: Hit) -> dict[str, float] | None:
     return {"dense": hit.score - words, "lexical": hit.text_score, "weight": result.text_weight}
 
 
+def _scored_by(search: ParsedSearch, hits: Sequence[Hit]) -> Vector:
+    """The vector that hits were found by: of each its own where each has one."""
+    asked = search.request.recommendation
+    if asked is None:
+        return search.request.vector
+    likes: Vector = asked.likes[[hit.like or 0 for hit in hits]]
+    return likes
+
+
 def hit_scores(collection: Collection, query: Vector, hits: Sequence[Hit]) -> Sequence[float]:
-    """Return (1 + cos) / 2 of each hit, whatever the metric. Hits carry vectors unless it is cosine."""
+    """Return (1 + cos) / 2 of each hit, whatever the metric. query: (dim,), or (hits, dim) for one each. Hits
+    carry vectors unless it is cosine."""
     if not hits:
         return ()
     if collection.metric == "cosine":
         cosines = 1.0 - np.array([hit.distance for hit in hits])
     else:
         rows: npt.NDArray[np.float64] = np.stack([hit.vector for hit in hits]).astype(np.float64)  # type: ignore[misc]
-        unit = query.astype(np.float64) / np.linalg.norm(query.astype(np.float64))
-        cosines = (rows @ unit) / np.linalg.norm(rows, axis=1)
+        exact = query.astype(np.float64)
+        lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(exact, axis=-1)
+        cosines = np.einsum("ij,...j->i" if exact.ndim == 1 else "ij,ij->i", rows, exact) / lengths
     scores: list[float] = np.clip((1.0 + cosines) / 2.0, 0.0, 1.0).tolist()
     return scores

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import orjson
 
+from index_store.request.recommendation import LikesPage
 from index_store.types import Filter, PageKey
 from item_rules.ids import id_fault
 from service.app.search import ParsedSearch
@@ -20,6 +21,8 @@ _FORMAT = 2
 _CHECK_BYTES = 6
 _CHARS_MAX = 4096
 """Of an id of 255 control characters, which take six bytes each, and the rest."""
+_LIKES_CHARS_MAX = 262_144
+"""Of a hundred such ids: a page may end in a list of each liked item."""
 _PICTURE_BYTES = 65_536
 """Bytes at each end of a picture that, with its length, identify it."""
 
@@ -29,12 +32,14 @@ Question: TypeAlias = Callable[[bytes], Sequence[bytes]]
 
 class Cursor(NamedTuple):
     """Where a page ended. rank: of its last item, from 1. is_by_words_alone: whether it was found by words
-    and no vector. was_read: whether the text was read as another one."""
+    and no vector. was_read: whether the text was read as another one. likes_digest: as `ParsedSearch` has
+    it."""
 
     page: PageKey
     rank: int
     is_by_words_alone: bool = False
     was_read: bool = False
+    likes_digest: str = ""
 
 
 def write_cursor(search: ParsedSearch, page: PageKey, rank: int) -> str:
@@ -42,6 +47,9 @@ def write_cursor(search: ParsedSearch, page: PageKey, rank: int) -> str:
     parts: list[Any] = [_FORMAT, page.generation, page.seq, page.distance, page.id, rank]
     if search.request.text is not None:
         parts += [page.text_weight, search.request.text.mode == "lexical", bool(search.asked)]
+    elif search.like_ids:
+        last, ends = (-1, ()) if page.likes is None else page.likes
+        parts += [search.likes_digest, last, ends]
     return written_text(orjson.dumps(parts), lambda payload: _question(search, payload))
 
 
@@ -49,7 +57,9 @@ def read_cursor(search: ParsedSearch, text: str) -> Cursor:
     """Raises InvalidInput for anything that `write_cursor` did not make for this question; how many items a
     page has and what is told of each may change."""
     try:
-        parts: list[Any] = orjson.loads(read_payload(text, lambda payload: _question(search, payload)))
+        chars_max = _CHARS_MAX if search.recommend == "mean" else _LIKES_CHARS_MAX
+        payload = read_payload(text, lambda payload: _question(search, payload), chars_max)
+        parts: list[Any] = orjson.loads(payload)
         if len(parts) not in (6, 9) or parts[0] != _FORMAT:
             raise ValueError("another format")
         if id_fault(parts[4], search.collection.id_type) is not None:
@@ -58,12 +68,23 @@ def read_cursor(search: ParsedSearch, text: str) -> Cursor:
         raise InvalidInput(
             "cursor",
             "is not one that an answer to this question gave: collection, content, filter, exclude_ids, "
-            "max_distance, exact, mode and hybrid must be those of the page before",
+            "max_distance, exact, mode, hybrid, recommend and like_weights must be those of the page before",
             "invalid_cursor",
         ) from exc
+    if search.like_ids:
+        return _cursor_of_likes(parts)
     weight, is_by_words_alone, was_read = parts[6:] or (0.0, False, False)
     page = PageKey(str(parts[1]), int(parts[2]), float(parts[3]), parts[4], float(weight))
     return Cursor(page, int(parts[5]), bool(is_by_words_alone), bool(was_read))
+
+
+def _cursor_of_likes(parts: Sequence[Any]) -> Cursor:
+    """Of a search by like_ids; the index checks where each of them ended."""
+    digest, last, ends = parts[6:] or ("", -1, ())
+    points = tuple(None if end is None else (float(end[0]), end[1]) for end in ends)
+    likes = LikesPage(int(last), points) if points else None
+    page = PageKey(str(parts[1]), int(parts[2]), float(parts[3]), parts[4], likes=likes)
+    return Cursor(page, int(parts[5]), likes_digest=str(digest))
 
 
 def written_text(payload: bytes, question: Question) -> str:
@@ -71,9 +92,9 @@ def written_text(payload: bytes, question: Question) -> str:
     return base64.urlsafe_b64encode(_check(question(payload)) + payload).decode().rstrip("=")
 
 
-def read_payload(text: str, question: Question) -> bytes:
+def read_payload(text: str, question: Question, chars_max: int = _CHARS_MAX) -> bytes:
     """Raises ValueError for what `written_text` did not make for this question."""
-    if len(text) > _CHARS_MAX:
+    if len(text) > chars_max:
         raise ValueError("too long")
     data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     check, payload = data[:_CHECK_BYTES], data[_CHECK_BYTES:]
@@ -98,6 +119,8 @@ def _question(search: ParsedSearch, payload: bytes) -> list[bytes]:
         parts += [b"%d" % len(content), content[:_PICTURE_BYTES], content[-_PICTURE_BYTES:]]
     elif search.like_ids:
         parts.append(repr((search.like_ids, search.unlike_ids)).encode())
+        if search.recommend != "mean" or search.like_weights:
+            parts.append(repr((search.recommend, search.like_weights)).encode())
     else:
         parts.append(request.vector.tobytes())
     if len(request.exclude_ids):

@@ -10,6 +10,7 @@ IdIn: TypeAlias = int | str
 VectorIn: TypeAlias = list[float] | str
 IncludeIn: TypeAlias = Literal["score", "rank", "metadata", "vector", "why"]
 ModeIn: TypeAlias = Literal["dense", "lexical", "hybrid"]
+RecommendIn: TypeAlias = Literal["mean", "best", "each"]
 RoleIn: TypeAlias = Literal["query", "document"]
 
 
@@ -27,6 +28,8 @@ class SearchIn(msgspec.Struct, gc=False):
     vector: VectorIn | None = None
     like_ids: list[IdIn] | None = None
     unlike_ids: list[IdIn] | None = None
+    recommend: RecommendIn | None = None
+    like_weights: list[float] | None = None
     collection: str | None = None
     top_k: int | None = None
     exclude_ids: list[IdIn] | None = None

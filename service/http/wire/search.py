@@ -16,6 +16,7 @@ from service.errors import InvalidInput
 from service.http.wire.body import Headers, check_depth, decode_json, media_type, require_json
 from service.http.wire.cursors import read_cursor
 from service.http.wire.problems import HttpRefusal
+from service.http.wire.recommend.likes import check_likes
 from service.http.wire.schemas import SearchIn
 from service.http.wire.values import (
     checked_vector,
@@ -35,7 +36,6 @@ _JSON_TYPE = b"application/json"
 
 OFFSET_MAX = 1_000_000
 ALPHA_MAX = 100.0
-LIKE_IDS_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +123,8 @@ class SearchReader:
             shown=offset,
             warnings=_warnings(body),
             mode=mode,
+            recommend=body.recommend or "mean",
+            like_weights=body.like_weights or (),
             may_degrade=body.degrade is not None,
             words_suffice=_words_suffice(body, collection),
         )
@@ -137,7 +139,7 @@ def _go_on(search: ParsedSearch, text: str) -> None:
     if search.min_seq is not None and search.min_seq > cursor.page.seq:
         raise InvalidInput("min_seq", "is newer than the pages of this cursor: search again without it")
     search.request.after, search.shown = cursor.page, cursor.rank
-    search.was_read = cursor.was_read
+    search.was_read, search.likes_digest = cursor.was_read, cursor.likes_digest
     if cursor.is_by_words_alone and search.mode != "lexical":
         search_words_alone(search)  # as the page before was answered
 
@@ -175,12 +177,7 @@ def _require_one_content(body: SearchIn) -> None:
         raise not_one_of(
             {"query": body.query, "image": body.image, "vector": body.vector, "like_ids": body.like_ids}
         )
-    if body.like_ids is not None:
-        in_range("like_ids", len(body.like_ids), 1, LIKE_IDS_MAX)
-    if body.unlike_ids:
-        if body.like_ids is None:
-            raise InvalidInput("unlike_ids", "needs like_ids")
-        in_range("unlike_ids", len(body.unlike_ids), 0, LIKE_IDS_MAX)
+    check_likes(body)
 
 
 def _mode_of(body: SearchIn, collection: Collection) -> SearchMode:

@@ -85,6 +85,8 @@ class ExplainRoutes:
         search = self._reader.parse(body)
         if search.mode != "dense":
             raise InvalidInput("mode", "can't be explained unless it is dense")
+        if search.recommend != "mean":
+            raise InvalidInput("recommend", "can't be explained unless it is mean")
         return search, read_id(body.id, search.collection, "id")
 
     async def _explain(self, search: ParsedSearch, wanted: IdIn, request: Request) -> JsonResponse:

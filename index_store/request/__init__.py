@@ -1,0 +1,1 @@
+"""What a search may ask for beside the nearest rows of one vector."""
