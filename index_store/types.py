@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from index_store.request.confidence import ConfidenceQuery, Curve
 from index_store.request.recommendation import LikesPage, Recommendation
 from item_rules.ids import IdKind
 
@@ -153,7 +154,8 @@ class Ack:
 class PageKey:
     """Where a page ended: the next one holds only what comes after (distance, id), as of `seq`. Where words
     are searched, `distance` is minus the score of the last hit, and text_weight what its page multiplied the
-    text scores by. likes: of a recommendation, whose `distance` is weighed in mode best."""
+    text scores by. likes: of a recommendation, whose `distance` is weighed in mode best. curve: what its page
+    told confidence by; None where it told none."""
 
     generation: str
     seq: int
@@ -161,6 +163,7 @@ class PageKey:
     id: Id
     text_weight: float = 0.0
     likes: LikesPage | None = None
+    curve: Curve | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +196,8 @@ class SearchRequest:
     steps: a list that the index fills with how it searched; None asks for none.
     text: what is asked for in words; None: by the vector alone. recommendation: by its vectors, whatever
     `vector` is, which has to be one all the same.
+    text: what is asked for in words; None: by the vector alone.
+    confidence: asked for beside an embedding_version, but not by words alone; None: not asked for.
     checked_for: the collection by whose rules every field but the filter was checked already, by
     `checked_request` or as strictly; an index checks all others.
     """
@@ -215,13 +220,15 @@ class SearchRequest:
     text: TextQuery | None = None
     ef: int | None = None
     recommendation: Recommendation | None = None
+    confidence: ConfidenceQuery | None = None
 
 
 @dataclass(slots=True)
 class Hit:
     """One answer row. distance: as the collection's metric says, accumulated in float64; NaN where words
     alone were searched. score, text_score: of a search by words, what it is ordered by and how well the words
-    fit (0 to 1). like: of a recommendation, which liked item it was found for; `distance` is to that one."""
+    fit (0 to 1). like: of a recommendation, which liked item it was found for; `distance` is to that one.
+    confidence: 0 to 1, where it was asked for."""
 
     id: Id
     distance: float
@@ -230,6 +237,7 @@ class Hit:
     score: float | None = None
     text_score: float | None = None
     like: int | None = None
+    confidence: float | None = None
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 from index_store.types import CollectionSpec, Metric
 from item_rules.ids import IdKind
+from service.confidence.calibration import Calibration, read_calibration
 from service.errors import BadConfiguration
 from service.settings import Settings
 from service.words.synonyms import Synonyms, read_synonyms
@@ -31,6 +32,7 @@ _RESERVED_FIELDS = frozenset(
     (
         "distance",
         "score",
+        "confidence",
         "rank",
         "metadata",
         "vector",
@@ -72,7 +74,9 @@ class Gates:
 class Collection:
     """One named set of vectors, as configured. model: a reference as docs/SETTINGS.md lists them.
     keep_content: None leaves it to the modality. lexical: keys of the metadata whose words can be searched;
-    mode: of searches by text that name none. synonyms: what typed words mean, for searches by words."""
+    mode: of searches by text that name none. synonyms: what typed words mean, for searches by words.
+    confidence: how likely hits are, fitted to this collection; None: as its model comes with it.
+    good_match_min: of confidence; an answer whose hits have less says so."""
 
     name: str
     id_field: str = "id"
@@ -88,6 +92,8 @@ class Collection:
     lexical: tuple[str, ...] = ()
     mode: SearchMode = "dense"
     synonyms: Synonyms | None = None
+    confidence: Calibration | None = None
+    good_match_min: float = 0.5
 
     @property
     def keeps_content(self) -> bool:
@@ -164,12 +170,14 @@ def read_collections(settings: Settings) -> Catalogue:
         base = known.get(name, Collection(name))
         found = _mistakes_of(name, table)
         synonyms, unreadable = _synonyms_of(table, settings)
-        found += unreadable
+        confidence, uncalibrated = _confidence_of(table, settings)
+        found += unreadable + uncalibrated
         mistakes.extend(f"{settings.collections_file}: collection {name!r}: {each}" for each in found)
         if not found:
             given = {key: value for key, value in table.items() if key not in ("source", "gates")}
             given["gates"] = replace(base.gates, **table.get("gates", {}))
             given["synonyms"] = synonyms
+            given["confidence"] = confidence
             given["lexical"] = tuple(table.get("lexical", base.lexical))
             collections.append(_with_model(replace(base, **given), settings))
     mistakes.extend(f"{settings.collections_file}: {each}" for each in _clashes(collections))
@@ -256,6 +264,8 @@ def _mistakes_of(name: str, table: Mapping[str, Any]) -> list[str]:
         "lexical": list,
         "mode": str,
         "synonyms": str,
+        "confidence": str,
+        "good_match_min": float,
     }
     for key, value in table.items():
         if key not in kinds:
@@ -269,6 +279,8 @@ def _mistakes_of(name: str, table: Mapping[str, Any]) -> list[str]:
         mistakes.append(f"id_field {id_field!r} is not a usable field name")
     if type(dim) is int and not 1 <= dim <= DIM_MAX:
         mistakes.append(f"dim must be 1 to {DIM_MAX}, got {dim}")
+    if type(good := table.get("good_match_min", 0.5)) is float and not 0 <= good <= 1:
+        mistakes.append(f"good_match_min must be 0 to 1, got {good}")
     if isinstance(gates := table.get("gates", {}), dict):
         mistakes.extend(_mistakes_of_gates(gates))
     if isinstance(lexical := table.get("lexical", []), list):
@@ -285,6 +297,17 @@ def _synonyms_of(table: Mapping[str, Any], settings: Settings) -> tuple[Synonyms
         return None, ["synonyms need lexical: the keys of the metadata whose words are searched"]
     try:
         return read_synonyms(reference, settings.collections_file), []
+    except BadConfiguration as exc:
+        return None, list(exc.mistakes)
+
+
+def _confidence_of(table: Mapping[str, Any], settings: Settings) -> tuple[Calibration | None, list[str]]:
+    """The calibration that a collection names, and what is wrong with it."""
+    reference = table.get("confidence")
+    if not isinstance(reference, str):
+        return None, []
+    try:
+        return read_calibration(reference, settings.collections_file), []
     except BadConfiguration as exc:
         return None, list(exc.mistakes)
 

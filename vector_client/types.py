@@ -74,9 +74,10 @@ class Query:
     """One search: exactly one of text, vector, image, like_ids. k results, nearest first, ties by id.
 
     recommend: near the mean of like_ids (None), to any of them, or to each in turns; like_weights: one each.
-    include: any of score, rank, metadata, vector, why; with_metadata is short for the third. cursor:
-    `next_cursor` of the page before, with the same question. more: further fields of the request by their
-    name on the wire.
+    include: any of score, rank, metadata, vector, why, confidence; with_metadata is short for the third.
+    cursor: `next_cursor` of the page before, with the same question. min_confidence: 0..1, of a text only;
+    leaves out hits that are less likely what was asked for. more: further fields of the request by their name
+    on the wire.
     """
 
     text: str | None = None
@@ -99,13 +100,15 @@ class Query:
     with_metadata: bool = False
     include: Sequence[str] = ()
     more: Mapping[str, Any] = field(default_factory=dict)
+    min_confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
     """One result row. distance: as the collection's metric says, smaller is nearer; NaN where words alone
     were searched. The others: where `include` asked for them; score: bigger is better, 0..1 unless words were
-    searched too; rank from 1; why: of what the score is made, or which liked item (`like_id`) it is for."""
+    searched too; rank from 1; why: of what the score is made, or which liked item (`like_id`) it is for;
+    confidence 0..1: how likely it is what was asked for."""
 
     id: Id
     distance: float
@@ -114,12 +117,14 @@ class Hit:
     rank: int | None = None
     vector: Sequence[float] | None = None
     why: Mapping[str, Any] | None = None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """The answer to a Query. exhausted: nothing comes after these hits. truncated: the text is longer than
-    the model reads. more: the answer's other fields by their name on the wire."""
+    the model reads. more: the answer's other fields by their name on the wire. no_good_match: confidence was
+    asked for, and no hit of the first page has enough."""
 
     hits: Sequence[Hit]
     embedding_version: str
@@ -128,6 +133,7 @@ class Found:
     next_cursor: str | None = None
     truncated: bool = False
     more: Mapping[str, Any] = field(default_factory=dict)
+    no_good_match: bool = False
 
 
 @dataclass(frozen=True, slots=True)

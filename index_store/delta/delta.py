@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store.ann import float32_bounds
+from index_store.ann.background import SAMPLE_ROWS, RowSample, sample_of
 from index_store.ann.rerank import rescore, select
 from index_store.delta.id_index import IdIndex, Keys, RowNumbers, keys_of
 from index_store.delta.quantized import QuantizedRows, quantized_rows
@@ -25,7 +26,6 @@ from index_store.filter.compile import Mask
 from index_store.filter.growable import GrowableColumn, GrowableVectors
 from index_store.lexical.growable_postings import GrowablePostings
 from index_store.lexical.postings import lexical_version
-from index_store.lexical.scores import SPREAD_ROWS, spread_of
 from index_store.storage.rows import Row
 from index_store.types import CollectionSpec, Id, Metric, Vector
 
@@ -74,7 +74,7 @@ class Delta:
         self.lexical_version = lexical_version(spec.lexical_fields)
         texts = self._texts  # a method of ours would be a cycle, and old rows wait long for the collector
         self.postings = GrowablePostings(spec.lexical_fields, lambda start, stop: texts[start:stop])
-        self._spread = (0, 0.0)
+        self._sample: tuple[int, RowSample | None] = (0, None)
 
     @property
     def columns(self) -> ColumnSource:
@@ -170,15 +170,15 @@ class Delta:
         """Return the JSON text of each row's metadata, None where it has none."""
         return [self._texts[row] for row in rows.tolist()]
 
-    def spread(self) -> float:
-        """Return how far the similarities of unlike rows lie apart (`lexical.scores.spread_of`): of the
-        first ones, measured again when there are twice as many (5 ms)."""
-        rows, spread = self._spread
-        if self.rows >= 2 * rows:
-            rows = min(self.rows, SPREAD_ROWS)
-            spread = spread_of(self._vectors.take(np.arange(rows)), self.metric)
-            self._spread = (rows if rows < SPREAD_ROWS else NEVER, spread)
-        return spread
+    def sample(self) -> RowSample:
+        """Return some of the first rows, with what similarities are usual among them; looked at again when
+        there are twice as many (5 ms)."""
+        rows, sample = self._sample
+        if sample is None or self.rows >= 2 * rows:
+            rows = min(self.rows, SAMPLE_ROWS)
+            sample = sample_of(self._vectors.take(np.arange(rows)), self.metric)
+            self._sample = (rows if rows < SAMPLE_ROWS else NEVER, sample)
+        return sample
 
     def find_rows(self, ids: Sequence[Id] | Keys, index: IdIndex, count: int) -> RowNumbers:
         """Every row, live or dead, of these ids among the first `count` rows."""

@@ -99,7 +99,7 @@ class _Stream(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class SealedPostings:
     """Fits `PostingSource`. Safe from any thread. version: as `lexical_version` gave it. spread: see
-    `index_store.lexical.scores.spread_of`. totals: of the lengths of all rows, by stream. codes: of each of
+    `index_store.ann.background.RowSample`. totals: of the lengths of all rows, by stream. codes: of each of
     these lengths, in memory."""
 
     version: str

@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from index_store.ann.compiled.posting_kernels import add_weights, count_set, length_hidden
 from index_store.ann.port import Bitmap
-from index_store.ann.rerank import Matrix, rescore, similarities
 from index_store.lexical.analysis import (
     QUERY_CHARS_MAX,
     Grams,
@@ -25,7 +24,6 @@ from index_store.lexical.analysis import (
     sound_grams,
 )
 from index_store.lexical.postings import GramPostings, PostingSource, lengths_of_codes
-from index_store.types import Metric
 
 TextScores: TypeAlias = npt.NDArray[np.float32]
 
@@ -36,8 +34,6 @@ _COUNTS = 8
 _KOREAN_WEIGHT = 1.35
 _OTHER_WEIGHT = 2.8
 """Times the spread of similarities: what a full text score is worth (docs/decisions/0104)."""
-_USUAL_SPREAD = 0.1
-SPREAD_ROWS = 256
 _SOUND_SHARE = 0.8
 """Of what sounds alike, beside what is spelt alike, for a Korean query."""
 
@@ -123,20 +119,7 @@ def _shares(mean: float) -> npt.NDArray[np.float32]:
     return found
 
 
-def spread_of(vectors: Matrix, metric: Metric) -> float:
-    """Return how far the similarities of unlike rows lie apart: between the 50th and the 99.9th percentile of
-    pairs. vectors: (n, dim), of which some are looked at; too few have the usual spread."""
-    if len(vectors) < 2:
-        return _USUAL_SPREAD
-    random = np.random.default_rng(len(vectors))
-    some = vectors[np.sort(random.permutation(len(vectors))[:SPREAD_ROWS])]
-    pairs = [
-        similarities(rescore(row, some[:place], metric), metric) for place, row in enumerate(some) if place
-    ]
-    middle, far = np.percentile(np.concatenate(pairs), (50.0, 99.9))
-    return float(far - middle)
-
-
 def text_weight(query: QueryGrams, alpha: float, spread: float) -> float:
-    """Return what a text score is multiplied by before it is added to a similarity."""
+    """Return what a text score is multiplied by before it is added to a similarity. spread: of similarities,
+    as `index_store.ann.background.RowSample` has it."""
     return alpha * spread * (_KOREAN_WEIGHT if query.is_korean else _OTHER_WEIGHT)

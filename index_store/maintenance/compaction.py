@@ -20,6 +20,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from index_store.ann.background import sample_of
 from index_store.ann.bitmap import all_rows, without
 from index_store.ann.calibration import Clock
 from index_store.ann.port import Bitmap
@@ -35,7 +36,6 @@ from index_store.catalog.snapshots import (
 )
 from index_store.errors import StoreDamaged, StoreUnavailable, WriteFailed
 from index_store.lexical.postings import write_postings
-from index_store.lexical.scores import spread_of
 from index_store.segment.builder import BuildOptions, Progress, RowChunk, build_segment
 from index_store.segment.ids import IdArray
 from index_store.segment.info import SegmentIdentity
@@ -159,7 +159,8 @@ def _build(
         context.step("segment_metadata_written")
         if scanned.lexical_fields:
             vectors = np.memmap(into / VECTORS_FILE, np.float32, "r", shape=(len(ids), owner.dim))
-            write_postings(into, texts, scanned.lexical_fields, spread_of(vectors, identity.metric))
+            spread = sample_of(vectors, identity.metric).spread
+            write_postings(into, texts, scanned.lexical_fields, spread)
             context.step("segment_postings_written")
 
     identity = SegmentIdentity(

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from index_store.ann.rerank import Distances
+from index_store.ann.rerank import Distances, similarities
 from index_store.delta.id_index import RowNumbers
 from index_store.errors import AnswerLimitExceeded
 from index_store.filter.cache import CompiledFilter, compiled_filter
 from index_store.query.allowed import allowed_rows
 from index_store.query.candidates import nearest
+from index_store.query.confidence import confidences, curve_of
 from index_store.query.fusion import fused_rows
 from index_store.query.recommend import recommended_rows
 from index_store.query.view import View
+from index_store.request.confidence import ConfidenceQuery, Curve
 from index_store.request.recommendation import LikesPage, Recommendation
 from index_store.types import Id, SearchRequest, TextQuery, Vector
 
@@ -27,7 +29,7 @@ _EXCLUDED_CHECKED_MAX = 256
 class Answer:
     """Nearest first, ties by id. part: index of the segment that holds the row, -1 for the delta.
     unknown_keys: of the filter, those that no row has. scored: where words were searched. recommended: of a
-    recommendation, which is not ordered by distance."""
+    recommendation, which is not ordered by distance. confidence: where it was asked for."""
 
     ids: list[Id]
     distances: Distances
@@ -37,6 +39,7 @@ class Answer:
     unknown_keys: Sequence[str]
     scored: AnswerScores | None = None
     recommended: AnswerLikes | None = None
+    confidence: AnswerConfidence | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,14 @@ class AnswerLikes:
     page: LikesPage
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerConfidence:
+    """Of each item, and what it was told by."""
+
+    values: list[float]
+    curve: Curve
+
+
 def answer(view: View, request: SearchRequest) -> Answer:
     """view: knows the page's seq, if the request is for one. Raises InvalidFilter, WordsNotSealed."""
     condition = None if request.filter is None else compiled_filter(request.filter)
@@ -75,11 +86,30 @@ def answer(view: View, request: SearchRequest) -> Answer:
         within = int(np.searchsorted(distances, request.max_distance, side="right"))
         exhausted = exhausted or within <= wanted
         stop = min(wanted, within)
+    confidence = None
+    if request.confidence is not None:
+        scores = similarities(distances, view.delta.metric)
+        confidence, within = _confidence(view, request, request.confidence, scores, stop)
+        exhausted = exhausted or within <= wanted
+        stop = min(stop, within)
     page = slice(request.offset, stop)
     ids: list[Id] = found.ids[page].tolist()
     _check_answer(request, ids)
     unknown = () if condition is None else unknown_keys(view, condition)
-    return Answer(ids, distances[page], found.numbers[page], found.rows[page], exhausted, unknown)
+    return Answer(
+        ids, distances[page], found.numbers[page], found.rows[page], exhausted, unknown, confidence=confidence
+    )
+
+
+def _confidence(
+    view: View, request: SearchRequest, asked: ConfidenceQuery, scores: Distances, stop: int
+) -> tuple[AnswerConfidence, int]:
+    """That of the answer's items, and how many of `scores` reach the minimum. scores: best first, from the
+    first one before the page. stop: where the page ends at the latest."""
+    curve = curve_of(view, request, asked)
+    values = confidences(curve, scores)
+    within = int(np.count_nonzero(values >= asked.minimum))  # the first ones: they fall with the scores
+    return AnswerConfidence(values[request.offset : min(stop, within)].tolist(), curve), within
 
 
 def _answer_by_words(
@@ -87,13 +117,21 @@ def _answer_by_words(
 ) -> Answer:
     wanted = request.offset + request.k
     found, weight = fused_rows(view, request, text, condition, wanted + 1)
-    page = found.at(np.arange(request.offset, min(wanted, len(found.rows))))
+    exhausted = len(found.rows) <= wanted
+    stop = min(wanted, len(found.rows))
+    confidence = None
+    if request.confidence is not None:
+        confidence, within = _confidence(view, request, request.confidence, -found.keys, stop)
+        exhausted = exhausted or within <= wanted
+        stop = min(stop, within)
+    page = found.at(np.arange(request.offset, max(request.offset, stop)))
     ids: list[Id] = page.ids.tolist()
     _check_answer(request, ids)
     unknown = () if condition is None else unknown_keys(view, condition)
     scored = AnswerScores((-page.keys).tolist(), page.texts.tolist(), weight)
-    exhausted = len(found.rows) <= wanted
-    return Answer(ids, page.distances, page.numbers, page.rows, exhausted, unknown, scored)
+    return Answer(
+        ids, page.distances, page.numbers, page.rows, exhausted, unknown, scored, confidence=confidence
+    )
 
 
 def _answer_by_likes(

@@ -329,5 +329,5 @@ def _spread(view: View) -> float:
     sealed = [one.segment for one in view.segments]
     most = max(sealed, key=lambda each: each.reader.rows, default=None)
     if most is None or most.postings is None:
-        return view.delta.spread()
+        return view.delta.sample().spread
     return most.postings.spread

@@ -6,6 +6,7 @@ Rows are numbered 0..rows-1 for good; which of them may be returned is the calle
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store import hints
+from index_store.ann.background import RowSample, sample_of
 from index_store.ann.bitmap import all_rows, without
 from index_store.ann.float32_bounds import near_rows
 from index_store.ann.hnsw import FaissHnswIndex
@@ -139,6 +141,12 @@ class SegmentReader:
                 f"{directory}: its files do not hold the same number of rows", hints.rebuild(directory)
             )
         return cls(facts, manifest.sha256, vectors, seqs, ids, scan, graph)
+
+    @cached_property
+    def sample(self) -> RowSample:
+        """Some of its rows, with what similarities are usual among them; looked at when first asked for
+        (5 ms)."""
+        return sample_of(self.vectors, self._metric)
 
     def candidates(
         self,

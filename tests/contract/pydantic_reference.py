@@ -45,7 +45,7 @@ class Search(BaseModel):
     exact: Annotated[bool, Field(strict=True)] | None = None
     min_seq: Annotated[int, Field(strict=True, ge=0)] | None = None
     embedding_version: str | None = None
-    include: list[Literal["score", "rank", "metadata", "vector", "why"]] | None = None
+    include: list[Literal["score", "rank", "metadata", "vector", "why", "confidence"]] | None = None
 
     @model_validator(mode="after")
     def one_content(self) -> Search:

@@ -198,6 +198,17 @@ def test_fields_that_this_package_does_not_know_are_passed_on() -> None:
     assert found.more == {"warnings": ["w"]}
 
 
+def test_a_query_may_want_likely_hits_only() -> None:
+    call = search.search(Query(text="a", include=["confidence"], min_confidence=0.5), Keys())
+    body = orjson.loads(call.body or b"")
+    assert (body["min_confidence"], body["include"]) == (0.5, ["confidence"])
+    about = {"embedding_version": "v", "seq": 1, "exhausted": True}
+    found = call.read({"results": [{"confidence": 0.7, "recipe_id": 7, "distance": 0.5}], **about})
+    assert (found.hits[0].id, found.hits[0].confidence, found.no_good_match) == (7, 0.7, False)
+    nothing = call.read({"results": [], "no_good_match": True, **about})
+    assert nothing.no_good_match and not nothing.hits and not nothing.more
+
+
 def test_only_who_says_so_changes_every_item() -> None:
     """A filter may be empty by accident; the service refuses it then."""
     body = items.change_by_filter(ByFilter("recipes", "delete", {}), Keys()).body

@@ -10,9 +10,11 @@ from vector_client.protocol.call import Call, base64, finite, json_body, packed,
 from vector_client.types import Embedded, Found, Hit, Keys, Query, Role, SimilarProduct
 
 BOUNDARY = "vector-client-7d1c9a4e2b"
-HIT_FIELDS = frozenset({"distance", "score", "rank", "metadata", "vector", "why"})
+HIT_FIELDS = frozenset({"distance", "score", "rank", "metadata", "vector", "why", "confidence"})
 """Fields of a result row other than its id, whose name is the collection's own."""
-FOUND_FIELDS = frozenset({"results", "embedding_version", "seq", "exhausted", "next_cursor", "truncated"})
+FOUND_FIELDS = frozenset(
+    {"results", "embedding_version", "seq", "exhausted", "next_cursor", "truncated", "no_good_match"}
+)
 
 
 def search(query: Query, keys: Keys) -> Call[Found]:
@@ -121,6 +123,7 @@ def _search_body(query: Query) -> dict[str, Any]:
         "offset": query.offset or None,
         "cursor": query.cursor,
         "max_distance": finite(query.max_distance),
+        "min_confidence": finite(query.min_confidence),
         "embedding_version": query.embedding_version,
         "min_seq": query.min_seq,
         "exact": query.exact or None,
@@ -140,7 +143,7 @@ def _found(answer: Any) -> Found:
         if len(row) == 2
         else Hit(
             row[name], row["distance"], row.get("metadata"), row.get("score"), row.get("rank"),
-            row.get("vector"), row.get("why"),
+            row.get("vector"), row.get("why"), row.get("confidence"),
         )
         for row in rows
     ]  # fmt: skip
@@ -152,4 +155,5 @@ def _found(answer: Any) -> Found:
         answer.get("next_cursor"),
         answer.get("truncated", False),
         {field: value for field, value in answer.items() if field not in FOUND_FIELDS},
+        answer.get("no_good_match", False),
     )

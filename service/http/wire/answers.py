@@ -23,7 +23,7 @@ _HEAD_BYTES = 300
 _NUMBER_ID_BYTES, _TEXT_ID_BYTES = 20, 40
 _HIT_BYTES = 40
 _SCORE_BYTES, _RANK_BYTES, _METADATA_BYTES = 28, 12, 64
-_WORDS_BYTES, _WHY_BYTES = 28, 90
+_WORDS_BYTES, _WHY_BYTES, _CONFIDENCE_BYTES = 28, 90, 34
 _FLOAT_BYTES = 12
 """float32 as JSON, with its comma: 11.9 on average for unit vectors of 384."""
 
@@ -45,6 +45,7 @@ def _hit_bytes(search: ParsedSearch) -> int:
     size = _HIT_BYTES + len(collection.id_field)
     size += _NUMBER_ID_BYTES if collection.id_type == "int64" else _TEXT_ID_BYTES
     size += _SCORE_BYTES * ("score" in include) + _RANK_BYTES * ("rank" in include)
+    size += _CONFIDENCE_BYTES * ("confidence" in include)
     size += _METADATA_BYTES * ("metadata" in include)
     size += _WORDS_BYTES * (search.mode != "dense") + _WHY_BYTES * ("why" in include)
     return size + _FLOAT_BYTES * collection.dim * ("vector" in include)
@@ -92,6 +93,8 @@ def _about(search: ParsedSearch, result: SearchResult, took_ms: float) -> dict[s
         document["interpreted_as"] = search.request.text.text
     if search.is_degraded:
         document["degraded"] = True
+    if search.request.confidence is not None and not search.shown and not _has_good_match(search, result):
+        document["no_good_match"] = True
     if search.truncated is not None:
         document["truncated"] = bool(search.truncated)
     if search.warnings or result.unknown_filter_keys:
@@ -99,6 +102,11 @@ def _about(search: ParsedSearch, result: SearchResult, took_ms: float) -> dict[s
         document["warnings"] = [*search.warnings, *unknown]
     document["took_ms"] = round(took_ms, 3)
     return document
+
+
+def _has_good_match(search: ParsedSearch, result: SearchResult) -> bool:
+    good = search.collection.good_match_min
+    return any(hit.confidence is not None and hit.confidence >= good for hit in result.hits)
 
 
 def unknown_key_warnings(collection: str, keys: Sequence[str]) -> list[str]:
@@ -126,6 +134,8 @@ def _results(
     for place, (row, hit) in enumerate(zip(rows, hits, strict=True)):
         if "why" in include:
             row["why"] = _why(search, result, hit)
+        if "confidence" in include:
+            row["confidence"] = hit.confidence
         if needs_scores:
             row["score"] = scores[place]
         if "rank" in include:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import orjson
 
+from index_store.request.confidence import Curve
 from index_store.request.recommendation import LikesPage
 from index_store.types import Filter, PageKey
 from item_rules.ids import id_fault
@@ -50,6 +51,8 @@ def write_cursor(search: ParsedSearch, page: PageKey, rank: int) -> str:
     elif search.like_ids:
         last, ends = (-1, ()) if page.likes is None else page.likes
         parts += [search.likes_digest, last, ends]
+    if page.curve is not None:
+        parts.append({"curve": [*page.curve]})
     return written_text(orjson.dumps(parts), lambda payload: _question(search, payload))
 
 
@@ -60,21 +63,24 @@ def read_cursor(search: ParsedSearch, text: str) -> Cursor:
         chars_max = _CHARS_MAX if search.recommend == "mean" else _LIKES_CHARS_MAX
         payload = read_payload(text, lambda payload: _question(search, payload), chars_max)
         parts: list[Any] = orjson.loads(payload)
+        told = parts.pop() if isinstance(parts[-1], dict) else {}
+        curve = Curve(*map(float, told["curve"])) if told else None
         if len(parts) not in (6, 9) or parts[0] != _FORMAT:
             raise ValueError("another format")
         if id_fault(parts[4], search.collection.id_type) is not None:
             raise ValueError("no id of this collection")
-    except ValueError as exc:
+    except (ValueError, TypeError) as exc:
         raise InvalidInput(
             "cursor",
             "is not one that an answer to this question gave: collection, content, filter, exclude_ids, "
-            "max_distance, exact, mode, hybrid, recommend and like_weights must be those of the page before",
+            "max_distance, min_confidence, exact, mode, hybrid, recommend and like_weights must be those of "
+            "the page before",
             "invalid_cursor",
         ) from exc
     if search.like_ids:
         return _cursor_of_likes(parts)
     weight, is_by_words_alone, was_read = parts[6:] or (0.0, False, False)
-    page = PageKey(str(parts[1]), int(parts[2]), float(parts[3]), parts[4], float(weight))
+    page = PageKey(str(parts[1]), int(parts[2]), float(parts[3]), parts[4], float(weight), curve=curve)
     return Cursor(page, int(parts[5]), bool(is_by_words_alone), bool(was_read))
 
 
@@ -130,6 +136,8 @@ def _question(search: ParsedSearch, payload: bytes) -> list[bytes]:
         parts.append(canonical_filter(request.filter))
     if request.exact or request.max_distance is not None:
         parts.append(repr((request.exact, request.max_distance)).encode())
+    if request.confidence is not None and request.confidence.minimum:
+        parts.append(b"%r" % request.confidence.minimum)
     if search.mode != "dense" and request.text is not None:
         parts.append(repr((search.mode, search.asked or request.text.text, request.text.alpha)).encode())
     return parts

@@ -8,7 +8,7 @@ import msgspec
 
 IdIn: TypeAlias = int | str
 VectorIn: TypeAlias = list[float] | str
-IncludeIn: TypeAlias = Literal["score", "rank", "metadata", "vector", "why"]
+IncludeIn: TypeAlias = Literal["score", "rank", "metadata", "vector", "why", "confidence"]
 ModeIn: TypeAlias = Literal["dense", "lexical", "hybrid"]
 RecommendIn: TypeAlias = Literal["mean", "best", "each"]
 RoleIn: TypeAlias = Literal["query", "document"]
@@ -44,6 +44,7 @@ class SearchIn(msgspec.Struct, gc=False):
     mode: ModeIn | None = None
     hybrid: HybridIn | None = None
     degrade: Literal["lexical"] | None = None
+    min_confidence: float | None = None
     limit: Any = None
     k: Any = None
     size: Any = None

@@ -14,6 +14,7 @@ from service.app.search import NO_VECTOR, ParsedSearch, search_words_alone
 from service.collections import Catalogue, Collection, SearchMode
 from service.errors import InvalidInput
 from service.http.wire.body import Headers, check_depth, decode_json, media_type, require_json
+from service.http.wire.confidence import asks_confidence, read_confidence
 from service.http.wire.cursors import read_cursor
 from service.http.wire.problems import HttpRefusal
 from service.http.wire.recommend.likes import check_likes
@@ -112,10 +113,13 @@ class SearchReader:
             checked_for="" if body.vector is None and mode != "lexical" else collection.name,
             text=None if mode == "dense" else _text_of(body, mode, limits),
         )
+        content = None if body.vector is not None else _content_of(body, limits)
+        if asks_confidence(body):
+            request.confidence = read_confidence(body, collection, mode, str(content))
         search = ParsedSearch(
             collection,
             request,
-            content=None if body.vector is not None else _content_of(body, limits),
+            content=content,
             like_ids=read_ids(body.like_ids, collection, "like_ids") if body.like_ids else (),
             unlike_ids=read_ids(body.unlike_ids, collection, "unlike_ids") if body.unlike_ids else (),
             min_seq=None if body.min_seq is None else in_range("min_seq", body.min_seq, 0, INT64_MAX),
@@ -203,7 +207,12 @@ def _is_text(body: SearchIn) -> bool:
 
 def _words_suffice(body: SearchIn, collection: Collection) -> bool:
     """Whether the text may be answered by words where the collection's model reads none."""
-    is_by_words = bool(collection.lexical) and body.mode != "dense" and body.max_distance is None
+    is_by_words = (
+        bool(collection.lexical)
+        and body.mode != "dense"
+        and body.max_distance is None
+        and not asks_confidence(body)
+    )
     return is_by_words and _is_text(body)
 
 

@@ -1,0 +1,1 @@
+"""How likely a hit is what a text asks for."""

@@ -1,0 +1,164 @@
+"""Confidence of hits over the wire: told, cut by, said where none has enough, refused where unknown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.embedding.runtimes.placeholder import HASHED, info_without_model
+from tests.http_app import HttpApp, picture, running_app
+
+GOODS = (
+    "한우 갈비",
+    "포기김치",
+    "국산 두부",
+    "부사 사과",
+    "원두 커피",
+    "고등어",
+    "꽃게",
+    "떡볶이",
+    "참기름",
+    "현미",
+)
+COLLECTIONS = """
+[collections.recipes]
+id_field = "recipe_id"
+lexical = ["title"]
+confidence = "shop.json"
+[collections.strict]
+lexical = ["title"]
+confidence = "shop.json"
+good_match_min = 1.0
+mode = "hybrid"
+[collections.plain]
+lexical = ["title"]
+[collections.products]
+lexical = ["title"]
+"""
+QUERY = dict.fromkeys(("background", "korean", "length", "size", "share"), 0.0)
+CALIBRATION = {
+    "embedding_version": info_without_model(HASHED, "text", 384).embedding_version,
+    "middle": 0.0,
+    "spread": 0.3,
+    "dense": QUERY | {"score": 6.0, "constant": -4.0},
+    "hybrid": QUERY | {"score": 4.0, "constant": -5.0},
+}
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
+    folder = tmp_path_factory.mktemp("confidence")
+    (folder / "collections.toml").write_text(COLLECTIONS)
+    (folder / "shop.json").write_text(json.dumps(CALIBRATION))
+    with running_app(folder / "data", {"COLLECTIONS_FILE": str(folder / "collections.toml")}) as app:
+        for collection, field in (("recipes", "recipe_id"), ("strict", "id"), ("plain", "id")):
+            items = [
+                {field: number, "text": title, "metadata": {"title": title}}
+                for number, title in enumerate(GOODS, 1)
+            ]
+            assert app.post("/v1/upsert", {"collection": collection, "items": items}).status_code == 200
+        yield app
+
+
+def found(app: HttpApp, query: str, **more: Any) -> dict[str, Any]:
+    answer = app.post("/v1/search", {"query": query, **more})
+    assert answer.status_code == 200, answer.text
+    document: dict[str, Any] = answer.json()
+    return document
+
+
+def values(document: dict[str, Any]) -> list[float]:
+    return [hit["confidence"] for hit in document["results"]]
+
+
+@pytest.mark.parametrize("mode", ["dense", "hybrid"])
+def test_what_is_there_is_told_from_what_is_not(app: HttpApp, mode: str) -> None:
+    there = found(app, "한우 갈비", mode=mode, include=["confidence", "why", "rank"])
+    assert there["results"][0]["recipe_id"] == 1 and "no_good_match" not in there
+    assert values(there) == sorted(values(there), reverse=True)
+    assert 0 <= values(there)[-1] < 0.5 < values(there)[0] <= 1
+    absent = found(app, "아이폰", mode=mode, include=["confidence"])
+    assert (
+        len(absent["results"]) == len(GOODS) and max(values(absent)) < 0.5 and absent["no_good_match"] is True
+    )
+
+
+@pytest.mark.parametrize("mode", ["dense", "hybrid"])
+def test_a_minimum_leaves_out_what_is_below(app: HttpApp, mode: str) -> None:
+    whole = found(app, "한우 갈비", mode=mode, include=["confidence"])
+    some = found(app, "한우 갈비", mode=mode, min_confidence=values(whole)[2], include=["confidence"])
+    assert some["results"] == whole["results"][:3] and some["exhausted"] and "next_cursor" not in some
+    bare = found(app, "한우 갈비", mode=mode, min_confidence=values(whole)[2])
+    assert "confidence" not in bare["results"][0] and "no_good_match" not in bare
+    nothing = found(app, "아이폰", mode=mode, min_confidence=0.5)
+    assert nothing["results"] == [] and nothing["exhausted"] and nothing["no_good_match"] is True
+
+
+@pytest.mark.parametrize("mode", ["dense", "hybrid"])
+def test_pages_agree_and_only_the_first_says_that_nothing_fits(app: HttpApp, mode: str) -> None:
+    whole = values(found(app, "두부", mode=mode, include=["confidence"]))
+    page = found(app, "두부", mode=mode, include=["confidence"], top_k=4, min_confidence=whole[6])
+    later = found(
+        app,
+        "두부",
+        mode=mode,
+        include=["confidence"],
+        top_k=4,
+        min_confidence=whole[6],
+        cursor=page["next_cursor"],
+    )
+    assert values(page) + values(later) == [each for each in whole if each >= whole[6]]
+    assert later["exhausted"] and "no_good_match" not in later
+    assert "no_good_match" not in found(app, "아이폰", mode=mode, include=["confidence"], offset=4)
+    other = {"query": "두부", "mode": mode, "min_confidence": 0.1, "cursor": page["next_cursor"]}
+    assert app.post("/v1/search", other).json()["code"] == "invalid_cursor"
+    told_later = found(app, "두부", mode=mode, top_k=4)
+    with_it = found(app, "두부", mode=mode, top_k=4, include=["confidence"], cursor=told_later["next_cursor"])
+    assert values(with_it) == whole[4:8]
+
+
+def test_the_collection_says_what_a_good_match_is(app: HttpApp) -> None:
+    document = found(app, "한우 갈비", collection="strict", include=["confidence"])
+    assert (
+        document["mode"] == "hybrid" and 0.5 < values(document)[0] < 1 and document["no_good_match"] is True
+    )
+
+
+def test_a_batch_tells_each_answer_its_own(app: HttpApp) -> None:
+    searches = [{"query": text, "include": ["confidence"], "top_k": 1} for text in ("한우 갈비", "아이폰")]
+    first, second = app.post("/v1/search-batch", {"searches": searches}).json()["responses"]
+    assert "no_good_match" not in first and second["no_good_match"] is True
+
+
+@pytest.mark.parametrize(
+    ("more", "word"),
+    [
+        ({"query": "두부", "mode": "lexical"}, "words alone"),
+        ({"query": "두부", "mode": "hybrid", "degrade": "lexical"}, "words alone"),
+        ({"query": "두부", "mode": "hybrid", "hybrid": {"alpha": 2.0}}, "alpha"),
+        ({"query": "두부", "mode": "hybrid", "vector": np.ones(384).tolist()}, "texts only"),
+        ({"vector": np.ones(384).tolist()}, "texts only"),
+        ({"like_ids": [1]}, "texts only"),
+        ({"image": picture(1)}, "texts only"),
+        ({"query": "두부", "collection": "plain"}, "calibrated"),
+        ({"query": "두부", "collection": "plain", "mode": "hybrid"}, "calibrated"),
+    ],
+)
+@pytest.mark.parametrize("asked", [{"include": ["confidence"]}, {"min_confidence": 0.5}])
+def test_what_nobody_calibrated_is_refused_by_name(
+    app: HttpApp, more: dict[str, Any], word: str, asked: dict[str, Any]
+) -> None:
+    answer = app.post("/v1/search", more | asked)
+    assert answer.status_code == 422, answer.text
+    errors = answer.json()["errors"]
+    assert [each["loc"] for each in errors] == [["body", *asked]] and word in errors[0]["msg"]
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01, "high"])
+def test_a_minimum_is_a_probability(app: HttpApp, value: object) -> None:
+    answer = app.post("/v1/search", {"query": "두부", "min_confidence": value})
+    assert answer.status_code == 422 and answer.json()["errors"][0]["loc"] == ["body", "min_confidence"]
