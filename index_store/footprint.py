@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What one generation takes, as this process sees it. delta_rows: rows in memory, not sealed yet.
-    hidden_rows: sealed rows that no search returns, since they were changed, deactivated or deleted.
+    """What one generation takes, as this process sees it. delta_rows: rows that are not sealed yet, which
+    wait in memory where searches read them. hidden_rows: sealed rows that no search returns, since they were
+    changed, deactivated or deleted; of a generation that is not in memory those of its newest snapshot.
     tombstones: deleted ids that are kept, up to a minute old. store_bytes: of the store of record with its
     write-ahead log. mapped_bytes: of the files of its segments."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Literal, Protocol
 
 from index_store.awaiting import AwaitingItem
@@ -151,9 +151,11 @@ class RebuildSource(Protocol):
     def content_sample(self, collection: str, limit: int) -> list[Content]:
         """Return some kept contents of the current generation, to measure a model with."""
 
-    def catch_up_others(self, collection: str) -> None:
-        """Read what was committed to the generations that no search reads, so that the first one after a
-        promotion does not have to."""
+    def catch_up_others(self, collection: str, wanted: Set[str] = frozenset()) -> Sequence[str]:
+        """Read generations that no search reads into memory: those of the versions `wanted` whole, and what
+        was committed since to those that are there already, so that the first search after a promotion does
+        not have to. Return the versions of those that are in memory now. May take seconds. Raises
+        StoreUnavailable, StoreDamaged."""
 
     def record_origin(self, collection: str, embedding_version: str, origin: str) -> bool:
         """Note what made the vectors of that version, in words that only the caller reads; return whether any

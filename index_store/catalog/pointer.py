@@ -50,6 +50,11 @@ class Pointer:
         """Current first: writes go to it before the others."""
         return tuple(m for m in (self.current, self.next, self.former) if m is not None)
 
+    @property
+    def names(self) -> set[str]:
+        """Of the directories that have a role."""
+        return {member.name for member in self.members}
+
     def with_new_generation(self, embedding_version: str) -> tuple[GenerationName, Pointer]:
         """A new member of that version, not in any role yet, and the pointer that has counted it."""
         if any(m.embedding_version == embedding_version for m in self.members):

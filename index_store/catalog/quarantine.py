@@ -10,6 +10,7 @@ import logging
 import re
 import shutil
 import uuid
+from collections.abc import Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 from index_store.storage.commit_marks import ACKED_FILE
 from index_store.storage.durable_files import sync_directory
 from index_store.storage.schema import SQLITE_ERRORS, STORE_FILE, connect_reading
-from index_store.storage.sealed_directory import QUARANTINE_MARK
+from index_store.storage.sealed_directory import QUARANTINE_MARK, sweep_leftovers
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,16 @@ def retire_or_remove(generation: Path, now: float) -> None:
     generation.rename(retired)
     sync_directory(retired.parent)
     log.warning("generation_retired", extra={"path": str(generation), "aside": str(retired)})
+
+
+def retire_unnamed(collection: Path, named: Set[str], now: float) -> None:
+    """Retire generations that no role names, and remove those that a crash left unpublished. Advance lock
+    held. Processes that have them open keep reading their files. Raises OSError."""
+    for path in generations_in(collection):
+        if path.name not in named:
+            retire_or_remove(path, now)
+    sweep_leftovers(collection)
+    sync_directory(collection)
 
 
 def remove_expired(collection: Path, keep_s: float, now: float) -> list[Path]:

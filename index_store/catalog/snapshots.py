@@ -44,6 +44,15 @@ class StoreIdentity:
     metric: str
 
 
+@dataclass(frozen=True, slots=True)
+class SegmentCounts:
+    """A segment as a snapshot's manifest states it. live: of its rows, as of the snapshot."""
+
+    name: str
+    rows: int
+    live: int
+
+
 def read_identity(connection: Connection) -> StoreIdentity:
     """Raises sqlite3.Error, KeyError."""
     meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
@@ -82,6 +91,18 @@ def registered_snapshots(directory: Path, connect: Connector) -> tuple[StoreIden
             connection.close()
     except (*SQLITE_ERRORS, KeyError) as exc:
         raise unreadable(directory / STORE_FILE, exc) from exc
+
+
+def newest_published(directory: Path, connection: Connection) -> tuple[int, list[SegmentCounts]] | None:
+    """Return the seq of the newest snapshot that is there and what its manifest states of its segments,
+    without opening them; None where there is none that can be read. Raises sqlite3.Error."""
+    for entry in read_registered(connection):
+        try:
+            stated = read_manifest(directory / SNAPSHOTS / entry.name).facts["segments"]
+        except (StoreDamaged, OSError):
+            continue
+        return entry.seq, [SegmentCounts(one["name"], one["rows"], one["live"]) for one in stated]
+    return None
 
 
 def open_newest(

@@ -22,7 +22,7 @@ from index_store.catalog.pointer import (
     read_pointer,
     write_pointer,
 )
-from index_store.catalog.quarantine import generations_in, retire_or_remove
+from index_store.catalog.quarantine import retire_or_remove, retire_unnamed
 from index_store.diagnosis import another_shape, hint_of, unavailable
 from index_store.engine.generation import Generation
 from index_store.engine.generation_copy import copy_without_vectors
@@ -37,7 +37,7 @@ from index_store.engine.step_guard import nothing_shown_again, store_of
 from index_store.errors import StoreDamaged, StoreUnavailable, Unavailable, WriteFailed
 from index_store.storage.durable_files import locked, sync_directory
 from index_store.storage.schema import STORE_FILE, Connector, create_store
-from index_store.storage.sealed_directory import new_directory, publish, quarantine, sweep_leftovers
+from index_store.storage.sealed_directory import new_directory, publish, quarantine
 from index_store.storage.store import Store
 from index_store.types import ALIKE, CollectionSpec, NewGeneration
 
@@ -118,7 +118,7 @@ class Collection:
         self._directory.mkdir(parents=True, exist_ok=True)
         sync_directory(self._directory.parent)
         with locked(self._directory / ADVANCE_LOCK):
-            _clean_up(self._directory, read_pointer(self._directory), self._now())
+            retire_unnamed(self._directory, read_pointer(self._directory).names, self._now())
         with self._lock:
             self._open_pointed()
             self._require_known_dim()
@@ -249,10 +249,13 @@ class Collection:
     ) -> None:
         """One step, by one rename. is_forced: whatever is shown again by it. Raises GenerationConflict,
         WriteFailed, Unavailable."""
+        if step in ("promote", "rollback"):
+            with self.members() as members:
+                members.follow_others({embedding_version})
         try:
             with locked(self._directory / ADVANCE_LOCK):
                 self._take_step(step, embedding_version, begins, is_forced=is_forced)
-                _clean_up(self._directory, read_pointer(self._directory), self._now())
+                retire_unnamed(self._directory, read_pointer(self._directory).names, self._now())
         except OSError as exc:
             text = f"the step {step!r} of {self.spec.name!r} failed, repeating it is safe: {exc}"
             raise WriteFailed(text, hint_of(exc, self._directory)) from exc
@@ -317,7 +320,9 @@ class Collection:
             damaged: dict[str, Unavailable | OSError] = {}
             for member in pointer.members:
                 try:
-                    generations[member.name] = self._open_generation(member)
+                    generations[member.name] = self._open_generation(
+                        member, is_current=member == pointer.current
+                    )
                 except (StoreDamaged, StoreUnavailable, OSError) as exc:
                     damaged[member.name] = exc
             if damaged and _stamp(self._pointer_path) != stamp:
@@ -347,9 +352,12 @@ class Collection:
             if generation.name not in self.open_generations.generations:
                 generation.close()
 
-    def _open_generation(self, member: GenerationName) -> Generation:
+    def _open_generation(self, member: GenerationName, *, is_current: bool) -> Generation:
+        """Only of the current one the rows are read: of another one when it is to become that."""
         known = self.open_generations.generations.get(member.name)
         if known is not None:
+            if is_current:
+                known.read_into_memory()
             return known
         store = self._make_store(self._directory / member.name, member.embedding_version)
         generation = Generation(
@@ -357,6 +365,8 @@ class Collection:
         )
         try:
             generation.open()
+            if is_current:
+                generation.read_into_memory()
         except BaseException:
             generation.close()
             raise
@@ -380,14 +390,3 @@ def _stamp(path: str) -> Stamp:
     except FileNotFoundError:
         return (0, 0, 0)
     return (found.st_ino, found.st_mtime_ns, found.st_size)
-
-
-def _clean_up(directory: Path, pointer: Pointer, now: float) -> None:
-    """Retire generations that no role names, and remove those that a crash left unpublished. Advance lock
-    held. Processes that have them open keep reading their files."""
-    named = {member.name for member in pointer.members}
-    for path in generations_in(directory):
-        if path.name not in named:
-            retire_or_remove(path, now)
-    sweep_leftovers(directory)
-    sync_directory(directory)

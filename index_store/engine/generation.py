@@ -18,8 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from index_store.catalog.identity import record_lexical_fields
-from index_store.catalog.snapshots import SNAPSHOTS, open_newest, registered_snapshots
-from index_store.delta.delta import Delta
+from index_store.catalog.snapshots import SNAPSHOTS
+from index_store.engine.generation_view import replayed, view_of_newest_snapshot, view_of_store
 from index_store.engine.reading.hits import hits_of, page_key
 from index_store.engine.tombstone_counter import TombstoneCounter
 from index_store.engine.validation import check_dim, is_by_words_alone
@@ -33,14 +33,9 @@ from index_store.query.view import (
     apply_commits,
     compacted,
     empty_view,
-    live_count,
     needs_compaction,
-    view_of_delta,
-    view_of_snapshot,
     with_fresh_index,
-    without_history,
 )
-from index_store.segment.open import OpenSegments
 from index_store.storage.schema import Connector, connect_sqlite
 from index_store.storage.scrub_state import SCRUB_FILE
 from index_store.storage.store import RowPage, Store
@@ -58,7 +53,10 @@ _FORMER_KEPT_S = 60.0
 
 
 class Generation:
-    """A store, and the view that searches of it use. `refresh` and `answers` are safe from any thread."""
+    """A store, and the view that searches of it use. `refresh` and `answers` are safe from any thread.
+
+    is_in_memory: whether this process has read its rows, and so applies what is committed to it.
+    """
 
     def __init__(
         self,
@@ -86,18 +84,31 @@ class Generation:
         self._swapped_at = 0.0
         self._background: threading.Thread | None = None
         self._is_closing = False
+        self.is_in_memory = False
 
     def open(self) -> None:
-        """Map the newest sound snapshot and replay what came after it, or else read the whole store.
-        Raises StoreDamaged, StoreUnavailable, OSError. To be closed even then."""
+        """Open the store. Its rows are read by `read_into_memory`, or else by the first search. Raises
+        StoreDamaged, StoreUnavailable, OSError. To be closed even then."""
         self.store.open(self._spec)
         self._spec = replace(self._spec, dim=self.store.dim)
         self._record_lexical_fields()
-        self._stamp = _stamp(self.store.directory)
         self._scrub_modified_ns = _modified_ns(self.store.directory / SCRUB_FILE)
-        view = self._open_newest_snapshot({}, trusts=False) or self._load_store()
+
+    def read_into_memory(self) -> None:
+        """Map the newest sound snapshot and replay what came after it, or else read the whole store; does
+        nothing where that was done. Searches of this generation wait, writes do not. Raises StoreDamaged,
+        StoreUnavailable, OSError."""
         with self._lock:
-            self._view = view
+            self._read_into_memory()
+
+    def _read_into_memory(self) -> None:
+        """Lock held."""
+        if self.is_in_memory:
+            return
+        self._stamp = _stamp(self.store.directory)
+        snapshot = view_of_newest_snapshot(self.store, self._spec, self._connect, {}, trusts=False)
+        self._view = snapshot or view_of_store(self.store, self._spec)
+        self.is_in_memory = True
 
     def _record_lexical_fields(self) -> None:
         """Note them for maintenance, which seals by what the store says. Searches by vectors need none."""
@@ -134,6 +145,7 @@ class Generation:
         if self.store.shared_seq.latest() == self._mark and self._clock() < self._next_poll_at:
             return self._view  # almost every call ends here, without a lock
         with self._lock:
+            self._read_into_memory()
             now = self._clock()
             is_poll_due = now >= self._next_poll_at
             if is_poll_due:
@@ -148,9 +160,18 @@ class Generation:
 
     def catch_up(self, seq: int) -> None:
         """Apply a large write at once, in the thread that made it: only a few rows are left to the next
-        search."""
-        if seq - self._view.seq >= _CATCH_UP_ROWS:
+        search. A generation that is not in memory is left as it is."""
+        if self.is_in_memory and seq - self._view.seq >= _CATCH_UP_ROWS:
             self.refresh()
+
+    def follow(self) -> None:
+        """Apply what was committed, for a generation that no search reads; of one that is not in memory look
+        only whether rows were scrubbed. Raises as `read_into_memory`."""
+        if self.is_in_memory:
+            self.refresh()
+            return
+        with self._lock:
+            self._recheck_if_scrubbed()
 
     def newest_seq(self) -> int:
         """The newest seq that was heard of: applied here, or noted by any process (0.3 us, never waits)."""
@@ -241,6 +262,9 @@ class Generation:
         """Check whether rows were scrubbed, and drop the former snapshot when its time is over. Lock held."""
         if self._view.former is not None and now >= self._swapped_at + _FORMER_KEPT_S:
             self._view = replace(self._view, former=None)
+        self._recheck_if_scrubbed()
+
+    def _recheck_if_scrubbed(self) -> None:
         scrubbed = _modified_ns(self.store.directory / SCRUB_FILE)
         if scrubbed != self._scrub_modified_ns:
             self._scrub_modified_ns = scrubbed
@@ -296,7 +320,9 @@ class Generation:
         """Swap in the newest snapshot, if it is another one than is served."""
         old = self._view
         known = {(one.segment.name, one.segment.reader.sha256): one.segment for one in old.segments}
-        fresh = self._open_newest_snapshot(known, trusts=True, unless=old.snapshot)
+        fresh = view_of_newest_snapshot(
+            self.store, self._spec, self._connect, known, trusts=True, unless=old.snapshot
+        )
         if fresh is not None:
             self._swap_view(fresh, keeps_former=True)
             log.info("snapshot_opened", extra={"generation": self.name, "snapshot": fresh.snapshot})
@@ -305,7 +331,7 @@ class Generation:
         """Bring a prepared view up to date and serve it. keeps_former: pages continue over the old one."""
         for _ in range(_REPLAYS_MAX):  # without the lock, until little is left to do under it
             before = fresh.seq
-            fresh, _ = self._replay(fresh)
+            fresh, _ = replayed(self.store, fresh)
             words = fresh.delta.postings  # read here, or searches by words would be refused for a while
             while words.has_many_unread(fresh.count) and not self._is_closing:
                 words.read_some(fresh.count)
@@ -322,43 +348,6 @@ class Generation:
             if keeps_former:
                 self._swapped_at = self._clock()
         give_memory_back()  # of the views before: else the process keeps it, scattered over its arenas
-
-    def _replay(self, view: View) -> tuple[View, int]:
-        """Return the view after all commits since it, and how many live items the store counts then."""
-        counted = 0
-        for tail in self.store.commits_after(view.seq):
-            view, counted = with_fresh_index(apply_commits(view, [tail])), tail.live or 0
-        return without_history(view), counted
-
-    def _open_newest_snapshot(self, known: OpenSegments, *, trusts: bool, unless: str = "") -> View | None:
-        """Return a view of the newest sound snapshot and all commits after it; None where there is none, or
-        where it is `unless`."""
-        directory = self.store.directory
-        owner, entries = registered_snapshots(directory, self._connect)
-        if unless and entries and entries[0].name == unless:
-            return None
-        snapshot = open_newest(directory, owner, entries, known, trusts)
-        if snapshot is None or snapshot.name == unless:
-            return None
-        view, counted = self._replay(view_of_snapshot(snapshot, self._spec))
-        if live_count(view) != counted and not self.store.damaged_rows:
-            # Changes are found by an index of the store; a rotten page of it hides some.
-            log.error("tail_incomplete", extra={"generation": self.name, "snapshot": snapshot.name})
-            return None
-        return view
-
-    def _load_store(self) -> View:
-        delta, seq, counted = Delta(self._spec), 0, 0
-        empty = self.store.page_without_vectors()
-        for page in [empty] if empty else self.store.scan_items():
-            live = [row for row in page.rows if row.is_live]
-            if live:
-                delta.add_rows(live)
-            seq, counted = page.seq, page.live or 0
-        view = view_of_delta(delta, seq)
-        if live_count(view) != counted and not self.store.damaged_rows:
-            self.store.report_missing(abs(live_count(view) - counted))
-        return view
 
 
 def _modified_ns(path: Path) -> int:

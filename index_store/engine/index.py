@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,9 +23,9 @@ from index_store.engine.collection import Collection, Step
 from index_store.engine.generation import Generation
 from index_store.engine.generation_batch import GenerationWrite, acked, commit_each, takers_of
 from index_store.engine.open_generations import OpenGenerations
+from index_store.engine.reading.generation_reader import GenerationReader, current_generation, generation_of
 from index_store.engine.reading.item_reader import ItemReader
 from index_store.engine.reading.word_reader import WordReader
-from index_store.engine.replay import GenerationReader, current_generation, generation_of
 from index_store.engine.status import footprints, statuses
 from index_store.engine.step_guard import lost_ids
 from index_store.engine.validation import (
@@ -304,13 +304,12 @@ class EmbeddedIndex:
             with members.current.store.reading() as connection:
                 return read_some(connection, limit)
 
-    def catch_up_others(self, collection: str) -> None:
+    def catch_up_others(self, collection: str, wanted: Set[str] = frozenset()) -> list[str]:
         """See `RebuildSource.catch_up_others`."""
         found = self._collections[collection]
         found.open_remaining()
         with found.members() as members:
-            for generation in members.in_order()[1:]:
-                generation.refresh()
+            return members.follow_others(wanted)
 
     def record_origin(self, collection: str, embedding_version: str, origin: str) -> bool:
         """See `RebuildSource.record_origin`."""

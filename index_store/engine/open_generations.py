@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -56,6 +56,15 @@ class OpenGenerations:
             if each.embedding_version == embedding_version:
                 raise _not_open(each)
         return None
+
+    def follow_others(self, wanted: Set[str]) -> list[str]:
+        """See `RebuildSource.catch_up_others`."""
+        others = self.in_order()[1:]
+        for generation in others:
+            if generation.embedding_version in wanted:
+                generation.read_into_memory()
+            generation.follow()
+        return [each.embedding_version for each in others if each.is_in_memory]
 
     def require_all(self) -> None:
         """Raises StoreUnavailable where a generation is not open here: it would miss a write."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from index_store.catalog.snapshots import SEGMENTS
+from index_store.catalog.snapshots import SEGMENTS, newest_published
 from index_store.engine.generation import Generation
 from index_store.engine.open_generations import OpenGenerations
 from index_store.footprint import Footprint
-from index_store.query.view import View
 from index_store.storage.schema import STORE_FILE
 from index_store.types import GenerationStatus
+
+_UNSEALED = "SELECT COUNT(*) FROM item WHERE seq>? AND deleted=0 AND active=1 AND vector IS NOT NULL"
 
 
 def statuses(members: OpenGenerations) -> list[GenerationStatus]:
@@ -47,6 +48,8 @@ def footprints(members: OpenGenerations) -> list[Footprint]:
 
 
 def _footprint(generation: Generation) -> Footprint:
+    if not generation.is_in_memory:
+        return _footprint_on_disk(generation)
     view = generation.refresh()
     directory = generation.store.directory
     return Footprint(
@@ -57,12 +60,32 @@ def _footprint(generation: Generation) -> Footprint:
         hidden_rows=sum(one.hidden for one in view.segments),
         tombstones=generation.tombstones.as_of(view.seq),
         store_bytes=_bytes_of(directory.glob(f"{STORE_FILE}*")),
-        mapped_bytes=_mapped_bytes(directory, view),
+        mapped_bytes=_mapped_bytes(directory, [one.segment.name for one in view.segments]),
     )
 
 
-def _mapped_bytes(directory: Path, view: View) -> int:
-    return sum(_bytes_of((directory / SEGMENTS / one.segment.name).iterdir()) for one in view.segments)
+def _footprint_on_disk(generation: Generation) -> Footprint:
+    """Of one that is not in memory: by its newest snapshot, and what the store counts since."""
+    directory = generation.store.directory
+    with generation.store.reading() as connection:
+        snapshot = newest_published(directory, connection)
+        seq, segments = (0, []) if snapshot is None else snapshot
+        (unsealed,) = connection.execute(_UNSEALED, (seq,)).fetchone()
+        (newest,) = connection.execute("SELECT value FROM meta WHERE key='seq'").fetchone()
+    return Footprint(
+        generation=generation.name,
+        delta_rows=unsealed,
+        segments=len(segments),
+        sealed_rows=sum(one.rows for one in segments),
+        hidden_rows=sum(one.rows - one.live for one in segments),
+        tombstones=generation.tombstones.as_of(newest),
+        store_bytes=_bytes_of(directory.glob(f"{STORE_FILE}*")),
+        mapped_bytes=_mapped_bytes(directory, [one.name for one in segments]),
+    )
+
+
+def _mapped_bytes(directory: Path, segments: Sequence[str]) -> int:
+    return sum(_bytes_of((directory / SEGMENTS / name).iterdir()) for name in segments)
 
 
 def _bytes_of(paths: Iterable[Path]) -> int:

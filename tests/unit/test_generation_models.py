@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,14 +42,18 @@ class KnowingIndex(ReferenceIndex):
         """origins: the model of each version."""
         super().__init__([each.spec for each in COLLECTIONS])
         self.origins = origins
+        self.in_memory: set[str] = set()
 
     def status(self, collection: str) -> CollectionStatus:
         found = super().status(collection)
         current, *others = [self._with_origin(each) for each in found.generations]
         return replace(found, current=current, others=others)
 
-    def catch_up_others(self, collection: str) -> None:
-        """See RebuildSource: nothing here is behind."""
+    def catch_up_others(self, collection: str, wanted: Set[str] = frozenset()) -> list[str]:
+        """See RebuildSource: a generation is in memory once it was wanted."""
+        assert collection
+        self.in_memory |= wanted
+        return sorted(self.in_memory)
 
     def _with_origin(self, generation: GenerationStatus) -> GenerationStatus:
         return replace(generation, origin=Origin(self.origins[generation.embedding_version]).serialized())
@@ -70,8 +74,9 @@ class Stage:
         for each in COLLECTIONS:  # as the start of a service does
             self.index.advance(each.name, "begin", self.old)
         self.encoders = Encoders(slots)
+        self.workers = WorkerModels(workers)
         self.models = GenerationModels(
-            COLLECTIONS, self.encoders, self.index, loader, executor, WorkerModels(workers), clock=self.clock
+            COLLECTIONS, self.encoders, self.index, loader, executor, self.workers, clock=self.clock
         )
 
 
@@ -179,6 +184,20 @@ def test_nobody_waits_for_a_model_that_does_not_come(play: Any) -> None:
         assert stage.models.problem("a", stage.new)
         assert not await stage.encoders.follow_in_time("a", "v9", time.monotonic() + 0.05), "in time"
         assert time.monotonic() < until - 10
+
+    play(scene)
+
+
+def test_a_generation_is_read_into_memory_only_for_a_step(play: Any) -> None:
+    async def scene(stage: Stage) -> None:
+        stage.index.advance("a", "begin", stage.new)
+        await stage.models.look()
+        assert stage.index.in_memory == set()
+        await stage.models.require_in_memory("a", stage.new)
+        assert stage.index.in_memory == {stage.new}
+        with stage.workers.wanting("a", stage.old):  # as another worker does
+            await stage.models.look()
+        assert stage.index.in_memory == {stage.new, stage.old}
 
     play(scene)
 

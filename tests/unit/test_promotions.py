@@ -27,6 +27,7 @@ class Meanwhile:
     def __init__(self) -> None:
         self.report: Callable[[], object] = lambda: None
         self.loading: Callable[[], object] = lambda: None
+        self.reading: Callable[[], object] = lambda: None
 
     async def gates_of_promotion(
         self, collection: Collection, status: CollectionStatus, *, is_made: bool
@@ -38,6 +39,10 @@ class Meanwhile:
     async def require_everywhere(self, collection: str, embedding_version: str) -> None:
         del collection, embedding_version
         self.loading()
+
+    async def require_in_memory(self, collection: str, embedding_version: str) -> None:
+        del collection, embedding_version
+        self.reading()
 
 
 @pytest.fixture
@@ -72,7 +77,7 @@ def promote(index: EmbeddedIndex, meanwhile: Meanwhile | None = None, *, is_forc
     index.advance("things", "promote", "v2", is_forced=is_forced)
 
 
-@pytest.mark.parametrize("stage", ["report", "loading"])
+@pytest.mark.parametrize("stage", ["report", "loading", "reading"])
 def test_what_is_lost_while_it_waits_counts(index: EmbeddedIndex, stage: str) -> None:
     meanwhile = Meanwhile()
     setattr(meanwhile, stage, lambda: without_vector(index, 2))
@@ -110,6 +115,17 @@ def test_a_lack_that_is_over_by_the_step_stops_nothing(index: EmbeddedIndex) -> 
     meanwhile.report = lambda: without_vector(index, 2)
     meanwhile.loading = lambda: fill(index)
     promote(index, meanwhile)
+
+
+def test_a_worker_that_would_answer_late_stops_what_is_not_forced(index: EmbeddedIndex) -> None:
+    def one_is_missing() -> None:
+        raise GenerationConflict("1 worker(s) have not read it")
+
+    meanwhile = Meanwhile()
+    meanwhile.reading = one_is_missing
+    with pytest.raises(GenerationConflict, match="1 worker"):
+        promote(index, meanwhile)
+    promote(index, meanwhile, is_forced=True)
 
 
 def test_a_step_that_somebody_took_meanwhile_is_told(index: EmbeddedIndex) -> None:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from service.app.generations.workers import OpenModels, WorkerModels
 
 
 def _work(directory: Path, orders: Connection) -> None:
-    worker = WorkerModels(directory)
+    worker, wishes = WorkerModels(directory), ExitStack()
     while (order := orders.recv()) != "end":
-        worker.tell({"recipes": OpenModels(**order)})
+        if order == "want":
+            wishes.enter_context(worker.wanting("recipes", "v2"))
+        else:
+            worker.tell({"recipes": OpenModels(**order)})
         orders.send("told")
     worker.withdraw()
     orders.send("gone")
@@ -67,6 +71,27 @@ def test_who_has_loaded_what(tmp_path: Path, hire: Callable[[], tuple[Any, Conne
     say(first, "end")
     here.withdraw()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_has_which_generation_in_memory_and_who_wants_it(
+    tmp_path: Path, hire: Callable[[], tuple[Any, Connection]]
+) -> None:
+    here = WorkerModels(tmp_path)
+    (process, other) = hire()
+    say(other, {"loaded": ["v1", "v2"], "missing": {}})
+    assert here.not_in_memory("recipes", "v2") == 1
+    say(other, {"loaded": ["v1"], "missing": {}, "in_memory": ["v2"]})
+    assert here.not_in_memory("recipes", "v2") == 0
+    assert here.not_in_memory("products", "v2") == 1, "of a collection that it does not know"
+    say(other, "want")
+    with here.wanting("recipes", "v3"), here.wanting("recipes", "v3"), here.wanting("products", "v4"):
+        assert here.wanted("recipes") == {"v2", "v3"}
+    (tmp_path / "0-0.wanted").write_text("[half")
+    assert here.wanted("recipes") == {"v2"} and here.wanted("products") == set()
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert here.not_in_memory("recipes", "v2") == 0, "nobody waits for the dead"
+    assert here.wanted("recipes") == set(), "and nobody does what they wanted"
 
 
 def test_a_worker_that_has_told_nothing_yet_is_waited_for(

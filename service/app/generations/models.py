@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -95,14 +96,43 @@ class GenerationModels:
         for collection in self._collections:
             try:
                 status = await self._run(partial(self._index.status, collection.name))
-                if status.others or status.unopened:
-                    await self._run(partial(self._index.catch_up_others, collection.name))
+                in_memory = await self._run(partial(self._catch_up, status))
             except IndexStoreError:
                 continue  # told by the health probe
             await self._fit(collection, status)
-            self._note(collection.name, status)
+            self._note(collection.name, status, in_memory)
         await self._release_unused()
         await self._tell()
+
+    def _catch_up(self, status: CollectionStatus) -> Sequence[str]:
+        """Return the versions of the generations in memory beside the current one. The rows of one that is
+        being filled are left alone: to apply them as they come would hold up searches (12 us a row)."""
+        if not status.others and not status.unopened:
+            return ()
+        name = status.spec.name
+        return self._index.catch_up_others(name, self._workers.wanted(name))
+
+    async def require_in_memory(self, collection: str, embedding_version: str) -> None:
+        """Return when every worker of this data directory has read the rows of that generation into memory,
+        so that no search has to after the step. Raises GenerationConflict when one takes too long,
+        StoreUnavailable, StoreDamaged when this one can't read them."""
+        with ExitStack() as wanting:
+            want = partial(self._workers.wanting, collection, embedding_version)
+            try:
+                await self._run(lambda: wanting.enter_context(want()))
+            except OSError as exc:
+                raise GenerationConflict(f"the other workers can't be told of the step: {exc}") from exc
+            await self._run(partial(self._index.catch_up_others, collection, {embedding_version}))
+            give_up = self._clock() + _LOADING_S_MAX
+            not_read = partial(self._workers.not_in_memory, collection, embedding_version)
+            while missing := await self._run(not_read):
+                if self._clock() >= give_up:
+                    raise GenerationConflict(
+                        f"{missing} worker(s) have not read the generation of {embedding_version!r} into "
+                        "memory and would answer their next search late",
+                        "wait until they have, see the log for what keeps them, or say force",
+                    )
+                await asyncio.sleep(_POLL_S)
 
     async def require_everywhere(self, collection: str, embedding_version: str) -> None:
         """Return when every worker of this data directory has the model of that generation. Raises
@@ -148,7 +178,7 @@ class GenerationModels:
         for version in set(self._encoders.others(name)) - versions:
             self._encoders.remove(name, version)
 
-    def _note(self, collection: str, status: CollectionStatus) -> None:
+    def _note(self, collection: str, status: CollectionStatus, in_memory: Sequence[str]) -> None:
         """What of the generations' models is here, for who waits for one: in this worker, and elsewhere."""
         missing: dict[str, str] = {}
         for generation in status.generations:
@@ -160,7 +190,7 @@ class GenerationModels:
         missing.update({each.embedding_version: each.reason for each in status.unopened})
         versions = [each.embedding_version for each in status.generations]
         loaded = [version for version in versions if self._encoders.has(collection, version)]
-        self._open_models[collection] = OpenModels(loaded, missing)
+        self._open_models[collection] = OpenModels(loaded, missing, in_memory)
         self._encoders.expect_none(collection, missing.keys())
 
     async def _tell(self) -> None:

@@ -30,7 +30,7 @@ STATE_METRICS: Final[GaugeTable] = {
     "uhok_collection_live_items": ("Items that a search can return.", _BY_ROLE),
     "uhok_collection_awaiting_items": ("Items with content and without a vector yet.", _BY_ROLE),
     "uhok_collection_seq": ("Number of the newest commit.", _BY_ROLE),
-    "uhok_collection_delta_rows": ("Rows in memory that are not sealed into a segment yet.", _BY_ROLE),
+    "uhok_collection_delta_rows": ("Rows that are not sealed into a segment yet.", _BY_ROLE),
     "uhok_collection_segments": ("Sealed segments.", _BY_ROLE),
     "uhok_collection_sealed_rows": ("Rows of segments.", _BY_ROLE),
     "uhok_collection_hidden_rows": ("Rows of segments that no search returns any more.", _BY_ROLE),

@@ -42,6 +42,9 @@ class PromotionModels(Protocol):
     async def require_everywhere(self, collection: str, embedding_version: str) -> None:
         """Return when every worker has the model of that generation. Raises GenerationConflict."""
 
+    async def require_in_memory(self, collection: str, embedding_version: str) -> None:
+        """Return when every worker has its rows in memory. Raises GenerationConflict, Unavailable."""
+
 
 class Promotions:
     """Event loop only; the index is read on threads of `readers`."""
@@ -80,6 +83,7 @@ class Promotions:
         broken = await self._broken_gates(collection, status, is_made=not is_forced) if is_promotion else []
         if subject.origin and not is_forced:
             await self._models.require_everywhere(collection.name, subject.embedding_version)
+        await self._require_in_memory(collection, subject, is_forced=is_forced)
         await self._require_same_roles(collection, status)
         lost = await self._lost(collection, subject, is_forced=is_forced) if is_promotion else []
         if lost or broken:
@@ -99,6 +103,17 @@ class Promotions:
                 f"python -m service report {collection.name}",
             )
         return broken
+
+    async def _require_in_memory(
+        self, collection: Collection, subject: GenerationStatus, *, is_forced: bool
+    ) -> None:
+        """Raises GenerationConflict unless it is forced, Unavailable."""
+        try:
+            await self._models.require_in_memory(collection.name, subject.embedding_version)
+        except GenerationConflict as exc:
+            if not is_forced:
+                raise
+            log.warning("step_forced_early", extra={"collection": collection.name, "reason": str(exc)})
 
     async def _require_same_roles(self, collection: Collection, before: CollectionStatus) -> None:
         """What was found out is of the generations of `before`."""
