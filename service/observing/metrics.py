@@ -12,12 +12,12 @@ from prometheus_client import (
     Counter,
     Gauge,
     disable_created_metrics,
-    generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
 from index_store.processes import is_running
+from service.observing.reading.text import text_of
 from service.observing.request_counters import BatchCounters, RequestCounters
 from service.observing.stage_timing import StageTiming
 
@@ -264,7 +264,7 @@ class Metrics:
         else:
             _forget_ended_workers(self._shared_dir)
             MultiProcessCollector(registry, path=str(self._shared_dir))  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        return text_of(registry.collect())
 
 
 def _reserve_room(shared_dir: Path) -> None:

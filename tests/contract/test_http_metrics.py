@@ -74,6 +74,16 @@ def test_names_follow_the_conventions(app: HttpApp) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_who_takes_an_older_answer_shares_it(app: HttpApp) -> None:
+    fresh = app.get("/metrics")
+    assert app.get("/livez").status_code == 200
+    shared = app.get("/metrics", headers={"cache-control": "max-age=60"})
+    assert shared.text == fresh.text and 0 <= int(shared.headers["age"]) <= 60
+    for asked in ("no-cache", "max-age=0", "max-age=later", "max-age=99999999999"):
+        again = app.get("/metrics", headers={"cache-control": asked})
+        assert again.status_code == 200 and again.text != shared.text, asked
+
+
 def test_the_state_of_a_collection_is_true(app: HttpApp) -> None:
     current = {"collection": "recipes", "role": "current"}
     assert value(app, "uhok_collection_items", **current) == 28
