@@ -1,5 +1,6 @@
 """`python -m service`: serve. `models ...`: bring and check model files. `rebuild`, `jobs`, `report`,
-`promote`, `rollback`, `abort`, `retire`: change the model of a running service."""
+`promote`, `rollback`, `abort`, `retire`: change the model of a running service. `evaluate`: how good its
+answers are."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""`python -m service rebuild|jobs|report|promote|rollback|abort|retire`: those on call change a model.
+"""`python -m service rebuild|jobs|report|promote|rollback|abort|retire`: those on call change a model, and
+`evaluate`: see how good answers are.
 
 Speaks to the running service as any other caller would. Exit codes: 0 done, 1 refused or failed, 2 not asked
-for rightly, 3 not reached, 4 a gate of the report does not hold.
+for rightly, 3 not reached, 4 a gate does not hold.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from service.ops.evaluate import add_evaluate
 from service.ops.report import add_report
 
-COMMANDS = ("rebuild", "jobs", "report", "promote", "rollback", "abort", "retire")
+COMMANDS = ("rebuild", "jobs", "report", "promote", "rollback", "abort", "retire", "evaluate")
 EXIT_REFUSED, EXIT_NOT_REACHED = 1, 3
 _LOOK_S = 0.5
 _BAR = 30
@@ -126,6 +128,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     jobs.add_argument("--cancel", metavar="ID", help="end this one")
     jobs.set_defaults(run=_jobs)
     add_report(commands)
+    add_evaluate(commands)
     for name in _HELP:
         one = commands.add_parser(name, help=_HELP[name])
         one.add_argument("collection")

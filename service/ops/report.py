@@ -113,7 +113,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"a rehearsal: after is the same generation with {changes}")
     if report["is_stale"]:
         lines.append("Something was written since this report was made: --fresh makes it again.")
-    lines += ["", *_gate_lines(report["gates"]), "", *_table(report)]
+    lines += ["", *gate_lines(report["gates"]), "", *_table(report)]
     for kind, found in report["known_items"].items():
         lines.append(
             f"own content finds its item ({kind}, {found['items']}): "
@@ -134,7 +134,8 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     return lines + _changed_lines(report["changed"])
 
 
-def _gate_lines(gates: Sequence[Mapping[str, Any]]) -> list[str]:
+def gate_lines(gates: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each gate."""
     return [
         f"{'holds ' if gate['holds'] else 'BROKEN'} {gate['name']:20} "
         f"{'not measured' if gate['value'] is None else gate['value']} (limit {gate['limit']})"

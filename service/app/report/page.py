@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from math import isnan
 
 from index_store.types import Id
 from service.app.report.gates import GateResult
@@ -22,22 +23,26 @@ _IDS_CHARS_MAX = 400
 def report_page(found: FoundReport) -> str:
     """Return the page as HTML."""
     report = found.report
-    title = f"{escape(report.collection)}: what a switch would change"
     sections = [
         _head(found),
-        _gates(found.gates),
+        gates_section(found.gates),
         _plots(report),
         _tables(report),
         _quality(report),
         _ids(report),
-        _changed(report.changed),
+        changed_section(report.changed),
         _timing(report),
     ]
+    return framed_page(f"{report.collection}: what a switch would change", sections)
+
+
+def framed_page(title: str, sections: Sequence[str]) -> str:
+    """Return a page of these sections, which are HTML. title: as text."""
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}</style></head>\n<body><main>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n"
         + "\n".join(filter(None, sections))
         + "\n</main></body></html>\n"
     )
@@ -66,7 +71,8 @@ def _head(found: FoundReport) -> str:
     )
 
 
-def _gates(gates: Sequence[GateResult]) -> str:
+def gates_section(gates: Sequence[GateResult]) -> str:
+    """Return the gates as HTML, each with its value and limit."""
     broken = sum(not gate.holds for gate in gates)
     verdict = f"{broken} of {len(gates)} gates do not hold" if broken else "All gates hold"
     cards = "".join(
@@ -155,7 +161,7 @@ def _quality(report: Report) -> str:
         return ""
     cells = "".join(
         f"<tr><th>{escape(name)}</th><td>{before:.3f}</td><td>{after:.3f}</td>"
-        f'<td class="{_trend(after - before)}">{after - before:+.3f}</td></tr>'
+        f'<td class="{trend(after - before)}">{after - before:+.3f}</td></tr>'
         for name, before, after in rows
     )
     return (
@@ -164,7 +170,8 @@ def _quality(report: Report) -> str:
     )
 
 
-def _trend(change: float) -> str:
+def trend(change: float) -> str:
+    """Return the class of a figure by whether it became better."""
     return "worse" if change < 0 else "better" if change > 0 else ""
 
 
@@ -188,7 +195,8 @@ def _examples(ids: Sequence[Id], count: int) -> str:
     return f"{listed} …" if count > len(ids) else listed
 
 
-def _changed(queries: Sequence[ChangedQuery]) -> str:
+def changed_section(queries: Sequence[ChangedQuery]) -> str:
+    """Return queries with both answers as HTML; nothing without any."""
     if not queries:
         return ""
     shown = "".join(_changed_query(query, is_open=place < _OPEN) for place, query in enumerate(queries))
@@ -221,10 +229,11 @@ def _hit(name: str, rank: int, hit: ShownHit) -> str:
     else:
         kind = "moved"
         note = "=" if hit.other_rank == rank else f"{'now' if name == 'before' else 'was'} {hit.other_rank}"
+    distance = "" if isnan(hit.distance) else f"{hit.distance:.4g} · "  # words alone have none
     title = f"<span class='title'>{escape(hit.title)}</span>" if hit.title else ""
     return (
         f'<li class="{kind}"><span class="id">{escape(str(hit.id))}</span>{title}'
-        f"<span class='quiet'>{hit.distance:.4g} · {note}</span></li>"
+        f"<span class='quiet'>{distance}{note}</span></li>"
     )
 
 

@@ -298,7 +298,7 @@ class Reports:
     ) -> dict[Id, str]:
         ids = sorted({item_id for each in changed for item_id in compare.first_ids(each)}, key=str)
         items = await self._run(partial(self._index.get, collection.name, ids))
-        return {item.id: _title(item.metadata) for item in items if item is not None}
+        return {item.id: title_of(item.metadata) for item in items if item is not None}
 
     def _current_gates(self, collection: Collection, report: Report, status: CollectionStatus) -> FoundReport:
         seqs = {each.generation: each.seq for each in status.generations}
@@ -383,7 +383,8 @@ def _timing(replayed: Sequence[ReplayedQuery], made_at: datetime, took_s: float)
     )
 
 
-def _title(metadata: Metadata | None) -> str:
+def title_of(metadata: Metadata | None) -> str:
+    """Return what an item calls itself; empty where it has no title."""
     found = (metadata or {}).get
     texts = [text for key in _TITLE_KEYS if isinstance(text := found(key), str)]
     return texts[0][:_TITLE_CHARS_MAX] if texts else ""
