@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from index_store.errors import InvalidId, InvalidRequest, InvalidVector
 from index_store.filter.compile import compile_filter
+from index_store.request.confidence import ConfidenceQuery
 from index_store.request.recommendation import Recommendation
 from index_store.types import CollectionSpec, Id, Ids, ItemWrite, SearchRequest, TextQuery, Vector, WriteBatch
 from item_rules.ids import id_fault, int64_fault
@@ -89,6 +90,8 @@ def checked_request(request: SearchRequest, spec: CollectionSpec) -> SearchReque
         _check_text(request.text, request, spec)
     if request.recommendation is not None:
         _check_recommendation(request.recommendation, request, spec)
+    if request.confidence is not None:
+        _check_confidence(request.confidence, request)
     excluded = _excluded(request.exclude_ids, spec)
     if vector is request.vector and excluded is request.exclude_ids:
         return request
@@ -127,6 +130,15 @@ def _check_recommendation(asked: Recommendation, request: SearchRequest, spec: C
         for end in page.ends:
             if end is not None:
                 check_id(end[1], spec, "cursor")
+
+
+def _check_confidence(asked: ConfidenceQuery, request: SearchRequest) -> None:
+    if not 0 <= asked.minimum <= 1:
+        raise InvalidRequest("a confidence is 0..1", "min_confidence")
+    if is_by_words_alone(request) or request.recommendation is not None:
+        raise InvalidRequest(
+            "nobody knows the confidence of words alone, or of a recommendation", "min_confidence"
+        )
 
 
 def checked_batch(

@@ -16,6 +16,7 @@ from index_store.engine.index import EmbeddedIndex
 from index_store.errors import InvalidRequest
 from index_store.maintenance.worker import Maintenance
 from index_store.request.confidence import Background, ConfidenceQuery, Curve
+from index_store.request.recommendation import Recommendation
 from index_store.types import CollectionSpec, ItemWrite, SearchRequest, SearchResult, TextQuery, WriteBatch
 
 DIM = 8
@@ -169,6 +170,20 @@ def test_who_makes_the_curve_may_refuse(index: EmbeddedIndex) -> None:
 
     with pytest.raises(InvalidRequest, match="nobody knows"):
         index.search("goods", [SearchRequest(QUERY, 5, confidence=ConfidenceQuery("갈비", nobody))])
+
+
+@pytest.mark.parametrize("minimum", [-0.1, 1.1, float("nan")])
+def test_a_minimum_is_a_probability(index: EmbeddedIndex, minimum: float) -> None:
+    with pytest.raises(InvalidRequest, match="a confidence is 0"):
+        find(index, minimum=minimum)
+
+
+def test_of_words_alone_and_of_recommendations_nothing_is_told(index: EmbeddedIndex) -> None:
+    asked = ConfidenceQuery("갈비", curve_of)
+    likes = Recommendation("best", QUERY[None, :], (1.0,), np.empty((0, DIM), np.float32))
+    for more in ({"text": TextQuery("갈비", "lexical")}, {"recommendation": likes}):
+        with pytest.raises(InvalidRequest, match="nobody knows"):
+            index.search("goods", [SearchRequest(QUERY, 5, confidence=asked, **more)])
 
 
 def test_a_sample_is_of_some_rows_and_the_same_each_time() -> None:
