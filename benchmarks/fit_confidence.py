@@ -47,7 +47,8 @@ from service.embedding.catalog.loader import load_embedder
 from service.embedding.port import Role
 from service.embedding.text import normalise_text
 
-Mode: TypeAlias = Literal["dense", "hybrid"]
+Mode: TypeAlias = Literal["dense", "dense_with_words", "hybrid"]
+"""Dense: without words in the index, or with them, by which only the share is known."""
 ABSENT_GOODS = Path(__file__).with_name("absent_goods.txt")
 SEED = 5
 HALVES = 10
@@ -181,7 +182,7 @@ def asked(sets: Sequence[DataSet], mode: Mode, model: RememberingTexts) -> Asked
             for vector, text in zip(_embedded(model, texts, "query"), texts, strict=True)
         ]
         backgrounds = len(seen)
-        hits = _first_hits(data, model, requests)
+        hits = _first_hits(data, () if mode == "dense" else data.lexical, model, requests)
         for query, text, (place, score), usual in zip(queries, texts, hits, seen[backgrounds:], strict=True):
             rows.append(((score - usual.middle) / usual.spread, *query_features(text, usual)))
             is_right.append(place in query.relevant)
@@ -196,12 +197,12 @@ def _embedded(model: RememberingTexts, texts: Sequence[str], role: Role) -> Vect
 
 
 def _first_hits(
-    data: DataSet, model: RememberingTexts, requests: Sequence[SearchRequest]
+    data: DataSet, lexical: Sequence[str], model: RememberingTexts, requests: Sequence[SearchRequest]
 ) -> list[tuple[Id, float]]:
     """Place and score of each first hit; without words the score is the similarity."""
     version = model.info.embedding_version
     vectors = _embedded(model, [normalise_text(each.text) for each in data.documents], "document")
-    spec = CollectionSpec("asked", "int64", vectors.shape[1], "cosine", tuple(data.lexical))
+    spec = CollectionSpec("asked", "int64", vectors.shape[1], "cosine", tuple(lexical))
     items = [
         ItemWrite(place, vector, metadata=document.fields)
         for place, (vector, document) in enumerate(zip(vectors, data.documents, strict=True))
@@ -295,6 +296,7 @@ def calibration(version: str, parts: Mapping[Mode, Mapping[str, Asked]]) -> Cali
         float(np.mean([each.middle for each in usual])),
         float(np.mean([each.spread for each in usual])),
         Coefficients(*np.round(fits["dense"], 3).tolist()),
+        Coefficients(*np.round(fits["dense_with_words"], 3).tolist()),
         Coefficients(*np.round(fits["hybrid"], 3).tolist()),
     )
 
@@ -321,7 +323,7 @@ def comparisons(mode: Mode, parts: Mapping[str, Asked]) -> Iterator[tuple[str, s
         if strangers:
             yield mode, name, "the other collection", judged(coefficients_of(*strangers), part)
         plain = part.at(np.flatnonzero(part.kinds != "romanised"))
-        if rest and mode == "dense" and len(plain.kinds) < len(part.kinds):
+        if rest and mode != "hybrid" and len(plain.kinds) < len(part.kinds):
             found = judged(coefficients_of(*rest), plain)
             yield mode, f"{name}, nothing romanised", "all others", found
 
@@ -344,9 +346,9 @@ def main() -> None:
         sets = {"own": own_set(given.items, given.judgements)}
     else:
         sets = {each.name: each for each in kitchen_sets(given.data)}
-    asked_of = dict(_parts(sets))
+    sets_of = dict(_parts(sets))
     parts: dict[Mode, dict[str, Asked]] = {
-        mode: {name: asked(each, mode, model) for name, each in asked_of.items()}
+        mode: {name: asked(each, mode, model) for name, each in sets_of.items()}
         for mode in ("dense", "hybrid")
     }
     rows = [row for mode, own in parts.items() for row in comparisons(mode, own)]

@@ -10,6 +10,7 @@ import numpy as np
 
 from index_store.ann.background import RowSample
 from index_store.ann.rerank import Distances
+from index_store.errors import WordsNotSealed
 from index_store.query.fusion import word_shares
 from index_store.query.view import View, live_count
 from index_store.request.confidence import ConfidenceQuery, Curve
@@ -21,14 +22,12 @@ _ODDS_MAX = 700.0
 
 def curve_of(view: View, request: SearchRequest, asked: ConfidenceQuery) -> Curve:
     """Return the curve of the page before, else that of this query. Raises InvalidRequest where the version's
-    is not known, WordsNotSealed."""
+    is not known."""
     if request.after is not None and request.after.curve is not None:
         return request.after.curve
-    background = _sample(view).background(request.vector)._replace(size=live_count(view))
-    text = asked.text
-    if request.text is not None:
-        text = request.text.text
-        background = background._replace(share=word_shares(view, [text])[0])
+    text = asked.text if request.text is None else request.text.text
+    background = _sample(view).background(request.vector)
+    background = background._replace(size=live_count(view), share=_share(view, text))
     return asked.curve_of(request.embedding_version or "", text, background)
 
 
@@ -37,6 +36,16 @@ def confidences(curve: Curve, scores: Distances) -> Distances:
     odds = np.clip(curve.slope * scores + curve.offset, -_ODDS_MAX, _ODDS_MAX)
     found: Distances = 1.0 / (1.0 + np.exp(-odds))
     return found
+
+
+def _share(view: View, text: str) -> float | None:
+    """Of words that wait to be sealed nothing is known; searches by vectors alone don't wait for them."""
+    if not view.delta.lexical_version:
+        return None
+    try:
+        return word_shares(view, [text])[0]
+    except WordsNotSealed:
+        return None
 
 
 def _sample(view: View) -> RowSample:

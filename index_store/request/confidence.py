@@ -11,14 +11,14 @@ class Background(NamedTuple):
     """What is usual for a query. rows: how many stored vectors were looked at. middle, spread: of the
     similarities of their pairs, the 50th percentile, and how far above it the 99.9th lies. of_query: their
     mean similarity with the query. size: how many items are live. share: how much of the query's words occurs
-    in any item, 0 to 1; 0 where words are not searched."""
+    in any item, 0 to 1; None where that is not known: items have no words, or these wait to be sealed."""
 
     rows: int
     middle: float
     spread: float
     of_query: float
     size: int = 0
-    share: float = 0.0
+    share: float | None = None
 
 
 class Curve(NamedTuple):

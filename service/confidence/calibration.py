@@ -30,7 +30,8 @@ class Coefficients(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hit's; background: the query's mean similarity with stored vectors; both less the middle similarity, in
     spreads of it (`Background`). korean: 1 for a text with Hangul, else 0. length: the logarithm of how many
     characters it has, without spaces. size: the logarithm of how many items are live: among more, the first
-    one is nearer by chance. share: how much of the text's words occurs in any item."""
+    one is nearer by chance. share: how much of the text's words occurs in any item,
+    where that is known."""
 
     score: Annotated[float, msgspec.Meta(gt=0)]
     background: float
@@ -43,17 +44,21 @@ class Coefficients(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of one model. embedding_version: how those it holds for begin. middle, spread: see `Background`, where
-    it was fitted. hybrid: None where it was fitted without words."""
+    it was fitted. dense_with_words: for dense answers where the share of words is known; hybrid, that: None
+    where it was fitted without words."""
 
     embedding_version: Annotated[str, msgspec.Meta(min_length=1)]
     middle: float
     spread: Annotated[float, msgspec.Meta(gt=0)]
     dense: Coefficients
+    dense_with_words: Coefficients | None = None
     hybrid: Coefficients | None = None
 
     def curve(self, mode: Mode, text: str, background: Background) -> Curve | None:
         """Return the curve of a query; None where the mode was not fitted."""
         fitted = self.dense if mode == "dense" else self.hybrid
+        if mode == "dense" and background.share is not None and self.dense_with_words is not None:
+            fitted = self.dense_with_words
         if fitted is None:
             return None
         own = min(1.0, background.rows / _SAMPLE_FULL)
@@ -75,7 +80,7 @@ def query_features(text: str, usual: Background) -> tuple[float, float, float, f
         float(_has_hangul(text)),
         math.log(max(1, letters)),
         math.log(max(1, usual.size)),
-        usual.share,
+        usual.share or 0.0,
     )
 
 
@@ -89,6 +94,7 @@ BUILTIN: Final = (
         0.8734,
         0.0915,
         Coefficients(10.698, -6.786, -0.494, 0.238, -0.492, 0.0, -0.235),
+        Coefficients(7.43, -3.7, 1.93, 0.35, -0.59, 4.22, -2.81),
         Coefficients(5.342, -2.277, 3.047, 1.902, -0.637, 3.839, -6.233),
     ),
 )

@@ -67,6 +67,15 @@ def test_rows_that_are_all_the_same_give_a_finite_curve() -> None:
     assert curve is not None and math.isfinite(curve.slope) and math.isfinite(curve.offset)
 
 
+def test_a_dense_answer_knows_words_where_they_are_known() -> None:
+    worded = Coefficients(4.0, 0.0, 0.0, 0.0, 0.0, 3.0, -2.0)
+    both = Calibration("shop-model-", 0.5, 0.2, DENSE, worded)
+    curves = [both.curve("dense", "", FULL._replace(share=each)) for each in (None, 0.0, 1.0)]
+    assert curves[0] == OWN.curve("dense", "", FULL._replace(share=None))
+    odds = [0.8 * each.slope + each.offset for each in curves[1:] if each is not None]
+    assert odds == pytest.approx([-2.0, 1.0])
+
+
 def test_a_mode_that_was_not_fitted_has_no_curve() -> None:
     assert OWN.curve("hybrid", "갈비", FULL) is None
 

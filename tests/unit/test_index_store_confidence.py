@@ -33,20 +33,49 @@ def curve_of(version: str, text: str, background: Background) -> Curve:
 
 
 def test_a_curve_is_told_how_many_items_there_are_and_how_much_of_the_words(index: EmbeddedIndex) -> None:
+    seen = backgrounds(index, ("갈비", None), ("갈비", TextQuery("갈비")), ("갈비", TextQuery("휴대폰")))
+    assert [(each.rows, each.size, each.share) for each in seen] == [
+        (200, 200, 1.0),
+        (200, 200, 1.0),
+        (200, 200, 0.0),
+    ]
+
+
+def test_without_words_nothing_is_known_of_them(tmp_path: Path) -> None:
+    index = EmbeddedIndex(tmp_path, [replace(SPEC, lexical_fields=())])
+    index.open()
+    index.advance("goods", "begin", "v1")
+    index.write("goods", batch(range(20)))
+    (seen,) = backgrounds(index, ("갈비", None))
+    assert (seen.rows, seen.size, seen.share) == (20, 20, None)
+    index.close()
+
+
+def test_words_that_wait_to_be_sealed_hold_no_dense_answer_up(tmp_path: Path) -> None:
+    """The fields were declared after the segment was sealed."""
+    index = EmbeddedIndex(tmp_path, [replace(SPEC, lexical_fields=())])
+    index.open()
+    index.advance("goods", "begin", "v1")
+    index.write("goods", batch(range(20)))
+    index.close()
+    assert Maintenance(tmp_path).rebuild() is not None
+    index = EmbeddedIndex(tmp_path, [SPEC])
+    index.open()
+    (seen,) = backgrounds(index, ("갈비", None))
+    assert seen.share is None
+    index.close()
+
+
+def backgrounds(index: EmbeddedIndex, *asked: tuple[str, TextQuery | None]) -> list[Background]:
     seen: list[Background] = []
 
     def note(version: str, text: str, background: Background) -> Curve:
         seen.append(background)
         return curve_of(version, text, background)
 
-    for text in (None, TextQuery("갈비"), TextQuery("휴대폰")):
-        request = SearchRequest(QUERY, 5, text=text, confidence=ConfidenceQuery("갈비", note))
-        index.search("goods", [request])
-    assert [(each.rows, each.size, each.share) for each in seen] == [
-        (200, 200, 0.0),
-        (200, 200, 1.0),
-        (200, 200, 0.0),
-    ]
+    for query, text in asked:
+        index.search("goods", [SearchRequest(QUERY, 5, text=text, confidence=ConfidenceQuery(query, note))])
+    return seen
 
 
 def batch(numbers: range) -> WriteBatch:
