@@ -1,7 +1,8 @@
 """How inner loops over rows become machine code, which runs without the interpreter's lock: numba.
 
 The code is kept on disk, and compiled again only when the file of its own function has changed: whatever a
-loop calls must stand in the same file, but for `fetch`, which never changes (docs/decisions/0035).
+loop calls must stand in the same file, but for `fetch` and `make_room`, which never change
+(docs/decisions/0035).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import numba
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 Compiled = TypeVar("Compiled", bound=Callable[..., Any])
@@ -61,3 +63,20 @@ def fetch(_context: Any, array: Any, position: Any) -> Any:  # noqa: ARG001
         return context.get_dummy_value()
 
     return types.void(array, types.int64), emit
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def make_room(_context: Any, array: Any, start: Any, stop: Any) -> Any:  # noqa: ARG001
+    """Move the elements `start` to `stop` of a contiguous array one place up, as one block: a loop over them
+    takes the longer the more there are. 0 <= start <= stop < len(array)."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        made = context.make_array(signature.args[0])(context, builder, arguments[0])
+        first, end = arguments[1:]
+        source = builder.gep(made.data, [first])
+        target = builder.gep(source, [first.type(1)])
+        size = context.get_abi_sizeof(made.data.type.pointee)
+        cgutils.raw_memmove(builder, target, source, builder.sub(end, first), size)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64), emit

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from numba import types
 from numba.extending import overload
 
-from index_store.ann.compiled.jit import LINE_BYTES, compiled, fetch
+from index_store.ann.compiled.jit import LINE_BYTES, compiled, fetch, make_room
 
 Codes: TypeAlias = npt.NDArray[Any]
 """(rows, dim): float32, bf16 in uint16, or int8 + 128 in uint8."""
@@ -107,8 +107,7 @@ def _insert(pool: Any, size: Any, ef: Any, key: Any) -> Any:
             low = middle + 1
         else:
             high = middle
-    for position in range(min(size, ef - 1), low, -1):
-        pool[position] = pool[position - 1]
+    make_room(pool, low, min(size, ef - 1))
     pool[low] = key
     return low
 
