@@ -289,15 +289,18 @@ def by_kind(parts: Mapping[str, Asked], coefficients: Numbers) -> list[Sequence[
 
 def calibration(version: str, parts: Mapping[Mode, Mapping[str, Asked]]) -> Calibration:
     """Fitted to everything."""
-    fits = {mode: coefficients_of(*own.values()) for mode, own in parts.items()}
+    fits = {
+        mode: Coefficients(*np.round(coefficients_of(*own.values()), 3).tolist())
+        for mode, own in parts.items()
+    }
     usual = [part.background for part in parts["dense"].values()]
     return Calibration(
         version,
         float(np.mean([each.middle for each in usual])),
         float(np.mean([each.spread for each in usual])),
-        Coefficients(*np.round(fits["dense"], 3).tolist()),
-        Coefficients(*np.round(fits["dense_with_words"], 3).tolist()),
-        Coefficients(*np.round(fits["hybrid"], 3).tolist()),
+        fits["dense"],
+        fits.get("dense_with_words"),
+        fits.get("hybrid"),
     )
 
 
@@ -347,9 +350,10 @@ def main() -> None:
     else:
         sets = {each.name: each for each in kitchen_sets(given.data)}
     sets_of = dict(_parts(sets))
+    has_words = all(each.lexical for each in sets.values())
+    modes: Sequence[Mode] = ("dense", "dense_with_words", "hybrid") if has_words else ("dense",)
     parts: dict[Mode, dict[str, Asked]] = {
-        mode: {name: asked(each, mode, model) for name, each in sets_of.items()}
-        for mode in ("dense", "hybrid")
+        mode: {name: asked(each, mode, model) for name, each in sets_of.items()} for mode in modes
     }
     rows = [row for mode, own in parts.items() for row in comparisons(mode, own)]
     head = ("mode", "collection", "fitted to", "AUC", "ECE of queries", "ECE of hits")

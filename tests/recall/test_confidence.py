@@ -32,9 +32,8 @@ laptop, running shoes
 COLLECTIONS = """
 [collections.goods]
 lexical = ["name"]
+[collections.wordless]
 """
-LIKELY_MIN = {"dense": 30, "hybrid": 33}
-"""Of the 36 that are there, so many have a good match at least."""
 
 
 def goods(text: str) -> list[str]:
@@ -50,28 +49,41 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
         "TEXT_MODEL": "builtin:multilingual-e5-small",
         "MODELS_DIR": str(built_models()),
     }
-    items = [{"id": place, "text": name, "metadata": {"name": name}} for place, name in enumerate(NAMES)]
     with running_app(folder / "data", environ) as app:
-        answer = app.post("/v1/upsert", {"items": items})
-        assert answer.status_code == 200 and answer.json()["upserted"] == len(NAMES), answer.text
+        vectors = app.post("/v1/embed-batch", {"texts": NAMES, "role": "document"}).json()
+        for collection in ("goods", "wordless"):
+            items = [
+                {"id": place, "vector": vector, "metadata": {"name": name}}
+                for place, (name, vector) in enumerate(zip(NAMES, vectors["embeddings"], strict=True))
+            ]
+            batch = {"collection": collection, "items": items, "embedding_version": vectors["version"]}
+            assert app.post("/v1/upsert", batch).json()["upserted"] == len(NAMES)
         yield app
 
 
-def first_hits(app: HttpApp, texts: Sequence[str], mode: str) -> Numbers:
+def first_hits(app: HttpApp, texts: Sequence[str], **more: str) -> Numbers:
     """Return the confidence of each."""
-    searches = [{"query": text, "mode": mode, "include": ["confidence"], "top_k": 1} for text in texts]
+    searches = [{"query": text, "include": ["confidence"], "top_k": 1, **more} for text in texts]
     answers = app.post("/v1/search-batch", {"searches": searches}).json()["responses"]
     values = np.array([each["results"][0]["confidence"] for each in answers])
-    print(mode, *(f"{value:.2f} {text}" for value, text in sorted(zip(values, texts, strict=True))))
+    print(*more.values(), *(f"{value:.2f} {text}" for value, text in sorted(zip(values, texts, strict=True))))
     assert [("no_good_match" in each) for each in answers] == (values < 0.5).tolist()
     return values
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("mode", ["dense", "hybrid"])
-def test_goods_that_are_there_look_unlike_those_that_are_not(app: HttpApp, mode: str) -> None:
-    there, absent = (first_hits(app, goods(each), mode) for each in (THERE, NOT_THERE))
+@pytest.mark.parametrize(
+    ("collection", "mode", "likely_min"),
+    [("goods", "hybrid", 34), ("goods", "dense", 34), ("wordless", "dense", 30)],
+)
+def test_goods_that_are_there_look_unlike_those_that_are_not(
+    app: HttpApp, collection: str, mode: str, likely_min: int
+) -> None:
+    """likely_min: of the 36 that are there, so many are likely at least."""
+    there, absent = (
+        first_hits(app, goods(each), collection=collection, mode=mode) for each in (THERE, NOT_THERE)
+    )
     is_there = np.arange(len(there) + len(absent)) < len(there)
     assert area(np.concatenate([there, absent]), is_there) >= 0.95
-    assert np.count_nonzero(there >= 0.5) >= LIKELY_MIN[mode]
+    assert np.count_nonzero(there >= 0.5) >= likely_min
     assert np.count_nonzero(absent >= 0.5) <= 2
