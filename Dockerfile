@@ -23,8 +23,8 @@ COPY log_lines log_lines
 COPY feeder feeder
 COPY service service
 
-# The two models that need no hub. For others mount a directory at /models (docs/OPERATIONS.md).
-RUN python -m service models build builtin:multilingual-e5-small builtin:efficientnet-lite0 \
+# The models that need no hub, and that of pictures which served before. For others mount a directory at /models (docs/OPERATIONS.md).
+RUN python -m service models build builtin:multilingual-e5-small builtin:efficientnet-lite0-views builtin:efficientnet-lite0 \
     && mkdir -p /data /kernels /state /models/.prepared \
     && chown -R 10001 /data /models /kernels /state
 USER 10001

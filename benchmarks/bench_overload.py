@@ -158,7 +158,7 @@ def _service(keys: Sequence[str]) -> Iterator[Server]:
         environ = {
             "HOST": "127.0.0.1", "PORT": str(port), "DATA_DIR": f"{folder}/data",
             "MODELS_DIR": str(MODELS_DIR.resolve()), "TEXT_MODEL": "builtin:multilingual-e5-small",
-            "IMAGE_MODEL": "builtin:efficientnet-lite0", "SEARCH_API_KEY": ",".join(keys),
+            "IMAGE_MODEL": "builtin:efficientnet-lite0-views", "SEARCH_API_KEY": ",".join(keys),
         }  # fmt: skip
         first = post("/v1/search", b'{"query": "soup"}')
         if keys:

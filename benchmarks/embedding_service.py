@@ -141,7 +141,7 @@ def offline_texts(some: Sequence[str], models_dir: Path) -> tuple[float, float]:
 
 def offline_pictures(files: Sequence[bytes], models_dir: Path) -> tuple[float, float]:
     os.nice(WRITES_NICE)
-    ref = "builtin:efficientnet-lite0"
+    ref = "builtin:efficientnet-lite0-views"
     embedder = load_embedder(ref, "image", models_dir=models_dir, dim=512, threads=CORES)
     began, used = time.perf_counter(), time.process_time()
     for start in range(0, len(files), 16):
@@ -194,7 +194,7 @@ class Served:
             **kept, "HOST": "127.0.0.1", "PORT": str(self.port), "DATA_DIR": str(data_dir),
             "KEYLESS_WRITES": "loopback",
             "MODELS_DIR": str(models_dir.resolve()), "TEXT_MODEL": f"builtin:{E5}",
-            "IMAGE_MODEL": "builtin:efficientnet-lite0", "LOG_LEVEL": "warning",
+            "IMAGE_MODEL": "builtin:efficientnet-lite0-views", "LOG_LEVEL": "warning",
             "SEARCH_DEADLINE_MS": "60000", "QUEUE_MS_MAX": "60000", **environ,
         }  # fmt: skip
         self.ready_s = 0.0

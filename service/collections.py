@@ -19,7 +19,7 @@ from service.words.synonyms import Synonyms, read_synonyms
 PRODUCTION_TEXT_MODEL = (
     "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2@e8f8c211226b894fcb81acc59f3b34ba3efd5f42"
 )
-BUILTIN_IMAGE_MODEL = "builtin:efficientnet-lite0"
+BUILTIN_IMAGE_MODEL = "builtin:efficientnet-lite0-views"
 CLIP_MODEL = "timm/vit_base_patch32_clip_224.openai@a6f597a30f7b82c51704746581f9a4e41421e878"
 """What open_clip loads for `ViT-B-32`/`openai` (docs/decisions/0014)."""
 PLACEHOLDER_MODEL = "builtin:placeholder"

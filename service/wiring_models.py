@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 _MODALITIES: tuple[Modality, ...] = ("text", "image")
 _PICTURES_A_BATCH = 16
 """A picture's forward pass gains nothing from larger batches."""
-_PICTURES_A_QUERY_BATCH = 4
-"""What the runtime takes at once: more would wait for each other."""
+_PASSES_A_QUERY_BATCH = 4
+"""What the runtime takes at once, pictures or their views: more would wait for each other."""
 _QUEUES_OF_A_PICTURE = 2
 """Before decoders and before the model: each gets a half of QUEUE_MS_MAX."""
 _LONG_PICTURE_MS = 500
@@ -97,7 +97,7 @@ class ModelLoader:
         settings = self._settings
         queue = replace(
             _queue_limits(settings, min(settings.batch_size, _PICTURES_A_BATCH)),
-            query_weight_max=_PICTURES_A_QUERY_BATCH,
+            query_weight_max=_PASSES_A_QUERY_BATCH,
             wait_ms_max=settings.queue_ms_max / _QUEUES_OF_A_PICTURE,
         )
         return queued_pictures(

@@ -61,7 +61,9 @@ class Manifest:
         return version_string(self.label, self.parts)
 
 
-def info_of(manifest: Manifest, modality: Modality, runtime: str, tokens_max: int | None = None) -> ModelInfo:
+def info_of(
+    manifest: Manifest, modality: Modality, runtime: str, tokens_max: int | None = None, passes_max: int = 1
+) -> ModelInfo:
     """Return what the model of `manifest` is, run by `runtime`. modality: a CLIP has a tower for each."""
     return ModelInfo(
         name=manifest.name,
@@ -72,6 +74,7 @@ def info_of(manifest: Manifest, modality: Modality, runtime: str, tokens_max: in
         runtime=runtime,
         tokens_max=tokens_max,
         is_placeholder=False,
+        passes_max=passes_max,
     )
 
 

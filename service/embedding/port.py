@@ -22,7 +22,8 @@ class ModelInfo:
     """What a model is. embedding_version = readable name + fingerprint over weights, tokenizer, pooling,
     preprocessing, normalisation, dim and runtime precision class: equal versions mean comparable vectors.
 
-    is_placeholder: the vectors carry no meaning (the seed's placeholder) and /health must say so.
+    is_placeholder: the vectors carry no meaning (the seed's placeholder) and /health must say so. passes_max:
+    forward passes that one content may take.
     """
 
     name: str
@@ -33,6 +34,7 @@ class ModelInfo:
     runtime: str
     tokens_max: int | None
     is_placeholder: bool
+    passes_max: int = 1
 
 
 @dataclass(frozen=True, slots=True)

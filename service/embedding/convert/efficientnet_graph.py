@@ -1,4 +1,4 @@
-"""EfficientNet-lite0 as one ONNX graph: pictures in, unit 512-value vectors out."""
+"""EfficientNet-lite0 as one ONNX graph: pictures, or their views, in, unit 512-value vectors out."""
 
 from __future__ import annotations
 
@@ -24,13 +24,35 @@ def write_efficientnet(
     Input `pixels`: (batch, 3, 224, 224) float32. Output `vectors`: (batch, columns of basis), unit length.
     """
     graph = GraphBuilder("efficientnet-lite0")
-    pooled = _features(graph, tensors)
-    # The features are never negative (ReLU6); their roots keep one strong feature from drowning the rest.
-    centred = graph.add("Sub", graph.add("Sqrt", pooled), graph.constant(mean))
-    vectors = graph.add("MatMul", centred, graph.constant(basis))
-    length = graph.add("ReduceL2", vectors, graph.ints(1), keepdims=1)
-    graph.add("Div", vectors, length, output="vectors")
+    _add_unit(graph, _projected(graph, _roots(graph, tensors), mean, basis))
     _save(graph, path, basis.shape[1])
+
+
+def write_efficientnet_views(
+    tensors: Tensors, path: Path, mean: npt.NDArray[np.float32], basis: npt.NDArray[np.float32]
+) -> None:
+    """Write the encoder of pictures in views to `path`: roots of the pooled features, averaged over the views
+    of a picture, and beside them its descriptor; minus `mean`, times `basis`.
+
+    Inputs, float32: `pixels` (views, 3, 224, 224); `shares` (pictures, views), what a view counts in a
+    picture; `descriptors` (pictures, rows of basis - features). Output `vectors`: (pictures, columns of
+    basis), of unit length.
+    """
+    graph = GraphBuilder("efficientnet-lite0-views")
+    count = tensors["_conv_head.weight"].shape[0]
+    seen = graph.add("MatMul", "shares", _roots(graph, tensors))
+    features = _projected(graph, seen, mean[:count], basis[:count])
+    descriptors = _projected(graph, "descriptors", mean[count:], basis[count:])
+    _add_unit(graph, graph.add("Add", features, descriptors))
+    graph.save(
+        path,
+        {
+            "pixels": ("float32", ["views", 3, SIDE, SIDE]),
+            "shares": ("float32", ["pictures", "views"]),
+            "descriptors": ("float32", ["pictures", len(basis) - count]),
+        },
+        {"vectors": ("float32", ["pictures", basis.shape[1]])},
+    )
 
 
 def write_features(tensors: Tensors, path: Path) -> None:
@@ -46,6 +68,22 @@ def _save(graph: GraphBuilder, path: Path, dim: int) -> None:
         {"pixels": ("float32", ["batch", 3, SIDE, SIDE])},
         {"vectors": ("float32", ["batch", dim])},
     )
+
+
+def _roots(graph: GraphBuilder, tensors: Tensors) -> str:
+    """The features are never negative (ReLU6); their roots keep one strong feature from drowning the rest."""
+    return graph.add("Sqrt", _features(graph, tensors))
+
+
+def _projected(
+    graph: GraphBuilder, x: str, mean: npt.NDArray[np.float32], basis: npt.NDArray[np.float32]
+) -> str:
+    return graph.add("MatMul", graph.add("Sub", x, graph.constant(mean)), graph.constant(basis))
+
+
+def _add_unit(graph: GraphBuilder, vectors: str) -> None:
+    length = graph.add("ReduceL2", vectors, graph.ints(1), keepdims=1)
+    graph.add("Div", vectors, length, output="vectors")
 
 
 def _features(graph: GraphBuilder, tensors: Tensors) -> str:

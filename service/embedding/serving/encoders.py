@@ -292,7 +292,8 @@ def queued_pictures(
 ) -> QueuedPictures:
     """Return a picture model behind its queues, and decoders before it; not started."""
     limits = limits or EncoderLimits(QueueLimits(batch_items_max=16), cache_items_max=0)
-    return QueuedEncoder("picture-model", embedder, PicturePreparation(pictures, decode_limits), limits)
+    preparation = PicturePreparation(pictures, decode_limits, passes_max=embedder.info.passes_max)
+    return QueuedEncoder("picture-model", embedder, preparation, limits)
 
 
 async def _at_once(found: Encoding) -> Encoding:

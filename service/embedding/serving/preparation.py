@@ -100,8 +100,11 @@ class PicturePreparation:
         pictures: DecodeLimits | None = None,
         limits: QueueLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        passes_max: int = 1,
     ) -> None:
-        """pictures: bounds of one file. limits: of the queue."""
+        """pictures: bounds of one file. limits: of the queue. passes_max: of the model over one picture."""
+        self._passes_max = passes_max
         self._decoders = Decoders(pictures or DecodeLimits())
         self._decoding: WorkQueue[bytes, Pixels | InvalidImage] = WorkQueue(
             "picture-decoder", self._decode, limits or QueueLimits(batch_items_max=1), clock
@@ -117,8 +120,8 @@ class PicturePreparation:
         self._decoding.close()
 
     def weight_of(self, size: int) -> int:  # noqa: ARG002
-        """Decoded pictures are all of one size."""
-        return 1
+        """Decoded pictures are all of one size; in how many views one is seen is not known before."""
+        return self._passes_max
 
     def preparing_error(self, size: int, caller: str) -> Overloaded | None:
         """See Preparation."""

@@ -1,0 +1,64 @@
+"""The second view of a picture: what stands on its white ground, brought near.
+
+Shops show goods small or large on white; a model that sees the ground as well takes two sizes for two things.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from service.embedding.port import Pixels
+from service.embedding.preprocess import central, whole_view
+
+_WHITE = 24  # how far the darkest channel of the ground may be from 255
+_MARGIN = 0.12  # on each side, of the longer side of what is seen
+_SAME = 0.98  # of the picture's longer side: a crop as large as that shows nothing new
+_GROUND = (255, 255, 255)
+
+
+def views_parts() -> dict[str, Any]:
+    """What a manifest and a fingerprint record of `views_of`."""
+    return {"seen": ["whole", "content"], "white": _WHITE, "margin": _MARGIN, "same": _SAME}
+
+
+def views_of(pixels: Pixels, side: int) -> list[Pixels]:
+    """Return the views of a picture, each (side, side, 3): the whole, and, where that shows something else,
+    what is not white ground, squared."""
+    whole = whole_view(pixels, side)
+    near = _content_view(central(pixels), side)
+    return [whole] if near is None else [whole, near]
+
+
+def _content_view(pixels: Pixels, side: int) -> Pixels | None:
+    box = _content_box(pixels)
+    if box is None:
+        return None
+    left, top, right, bottom = box
+    height, width = pixels.shape[:2]
+    length = round(max(right - left, bottom - top) * (1 + 2 * _MARGIN))
+    if length >= _SAME * max(height, width):
+        return None
+    left, top = (left + right - length) // 2, (top + bottom - length) // 2
+    # Brought to size before the ground is put around it: what stands outside the picture takes no memory.
+    x, y = max(0, left), max(0, top)
+    part = Image.fromarray(pixels[y : min(height, top + length), x : min(width, left + length)])
+    scale = side / length
+    size = max(1, round(part.width * scale)), max(1, round(part.height * scale))
+    view = Image.new("RGB", (side, side), _GROUND)
+    view.paste(
+        part.resize(size, Image.Resampling.BICUBIC), (round((x - left) * scale), round((y - top) * scale))
+    )
+    return np.asarray(view)
+
+
+def _content_box(pixels: Pixels) -> tuple[int, int, int, int] | None:
+    """Return left, top, right and bottom of what is not white ground; None where all is."""
+    darkest = np.minimum(np.minimum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
+    seen = darkest < 255 - _WHITE
+    columns, rows = np.flatnonzero(seen.any(axis=0)), np.flatnonzero(seen.any(axis=1))
+    if not len(rows):
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
