@@ -23,7 +23,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from index_store.ann.compiled import exact_kernels, kernels, posting_kernels
+from index_store.ann.compiled import diverse_kernels, exact_kernels, kernels, posting_kernels
 from index_store.errors import IndexStoreError
 from index_store.maintenance.backup import backup_data, check_backup, is_backup, restore_data
 from index_store.maintenance.check import check, collection_directories, notes
@@ -87,6 +87,7 @@ def _run(asked: argparse.Namespace) -> int:
         kernels.warm()
         exact_kernels.warm()
         posting_kernels.warm()
+        diverse_kernels.warm()
         return 0
     if asked.command == "maintain":
         return _maintain(asked.data_dir, asked.parent, asked.keep_days)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from index_store.types import PlanStep
+from index_store.types import Hit, PlanStep
 
 ItemState: TypeAlias = Literal["live", "inactive", "without_vector", "deleted", "unknown"]
 
@@ -35,3 +35,10 @@ class Explanation:
     generation: str = ""
     embedding_version: str = ""
     seq: int = 0
+
+
+@dataclass(slots=True)
+class BoostedHit(Hit):
+    """boosts: what each boost of the request added to the score, in order."""
+
+    boosts: Sequence[float] = ()

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store.request.confidence import ConfidenceQuery, Curve
+from index_store.request.ranking import RankedPage, Ranking
 from index_store.request.recommendation import LikesPage, Recommendation
 from item_rules.ids import IdKind
 
@@ -153,9 +154,9 @@ class Ack:
 @dataclass(frozen=True, slots=True)
 class PageKey:
     """Where a page ended: the next one holds only what comes after (distance, id), as of `seq`. Where words
-    are searched, `distance` is minus the score of the last hit, and text_weight what its page multiplied the
-    text scores by. likes: of a recommendation, whose `distance` is weighed in mode best. curve: what its page
-    told confidence by; None where it told none."""
+    are searched or boosts added, `distance` is minus the score of the last hit, and text_weight what its page
+    multiplied the text scores by. likes: of a recommendation, whose `distance` is weighed in mode best.
+    curve: what its page told confidence by; None where it told none. ranked: of a search with a ranking."""
 
     generation: str
     seq: int
@@ -164,6 +165,7 @@ class PageKey:
     text_weight: float = 0.0
     likes: LikesPage | None = None
     curve: Curve | None = None
+    ranked: RankedPage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +197,7 @@ class SearchRequest:
     metadata_bytes_max: bound of what the hits' metadata weighs together, as JSON; None: no bound.
     steps: a list that the index fills with how it searched; None asks for none.
     text: what is asked for in words; None: by the vector alone. recommendation: by its vectors, whatever
-    `vector` is, which has to be one all the same.
-    text: what is asked for in words; None: by the vector alone.
+    `vector` is, which has to be one all the same. ranking: None: in the order of the search.
     confidence: asked for beside an embedding_version, but not by words alone; None: not asked for.
     checked_for: the collection by whose rules every field but the filter was checked already, by
     `checked_request` or as strictly; an index checks all others.
@@ -221,14 +222,15 @@ class SearchRequest:
     ef: int | None = None
     recommendation: Recommendation | None = None
     confidence: ConfidenceQuery | None = None
+    ranking: Ranking | None = None
 
 
 @dataclass(slots=True)
 class Hit:
     """One answer row. distance: as the collection's metric says, accumulated in float64; NaN where words
     alone were searched. score, text_score: of a search by words, what it is ordered by and how well the words
-    fit (0 to 1). like: of a recommendation, which liked item it was found for; `distance` is to that one.
-    confidence: 0 to 1, where it was asked for."""
+    fit (0 to 1). A score also where boosts are added. like: of a recommendation, which liked item it was
+    found for; `distance` is to that one. confidence: 0 to 1, where it was asked for."""
 
     id: Id
     distance: float
@@ -246,7 +248,8 @@ class SearchResult:
     them alone only items that share some with the query. `exhausted`: nothing comes after them.
 
     `next_page` is None when exhausted. `seq`: every write up to it is in the answer.
-    `unknown_filter_keys`: keys of the filter that no row has. text_weight: as `PageKey` has it.
+    `unknown_filter_keys`: keys of the filter that no row has; unknown_ranking_keys: those of the ranking,
+    each with the field that names it. text_weight: as `PageKey` has it.
     """
 
     hits: Sequence[Hit]
@@ -257,6 +260,7 @@ class SearchResult:
     next_page: PageKey | None
     unknown_filter_keys: Sequence[str] = ()
     text_weight: float = 0.0
+    unknown_ranking_keys: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from index_store.ann.rerank import similarities
 from index_store.types import CollectionSpec, Id, SearchRequest, StoredItem
 from tests.reference_distance import distance_of
 from tests.reference_filter import matches
+from tests.reference_pools import Row, in_order
 from tests.reference_words import words_of
 
 
@@ -29,8 +30,8 @@ def ranked(
     weight = request.after.text_weight if request.after else text_weight
     out = []
     for item in items.values():
-        still = now.get(item.id)
-        if not item.is_live or still is None or not still.is_live or item.id in excluded:
+        is_shown = item.id in now and now[item.id].is_live
+        if not item.is_live or item.id in excluded or not (is_shown or request.ranking):
             continue
         if request.filter is not None and not matches(request.filter, item.metadata or {}):
             continue
@@ -45,10 +46,27 @@ def ranked(
         if request.text is not None:
             key = -float(similarities(np.array([distance]), spec.metric)[0] + weight * texts[item.id])
         out.append((key, item.id, item, distance))
+    if request.ranking:
+        return [one for one in _by_rank(spec, request, out) if one[1] in now and now[one[1]].is_live]
     out.sort(key=lambda one: one[:2])
     if request.after:
         out = [one for one in out if one[:2] > (request.after.distance, request.after.id)]
     return out
+
+
+def _by_rank(
+    spec: CollectionSpec, request: SearchRequest, found: list[tuple[float, Id, StoredItem, float]]
+) -> list[tuple[float, Id, StoredItem, float]]:
+    """Behind the hit that the page before ended with, deleted ones among them."""
+    assert request.ranking is not None
+    rows = []
+    for key, item_id, item, distance in found:
+        base = -key if request.text else float(similarities(np.array([distance]), spec.metric)[0])
+        rows.append(Row(key, item_id, item, distance, base))
+    order = in_order(rows, request.ranking, spec.metric, request.exact)
+    if request.after:
+        order = order[[row.id for row in order].index(request.after.id) + 1 :]
+    return [(row.key, row.id, row.item, row.distance) for row in order]
 
 
 def _texts(spec: CollectionSpec, request: SearchRequest, items: Mapping[Id, StoredItem]) -> dict[Id, float]:

@@ -76,8 +76,8 @@ class Query:
     recommend: near the mean of like_ids (None), to any of them, or to each in turns; like_weights: one each.
     include: any of score, rank, metadata, vector, why, confidence; with_metadata is short for the third.
     cursor: `next_cursor` of the page before, with the same question. min_confidence: 0..1, of a text only;
-    leaves out hits that are less likely what was asked for. more: further fields of the request by their name
-    on the wire.
+    leaves out hits that are less likely what was asked for. boost, group_by, collapse, diversity, pool: how
+    hits are ranked, as in openapi.yaml. more: further fields of the request by their name on the wire.
     """
 
     text: str | None = None
@@ -99,6 +99,11 @@ class Query:
     exact: bool = False
     with_metadata: bool = False
     include: Sequence[str] = ()
+    boost: Sequence[Mapping[str, Any]] = ()
+    group_by: Mapping[str, Any] | None = None
+    collapse: Mapping[str, Any] | None = None
+    diversity: float | None = None
+    pool: int | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
     min_confidence: float | None = None
 

@@ -82,6 +82,11 @@ class Delta:
         return self._columns
 
     @property
+    def dim(self) -> int:
+        """How many numbers a vector has."""
+        return self._spec.dim
+
+    @property
     def rows(self) -> int:
         """How many rows there are, live or not."""
         return self._vectors.rows

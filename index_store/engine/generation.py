@@ -225,7 +225,7 @@ class Generation:
         if request.after is not None:
             view, seq = self._view_knowing(view, request.after), request.after.seq
         found = answer(view, request)
-        hits = hits_of(view, request, found, self._spec.dim)
+        hits = hits_of(view, request, found)
         last = hits[-1] if hits and not found.exhausted else None
         return SearchResult(
             hits=hits,
@@ -236,6 +236,7 @@ class Generation:
             next_page=None if last is None else page_key(self.name, seq, last, found),
             unknown_filter_keys=found.unknown_keys,
             text_weight=0.0 if found.scored is None else found.scored.text_weight,
+            unknown_ranking_keys=() if found.ranked is None else found.ranked.unknown_keys,
         )
 
     def _view_knowing(self, view: View, after: PageKey) -> View:

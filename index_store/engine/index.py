@@ -15,7 +15,7 @@ from pathlib import Path
 
 import faiss
 
-from index_store.ann.compiled import exact_kernels, kernels, posting_kernels
+from index_store.ann.compiled import diverse_kernels, exact_kernels, kernels, posting_kernels
 from index_store.awaiting import AwaitingItem
 from index_store.catalog.identity import record_origin
 from index_store.contents.table import read_awaiting, read_some
@@ -24,6 +24,7 @@ from index_store.engine.generation import Generation
 from index_store.engine.generation_batch import GenerationWrite, acked, commit_each, takers_of
 from index_store.engine.open_generations import OpenGenerations
 from index_store.engine.reading.generation_reader import GenerationReader, current_generation, generation_of
+from index_store.engine.reading.hits import no_hits
 from index_store.engine.reading.item_reader import ItemReader
 from index_store.engine.reading.word_reader import WordReader
 from index_store.engine.status import footprints, statuses
@@ -34,17 +35,14 @@ from index_store.engine.validation import (
     check_spec,
     checked_batch,
     checked_request,
-    is_by_words_alone,
 )
 from index_store.engine.write_order import WriteOrder
 from index_store.errors import (
     InvalidRequest,
-    PageExpired,
     Unavailable,
     UnknownCollection,
     VersionMismatch,
 )
-from index_store.filter.compile import compile_filter
 from index_store.footprint import Footprint
 from index_store.maintenance.backup import backup_data
 from index_store.storage.digest import BUCKETS, BUCKETS_MAX
@@ -126,6 +124,7 @@ class EmbeddedIndex:
         kernels.warm()
         exact_kernels.warm()
         posting_kernels.warm()
+        diverse_kernels.warm()
         failures = self._open_each()
         if not failures:
             self._ballast.refill(self._limits.disk_reserve_bytes)
@@ -165,7 +164,7 @@ class EmbeddedIndex:
         members = found.acquire()
         try:
             if members.current is None:
-                return [_nothing(found.spec, request) for request in checked]
+                return [no_hits(found.spec, request) for request in checked]
             return members.current.answers(checked, min_seq, self._limits.min_seq_wait_s)
         finally:
             found.release(members)
@@ -355,23 +354,6 @@ class EmbeddedIndex:
             disk=DiskGuard(directory, self._limits.disk_reserve_bytes, self._free),
             limits=replace(self._limits.writer, metadata_bytes_max=self._limits.metadata_bytes_max),
         )
-
-
-_NOTHING = SearchResult(hits=(), generation="", embedding_version="", seq=0, exhausted=True, next_page=None)
-
-
-def _nothing(spec: CollectionSpec, request: SearchRequest) -> SearchResult:
-    """The answer of a collection without a generation. Raises VersionMismatch, PageExpired, InvalidVector,
-    InvalidFilter."""
-    if request.embedding_version is not None:
-        raise VersionMismatch(spec.name, "", request.embedding_version)
-    if request.after is not None:
-        raise PageExpired("the generation of this page serves no more; search again", "cursor")
-    if not is_by_words_alone(request):
-        check_dim(request.vector, spec.dim, "vector")
-    if request.filter is not None:
-        compile_filter(request.filter)
-    return _NOTHING
 
 
 def _check_parts(parts: int, numbers: Sequence[int]) -> None:

@@ -35,14 +35,53 @@ class ValueColumn(Protocol):
         """The distinct values; a code is a position in them."""
 
 
-class ColumnSource(Protocol):
+class KeyColumns(Protocol):
     """What conditions are evaluated over."""
 
     def column(self, key: str) -> ValueColumn | None:
         """None where no row has the key."""
 
+
+class ColumnSource(KeyColumns, Protocol):
+    """The columns of all rows."""
+
     def used_keys(self, mask: npt.NDArray[np.bool_]) -> dict[str, KeyCount]:
         """Return the top-level keys that rows of the mask have, the most common ones at least."""
+
+
+class PickedColumns:
+    """Some rows of other columns, in their own order. Fits `KeyColumns`."""
+
+    def __init__(self, columns: KeyColumns, rows: npt.NDArray[np.int64]) -> None:
+        self._columns = columns
+        self._rows = rows
+        self._stop = int(rows.max(initial=-1)) + 1
+
+    def column(self, key: str) -> PickedColumn | None:
+        """Return the column of a top-level key; None where no row has the key."""
+        found = self._columns.column(key)
+        return (
+            None
+            if found is None
+            else PickedColumn(found.codes.between(0, self._stop)[self._rows], found.values)
+        )
+
+
+class PickedColumn:
+    """Fits `ValueColumn` and is its own `codes`."""
+
+    def __init__(self, codes: npt.NDArray[np.int32], values: Sequence[Any]) -> None:
+        self._codes = codes
+        self.values = values
+
+    @property
+    def codes(self) -> PickedColumn:
+        """The column itself."""
+        return self
+
+    def between(self, start: int, stop: int) -> npt.NDArray[np.int32]:
+        """Return the codes of rows start..stop: (stop - start,) int32."""
+        return self._codes[start:stop]
 
 
 class KeyCount(NamedTuple):

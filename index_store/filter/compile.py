@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store.errors import InvalidFilter
-from index_store.filter.columns import MISSING, ColumnSource
+from index_store.filter.columns import MISSING, KeyColumns
 from index_store.filter.key_paths import KeyLocation, composed, locations_of
 from index_store.types import Filter
 
@@ -71,12 +71,13 @@ class AnyOf:
 FilterNode: TypeAlias = KeyTest | Not | AllOf | AnyOf
 
 
-def compile_filter(condition: Filter) -> FilterNode:
-    """Raises InvalidFilter, whose `field` is the path of the culprit."""
-    return _Compiler().filter(condition, "filter", 0)
+def compile_filter(condition: Filter, field: str = "filter") -> FilterNode:
+    """field: where the condition stands in a request. Raises InvalidFilter, whose `field` is the path of the
+    culprit."""
+    return _Compiler().filter(condition, field, 0)
 
 
-def evaluate(node: FilterNode, columns: ColumnSource, start: int, stop: int) -> Mask:
+def evaluate(node: FilterNode, columns: KeyColumns, start: int, stop: int) -> Mask:
     """(stop - start,) bool: which of these rows the condition holds for."""
     match node:
         case KeyTest():
@@ -95,7 +96,7 @@ def evaluate(node: FilterNode, columns: ColumnSource, start: int, stop: int) -> 
             return out
 
 
-def _evaluate_test(test: KeyTest, columns: ColumnSource, start: int, stop: int) -> Mask:
+def _evaluate_test(test: KeyTest, columns: KeyColumns, start: int, stop: int) -> Mask:
     out = np.full(stop - start, test.when_missing)
     for location in reversed(
         locations_of(test.key, columns)

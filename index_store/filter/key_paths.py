@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from index_store.filter.columns import ColumnSource, ValueColumn
+from index_store.filter.columns import ColumnSource, KeyColumns, ValueColumn
 from index_store.lru import LruCache
 
 _LOCATIONS_KEPT = 1024
@@ -30,7 +30,7 @@ class KeyLocation(NamedTuple):
         return _along(value, self.path)
 
 
-def locations_of(key: str, columns: ColumnSource) -> list[KeyLocation]:
+def locations_of(key: str, columns: KeyColumns) -> list[KeyLocation]:
     """Return where a row can hold the value of `key`; of several, a row's first counts."""
     locations = []
     for head, path in _splits(key):

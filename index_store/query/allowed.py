@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from index_store.ann.bitmap import with_rows
 from index_store.ann.port import Bitmap
+from index_store.ann.validation import count_allowed
 from index_store.filter.cache import CompiledFilter
 from index_store.filter.compile import Mask
-from index_store.query.view import SegmentView, View, live_ids
+from index_store.query.view import DeletionLog, SegmentView, View, live_ids
 from index_store.types import Id, SearchRequest
 
 
@@ -58,6 +60,25 @@ def _pinned_bits(view: View, one: SegmentView, seq: int) -> Bitmap:
     return with_rows(one.live, rows[np.array([i in alive for i in ids], dtype=np.bool_)])
 
 
+def bits_live_at(one: SegmentView, seq: int | None) -> tuple[Bitmap, int]:
+    """Return the rows of a segment that were live at `seq`, None: now; and how many were not."""
+    if seq is None or not one.deletion_count:
+        return one.live, one.hidden
+    live = with_rows(one.live, one.deletions.deleted_after(seq, one.deletion_count))
+    return live, one.segment.reader.rows - count_allowed(live)
+
+
+def view_at(view: View, seq: int) -> View:
+    """Return the view with what was live at `seq`, deleted items among them; of a seq that it knows."""
+    if seq == view.seq:
+        return view
+    segments = []
+    for one in view.segments:
+        live, hidden = bits_live_at(one, seq)
+        segments.append(SegmentView(one.segment, live, hidden, DeletionLog(), 0))
+    return replace(view, segments=tuple(segments), live=live_at(view, seq), seq=seq)
+
+
 def live_at(view: View, seq: int) -> Mask:
     """Return which rows of the delta were live at `seq`."""
     created, deleted = view.delta.created_seq.data, view.delta.deleted_seq.data
@@ -67,7 +88,7 @@ def live_at(view: View, seq: int) -> Mask:
 def allowed_mask(view: View, request: SearchRequest, condition: CompiledFilter | None) -> Mask:
     """The same for the delta, less the excluded; nobody may change it, since it can be the view's own."""
     live = view.live[: view.count]
-    if request.after is None:
+    if request.after is None or request.after.seq == view.seq:
         allowed = live
     else:
         allowed = live_at(view, request.after.seq)

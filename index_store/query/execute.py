@@ -16,9 +16,11 @@ from index_store.query.allowed import allowed_rows
 from index_store.query.candidates import nearest
 from index_store.query.confidence import confidences, curve_of
 from index_store.query.fusion import fused_rows
+from index_store.query.ranking.ranked import RankedAnswer, ranked_answer
 from index_store.query.recommend import recommended_rows
-from index_store.query.view import View
+from index_store.query.view import View, vectors_at
 from index_store.request.confidence import ConfidenceQuery, Curve
+from index_store.request.ranking import Ranking
 from index_store.request.recommendation import LikesPage, Recommendation
 from index_store.types import Id, SearchRequest, TextQuery, Vector
 
@@ -28,8 +30,9 @@ _EXCLUDED_CHECKED_MAX = 256
 @dataclass(frozen=True, slots=True)
 class Answer:
     """Nearest first, ties by id. part: index of the segment that holds the row, -1 for the delta.
-    unknown_keys: of the filter, those that no row has. scored: where words were searched. recommended: of a
-    recommendation, which is not ordered by distance. confidence: where it was asked for."""
+    unknown_keys: of the filter, those that no row has. scored: where words were searched or boosts added.
+    recommended: of a recommendation, which is not ordered by distance. confidence: where it was asked for.
+    ranked: of a search with a ranking."""
 
     ids: list[Id]
     distances: Distances
@@ -40,15 +43,16 @@ class Answer:
     scored: AnswerScores | None = None
     recommended: AnswerLikes | None = None
     confidence: AnswerConfidence | None = None
+    ranked: RankedAnswer | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerScores:
-    """What an answer is ordered by, and what the words of each of its items score. text_weight: as
-    `types.PageKey`."""
+    """What an answer is ordered by, and what the words of each of its items score, None without words.
+    text_weight: as `types.PageKey`."""
 
     scores: list[float]
-    texts: list[float]
+    texts: Sequence[float | None]
     text_weight: float
 
 
@@ -73,6 +77,8 @@ class AnswerConfidence:
 def answer(view: View, request: SearchRequest) -> Answer:
     """view: knows the page's seq, if the request is for one. Raises InvalidFilter, WordsNotSealed."""
     condition = None if request.filter is None else compiled_filter(request.filter)
+    if request.ranking is not None:
+        return _answer_by_rank(view, request, request.ranking, condition)
     if request.text is not None:
         return _answer_by_words(view, request, request.text, condition)
     if request.recommendation is not None:
@@ -154,6 +160,25 @@ def _answer_by_likes(
     return Answer(ids, distances, numbers, found_rows, exhausted, unknown, recommended=likes)
 
 
+def _answer_by_rank(
+    view: View, request: SearchRequest, ranking: Ranking, condition: CompiledFilter | None
+) -> Answer:
+    ranked = ranked_answer(view, request, ranking, condition)
+    unknown = () if condition is None else unknown_keys(view, condition)
+    rows = ranked.rows
+    if rows is None:
+        nothing = np.empty(0, np.int64)
+        return Answer([], np.empty(0), nothing, nothing, True, unknown, ranked=ranked)
+    ids: list[Id] = rows.ids.tolist()
+    _check_answer(request, ids)
+    scored = None
+    if ranking.boosts or request.text is not None:
+        texts: Sequence[float | None] = [None] * len(ids) if request.text is None else rows.texts.tolist()
+        scored = AnswerScores(rows.scores.tolist(), texts, ranked.weight)
+    exhausted = ranked.page is None
+    return Answer(ids, rows.distances, rows.numbers, rows.rows, exhausted, unknown, scored, ranked=ranked)
+
+
 def unknown_keys(view: View, condition: CompiledFilter) -> Sequence[str]:
     """Return the keys of a filter that no row has."""
     known = [view.delta.masks.known_keys, *(one.segment.masks.known_keys for one in view.segments)]
@@ -197,13 +222,6 @@ def _metadata_texts(view: View, number: int, rows: RowNumbers) -> list[str | Non
     return view.delta.metadata_texts(rows)
 
 
-def vectors_of(view: View, found: Answer, dim: int) -> Vector:
+def vectors_of(view: View, found: Answer) -> Vector:
     """(found, dim) copies of the vectors of the rows found."""
-    out = np.empty((len(found.rows), dim), np.float32)
-    for number in np.unique(found.parts).tolist():
-        positions = found.parts == number
-        rows = found.rows[positions]
-        out[positions] = (
-            view.delta.vectors(rows) if number < 0 else view.segments[number].segment.reader.vectors[rows]
-        )
-    return out
+    return vectors_at(view, found.parts, found.rows)

@@ -15,18 +15,16 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from index_store.ann.bitmap import holds, with_rows
+from index_store.ann.bitmap import holds
 from index_store.ann.compiled.posting_kernels import rows_from
-from index_store.ann.port import Bitmap
 from index_store.ann.rerank import Distances, rescore, select, similarities
-from index_store.ann.validation import count_allowed
 from index_store.delta.id_index import RowNumbers
 from index_store.errors import WordsNotSealed
 from index_store.filter.cache import CompiledFilter
 from index_store.filter.compile import Mask
 from index_store.lexical.analysis import PAIR_MIN
 from index_store.lexical.scores import TextPart, TextScores, query_grams, text_scores, text_weight
-from index_store.query.allowed import allowed_bits, allowed_mask, live_at
+from index_store.query.allowed import allowed_bits, allowed_mask, bits_live_at, live_at
 from index_store.query.view import SegmentView, View
 from index_store.segment.reader import Found
 from index_store.types import Metric, SearchRequest, TextQuery
@@ -111,12 +109,17 @@ def come_after(keys: Distances, ids: Ids, after: tuple[float, Any] | None) -> Ma
 
 
 def fused_rows(
-    view: View, request: SearchRequest, text: TextQuery, condition: CompiledFilter | None, k: int
+    view: View,
+    request: SearchRequest,
+    text: TextQuery,
+    condition: CompiledFilter | None,
+    k: int,
+    known: Sequence[TextScores] | None = None,
 ) -> tuple[ScoredRows, float]:
-    """Return the k best of all parts by (score, id), and what text scores were multiplied by. Raises
-    WordsNotSealed."""
+    """Return the k best of all parts by (score, id), and what text scores were multiplied by. known: what the
+    words of each part score, as `scores_by_part` found. Raises WordsNotSealed."""
     query = query_grams(text.text)
-    scores = text_scores(query, text_parts(view, None if request.after is None else request.after.seq))
+    scores = scores_by_part(view, request, text) if known is None else known
     sources = [
         _of_segment(view, one, number, request, condition, texts)
         for number, (one, texts) in enumerate(zip(view.segments, scores, strict=False))
@@ -136,6 +139,12 @@ def fused_rows(
     return _joined([_best_fused(each, scoring, k, is_exact=request.exact) for each in sources]).best(
         k
     ), weight
+
+
+def scores_by_part(view: View, request: SearchRequest, text: TextQuery) -> Sequence[TextScores]:
+    """Return what the words of each row score, by part, the delta last. Raises WordsNotSealed."""
+    seq = None if request.after is None else request.after.seq
+    return text_scores(query_grams(text.text), text_parts(view, seq))
 
 
 def _best_by_words(source: RowSource, k: int, after: tuple[float, Any] | None) -> ScoredRows:
@@ -289,7 +298,7 @@ def text_parts(view: View, seq: int | None) -> list[TextPart]:
                 f"the rows of segment {one.segment.name} are not sealed with the words of {version!r} yet",
                 "maintenance seals them again by itself; `python -m index_store rebuild` does it at once",
             )
-        live, hidden = _live_at(one, seq)
+        live, hidden = bits_live_at(one, seq)
         parts.append(TextPart(postings, one.segment.reader.rows, live, hidden, postings.totals))
     mask = view.live[: view.count] if seq is None else live_at(view, seq)
     hidden = view.count - int(np.count_nonzero(mask))
@@ -314,14 +323,6 @@ def word_shares(view: View, texts: Sequence[str]) -> list[float]:
             held |= found.stops > found.starts
         shares.append(float(held.mean()) if len(grams) else 0.0)
     return shares
-
-
-def _live_at(one: SegmentView, seq: int | None) -> tuple[Bitmap, int]:
-    """The rows of a segment that were live at `seq`, and how many were not."""
-    if seq is None or not one.deletion_count:
-        return one.live, one.hidden
-    live = with_rows(one.live, one.deletions.deleted_after(seq, one.deletion_count))
-    return live, one.segment.reader.rows - count_allowed(live)
 
 
 def _spread(view: View) -> float:

@@ -24,7 +24,7 @@ from index_store.filter.growable import GrowableColumn
 from index_store.query.visibility import History
 from index_store.segment.open import OpenSegment, OpenSnapshot
 from index_store.storage.store import RowPage
-from index_store.types import CollectionSpec, Id
+from index_store.types import CollectionSpec, Id, Vector
 
 _COMPACT_ROWS = 16_384
 
@@ -205,3 +205,15 @@ def live_count(view: View) -> int:
     return int(np.count_nonzero(view.live)) + sum(
         one.segment.reader.rows - one.hidden for one in view.segments
     )
+
+
+def vectors_at(view: View, numbers: npt.NDArray[np.int64], rows: RowNumbers) -> Vector:
+    """Return (rows, dim) copies of the vectors of rows. numbers: of the segment of each, -1 for the delta."""
+    out = np.empty((len(rows), view.delta.dim), np.float32)
+    for number in np.unique(numbers).tolist():
+        positions = numbers == number
+        some = rows[positions]
+        out[positions] = (
+            view.delta.vectors(some) if number < 0 else view.segments[number].segment.reader.vectors[some]
+        )
+    return out

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from index_store.request.ranking import Boost, Decay, GroupBy, Linear, Ranking
 from index_store.types import ItemDelete, ItemWrite, TextQuery, Vector
 
 DIM = 4
@@ -23,6 +24,29 @@ ASKED = st.none() | st.builds(
     TextQuery, TEXTS, st.sampled_from(["lexical", "hybrid"]), st.sampled_from([0.0, 1.0, 9.0])
 )
 
+CODES = st.none() | st.integers(-2, 3) | st.booleans() | st.sampled_from([1e12, "2026-01-02", "x", [1, 2]])
+BOOSTS = st.builds(
+    Boost,
+    st.sampled_from([-0.5, 0.25, 1.0]),
+    st.one_of(
+        st.builds(Linear, st.sampled_from(["size", "nest.size"]), st.just(0.0), st.sampled_from([-2.0, 3.0])),
+        st.builds(
+            Decay, st.just("size"), st.just(1.5), st.just(1.0), st.sampled_from(["exp", "gauss", "linear"])
+        ),
+        st.builds(Decay, st.just("size"), st.just("1000d"), st.sampled_from([None, "2020-01-01"])),
+        st.just({"shade": {"$in": ["red", "blue"]}}),
+    ),
+)
+RANKINGS = st.none() | st.builds(
+    Ranking,
+    st.lists(BOOSTS, max_size=3),
+    st.none() | st.builds(GroupBy, st.sampled_from(["shade", "size", "nest.size"]), st.integers(1, 2)),
+    st.none() | st.sampled_from([0.0, 0.5]),
+    st.sampled_from([0.0, 0.0, 0.3, 1.0]),
+    st.sampled_from([1, 3, 5, 200]),
+    st.just(1.7e9),
+)
+
 
 def vector_of(number: int, dim: int = DIM) -> Vector:
     """One of a few, so that equal vectors under many ids are common; shorter ones are its beginning."""
@@ -35,7 +59,7 @@ CONDITIONS = st.none() | st.builds(
 )
 PATCHES = st.fixed_dictionaries(
     {},
-    optional={"shade": st.none() | SHADES, "title": st.none() | TITLES, "size": st.integers(0, 2)},
+    optional={"shade": st.none() | SHADES, "title": st.none() | TITLES, "size": CODES},
 )
 
 
@@ -49,7 +73,11 @@ writes = st.builds(
     id=IDS,
     vector=st.none() | st.integers(0, 9).map(partial(vector_of, dim=OTHER_DIM)),
     active=st.none() | st.booleans(),
-    metadata=st.none() | st.fixed_dictionaries({"shade": SHADES}, optional={"title": TITLES}),
+    metadata=st.none()
+    | st.fixed_dictionaries(
+        {"shade": SHADES},
+        optional={"title": TITLES, "size": CODES, "nest": st.fixed_dictionaries({"size": CODES})},
+    ),
     source_version=VERSIONS,
     content_hash=st.none() | st.sampled_from([b"a", b"b"]),
 )

@@ -32,6 +32,7 @@ from index_store.maintenance.check import check
 from index_store.maintenance.policy import MaintenanceLimits
 from index_store.maintenance.scrub import Scrub
 from index_store.maintenance.worker import Maintenance
+from index_store.request.ranking import Ranking
 from index_store.storage.schema import STORE_FILE, connect_sqlite
 from index_store.types import (
     CollectionSpec,
@@ -50,6 +51,7 @@ from tests.simulation.index_values import (
     DIM,
     IDS,
     OTHER_DIM,
+    RANKINGS,
     SHADES,
     deletes,
     items,
@@ -138,6 +140,8 @@ class IndexMachine(ListingRules):
         excluded=st.lists(IDS, max_size=5),
         shade=st.none() | SHADES,
         asked=ASKED,
+        ranking=RANKINGS,
+        exact=st.booleans(),
     )
     def search(
         self,
@@ -148,13 +152,24 @@ class IndexMachine(ListingRules):
         excluded: list[int],
         shade: str | None,
         asked: TextQuery | None,
+        ranking: Ranking | None,
+        exact: bool,
     ) -> None:
         condition = None if shade is None else {"shade": {"$ne": shade}}
         excluding = [self.named(i) for i in excluded]
-        request = SearchRequest(vector_of(query, self.dim()), k, excluding, condition, offset, text=asked)
+        request = SearchRequest(
+            vector_of(query, self.dim()),
+            k,
+            excluding,
+            condition,
+            offset,
+            exact=exact,
+            text=asked,
+            ranking=ranking,
+        )
         mine, theirs = self.compare(which, request, request)
         if mine is not None and theirs is not None:
-            plain = SearchRequest(request.vector, k, request.exclude_ids, text=asked)
+            plain = replace(request, offset=0)
             self.pages.append((mine, theirs, plain))
 
     @precondition(lambda self: self.pages)
@@ -323,7 +338,7 @@ class IndexMachine(ListingRules):
 
 
 def _after(request: SearchRequest, page: PageKey) -> SearchRequest:
-    return SearchRequest(request.vector, request.k, request.exclude_ids, after=page, text=request.text)
+    return replace(request, after=page)
 
 
 def test_any_order_equals_the_reference(tmp_path: Path, pytestconfig: pytest.Config) -> None:

@@ -18,6 +18,7 @@ from vector_client.errors import (
     BadAnswer,
     Disconnected,
     NoAnswer,
+    NotSent,
     SettingsWrong,
     TimedOut,
     Unavailable,
@@ -255,3 +256,30 @@ def test_a_recommendation_says_how() -> None:
     row = {"recipe_id": 7, "distance": 0.5, "why": {"like_id": 2}}
     answer = {"results": [row], "embedding_version": "v", "seq": 1, "exhausted": True}
     assert search.search(query, Keys()).read(answer).hits[0].why == {"like_id": 2}
+
+
+def test_what_ranks_a_search_is_sent_as_it_is_and_a_score_comes_back() -> None:
+    boost = ({"weight": 0.1, "decay": {"key": "price", "origin": 9900, "scale": 3000}},)
+    query = Query(
+        text="갈비",
+        boost=boost,
+        group_by={"key": "seller", "max": 2},
+        collapse={"distance": 0.1},
+        diversity=0.3,
+        pool=100,
+    )
+    call = search.search(query, Keys())
+    assert orjson.loads(call.body or b"") == {
+        "query": "갈비",
+        "top_k": 25,
+        "boost": list(boost),
+        "group_by": {"key": "seller", "max": 2},
+        "collapse": {"distance": 0.1},
+        "diversity": 0.3,
+        "pool": 100,
+    }
+    row = {"product_id": 7, "distance": 0.4, "score": 1.1}
+    found = call.read({"results": [row], "embedding_version": "v", "seq": 3, "exhausted": True})
+    assert (found.hits[0].id, found.hits[0].distance, found.hits[0].score) == (7, 0.4, 1.1)
+    with pytest.raises(NotSent):
+        search.search(Query(text="갈비", boost=[{"weight": math.nan, "if": {}}]), Keys())

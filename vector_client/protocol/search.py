@@ -128,6 +128,11 @@ def _search_body(query: Query) -> dict[str, Any]:
         "min_seq": query.min_seq,
         "exact": query.exact or None,
         "include": include or None,
+        "boost": finite(list(query.boost)) or None,
+        "group_by": query.group_by,
+        "collapse": finite(query.collapse),
+        "diversity": finite(query.diversity),
+        "pool": query.pool,
     }
     return {**without_none(body), **finite(query.more)}
 

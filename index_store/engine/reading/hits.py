@@ -1,16 +1,28 @@
-"""From the rows of an answer to its hits, and where its page ended."""
+"""From the rows of an answer to its hits, and where its page ended; the answer where there are no rows."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 
+from index_store.engine.validation import check_dim, is_by_words_alone
+from index_store.errors import PageExpired, VersionMismatch
+from index_store.explanation import BoostedHit
+from index_store.filter.compile import compile_filter
 from index_store.query.execute import Answer, texts_of, vectors_of
+from index_store.query.ranking.ranked import checked_ranking
 from index_store.query.view import View
-from index_store.types import Hit, PageKey, SearchRequest, Vector
+from index_store.types import (
+    CollectionSpec,
+    Hit,
+    PageKey,
+    SearchRequest,
+    SearchResult,
+    Vector,
+)
 
 
-def hits_of(view: View, request: SearchRequest, found: Answer, dim: int) -> list[Hit]:
+def hits_of(view: View, request: SearchRequest, found: Answer) -> list[Hit]:
     """Return the hits with what the request asks of each. Raises AnswerLimitExceeded."""
     distances = found.distances.tolist()
     is_plain = found.scored is None and found.recommended is None and found.confidence is None
@@ -20,12 +32,18 @@ def hits_of(view: View, request: SearchRequest, found: Answer, dim: int) -> list
     texts = texts_of(view, found, request.metadata_bytes_max) if request.with_metadata else nothing
     vectors: Sequence[Vector | None] = nothing
     if request.with_vectors:
-        vectors = list(vectors_of(view, found, dim))
+        vectors = list(vectors_of(view, found))
     scores = nothing if found.scored is None else found.scored.scores
     text_scores = nothing if found.scored is None else found.scored.texts
     likes = nothing if found.recommended is None else found.recommended.likes
     confidences = nothing if found.confidence is None else found.confidence.values
     columns = (found.ids, distances, texts, vectors, scores, text_scores, likes, confidences)
+    if found.ranked is not None and found.ranked.has_boosts and found.ranked.rows is not None:
+        added = found.ranked.rows.added.tolist()
+        return [
+            BoostedHit(item_id, distance, None if text is None else json.loads(text), *others)
+            for item_id, distance, text, *others in zip(*columns, added, strict=True)
+        ]
     return [
         Hit(item_id, distance, None if text is None else json.loads(text), *others)
         for item_id, distance, text, *others in zip(*columns, strict=True)
@@ -37,6 +55,26 @@ def page_key(generation: str, seq: int, last: Hit, found: Answer) -> PageKey:
     if found.recommended is not None:
         return PageKey(generation, seq, found.recommended.key, last.id, likes=found.recommended.page)
     curve = None if found.confidence is None else found.confidence.curve
+    ranked = None if found.ranked is None else found.ranked.page
     if found.scored is None or last.score is None:
-        return PageKey(generation, seq, last.distance, last.id, curve=curve)
-    return PageKey(generation, seq, -last.score, last.id, found.scored.text_weight, curve=curve)
+        return PageKey(generation, seq, last.distance, last.id, curve=curve, ranked=ranked)
+    weight = found.scored.text_weight
+    return PageKey(generation, seq, -last.score, last.id, weight, curve=curve, ranked=ranked)
+
+
+_NOTHING = SearchResult(hits=(), generation="", embedding_version="", seq=0, exhausted=True, next_page=None)
+
+
+def no_hits(spec: CollectionSpec, request: SearchRequest) -> SearchResult:
+    """Return the answer of a collection without a generation. Raises VersionMismatch, InvalidRequest."""
+    if request.embedding_version is not None:
+        raise VersionMismatch(spec.name, "", request.embedding_version)
+    if request.after is not None:
+        raise PageExpired("the generation of this page serves no more; search again", "cursor")
+    if not is_by_words_alone(request):
+        check_dim(request.vector, spec.dim, "vector")
+    if request.filter is not None:
+        compile_filter(request.filter)
+    if request.ranking is not None:
+        checked_ranking(request.ranking, request)
+    return _NOTHING

@@ -90,7 +90,7 @@ def _is_fit(request: SearchRequest) -> bool:
     """Whether approximate search may have missed something, at a price that is worth it."""
     if request.text is not None:
         return False  # what words add is exact
-    if request.recommendation is not None:
+    if request.recommendation is not None or request.ranking is not None:
         return False  # not ordered by distance
     return not request.exact and request.after is None and request.offset + request.k <= _WANTED_MAX
 

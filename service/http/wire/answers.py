@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from index_store.explanation import BoostedHit
 from index_store.types import Hit, SearchResult, Vector
 from service.app.search import ParsedSearch
 from service.collections import Collection
@@ -23,7 +24,7 @@ _HEAD_BYTES = 300
 _NUMBER_ID_BYTES, _TEXT_ID_BYTES = 20, 40
 _HIT_BYTES = 40
 _SCORE_BYTES, _RANK_BYTES, _METADATA_BYTES = 28, 12, 64
-_WORDS_BYTES, _WHY_BYTES, _CONFIDENCE_BYTES = 28, 90, 34
+_WORDS_BYTES, _WHY_BYTES, _CONFIDENCE_BYTES, _BOOST_BYTES = 28, 90, 34, 22
 _FLOAT_BYTES = 12
 """float32 as JSON, with its comma: 11.9 on average for unit vectors of 384."""
 
@@ -47,7 +48,9 @@ def _hit_bytes(search: ParsedSearch) -> int:
     size += _SCORE_BYTES * ("score" in include) + _RANK_BYTES * ("rank" in include)
     size += _CONFIDENCE_BYTES * ("confidence" in include)
     size += _METADATA_BYTES * ("metadata" in include)
-    size += _WORDS_BYTES * (search.mode != "dense") + _WHY_BYTES * ("why" in include)
+    size += _WORDS_BYTES * (search.mode != "dense" or _is_boosted(search)) + _WHY_BYTES * ("why" in include)
+    if search.request.ranking is not None and "why" in include:
+        size += _BOOST_BYTES * len(search.request.ranking.boosts)
     return size + _FLOAT_BYTES * collection.dim * ("vector" in include)
 
 
@@ -97,9 +100,13 @@ def _about(search: ParsedSearch, result: SearchResult, took_ms: float) -> dict[s
         document["no_good_match"] = True
     if search.truncated is not None:
         document["truncated"] = bool(search.truncated)
-    if search.warnings or result.unknown_filter_keys:
-        unknown = unknown_key_warnings(search.collection.name, result.unknown_filter_keys)
-        document["warnings"] = [*search.warnings, *unknown]
+    if search.warnings or result.unknown_filter_keys or result.unknown_ranking_keys:
+        name = search.collection.name
+        unknown = unknown_key_warnings(name, result.unknown_filter_keys)
+        ranking = [
+            f"{field}: no item of {name!r} has the key {key!r}" for field, key in result.unknown_ranking_keys
+        ]
+        document["warnings"] = [*search.warnings, *unknown, *ranking]
     document["took_ms"] = round(took_ms, 3)
     return document
 
@@ -120,15 +127,16 @@ def _results(
     id_field, include = search.collection.id_field, search.include
     hits = result.hits[start:stop]
     rows: list[dict[str, Any]]
-    if search.request.text is None:
+    is_scored = search.request.text is not None or _is_boosted(search)
+    if not is_scored:
         rows = [{id_field: hit.id, "distance": hit.distance} for hit in hits]
-    elif search.request.text.mode == "lexical":
+    elif search.request.text is not None and search.request.text.mode == "lexical":
         rows = [{id_field: hit.id, "score": hit.score} for hit in hits]
     else:
         rows = [{id_field: hit.id, "distance": hit.distance, "score": hit.score} for hit in hits]
     if not include:
         return rows
-    needs_scores = "score" in include and search.request.text is None
+    needs_scores = "score" in include and not is_scored
     scores = hit_scores(search.collection, _scored_by(search, hits), hits) if needs_scores else ()
     first_rank = search.shown + start + 1
     for place, (row, hit) in enumerate(zip(rows, hits, strict=True)):
@@ -147,17 +155,27 @@ def _results(
     return rows
 
 
+def _is_boosted(search: ParsedSearch) -> bool:
+    return search.request.ranking is not None and bool(search.request.ranking.boosts)
+
+
 def _why(search: ParsedSearch, result: SearchResult, hit: Hit) -> dict[str, Any] | None:
-    """Of what a score is made: dense + weight x lexical, or lexical alone; for which liked item it was found;
-    None for neither."""
+    """Of what a score is made: dense + weight x lexical, or either alone, and each boost; for which item
+    it was found; None where it is of one part."""
     if hit.like is not None:
         return {"like_id": search.like_ids[hit.like]}
-    if hit.score is None or hit.text_score is None:
+    if hit.score is None:
         return None
-    if math.isnan(hit.distance):
-        return {"lexical": hit.text_score}
-    words = result.text_weight * hit.text_score
-    return {"dense": hit.score - words, "lexical": hit.text_score, "weight": result.text_weight}
+    boosts = hit.boosts if isinstance(hit, BoostedHit) else None
+    own = hit.score - sum(boosts or ())
+    if hit.text_score is None:
+        found: dict[str, Any] = {"dense": own}
+    elif math.isnan(hit.distance):
+        found = {"lexical": hit.text_score}
+    else:
+        words = result.text_weight * hit.text_score
+        found = {"dense": own - words, "lexical": hit.text_score, "weight": result.text_weight}
+    return found if boosts is None else found | {"boost": boosts}
 
 
 def _scored_by(search: ParsedSearch, hits: Sequence[Hit]) -> Vector:

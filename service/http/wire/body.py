@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from service.errors import FieldError, InvalidInput
+from service.errors import FieldError, InvalidInput, Loc
 from service.http.wire.codings.json_chunks import JsonLimitExceeded, decoded_in_chunks
 from service.http.wire.problems import HttpRefusal
 
@@ -141,7 +141,7 @@ def field_error_of(error: msgspec.ValidationError) -> tuple[str, tuple[str | int
     return what, tuple(loc)
 
 
-def check_depth(value: Any, field: str, depth_max: int = DEPTH_MAX) -> None:
+def check_depth(value: Any, field: Loc | str, depth_max: int = DEPTH_MAX) -> None:
     """Raises InvalidInput when `value` nests deeper than `depth_max`."""
     level = [value]
     for _ in range(depth_max + 1):

@@ -6,12 +6,14 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import orjson
 
 from index_store.request.confidence import Curve
+from index_store.request.ranking import RankedPage
 from index_store.request.recommendation import LikesPage
 from index_store.types import Filter, PageKey
 from item_rules.ids import id_fault
@@ -20,8 +22,8 @@ from service.errors import InvalidInput
 
 _FORMAT = 2
 _CHECK_BYTES = 6
-_CHARS_MAX = 4096
-"""Of an id of 255 control characters, which take six bytes each, and the rest."""
+_CHARS_MAX = 12_288
+"""Of two ids of 255 control characters, which take six bytes each, 500 hits that were shown, and the rest."""
 _LIKES_CHARS_MAX = 262_144
 """Of a hundred such ids: a page may end in a list of each liked item."""
 _PICTURE_BYTES = 65_536
@@ -34,13 +36,14 @@ Question: TypeAlias = Callable[[bytes], Sequence[bytes]]
 class Cursor(NamedTuple):
     """Where a page ended. rank: of its last item, from 1. is_by_words_alone: whether it was found by words
     and no vector. was_read: whether the text was read as another one. likes_digest: as `ParsedSearch` has
-    it."""
+    it. now: of the first page."""
 
     page: PageKey
     rank: int
     is_by_words_alone: bool = False
     was_read: bool = False
     likes_digest: str = ""
+    now: float = 0.0
 
 
 def write_cursor(search: ParsedSearch, page: PageKey, rank: int) -> str:
@@ -51,8 +54,14 @@ def write_cursor(search: ParsedSearch, page: PageKey, rank: int) -> str:
     elif search.like_ids:
         last, ends = (-1, ()) if page.likes is None else page.likes
         parts += [search.likes_digest, last, ends]
+    told: dict[str, Any] = {}
     if page.curve is not None:
-        parts.append({"curve": [*page.curve]})
+        told["curve"] = [*page.curve]
+    if search.request.ranking is not None and page.ranked is not None:
+        shown = base64.b64encode(page.ranked.shown).decode()
+        told["ranked"] = [search.request.ranking.now, page.ranked.start, shown]
+    if told:
+        parts.append(told)
     return written_text(orjson.dumps(parts), lambda payload: _question(search, payload))
 
 
@@ -64,7 +73,7 @@ def read_cursor(search: ParsedSearch, text: str) -> Cursor:
         payload = read_payload(text, lambda payload: _question(search, payload), chars_max)
         parts: list[Any] = orjson.loads(payload)
         told = parts.pop() if isinstance(parts[-1], dict) else {}
-        curve = Curve(*map(float, told["curve"])) if told else None
+        curve = Curve(*map(float, told["curve"])) if "curve" in told else None
         if len(parts) not in (6, 9) or parts[0] != _FORMAT:
             raise ValueError("another format")
         if id_fault(parts[4], search.collection.id_type) is not None:
@@ -73,12 +82,20 @@ def read_cursor(search: ParsedSearch, text: str) -> Cursor:
         raise InvalidInput(
             "cursor",
             "is not one that an answer to this question gave: collection, content, filter, exclude_ids, "
-            "max_distance, min_confidence, exact, mode, hybrid, recommend and like_weights must be those of "
-            "the page before",
+            "max_distance, min_confidence, exact, mode, hybrid, recommend, like_weights and what ranks it "
+            "must be those of the page before",
             "invalid_cursor",
         ) from exc
-    if search.like_ids:
-        return _cursor_of_likes(parts)
+    cursor = _cursor_of_likes(parts) if search.like_ids else _cursor_of(parts, curve)
+    if "ranked" not in told:
+        return cursor
+    now, start, shown = told["ranked"]
+    before = None if start is None else (float(start[0]), start[1])
+    place = RankedPage(before, base64.b64decode(shown), cursor.rank)
+    return cursor._replace(page=replace(cursor.page, ranked=place), now=float(now))
+
+
+def _cursor_of(parts: Sequence[Any], curve: Curve | None) -> Cursor:
     weight, is_by_words_alone, was_read = parts[6:] or (0.0, False, False)
     page = PageKey(str(parts[1]), int(parts[2]), float(parts[3]), parts[4], float(weight), curve=curve)
     return Cursor(page, int(parts[5]), bool(is_by_words_alone), bool(was_read))
@@ -138,6 +155,8 @@ def _question(search: ParsedSearch, payload: bytes) -> list[bytes]:
         parts.append(repr((request.exact, request.max_distance)).encode())
     if request.confidence is not None and request.confidence.minimum:
         parts.append(b"%r" % request.confidence.minimum)
+    if request.ranking is not None:
+        parts.append(canonical_filter(asdict(replace(request.ranking, now=0.0))))
     if search.mode != "dense" and request.text is not None:
         parts.append(repr((search.mode, search.asked or request.text.text, request.text.alpha)).encode())
     return parts

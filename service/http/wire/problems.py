@@ -177,9 +177,12 @@ def _field_errors(error: Exception, code: str) -> Sequence[FieldError]:
 
 def loc_of(name: str) -> service.Loc:
     """Return where a field of the index is in a body: "items[1].vector" is ("items", 1, "vector"). Behind the
-    first point of a filter anything may stand."""
+    first point of a filter anything may stand; a boost has one in `if`."""
     head, _, rest = name.partition(".")
     steps: list[str | int] = [step if step else int(place) for step, place in _STEP.findall(head)]
+    if head.startswith("boost["):
+        kind, _, rest = rest.partition(".")
+        steps.append(kind)
     return (*steps, rest) if rest else tuple(steps)
 
 

@@ -20,6 +20,45 @@ class HybridIn(msgspec.Struct, gc=False):
     alpha: float | None = None
 
 
+class LinearIn(msgspec.Struct, gc=False, forbid_unknown_fields=True, rename={"low": "from", "high": "to"}):
+    """0 at `from`, 1 at `to`."""
+
+    key: str
+    low: float
+    high: float
+
+
+class DecayIn(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """1 at origin, one half at a distance of scale; of dates where scale is a duration."""
+
+    key: str
+    scale: float | str
+    origin: float | str | None = None
+    shape: Literal["exp", "gauss", "linear"] = "exp"
+
+
+class BoostIn(msgspec.Struct, gc=False, forbid_unknown_fields=True, rename={"condition": "if"}):
+    """weight times one of linear, decay and if."""
+
+    weight: float
+    linear: LinearIn | None = None
+    decay: DecayIn | None = None
+    condition: dict[str, Any] | None = None
+
+
+class GroupByIn(msgspec.Struct, gc=False, forbid_unknown_fields=True, rename={"most": "max"}):
+    """At most `max` hits with one value of a key."""
+
+    key: str
+    most: int = 1
+
+
+class CollapseIn(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """What is as near as that to a better hit is left out."""
+
+    distance: float
+
+
 class SearchIn(msgspec.Struct, gc=False):
     """One search; None means absent. The last five are other engines' names: no fields, but warned of."""
 
@@ -45,6 +84,11 @@ class SearchIn(msgspec.Struct, gc=False):
     hybrid: HybridIn | None = None
     degrade: Literal["lexical"] | None = None
     min_confidence: float | None = None
+    boost: Annotated[list[BoostIn], msgspec.Meta(max_length=8)] | None = None
+    group_by: GroupByIn | None = None
+    collapse: CollapseIn | None = None
+    diversity: float | None = None
+    pool: int | None = None
     limit: Any = None
     k: Any = None
     size: Any = None

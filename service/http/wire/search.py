@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,6 +18,7 @@ from service.http.wire.body import Headers, check_depth, decode_json, media_type
 from service.http.wire.confidence import asks_confidence, read_confidence
 from service.http.wire.cursors import read_cursor
 from service.http.wire.problems import HttpRefusal
+from service.http.wire.ranking.fields import read_ranking
 from service.http.wire.recommend.likes import check_likes
 from service.http.wire.schemas import SearchIn
 from service.http.wire.values import (
@@ -56,7 +58,11 @@ class SearchReader:
     """Reads bodies of searches, JSON or the vector itself, and checks every field: what passes here the index
     takes as it is."""
 
-    def __init__(self, catalogue: Catalogue, limits: SearchLimits) -> None:
+    def __init__(
+        self, catalogue: Catalogue, limits: SearchLimits, clock: Callable[[], float] = time.time
+    ) -> None:
+        """clock: seconds since the epoch; what dates are compared with."""
+        self._clock = clock
         self._catalogue = catalogue
         self._limits = limits
         self._decoder = msgspec.json.Decoder(SearchIn)
@@ -112,6 +118,7 @@ class SearchReader:
             metadata_bytes_max=limits.answer_bytes_max,
             checked_for="" if body.vector is None and mode != "lexical" else collection.name,
             text=None if mode == "dense" else _text_of(body, mode, limits),
+            ranking=read_ranking(body, self._clock),
         )
         content = None if body.vector is not None else _content_of(body, limits)
         if asks_confidence(body):
@@ -143,6 +150,8 @@ def _go_on(search: ParsedSearch, text: str) -> None:
     if search.min_seq is not None and search.min_seq > cursor.page.seq:
         raise InvalidInput("min_seq", "is newer than the pages of this cursor: search again without it")
     search.request.after, search.shown = cursor.page, cursor.rank
+    if search.request.ranking is not None:  # dates are as old as they were on the first page
+        search.request.ranking = replace(search.request.ranking, now=cursor.now)
     search.was_read, search.likes_digest = cursor.was_read, cursor.likes_digest
     if cursor.is_by_words_alone and search.mode != "lexical":
         search_words_alone(search)  # as the page before was answered

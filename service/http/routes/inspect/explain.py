@@ -12,6 +12,7 @@ from service.app.search import ParsedSearch
 from service.errors import InvalidInput
 from service.http.auth import Role
 from service.http.dependencies import Dependencies, JsonResponse, exchange_of
+from service.http.wire.ranking.fields import RANKING_FIELDS
 from service.http.wire.schemas import ExplainIn, IdIn, ModeIn
 from service.http.wire.search import SearchLimits, SearchReader
 from service.http.wire.values import id_of_text, read_id
@@ -82,6 +83,11 @@ class ExplainRoutes:
         for field in ("cursor", "min_seq"):
             if getattr(body, field) is not None:
                 raise InvalidInput(field, "can't be explained: a search of this moment is")
+        for field in RANKING_FIELDS:
+            if getattr(body, field) is not None:
+                raise InvalidInput(
+                    field, "can't be explained: ranks by distance are; `why` of a search tells it"
+                )
         search = self._reader.parse(body)
         if search.mode != "dense":
             raise InvalidInput("mode", "can't be explained unless it is dense")

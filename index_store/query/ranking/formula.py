@@ -1,0 +1,172 @@
+"""Boosts: what the metadata of a row add to its score. A row's share depends on that row alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from index_store.errors import InvalidRequest
+from index_store.filter.columns import MISSING, KeyColumns, PickedColumns
+from index_store.filter.compile import FilterNode, compile_filter, evaluate, keys_of
+from index_store.filter.key_paths import locations_of
+from index_store.query.ranking.moments import duration_of, seconds_of
+from index_store.request.ranking import BOOSTS_MAX, WEIGHT_MAX, Boost, Decay, Linear, Ranking
+
+Numbers: TypeAlias = npt.NDArray[np.float64]
+_HALF: Mapping[str, Callable[[Numbers], Numbers]] = {
+    "exp": lambda x: np.exp2(-x),
+    "gauss": lambda x: np.exp2(-x * x),
+    "linear": lambda x: np.maximum(1.0 - x / 2.0, 0.0),
+}
+"""Each is 1 at a distance of 0 and one half at 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Nearness:
+    """A decay with its numbers. is_time: they are seconds."""
+
+    key: str
+    scale: float
+    origin: float
+    shape: str
+    is_time: bool
+
+
+_Term: TypeAlias = Linear | _Nearness | FilterNode
+
+
+@dataclass(frozen=True, slots=True)
+class BoostFormula:
+    """Boosts, checked and compiled. keys: of metadata that they look at, each with the field that names it.
+    most: the largest sum."""
+
+    weights: Sequence[float]
+    terms: Sequence[_Term]
+    keys: Sequence[tuple[str, str]]
+    most: float
+
+    def added(self, columns: KeyColumns, rows: npt.NDArray[np.int64]) -> Numbers:
+        """Return what each boost adds to the score of each row: (rows, boosts)."""
+        picked = PickedColumns(columns, rows)
+        out = np.zeros((len(rows), len(self.weights)))
+        for place, (weight, term) in enumerate(zip(self.weights, self.terms, strict=True)):
+            if isinstance(term, Linear | _Nearness):
+                out[:, place] = weight * _of_numbers(term, picked, len(rows))
+            else:
+                out[:, place] = weight * evaluate(term, picked, 0, len(rows))
+        return out
+
+
+def compiled_boosts(ranking: Ranking) -> BoostFormula:
+    """Raises InvalidRequest, InvalidFilter, naming the field."""
+    boosts = ranking.boosts
+    if len(boosts) > BOOSTS_MAX:
+        raise InvalidRequest(f"boost holds more than {BOOSTS_MAX} terms", "boost")
+    terms: list[_Term] = []
+    keys: dict[tuple[str, str], None] = {}
+    for place, boost in enumerate(boosts):
+        field = f"boost[{place}]"
+        _check(
+            abs(boost.weight) <= WEIGHT_MAX,
+            f"{field}.weight",
+            f"must be {-WEIGHT_MAX:.0f} to {WEIGHT_MAX:.0f}",
+        )
+        term = _compiled_term(boost, field, ranking.now)
+        terms.append(term)
+        looked_at = (term.key,) if isinstance(term, Linear | _Nearness) else keys_of(term)
+        keys |= dict.fromkeys((field, key) for key in looked_at)
+    most = sum(max(boost.weight, 0.0) for boost in boosts)
+    return BoostFormula([boost.weight for boost in boosts], terms, list(keys), most)
+
+
+def _compiled_term(boost: Boost, field: str, now: float) -> _Term:
+    """Raises InvalidRequest, InvalidFilter."""
+    term = boost.term
+    if isinstance(term, Decay):
+        return _compiled_decay(term, f"{field}.decay", now)
+    if not isinstance(term, Linear):
+        return compile_filter(term, f"{field}.if")
+    _check(math.isfinite(term.low), f"{field}.linear.from", "must be a finite number")
+    is_span = math.isfinite(term.high) and term.low != term.high
+    _check(is_span, f"{field}.linear.to", "must be a finite number other than from")
+    return term
+
+
+def _compiled_decay(term: Decay, field: str, now: float) -> _Nearness:
+    is_time = isinstance(term.scale, str)
+    scale = duration_of(term.scale) if isinstance(term.scale, str) else term.scale
+    _check(
+        math.isfinite(scale) and scale > 0,
+        f"{field}.scale",
+        "must be a number above 0, or for dates a duration as 36h or 7d (s, m, h, d, w)",
+    )
+    _check(term.shape in _HALF, f"{field}.shape", "must be exp, gauss or linear")
+    if term.origin is None:
+        _check(is_time, f"{field}.origin", "is missing: only dates have one by themselves, which is now")
+        origin = now
+    elif is_time:
+        origin = seconds_of(term.origin)
+        _check(
+            math.isfinite(origin), f"{field}.origin", "must be an ISO 8601 date, or seconds or ms since 1970"
+        )
+    else:
+        origin = math.nan if isinstance(term.origin, str) else term.origin
+        _check(math.isfinite(origin), f"{field}.origin", "must be a finite number, as scale is")
+    return _Nearness(term.key, scale, origin, term.shape, is_time)
+
+
+def _check(is_fine: bool, field: str, what: str) -> None:
+    if not is_fine:
+        raise InvalidRequest(f"{field} {what}", field)
+
+
+def _of_numbers(term: Linear | _Nearness, columns: KeyColumns, count: int) -> Numbers:
+    """0 to 1 for each row, 0 for one without such a value."""
+    values = _values(term.key, columns, count)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if isinstance(term, Linear):
+            found = np.clip((_numbers(values) - term.low) / (term.high - term.low), 0.0, 1.0)
+        else:
+            numbers = _moments(values) if term.is_time else _numbers(values)
+            found = _HALF[term.shape](np.abs(numbers - term.origin) / term.scale)
+    found[np.isnan(found)] = 0.0
+    return found
+
+
+def _values(key: str, columns: KeyColumns, count: int) -> list[Any]:
+    """What stands under a key in each row; None where nothing, or several values, do."""
+    found: list[Any] = [None] * count
+    for location in reversed(locations_of(key, columns)):  # the first one that a row has decides
+        codes, values = location.column.codes.between(0, count).tolist(), location.column.values
+        if not location.path:
+            found = [old if code == MISSING else values[code] for code, old in zip(codes, found, strict=True)]
+            continue
+        for place, code in enumerate(codes):
+            inner = location.values_in(values[code]) if code != MISSING else ()
+            if inner:
+                found[place] = inner[0] if len(inner) == 1 else None
+    return found
+
+
+def _numbers(values: Sequence[Any]) -> Numbers:
+    plain = [value if type(value) is float or type(value) is int else math.nan for value in values]
+    try:
+        return np.array(plain, np.float64)
+    except OverflowError:  # an integer of hundreds of digits
+        return np.array([_number(value) for value in plain], np.float64)
+
+
+def _number(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
+def _moments(values: Sequence[Any]) -> Numbers:
+    return np.fromiter(map(seconds_of, values), np.float64, len(values))

@@ -1,0 +1,144 @@
+"""What is left out of an answer: rows of full groups, and rows nearly the same as a better hit."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from index_store.ann.port import Bitmap
+from index_store.ann.rerank import rescore
+from index_store.ann.validation import count_allowed, pack_allowed
+from index_store.delta.id_index import RowNumbers
+from index_store.filter.columns import MISSING, KeyColumns
+from index_store.filter.compile import kind_of
+from index_store.filter.key_paths import KeyLocation, composed, locations_of
+from index_store.query.view import View
+from index_store.request.ranking import GroupBy
+from index_store.types import Metric, Vector
+
+COLLAPSE_REACH = 200
+"""Hits before it that a row is compared with: each costs 0.1 us."""
+
+
+class GroupCounts:
+    """How many hits each group has. Rows of a group that is full can be taken out of a view: known by the
+    codes that its rows were seen with, so a row whose code was not seen yet stays in."""
+
+    def __init__(self, view: View, group: GroupBy) -> None:
+        self._view = view
+        self._group = group
+        self._hits: Counter[Hashable] = Counter()
+        self._codes: dict[Hashable, set[tuple[int, int]]] = defaultdict(set)
+        self._hidden: set[tuple[int, int]] = set()
+        self._first: dict[int, KeyLocation] = {}
+
+    def names(self, numbers: npt.NDArray[np.int64], rows: RowNumbers) -> list[Hashable]:
+        """Return the group of each row; None where it has none. numbers: of segments, -1 for the delta."""
+        out: list[Hashable] = [None] * len(rows)
+        for number in np.unique(numbers).tolist():
+            positions = np.flatnonzero(numbers == number)
+            names = self._names_in(number, rows[positions])
+            for position, name in zip(positions.tolist(), names, strict=True):
+                out[position] = name
+        return out
+
+    def _names_in(self, number: int, rows: RowNumbers) -> list[Hashable]:
+        names: list[Hashable] = [None] * len(rows)
+        is_named = [False] * len(rows)
+        stop = int(rows.max(initial=-1)) + 1
+        for location in locations_of(self._group.key, columns_of(self._view, number)):
+            values, known = location.column.values, dict[int, tuple[bool, Hashable]]()
+            # Another one can come before it meanwhile, of rows that the view does not count yet.
+            is_first = self._first.setdefault(number, location).head == location.head
+            for position, code in enumerate(location.column.codes.between(0, stop)[rows].tolist()):
+                if code == MISSING or is_named[position]:
+                    continue
+                if code not in known:
+                    found = location.values_in(values[code])
+                    known[code] = (bool(found), _name_of(found))
+                is_named[position], names[position] = known[code]
+                if is_first and names[position] is not None:
+                    self._codes[names[position]].add((number, code))
+        return names
+
+    def is_full(self, name: Hashable) -> bool:
+        """Whether no more hits of this group may come."""
+        return name is not None and self._hits[name] >= self._group.most
+
+    def count_hit(self, name: Hashable) -> None:
+        """Count a hit."""
+        self._hits[name] += 1
+
+    def without_full(self, view: View) -> View:
+        """Return the view without the rows of full groups."""
+        codes = {each for name in self._hits if self.is_full(name) for each in self._codes[name]}
+        fresh = codes - self._hidden
+        self._hidden |= fresh
+        by_part: dict[int, list[int]] = defaultdict(list)
+        for number, code in fresh:
+            by_part[number].append(code)
+        segments = list(view.segments)
+        for number, some in by_part.items():
+            if number >= 0:
+                one = segments[number]
+                live: Bitmap = one.live & pack_allowed(
+                    ~self._rows_with(number, some, one.segment.reader.rows)
+                )
+                hidden = one.segment.reader.rows - count_allowed(live)
+                segments[number] = replace(one, live=live, hidden=hidden)
+        live_rows = view.live
+        if -1 in by_part:
+            live_rows = view.live[: view.count] & ~self._rows_with(-1, by_part[-1], view.count)
+        return replace(view, segments=tuple(segments), live=live_rows)
+
+    def _rows_with(self, number: int, codes: Sequence[int], count: int) -> npt.NDArray[np.bool_]:
+        """Which rows of a part have one of these codes where the key is looked for first."""
+        column = self._first[number].column
+        wanted = np.zeros(max(len(column.values), max(codes) + 1) + 1, np.bool_)  # MISSING picks the last one
+        wanted[codes] = True
+        found: npt.NDArray[np.bool_] = wanted[column.codes.between(0, count)]
+        return found
+
+
+def columns_of(view: View, number: int) -> KeyColumns:
+    """Return the metadata of a segment, or of the delta for -1, by key."""
+    return view.delta.columns if number < 0 else view.segments[number].segment.metadata
+
+
+def _name_of(values: Sequence[object]) -> Hashable:
+    """One name for equal values: numbers by their size, texts in NFC, lists and objects as a whole."""
+    value = values[0] if len(values) == 1 else values
+    if not values or value is None:
+        return None
+    kind = kind_of(value)
+    return (kind, json.dumps(value, sort_keys=True) if kind == "other" else composed(value))
+
+
+class KeptVectors:
+    """The vectors of the hits so far, for finding out what is nearly the same as one of them."""
+
+    def __init__(self, metric: Metric, limit: float) -> None:
+        """limit: rows as near as that are the same."""
+        self._metric: Metric = "cosine" if metric == "ip" else metric
+        self._limit = limit
+        self._kept: Vector | None = None
+        self._count = 0
+
+    def is_near(self, vector: Vector) -> bool:
+        """Whether one of the last `COLLAPSE_REACH` hits is as near to `vector`, (dim,) float32, as that."""
+        if self._kept is None or not self._count:
+            return False
+        some = self._kept[: min(self._count, COLLAPSE_REACH)]
+        return bool(rescore(vector, some, self._metric).min() <= self._limit)
+
+    def keep_vector(self, vector: Vector) -> None:
+        """Take in the vector of a hit."""
+        if self._kept is None:
+            self._kept = np.empty((COLLAPSE_REACH, len(vector)), np.float32)
+        self._kept[self._count % COLLAPSE_REACH] = vector
+        self._count += 1

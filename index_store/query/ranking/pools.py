@@ -1,0 +1,131 @@
+"""Pools: the rows that a search finds, so many at a time, each with its score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from index_store.ann.rerank import Distances, select, similarities
+from index_store.delta.id_index import RowNumbers
+from index_store.filter.cache import CompiledFilter
+from index_store.lexical.scores import TextScores
+from index_store.query.allowed import allowed_rows
+from index_store.query.candidates import nearest
+from index_store.query.fusion import ScoredRows, come_after, fused_rows
+from index_store.query.ranking.formula import BoostFormula
+from index_store.query.ranking.grouping import columns_of
+from index_store.query.view import View
+from index_store.types import PageKey, SearchRequest
+
+Edge: TypeAlias = tuple[float, Any]
+"""Key and id of a row: what comes after it by them."""
+
+
+class RankedRows(NamedTuple):
+    """Rows with what they are ordered by. firsts: their keys in the order of the search; keys: in that of the
+    answer: distances, or minus the scores. added: (rows, boosts). numbers: of segments, -1 for the delta."""
+
+    numbers: npt.NDArray[np.int64]
+    rows: RowNumbers
+    firsts: Distances
+    keys: Distances
+    scores: Distances
+    distances: Distances
+    texts: Distances
+    added: Distances
+    ids: npt.NDArray[Any]
+
+    def picked(self, positions: npt.NDArray[Any] | Sequence[int]) -> RankedRows:
+        """Return some of them, in this order."""
+        columns: tuple[npt.NDArray[Any], ...] = self
+        return RankedRows(*(column[positions] for column in columns))
+
+    def ordered(self) -> RankedRows:
+        """Return all by (key, id)."""
+        return self.picked(select(self.keys, self.ids, len(self.ids)))
+
+
+@dataclass(slots=True)
+class PoolSource:
+    """Finds rows in the order of the search. view: of the seq that all pages are of. texts: what words score,
+    by part. weight: of words; None until the first rows are found."""
+
+    view: View
+    request: SearchRequest
+    condition: CompiledFilter | None
+    formula: BoostFormula
+    texts: Sequence[TextScores] | None
+    weight: float | None
+
+    def rows_after(self, view: View, edge: Edge | None, count: int) -> RankedRows:
+        """Return the next `count` rows behind `edge`; fewer where none comes after them. view: this one, or
+        one with some of its rows."""
+        if not (self.request.exact and self.formula.terms):
+            return self._scored(self._found(view, edge, count))
+        fetch = 4 * count
+        while True:
+            found = self._found(view, None, fetch)
+            scored = self._scored(found)
+            scored = scored._replace(firsts=scored.keys)
+            kept = come_after(scored.keys, scored.ids, edge)
+            if is_certain := len(found.rows) == fetch:
+                # What was not found is at most as good as the last row that was, and the most that is added.
+                kept &= scored.scores > self._bases(found)[-1] + self.formula.most
+            some = scored.picked(np.flatnonzero(kept))
+            if not is_certain or len(some.rows) >= count:
+                return some.picked(select(some.keys, some.ids, count))
+            fetch *= 4
+
+    def _found(self, view: View, edge: Edge | None, count: int) -> ScoredRows:
+        text = self.request.text
+        if text is None:
+            request = self.request
+            request = replace(request, after=None if edge is None else self._page(edge))
+            found = nearest(view, request, allowed_rows(view, request, self.condition), count)
+            nothing = np.full(len(found.rows), math.nan)
+            out = ScoredRows(found.numbers, found.rows, found.distances, found.distances, nothing, found.ids)
+            limit = request.max_distance
+            return out if limit is None else out.at(np.flatnonzero(out.distances <= limit))
+        after = None if edge is None and self.weight is None else self._page(edge or (-math.inf, None))
+        request = replace(self.request, after=after)
+        scored, self.weight = fused_rows(view, request, text, self.condition, count, self.texts)
+        return scored
+
+    def _page(self, edge: Edge) -> PageKey:
+        return PageKey("", self.view.seq, edge[0], edge[1], self.weight or 0.0)
+
+    def _bases(self, found: ScoredRows) -> Distances:
+        """Scores without boosts."""
+        if self.request.text is None:
+            return similarities(found.distances, self.view.delta.metric)
+        return -found.keys
+
+    def _scored(self, found: ScoredRows) -> RankedRows:
+        scores = self._bases(found)
+        added = np.zeros((len(found.rows), len(self.formula.terms)))
+        keys = found.keys
+        if self.formula.terms:
+            for number in np.unique(found.numbers).tolist():
+                positions = np.flatnonzero(found.numbers == number)
+                added[positions] = self.formula.added(columns_of(self.view, number), found.rows[positions])
+            for place in range(
+                added.shape[1]
+            ):  # one after another: the sum of a row depends on that row alone
+                scores = scores + added[:, place]
+            keys = -scores
+        return RankedRows(
+            found.numbers,
+            found.rows,
+            found.keys,
+            keys,
+            scores,
+            found.distances,
+            found.texts,
+            added,
+            found.ids,
+        )

@@ -1,0 +1,56 @@
+"""What a search is ranked by, out of its body. What the values must be, the index says: it compiles them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from index_store.request.ranking import POOL, Boost, Decay, GroupBy, Linear, Ranking
+from service.errors import InvalidInput
+from service.http.wire.body import check_depth
+from service.http.wire.confidence import asks_confidence
+from service.http.wire.schemas import BoostIn, SearchIn
+
+RANKING_FIELDS = ("boost", "group_by", "collapse", "diversity")
+
+
+def read_ranking(body: SearchIn, clock: Callable[[], float]) -> Ranking | None:
+    """Return how hits are ranked beyond the order of the search; None where nothing asks for it.
+    clock: seconds since the epoch. Raises InvalidInput."""
+    if body.boost is None and body.group_by is None and body.collapse is None and body.diversity is None:
+        if body.pool is not None:
+            raise InvalidInput("pool", "needs boost or diversity, which weigh its items")
+        return None
+    ranking = Ranking(
+        boosts=[_boost(place, each) for place, each in enumerate(body.boost or ())],
+        group=None if body.group_by is None else GroupBy(body.group_by.key, body.group_by.most),
+        collapse=None if body.collapse is None else body.collapse.distance,
+        diversity=body.diversity or 0.0,
+        pool=POOL if body.pool is None else body.pool,
+        now=clock(),
+    )
+    if asks_confidence(body):
+        raise InvalidInput(
+            "include" if body.min_confidence is None else "min_confidence",
+            "can't tell or ask for confidence where boost, group_by, collapse or diversity rank",
+        )
+    if body.recommend in ("best", "each"):
+        raise InvalidInput("recommend", "can't be ranked further unless it is mean")
+    is_plain = not ranking.boosts and not ranking.diversity
+    if is_plain and body.pool is not None:
+        raise InvalidInput("pool", "needs boost or diversity, which weigh its items")
+    return None if is_plain and ranking.group is None and ranking.collapse is None else ranking
+
+
+def _boost(place: int, boost: BoostIn) -> Boost:
+    terms: dict[str, Any] = {"linear": boost.linear, "decay": boost.decay, "if": boost.condition}
+    given = [name for name, term in terms.items() if term is not None]
+    if len(given) != 1:
+        raise InvalidInput(("boost", place), "must hold exactly one of linear, decay and if")
+    if boost.linear is not None:
+        return Boost(boost.weight, Linear(boost.linear.key, boost.linear.low, boost.linear.high))
+    if boost.decay is not None:
+        decay = boost.decay
+        return Boost(boost.weight, Decay(decay.key, decay.scale, decay.origin, decay.shape))
+    check_depth(boost.condition, ("boost", place, "if"))
+    return Boost(boost.weight, boost.condition or {})
