@@ -12,14 +12,15 @@ _Value = TypeVar("_Value")
 
 
 class LruCache(Generic[_Key, _Value]):
-    """The last `entries_max` values used. Safe from any thread; values are made outside of its lock, so two
-    threads that miss at once both make one, and the later stays."""
+    """The last values used. Safe from any thread; values are made outside of its lock, so two threads that
+    miss at once both make one, and the later stays."""
 
-    def __init__(self, entries_max: int) -> None:
-        """entries_max: how many are kept, at least one."""
-        self._entries_max = entries_max
+    def __init__(self, weight_max: int) -> None:
+        """weight_max: of all entries together; how many there may be, where each weighs 1."""
+        self._weight_max = weight_max
+        self._weight = 0
         self._lock = threading.Lock()
-        self._entries: OrderedDict[_Key, _Value] = OrderedDict()
+        self._entries: OrderedDict[_Key, tuple[_Value, int]] = OrderedDict()
         self.hits = 0
         self.misses = 0
 
@@ -32,15 +33,20 @@ class LruCache(Generic[_Key, _Value]):
                 return None
             self._entries.move_to_end(key)
             self.hits += 1
-            return known
+            return known[0]
 
-    def keep(self, key: _Key, value: _Value) -> int:
+    def keep(self, key: _Key, value: _Value, weight: int = 1) -> int:
         """Put a value in, in place of the one under the same key; what was used longest ago makes room.
-        Return how many entries did."""
+        One that is too heavy by itself is not kept. Return how many other entries made room."""
         with self._lock:
-            self._entries[key] = value
-            self._entries.move_to_end(key)
-            evicted = max(0, len(self._entries) - self._entries_max)
-            for _ in range(evicted):
-                self._entries.popitem(last=False)
+            if (former := self._entries.pop(key, None)) is not None:
+                self._weight -= former[1]
+            if weight > self._weight_max:
+                return 0
+            self._entries[key] = (value, weight)
+            self._weight += weight
+            evicted = 0
+            while self._weight > self._weight_max:
+                self._weight -= self._entries.popitem(last=False)[1][1]
+                evicted += 1
         return evicted

@@ -18,10 +18,11 @@ import numpy.typing as npt
 from index_store.ann import float32_bounds
 from index_store.ann.background import SAMPLE_ROWS, RowSample, sample_of
 from index_store.ann.rerank import rescore, select
+from index_store.delta.delta_columns import DeltaColumns
 from index_store.delta.id_index import IdIndex, Keys, RowNumbers, keys_of
 from index_store.delta.quantized import QuantizedRows, quantized_rows
 from index_store.filter.cache import FilterMasks
-from index_store.filter.columns import ColumnSource, MetadataColumns
+from index_store.filter.columns import ColumnSource
 from index_store.filter.compile import Mask
 from index_store.filter.growable import GrowableColumn, GrowableVectors
 from index_store.lexical.growable_postings import GrowablePostings
@@ -68,12 +69,12 @@ class Delta:
         self._string_ids: list[str] = []
         self._texts: list[str | None] = []
         self._quantized: tuple[QuantizedRows, ...] = ()
-        self._columns = MetadataColumns()
-        self.masks = FilterMasks(self._columns)
         self.metric: Metric = spec.metric
         self.lexical_version = lexical_version(spec.lexical_fields)
         texts = self._texts  # a method of ours would be a cycle, and old rows wait long for the collector
         self.postings = GrowablePostings(spec.lexical_fields, lambda start, stop: texts[start:stop])
+        self._columns = DeltaColumns(lambda start, stop: texts[start:stop])
+        self.masks = FilterMasks(self._columns)
         self._sample: tuple[int, RowSample | None] = (0, None)
 
     @property
@@ -118,7 +119,7 @@ class Delta:
         if self._spec.id_kind == "string":
             self._string_ids.extend(map(str, ids))
         self._texts.extend(texts)
-        self._columns.add_texts(start, texts)
+        self._columns.append_texts(texts)
         self._vectors.append(vectors)
         self._quantize_waiting()
 

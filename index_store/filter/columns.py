@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence, Set
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable, Iterator, Sequence, Set
+from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from index_store.filter.growable import GrowableColumn
+from item_rules.metadata import metadata_text
 
 MISSING = -1
-_PLAIN = (str, int, float, bool, type(None))
+VALUE_BYTES = 200
+"""About what a distinct value takes, beside the characters of a text."""
+_PLAIN = frozenset((str, int, float, bool, type(None)))
 
 
 class ValueCodes(Protocol):
@@ -111,27 +114,74 @@ def counts_by_code(codes: npt.NDArray[np.int32], mask: npt.NDArray[np.bool_]) ->
     return counts
 
 
+class JsonText(str):
+    """JSON of a list or an object: as Python's objects it would take ten times as much memory and more."""
+
+    __slots__ = ()
+
+
+class ColumnValues(Sequence[Any]):
+    """Distinct values; lists and objects are kept as their JSON, and made when they are looked at."""
+
+    def __init__(self, held: list[Any]) -> None:
+        """held: `JsonText` in place of lists and objects; grows by the owner's hand."""
+        self._held = held
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @overload
+    def __getitem__(self, place: int) -> Any: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Any]: ...
+    def __getitem__(self, place: int | slice) -> Any:
+        if isinstance(place, slice):
+            return [_made(each) for each in self._held[place]]
+        return _made(self._held[place])
+
+    def json_texts(self) -> Iterator[str]:
+        """Yield the JSON of each value."""
+        for each in self._held:
+            yield each if type(each) is JsonText else json.dumps(each, ensure_ascii=False)
+
+
+def _made(held: Any) -> Any:
+    return json.loads(held) if type(held) is JsonText else held
+
+
 class MetadataColumn:
     """`codes[row]` is the index of the row's value in `values`, or MISSING. Both only grow."""
 
     def __init__(self) -> None:
         self.codes = GrowableColumn(np.int32(MISSING))
-        self.values: list[Any] = []
+        self._held: list[Any] = []
+        self.values = ColumnValues(self._held)
+        self.values_bytes = 0
+        """About what the values take in memory."""
         self._codes_by_value: dict[tuple[type, Any], int] = {}
+
+    @property
+    def bytes(self) -> int:
+        """About what the column takes in memory."""
+        return self.values_bytes + self.codes.data.nbytes
 
     def code(self, value: Any) -> int:
         """Return the code of `value`; a value not seen before gets the next one."""
+        kind = type(value)
+        if kind not in _PLAIN:
+            kind, value = JsonText, JsonText(json.dumps(value, sort_keys=True, ensure_ascii=False))
         # By type too: 1, true and 1.0 are equal to Python and different values here.
-        name = (type(value), value if isinstance(value, _PLAIN) else json.dumps(value, sort_keys=True))
+        name = (kind, value)
         code = self._codes_by_value.get(name)
         if code is None:
-            code = self._codes_by_value[name] = len(self.values)
-            self.values.append(value)
+            code = self._codes_by_value[name] = len(self._held)
+            self._held.append(value)
+            self.values_bytes += VALUE_BYTES + (len(value) if isinstance(value, str) else 0)
         return code
 
 
 class MetadataColumns:
-    """The top-level keys of all rows' metadata. One thread appends, any thread reads published rows."""
+    """Some top-level keys of a few rows' metadata. One thread appends, any thread reads published rows."""
 
     def __init__(self) -> None:
         self._columns: dict[str, MetadataColumn] = {}
@@ -145,15 +195,12 @@ class MetadataColumns:
         columns = list(self._columns.items())
         return used_keys(((key, column.codes.data) for key, column in columns), mask)
 
-    def add_texts(self, start: int, texts: Sequence[str | None], only_keys: Set[str] | None = None) -> None:
+    def add_texts(self, start: int, texts: Sequence[str | None], only_keys: Set[str]) -> None:
         """Rows start.. have these metadata (JSON objects). only_keys: no other ones are looked at."""
         found: dict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
-        rows_with_text = [row for row, text in enumerate(texts) if text is not None]
-        # All at once: one call a text takes four times as long.
-        objects = json.loads("[" + ",".join(text for text in texts if text is not None) + "]")
-        for position, metadata in zip(rows_with_text, objects, strict=True):
+        for position, metadata in objects_of(texts):
             for key, value in metadata.items():
-                if only_keys is not None and key not in only_keys:
+                if key not in only_keys:
                     continue
                 column = self._columns.get(key)
                 if column is None:
@@ -162,6 +209,28 @@ class MetadataColumns:
                 positions.append(position)
                 codes.append(column.code(value))
         for key, (positions, codes) in found.items():
-            row_codes = np.full(positions[-1] + 1, MISSING, dtype=np.int32)
-            row_codes[positions] = codes
-            self._columns[key].codes.put(start, row_codes)
+            put_codes(self._columns[key], start, positions, codes)
+
+
+def objects_of(texts: Sequence[str | None]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the place of each text that there is, and the object that it holds."""
+    places = [place for place, text in enumerate(texts) if text is not None]
+    # All at once: one call a text takes four times as long.
+    objects = json.loads("[" + ",".join(text for text in texts if text is not None) + "]")
+    return zip(places, objects, strict=True)
+
+
+def put_codes(column: MetadataColumn, start: int, positions: Sequence[int], codes: Sequence[int]) -> None:
+    """Give the rows at these positions behind `start` their codes. positions: ascending, at least one."""
+    row_codes = np.full(positions[-1] + 1, MISSING, dtype=np.int32)
+    row_codes[positions] = codes
+    column.codes.put(start, row_codes)
+
+
+def fill_from_texts(column: MetadataColumn, key: str, start: int, texts: Sequence[str | None]) -> None:
+    """Rows start.. have these metadata: look at one key of them. Texts without the key are not parsed."""
+    name = metadata_text(key)  # as it stands in canonical JSON
+    likely = [text if text is not None and (name in text or "\\u" in text) else None for text in texts]
+    found = [(place, column.code(each[key])) for place, each in objects_of(likely) if key in each]
+    if found:
+        put_codes(column, start, [place for place, _ in found], [code for _, code in found])

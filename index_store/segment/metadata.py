@@ -21,11 +21,24 @@ import numpy.typing as npt
 
 from index_store import hints
 from index_store.errors import StoreDamaged
-from index_store.filter.columns import MISSING, KeyCount, MetadataColumn, ValueColumn, used_keys
+from index_store.filter.columns import (
+    MISSING,
+    VALUE_BYTES,
+    ColumnValues,
+    JsonText,
+    KeyCount,
+    MetadataColumn,
+    ValueColumn,
+    fill_from_texts,
+    used_keys,
+)
 from index_store.lru import LruCache
 from index_store.segment.ids import Rows
 
 COLUMNS_MAX = 256
+COLUMNS_BYTES_MAX = 64 << 20
+"""What the values of the columns used last may take in memory; a heavier column is read again each time."""
+_TEXTS_AT_ONCE = 1024
 
 _TEXTS = "metadata.utf8"
 _OFFSETS = "metadata_offsets.npy"
@@ -49,7 +62,7 @@ def write_metadata(directory: Path, texts: Sequence[str | None], columns_max: in
     with (directory / _VALUES).open("wb") as file:
         for key, column in zip(keys, columns, strict=True):
             start = file.tell()
-            file.write(json.dumps(column.values, ensure_ascii=False).encode())
+            file.write(f"[{','.join(column.values.json_texts())}]".encode())
             positions.append({"key": key, "start": start, "stop": file.tell()})
     np.save(directory / _CODES, codes)
     (directory / _KEYS).write_text(
@@ -105,7 +118,7 @@ class SealedMetadata:
         self._values = values
         self._keys = {str(one["key"]): (position, one) for position, one in enumerate(keys)}
         self._is_complete = is_complete
-        self._columns: LruCache[str, SealedColumn] = LruCache(COLUMNS_MAX)
+        self._columns: LruCache[str, SealedColumn] = LruCache(COLUMNS_BYTES_MAX)
         self._making = threading.Lock()
 
     @classmethod
@@ -144,24 +157,43 @@ class SealedMetadata:
         with self._making:  # one thread at a time: to make a rare key's column all texts are read
             column = self._columns.find(key)
             if column is None:
-                column = self._mapped(*known) if known is not None else self._made(key)
-                self._columns.keep(key, column)
+                column, size = self._mapped(*known) if known is not None else self._made(key)
+                self._columns.keep(key, column, size)
         return column
 
     def used_keys(self, mask: npt.NDArray[np.bool_]) -> dict[str, KeyCount]:
         """Return the keys of these rows, of those that have a column. mask: (rows,)."""
         return used_keys(((key, self._codes[position]) for key, (position, _) in self._keys.items()), mask)
 
-    def _mapped(self, position: int, described: dict[str, Any]) -> SealedColumn:
-        values = json.loads(self._values[described["start"] : described["stop"]].tobytes())
-        return SealedColumn(self._codes[position], values)
+    def _mapped(self, position: int, described: dict[str, Any]) -> tuple[SealedColumn, int]:
+        """A column, and about what it takes in memory."""
+        start, stop = described["start"], described["stop"]
+        values = _read_values(self._values[start:stop].tobytes().decode())
+        return SealedColumn(self._codes[position], ColumnValues(values)), stop - start + 64 * len(values)
 
-    def _made(self, key: str) -> SealedColumn:
-        """A column out of the texts: reads them all, for a key that few rows have."""
-        codes = np.full((1, len(self._offsets) - 1), MISSING, np.int32)
-        texts = self.texts(np.arange(len(self._offsets) - 1, dtype=np.int64))
-        (column,) = _fill(codes, [key], texts)
-        return SealedColumn(codes[0], column.values)
+    def _made(self, key: str) -> tuple[SealedColumn, int]:
+        """A column out of the texts, and about what it takes in memory: looks through all of them."""
+        count = len(self._offsets) - 1
+        column = MetadataColumn()
+        for start in range(0, count, _TEXTS_AT_ONCE):
+            rows = np.arange(start, min(start + _TEXTS_AT_ONCE, count), dtype=np.int64)
+            fill_from_texts(column, key, start, self.texts(rows))
+        if not len(column.values):
+            return SealedColumn(np.broadcast_to(np.int32(MISSING), count), ()), VALUE_BYTES
+        return SealedColumn(column.codes.between(0, count), column.values), column.bytes
+
+
+def _read_values(text: str) -> list[Any]:
+    """A list of values out of its JSON, with `JsonText` in place of lists and objects."""
+    if "[" not in text[1:] and "{" not in text:
+        return list(json.loads(text))
+    values, at, decode = [], 1, json.JSONDecoder().raw_decode
+    while text[at : at + 1] not in ("", "]"):  # one after the other: all as objects at once would take GBs
+        value, end = decode(text, at)
+        values.append(JsonText(text[at:end]) if isinstance(value, list | dict) else value)
+        at = end + (text[end : end + 1] == ",")
+        at += text[at : at + 1] == " "
+    return values
 
 
 def _map_bytes(path: Path) -> npt.NDArray[np.uint8]:

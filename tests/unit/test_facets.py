@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from index_store.delta.delta_columns import DeltaColumns
 from index_store.engine.index import EmbeddedIndex
 from index_store.errors import InvalidFilter
-from index_store.filter.columns import MetadataColumns
 from index_store.listings import Facet, FacetsRequest
 from index_store.query.facets import number_ranges
 from index_store.types import ItemDelete, ItemWrite, WriteBatch
@@ -181,9 +181,11 @@ def test_an_empty_collection_and_a_wrong_filter(tmp_path: Path) -> None:
 
 
 def test_keys_are_counted_one_at_a_time_however_many_there_are() -> None:
-    columns, keys, rows = MetadataColumns(), 200, 20_000
-    columns.add_texts(0, [json.dumps({f"k{n}": n, "all": n % 3}) for n in range(keys)])
-    columns.add_texts(rows - 1, ['{"all": 7}'])
+    keys, rows = 200, 20_000
+    texts = [json.dumps({f"k{n}": n, "all": n % 3}) for n in range(keys)]
+    texts += ["{}"] * (rows - keys - 1) + ['{"all": 7}']
+    columns = DeltaColumns(lambda start, stop: texts[start:stop])
+    columns.append_texts(texts)
     mask = np.zeros(rows, dtype=np.bool_)
     mask[1:keys:2] = mask[-1] = True
     tracemalloc.start()

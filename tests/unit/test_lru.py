@@ -20,6 +20,16 @@ def test_what_was_used_longest_ago_goes_first() -> None:
     assert (cache.hits, cache.misses) == (5, 2)
 
 
+def test_heavy_values_make_room_together() -> None:
+    cache: LruCache[str, int] = LruCache(10)
+    assert [cache.keep(key, 1, 4) for key in "abc"] == [0, 0, 1]
+    assert [cache.find(key) for key in "abc"] == [None, 1, 1]
+    assert cache.keep("b", 2, 11) == 0  # too heavy: not even the one before stays
+    assert [cache.find(key) for key in "bc"] == [None, 1]
+    assert cache.keep("d", 3, 10) == 1
+    assert [cache.find(key) for key in "cd"] == [None, 3]
+
+
 def test_many_threads_never_see_more_than_the_limit_or_a_wrong_value() -> None:
     cache: LruCache[int, int] = LruCache(8)
 
