@@ -8,7 +8,9 @@ from typing import Literal, TypeAlias
 
 from index_store.types import Hit, PlanStep
 
-ItemState: TypeAlias = Literal["live", "inactive", "without_vector", "deleted", "unknown"]
+ItemState: TypeAlias = Literal[
+    "live", "inactive", "not_yet_active", "ended", "without_vector", "deleted", "unknown"
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,12 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from index_store.request.confidence import ConfidenceQuery, Curve
-from index_store.request.ranking import RankedPage, Ranking
-from index_store.request.recommendation import LikesPage, Recommendation
+from index_store.request.confidence import ConfidenceQuery
+from index_store.request.page_key import PageKey as PageKey
+from index_store.request.ranking import Ranking
+from index_store.request.recommendation import Recommendation
 from item_rules.ids import IdKind
+from item_rules.lifetime import Lifetime, ShownSpan
 
 Id: TypeAlias = int | str
 Ids: TypeAlias = Sequence[Id]
@@ -39,13 +41,14 @@ class CollectionSpec:
     root), cosine `<=>` (1 - cos), ip `<#>` (negative inner product); smaller is nearer in all three.
 
     lexical_fields: top-level keys of the metadata whose texts can be searched by their words; these may
-    change, and rows that were sealed before are sealed again."""
+    change, and rows that were sealed before are sealed again. lifetime: when items are shown."""
 
     name: str
     id_kind: IdKind
     dim: int
     metric: Metric
     lexical_fields: tuple[str, ...] = ()
+    lifetime: Lifetime | None = None
 
 
 ContentKind: TypeAlias = Literal["text", "picture", "address"]
@@ -152,23 +155,6 @@ class Ack:
 
 
 @dataclass(frozen=True, slots=True)
-class PageKey:
-    """Where a page ended: the next one holds only what comes after (distance, id), as of `seq`. Where words
-    are searched or boosts added, `distance` is minus the score of the last hit, and text_weight what its page
-    multiplied the text scores by. likes: of a recommendation, whose `distance` is weighed in mode best.
-    curve: what its page told confidence by; None where it told none. ranked: of a search with a ranking."""
-
-    generation: str
-    seq: int
-    distance: float
-    id: Id
-    text_weight: float = 0.0
-    likes: LikesPage | None = None
-    curve: Curve | None = None
-    ranked: RankedPage | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class TextQuery:
     """What a search asks for in words. lexical: by them alone, whatever the vector is; hybrid: by the
     similarity of the vectors and, weighed, by them. alpha: multiplies that weight."""
@@ -199,6 +185,7 @@ class SearchRequest:
     text: what is asked for in words; None: by the vector alone. recommendation: by its vectors, whatever
     `vector` is, which has to be one all the same. ranking: None: in the order of the search.
     confidence: asked for beside an embedding_version, but not by words alone; None: not asked for.
+    shown: put in by the index: which items may be shown now; None for all.
     checked_for: the collection by whose rules every field but the filter was checked already, by
     `checked_request` or as strictly; an index checks all others.
     """
@@ -223,6 +210,7 @@ class SearchRequest:
     recommendation: Recommendation | None = None
     confidence: ConfidenceQuery | None = None
     ranking: Ranking | None = None
+    shown: ShownSpan | None = None
 
 
 @dataclass(slots=True)

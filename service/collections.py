@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 from index_store.types import CollectionSpec, Metric
 from item_rules.ids import IdKind
+from item_rules.lifetime import Lifetime, utc_offset_of
 from service.confidence.calibration import Calibration, read_calibration
 from service.errors import BadConfiguration
 from service.settings import Settings
@@ -76,7 +77,8 @@ class Collection:
     keep_content: None leaves it to the modality. lexical: keys of the metadata whose words can be searched;
     mode: of searches by text that name none. synonyms: what typed words mean, for searches by words.
     confidence: how likely hits are, fitted to this collection; None: as its model comes with it.
-    good_match_min: of confidence; an answer whose hits have less says so."""
+    good_match_min: of confidence; an answer whose hits have less says so. active_from, active_until:
+    keys of the metadata that say when an item is shown; utc_offset: of times there that do not say theirs."""
 
     name: str
     id_field: str = "id"
@@ -94,6 +96,16 @@ class Collection:
     synonyms: Synonyms | None = None
     confidence: Calibration | None = None
     good_match_min: float = 0.5
+    active_from: str = ""
+    active_until: str = ""
+    utc_offset: str = "Z"
+
+    @property
+    def lifetime(self) -> Lifetime | None:
+        """When its items are shown; None for always."""
+        if not self.active_from and not self.active_until:
+            return None
+        return Lifetime(self.active_from, self.active_until, utc_offset_of(self.utc_offset) or 0.0)
 
     @property
     def keeps_content(self) -> bool:
@@ -103,7 +115,7 @@ class Collection:
     @property
     def spec(self) -> CollectionSpec:
         """The part of it that the index knows."""
-        return CollectionSpec(self.name, self.id_type, self.dim, self.metric, self.lexical)
+        return CollectionSpec(self.name, self.id_type, self.dim, self.metric, self.lexical, self.lifetime)
 
 
 def _no_generations(_: str) -> Mapping[str, int]:
@@ -266,6 +278,9 @@ def _mistakes_of(name: str, table: Mapping[str, Any]) -> list[str]:
         "synonyms": str,
         "confidence": str,
         "good_match_min": float,
+        "active_from": str,
+        "active_until": str,
+        "utc_offset": str,
     }
     for key, value in table.items():
         if key not in kinds:
@@ -285,6 +300,24 @@ def _mistakes_of(name: str, table: Mapping[str, Any]) -> list[str]:
         mistakes.extend(_mistakes_of_gates(gates))
     if isinstance(lexical := table.get("lexical", []), list):
         mistakes.extend(_mistakes_of_words(lexical, table.get("mode", "dense")))
+    mistakes.extend(_mistakes_of_lifetime(table))
+    return mistakes
+
+
+def _mistakes_of_lifetime(table: Mapping[str, Any]) -> list[str]:
+    mistakes = [
+        f"{key} must name a key of the metadata"
+        for key in ("active_from", "active_until")
+        if table.get(key) == ""
+    ]
+    keys = [table[key] for key in ("active_from", "active_until") if key in table]
+    if len(keys) == 2 and keys[0] == keys[1]:
+        mistakes.append("active_from and active_until must be two keys")
+    offset = table.get("utc_offset", "Z")
+    if isinstance(offset, str) and utc_offset_of(offset) is None:
+        mistakes.append(f"utc_offset must be like +09:00, got {offset!r}")
+    if "utc_offset" in table and not keys:
+        mistakes.append("utc_offset needs active_from or active_until: the keys of the metadata it is for")
     return mistakes
 
 

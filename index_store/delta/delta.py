@@ -25,6 +25,7 @@ from index_store.filter.cache import FilterMasks
 from index_store.filter.columns import ColumnSource
 from index_store.filter.compile import Mask
 from index_store.filter.growable import GrowableColumn, GrowableVectors
+from index_store.filter.lifetimes import GrowableLifetimes
 from index_store.lexical.growable_postings import GrowablePostings
 from index_store.lexical.postings import lexical_version
 from index_store.storage.rows import Row
@@ -75,6 +76,7 @@ class Delta:
         self.postings = GrowablePostings(spec.lexical_fields, lambda start, stop: texts[start:stop])
         self._columns = DeltaColumns(lambda start, stop: texts[start:stop])
         self.masks = FilterMasks(self._columns)
+        self.lifetimes = GrowableLifetimes(self._columns)
         self._sample: tuple[int, RowSample | None] = (0, None)
 
     @property

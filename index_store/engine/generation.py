@@ -40,6 +40,7 @@ from index_store.storage.schema import Connector, connect_sqlite
 from index_store.storage.scrub_state import SCRUB_FILE
 from index_store.storage.store import RowPage, Store
 from index_store.types import CollectionSpec, Id, PageKey, SearchRequest, SearchResult
+from item_rules.lifetime import span_of
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +197,7 @@ class Generation:
             view = self.refresh()
             if self.store.read_all([item_id]).get(item_id) == row:
                 break
-        found = explain(view, request, item_id, row, self._spec)
+        found = explain(view, self._with_span(request), item_id, row, self._spec)
         return replace(found, generation=self.name, embedding_version=self.embedding_version)
 
     def _check_request(self, request: SearchRequest) -> None:
@@ -224,6 +225,7 @@ class Generation:
         seq = view.seq
         if request.after is not None:
             view, seq = self._view_knowing(view, request.after), request.after.seq
+        request = self._with_span(request)
         found = answer(view, request)
         hits = hits_of(view, request, found)
         last = hits[-1] if hits and not found.exhausted else None
@@ -233,11 +235,18 @@ class Generation:
             embedding_version=self.embedding_version,
             seq=seq,
             exhausted=found.exhausted,
-            next_page=None if last is None else page_key(self.name, seq, last, found),
+            next_page=None if last is None else page_key(self.name, seq, last, found, request.shown),
             unknown_filter_keys=found.unknown_keys,
             text_weight=0.0 if found.scored is None else found.scored.text_weight,
             unknown_ranking_keys=() if found.ranked is None else found.ranked.unknown_keys,
         )
+
+    def _with_span(self, request: SearchRequest) -> SearchRequest:
+        """The request with what is shown now, once for all parts."""
+        lifetime, after = self._spec.lifetime, request.after
+        if lifetime is None:
+            return request
+        return replace(request, shown=span_of(lifetime, None if after is None else after.now))
 
     def _view_knowing(self, view: View, after: PageKey) -> View:
         """Return the view that knows what was live at the page's seq: the newest or the one before."""

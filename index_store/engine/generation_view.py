@@ -49,6 +49,9 @@ def view_of_newest_snapshot(
     snapshot = open_newest(directory, owner, entries, known, trusts)
     if snapshot is None or snapshot.name == unless:
         return None
+    if spec.lifetime is not None:
+        for one in snapshot.segments:
+            one.lifetimes.prepare(spec.lifetime)
     view, counted = replayed(store, view_of_snapshot(snapshot, spec))
     if live_count(view) != counted and not store.damaged_rows:
         # Changes are found by an index of the store; a rotten page of it hides some.

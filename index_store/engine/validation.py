@@ -195,6 +195,10 @@ def _check_item(item: ItemWrite, spec: CollectionSpec, field: str, metadata_byte
         fault = None if metadata is None else metadata_fault(metadata, metadata_bytes_max)
         if fault is not None:
             raise InvalidRequest(f"{field}.{name} {fault}", f"{field}.{name}")
+        if metadata is not None and spec.lifetime is not None:
+            fault = spec.lifetime.fault(metadata)
+            if fault is not None:
+                raise InvalidRequest(f"{field}.{name}.{fault}", f"{field}.{name}")
     if item.metadata is not None and item.merge is not None:
         raise InvalidRequest(f"{field} must not have both metadata and merge", f"{field}.merge")
 

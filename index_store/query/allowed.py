@@ -40,7 +40,7 @@ def allowed_rows(view: View, request: SearchRequest, condition: CompiledFilter |
 def allowed_bits(
     view: View, one: SegmentView, request: SearchRequest, condition: CompiledFilter | None
 ) -> Allowed:
-    """Live rows (as of the page's seq) that pass the filter, excluded ones among them."""
+    """Live rows (as of the page's seq) that are shown now and pass the filter, excluded ones among them."""
     bits = one.live if one.hidden else None
     count: int | None = one.segment.reader.rows - one.hidden
     if request.after is not None and one.deletion_count:
@@ -48,6 +48,10 @@ def allowed_bits(
     if condition is not None:
         passing = one.segment.masks.bitmap(condition)
         bits, count = passing if bits is None else bits & passing, None
+    if request.shown is not None:
+        shown = one.segment.lifetimes.shown_bits(request.shown)
+        if shown is not None:
+            bits, count = shown if bits is None else bits & shown, None
     return Allowed(bits, count)
 
 
@@ -99,6 +103,9 @@ def allowed_mask(view: View, request: SearchRequest, condition: CompiledFilter |
             allowed[changed] = [item_id in alive for item_id in ids]
     if condition is not None:
         allowed = allowed & view.delta.masks.mask(condition, view.count)
+    if request.shown is not None:
+        shown = view.delta.lifetimes.shown_rows(request.shown, view.count)
+        allowed = allowed if shown is None else allowed & shown
     if len(request.exclude_ids):
         allowed = allowed.copy()
         allowed[view.delta.find_rows(request.exclude_ids, view.index, view.count)] = False

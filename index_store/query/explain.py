@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from index_store.query.execute import Answer, answer
 from index_store.query.view import View, live_ids
 from index_store.storage.rows import Row
 from index_store.types import CollectionSpec, Id, PlanStep, SearchRequest
+from item_rules.lifetime import ShownSpan
 
 RANKS_SEEN_MAX = 10_000
 """Exact search scores and sorts as many rows again, in about 10 ms."""
@@ -28,7 +30,7 @@ def explain(
     steps: list[PlanStep] = []
     found = answer(view, replace(request, steps=steps))
     explanation = Explanation(
-        state=_state(row),
+        state=_state(row, request.shown),
         item_seq=None if row is None else row.seq,
         source_version=None if row is None else row.source_version,
         is_indexed=item_id in live_ids(view, [item_id]),
@@ -61,14 +63,19 @@ class _Place:
         return nearer + sum(each < self.id for each in found.ids[nearer:ties])  # type: ignore[operator]
 
 
-def _state(row: Row | None) -> ItemState:
+def _state(row: Row | None, span: ShownSpan | None) -> ItemState:
     if row is None:
         return "unknown"
     if row.deleted:
         return "deleted"
     if row.vector is None:
         return "without_vector"
-    return "live" if row.active else "inactive"
+    if not row.active:
+        return "inactive"
+    if span is None:
+        return "live"
+    metadata = None if row.metadata is None else json.loads(row.metadata)
+    return span.lifetime.state(metadata, span.now) or "live"
 
 
 def _passes_filter(row: Row | None, request: SearchRequest) -> bool | None:

@@ -12,12 +12,14 @@ from itertools import islice
 from typing import Any
 
 from index_store.filter.cache import CompiledFilter
+from index_store.filter.lifetimes import shown_texts
 from index_store.filter.texts import passing_texts
 from index_store.listings import ItemsRequest
 from index_store.storage.rows import Row
 from index_store.storage.schema import Connection, is_bindable
 from index_store.storage.transaction import read_rows
 from index_store.types import Id
+from item_rules.lifetime import ShownSpan
 
 _CHUNK_ROWS = 512
 """Searches run in the same interpreter: between two rows SQLite lets others have their turn, so what Python
@@ -47,14 +49,18 @@ class ScannedRow:
 
 
 def read_item_page(
-    connection: Connection, request: ItemsRequest, condition: CompiledFilter | None
+    connection: Connection,
+    request: ItemsRequest,
+    condition: CompiledFilter | None,
+    span: ShownSpan | None = None,
 ) -> StoredPage:
-    """Return the next stored items. Inside the caller's transaction."""
+    """Return the next stored items. span: which of them are shown, where that says who is live. Inside the
+    caller's transaction."""
     (seq,) = connection.execute("SELECT value FROM meta WHERE key='seq'").fetchone()
     wanted: list[Id] = []
     looked, size, last = 0, 0, request.after
     is_full = False
-    for row in scanned_rows(connection, request, condition):
+    for row in scanned_rows(connection, request, condition, span):
         looked += 1
         last = last if row.id is None else row.id
         if row.is_wanted and row.id is not None:
@@ -70,12 +76,16 @@ def read_item_page(
 
 
 def read_ids(
-    connection: Connection, request: ItemsRequest, condition: CompiledFilter | None
+    connection: Connection,
+    request: ItemsRequest,
+    condition: CompiledFilter | None,
+    span: ShownSpan | None = None,
 ) -> tuple[list[Id], Id | None]:
-    """Return the ids of all wanted items among the next rows, and where to go on."""
+    """Return the ids of all wanted items among the next rows, and where to go on. span: as of
+    `read_item_page`."""
     wanted: list[Id] = []
     looked, last = 0, request.after
-    for row in scanned_rows(connection, request, condition):
+    for row in scanned_rows(connection, request, condition, span):
         looked += 1
         if row.id is not None:
             last = row.id
@@ -85,7 +95,10 @@ def read_ids(
 
 
 def scanned_rows(
-    connection: Connection, request: ItemsRequest, condition: CompiledFilter | None
+    connection: Connection,
+    request: ItemsRequest,
+    condition: CompiledFilter | None,
+    span: ShownSpan | None = None,
 ) -> Iterator[ScannedRow]:
     """Yield `rows_max` rows beyond `after` by id, tombstones among them; fewer at the end."""
     for chunk in _chunks(connection, request):
@@ -93,8 +106,13 @@ def scanned_rows(
             passes: Sequence[bool] = [True] * len(chunk)
         else:
             passes = passing_texts(condition.node, [text for *_, text in chunk])
-        for (item_id, deleted, active, has_vector, text), does_pass in zip(chunk, passes, strict=True):
-            is_of_state = request.is_live in (None, bool(active and has_vector))
+        shown: Sequence[bool] = [True] * len(chunk)
+        if span is not None and request.is_live is not None:
+            shown = shown_texts(span, [text for *_, text in chunk])
+        for (item_id, deleted, active, has_vector, text), does_pass, is_shown in zip(
+            chunk, passes, shown, strict=True
+        ):
+            is_of_state = request.is_live in (None, bool(active and has_vector and is_shown))
             is_of_state &= request.is_active in (None, bool(active))
             is_readable = isinstance(item_id, int | str) and is_bindable(item_id)
             is_wanted = bool(not deleted and does_pass and is_of_state)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from index_store.ann.port import Bitmap
 from index_store.filter.cache import FilterBitmaps
+from index_store.filter.lifetimes import SealedLifetimes
 from index_store.lexical.postings import SealedPostings, open_postings
 from index_store.segment.metadata import SealedMetadata
 from index_store.segment.reader import SegmentReader
@@ -22,6 +23,7 @@ class OpenSegment:
     reader: SegmentReader
     metadata: SealedMetadata
     masks: FilterBitmaps
+    lifetimes: SealedLifetimes
     postings: SealedPostings | None = None
 
     @property
@@ -54,4 +56,5 @@ def open_segment(directory: Path, verified_sha256: str | None) -> OpenSegment:
     reader = SegmentReader.open(directory, verified_sha256)
     metadata = SealedMetadata.open(directory)
     masks = FilterBitmaps(metadata, reader.rows)
-    return OpenSegment(directory.name, reader, metadata, masks, open_postings(directory))
+    lifetimes = SealedLifetimes(metadata, reader.rows)
+    return OpenSegment(directory.name, reader, metadata, masks, lifetimes, open_postings(directory))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from index_store.engine.validation import check_dim, is_by_words_alone
 from index_store.errors import PageExpired, VersionMismatch
@@ -20,6 +21,7 @@ from index_store.types import (
     SearchResult,
     Vector,
 )
+from item_rules.lifetime import ShownSpan
 
 
 def hits_of(view: View, request: SearchRequest, found: Answer) -> list[Hit]:
@@ -50,8 +52,13 @@ def hits_of(view: View, request: SearchRequest, found: Answer) -> list[Hit]:
     ]
 
 
-def page_key(generation: str, seq: int, last: Hit, found: Answer) -> PageKey:
-    """Return where a page ends. last: its last hit."""
+def page_key(generation: str, seq: int, last: Hit, found: Answer, span: ShownSpan | None = None) -> PageKey:
+    """Return where a page ends. last: its last hit. span: what was shown."""
+    key = _page_key(generation, seq, last, found)
+    return key if span is None else replace(key, now=span.begun_by)
+
+
+def _page_key(generation: str, seq: int, last: Hit, found: Answer) -> PageKey:
     if found.recommended is not None:
         return PageKey(generation, seq, found.recommended.key, last.id, likes=found.recommended.page)
     curve = None if found.confidence is None else found.confidence.curve

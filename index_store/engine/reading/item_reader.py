@@ -22,6 +22,7 @@ from index_store.query.execute import unknown_keys
 from index_store.query.facets import facets_of, live_rows
 from index_store.query.stored_items import read_ids, read_item_page
 from index_store.types import Filter
+from item_rules.lifetime import span_of
 
 
 class ItemReader:
@@ -39,7 +40,7 @@ class ItemReader:
             if current is None:
                 return ItemsResult((), None, "", 0)
             with current.store.reading() as connection:
-                page = read_item_page(connection, request, condition)
+                page = read_item_page(connection, request, condition, span_of(found.spec.lifetime))
             if page.damaged:
                 current.store.read(page.damaged)  # which notes what is wrong with them
         items = [row.as_item() for row in page.rows]
@@ -52,7 +53,7 @@ class ItemReader:
             if members.current is None:
                 return IdsResult((), None)
             with members.current.store.reading() as connection:
-                return IdsResult(*read_ids(connection, request, condition))
+                return IdsResult(*read_ids(connection, request, condition, span_of(found.spec.lifetime)))
 
     def count_items(self, collection: str, condition: Filter | None) -> CountResult:
         """See `ItemSource`."""
@@ -61,12 +62,13 @@ class ItemReader:
     def count_values(self, collection: str, request: FacetsRequest) -> FacetsResult:
         """See `ItemSource`."""
         condition = _compiled(request.filter)
-        with self._collections[collection].members() as members:
+        found = self._collections[collection]
+        with found.members() as members:
             current = members.current
             if current is None:
                 return FacetsResult(CountResult(0, "", 0), ())
             view = current.refresh()
-            sources = live_rows(view, condition)
+            sources = live_rows(view, condition, span_of(found.spec.lifetime))
             facets = facets_of(sources, request)
             live = sum(int(np.count_nonzero(each.mask)) for each in sources)
             unknown = () if condition is None else unknown_keys(view, condition)

@@ -21,6 +21,8 @@ Reason: TypeAlias = Literal[
     "unknown",
     "deleted",
     "inactive",
+    "not_yet_active",
+    "ended",
     "without_vector",
     "excluded",
     "filtered_out",
@@ -104,6 +106,8 @@ _SENTENCES: Final[Mapping[Reason, _Sentence]] = {
         + "."
     ),
     "inactive": lambda facts, _: f"It was deactivated by the commit with seq {facts.item_seq}.",
+    "not_yet_active": lambda _, __: "Its metadata say that it is shown later (active_from).",
+    "ended": lambda _, __: "Its metadata say that it is over (active_until).",
     "without_vector": lambda _, __: "It has no vector yet: no model has read its content.",
     "excluded": lambda facts, _: f"exclude_ids or like_ids name it; else its rank would be {_rank(facts)}.",
     "filtered_out": lambda facts, _: (

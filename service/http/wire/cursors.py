@@ -48,7 +48,8 @@ class Cursor(NamedTuple):
 
 def write_cursor(search: ParsedSearch, page: PageKey, rank: int) -> str:
     """rank: of the last item of the answer."""
-    parts: list[Any] = [_FORMAT, page.generation, page.seq, page.distance, page.id, rank]
+    moment = page.seq if page.now is None else [page.seq, page.now]
+    parts: list[Any] = [_FORMAT, page.generation, moment, page.distance, page.id, rank]
     if search.request.text is not None:
         parts += [page.text_weight, search.request.text.mode == "lexical", bool(search.asked)]
     elif search.like_ids:
@@ -97,8 +98,14 @@ def read_cursor(search: ParsedSearch, text: str) -> Cursor:
 
 def _cursor_of(parts: Sequence[Any], curve: Curve | None) -> Cursor:
     weight, is_by_words_alone, was_read = parts[6:] or (0.0, False, False)
-    page = PageKey(str(parts[1]), int(parts[2]), float(parts[3]), parts[4], float(weight), curve=curve)
+    seq, now = _moment(parts[2])
+    page = PageKey(str(parts[1]), seq, float(parts[3]), parts[4], float(weight), curve=curve, now=now)
     return Cursor(page, int(parts[5]), bool(is_by_words_alone), bool(was_read))
+
+
+def _moment(part: Any) -> tuple[int, float | None]:
+    """The seq of the first page, and its time where items of the collection come and go by the clock."""
+    return (int(part[0]), float(part[1])) if isinstance(part, list) else (int(part), None)
 
 
 def _cursor_of_likes(parts: Sequence[Any]) -> Cursor:
@@ -106,7 +113,8 @@ def _cursor_of_likes(parts: Sequence[Any]) -> Cursor:
     digest, last, ends = parts[6:] or ("", -1, ())
     points = tuple(None if end is None else (float(end[0]), end[1]) for end in ends)
     likes = LikesPage(int(last), points) if points else None
-    page = PageKey(str(parts[1]), int(parts[2]), float(parts[3]), parts[4], likes=likes)
+    seq, now = _moment(parts[2])
+    page = PageKey(str(parts[1]), seq, float(parts[3]), parts[4], likes=likes, now=now)
     return Cursor(page, int(parts[5]), likes_digest=str(digest))
 
 

@@ -15,6 +15,7 @@ from service.errors import InvalidInput, Loc, Reject
 from service.http.wire.body import field_error_of
 from service.http.wire.schemas import DeleteIn, ItemIn, UpsertIn, item_type
 from service.http.wire.values import (
+    check_lifetime,
     find_collection,
     in_range,
     not_one_of,
@@ -131,11 +132,11 @@ class IntakeReader:
             picture=None if item.image is None else read_picture(item.image, "image"),
             picture_url=None if given else _read_url(item.image_url),
             active=True if item.active is None and has_content else item.active,
-            metadata=self._metadata(item),
+            metadata=self._metadata(item, collection),
             source_version=read_source_version(item.source_version),
         )
 
-    def _metadata(self, item: ItemIn) -> dict[str, Any] | None:
+    def _metadata(self, item: ItemIn, collection: Collection) -> dict[str, Any] | None:
         """The address of a picture is kept with it: /search_similar answers with it."""
         metadata = item.metadata
         if item.image_url is not None:
@@ -145,6 +146,7 @@ class IntakeReader:
         fault = metadata_fault(metadata, self._settings.metadata_bytes_max)
         if fault is not None:
             raise InvalidInput("metadata", fault)
+        check_lifetime(metadata, collection, "metadata")
         return metadata
 
 

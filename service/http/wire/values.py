@@ -5,7 +5,7 @@ from __future__ import annotations
 import binascii
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 from urllib.parse import unquote
 
 import numpy as np
@@ -80,6 +80,15 @@ def read_base64(value: str, field: str) -> bytes:
         return binascii.a2b_base64(value, strict_mode=True)
     except (binascii.Error, ValueError) as exc:
         raise InvalidInput(field, "must be base64") from exc
+
+
+def check_lifetime(metadata: Mapping[str, Any], collection: Collection, field: str) -> None:
+    """Raises InvalidInput where metadata does not say in a form that can be read when the item is shown."""
+    if collection.active_from or collection.active_until:
+        lifetime = collection.lifetime
+        fault = None if lifetime is None else lifetime.fault(metadata)
+        if fault is not None:
+            raise InvalidInput(field, f"{fault} (collection {collection.name!r})")
 
 
 def read_picture(value: str, field: str) -> bytes:

@@ -22,7 +22,7 @@ from service.http.wire.body import check_depth
 from service.http.wire.items.filter_answers import changed, surveyed
 from service.http.wire.items.item_requests import ItemsChangeIn, MetadataIn
 from service.http.wire.items.written import written
-from service.http.wire.values import in_range, not_one_of, read_ids, read_source_version
+from service.http.wire.values import check_lifetime, in_range, not_one_of, read_ids, read_source_version
 
 C = TypeVar("C", bound=ItemsChangeIn)
 
@@ -129,6 +129,7 @@ class ChangeRoutes:
             fault = metadata_fault(given, self._dependencies.settings.metadata_bytes_max)
             if fault is not None:
                 raise InvalidInput(field, fault)
+            check_lifetime(given or {}, collection, field)
         return FilterWrite(
             collection.name, action, body.filter or None, metadata, merge, body.source_version, body.confirm
         )

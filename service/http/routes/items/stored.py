@@ -125,11 +125,16 @@ class ItemRoutes:
         return index.status(collection).current, index.get(collection, ids)[0]
 
 
+def _is_shown(collection: Collection, item: StoredItem) -> bool:
+    lifetime = collection.lifetime
+    return lifetime is None or lifetime.state(item.metadata, lifetime.clock()) is None
+
+
 def _described(collection: Collection, item: StoredItem, *, with_vector: bool) -> dict[str, Any]:
     document: dict[str, Any] = {
         collection.id_field: item.id,
         "active": item.active,
-        "live": item.is_live,
+        "live": item.is_live and _is_shown(collection, item),
         "metadata": item.metadata,
         "source_version": item.source_version,
         "content_hash": item.content_hash.hex() if item.content_hash else None,
