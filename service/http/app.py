@@ -45,7 +45,7 @@ from service.http.routes.search import SearchFront
 from service.http.routes.write import WriteRoutes
 from service.http.transport.direct_search import Shortcut
 from service.http.wire.body import ConnectionLimits
-from service.http.wire.problems import HANDLED, PROBLEM_JSON, problem_of
+from service.http.wire.problems import HANDLED, PROBLEM_JSON, problem_of, problem_of_parameters
 from service.http.wire.search import SearchLimits, SearchReader
 from service.http.wire.upsert import IntakeReader
 from service.observing.audit_log import AuditLog
@@ -216,6 +216,8 @@ def _fastapi(routers: Sequence[APIRouter], lifespan: Lifespan) -> FastAPI:
 async def _refuse(request: Request, error: Exception) -> Response:
     exchange = exchange_of(request)
     problem = problem_of(error)
+    if request.method != "POST":  # nothing else has a body here
+        problem = problem_of_parameters(problem, request.path_params)
     exchange.note_problem(problem)
     return Response(
         problem.to_json(request.scope["path"], exchange.request_id.decode()),

@@ -13,24 +13,30 @@ import msgspec
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.params import Depends as DependsParam
+from fastapi.routing import APIRoute
 
 from index_store.port import VectorIndex
 from index_store.types import Ack
 from service.app.encoders import Encoders
 from service.app.ingest import Ingester, Intake
 from service.collections import Catalogue, Collection
-from service.errors import Reject
+from service.errors import FieldError, Reject
 from service.http.auth import Keys, Role
 from service.http.middleware import EXCHANGE, Exchange
 from service.http.quotas import OTHER_UNITS, Quotas
 from service.http.wire.body import decode_json, is_large, require_json
 from service.http.wire.body_reader import BodyReader
+from service.http.wire.problems import HttpRefusal
 from service.http.wire.values import find_collection
 from service.observing.tracing.tracer import note_stage
 from service.settings import Settings
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+_ANY_PARAMETERS = frozenset(("/metrics",))
+"""Of the routes with a role: a scraper's `params` go to every target alike. Probes and pages have no role: what
+calls them may add one against caches."""
 
 
 class JsonResponse(Response):
@@ -80,6 +86,8 @@ class Dependencies:
             exchange = exchange_of(request)
             exchange.role = role
             exchange.caller = self.keys.check(role, exchange.headers, peer)
+            if request.method != "POST" or role is not Role.SEARCH:
+                _require_known_parameters(request)
             if role is Role.SEARCH and is_charged:
                 exchange.rate_limit = self.quotas.charge_search(exchange.caller)
 
@@ -139,6 +147,20 @@ class Dependencies:
             rejected=len(rejects),
         )
         return ack, rejects
+
+
+def _require_known_parameters(request: Request) -> None:
+    """Raises HttpRefusal 422: a misspelt parameter that is ignored answers another question."""
+    route: APIRoute = request.scope["route"]
+    if route.path in _ANY_PARAMETERS:
+        return
+    known = [parameter.alias for parameter in route.dependant.query_params]
+    unknown = [name[:64] for name in request.query_params if name not in known]
+    if unknown:
+        names = f"it takes {', '.join(known)}" if known else "it takes none"
+        what = f"is no parameter of this route: {names}"
+        errors = [FieldError(("query", name), what) for name in unknown]
+        raise HttpRefusal(422, "invalid_request", f"{unknown[0]} {what}.", errors=errors)
 
 
 def _unchanged(body: T) -> T:

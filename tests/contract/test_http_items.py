@@ -98,7 +98,7 @@ def test_a_cursor_belongs_to_its_question(listed_app: HttpApp) -> None:
             asked["filter"] = json.dumps(asked["filter"])
         answer = listed_app.get("/v1/items", params=asked)
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_cursor"), other
-        assert answer.json()["errors"][0]["loc"] == ["body", "cursor"]
+        assert answer.json()["errors"][0]["loc"] == ["query", "cursor"]
 
 
 def test_pages_go_on_after_every_valid_id(listed_app: HttpApp) -> None:

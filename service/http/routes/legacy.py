@@ -24,6 +24,7 @@ from service.http.wire.body import media_type
 from service.http.wire.problems import HANDLED, HttpRefusal
 from service.http.wire.schemas import SimilarByUrlIn
 from service.http.wire.values import in_range
+from service.http.wire.vector_body import in_query_string
 
 _FORM_EXTRA_BYTES = 65_536
 """Bytes of a form besides the picture: boundaries, part headers, small fields."""
@@ -55,7 +56,7 @@ class LegacyRoutes:
         """Answer with the products that look like the uploaded picture."""
         self._dependencies.charge_request(request, PICTURE_UNITS)
         data, form_top_k = await self._upload(request)
-        wanted = top_k if top_k is not None else form_top_k
+        wanted = self._k(form_top_k) if top_k is None else self._k_of_parameter(top_k)
         return JsonResponse(await self._similar(request, data, wanted))
 
     async def post_search_similar_by_url(self, request: Request, top_k: TopK = None) -> JsonResponse:
@@ -63,8 +64,8 @@ class LegacyRoutes:
         self._dependencies.charge_request(request, PICTURE_UNITS)
         body = await self._dependencies.read_json(request, self._url_decoder)
         in_range("image_url", len(body.image_url), 1, _URL_CHARS_MAX)
-        wanted = top_k if top_k is not None else body.top_k
-        self._k(wanted)  # before a fetch is spent on it
+        # Before a fetch is spent on it:
+        wanted = self._k(body.top_k) if top_k is None else self._k_of_parameter(top_k)
         return JsonResponse(await self._similar(request, await self._pictures.fetch(body.image_url), wanted))
 
     async def _upload(self, request: Request) -> tuple[bytes, int | None]:
@@ -85,11 +86,11 @@ class LegacyRoutes:
         except HTTPException as exc:
             raise HttpRefusal(400, "malformed_form", "The body is not a well-formed form.") from exc
 
-    async def _similar(self, request: Request, data: bytes, top_k: int | None) -> list[dict[str, Any]]:
+    async def _similar(self, request: Request, data: bytes, top_k: int) -> list[dict[str, Any]]:
         collection = self._collection()
         wanted = SearchRequest(
             NO_VECTOR,
-            self._k(top_k),
+            top_k,
             with_metadata=True,
             with_vectors=collection.metric != "cosine",
             metadata_bytes_max=self._dependencies.settings.answer_bytes_max,
@@ -119,6 +120,12 @@ class LegacyRoutes:
                 zip(hits, hit_scores(collection, wanted.vector, hits), strict=True), start=1
             )
         ]
+
+    def _k_of_parameter(self, top_k: int) -> int:
+        try:
+            return self._k(top_k)
+        except InvalidInput as exc:
+            raise in_query_string(exc.code, str(exc), exc.loc, exc.msg) from exc
 
     def _k(self, top_k: int | None) -> int:
         settings = self._dependencies.settings

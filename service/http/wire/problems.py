@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
@@ -152,6 +152,18 @@ def problem_of(error: Exception) -> Problem:
                 error.reason if isinstance(error, service.Overloaded) else "",
             )
     return Problem(500, "internal_error", "An unexpected error; the log has it under this request_id.")
+
+
+def problem_of_parameters(problem: Problem, path_names: Collection[str]) -> Problem:
+    """Return the same for a request without a body: its fields stand in the query string, or in the path.
+    path_names: those that stand in the path."""
+    errors = [
+        replace(each, loc=("path" if each.loc[1:2] and each.loc[1] in path_names else "query", *each.loc[1:]))
+        if each.loc[0] == "body"
+        else each
+        for each in problem.errors
+    ]
+    return replace(problem, errors=errors)
 
 
 def _with_head(headers: Mapping[str, str]) -> dict[str, str]:
