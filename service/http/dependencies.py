@@ -35,8 +35,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _ANY_PARAMETERS = frozenset(("/metrics",))
-"""Of the routes with a role: a scraper's `params` go to every target alike. Probes and pages have no role: what
-calls them may add one against caches."""
+"""Of the routes with a role: the `params` of a scraper go to each of its targets. Probes and pages have no
+role, and proxies may add one against caches."""
 
 
 class JsonResponse(Response):
