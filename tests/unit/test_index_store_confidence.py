@@ -12,12 +12,21 @@ import numpy as np
 import pytest
 
 from index_store.ann.background import SAMPLE_ROWS, sample_of
+from index_store.ann.rerank import rescore, similarities
 from index_store.engine.index import EmbeddedIndex
 from index_store.errors import InvalidRequest
 from index_store.maintenance.worker import Maintenance
 from index_store.request.confidence import Background, ConfidenceQuery, Curve
 from index_store.request.recommendation import Recommendation
-from index_store.types import CollectionSpec, ItemWrite, SearchRequest, SearchResult, TextQuery, WriteBatch
+from index_store.types import (
+    CollectionSpec,
+    ItemWrite,
+    Metric,
+    SearchRequest,
+    SearchResult,
+    TextQuery,
+    WriteBatch,
+)
 
 DIM = 8
 WORDS = ("갈비", "김치", "두부", "사과", "커피")
@@ -215,17 +224,24 @@ def test_of_words_alone_and_of_recommendations_nothing_is_told(index: EmbeddedIn
             index.search("goods", [SearchRequest(QUERY, 5, confidence=asked, **more)])
 
 
-def test_a_sample_is_of_some_rows_and_the_same_each_time() -> None:
+@pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
+def test_a_sample_is_of_some_rows_and_the_same_each_time(metric: Metric) -> None:
     random = np.random.default_rng(5)
-    rows = random.standard_normal((1000, DIM)).astype(np.float32)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    sample = sample_of(rows, "cosine")
-    assert sample.vectors.shape == (SAMPLE_ROWS, DIM)
-    assert np.array_equal(sample.vectors, sample_of(rows, "cosine").vectors)
-    assert abs(sample.middle) < 0.1 and 0.5 < sample.spread < 1.0
-    assert sample.background(QUERY).of_query == pytest.approx(
-        float((sample.vectors @ QUERY).mean()), abs=1e-6
+    rows = (random.standard_normal((SAMPLE_ROWS, DIM)) * 2).astype(np.float32)
+    query = random.standard_normal(DIM).astype(np.float32)
+    background = sample_of(rows, metric).background(query)
+    told = similarities(rescore(query, rows, metric), metric)
+    assert background.rows == SAMPLE_ROWS and background.of_query == pytest.approx(
+        float(told.mean()), abs=1e-5
     )
+    pairs = np.concatenate(
+        [similarities(rescore(row, rows[:n], metric), metric) for n, row in enumerate(rows) if n]
+    )
+    assert background.middle == pytest.approx(float(np.median(pairs)))
+    assert background.middle + background.spread == pytest.approx(float(np.percentile(pairs, 99.9)))
+    more = np.concatenate([rows, rows[::-1]])
+    assert sample_of(more, metric).rows == SAMPLE_ROWS
+    assert sample_of(more, metric).background(query) == sample_of(more.copy(), metric).background(query)
 
 
 @pytest.mark.parametrize("rows", [0, 1])
