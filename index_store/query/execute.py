@@ -163,12 +163,18 @@ def _answer_by_likes(
 def _answer_by_rank(
     view: View, request: SearchRequest, ranking: Ranking, condition: CompiledFilter | None
 ) -> Answer:
-    ranked = ranked_answer(view, request, ranking, condition)
+    curve = None if request.confidence is None else curve_of(view, request, request.confidence)
+    ranked = ranked_answer(view, request, ranking, condition, curve)
     unknown = () if condition is None else unknown_keys(view, condition)
     rows = ranked.rows
     if rows is None:
         nothing = np.empty(0, np.int64)
         return Answer([], np.empty(0), nothing, nothing, True, unknown, ranked=ranked)
+    confidence = None
+    if curve is not None:  # boosts say nothing of what was asked for
+        bases = similarities(rows.distances, view.delta.metric)
+        bases += 0.0 if request.text is None else ranked.weight * rows.texts
+        confidence = AnswerConfidence(confidences(curve, bases).tolist(), curve)
     ids: list[Id] = rows.ids.tolist()
     _check_answer(request, ids)
     scored = None
@@ -176,7 +182,17 @@ def _answer_by_rank(
         texts: Sequence[float | None] = [None] * len(ids) if request.text is None else rows.texts.tolist()
         scored = AnswerScores(rows.scores.tolist(), texts, ranked.weight)
     exhausted = ranked.page is None
-    return Answer(ids, rows.distances, rows.numbers, rows.rows, exhausted, unknown, scored, ranked=ranked)
+    return Answer(
+        ids,
+        rows.distances,
+        rows.numbers,
+        rows.rows,
+        exhausted,
+        unknown,
+        scored,
+        confidence=confidence,
+        ranked=ranked,
+    )
 
 
 def unknown_keys(view: View, condition: CompiledFilter) -> Sequence[str]:

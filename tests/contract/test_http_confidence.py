@@ -121,6 +121,21 @@ def test_pages_agree_and_only_the_first_says_that_nothing_fits(app: HttpApp, mod
     assert values(with_it) == whole[4:8]
 
 
+@pytest.mark.parametrize("mode", ["dense", "hybrid"])
+def test_a_boost_lifts_an_item_and_not_its_confidence(app: HttpApp, mode: str) -> None:
+    plain = {
+        hit["recipe_id"]: hit["confidence"]
+        for hit in found(app, "두부", mode=mode, include=["confidence"])["results"]
+    }
+    boost = [{"if": {"title": "꽃게"}, "weight": 5}]
+    lifted = found(app, "두부", mode=mode, include=["confidence"], boost=boost)
+    assert lifted["results"][0]["recipe_id"] == 7 and "no_good_match" not in lifted
+    assert {hit["recipe_id"]: hit["confidence"] for hit in lifted["results"]} == pytest.approx(plain)
+    likely = found(app, "두부", mode=mode, boost=boost, min_confidence=0.5)
+    assert [hit["recipe_id"] for hit in likely["results"]] == [3]
+    assert found(app, "아이폰", mode=mode, boost=boost, include=["confidence"])["no_good_match"] is True
+
+
 def test_the_collection_says_what_a_good_match_is(app: HttpApp) -> None:
     document = found(app, "한우 갈비", collection="strict", include=["confidence"])
     assert (

@@ -17,6 +17,7 @@ from index_store.engine.index import EmbeddedIndex
 from index_store.errors import InvalidRequest
 from index_store.maintenance.worker import Maintenance
 from index_store.request.confidence import Background, ConfidenceQuery, Curve
+from index_store.request.ranking import Boost, Ranking
 from index_store.request.recommendation import Recommendation
 from index_store.types import (
     CollectionSpec,
@@ -181,6 +182,36 @@ def test_the_nearer_of_two_limits_holds(index: EmbeddedIndex) -> None:
     assert confidence is not None
     assert len(find(index, minimum=confidence, max_distance=distance).hits) == 21
     assert len(find(index, minimum=confidence, max_distance=whole.hits[80].distance).hits) == 51
+
+
+RANKINGS = {
+    "boosts": Ranking([Boost(3.0, {"title": {"$in": ["사과 18", "김치 41"]}})]),
+    "boosts, few at a time": Ranking([Boost(-0.2, {"title": {"$exists": True}})], pool=7),
+    "diversity": Ranking(diversity=0.5),
+    "near-duplicates": Ranking(collapse=1e-9, pool=50),
+}
+
+
+@pytest.mark.parametrize("mode", ["dense", "hybrid"])
+@pytest.mark.parametrize("ranking", RANKINGS.values(), ids=RANKINGS)
+@pytest.mark.parametrize("exact", [False, True])
+def test_what_ranks_an_answer_changes_no_confidence(
+    index: EmbeddedIndex, mode: str, ranking: Ranking, exact: bool
+) -> None:
+    whole = find(index, mode, exact=exact)
+    values = list(told(whole).values())
+    ranked = find(index, mode, ranking=ranking, exact=exact)
+    assert told(ranked) == pytest.approx(told(whole), abs=1e-12)
+    minimum = (values[59] + values[60]) / 2
+    page = some = find(index, mode, minimum, ranking=ranking, k=25, exact=exact)
+    seen = told(page)
+    while page.next_page is not None:
+        page = find(index, mode, minimum, ranking=ranking, k=25, exact=exact, after=page.next_page)
+        seen |= told(page)
+    assert len(some.hits) == 25 and page.exhausted
+    assert seen == pytest.approx(dict(list(told(whole).items())[:60]), abs=1e-12)
+    nothing = find(index, mode, 1.0, ranking=ranking, exact=exact)
+    assert nothing.hits == [] and nothing.exhausted
 
 
 @pytest.mark.parametrize("mode", ["dense", "hybrid"])

@@ -16,10 +16,12 @@ from index_store.filter.cache import CompiledFilter
 from index_store.lexical.scores import TextScores
 from index_store.query.allowed import allowed_rows
 from index_store.query.candidates import nearest
+from index_store.query.confidence import confidences
 from index_store.query.fusion import ScoredRows, come_after, fused_rows
 from index_store.query.ranking.formula import BoostFormula
 from index_store.query.ranking.grouping import columns_of
 from index_store.query.view import View
+from index_store.request.confidence import Curve
 from index_store.types import PageKey, SearchRequest
 
 Edge: TypeAlias = tuple[float, Any]
@@ -53,7 +55,8 @@ class RankedRows(NamedTuple):
 @dataclass(slots=True)
 class PoolSource:
     """Finds rows in the order of the search. view: of the seq that all pages are of. texts: what words score,
-    by part. weight: of words; None until the first rows are found."""
+    by part. weight: of words; None until the first rows are found. curve: of confidence, whose minimum rows
+    have to reach before boosts are added; None: not asked for."""
 
     view: View
     request: SearchRequest
@@ -61,6 +64,7 @@ class PoolSource:
     formula: BoostFormula
     texts: Sequence[TextScores] | None
     weight: float | None
+    curve: Curve | None = None
 
     def rows_after(self, view: View, edge: Edge | None, count: int) -> RankedRows:
         """Return the next `count` rows behind `edge`; fewer where none comes after them. view: this one, or
@@ -82,6 +86,14 @@ class PoolSource:
             fetch *= 4
 
     def _found(self, view: View, edge: Edge | None, count: int) -> ScoredRows:
+        """The next rows in the order of the search, as far as they are likely enough."""
+        found = self._next_found(view, edge, count)
+        asked = self.request.confidence
+        if self.curve is None or asked is None or asked.minimum <= 0:
+            return found
+        return found.at(np.flatnonzero(confidences(self.curve, self._bases(found)) >= asked.minimum))
+
+    def _next_found(self, view: View, edge: Edge | None, count: int) -> ScoredRows:
         text = self.request.text
         if text is None:
             request = self.request

@@ -21,6 +21,7 @@ from index_store.query.ranking.formula import BoostFormula, compiled_boosts
 from index_store.query.ranking.pools import Edge, PoolSource, RankedRows
 from index_store.query.ranking.walk import PoolWalk, WalkedPool
 from index_store.query.view import View, live_ids
+from index_store.request.confidence import Curve
 from index_store.request.ranking import DIVERSE_POOL_MAX, POOL_MAX, RANKED_MAX, RankedPage, Ranking
 from index_store.types import Id, PageKey, SearchRequest
 
@@ -38,15 +39,20 @@ class RankedAnswer:
 
 
 def ranked_answer(
-    view: View, request: SearchRequest, ranking: Ranking, condition: CompiledFilter | None
+    view: View,
+    request: SearchRequest,
+    ranking: Ranking,
+    condition: CompiledFilter | None,
+    curve: Curve | None = None,
 ) -> RankedAnswer:
-    """view: knows the page's seq. Raises InvalidRequest, InvalidFilter, WordsNotSealed."""
+    """view: knows the page's seq. curve: of confidence, where that is asked for. Raises InvalidRequest,
+    InvalidFilter, WordsNotSealed."""
     formula = checked_ranking(ranking, request)
     after = request.after
     texts = None if request.text is None else scores_by_part(view, request, request.text)
     pinned = view if after is None else view_at(view, after.seq)
     weight = None if after is None else after.text_weight
-    source = PoolSource(pinned, request, condition, formula, texts, weight)
+    source = PoolSource(pinned, request, condition, formula, texts, weight, curve)
     page = _PageWriter(request.offset, request.k, after)
     walk = PoolWalk(source, ranking, page.needed)
     for pool in walk.pools(page.start):

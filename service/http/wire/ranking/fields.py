@@ -8,7 +8,6 @@ from typing import Any
 from index_store.request.ranking import POOL, Boost, Decay, GroupBy, Linear, Ranking
 from service.errors import InvalidInput
 from service.http.wire.body import check_depth
-from service.http.wire.confidence import asks_confidence
 from service.http.wire.schemas import BoostIn, SearchIn
 
 RANKING_FIELDS = ("boost", "group_by", "collapse", "diversity")
@@ -29,11 +28,6 @@ def read_ranking(body: SearchIn, clock: Callable[[], float]) -> Ranking | None:
         pool=POOL if body.pool is None else body.pool,
         now=clock(),
     )
-    if asks_confidence(body):
-        raise InvalidInput(
-            "include" if body.min_confidence is None else "min_confidence",
-            "can't tell or ask for confidence where boost, group_by, collapse or diversity rank",
-        )
     if body.recommend in ("best", "each"):
         raise InvalidInput("recommend", "can't be ranked further unless it is mean")
     is_plain = not ranking.boosts and not ranking.diversity
