@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +22,9 @@ from tests.unit.test_index_store_words import SPEC, opened, sealed
 
 
 def added(texts: Sequence[str], *terms: Any, now: float = 0.0) -> list[list[float]]:
-    columns = MetadataColumns()
-    columns.add_texts(0, texts)
     formula = compiled_boosts(Ranking([Boost(1.0, term) for term in terms], now=now))
+    columns = MetadataColumns()
+    columns.add_texts(0, texts, {key for text in texts for key in json.loads(text)})
     found: list[list[float]] = formula.added(columns, np.arange(len(texts))).tolist()
     return found
 
