@@ -29,12 +29,14 @@ class ItemsRequest:
 
 @dataclass(frozen=True, slots=True)
 class ItemsResult:
-    """Stored items as of `seq`, by id. next_after: where to go on; None: nothing comes after them."""
+    """Stored items as of `seq`, by id. next_after: where to go on; None: nothing comes after them. rows: that
+    were looked at for it."""
 
     items: Sequence[StoredItem]
     next_after: Id | None
     embedding_version: str
     seq: int
+    rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -280,7 +280,7 @@ def _listing(
 ) -> ListingParts:
     items = index.item_source()
     scans = ScanQueue(readers, queue_ms_max=settings.queue_ms_max, clock=time.monotonic)
-    counts = ItemCounts(items, scans)
+    counts = ItemCounts(items, scans, deadline_ms=settings.search_deadline_ms, clock=time.monotonic)
     filter_writes = FilterWrites(
         counts,
         scans,

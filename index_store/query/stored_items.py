@@ -30,12 +30,13 @@ _COLUMNS = "SELECT id, deleted, active, vector IS NOT NULL, metadata FROM item"
 @dataclass(frozen=True, slots=True)
 class StoredPage:
     """rows: sound ones that were wanted, by id. damaged: ids of wanted ones that failed their checksum.
-    next_after: as of `ItemsResult`. seq: of the moment that all this is of."""
+    next_after: as of `ItemsResult`. seq: of the moment that all this is of. looked: at so many rows."""
 
     rows: Sequence[Row]
     damaged: Sequence[Id]
     next_after: Id | None
     seq: int
+    looked: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def read_item_page(
     sound, damaged = read_rows(connection, wanted)
     is_end = not is_full and looked < request.rows_max
     rows = [sound[item_id] for item_id in wanted if item_id in sound]
-    return StoredPage(rows, list(damaged), None if is_end else last, seq)
+    return StoredPage(rows, list(damaged), None if is_end else last, seq, looked)
 
 
 def read_ids(

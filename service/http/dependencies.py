@@ -23,7 +23,7 @@ from service.collections import Catalogue, Collection
 from service.errors import FieldError, Reject
 from service.http.auth import Keys, Role
 from service.http.middleware import EXCHANGE, Exchange
-from service.http.quotas import OTHER_UNITS, Quotas
+from service.http.quotas import OTHER_UNITS, Quotas, scan_units
 from service.http.wire.body import decode_json, is_large, require_json
 from service.http.wire.body_reader import BodyReader
 from service.http.wire.problems import HttpRefusal
@@ -98,6 +98,12 @@ class Dependencies:
         """Charge a search route that is not charged by `requires`. Raises HttpRefusal 429."""
         exchange = exchange_of(request)
         exchange.rate_limit = self.quotas.charge_search(exchange.caller, OTHER_UNITS + embedding_units)
+
+    def charge_scan(self, request: Request, rows: float) -> None:
+        """Charge a search route that lists or counts items by the rows that it reads, as weighed in line.
+        Raises HttpRefusal 429."""
+        exchange = exchange_of(request)
+        exchange.rate_limit = self.quotas.charge_search(exchange.caller, scan_units(rows))
 
     async def read_body(self, request: Request, bytes_max: int) -> bytes:
         """Return the whole JSON body, undecoded."""

@@ -127,6 +127,11 @@ class RateLimit:
         self._own.count_units(hashed, window, units)
         return Grant(True, left - units, renews_s, 0.0)
 
+    def count_overrun(self, caller: str, units: float) -> None:
+        """Count what a request has turned out to take beyond its `spend`, whether it is left or not."""
+        window = int(self._clock() // self.window_s)
+        self._own.count_units(self._hash(caller), window, min(units, float(self.units_max)))
+
     def give_back(self, caller: str, units: float) -> None:
         """Undo a `spend` of this moment: the request is counted where it is answered."""
         window = int(self._clock() // self.window_s)

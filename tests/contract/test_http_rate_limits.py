@@ -49,6 +49,8 @@ def fresh(app: HttpApp) -> HttpApp:
         ("/v1/embed", {"text": "갈비탕"}, 11),
         ("/v1/embed-batch", {"texts": ["a", "b", "c"]}, 31),
         ("/v1/embed", {"image": picture(1), "collection": "products"}, 41),
+        ("/v1/count", {"collection": "products", "filter": {"a": 1}}, 1 + 2.51),  # as of 100,000 items
+        ("/v1/facets", {"collection": "products", "keys": ["a", "b", "c"]}, 1 + 10.01),
     ],
 )
 def test_each_kind_of_request_has_its_weight(
@@ -141,3 +143,19 @@ def test_without_a_limit_nothing_is_counted_or_told(tmp_path: Path) -> None:
     with running_app(tmp_path) as running:
         answer = running.post("/v1/search", {"vector": [1.0] * 384})
         assert answer.status_code == 200 and "ratelimit" not in answer.headers
+
+
+def test_lists_weigh_by_the_rows_that_they_read(app: HttpApp) -> None:
+    caller, units = fresh(app), 0.0
+    for parameters, weight in (
+        ("limit=100", 5.0),
+        ("limit=100&include=vector", 5 + 4.608),
+        ("limit=1000", 41.0),
+    ):
+        answer = caller.get(f"/v1/items?collection=recipes&live=any&{parameters}")
+        assert answer.status_code == 200, answer.text
+        units += weight
+        assert left(answer) == int(100 - units)
+    hidden = fresh(app).post("/v1/count", {"collection": "recipes", "hidden": True})
+    held = len(app.get("/v1/items?collection=recipes&live=any&limit=1000").json()["items"])
+    assert 100 - 3.51 - held / 100 - 1 <= left(hidden) <= 100 - 1 - held / 100

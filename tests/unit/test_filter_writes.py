@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def writes_over(
     ticks = itertools.count()
     clock = lambda: next(ticks) * seconds  # noqa: E731
     scans = ScanQueue(readers, queue_ms_max=400, clock=clock)
-    counts = ItemCounts(items, scans)
+    counts = ItemCounts(items, scans, deadline_ms=10_000, clock=clock)
     writer = DirectWriter(index)
     return FilterWrites(
         counts, scans, writer, index, brake_percent=5, page_items=4, deadline_ms=10_000, clock=clock
@@ -105,4 +106,28 @@ def test_it_stops_at_its_deadline_and_tells_how_far_it_came(tmp_path: Path) -> N
     done = stopped.value.done
     assert stopped.value.matched == 20 and 0 < done <= 20 and done % 4 == 0
     assert index.item_source().count_items("numbers", None).live == 20 - done
+    index.close()
+
+
+class FewRows(ItemReader):
+    """Looks at four rows a turn."""
+
+    def list_ids(self, collection: str, request: ItemsRequest) -> IdsResult:
+        return super().list_ids(collection, replace(request, rows_max=4))
+
+
+@pytest.mark.parametrize(("deadline_ms", "is_late"), [(5_000, True), (60_000, False)])
+def test_a_count_of_hidden_items_has_a_deadline(tmp_path: Path, deadline_ms: int, is_late: bool) -> None:
+    index, _ = of(tmp_path, 20)
+    index.write("numbers", WriteBatch([ItemWrite(n, active=False) for n in (1, 5, 20)], (), "v1"))
+    ticks = itertools.count()
+    clock = lambda: float(next(ticks))  # noqa: E731
+    with ThreadPoolExecutor(2) as readers:
+        scans = ScanQueue(readers, queue_ms_max=400, clock=clock)
+        counts = ItemCounts(FewRows(index._collections), scans, deadline_ms=deadline_ms, clock=clock)
+        if is_late:
+            with pytest.raises(DeadlineExceeded):
+                asyncio.run(counts.count_hidden("numbers", None, "a"))
+        else:
+            assert asyncio.run(counts.count_hidden("numbers", None, "a")) == 3
     index.close()

@@ -44,7 +44,7 @@ class ItemReader:
             if page.damaged:
                 current.store.read(page.damaged)  # which notes what is wrong with them
         items = [row.as_item() for row in page.rows]
-        return ItemsResult(items, page.next_after, current.embedding_version, page.seq)
+        return ItemsResult(items, page.next_after, current.embedding_version, page.seq, page.looked)
 
     def list_ids(self, collection: str, request: ItemsRequest) -> IdsResult:
         """See `ItemSource`."""

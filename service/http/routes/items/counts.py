@@ -8,7 +8,7 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from index_store.listings import CountResult, Facet, FacetsRequest
-from service.app.listing.item_counts import ItemCounts
+from service.app.listing.item_counts import ItemCounts, passes_of
 from service.collections import Collection
 from service.http.auth import Role
 from service.http.dependencies import Dependencies, JsonResponse, exchange_of
@@ -30,7 +30,7 @@ class CountRoutes:
 
     def router(self) -> APIRouter:
         """See RouteGroup."""
-        router = APIRouter(dependencies=self._dependencies.requires(Role.SEARCH))
+        router = APIRouter(dependencies=self._dependencies.requires(Role.SEARCH, is_charged=False))
         router.add_api_route("/v1/count", self.post_count, methods=["POST"])
         router.add_api_route("/v1/facets", self.post_facets, methods=["POST"])
         return router
@@ -39,12 +39,20 @@ class CountRoutes:
         """Answer with how many items pass. Raises HttpRefusal 404, InvalidFilter, Overloaded."""
         body = await self._dependencies.read_as(request, self._count_decoder, _with_checked_filter)
         collection, condition = self._dependencies.collection(body.collection), body.filter
-        caller = exchange_of(request).caller
+        caller, rows = exchange_of(request).caller, self._counts.rows_weighed(collection.name, 1)
+        if body.hidden:
+            rows += await self._dependencies.run_blocking(lambda: self._held(collection))
+        self._dependencies.charge_scan(request, rows)
         counted = await self._counts.count(collection.name, condition, caller)
         document: dict[str, Any] = {"count": counted.live}
         if body.hidden:
             document["hidden"] = await self._counts.count_hidden(collection.name, condition, caller)
         return JsonResponse({**document, **_about(collection, counted)})
+
+    def _held(self, collection: Collection) -> int:
+        """How many items are stored: so many rows are read to count the hidden ones."""
+        current = self._dependencies.index.status(collection.name).current
+        return 0 if current is None else current.items
 
     async def post_facets(self, request: Request) -> Response:
         """Answer with the values of metadata keys among the items that pass. Raises as `post_count`."""
@@ -56,6 +64,8 @@ class CountRoutes:
             values_max=body.top,
             ranges=body.ranges,
         )
+        rows = self._counts.rows_weighed(collection.name, passes_of(asked))
+        self._dependencies.charge_scan(request, rows)
         found = await self._counts.facets(collection.name, asked, exchange_of(request).caller)
         return JsonResponse(
             {

@@ -23,6 +23,10 @@ from service.http.wire.vector_body import read_filter_text
 LISTED_MAX = 1000
 _ITEM_BYTES, _FLOAT_BYTES = 400, 12
 """About what an item takes in an answer, and each number of its vector."""
+_ROWS_AN_ITEM = 4
+_BYTES_A_ROW = 1000
+"""An item is read, made and written in the time of four rows that are looked at; so many bytes of its vector
+in that of one more."""
 
 
 class _AnyText(Convertor[str]):
@@ -48,7 +52,7 @@ class ItemRoutes:
     def router(self) -> APIRouter:
         """See RouteGroup."""
         register_url_convertor("text", _AnyText())
-        router = APIRouter(dependencies=self._dependencies.requires(Role.SEARCH))
+        router = APIRouter(dependencies=self._dependencies.requires(Role.SEARCH, is_charged=False))
         router.add_api_route("/v1/items", self.get_items, methods=["GET"])
         router.add_api_route("/v1/items/{id:text}", self.get_item, methods=["GET"])
         return router
@@ -82,14 +86,22 @@ class ItemRoutes:
             items_max=min(limit, max(1, bytes_max // 2 // item_bytes)),
             metadata_bytes_max=bytes_max // 4,  # of which a character takes up to 4 bytes in an answer
         )
-        data = await self._scans.run(
+        # The rows of the page at least; what a filter has looked at besides is counted when it is known.
+        least = asked.items_max * (_ROWS_AN_ITEM + (item_bytes - _ITEM_BYTES) / _BYTES_A_ROW)
+        self._dependencies.charge_scan(request, least)
+        caller = exchange_of(request).caller
+        data, rows = await self._scans.run(
             lambda: self._encoded(found, asked, with_vector=include is not None),
-            asked.rows_max if condition is not None else 4 * asked.items_max,
-            exchange_of(request).caller,
+            least + (asked.rows_max if condition is not None else 0),
+            caller,
         )
+        self._dependencies.quotas.count_search_rows(caller, rows - least)
         return Response(data, media_type="application/json")
 
-    def _encoded(self, collection: Collection, asked: ItemsRequest, *, with_vector: bool) -> bytes:
+    def _encoded(
+        self, collection: Collection, asked: ItemsRequest, *, with_vector: bool
+    ) -> tuple[bytes, int]:
+        """The answer, and how many rows were read for it."""
         page = self._items.list_items(collection.name, asked)
         following = page.next_after
         # One by one: no other thread runs while the encoder does, tens of milliseconds for a page of vectors.
@@ -103,15 +115,17 @@ class ItemRoutes:
             "embedding_version": page.embedding_version,
             "seq": page.seq,
         }
-        return b'{"items":[%s],%s' % (b",".join(items), JsonResponse.encoded(about)[1:])
+        return b'{"items":[%s],%s' % (b",".join(items), JsonResponse.encoded(about)[1:]), page.rows
 
     async def get_item(
         self,
+        request: Request,
         id: str,
         collection: str | None = None,
         include: Annotated[Literal["vector"] | None, Query()] = None,
     ) -> JsonResponse:
         """Answer with one item as the current generation holds it. Raises HttpRefusal 404."""
+        self._dependencies.charge_request(request)
         found = self._dependencies.collection(collection)
         wanted = read_id(id_of_text(id, found), found, "id")
         status, item = await self._dependencies.run_blocking(lambda: self._look_up(found.name, [wanted]))
