@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from index_store.engine.generation import Generation
 from index_store.errors import GenerationConflict, StoreUnavailable
-from index_store.storage.schema import Connection
+from index_store.storage.schema import STORE_FILE, Connection
 from index_store.storage.store import Store
 from index_store.types import Id
 
@@ -24,6 +24,7 @@ _WAIT_S = 3.0
 _IDS_NAMED = 5
 _IDS_A_SELECT = 500
 _HIDDEN, _LIVE = "(deleted=1 OR active=0)", "deleted=0 AND active=1 AND vector IS NOT NULL"
+_LOST = f"SELECT id FROM item WHERE {_LIVE} EXCEPT SELECT id FROM target.item WHERE {_LIVE} ORDER BY id"
 _BEGINNING = -1
 """Before the first seq."""
 
@@ -85,18 +86,15 @@ def nothing_shown_again(
 def lost_ids(current: Store, target: Store, suspects: Sequence[Id] | None) -> list[Id]:
     """Return the ids, in order, that are live in `current` and not in `target`. suspects: look at these only.
     A write that comes to one after the other is seen in between for a moment."""
-    with current.reading() as before, target.reading() as after:
-        if suspects is not None:
+    if suspects is not None:
+        with current.reading() as before, target.reading() as after:
             return sorted(_among(before, _LIVE, suspects) - _among(after, _LIVE, suspects))
-        found = []
-        theirs = _live_in_order(after)
-        other = next(theirs, None)
-        for item_id in _live_in_order(before):
-            while other is not None and other < item_id:  # type: ignore[operator]
-                other = next(theirs, None)
-            if other != item_id:
-                found.append(item_id)
-        return found
+    file = f"{(target.directory / STORE_FILE).resolve().as_uri()}?mode=ro"
+    with current.reading() as connection:
+        # Compared by SQLite: to come back for each row is to ask for the interpreter's lock as often, beside
+        # searches that want it.
+        connection.execute("ATTACH ? AS target", (file,))
+        return [row[0] for row in connection.execute(_LOST)]
 
 
 def store_of(opened: Mapping[str, Generation], name: str) -> Store:
@@ -123,10 +121,6 @@ def _ids_that_are(connection: Connection, condition: str, after_seq: int) -> lis
         return [row[0] for row in connection.execute(f"SELECT id FROM item WHERE {condition}")]
     query = f"SELECT id FROM item INDEXED BY item_seq WHERE seq>? AND {condition}"
     return [row[0] for row in connection.execute(query, (after_seq,))]
-
-
-def _live_in_order(connection: Connection) -> Iterator[Id]:
-    return (row[0] for row in connection.execute(f"SELECT id FROM item WHERE {_LIVE} ORDER BY id"))
 
 
 def _among(connection: Connection, condition: str, ids: Iterable[Id]) -> set[Id]:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from index_store.engine.step_guard import nothing_shown_again
 from index_store.errors import GenerationConflict
 from index_store.storage.store import Store
 from index_store.types import CollectionSpec, Id, ItemDelete, ItemWrite, SearchRequest, WriteBatch
+from item_rules.ids import IdKind
 
 NAME = "things"
 OTHER = {"v1": "v2", "v2": "v1"}
@@ -131,3 +133,21 @@ def test_nobody_commits_to_the_serving_generation_in_that_moment(index: Embedded
             assert writer.is_alive() and 7 in shown(index)
         writer.join()
         assert 7 not in shown(index)
+
+
+@pytest.mark.parametrize("ids", [[1, 2, 10, 2**62], ["a", "가", "a b", "A"]])
+def test_lost_ids_are_those_that_only_the_current_one_shows_in_order(tmp_path: Path, ids: list[Any]) -> None:
+    directory = tmp_path / "100% #1?"  # its name is part of an address that SQLite reads
+    kind: IdKind = "int64" if ids[0] == 1 else "string"
+    index = EmbeddedIndex(directory, [CollectionSpec(NAME, kind, 4, "l2")])
+    index.open()
+    index.advance(NAME, "begin", "v1")
+    index.write(NAME, WriteBatch([ItemWrite(each, vector(1), True) for each in ids], embedding_version="v1"))
+    index.advance(NAME, "begin", "v2")
+    assert index.find_lost(NAME, "v2") == sorted(ids)
+    index.write(NAME, WriteBatch([ItemWrite(ids[1], vector(1))], embedding_version="v2"))
+    assert index.find_lost(NAME, "v2") == sorted({*ids} - {ids[1]})
+    apart(index, "v2", hides=(ids[1],))
+    apart(index, "v1", deletes=(ids[0],))
+    assert index.find_lost(NAME, "v2") == sorted({*ids} - {ids[0]})
+    index.close()
