@@ -13,7 +13,7 @@ from index_store.lexical.scores import QueryGrams, query_grams
 from index_store.types import Id
 
 _GRAMS = {"letters": letter_grams, "sounds": sound_grams}
-_K1, _B, _SOUND_SHARE = 1.2, 0.75, 0.8
+_K1, _B, _SOUND_SHARE = 0.4, 0.75, 0.8
 
 
 def words_of(query: str, documents: Mapping[Id, str | None], fields: Sequence[str]) -> dict[Id, float]:
@@ -22,6 +22,8 @@ def words_of(query: str, documents: Mapping[Id, str | None], fields: Sequence[st
     texts = {item_id: document_text(metadata, fields) for item_id, metadata in documents.items()}
     found = {stream: _scores(stream, asked, texts) for stream in asked.grams}
     sounds = found["sounds"]
+    if not asked.is_korean:
+        sounds = {item_id: score * np.sqrt(score) for item_id, score in sounds.items()}
     if "letters" not in found:
         return {item_id: float(score) for item_id, score in sounds.items()}
     share = np.float32(_SOUND_SHARE)
