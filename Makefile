@@ -89,6 +89,10 @@ bench: $(VENV)/.test $(MODELS_DIR)/.built ## every benchmark; pictures and table
 	@for file in benchmarks/bench_*.py; do \
 	  name=$$(basename $$file .py); echo "== $$name"; $(PY) -m benchmarks.$$name $(ARGS) || exit 1; done
 
+.PHONY: quality
+quality: $(VENV)/.test $(MODELS_DIR)/.built ## how good answers are, by kind of query and of picture, each with its limit
+	$(PY) -m benchmarks.bench_quality --models-dir $(MODELS_DIR) $(ARGS)
+
 .PHONY: record
 record: $(VENV)/.test ## keep a data directory of RELEASE=N.N.N, for later releases to open (docs/UPGRADES.md)
 	@test -n "$(RELEASE)" || { echo "make record RELEASE=N.N.N"; exit 2; }

@@ -6,14 +6,14 @@ DATA_DIR holds recipes.jsonl, recipe_queries.jsonl, images.jsonl and images/, an
 kok_products.csv, osm_presets_ko.jsonl, emoji_ko.jsonl and tuxpaint_ko.jsonl; what is not there is left out,
 and said to be. `kinds`: dense, lexical and hybrid answers of a service to each kind of query
 (benchmarks/quality_queries.py says how each is made), with 95 % intervals of what hybrid gains by paired
-bootstrap. Vectors of texts are kept in .cache/vectors: the second run takes seconds.
+bootstrap. Vectors are kept in .cache/vectors: the second run takes seconds.
 `texts`: every embedder and template on the recipes. Without labelled data the demo's pictures are changed and
 found again, without a limit. Texts go through normalise_text and the collection's
 template, pictures as JPEG bytes through decode_image, both through the batchers, as in the service. The
 answers are exact; those of a sealed index stand beside them, and for pictures those of a running service that
 got them by upload; they may be .005 off. Near-duplicate: a picture cropped, turned, relit and compressed
-finds its original among all. Cross-rendering: a flat drawing finds the 3D rendering of the same thing. The
-tables go to .out/quality.md.
+finds its original among all. Cross-rendering: a flat drawing finds the 3D rendering of the same thing, also
+where both are shown at one scale. The tables go to .out/quality.md.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from index_store.engine.index import EmbeddedIndex
 from index_store.maintenance.worker import Maintenance
 from index_store.types import CollectionSpec, ItemWrite, SearchRequest, WriteBatch
+from service.app.report.ranking_metrics import interval_of_means
 
 K = 10
 OFF_MAX = 0.005
@@ -51,6 +52,14 @@ def by_index(queries: Vectors, base: Vectors) -> Places:
 
 def worst_off(differences: Iterable[float]) -> float:
     return float(np.abs(np.fromiter(differences, np.float64)).max())
+
+
+def with_interval(values: npt.NDArray[Any], *, signed: bool = False) -> str:
+    """Return the mean of `values`, with where 95 % of the means of drawn samples lie."""
+    found = values.astype(np.float64)
+    low, high = interval_of_means(found[:, None])[:, 0]
+    sign = "+" if signed else ""
+    return f"{found.mean():{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.embedding_service import Row
-from benchmarks.quality_index import K, table
+from benchmarks.quality_index import K, table, with_interval
 from benchmarks.quality_queries import DataSet, data_sets
 from benchmarks.quality_service import SETTINGS, Answers, Setting, filled_service
 
@@ -18,8 +18,6 @@ MODEL = "builtin:multilingual-e5-small"
 Scores = npt.NDArray[np.float64]
 """(queries,) nDCG@K."""
 _DISCOUNTS = 1 / np.log2(np.arange(K) + 2)
-_SAMPLES = 2000
-_SEED = 17
 _GUARDED_MIN, _GUARD = 50, 0.01
 """No kind of so many queries may lose more than that to dense."""
 _ALL = "all"
@@ -108,9 +106,10 @@ def _rows(name: str, kind: str, scores: Mapping[Setting, Scores]) -> Iterator[Ro
         may_lose = _GUARD
     if may_lose is not None:
         for setting in ("hybrid", "hybrid, words"):
-            lost = float((scores["dense"] - scores[setting]).mean())
-            said = f"dense - hybrid {_interval(scores['dense'] - scores[setting])}"
-            yield Row(f"{name}, {kind}: {setting} loses to dense", lost, may_lose, detail=said)
+            lost = scores["dense"] - scores[setting]
+            said = f"dense - hybrid {with_interval(lost, signed=True)}"
+            label = f"{name}, {kind} ({len(lost)}): {setting} loses to dense"
+            yield Row(label, float(lost.mean()), may_lose, detail=said)
 
 
 def _cell(scores: Scores) -> str:
@@ -118,13 +117,4 @@ def _cell(scores: Scores) -> str:
 
 
 def _gain(scores: Mapping[Setting, Scores]) -> str:
-    return _interval(scores["hybrid"] - scores["dense"])
-
-
-def _interval(differences: Sequence[float] | Scores) -> str:
-    """The mean of paired differences, and where 95 % of the means of drawn samples lie."""
-    found = np.asarray(differences, np.float64)
-    rng = np.random.default_rng(_SEED)
-    means = found[rng.integers(0, len(found), (_SAMPLES, len(found)))].mean(axis=1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return f"{found.mean():+.3f} ({low:+.3f} to {high:+.3f})"
+    return with_interval(scores["hybrid"] - scores["dense"], signed=True)
