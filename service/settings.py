@@ -233,6 +233,20 @@ class Settings:
         0, 0, 1_000_000_000, "items", "What each key may write or delete in RATE_LIMIT_WINDOW_S; 0: no limit."
     )
     rate_limit_window_s: int = number(60, 1, 86_400, "seconds", "Window of the rate limits; it slides.")
+    seen_keys_max: int = number(
+        10_000, 0, 1_000_000, "keys", "Values of `seen_key` that are remembered; 0: none, they are refused."
+    )
+    seen_ids_max: int = number(
+        1000,
+        10,
+        100_000,
+        "items",
+        "Items remembered as shown under one `seen_key`; the oldest go first.",
+    )
+    seen_bytes_max: int = number(
+        64 << 20, 1 << 20, 4 << 30, "bytes", "What all that is remembered under `seen_key` takes at most."
+    )
+    seen_s: int = number(3600, 10, 604_800, "seconds", "After its last search a `seen_key` is forgotten.")
     audit_files: int = number(
         8, 0, 1000, "files", "Files of the audit log, the current one included; 0 keeps none."
     )

@@ -36,6 +36,7 @@ from service.app.listing.scan_queue import ScanQueue
 from service.app.monitoring.explanations import Explanations
 from service.app.search import Searcher
 from service.app.search_queue import SearchQueue
+from service.app.seen.seen_items import SeenItems
 from service.app.store_id import store_id
 from service.collections import Catalogue, read_collections
 from service.embedding.catalog.preload import EarlyModels
@@ -57,6 +58,7 @@ from service.wiring_metrics import (
     query_log,
     request_tracer,
     search_meter,
+    seen_items,
     stdout_request_log,
 )
 from service.wiring_models import ModelLoader
@@ -111,7 +113,8 @@ def build(
     metrics = Metrics(metrics_dir)
     encoders = Encoders({each.name: Slot(each.model, each.text_template) for each in catalogue.collections})
     search_queue = _search_queue(settings, index, metrics)
-    searcher = _searcher(settings, catalogue, encoders, search_queue, index, readers)
+    seen = seen_items(settings, metrics, metrics_dir)
+    searcher = _searcher(settings, catalogue, encoders, search_queue, index, readers, seen)
     pictures = PictureFetcher(_guarded(settings), fetchers)
     ingester = _ingester(settings, catalogue, encoders, pictures, index, writers, metrics)
     tracer = request_tracer(settings, metrics)
@@ -181,6 +184,7 @@ def _searcher(
     search_queue: SearchQueue,
     index: OpenableIndex,
     readers: ThreadPoolExecutor,
+    seen: SeenItems | None,
 ) -> Searcher:
     synonyms = {each.name: each.synonyms for each in catalogue.collections if each.synonyms is not None}
     return Searcher(
@@ -189,6 +193,7 @@ def _searcher(
         index,
         readers,
         Interpreter(index.word_source(), synonyms),
+        seen,
         deadline_ms=settings.search_deadline_ms,
         min_seq_wait_ms=settings.min_seq_wait_ms,
     )

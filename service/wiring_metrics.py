@@ -26,6 +26,8 @@ from service.app.monitoring.state_collector import StateCollector, StateIndex
 from service.app.query_log.files import QueryLog
 from service.app.query_log.recorder import QueryRecorder
 from service.app.rebuild.jobs import JobStore
+from service.app.seen.seen_collector import SeenCollector
+from service.app.seen.seen_items import SeenItems, SeenLimits
 from service.collections import Catalogue
 from service.errors import BadConfiguration
 from service.observing.audit_log import AuditFiles, AuditLog
@@ -79,6 +81,18 @@ def search_meter(
     recorder = QueryRecorder(query_log(settings), executor, random.random, percent=percent)
     meter = SearchMeter(metrics.stages, slow, sampler, recorder if percent else None)
     return meter, [meter.share_regularly, recorder.write_regularly]
+
+
+def seen_items(settings: Settings, metrics: Metrics, shared_dir: Path | None) -> SeenItems | None:
+    """Return what remembers what was shown; None where nothing may. shared_dir: of several workers."""
+    if not settings.seen_keys_max:
+        return None
+    limits = SeenLimits(
+        settings.seen_keys_max, settings.seen_ids_max, settings.seen_bytes_max, settings.seen_s
+    )
+    seen = SeenItems(shared_dir, limits)
+    metrics.add_collector(SeenCollector(seen))
+    return seen
 
 
 def query_log(settings: Settings) -> QueryLog:

@@ -78,6 +78,7 @@ class Query:
     cursor: `next_cursor` of the page before, with the same question. min_confidence: 0..1, of a text only;
     leaves out hits that are less likely what was asked for. boost, group_by, collapse, diversity, pool: how
     hits are ranked, as in openapi.yaml. more: further fields of the request by their name on the wire.
+    seen_key: a session; what was answered under it is left out. seen_reset: but begins anew.
     """
 
     text: str | None = None
@@ -87,6 +88,8 @@ class Query:
     unlike_ids: Sequence[Id] = ()
     recommend: Recommend | None = None
     like_weights: Sequence[float] = ()
+    seen_key: str | None = None
+    seen_reset: bool = False
     k: int = 25
     collection: str | None = None
     exclude_ids: Sequence[Id] = ()

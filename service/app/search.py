@@ -25,6 +25,8 @@ from service.app.recommend.likes import (
     vectors_of_items,
 )
 from service.app.search_queue import ResultHandler, SearchQueue
+from service.app.seen.seen_items import SeenItems
+from service.app.seen.unseen import UnseenSearch
 from service.collections import Collection, SearchMode
 from service.embedding.port import Encoding
 from service.errors import ModelUnavailable, Overloaded, Starting, UnknownItem
@@ -59,8 +61,8 @@ class ParsedSearch(SearchTimer, gc=False):
     out. may_degrade: whether words alone may answer while the model is away; is_degraded: they do.
     words_suffice: whether they answer where the collection's model reads no text. recommend, like_weights:
     what like_ids are to the answer; no weights for equal ones. likes_digest: of the vectors of like_ids and
-    unlike_ids, for the page before. It is its own timer: an object more for every search would take longer
-    than what it times.
+    unlike_ids, for the page before. seen_key: whose former answers are left out. It is its own timer: an
+    object more for every search would take longer than what it times.
     """
 
     collection: Collection
@@ -84,6 +86,8 @@ class ParsedSearch(SearchTimer, gc=False):
     recommend: RecommendMode = "mean"
     like_weights: Sequence[float] = ()
     likes_digest: str = ""
+    seen_key: str = ""
+    is_seen_reset: bool = False
 
 
 class Searcher:
@@ -96,6 +100,7 @@ class Searcher:
         index: IndexReader,
         readers: Executor,
         interpreter: Interpreter,
+        seen: SeenItems | None = None,
         *,
         deadline_ms: int,
         min_seq_wait_ms: int,
@@ -105,6 +110,7 @@ class Searcher:
         self._index = index
         self._readers = readers
         self._interpreter = interpreter
+        self._unseen = UnseenSearch(seen, readers)
         self._deadline_s = deadline_ms / 1000
         self._min_seq_wait_s = min_seq_wait_ms / 1000
 
@@ -125,6 +131,16 @@ class Searcher:
         the model is not of the serving version the answer is ModelUnavailable."""
         if deadline is None:
             deadline = self.deadline()
+        if search.seen_key:
+            find = partial(self._find_somehow, search, caller, deadline)
+            name, key = search.collection.name, search.seen_key
+            return await self._unseen.find_unseen(
+                name, key, search.request, find, is_reset=search.is_seen_reset
+            )
+        return await self._find_somehow(search, caller, deadline)
+
+    async def _find_somehow(self, search: ParsedSearch, caller: str, deadline: float) -> SearchResult:
+        """By words alone where the model is away and that may be."""
         try:
             return await self._find(search, caller, deadline)
         except ModelUnavailable:
@@ -157,7 +173,7 @@ class Searcher:
         """
         if search.words_suffice:
             self._ask_who_reads_text(search)
-        if search.min_seq is not None or search.like_ids or self._may_be_read(search):
+        if search.min_seq is not None or search.like_ids or search.seen_key or self._may_be_read(search):
             return False
         if (content := _to_embed(search)) is not None and not self._is_known(search, content):
             encoder = self._encoders.encoder(search.collection.name, content)

@@ -244,13 +244,16 @@ def test_any_answer_is_an_answer_or_one_typed_error(status: int, data: bytes) ->
 
 
 def test_a_recommendation_says_how() -> None:
-    query = Query(like_ids=[1, 2], unlike_ids=[3], recommend="each", like_weights=[2.0, 1.0], k=5)
+    query = Query(
+        like_ids=[1, 2], unlike_ids=[3], recommend="each", like_weights=[2.0, 1.0], k=5, seen_key="s"
+    )
     sent = orjson.loads(search.search(query, Keys()).body or b"")
     assert sent == {
         "like_ids": [1, 2],
         "unlike_ids": [3],
         "recommend": "each",
         "like_weights": [2.0, 1.0],
+        "seen_key": "s",
         "top_k": 5,
     }
     row = {"recipe_id": 7, "distance": 0.5, "why": {"like_id": 2}}

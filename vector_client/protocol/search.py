@@ -116,6 +116,8 @@ def _search_body(query: Query) -> dict[str, Any]:
         "unlike_ids": list(query.unlike_ids) or None,
         "recommend": query.recommend,
         "like_weights": finite(list(query.like_weights)) or None,
+        "seen_key": query.seen_key,
+        "seen_reset": query.seen_reset or None,
         "top_k": query.k,
         "collection": query.collection,
         "exclude_ids": list(query.exclude_ids) or None,

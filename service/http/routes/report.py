@@ -112,7 +112,7 @@ class ReportRoutes:
 def _require_one_page(body: SearchIn, collection: Collection) -> None:
     if body.collection not in (None, collection.name):
         raise InvalidInput("collection", f"must be {collection.name!r} or left out")
-    for name in ("cursor", "min_seq"):
+    for name in ("cursor", "min_seq", "seen_key"):
         if getattr(body, name) is not None:
             raise InvalidInput(name, "is served by POST /v1/search only")
     if body.recommend not in (None, "mean"):

@@ -81,8 +81,8 @@ class Shortcut:
             size = expected_bytes(search)
             if size > LARGE_BYTES or (size > self._packed_from and accepts_gzip(headers)):
                 return False  # the ordinary way encodes it, or packs it, beside the event loop
-            if search.like_ids:
-                return False  # their vectors are read first: the ordinary way charges for it
+            if search.like_ids or search.seen_key:
+                return False  # something is read first: the ordinary way charges for it
             direct = DirectSearch(
                 self._middleware, self._searcher, self._meter, search, caller, client, reply, started
             )

@@ -20,6 +20,7 @@ from service.http.wire.cursors import read_cursor
 from service.http.wire.problems import HttpRefusal
 from service.http.wire.ranking.fields import read_ranking
 from service.http.wire.recommend.likes import check_likes
+from service.http.wire.recommend.seen import check_seen
 from service.http.wire.schemas import SearchIn
 from service.http.wire.values import (
     checked_vector,
@@ -136,6 +137,8 @@ class SearchReader:
             mode=mode,
             recommend=body.recommend or "mean",
             like_weights=body.like_weights or (),
+            seen_key=body.seen_key or "",
+            is_seen_reset=bool(body.seen_reset),
             may_degrade=body.degrade is not None,
             words_suffice=_words_suffice(body, collection),
         )
@@ -191,6 +194,7 @@ def _require_one_content(body: SearchIn) -> None:
             {"query": body.query, "image": body.image, "vector": body.vector, "like_ids": body.like_ids}
         )
     check_likes(body)
+    check_seen(body)
 
 
 def _mode_of(body: SearchIn, collection: Collection) -> SearchMode:

@@ -91,6 +91,8 @@ class ExplainRoutes:
         search = self._reader.parse(body)
         if search.mode != "dense":
             raise InvalidInput("mode", "can't be explained unless it is dense")
+        if search.seen_key:
+            raise InvalidInput("seen_key", "can't be explained: exclude_ids says the same")
         if search.recommend != "mean":
             raise InvalidInput("recommend", "can't be explained unless it is mean")
         return search, read_id(body.id, search.collection, "id")

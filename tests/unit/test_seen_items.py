@@ -1,0 +1,98 @@
+"""What was shown under a key: shared, bounded by keys, items, bytes and time; a fault hides nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.app.seen.seen_items import SeenItems, SeenLimits
+
+LIMITS = SeenLimits(keys_max=20, ids_max=10, bytes_max=1 << 20, kept_s=60.0)
+
+
+class Hand:
+    """A clock that a test sets."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Hand:
+    return Hand()
+
+
+def test_two_workers_know_the_same(tmp_path: Path, clock: Hand) -> None:
+    one, other = (SeenItems(tmp_path, LIMITS, clock) for _ in range(2))
+    one.note_shown("recipes", "ann", [1, 2])
+    other.note_shown("recipes", "ann", [3, 2**63 - 1, -(2**63)])
+    assert one.shown_ids("recipes", "ann") == [1, 2, 3, 2**63 - 1, -(2**63)]
+    one.note_shown("names", "ann", ["상품-7", "7"])
+    assert other.shown_ids("names", "ann") == ["상품-7", "7"]
+    assert other.shown_ids("recipes", "bob") == [] and other.counts().keys == 2
+    other.forget("recipes", "ann")
+    assert one.shown_ids("recipes", "ann") == [] and one.shown_ids("names", "ann")
+    for each in (one, other):
+        each.close()
+
+
+def test_a_key_keeps_its_newest_items(clock: Hand) -> None:
+    seen = SeenItems(None, LIMITS, clock)
+    for start in range(0, 40, 4):
+        seen.note_shown("recipes", "ann", list(range(start, start + 4)))
+    assert seen.shown_ids("recipes", "ann") == list(range(30, 40))
+
+
+def test_what_was_used_longest_ago_goes_first(clock: Hand) -> None:
+    seen = SeenItems(None, LIMITS, clock)
+    for number in range(30):
+        clock.now += 1
+        seen.note_shown("recipes", f"key {number}", [number])
+        seen.note_shown("recipes", "used", [number])
+    assert seen.counts().keys <= LIMITS.keys_max
+    assert seen.shown_ids("recipes", "used") and seen.shown_ids("recipes", "key 29") == [29]
+    assert seen.shown_ids("recipes", "key 0") == []
+
+
+def test_a_key_expires_after_its_last_use(clock: Hand) -> None:
+    seen = SeenItems(None, LIMITS, clock)
+    seen.note_shown("recipes", "ann", [1])
+    clock.now += 59
+    seen.note_shown("recipes", "ann", [])
+    clock.now += 59
+    assert seen.shown_ids("recipes", "ann") == [1], "an answer without items is a use"
+    clock.now += 1
+    assert seen.shown_ids("recipes", "ann") == [] and seen.counts().keys == 0
+    seen.note_shown("recipes", "ann", [2])
+    assert seen.shown_ids("recipes", "ann") == [2], "what has expired does not come back"
+
+
+def test_bytes_are_bounded(tmp_path: Path, clock: Hand) -> None:
+    limits = LIMITS._replace(keys_max=100_000, ids_max=100)
+    seen = SeenItems(tmp_path, limits, clock)
+    for number in range(200):
+        clock.now += 0.01
+        seen.note_shown("names", f"key {number}", ["x" * 200 + f"{place}" for place in range(100)])
+        assert seen.counts().bytes_count <= limits.bytes_max
+    assert len(seen.shown_ids("names", "key 199")) == 100 and seen.shown_ids("names", "key 0") == []
+    assert 20 < seen.counts().keys < 60
+    seen.close()
+
+
+def test_no_key_stands_in_the_file(tmp_path: Path, clock: Hand) -> None:
+    seen = SeenItems(tmp_path, LIMITS, clock)
+    seen.note_shown("recipes", "session-of-ann", [1])
+    seen.close()
+    assert all(b"session-of-ann" not in file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_a_fault_forgets_and_hides_nothing(tmp_path: Path, clock: Hand) -> None:
+    (tmp_path / "seen.sqlite").write_bytes(b"no database" * 1000)
+    seen = SeenItems(tmp_path, LIMITS, clock)
+    seen.note_shown("recipes", "ann", [1])
+    assert seen.shown_ids("recipes", "ann") == [] and seen.counts().keys == 0
+    lost = SeenItems(tmp_path / "nowhere", LIMITS, clock)
+    assert lost.shown_ids("recipes", "ann") == []
