@@ -81,7 +81,7 @@ export function showItem(hit, collection, asked, common) {
       h("h3", {}, t("why")),
       h("p", {}, isNear(hit) && t("why_vector"), common.words.length > 0 && ` ${whyWords(common)}`,
         common.shared.size > 0 && ` ${t("why_shared", { keys: [...common.shared].join(", ") })}`),
-      explanation(id, asked),
+      isNear(hit) && explanation(id, asked), // which ranks by vectors
       h("h3", {}, t("item_stored")), stored,
       h("p", { class: "row" }, h("button", { autofocus: true, onclick: () => close() }, t("close"))));
   });
