@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
-from index_store.types import Ack
+from index_store.types import Ack, Filter
 from service.app.ingest import Intake, NewItem
 from service.collections import Catalogue, Collection
 from service.demo.catalogue import Product, Recipe, products, recipes
@@ -39,6 +39,21 @@ async def load_demo(ingester: Writer, catalogue: Catalogue) -> int:
             continue
         written += await _ingest_all(ingester, name, items(collection))
     return written
+
+
+async def keep_pictures(ingester: Writer, catalogue: Catalogue) -> None:
+    """Send the products' pictures again, so that a directory of a release that kept none can be rebuilt by
+    another model. Items that are gone, or whose picture is no longer the demo's, are passed over; nothing but
+    the kept picture changes. Raises what `ingest` raises."""
+    collection = catalogue.get("products")
+    if collection is None or collection.id_field != "product_id" or not collection.keeps_content:
+        return
+    drawn = list(products())
+    for start in range(0, len(drawn), _ITEMS_A_WRITE):
+        some = drawn[start : start + _ITEMS_A_WRITE]
+        again = [NewItem(place, each.product_id, picture=each.jpeg) for place, each in enumerate(some)]
+        shown: Filter = {"image_url": {"$in": [each.image_url for each in some]}}
+        await ingester.ingest(Intake(collection.name, again, only_where=shown), partial=False)
 
 
 async def _ingest_all(ingester: Writer, collection: str, items: list[NewItem]) -> int:

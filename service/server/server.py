@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from index_store.errors import IndexStoreError
 from service.collections import NO_MODEL, Catalogue
 from service.demo.greeting import greeting
 from service.embedding.catalog.preload import EarlyModels
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from service.http.app import Application
 
 _DEMO_UNFINISHED = "demo.unfinished"
+_DEMO_KEPT = "demo.pictures-kept"
 """In DATA_DIR while the demo is being loaded; loading it again changes nothing that is there."""
 _SWITCH_S = 0.0005
 """How long a thread computes in Python, opening a snapshot for instance, while a search waits for the
@@ -174,20 +176,26 @@ async def _load_demo(settings: Settings) -> None:
 
 
 def _begin_demo(data_dir: Path) -> bool:
-    """Return whether the demo is to be loaded: into an empty directory, or to finish what was interrupted."""
+    """Return whether something is to be written first: the demo into an empty directory, or to finish what
+    was interrupted; or, once, the pictures that a release of before did not keep."""
     mark = data_dir / _DEMO_UNFINISHED
-    if not mark.exists() and any((data_dir / "collections").glob("*")):
-        return False
-    mark.touch()
-    return True
+    if not any((data_dir / "collections").glob("*")):
+        mark.touch()
+    return mark.exists() or not (data_dir / _DEMO_KEPT).exists()
 
 
 async def _fill(data_dir: Path, ingester: Ingester, catalogue: Catalogue) -> None:
-    from service.demo.loading import load_demo
+    from service.demo.loading import keep_pictures, load_demo
 
+    unfinished = data_dir / _DEMO_UNFINISHED
     try:
-        await load_demo(ingester, catalogue)
-        (data_dir / _DEMO_UNFINISHED).unlink(missing_ok=True)
-    except ServiceError as exc:
+        if not unfinished.exists():
+            await keep_pictures(ingester, catalogue)
+        else:
+            await load_demo(ingester, catalogue)
+            unfinished.unlink()
+        (data_dir / _DEMO_KEPT).touch()
+    except (ServiceError, IndexStoreError) as exc:
         sys.stderr.write(f"error: the demo could not be loaded: {exc}\n")
-        raise
+        if unfinished.exists():
+            raise

@@ -8,6 +8,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from service.collections import Catalogue, Collection
 from service.demo import shapes
 from service.demo.catalogue import CATEGORIES, DemoPictures, Product, products, recipes
 from service.demo.greeting import QUERY_PICTURE, greeting
-from service.demo.loading import load_demo
+from service.demo.loading import keep_pictures, load_demo
 from service.demo.pictures import COLOURS, PATTERNS, PIXELS, draw
 from service.embedding.text import normalise_text
 from service.errors import Reject
@@ -155,6 +156,19 @@ def test_collections_of_other_meaning_are_left_alone() -> None:
     others = Collection("recipes", id_field="id", text_template="{title}", model="m")
     assert load(others) == (0, [])
     assert load(PRODUCTS)[0] == 150
+
+
+def test_pictures_are_kept_again_where_they_are_still_the_demos(drawn: list[Product]) -> None:
+    """A directory of a release that kept none: nothing else is written, and nothing comes back."""
+    ingester = RecordingIngester()
+    asyncio.run(keep_pictures(ingester, Catalogue((RECIPES, PRODUCTS))))
+    assert ingester.intakes == [], "the collection keeps no pictures"
+    asyncio.run(keep_pictures(ingester, Catalogue((RECIPES, replace(PRODUCTS, keep_content=True)))))
+    items = [item for intake in ingester.intakes for item in intake.items]
+    assert [(item.id, item.picture) for item in items] == [(each.product_id, each.jpeg) for each in drawn]
+    assert all(item.metadata is None and item.active is None for item in items)
+    shown = [url for intake in ingester.intakes for url in intake.only_where["image_url"]["$in"]]
+    assert shown == [each.image_url for each in drawn]
 
 
 def test_every_image_url_leads_to_its_picture(tmp_path: Path, drawn: list[Product]) -> None:
