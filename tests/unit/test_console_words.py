@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-CONSOLE = Path(__file__).parents[2] / "service" / "console"
+from service.http.wire import problems
+
+SERVICE = Path(__file__).parents[2] / "service"
+CONSOLE = SERVICE / "console"
 SCRIPTS = {path.name: path.read_text("utf-8") for path in CONSOLE.glob("*/*.js")}
 LISTS = ("words.js", "words_ops.js")
 WORD = re.compile(r'^  (\w+): \[\s*"((?:[^"\\]|\\.)*)",\s*"((?:[^"\\]|\\.)*)",?\s*\]', re.MULTILINE)
@@ -43,3 +46,18 @@ def test_texts_never_become_markup() -> None:
     )
     found = {name: barred.findall(text) for name, text in SCRIPTS.items() if name != "docs.js"}
     assert {name: places for name, places in found.items() if places} == {}
+
+
+def test_every_problem_of_the_service_has_words_of_its_own() -> None:
+    """Else a Korean page tells it by the service's English text alone."""
+    named = re.compile(r"HttpRefusal\(\s*\d+,\s*\"(\w+)\"")
+    written = [
+        code for path in SERVICE.glob("http/**/*.py") for code in named.findall(path.read_text("utf-8"))
+    ]
+    codes = (
+        {code for *_, code in problems._TABLE}
+        | {code for code, _ in problems._OF_ROUTING.values()}
+        | set(written)
+    )
+    assert len(codes) > 40
+    assert {code for code in codes if f"refused_{code}" not in WORDS} == set()
