@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from index_store import hints
 from index_store.catalog.pointer import read_pointer
 from index_store.diagnosis import what_helps
 from index_store.errors import StoreDamaged, Unavailable, WriteFailed
-from index_store.storage.durable_files import locked
+from index_store.storage.durable_files import LOCK_WAIT_S, holder_of, locked_within
 from index_store.storage.schema import (
     LEXICAL_KEY,
     LOCK_FILE,
@@ -58,10 +59,10 @@ def current_identity(collection: Path) -> GenerationIdentity | None:
         return None
 
 
-def record_origin(generation: Path, connect: Connector, origin: str) -> bool:
+def record_origin(generation: Path, connect: Connector, origin: str, wait_s: float = LOCK_WAIT_S) -> bool:
     """Note `origin` in the store of the directory `generation`, durably; return whether it said another one
-    before. Raises WriteFailed."""
-    return _record(generation, connect, ORIGIN_KEY, origin)
+    before. wait_s: for others' commits. Raises WriteFailed."""
+    return _record(generation, connect, ORIGIN_KEY, origin, wait_s)
 
 
 def record_lexical_fields(generation: Path, connect: Connector, fields: Sequence[str]) -> None:
@@ -69,10 +70,10 @@ def record_lexical_fields(generation: Path, connect: Connector, fields: Sequence
     _record(generation, connect, LEXICAL_KEY, json.dumps(list(fields), ensure_ascii=False))
 
 
-def _record(generation: Path, connect: Connector, key: str, value: str) -> bool:
+def _record(generation: Path, connect: Connector, key: str, value: str, wait_s: float = LOCK_WAIT_S) -> bool:
     """Note `value` under `key`; return whether it said another one before. Raises WriteFailed."""
     try:
-        with locked(generation / LOCK_FILE):
+        with locked_within(generation / LOCK_FILE, wait_s):
             connection = connect(generation / STORE_FILE)
             try:
                 found = connection.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
@@ -87,6 +88,11 @@ def _record(generation: Path, connect: Connector, key: str, value: str) -> bool:
                 return True
             finally:
                 connection.close()
+    except TimeoutError as exc:
+        raise WriteFailed(
+            f"{generation}: its {key} could not be noted: {exc}",
+            hints.stuck_writer(holder_of(generation / LOCK_FILE)),
+        ) from exc
     except (*SQLITE_ERRORS, OSError) as exc:
         raise WriteFailed(
             f"{generation}: its {key} could not be noted: {exc}", what_helps(exc, generation)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from index_store.storage.durable_files import locked
+from index_store.storage.durable_files import locked_within
 from index_store.storage.schema import LOCK_FILE, STORE_FILE, Connection, Connector, prepare
 
 _PREFIX = "snapshot/"
@@ -39,7 +39,7 @@ def read_registered(connection: Connection) -> list[SnapshotEntry]:
 
 def register(directory: Path, connect: Connector, add: Sequence[SnapshotEntry], drop: Sequence[str]) -> None:
     """Add and drop entries in one durable transaction. Raises OSError, sqlite3.Error."""
-    with locked(directory / LOCK_FILE):
+    with locked_within(directory / LOCK_FILE):
         connection = connect(directory / STORE_FILE)
         try:
             prepare(connection)

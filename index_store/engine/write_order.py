@@ -24,7 +24,7 @@ from index_store import hints
 from index_store.diagnosis import hint_of
 from index_store.errors import WriteFailed
 from index_store.storage.digest import crc_of
-from index_store.storage.durable_files import holder_of
+from index_store.storage.durable_files import WaitingWriter, holder_of
 from index_store.types import WriteBatch
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class WriteOrder:
             if not self._waiting.acquire(blocking=False):
                 os.close(descriptor)
                 raise self._stalled(path, "too many writers wait for it") from None
-            waiting = _WaitingWriter(descriptor, self._waiting)
+            waiting = WaitingWriter(descriptor, self._waiting.release)
             if not waiting.is_over_within(self._wait_s):
                 raise self._stalled(path, f"another writer has held it for {self._wait_s:g} s") from None
         except OSError:
@@ -85,38 +85,3 @@ class WriteOrder:
         log.error("write_order_stalled", extra={"path": str(path), "reason": why, "holder": holder})
         text = f"{path}: {why}{who}; nothing was written, repeating it is safe"
         return WriteFailed(text, hints.stuck_writer(holder))
-
-
-class _WaitingWriter:
-    """Waits in a thread: the kernel gives a lock in the order in which it was asked for, and no wait for one
-    can be ended."""
-
-    def __init__(self, descriptor: int, waiting: threading.Semaphore) -> None:
-        """waiting: is given back once it has waited."""
-        self._descriptor = descriptor
-        self._waiting = waiting
-        self._lock = threading.Lock()
-        self._is_over = threading.Event()
-        self._is_given_up = False
-        self._error: OSError | None = None
-        threading.Thread(target=self._run, name="write-order", daemon=True).start()
-
-    def is_over_within(self, wait_s: float) -> bool:
-        """Return whether the descriptor holds the lock; else it is closed once it would. Raises OSError."""
-        self._is_over.wait(wait_s)
-        with self._lock:
-            self._is_given_up = not self._is_over.is_set()
-        if self._error is not None:
-            raise self._error
-        return not self._is_given_up
-
-    def _run(self) -> None:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        except OSError as exc:
-            self._error = exc
-        with self._lock:
-            self._is_over.set()
-            if self._is_given_up or self._error is not None:
-                os.close(self._descriptor)
-        self._waiting.release()

@@ -27,7 +27,7 @@ from index_store.storage.commit_marks import ACKED_FILE, SharedSeq, acked_seq
 from index_store.storage.digest import BUCKETS, ShareHasher
 from index_store.storage.digest_scan import bucket_sums, digest_pages
 from index_store.storage.disk_guard import DiskGuard, require_free_files
-from index_store.storage.durable_files import locked
+from index_store.storage.durable_files import locked_within
 from index_store.storage.group_commit import GroupCommitter, WriterLimits
 from index_store.storage.rows import Row
 from index_store.storage.schema import (
@@ -193,8 +193,9 @@ class Store:
         return self._committer.submit(WriteJob(batch, known_elsewhere, passes))
 
     def commits_blocked(self) -> AbstractContextManager[None]:
-        """A context in which no process commits to this store. Raises OSError."""
-        return locked(self.directory / LOCK_FILE)
+        """A context in which no process commits to this store. Raises OSError, also where a commit does
+        not end."""
+        return locked_within(self.directory / LOCK_FILE)
 
     def tail(self, after_seq: int) -> RowPage | None:
         """Return the rows committed after `after_seq`, at most one page; None when there are none (4 us; 10

@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from index_store.catalog.identity import current_identity, record_origin
 from index_store.engine.index import EmbeddedIndex, EngineLimits
 from index_store.engine.write_order import LOCKS, WAITING_MAX
 from index_store.errors import InvalidVector, WriteFailed
 from index_store.maintenance.check import check
-from index_store.storage.durable_files import locked
+from index_store.storage.durable_files import locked, locked_within
 from index_store.storage.group_commit import LOCK_FILE, WriterLimits
+from index_store.storage.schema import connect_sqlite
 from index_store.types import Ack, ItemWrite, NewGeneration, StoredItem, WriteBatch
 from tests.unit.test_index_store_filling import SPEC, by, made
 from tests.waiting import until
@@ -161,7 +163,7 @@ def impatient(directory: Path, **limits: Any) -> EmbeddedIndex:
 
 
 def waiting_threads() -> int:
-    return sum(each.name == "write-order" for each in threading.enumerate())
+    return sum(each.name == "lock-wait" for each in threading.enumerate())
 
 
 def test_a_stuck_writer_of_an_item_ends_the_wait_of_others_with_an_error(
@@ -195,6 +197,20 @@ def test_few_wait_for_a_stuck_writer_at_once(workers: Sequence[EmbeddedIndex], t
         assert waiting_threads() == WAITING_MAX
     until(lambda: not waiting_threads(), "the end of the threads that still waited")
     index.close()
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_stuck_commit_ends_the_wait_of_who_notes_an_origin(tmp_path: Path) -> None:
+    (store,) = tmp_path.glob("collections/things/*/store.sqlite")
+    with stuck(store.parent / LOCK_FILE):
+        with pytest.raises(WriteFailed, match=f"process {os.getpid()} has held") as caught:
+            record_origin(store.parent, connect_sqlite, "a model", wait_s=0.01)
+        assert caught.value.hint
+        with pytest.raises(TimeoutError), locked_within(store.parent / LOCK_FILE, 0.01):
+            pass
+    until(lambda: not waiting_threads(), "the end of the threads that still waited")
+    assert record_origin(store.parent, connect_sqlite, "a model") is not None
+    assert current_identity(tmp_path / "collections/things").origin == "a model"  # type: ignore[union-attr]
 
 
 def test_a_stuck_commit_ends_the_wait_of_writers_with_an_error(
