@@ -24,6 +24,11 @@ def metadata_text(metadata: Any) -> str:
     return _CANONICAL.encode(metadata)
 
 
+def text_bytes(text: str) -> int:
+    """Return how many bytes a text has in UTF-8. Raises UnicodeEncodeError for half a character."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
 def metadata_fault(metadata: object, bytes_max: int = METADATA_BYTES_MAX) -> str | None:
     """Return what is wrong with metadata, to stand behind the name of the field; None where nothing is.
 
@@ -33,7 +38,7 @@ def metadata_fault(metadata: object, bytes_max: int = METADATA_BYTES_MAX) -> str
         return "must be an object"
     try:
         text = metadata_text(metadata)
-        size = len(text) if text.isascii() else len(text.encode())
+        size = text_bytes(text)
     except UnicodeEncodeError:
         return "must not hold half a character"
     except (TypeError, ValueError, RecursionError) as exc:

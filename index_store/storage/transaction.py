@@ -12,7 +12,7 @@ from index_store.storage.digest import ShareHasher
 from index_store.storage.rows import Row, is_stale, tombstone, without_content, written
 from index_store.storage.schema import COLUMNS, UPSERT, Connection, from_columns, to_columns
 from index_store.types import Content, Id, ItemWrite, WriteBatch
-from item_rules.metadata import METADATA_BYTES_MAX
+from item_rules.metadata import METADATA_BYTES_MAX, text_bytes
 
 Passes: TypeAlias = Callable[[Sequence[str | None]], Sequence[bool]]
 
@@ -170,7 +170,7 @@ def _apply_batch(
             outcome.stale += 1
             continue
         row = written(stored, item, work.seq + 1, hasher)
-        if item.merge is not None and _is_larger(row.metadata, metadata_bytes_max):
+        if item.merge is not None and text_bytes(row.metadata or "") > metadata_bytes_max:
             outcome.too_large[item.id] = None
             continue
         work.change(row, item.content, is_made_anew=item.vector is not None and item.fills is None)
@@ -207,10 +207,6 @@ def _barred(work: _TransactionRows, passes: Passes | None, ids: Sequence[Id]) ->
     held = [row for each in dict.fromkeys(ids) if (row := work.now.get(each)) is not None and not row.deleted]
     passing = zip(held, passes([row.metadata for row in held]), strict=True)
     return frozenset(ids).difference(row.id for row, does_pass in passing if does_pass)
-
-
-def _is_larger(text: str | None, bytes_max: int) -> bool:
-    return text is not None and (len(text) if text.isascii() else len(text.encode())) > bytes_max
 
 
 def _write_changes(connection: Connection, work: _TransactionRows) -> None:

@@ -26,6 +26,19 @@ BROKEN = (OSError, http.client.HTTPException, ValueError)
 pipe; no status line, half a body, half a document."""
 
 
+def listed_ids(connection: Connection, collection: str, id_field: str = "id", live: str = "any") -> list[Any]:
+    """The ids of all stored items, page by page."""
+    found: list[Any] = []
+    path = following = f"/v1/items?collection={collection}&live={live}&limit=70"
+    while True:
+        status, page = connection.ask("GET", following)
+        assert status == 200, page
+        found += [item[id_field] for item in page["items"]]
+        if page["next_cursor"] is None:
+            return found
+        following = f"{path}&cursor={page['next_cursor']}"
+
+
 class Connection:
     """One keep-alive connection."""
 

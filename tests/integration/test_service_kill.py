@@ -16,7 +16,7 @@ import pytest
 from index_store.engine.index import EmbeddedIndex
 from index_store.listings import ItemsRequest
 from index_store.types import CollectionSpec, ItemWrite, SearchRequest, WriteBatch
-from tests.integration.service_process import BROKEN, Connection, ServiceProcess
+from tests.integration.service_process import BROKEN, Connection, ServiceProcess, listed_ids
 from tests.waiting import until
 
 CLIENTS = 32
@@ -144,24 +144,8 @@ def _check(
     assert status == 200
     live = {row["id"] for row in answer["results"]}
     assert live >= set(expected) - gone and not live & gone
-    assert _listed(connection) == sorted(live)
+    assert listed_ids(connection, "things") == sorted(live)
     connection.close()
-
-
-def _listed(connection: Connection, collection: str = "things") -> list[int]:
-    """Every stored item, page by page."""
-    found: list[int] = []
-    cursor = ""
-    while True:
-        path = f"/v1/items?collection={collection}&live=any&limit=300" + (
-            f"&cursor={cursor}" if cursor else ""
-        )
-        status, page = connection.ask("GET", path)
-        assert status == 200, page
-        found += [item["id"] for item in page["items"]]
-        if page["next_cursor"] is None:
-            return found
-        cursor = page["next_cursor"]
 
 
 def test_no_acknowledged_write_is_lost_by_kills(tmp_path: Path, outcome: Callable[[str], None]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.service_process import Connection, ServiceProcess
+from tests.integration.service_process import Connection, ServiceProcess, listed_ids
 from tests.metrics_document import documented
 from tests.waiting import until
 
@@ -110,16 +110,7 @@ def write(connection: Connection, path: str, body: Any) -> Any:
 
 def listed(reader: Connection) -> list[int]:
     """Every live recipe, page by page; a count tells as many."""
-    found: list[int] = []
-    cursor = ""
-    while True:
-        page = "/v1/items?collection=recipes&live=true&limit=70" + (f"&cursor={cursor}" if cursor else "")
-        status, answer = reader.ask("GET", page)
-        assert status == 200, answer
-        found += [item["recipe_id"] for item in answer["items"]]
-        cursor = answer["next_cursor"] or ""
-        if not cursor:
-            break
+    found: list[int] = listed_ids(reader, "recipes", "recipe_id", live="true")
     status, counted = reader.post("/v1/count", {"collection": "recipes"})
     assert (status, counted["count"]) == (200, len(found))
     return found

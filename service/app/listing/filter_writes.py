@@ -33,7 +33,6 @@ UNBRAKED_ITEMS = 10
 _SAMPLE_IDS = 20
 _REJECTS_TOLD = 20
 _RUNNING_MAX = 4
-_PERCENT_OFF = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +154,6 @@ class FilterWrites:
         return FilterSurvey(matched, held, self._allowed(held), sample, *at)
 
     def _allowed(self, held: int) -> int:
-        if self._brake_percent >= _PERCENT_OFF:
-            return held
         return max(UNBRAKED_ITEMS, held * self._brake_percent // 100)
 
     async def apply(
