@@ -34,7 +34,7 @@ class ValueColumn(Protocol):
         """The code of each row's value."""
 
     @property
-    def values(self) -> Sequence[Any]:
+    def values(self) -> ColumnValues:
         """The distinct values; a code is a position in them."""
 
 
@@ -73,7 +73,7 @@ class PickedColumns:
 class PickedColumn:
     """Fits `ValueColumn` and is its own `codes`."""
 
-    def __init__(self, codes: npt.NDArray[np.int32], values: Sequence[Any]) -> None:
+    def __init__(self, codes: npt.NDArray[np.int32], values: ColumnValues) -> None:
         self._codes = codes
         self.values = values
 
@@ -138,6 +138,12 @@ class ColumnValues(Sequence[Any]):
         if isinstance(place, slice):
             return [_made(each) for each in self._held[place]]
         return _made(self._held[place])
+
+    def of_codes(self, codes: Sequence[int]) -> list[Any]:
+        """Return the value of each code, None for MISSING."""
+        held = self._held
+        some = [None if code == MISSING else held[code] for code in codes]
+        return [json.loads(each) if type(each) is JsonText else each for each in some]
 
     def json_texts(self) -> Iterator[str]:
         """Yield the JSON of each value."""

@@ -86,7 +86,7 @@ def _fill(
 class SealedColumn:
     """Fits `columns.ValueColumn` and is its own `codes`."""
 
-    def __init__(self, codes: npt.NDArray[np.int32], values: Sequence[Any]) -> None:
+    def __init__(self, codes: npt.NDArray[np.int32], values: ColumnValues) -> None:
         self._codes = codes
         self.values = values
 
@@ -179,7 +179,7 @@ class SealedMetadata:
             rows = np.arange(start, min(start + _TEXTS_AT_ONCE, count), dtype=np.int64)
             fill_from_texts(column, key, start, self.texts(rows))
         if not len(column.values):
-            return SealedColumn(np.broadcast_to(np.int32(MISSING), count), ()), VALUE_BYTES
+            return SealedColumn(np.broadcast_to(np.int32(MISSING), count), ColumnValues([])), VALUE_BYTES
         return SealedColumn(column.codes.between(0, count), column.values), column.bytes
 
 

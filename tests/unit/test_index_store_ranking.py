@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,27 @@ def test_groups_reach_behind_hundreds_of_one_seller(tmp_path: Path) -> None:
     assert groups.count("가온") == 3 and groups.count(7) == 3 and len(groups) == 9 and found.exhausted
     assert sum(group in (3, 6) for group in groups) == 3, "1 and 1.0 are the same"
     assert len(request.steps or ()) < 12
+    index.close()
+
+
+@pytest.mark.long
+def test_hundreds_of_the_same_are_gone_through_in_few_steps(tmp_path: Path) -> None:
+    index = opened(tmp_path)
+    index.advance("numbers", "begin", "v1")
+    direction = np.ones(SPEC.dim, np.float32)
+    items = [ItemWrite(number, direction, metadata={"price": number}) for number in range(1000)]
+    items += [
+        ItemWrite(number, np.roll(direction * [9, *[1] * 7], number).astype("f4"))
+        for number in range(1000, 1004)
+    ]
+    index.write("numbers", WriteBatch(items, embedding_version="v1"))
+    sealed(tmp_path, index)
+    ranking = Ranking([Boost(0.01, Linear("price", 0, 1000))], collapse=0.1, pool=20)
+    request = SearchRequest(direction, 3, ranking=ranking, steps=[])
+    (found,) = index.search("numbers", [request])
+    assert [hit.id for hit in found.hits] == [19, 1000, 1001] and len(request.steps or ()) < 8
+    (page,) = index.search("numbers", [replace(request, after=found.next_page)])
+    assert [hit.id for hit in page.hits] == [1002, 1003] and page.exhausted
     index.close()
 
 

@@ -140,17 +140,19 @@ def _of_numbers(term: Linear | _Nearness, columns: KeyColumns, count: int) -> Nu
 
 def _values(key: str, columns: KeyColumns, count: int) -> list[Any]:
     """What stands under a key in each row; None where nothing, or several values, do."""
-    found: list[Any] = [None] * count
+    found: list[Any] | None = None
     for location in reversed(locations_of(key, columns)):  # the first one that a row has decides
-        codes, values = location.column.codes.between(0, count).tolist(), location.column.values
-        if not location.path:
-            found = [old if code == MISSING else values[code] for code, old in zip(codes, found, strict=True)]
+        codes = location.column.codes.between(0, count).tolist()
+        values = location.column.values.of_codes(codes)
+        if found is None and not location.path:  # almost every key
+            found = values
             continue
-        for place, code in enumerate(codes):
-            inner = location.values_in(values[code]) if code != MISSING else ()
+        found = found or [None] * count
+        for place, (code, value) in enumerate(zip(codes, values, strict=True)):
+            inner = location.values_in(value) if code != MISSING else ()
             if inner:
                 found[place] = inner[0] if len(inner) == 1 else None
-    return found
+    return [None] * count if found is None else found
 
 
 def _numbers(values: Sequence[Any]) -> Numbers:

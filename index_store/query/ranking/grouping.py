@@ -15,7 +15,6 @@ from index_store.ann.rerank import rescore
 from index_store.ann.validation import count_allowed, pack_allowed
 from index_store.delta.id_index import RowNumbers
 from index_store.filter.columns import MISSING, KeyColumns
-from index_store.filter.compile import kind_of
 from index_store.filter.key_paths import KeyLocation, composed, locations_of
 from index_store.query.view import View
 from index_store.request.ranking import GroupBy
@@ -35,7 +34,7 @@ class GroupCounts:
         self._hits: Counter[Hashable] = Counter()
         self._codes: dict[Hashable, set[tuple[int, int]]] = defaultdict(set)
         self._hidden: set[tuple[int, int]] = set()
-        self._first: dict[int, KeyLocation] = {}
+        self._locations: dict[int, Sequence[KeyLocation]] = {}
 
     def names(self, numbers: npt.NDArray[np.int64], rows: RowNumbers) -> list[Hashable]:
         """Return the group of each row; None where it has none. numbers: of segments, -1 for the delta."""
@@ -51,20 +50,28 @@ class GroupCounts:
         names: list[Hashable] = [None] * len(rows)
         is_named = [False] * len(rows)
         stop = int(rows.max(initial=-1)) + 1
-        for location in locations_of(self._group.key, columns_of(self._view, number)):
-            values, known = location.column.values, dict[int, tuple[bool, Hashable]]()
-            # Another one can come before it meanwhile, of rows that the view does not count yet.
-            is_first = self._first.setdefault(number, location).head == location.head
-            for position, code in enumerate(location.column.codes.between(0, stop)[rows].tolist()):
-                if code == MISSING or is_named[position]:
+        for place, location in enumerate(self._locations_in(number)):
+            codes = location.column.codes.between(0, stop)[rows].tolist()
+            known: dict[int, tuple[bool, Hashable]] = {MISSING: (False, None)}
+            for position, code in enumerate(codes):
+                if is_named[position]:
                     continue
-                if code not in known:
-                    found = location.values_in(values[code])
-                    known[code] = (bool(found), _name_of(found))
-                is_named[position], names[position] = known[code]
-                if is_first and names[position] is not None:
-                    self._codes[names[position]].add((number, code))
+                found = known.get(code)
+                if found is None:
+                    values = location.values_in(location.column.values[code])
+                    found = known[code] = (bool(values), _name_of(values))
+                    if place == 0 and found[1] is not None:
+                        self._codes[found[1]].add((number, code))
+                is_named[position], names[position] = found
         return names
+
+    def _locations_in(self, number: int) -> Sequence[KeyLocation]:
+        """Where a part holds the key; the same ones all the time, since columns that are made anew have other
+        codes."""
+        found = self._locations.get(number)
+        if found is None:
+            found = self._locations[number] = locations_of(self._group.key, columns_of(self._view, number))
+        return found
 
     def is_full(self, name: Hashable) -> bool:
         """Whether no more hits of this group may come."""
@@ -98,7 +105,7 @@ class GroupCounts:
 
     def _rows_with(self, number: int, codes: Sequence[int], count: int) -> npt.NDArray[np.bool_]:
         """Which rows of a part have one of these codes where the key is looked for first."""
-        column = self._first[number].column
+        column = self._locations_in(number)[0].column
         wanted = np.zeros(max(len(column.values), max(codes) + 1) + 1, np.bool_)  # MISSING picks the last one
         wanted[codes] = True
         found: npt.NDArray[np.bool_] = wanted[column.codes.between(0, count)]
@@ -115,8 +122,11 @@ def _name_of(values: Sequence[object]) -> Hashable:
     value = values[0] if len(values) == 1 else values
     if not values or value is None:
         return None
-    kind = kind_of(value)
-    return (kind, json.dumps(value, sort_keys=True) if kind == "other" else composed(value))
+    if isinstance(value, str):
+        return str(composed(value))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    return (type(value), json.dumps(value, sort_keys=True))
 
 
 class KeptVectors:

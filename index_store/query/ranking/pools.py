@@ -24,13 +24,16 @@ from index_store.query.view import View
 from index_store.request.confidence import Curve
 from index_store.types import PageKey, SearchRequest
 
+_WIDER = 4
+
 Edge: TypeAlias = tuple[float, Any]
 """Key and id of a row: what comes after it by them."""
 
 
 class RankedRows(NamedTuple):
     """Rows with what they are ordered by. firsts: their keys in the order of the search; keys: in that of the
-    answer: distances, or minus the scores. added: (rows, boosts). numbers: of segments, -1 for the delta."""
+    answer: distances, or minus the scores. added: (rows, boosts). numbers: of segments, -1 for the
+    delta. groups: the name of each row's group, None without one."""
 
     numbers: npt.NDArray[np.int64]
     rows: RowNumbers
@@ -41,8 +44,9 @@ class RankedRows(NamedTuple):
     texts: Distances
     added: Distances
     ids: npt.NDArray[Any]
+    groups: npt.NDArray[Any]
 
-    def picked(self, positions: npt.NDArray[Any] | Sequence[int]) -> RankedRows:
+    def picked(self, positions: npt.NDArray[Any] | Sequence[int] | slice) -> RankedRows:
         """Return some of them, in this order."""
         columns: tuple[npt.NDArray[Any], ...] = self
         return RankedRows(*(column[positions] for column in columns))
@@ -65,10 +69,26 @@ class PoolSource:
     texts: Sequence[TextScores] | None
     weight: float | None
     curve: Curve | None = None
+    _ahead: RankedRows | None = None
+    _ahead_view: View | None = None
+    _is_all_ahead: bool = False
+    _growth: int = 1
 
     def rows_after(self, view: View, edge: Edge | None, count: int) -> RankedRows:
         """Return the next `count` rows behind `edge`; fewer where none comes after them. view: this one, or
-        one with some of its rows."""
+        one with some of its rows. Each time more are found ahead: where pool after pool is left out, to begin
+        again behind thousands of rows for each would take seconds."""
+        if self._ahead is not None and view is self._ahead_view:
+            left = self._ahead.picked(come_after(self._ahead.firsts, self._ahead.ids, edge))
+            if len(left.rows) >= count or self._is_all_ahead:
+                return left.picked(slice(0, count))
+        fetch = count * self._growth
+        found = self._found_after(view, edge, fetch)
+        self._ahead, self._ahead_view, self._is_all_ahead = found, view, len(found.rows) < fetch
+        self._growth *= _WIDER
+        return found.picked(slice(0, count))
+
+    def _found_after(self, view: View, edge: Edge | None, count: int) -> RankedRows:
         if not (self.request.exact and self.formula.terms):
             return self._scored(self._found(view, edge, count))
         fetch = 4 * count
@@ -83,7 +103,7 @@ class PoolSource:
             some = scored.picked(np.flatnonzero(kept))
             if not is_certain or len(some.rows) >= count:
                 return some.picked(select(some.keys, some.ids, count))
-            fetch *= 4
+            fetch *= _WIDER
 
     def _found(self, view: View, edge: Edge | None, count: int) -> ScoredRows:
         """The next rows in the order of the search, as far as they are likely enough."""
@@ -140,4 +160,5 @@ class PoolSource:
             found.texts,
             added,
             found.ids,
+            np.full(len(found.rows), None),
         )

@@ -73,6 +73,7 @@ class PoolWalk:
             if self._groups is None:
                 return rows, is_all
             names = self._groups.names(rows.numbers, rows.rows)
+            rows = rows._replace(groups=np.fromiter(names, np.object_, len(names)))
             kept = [place for place, name in enumerate(names) if not self._groups.is_full(name)]
             if is_all or len(kept) >= wanted:
                 return rows.picked(kept[:wanted]), is_all and len(kept) <= wanted
@@ -95,7 +96,7 @@ class PoolWalk:
 
     def _left(self, rows: RankedRows) -> Iterator[int]:
         """Positions of the rows that are not left out. Each is counted before the next is looked at."""
-        names = None if self._groups is None else self._groups.names(rows.numbers, rows.rows)
+        names = None if self._groups is None else rows.groups.tolist()
         vectors = None if self._near is None else self._vectors(rows)
         for place in range(len(rows.rows)):
             if names is not None and self._groups is not None and self._groups.is_full(names[place]):
