@@ -113,8 +113,8 @@ def _check_text(text: TextQuery, request: SearchRequest, spec: CollectionSpec) -
 
 
 def _check_recommendation(asked: Recommendation, request: SearchRequest, spec: CollectionSpec) -> None:
-    if request.text is not None:
-        raise InvalidRequest("words and liked items exclude each other", "like_ids")
+    if request.text is not None or request.ranking is not None:
+        raise InvalidRequest("liked items go with neither words nor a ranking", "like_ids")
     if not 1 <= len(asked.likes) <= LIKES_MAX:
         raise InvalidRequest(f"a recommendation needs 1..{LIKES_MAX} liked items", "like_ids")
     for field, vectors in (("like_ids", asked.likes), ("unlike_ids", asked.unlikes)):

@@ -7,14 +7,16 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from index_store.ann.bitmap import with_rows
+from index_store.ann.bitmap import holds, with_rows
 from index_store.ann.port import Bitmap
 from index_store.ann.validation import count_allowed
 from index_store.filter.cache import CompiledFilter
 from index_store.filter.compile import Mask
 from index_store.query.view import DeletionLog, SegmentView, View, live_ids
 from index_store.types import Id, SearchRequest
+from item_rules.lifetime import ShownSpan
 
 
 class Allowed(NamedTuple):
@@ -81,6 +83,22 @@ def view_at(view: View, seq: int) -> View:
         live, hidden = bits_live_at(one, seq)
         segments.append(SegmentView(one.segment, live, hidden, DeletionLog(), 0))
     return replace(view, segments=tuple(segments), live=live_at(view, seq), seq=seq)
+
+
+def are_shown(
+    view: View, numbers: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], span: ShownSpan
+) -> Mask:
+    """Return which of these rows are shown. numbers: of the segment of each, -1 for the delta."""
+    shown: Mask = np.ones(len(rows), np.bool_)
+    for number in np.unique(numbers).tolist():
+        here = numbers == number
+        if number < 0:
+            mask = view.delta.lifetimes.shown_rows(span, view.count)
+            shown[here] = True if mask is None else mask[rows[here]]
+        else:
+            bits = view.segments[number].segment.lifetimes.shown_bits(span)
+            shown[here] = True if bits is None else holds(bits, rows[here])
+    return shown
 
 
 def live_at(view: View, seq: int) -> Mask:

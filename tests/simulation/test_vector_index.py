@@ -58,11 +58,12 @@ from tests.simulation.index_values import (
     vector_of,
 )
 from tests.simulation.listing_rules import ListingRules
+from tests.simulation.recommendation_rules import RecommendationRules
 
 SEED = 71_823
 
 
-class IndexMachine(ListingRules):
+class IndexMachine(ListingRules, RecommendationRules):
     """Two engines on one directory stand for two processes: they share nothing but the files."""
 
     folder: Path

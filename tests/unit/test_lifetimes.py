@@ -18,6 +18,7 @@ from index_store.listings import FacetsRequest, ItemsRequest
 from index_store.maintenance.check import check
 from index_store.maintenance.policy import MaintenanceLimits
 from index_store.maintenance.worker import Maintenance
+from index_store.request.ranking import Boost, GroupBy, Ranking
 from index_store.request.recommendation import Recommendation
 from index_store.types import CollectionSpec, Id, ItemWrite, SearchRequest, TextQuery, WriteBatch
 from item_rules.lifetime import Lifetime, ShownSpan, utc_offset_of
@@ -151,6 +152,8 @@ def test_every_way_to_ask_shows_what_is_shown_now(shop: Shop) -> None:
             {"text": TextQuery("김치찌개", "lexical")},
             {"text": TextQuery("김치찌개", "hybrid")},
             {"recommendation": likes},
+            {"ranking": Ranking(group=GroupBy("odd", 500), boosts=[Boost(1.0, {"odd": 1})])},
+            {"ranking": Ranking(diversity=0.5)},
         ]
         for way in ways:
             assert ids(shop.search(**way)) == wanted, (now, way)
@@ -196,6 +199,18 @@ def test_pages_show_what_was_shown_at_first_and_is_not_over(shop: Shop) -> None:
         assert ids(rest) == shop.shown(begun_by=began) - ids(first)
         shop.clock.now = 90.0
         assert ids(shop.search(after=first.next_page, **way)) <= shop.shown(), "a clock that was set back"
+
+
+def test_pages_by_rank_leave_out_what_is_over_and_keep_their_groups(shop: Shop) -> None:
+    ranking = Ranking(group=GroupBy("odd", 30), pool=10)
+    shop.clock.now = 100.0
+    first = shop.index.search("things", [SearchRequest(VECTOR, 10, ranking=ranking)])[0]
+    whole = shop.search(ranking=ranking).hits
+    shop.clock.now = 125.0
+    rest = shop.search(ranking=ranking, after=first.next_page)
+    over = {hit.id for hit in whole} - shop.shown(begun_by=100.0)
+    assert over & ids(first) and over - ids(first), "of both pages some are over"
+    assert [hit.id for hit in rest.hits] == [hit.id for hit in whole[10:] if hit.id not in over]
 
 
 def test_what_cannot_be_read_is_refused_and_was_no_bound(shop: Shop) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from index_store.errors import InvalidRequest
 from index_store.filter.cache import CompiledFilter
-from index_store.query.allowed import view_at
+from index_store.query.allowed import are_shown, view_at
 from index_store.query.fusion import come_after, scores_by_part
 from index_store.query.ranking.formula import BoostFormula, compiled_boosts
 from index_store.query.ranking.pools import Edge, PoolSource, RankedRows
@@ -48,7 +48,9 @@ def ranked_answer(
     """view: knows the page's seq. curve: of confidence, where that is asked for. Raises InvalidRequest,
     InvalidFilter, WordsNotSealed."""
     formula = checked_ranking(ranking, request)
-    after = request.after
+    after, span = request.after, request.shown
+    if after is not None and span is not None:  # as the pages before: what is over since is taken out at last
+        request = replace(request, shown=span._replace(now=span.begun_by))
     texts = None if request.text is None else scores_by_part(view, request, request.text)
     pinned = view if after is None else view_at(view, after.seq)
     weight = None if after is None else after.text_weight
@@ -57,6 +59,9 @@ def ranked_answer(
     walk = PoolWalk(source, ranking, page.needed)
     for pool in walk.pools(page.start):
         alive = None if after is None else live_ids(view, pool.rows.ids.tolist())
+        if alive is not None and span is not None:
+            shown = are_shown(view, pool.rows.numbers, pool.rows.rows, span)
+            alive.intersection_update(pool.rows.ids[shown].tolist())
         page.add_pool(pool, alive)
         if page.is_full:
             break
