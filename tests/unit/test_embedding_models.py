@@ -10,7 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.app.generations.origin import Origin
+from service.app.generations.serving import matching_origin
+from service.embedding.catalog.builtin import BUILTIN
 from service.embedding.catalog.cli import main as models
+from service.embedding.catalog.known_versions import versions_here
 from service.embedding.catalog.loader import load_embedder, version_of
 from service.embedding.manifest import (
     BadModelDirectory,
@@ -265,3 +269,18 @@ def test_everybody_may_read_a_published_model(directory: Path, tmp_path: Path) -
     publish(directory, tmp_path / "final", read_manifest(directory))
     for path in [tmp_path / "final", *(tmp_path / "final").rglob("*")]:
         assert path.stat().st_mode & 0o044 == 0o044, path
+
+
+def test_a_built_in_name_stands_for_one_space() -> None:
+    """Collections note the name of what made them: other vectors need another name (docs/decisions/0118)."""
+    assert {name: model.embedding_version for name, model in BUILTIN.items()} == {
+        "multilingual-e5-small": "me5s-q4-fp32-d10e6525f741",
+        "efficientnet-lite0": "effnet0-pca-fp32-8a65970c3dc6",
+        "efficientnet-lite0-views": "effnet0-views-fp32-ca5aee7fc897",
+    }
+
+
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite0-views"])
+def test_what_made_a_collection_of_before_is_found_by_its_version(tmp_path: Path, name: str) -> None:
+    version = BUILTIN[name].embedding_version
+    assert matching_origin(version, versions_here(tmp_path, "image", 512), []) == Origin(f"builtin:{name}")
