@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeAlias
 BOOSTS_MAX = 8
 WEIGHT_MAX = 10.0
 POOL = 200
+POOL_MIN = 10
+"""Of a caller: each pool takes some tenths of a millisecond."""
 POOL_MAX = 2000
 DIVERSE_POOL_MAX = 500
 """With diversity: a cursor names what was shown of a pool."""

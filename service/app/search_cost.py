@@ -28,6 +28,7 @@ _LETTER, _LETTERS_MAX = 1 / 16, 128
 words alone, 128 take 60."""
 
 _BOOST = 1 / 1000
+_POOL = 0.25
 _GROUP = 1.0
 _COLLAPSE = 1 / 25
 _DIVERSE = 1 / 10_000
@@ -60,7 +61,7 @@ def _ranking_cost(search: SearchRequest, ranking: Ranking) -> float:
     if page is not None and (ranking.group is not None or ranking.collapse is not None):
         reached += page.rank
     rows = max(ranking.pool, min(reached, _REACH_MAX))
-    cost = rows * (_REACH + _BOOST * len(ranking.boosts))
+    cost = rows * (_REACH + _BOOST * len(ranking.boosts)) + rows / ranking.pool * _POOL
     for boost in ranking.boosts:
         if not isinstance(boost.term, Linear | Decay):
             cost += _filter_cost(boost.term)

@@ -83,7 +83,7 @@ def test_a_score_is_similarity_and_each_boost_and_distances_stay(app: HttpApp) -
         assert hit["score"] == pytest.approx(why["dense"] + sum(why["boost"]))
         scores[number] = hit["score"]
     assert list(scores) == sorted(scores, key=lambda number: (-scores[number], number))
-    assert len(scores) == 48 and ids(found(app, boost=SHOP["boost"], exact=True, pool=3, top_k=48)) == list(
+    assert len(scores) == 48 and ids(found(app, boost=SHOP["boost"], exact=True, pool=10, top_k=48)) == list(
         scores
     )
 
@@ -225,7 +225,7 @@ REFUSED = [
     ({"diversity": 1.5}, ["diversity"]),
     ({"diversity": "much"}, ["diversity"]),
     ({"diversity": 0.5, "pool": 501}, ["pool"]),
-    ({"boost": [PRICE], "pool": 0}, ["pool"]),
+    ({"boost": [PRICE], "pool": 9}, ["pool"]),
     ({"boost": [PRICE], "pool": 2001}, ["pool"]),
     ({"pool": 100}, ["pool"]),
     ({"group_by": {"key": "seller"}, "pool": 100}, ["pool"]),

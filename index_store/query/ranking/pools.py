@@ -79,14 +79,25 @@ class PoolSource:
         one with some of its rows. Each time more are found ahead: where pool after pool is left out, to begin
         again behind thousands of rows for each would take seconds."""
         if self._ahead is not None and view is self._ahead_view:
-            left = self._ahead.picked(come_after(self._ahead.firsts, self._ahead.ids, edge))
-            if len(left.rows) >= count or self._is_all_ahead:
-                return left.picked(slice(0, count))
+            start = self._place_after(self._ahead, edge)
+            if len(self._ahead.rows) >= start + count or self._is_all_ahead:
+                return self._ahead.picked(slice(start, start + count))
         fetch = count * self._growth
         found = self._found_after(view, edge, fetch)
         self._ahead, self._ahead_view, self._is_all_ahead = found, view, len(found.rows) < fetch
         self._growth *= _WIDER
         return found.picked(slice(0, count))
+
+    @staticmethod
+    def _place_after(rows: RankedRows, edge: Edge | None) -> int:
+        """Where the rows behind `edge` begin; they are in order."""
+        if edge is None:
+            return 0
+        start, stop = (
+            np.searchsorted(rows.firsts, edge[0], "left"),
+            np.searchsorted(rows.firsts, edge[0], "right"),
+        )
+        return int(start) + int(np.count_nonzero(rows.ids[start:stop] <= edge[1]))
 
     def _found_after(self, view: View, edge: Edge | None, count: int) -> RankedRows:
         if not (self.request.exact and self.formula.terms):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from index_store.request.ranking import POOL, Boost, Decay, GroupBy, Linear, Ranking
+from index_store.request.ranking import POOL, POOL_MAX, POOL_MIN, Boost, Decay, GroupBy, Linear, Ranking
 from service.errors import InvalidInput
 from service.http.wire.body import check_depth
 from service.http.wire.schemas import BoostIn, SearchIn
+from service.http.wire.values import in_range
 
 RANKING_FIELDS = ("boost", "group_by", "collapse", "diversity")
 
@@ -25,7 +26,7 @@ def read_ranking(body: SearchIn, clock: Callable[[], float]) -> Ranking | None:
         group=None if body.group_by is None else GroupBy(body.group_by.key, body.group_by.most),
         collapse=None if body.collapse is None else body.collapse.distance,
         diversity=body.diversity or 0.0,
-        pool=POOL if body.pool is None else body.pool,
+        pool=POOL if body.pool is None else in_range("pool", body.pool, POOL_MIN, POOL_MAX),
         now=clock(),
     )
     if body.recommend in ("best", "each"):
