@@ -126,6 +126,7 @@ class ColumnValues(Sequence[Any]):
     def __init__(self, held: list[Any]) -> None:
         """held: `JsonText` in place of lists and objects; grows by the owner's hand."""
         self._held = held
+        self._numbers: npt.NDArray[np.float64] = np.full(1, np.nan)
 
     def __len__(self) -> int:
         return len(self._held)
@@ -139,6 +140,16 @@ class ColumnValues(Sequence[Any]):
             return [_made(each) for each in self._held[place]]
         return _made(self._held[place])
 
+    def numbers(self) -> npt.NDArray[np.float64]:
+        """Return (values + 1 or more,) float64 by code: NaN for what is no number, and as the last one, which
+        MISSING picks. Made once for each value (0.1 us)."""
+        known = self._numbers
+        count = len(self._held)
+        if len(known) <= count:
+            fresh = numbers_of(self._held[len(known) - 1 : count])
+            known = self._numbers = np.concatenate([known[:-1], fresh, known[-1:]])
+        return known
+
     def of_codes(self, codes: Sequence[int]) -> list[Any]:
         """Return the value of each code, None for MISSING."""
         held = self._held
@@ -149,6 +160,22 @@ class ColumnValues(Sequence[Any]):
         """Yield the JSON of each value."""
         for each in self._held:
             yield each if type(each) is JsonText else json.dumps(each, ensure_ascii=False)
+
+
+def numbers_of(values: Sequence[Any]) -> npt.NDArray[np.float64]:
+    """Return (values,) float64, NaN for what is no number, or has hundreds of digits."""
+    plain = [value if type(value) is float or type(value) is int else np.nan for value in values]
+    try:
+        return np.array(plain, np.float64)
+    except OverflowError:
+        return np.array([_finite(value) for value in plain], np.float64)
+
+
+def _finite(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return float("nan")
 
 
 def _made(held: Any) -> Any:

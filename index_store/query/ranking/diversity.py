@@ -17,11 +17,7 @@ def diverse_order(vectors: Vector, scores: Distances, diversity: float, count: i
     Both sides are put on one scale, whatever the model: scores to 0..1 over the pool, and cosines so that the
     average of two rows of the pool counts 0 and the same direction 1. They depend on the pool alone, so the
     order of its first rows does not depend on how many are asked for."""
-    units = vectors / np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
-    mean = units.mean(axis=0, dtype=np.float64)
     span = float(scores[0] - scores[-1])
     relevance = (scores - scores[-1]) / span if span > 0 else np.zeros(len(scores))
-    found: npt.NDArray[np.int64] = pick_diverse(
-        units, relevance, diversity, float(mean @ mean), min(count, len(units))
-    )
+    found: npt.NDArray[np.int64] = pick_diverse(vectors, relevance, diversity, min(count, len(vectors)))
     return found

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store.errors import InvalidRequest
-from index_store.filter.columns import MISSING, KeyColumns, PickedColumns
+from index_store.filter.columns import MISSING, KeyColumns, PickedColumns, numbers_of
 from index_store.filter.compile import FilterNode, compile_filter, evaluate, keys_of
 from index_store.filter.key_paths import locations_of
 from index_store.query.ranking.moments import duration_of, seconds_of
@@ -127,12 +127,14 @@ def _check(is_fine: bool, field: str, what: str) -> None:
 
 def _of_numbers(term: Linear | _Nearness, columns: KeyColumns, count: int) -> Numbers:
     """0 to 1 for each row, 0 for one without such a value."""
-    values = _values(term.key, columns, count)
+    if isinstance(term, _Nearness) and term.is_time:
+        numbers = _moments(_values(term.key, columns, count))
+    else:
+        numbers = _numbers(term.key, columns, count)
     with np.errstate(over="ignore", invalid="ignore"):
         if isinstance(term, Linear):
-            found = np.clip((_numbers(values) - term.low) / (term.high - term.low), 0.0, 1.0)
+            found = np.clip((numbers - term.low) / (term.high - term.low), 0.0, 1.0)
         else:
-            numbers = _moments(values) if term.is_time else _numbers(values)
             found = _HALF[term.shape](np.abs(numbers - term.origin) / term.scale)
     found[np.isnan(found)] = 0.0
     return found
@@ -155,19 +157,13 @@ def _values(key: str, columns: KeyColumns, count: int) -> list[Any]:
     return [None] * count if found is None else found
 
 
-def _numbers(values: Sequence[Any]) -> Numbers:
-    plain = [value if type(value) is float or type(value) is int else math.nan for value in values]
-    try:
-        return np.array(plain, np.float64)
-    except OverflowError:  # an integer of hundreds of digits
-        return np.array([_number(value) for value in plain], np.float64)
-
-
-def _number(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return math.nan
+def _numbers(key: str, columns: KeyColumns, count: int) -> Numbers:
+    """The number under a key in each row, NaN where there is none."""
+    locations = locations_of(key, columns)
+    if len(locations) == 1 and not locations[0].path:  # almost every key
+        column = locations[0].column
+        return column.values.numbers()[column.codes.between(0, count)]
+    return numbers_of(_values(key, columns, count))
 
 
 def _moments(values: Sequence[Any]) -> Numbers:

@@ -128,7 +128,8 @@ class PoolSource:
         text = self.request.text
         if text is None:
             request = self.request
-            request = replace(request, after=None if edge is None else self._page(edge))
+            if edge is not None or request.after is not None:
+                request = replace(request, after=None if edge is None else self._page(edge))
             found = nearest(view, request, allowed_rows(view, request, self.condition), count)
             nothing = np.full(len(found.rows), math.nan)
             out = ScoredRows(found.numbers, found.rows, found.distances, found.distances, nothing, found.ids)

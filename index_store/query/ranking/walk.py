@@ -67,6 +67,8 @@ class PoolWalk:
     def _next_pool(self, edge: Edge | None) -> tuple[RankedRows, bool]:
         """The next rows of groups that are not full, and whether none comes after them."""
         wanted = fetch = self._ranking.pool
+        if self._groups is not None:
+            self._view = self._groups.without_full(self._view)
         while True:
             rows = self._source.rows_after(self._view, edge, fetch)
             is_all = len(rows.rows) < fetch
