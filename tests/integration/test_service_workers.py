@@ -96,7 +96,10 @@ def vector_of(number: int) -> list[float]:
 
 
 def nearest(connection: Connection, number: int) -> list[int]:
-    body = {"collection": "recipes", "vector": vector_of(number), "top_k": 20}
+    return found_by(connection, {"collection": "recipes", "vector": vector_of(number), "top_k": 20})
+
+
+def found_by(connection: Connection, body: dict[str, Any]) -> list[int]:
     status, answer = connection.post("/v1/search", body)
     assert status == 200, answer
     return [row["recipe_id"] for row in answer["results"]]
@@ -152,6 +155,11 @@ def test_what_one_worker_acknowledged_the_other_shows_in_the_next_request(servic
     shown = hidden | {number for number in inactive if number % 10 == 3}
     assert write(workers[1], "/v1/activate", body)["done"] == len(shown)
     assert listed(workers[0]) == sorted(live | shown)
+    scrolled: list[int] = []
+    for page in range(6):  # each by the other worker
+        body = {"collection": "recipes", "vector": vector_of(0), "top_k": 3, "seen_key": "a session"}
+        scrolled += found_by(workers[page % 2], body)
+    assert scrolled == found_by(workers[0], {**body, "top_k": 18, "seen_reset": True})
     for connection in workers:
         status, health = connection.ask("GET", "/health")
         assert status == 200 and health["ready"]
