@@ -12,6 +12,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     disable_created_metrics,
+    mmap_dict,
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
@@ -31,6 +32,9 @@ RATE_LIMITS = ("search", "write")
 ERROR_PLACES = ("request", "connection", "search", "probe", "recall")
 _SEARCH_ROUTE = "/v1/search"
 _RECENT_SEARCHES = 1024
+_FILE_BYTES = 1 << 20
+"""Of each file of a worker: room for some 6,000 sets of labels, more than collections, problems and versions
+make. By itself a file has 64 KiB and is made longer by a hole; see `_reserve_room`."""
 
 
 class HealthGauges:
@@ -87,6 +91,8 @@ class Metrics:
 
     def __init__(self, shared_dir: Path | None = None) -> None:
         self._shared_dir = shared_dir
+        if shared_dir is not None:
+            mmap_dict._INITIAL_MMAP_SIZE = _FILE_BYTES  # before its first file is made
         self._registry = CollectorRegistry()
         self.stages = StageTiming(shared_dir)
         self._counts = RequestCounters(shared_dir)
@@ -262,6 +268,7 @@ class Metrics:
         if self._shared_dir is None:
             registry.register(self._registry)
         else:
+            _reserve_room(self._shared_dir)  # of a file that has grown all the same
             _forget_ended_workers(self._shared_dir)
             MultiProcessCollector(registry, path=str(self._shared_dir))  # type: ignore[no-untyped-call]
         return text_of(registry.collect())
