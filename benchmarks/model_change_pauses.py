@@ -17,13 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.processes import command_of
+from index_store.storage.durable_files import holder_of
 from service.observing.processes import process_tree
 from service.server.job_worker import COMMAND
 
 _WORKERS_BESIDE = (COMMAND.encode(), b"maintain")
 _WAIT_S = 0.002
 _TRIES = 100
-_LOCKS = Path("/proc/locks")
 
 Span = tuple[float, float]
 
@@ -85,9 +85,7 @@ class Turns:
     def _locked_by(self, process: int) -> bool:
         """Whether it holds the lock of a store or of items."""
         files = [*self._data_dir.glob("collections/*/*.lock"), *self._data_dir.glob("collections/*/*/*.lock")]
-        inodes = {str(path.stat().st_ino) for path in files}
-        held = (line.split() for line in _LOCKS.read_text().splitlines() if "->" not in line)
-        return any(line[4] == str(process) and line[5].rpartition(":")[2] in inodes for line in held)
+        return any(holder_of(path) == process for path in files)
 
 
 def parts(span: Span, paused: Sequence[Span]) -> tuple[list[Span], list[Span]]:

@@ -9,7 +9,7 @@ from functools import partial
 from index_store.engine.generation import Generation
 from index_store.filter.cache import compiled_filter
 from index_store.filter.texts import passing_texts
-from index_store.storage.transaction import CommitResult
+from index_store.storage.transaction import CommitResult, Passes
 from index_store.types import Ack, Id, ItemWrite, Vector, WriteBatch
 
 
@@ -33,16 +33,18 @@ def commit_each(
 ) -> None:
     """Commit to those that wait, and put what each made of it into `done`. What the first one does not hold
     is not made known to others without a vector."""
-    for generation in waiting:
-        known = next(iter(done.values())).held if done else frozenset[Id]()
-        done[generation.name] = _commit(generation, batch, generation.name == addressed, known)
-
-
-def _commit(generation: Generation, batch: WriteBatch, is_addressed: bool, known: Set[Id]) -> GenerationWrite:
-    """known: what is said of these ids is stored ahead of a vector."""
     passes = None
     if batch.only_where is not None:
         passes = partial(passing_texts, compiled_filter(batch.only_where).node)
+    for generation in waiting:
+        known = next(iter(done.values())).held if done else frozenset[Id]()
+        done[generation.name] = _commit(generation, batch, generation.name == addressed, known, passes)
+
+
+def _commit(
+    generation: Generation, batch: WriteBatch, is_addressed: bool, known: Set[Id], passes: Passes | None
+) -> GenerationWrite:
+    """known: what is said of these ids is stored ahead of a vector. passes: as of WriteJob."""
     batch = batch_for(generation.embedding_version, batch, is_addressed=is_addressed)
     committed = generation.store.commit(batch, known, passes)
     generation.catch_up(committed.seq)

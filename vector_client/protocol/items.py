@@ -157,7 +157,7 @@ def items(listing: Listing, keys: Keys) -> Call[ItemPage]:
 def count(collection: str, conditions: Mapping[str, Any] | None, keys: Keys) -> Call[int]:
     """Return the call of POST /v1/count. conditions: a filter over metadata, as in a search. Raises
     NotSent."""
-    body = without_none({"collection": collection, "filter": finite(conditions or {})})
+    body = {"collection": collection, "filter": finite(conditions or {})}
     return Call("POST", "/v1/count", lambda answer: int(answer["count"]), json_body(body), keys.search)
 
 
