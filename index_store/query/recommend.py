@@ -90,7 +90,7 @@ class _LikeListing:
             replace(request, vector=vector, after=self._begin(like))
             for like, vector in enumerate(asked.likes)
         ]
-        fetch = k if asked.mode == "best" else 2 * -(-k // count)
+        fetch = min(k, 2 * -(-k // count))  # mostly each gives about its share
         self._fetch = [fetch + _MORE] * count
         self.open_likes: set[int] = set()
         self.lists = [self._fetched(like) for like in range(count)]

@@ -195,6 +195,9 @@ def test_what_is_refused(shop: Shop) -> None:
         "like_weights  ": replace(request, recommendation=replace(good, weights=(1.0, math.nan))),
         "like_ids": replace(request, recommendation=replace(good, likes=NONE, weights=())),
         "unlike_ids": replace(request, recommendation=replace(good, unlikes=np.ones((1, 3), np.float32))),
+        "top_k": replace(
+            request, k=500, recommendation=replace(good, likes=np.tile(likes, (50, 1)), weights=(1.0,) * 100)
+        ),
         "cursor": replace(request, after=replace(page, likes=None)),
         "cursor ": replace(request, after=replace(page, likes=page.likes._replace(ends=(None,)))),
     }.items():
