@@ -210,7 +210,7 @@ def live_count(view: View) -> int:
 def vectors_at(view: View, numbers: npt.NDArray[np.int64], rows: RowNumbers) -> Vector:
     """Return (rows, dim) copies of the vectors of rows. numbers: of the segment of each, -1 for the delta."""
     out = np.empty((len(rows), view.delta.dim), np.float32)
-    for number in np.unique(numbers).tolist():
+    for number in set(numbers.tolist()):
         positions = numbers == number
         some = rows[positions]
         out[positions] = (

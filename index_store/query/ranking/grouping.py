@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
@@ -23,6 +24,9 @@ from index_store.types import Metric, Vector
 COLLAPSE_REACH = 200
 """Hits before it that a row is compared with."""
 
+_NOWHERE: Hashable = ("nowhere",)
+"""The name of a row without the key. By identity: a text or a list never is this one."""
+
 
 class GroupCounts:
     """How many hits each group has. Rows of a group that is full can be taken out of a view: known by the
@@ -32,14 +36,18 @@ class GroupCounts:
         self._view = view
         self._group = group
         self._hits: Counter[Hashable] = Counter()
-        self._codes: dict[Hashable, set[tuple[int, int]]] = defaultdict(set)
-        self._hidden: set[tuple[int, int]] = set()
+        self._seen: dict[tuple[int, int], dict[int, Hashable]] = {}
+        """Names by code, of each part and place where the key is looked for."""
+        self._hidden: dict[int, set[int]] = defaultdict(set)
         self._locations: dict[int, Sequence[KeyLocation]] = {}
 
     def names(self, numbers: npt.NDArray[np.int64], rows: RowNumbers) -> list[Hashable]:
         """Return the group of each row; None where it has none. numbers: of segments, -1 for the delta."""
+        parts = set(numbers.tolist())
+        if len(parts) == 1:
+            return self._names_in(parts.pop(), rows)
         out: list[Hashable] = [None] * len(rows)
-        for number in np.unique(numbers).tolist():
+        for number in parts:
             positions = np.flatnonzero(numbers == number)
             names = self._names_in(number, rows[positions])
             for position, name in zip(positions.tolist(), names, strict=True):
@@ -47,23 +55,18 @@ class GroupCounts:
         return out
 
     def _names_in(self, number: int, rows: RowNumbers) -> list[Hashable]:
-        names: list[Hashable] = [None] * len(rows)
-        is_named = [False] * len(rows)
+        names: list[Hashable] = [_NOWHERE] * len(rows)
         stop = int(rows.max(initial=-1)) + 1
-        for place, location in enumerate(self._locations_in(number)):
+        for place, location in enumerate(self._locations_in(number)):  # the first one that a row has decides
             codes = location.column.codes.between(0, stop)[rows].tolist()
-            known: dict[int, tuple[bool, Hashable]] = {MISSING: (False, None)}
-            for position, code in enumerate(codes):
-                if is_named[position]:
-                    continue
-                found = known.get(code)
-                if found is None:
-                    values = location.values_in(location.column.values[code])
-                    found = known[code] = (bool(values), _name_of(values))
-                    if place == 0 and found[1] is not None:
-                        self._codes[found[1]].add((number, code))
-                is_named[position], names[position] = found
-        return names
+            seen = self._seen.setdefault((number, place), {MISSING: _NOWHERE})
+            fresh = [code for code in set(codes) if code not in seen]
+            for code, value in zip(fresh, location.column.values.of_codes(fresh), strict=True):
+                seen[code] = _name_of(value) if not location.path else _name_along(location.values_in(value))
+            names = [
+                seen[code] if name is _NOWHERE else name for code, name in zip(codes, names, strict=True)
+            ]
+        return [None if name is _NOWHERE else name for name in names]
 
     def _locations_in(self, number: int) -> Sequence[KeyLocation]:
         """Where a part holds the key; the same ones all the time, since columns that are made anew have other
@@ -83,27 +86,25 @@ class GroupCounts:
 
     def without_full(self, view: View) -> View:
         """Return the view without the rows of full groups."""
-        codes = {each for name in self._hits if self.is_full(name) for each in self._codes[name]}
-        fresh = codes - self._hidden
-        if not fresh:
-            return view
-        self._hidden |= fresh
-        by_part: dict[int, list[int]] = defaultdict(list)
-        for number, code in fresh:
-            by_part[number].append(code)
-        segments = list(view.segments)
-        for number, some in by_part.items():
-            if number >= 0:
-                one = segments[number]
-                live: Bitmap = one.live & pack_allowed(
-                    ~self._rows_with(number, some, one.segment.reader.rows)
-                )
-                hidden = one.segment.reader.rows - count_allowed(live)
-                segments[number] = replace(one, live=live, hidden=hidden)
-        live_rows = view.live
-        if -1 in by_part:
-            live_rows = view.live[: view.count] & ~self._rows_with(-1, by_part[-1], view.count)
-        return replace(view, segments=tuple(segments), live=live_rows)
+        full = {name for name in self._hits if self.is_full(name)}
+        live_rows, segments = view.live, list(view.segments)
+        for (number, place), names in self._seen.items():
+            if place:
+                continue
+            codes = [code for code, name in names.items() if name in full]
+            codes = [code for code in codes if code not in self._hidden[number]]
+            if not codes:
+                continue
+            self._hidden[number].update(codes)
+            if number < 0:
+                live_rows = live_rows[: view.count] & ~self._rows_with(number, codes, view.count)
+                continue
+            one = segments[number]
+            live: Bitmap = one.live & pack_allowed(~self._rows_with(number, codes, one.segment.reader.rows))
+            hidden = one.segment.reader.rows - count_allowed(live)
+            segments[number] = replace(one, live=live, hidden=hidden)
+        is_same = live_rows is view.live and all(map(operator.is_, segments, view.segments))
+        return view if is_same else replace(view, segments=tuple(segments), live=live_rows)
 
     def _rows_with(self, number: int, codes: Sequence[int], count: int) -> npt.NDArray[np.bool_]:
         """Which rows of a part have one of these codes where the key is looked for first."""
@@ -119,16 +120,21 @@ def columns_of(view: View, number: int) -> KeyColumns:
     return view.delta.columns if number < 0 else view.segments[number].segment.metadata
 
 
-def _name_of(values: Sequence[object]) -> Hashable:
-    """One name for equal values: numbers by their size, texts in NFC, lists and objects as a whole."""
-    value = values[0] if len(values) == 1 else values
-    if not values or value is None:
-        return None
+def _name_of(value: object) -> Hashable:
+    """One name for equal values: numbers by their size, texts in NFC, lists and objects as a whole; None for
+    null."""
     if isinstance(value, str):
-        return str(composed(value))
-    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value if value.isascii() else str(composed(value))
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
         return value
     return (type(value), json.dumps(value, sort_keys=True))
+
+
+def _name_along(values: Sequence[object]) -> Hashable:
+    """Of what stands along a path."""
+    if not values:
+        return _NOWHERE
+    return _name_of(values[0] if len(values) == 1 else list(values))
 
 
 class KeptVectors:

@@ -154,7 +154,7 @@ class PoolSource:
         added = np.zeros((len(found.rows), len(self.formula.terms)))
         keys = found.keys
         if self.formula.terms:
-            for number in np.unique(found.numbers).tolist():
+            for number in set(found.numbers.tolist()):
                 positions = np.flatnonzero(found.numbers == number)
                 added[positions] = self.formula.added(columns_of(self.view, number), found.rows[positions])
             for place in range(
