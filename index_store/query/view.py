@@ -209,11 +209,18 @@ def live_count(view: View) -> int:
 
 def vectors_at(view: View, numbers: npt.NDArray[np.int64], rows: RowNumbers) -> Vector:
     """Return (rows, dim) copies of the vectors of rows. numbers: of the segment of each, -1 for the delta."""
+    parts = set(numbers.tolist())
+    if len(parts) == 1:
+        return _vectors_in(view, parts.pop(), rows)
     out = np.empty((len(rows), view.delta.dim), np.float32)
-    for number in set(numbers.tolist()):
+    for number in parts:
         positions = numbers == number
-        some = rows[positions]
-        out[positions] = (
-            view.delta.vectors(some) if number < 0 else view.segments[number].segment.reader.vectors[some]
-        )
+        out[positions] = _vectors_in(view, number, rows[positions])
     return out
+
+
+def _vectors_in(view: View, number: int, rows: RowNumbers) -> Vector:
+    if number < 0:
+        return view.delta.vectors(rows)
+    found: Vector = view.segments[number].segment.reader.vectors[rows]
+    return found

@@ -87,8 +87,10 @@ class PoolWalk:
         if not self._ranking.diversity:
             yield from left
             return
-        places = list(left)
-        vectors, scores = self._vectors(rows)[places], rows.scores[places]
+        is_all = self._groups is None and self._near is None
+        places = range(len(rows.rows)) if is_all else list(left)
+        kept = rows if is_all else rows.picked(list(places))
+        vectors, scores = self._vectors(kept), kept.scores
         done, count = 0, self._needed
         while done < len(places):  # mostly once: more are looked at for what was shown or deleted
             order = diverse_order(vectors, scores, self._ranking.diversity, count)
