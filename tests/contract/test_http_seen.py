@@ -110,10 +110,3 @@ def test_it_is_told_in_metrics_and_explain_takes_none(app: HttpApp, key: str) ->
     assert float(keys) >= 1 and key not in text
     answer = app.post("/v1/explain", {"query": "국", "seen_key": key, "id": 3})
     assert answer.status_code == 422 and answer.json()["errors"][0]["loc"] == ["body", "seen_key"]
-
-
-def test_it_can_be_off(tmp_path: Any) -> None:
-    with running_app(tmp_path / "data", {**NO_MODEL_FILES, "SEEN_KEYS_MAX": "0"}) as app:
-        seed(app)
-        answer = app.post("/v1/search", {"query": "국", "seen_key": "x"})
-        assert answer.status_code == 422 and "SEEN_KEYS_MAX" in answer.text

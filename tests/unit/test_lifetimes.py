@@ -224,6 +224,18 @@ def test_what_cannot_be_read_is_refused_and_was_no_bound(shop: Shop) -> None:
     assert bits is not None and np.unpackbits(bits, count=3, bitorder="little").tolist() == [1, 0, 1]
 
 
+def test_another_generation_shows_the_same(shop: Shop) -> None:
+    index = shop.index
+    index.advance("things", "begin", "v2")
+    again = [ItemWrite(each, 2 * VECTOR) for each in shop.stored]
+    index.write("things", WriteBatch(again, embedding_version="v2"))
+    for step in ("promote", "rollback"):
+        index.advance("things", step, "v2" if step == "promote" else "v1")  # type: ignore[arg-type]
+        for now in (95.0, 130.0, 175.0):
+            shop.clock.now = now
+            assert ids(shop.search()) == shop.shown()
+
+
 def test_a_collection_without_bounds_pays_nothing_and_digests_do_not_change(shop: Shop) -> None:
     columns = MetadataColumns()
     columns.add_texts(0, ['{"title":"a"}', None], {"title"})

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from index_store.types import SearchRequest, SearchResult
 from service.app.seen.seen_items import SeenItems, SeenLimits
+from service.app.seen.unseen import UnseenSearch
+from service.errors import InvalidInput
 
 LIMITS = SeenLimits(keys_max=20, ids_max=10, bytes_max=1 << 20, kept_s=60.0)
 
@@ -96,3 +102,13 @@ def test_a_fault_forgets_and_hides_nothing(tmp_path: Path, clock: Hand) -> None:
     assert seen.shown_ids("recipes", "ann") == [] and seen.counts().keys == 0
     lost = SeenItems(tmp_path / "nowhere", LIMITS, clock)
     assert lost.shown_ids("recipes", "ann") == []
+
+
+def test_it_can_be_off() -> None:
+    async def find() -> SearchResult:
+        raise AssertionError("refused before anything is searched")
+
+    with ThreadPoolExecutor(1) as readers, pytest.raises(InvalidInput, match="SEEN_KEYS_MAX"):
+        request = SearchRequest(np.ones(2, np.float32), 3)
+        unseen = UnseenSearch(None, readers)
+        asyncio.run(unseen.find_unseen("recipes", "ann", request, find, is_reset=False))
