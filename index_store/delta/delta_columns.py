@@ -73,7 +73,8 @@ class DeltaColumns:
             stop = self._rows
             for start in range(done, stop, _TEXTS_AT_ONCE):
                 fill_from_texts(column, key, start, self._texts(start, min(start + _TEXTS_AT_ONCE, stop)))
-            self._made.keep(key, (column, stop), column.bytes)
+            # However heavy, the one used last stays: the next search may ask for it again.
+            self._made.keep(key, (column, stop), min(column.bytes, _MADE_BYTES_MAX))
         return column if len(column.values) else None
 
     def used_keys(self, mask: npt.NDArray[np.bool_]) -> dict[str, KeyCount]:

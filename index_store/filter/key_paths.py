@@ -85,11 +85,17 @@ class KnownKeys:
 
     def __init__(self, columns: ColumnSource) -> None:
         self._columns = columns
+        self._found: LruCache[str, bool] = LruCache(_LOCATIONS_KEPT)
         self._searched: LruCache[tuple[str, tuple[str, ...]], int] = LruCache(_LOCATIONS_KEPT)
 
     def has(self, key: str) -> bool:
         """Return whether a row has, or had, a value under `key`."""
-        return any(self._is_in(location) for location in locations_of(key, self._columns))
+        if self._found.find(key):
+            return True  # without a look at its columns, which may have to be read
+        is_found = any(self._is_in(location) for location in locations_of(key, self._columns))
+        if is_found:
+            self._found.keep(key, True)
+        return is_found
 
     def _is_in(self, location: KeyLocation) -> bool:
         """Values without the path are not searched again; where a value was found the next search begins."""

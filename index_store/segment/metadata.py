@@ -37,7 +37,7 @@ from index_store.segment.ids import Rows
 
 COLUMNS_MAX = 256
 COLUMNS_BYTES_MAX = 64 << 20
-"""What the values of the columns used last may take in memory; a heavier column is read again each time."""
+"""What the values of the columns used last may take in memory; of heavier ones the last."""
 _TEXTS_AT_ONCE = 1024
 
 _TEXTS = "metadata.utf8"
@@ -158,7 +158,8 @@ class SealedMetadata:
             column = self._columns.find(key)
             if column is None:
                 column, size = self._mapped(*known) if known is not None else self._made(key)
-                self._columns.keep(key, column, size)
+                # However heavy, the one used last stays: the next search may ask for it again.
+                self._columns.keep(key, column, min(size, COLUMNS_BYTES_MAX))
         return column
 
     def used_keys(self, mask: npt.NDArray[np.bool_]) -> dict[str, KeyCount]:

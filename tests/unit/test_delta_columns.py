@@ -82,6 +82,26 @@ def test_a_filter_holds_for_the_same_rows(
     assert known == [True] * (len(KEYS) + len(odd)) + [False, False]
 
 
+def test_texts_are_read_once_for_a_key_without_a_column() -> None:
+    texts, reads = texts_of([{"a": n, "b": "x" * 100} for n in range(50)]), []
+
+    def read(start: int, stop: int) -> list[str | None]:
+        reads.append((start, stop))
+        return texts[start:stop]
+
+    columns = DeltaColumns(read, columns_max=0)
+    columns.append_texts(texts)
+    masks = FilterMasks(columns)
+    for _ in range(3):
+        assert masks.mask(compiled_filter({"a": {"$lt": 5}}), 50).sum() == 5
+        assert masks.known_keys.has("a") and not masks.known_keys.has("c")
+    assert reads == [(0, 50)]
+    texts += texts_of([{"a": 1}])
+    columns.append_texts(texts[50:])
+    assert masks.mask(compiled_filter({"a": {"$lt": 5}}), 51).sum() == 6
+    assert reads == [(0, 50), (50, 51)]
+
+
 def test_common_keys_are_told_though_they_have_no_column() -> None:
     texts = texts_of(
         [{f"odd{n}": 1, f"odd{-n}": 2} for n in range(1, 200)] + [{"late": n % 3} for n in range(50)]

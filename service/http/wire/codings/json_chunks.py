@@ -24,6 +24,11 @@ _SPACE = re.compile(rb"[ \t\n\r]*+")
 _ELEMENTS = re.compile(rb'(?:\s*+(?:"(?:[^"\\]++|\\.)*+"|[^",\[\]{}\s]++)\s*+,)++')
 """Elements of a list that are neither lists nor objects, each with its comma."""
 _SCALAR = re.compile(rb"[^\s,\]}]++")
+_TEXT = rb'"(?:[^"\\]++|\\.)*+"'
+_FLAT = rb'[^"{}]++|' + _TEXT
+_NESTED = rb"\{(?:%b|\{(?:%b)*+\})*+\}" % (_FLAT, _FLAT)
+_OBJECT = re.compile(rb"\{(?:%b|%b)*+\}" % (_FLAT, _NESTED))
+"""An object with two levels of objects in it, as items are; what stands in between is looked at later."""
 _SKIPPED = re.compile(rb'[^"\[\]{}]*+')
 
 _NO_NAMES: Final[Set[str]] = frozenset()
@@ -154,7 +159,10 @@ class _JsonDecoder:
             start = self._at
             self._count(1)
             self._count_part()
-            self._skip_value()
+            if (item := _OBJECT.match(self._body, start, start + _CHUNK_BYTES)) is not None:
+                self._at = item.end()
+            else:
+                self._skip_value()
             element = self._body[start : self._at]
             msgspec.json.decode(element, type=msgspec.Raw)  # raises where it is no JSON
             found.append(msgspec.Raw(element))
