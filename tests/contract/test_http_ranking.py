@@ -122,6 +122,47 @@ def test_all_of_it_with_every_content(app: HttpApp, content: str) -> None:
     assert pages == ids(whole)
 
 
+@pytest.mark.parametrize("mode", ["dense", "lexical", "hybrid"])
+def test_pages_fit_together_while_writes_go_on(app: HttpApp, mode: str) -> None:
+    version = app.get("/v1/model-info").json()["collections"]["soups"]["version"]
+
+    def write(numbers: list[int], **changed: Any) -> None:
+        items = [
+            {"id" if key == "recipe_id" else key: each for key, each in product(n).items()} for n in numbers
+        ]
+        for item in items:
+            item["metadata"] |= changed
+        body = {"collection": "soups", "items": items, "embedding_version": version}
+        assert app.post("/v1/upsert", body).status_code == 200
+
+    write(list(range(1, 49)))
+    asked = {"collection": "soups", "query": "김치찌개 호", "mode": mode, "exclude_ids": [1, 11], **SHOP}
+    if mode == "hybrid":
+        asked["vector"] = QUERY
+    asked |= {"pool": 10, "collapse": {"distance": 0.01}}
+    whole = [hit["id"] for hit in found(app, top_k=48, **asked)["results"]]
+    pages: list[int] = []
+    cursor: dict[str, str] = {}
+    for turn in range(20):
+        page = found(app, top_k=4, **asked, **cursor)
+        pages += [hit["id"] for hit in page["results"]]
+        if "next_cursor" not in page:
+            break
+        cursor = {"cursor": page["next_cursor"]}
+        write([100 + turn], price=10_000, stock=9, seller=f"새 {turn}")
+        write([pages[-1], whole[-1]], price=turn, stock=0, seller="가온")
+        if turn == 1:
+            assert (
+                app.post("/v1/delete", {"collection": "soups", "ids": [pages[0], whole[12]]}).status_code
+                == 200
+            )
+    assert pages == [number for number in whole if number != whole[12]] and len(whole) > 12
+    assert (
+        app.post("/v1/delete", {"collection": "soups", "ids": [*range(1, 49), *range(100, 120)]}).status_code
+        == 200
+    )
+
+
 def test_a_picture_search_is_ranked_too(tmp_path: Path) -> None:
     with running_app(tmp_path / "data") as app:
         items = [{"product_id": str(n), "image": picture(n), "metadata": {"brand": n % 2}} for n in range(4)]
