@@ -36,6 +36,8 @@ class GroupCounts:
         self._view = view
         self._group = group
         self._hits: Counter[Hashable] = Counter()
+        self.full: set[Hashable] = set()
+        """Names of groups of which no more hits may come."""
         self._seen: dict[tuple[int, int], dict[int, Hashable]] = {}
         """Names by code, of each part and place where the key is looked for."""
         self._hidden: dict[int, set[int]] = defaultdict(set)
@@ -76,22 +78,19 @@ class GroupCounts:
             found = self._locations[number] = locations_of(self._group.key, columns_of(self._view, number))
         return found
 
-    def is_full(self, name: Hashable) -> bool:
-        """Whether no more hits of this group may come."""
-        return name is not None and self._hits[name] >= self._group.most
-
     def count_hit(self, name: Hashable) -> None:
-        """Count a hit."""
+        """Count a hit. name: None for one without a group."""
         self._hits[name] += 1
+        if name is not None and self._hits[name] >= self._group.most:
+            self.full.add(name)
 
     def without_full(self, view: View) -> View:
         """Return the view without the rows of full groups."""
-        full = {name for name in self._hits if self.is_full(name)}
         live_rows, segments = view.live, list(view.segments)
         for (number, place), names in self._seen.items():
             if place:
                 continue
-            codes = [code for code, name in names.items() if name in full]
+            codes = [code for code, name in names.items() if name in self.full]
             codes = [code for code in codes if code not in self._hidden[number]]
             if not codes:
                 continue

@@ -74,6 +74,11 @@ class PoolSource:
     _is_all_ahead: bool = False
     _growth: int = 1
 
+    @property
+    def reorders(self) -> bool:
+        """Whether the answer has another order than what is found."""
+        return bool(self.formula.terms) and not self.request.exact
+
     def rows_after(self, view: View, edge: Edge | None, count: int) -> RankedRows:
         """Return the next `count` rows behind `edge`; fewer where none comes after them. view: this one, or
         one with some of its rows. Each time more are found ahead: where pool after pool is left out, to begin
@@ -86,7 +91,7 @@ class PoolSource:
         found = self._found_after(view, edge, fetch)
         self._ahead, self._ahead_view, self._is_all_ahead = found, view, len(found.rows) < fetch
         self._growth *= _WIDER
-        return found.picked(slice(0, count))
+        return found if fetch == count else found.picked(slice(0, count))
 
     @staticmethod
     def _place_after(rows: RankedRows, edge: Edge | None) -> int:
@@ -154,8 +159,9 @@ class PoolSource:
         added = np.zeros((len(found.rows), len(self.formula.terms)))
         keys = found.keys
         if self.formula.terms:
-            for number in set(found.numbers.tolist()):
-                positions = np.flatnonzero(found.numbers == number)
+            parts = set(found.numbers.tolist())
+            for number in parts:
+                positions = slice(None) if len(parts) == 1 else np.flatnonzero(found.numbers == number)
                 added[positions] = self.formula.added(columns_of(self.view, number), found.rows[positions])
             for place in range(
                 added.shape[1]

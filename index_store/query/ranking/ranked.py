@@ -150,12 +150,13 @@ class _PageWriter:
         hits = self._hits[self._offset : self._end]
         if not hits:
             return None, None
-        numbers = sorted({number for number, _ in hits})
         parts = [
             self._pools[number].rows.picked([place for other, place in hits if other == number])
-            for number in numbers
+            for number in sorted({number for number, _ in hits})
         ]
-        rows = RankedRows(*map(np.concatenate, zip(*parts, strict=True)))
+        rows = parts[0]
+        if len(parts) > 1:
+            rows = RankedRows(*map(np.concatenate, zip(*parts, strict=True)))
         if len(self._hits) <= self._end:
             return rows, None
         number = hits[-1][0]

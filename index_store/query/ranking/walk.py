@@ -46,7 +46,7 @@ class PoolWalk:
             is_last = self._go_again(start)
         while not is_last:
             found, is_last = self._next_pool(edge)
-            rows = found.ordered()
+            rows = found.ordered() if self._source.reorders else found
             yield WalkedPool(edge, rows, self._order(rows), self._ranking.diversity > 0)
             edge = _last(found, edge)
 
@@ -76,7 +76,10 @@ class PoolWalk:
                 return rows, is_all
             names = self._groups.names(rows.numbers, rows.rows)
             rows = rows._replace(groups=np.fromiter(names, np.object_, len(names)))
-            kept = [place for place, name in enumerate(names) if not self._groups.is_full(name)]
+            full = self._groups.full
+            if not full and len(names) <= wanted:
+                return rows, is_all
+            kept = [place for place, name in enumerate(names) if name not in full]
             if is_all or len(kept) >= wanted:
                 return rows.picked(kept[:wanted]), is_all and len(kept) <= wanted
             self._view = self._groups.without_full(self._view)
@@ -103,7 +106,7 @@ class PoolWalk:
         names = None if self._groups is None else rows.groups.tolist()
         vectors = None if self._near is None else self._vectors(rows)
         for place in range(len(rows.rows)):
-            if names is not None and self._groups is not None and self._groups.is_full(names[place]):
+            if names is not None and self._groups is not None and names[place] in self._groups.full:
                 continue
             if vectors is not None and self._near is not None:
                 if self._near.is_near(vectors[place]):
