@@ -44,6 +44,8 @@ def fresh(app: HttpApp) -> HttpApp:
         ("/v1/search", {"collection": "recipes", "vector": [1.0] * 384, "top_k": 10}, 1.1),
         ("/v1/search", {"query": "갈비탕", "top_k": 10}, 11.1),
         ("/v1/search", {"image": picture(1), "top_k": 10}, 41.1),
+        ("/v1/search", {"like_ids": [1, 2, 3, 4], "top_k": 10}, 1.1),
+        ("/v1/search", {"like_ids": [1, 2, 3, 4], "recommend": "each", "top_k": 10}, 4.4),
         ("/v1/search", {"query": "갈비탕", "top_k": 10, "exact": True}, 21.1),
         ("/v1/search-batch", {"searches": [{"query": "국", "top_k": 10}] * 3}, 33.3),
         ("/v1/embed", {"text": "갈비탕"}, 11),

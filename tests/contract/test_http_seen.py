@@ -108,5 +108,6 @@ def test_it_is_told_in_metrics_and_explain_takes_none(app: HttpApp, key: str) ->
     text = app.get("/metrics").text
     (keys,) = [line.split()[1] for line in text.splitlines() if line.startswith("uhok_seen_keys ")]
     assert float(keys) >= 1 and key not in text
+    assert key not in app.get("/v1/slow").text
     answer = app.post("/v1/explain", {"query": "국", "seen_key": key, "id": 3})
     assert answer.status_code == 422 and answer.json()["errors"][0]["loc"] == ["body", "seen_key"]
