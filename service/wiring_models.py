@@ -23,6 +23,7 @@ from service.embedding.serving.encoders import (
     queued_pictures,
     queued_texts,
 )
+from service.embedding.serving.language_shift import language_shift
 from service.embedding.serving.queue import PassObserver, QueryObserver, QueueLimits
 from service.errors import ModelUnavailable
 from service.settings import Settings
@@ -91,7 +92,9 @@ class ModelLoader:
 
     def _queued_texts(self, embedder: TextEmbedder) -> QueuedTexts:
         settings = self._settings
-        return queued_texts(embedder, _limits(settings, _queue_limits(settings, settings.batch_size)))
+        limits = _limits(settings, _queue_limits(settings, settings.batch_size))
+        info = replace(embedder.info, language_shift=language_shift(embedder))
+        return queued_texts(embedder, limits, info)
 
     def _queued_pictures(self, embedder: ImageEmbedder) -> QueuedPictures:
         settings = self._settings

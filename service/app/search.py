@@ -29,6 +29,7 @@ from service.app.seen.seen_items import SeenItems
 from service.app.seen.unseen import UnseenSearch
 from service.collections import Collection, SearchMode
 from service.embedding.port import Encoding
+from service.embedding.serving.language_shift import is_latin, shifted
 from service.errors import ModelUnavailable, Overloaded, Starting, UnknownItem
 from service.observing.search_timer import SearchTimer
 from service.words.interpreter import Interpreter
@@ -258,23 +259,25 @@ class Searcher:
         """Whether the content's vector is remembered; it is put into the request then."""
         known = self._encoders.encoder(search.collection.name, content).known_query(content)
         if known is not None:
-            self._complete(search, self._version_of_model(search), known)
+            shift = self._encoders.info(search.collection.name).language_shift
+            self._complete(search, self._version_of_model(search), known, shift)
         return known is not None
 
     async def _embed(self, search: ParsedSearch, content: str | bytes, caller: str) -> None:
         """Put the content's vector into the request."""
         began_at = time.perf_counter()
         version = self._version_of_model(search)  # before anything is awaited: another may serve after it
+        shift = self._encoders.info(search.collection.name).language_shift
         encoder = self._encoders.encoder(search.collection.name, content)
-        self._complete(search, version, await encoder.embed_query(content, caller))
+        self._complete(search, version, await encoder.embed_query(content, caller), shift)
         search.embed_s = time.perf_counter() - began_at
 
     @staticmethod
-    def _complete(search: ParsedSearch, version: str, found: Encoding) -> None:
+    def _complete(search: ParsedSearch, version: str, found: Encoding, shift: Vector | None) -> None:
         if not search.is_embedded:  # else `request` has the version of a model already
             search.is_embedded, search.pinned = True, search.request.embedding_version
         search.request.embedding_version = version
-        search.request.vector = found.vector
+        search.request.vector = _query_vector(search, found.vector, shift)
         search.truncated = found.truncated if isinstance(search.content, str) else None
 
     def _version_of_model(self, search: ParsedSearch) -> str:
@@ -366,6 +369,15 @@ def _to_embed(search: ParsedSearch) -> str | bytes | None:
     """What a model makes the vector of; None where there is one, or where words alone are searched."""
     text = search.request.text
     return None if text is not None and text.mode == "lexical" else search.content
+
+
+def _query_vector(search: ParsedSearch, vector: Vector, shift: Vector | None) -> Vector:
+    """An English text that words are searched for beside is moved to where the model has Korean ones; answers
+    by vectors alone stay what they were."""
+    text = search.request.text
+    if text is None or shift is None or text.mode != "hybrid" or not isinstance(search.content, str):
+        return vector
+    return shifted(vector, shift) if is_latin(search.content) else vector
 
 
 def search_words_alone(search: ParsedSearch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -23,7 +23,8 @@ class ModelInfo:
     preprocessing, normalisation, dim and runtime precision class: equal versions mean comparable vectors.
 
     is_placeholder: the vectors carry no meaning (the seed's placeholder) and /health must say so. passes_max:
-    forward passes that one content may take.
+    forward passes that one content may take. language_shift: (dim,), from its English queries to its Korean
+    ones; None where it was not measured, or where the model does not know both.
     """
 
     name: str
@@ -35,6 +36,7 @@ class ModelInfo:
     tokens_max: int | None
     is_placeholder: bool
     passes_max: int = 1
+    language_shift: npt.NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

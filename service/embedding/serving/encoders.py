@@ -66,9 +66,12 @@ class QueuedEncoder(Generic[ContentT, InputT]):
         preparation: Preparation[ContentT, InputT],
         limits: EncoderLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        info: ModelInfo | None = None,
     ) -> None:
-        """name: of the queue, in messages. preparation: started and closed here."""
+        """name: of the queue, in messages. preparation: started and closed here. info: where more is known of
+        the model than it says."""
         self._embedder = embedder
+        self._info = info or embedder.info
         self._preparation: Preparation[ContentT, InputT] = preparation
         self._limits = limits or EncoderLimits()
         self._queue: WorkQueue[InputT, Encoding] = WorkQueue(name, self._embed, self._limits.queue, clock)
@@ -81,7 +84,7 @@ class QueuedEncoder(Generic[ContentT, InputT]):
     @property
     def info(self) -> ModelInfo:
         """What the model is. Constant."""
-        return self._embedder.info
+        return self._info
 
     @property
     def counters(self) -> QueueCounters:
@@ -279,9 +282,12 @@ QueuedTexts: TypeAlias = QueuedEncoder[str, str]
 QueuedPictures: TypeAlias = QueuedEncoder[bytes, Pixels]
 
 
-def queued_texts(embedder: TextEmbedder, limits: EncoderLimits | None = None) -> QueuedTexts:
-    """Return a text model behind its queues; not started."""
-    return QueuedEncoder("text-model", embedder, TextPreparation(embedder.info.tokens_max), limits)
+def queued_texts(
+    embedder: TextEmbedder, limits: EncoderLimits | None = None, info: ModelInfo | None = None
+) -> QueuedTexts:
+    """Return a text model behind its queues; not started. info: as `QueuedEncoder` has it."""
+    preparation = TextPreparation(embedder.info.tokens_max)
+    return QueuedEncoder("text-model", embedder, preparation, limits, info=info)
 
 
 def queued_pictures(
