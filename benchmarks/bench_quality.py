@@ -6,7 +6,7 @@ DATA_DIR holds recipes.jsonl, recipe_queries.jsonl, images.jsonl and images/, an
 kok_products.csv, osm_presets_ko.jsonl, emoji_ko.jsonl and tuxpaint_ko.jsonl; what is not there is left out,
 and said to be. `kinds`: dense, lexical and hybrid answers of a service to each kind of query
 (benchmarks/quality_queries.py says how each is made), with 95 % intervals of what hybrid gains by paired
-bootstrap. Vectors are kept in .cache/vectors: the second run takes seconds.
+bootstrap. Vectors are kept in .cache/vectors: a second run takes half a minute.
 `texts`: every embedder and template on the recipes. Without labelled data the demo's pictures are changed and
 found again, without a limit. Texts go through normalise_text and the collection's
 template, pictures as JPEG bytes through decode_image, both through the batchers, as in the service. The
