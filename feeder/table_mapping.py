@@ -25,7 +25,8 @@ _PART = re.compile(r'\s*(?:"((?:[^"]|"")+)"|`((?:[^`]|``)+)`|([^\s."`]+))\s*(\.|
 FILE_KEYS = ("collections",)
 COLLECTION_KEYS = (
     "id_field", "id_type", "modality", "dim", "metric", "model", "text_template", "keep_content", "default",
-    "gates", "lexical", "synonyms", "mode", "source",
+    "gates", "lexical", "synonyms", "mode", "confidence", "good_match_min", "active_from", "active_until",
+    "utc_offset", "source",
 )  # fmt: skip
 """What the service and the feeder read of one collection."""
 SOURCE_KEYS = ("vectors", "items", "embedding_version", "next")
