@@ -29,8 +29,8 @@ words alone, 128 take 60."""
 
 _BOOST = 1 / 1000
 _POOL = 0.25
-_GROUP = 1.0
-_COLLAPSE = 1 / 25
+_GROUP = 0.5
+_COLLAPSE = 1 / 100
 _DIVERSE = 1 / 10_000
 
 

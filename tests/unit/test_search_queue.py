@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from index_store.errors import InvalidFilter
-from index_store.types import SearchRequest, SearchResult, TextQuery
+from index_store.request.ranking import Boost, GroupBy, RankedPage, Ranking
+from index_store.types import PageKey, SearchRequest, SearchResult, TextQuery
 from service.app.search_cost import cost_of
 from service.app.search_queue import SearchQueue
 from service.errors import DeadlineExceeded, Overloaded
@@ -253,6 +254,19 @@ def test_a_filter_weighs_by_its_size() -> None:
         )
     ]
     assert costs == sorted(costs) and costs[0] < 4
+
+
+def test_a_ranking_weighs_by_its_pool_its_terms_and_the_hits_before_it() -> None:
+    boost = Boost(0.1, {"stock": {"$gt": 0}})
+    page = PageKey("g", 1, 0.5, 3, ranked=RankedPage(None, b"", 5000))
+    plain = cost_of(request())
+    light, usual = Ranking([boost], pool=10), Ranking([boost])
+    costs = [cost_of(request(ranking=each)) for each in (light, usual, Ranking([boost] * 8))]
+    costs.append(cost_of(request(ranking=Ranking([boost] * 8, collapse=0.1, diversity=0.5))))
+    assert plain < costs[0] < costs[1] < costs[2] < costs[3] < 40
+    groups = Ranking(group=GroupBy("seller", 2))
+    assert cost_of(request(ranking=groups, after=page)) > 10 * cost_of(request(ranking=groups))
+    assert cost_of(request(ranking=usual, after=page)) == cost_of(request(ranking=usual))
 
 
 def test_words_weigh_by_the_letters_that_are_looked_for() -> None:
