@@ -85,11 +85,14 @@ class Generation:
         self._swapped_at = 0.0
         self._background: threading.Thread | None = None
         self._is_closing = False
+        self._trusts = False
         self.is_in_memory = False
 
     def open(self) -> None:
         """Open the store. Its rows are read by `read_into_memory`, or else by the first search. Raises
         StoreDamaged, StoreUnavailable, OSError. To be closed even then."""
+        # What is published from here on is not read again in full, as when a snapshot is swapped in.
+        self._trusts = _stamp(self.store.directory) == (0, 0)
         self.store.open(self._spec)
         self._spec = replace(self._spec, dim=self.store.dim)
         self._record_lexical_fields()
@@ -107,7 +110,7 @@ class Generation:
         if self.is_in_memory:
             return
         self._stamp = _stamp(self.store.directory)
-        snapshot = view_of_newest_snapshot(self.store, self._spec, self._connect, {}, trusts=False)
+        snapshot = view_of_newest_snapshot(self.store, self._spec, self._connect, {}, trusts=self._trusts)
         self._view = snapshot or view_of_store(self.store, self._spec)
         self.is_in_memory = True
 

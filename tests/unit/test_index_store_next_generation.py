@@ -100,3 +100,21 @@ def test_a_footprint_is_the_same_on_disk_as_in_memory(tmp_path: Path) -> None:
     in_memory = next_footprint(index)
     assert in_memory == replace(on_disk, store_bytes=in_memory.store_bytes), "the log is shorter by now"
     index.close()
+
+
+@pytest.mark.long
+def test_what_was_sealed_before_this_process_began_is_verified_when_it_is_read(tmp_path: Path) -> None:
+    index, theirs = begun(tmp_path)
+    sealed(tmp_path)
+    index.close()
+    (segment,) = (tmp_path / "collections" / NAME / "g000002" / "segments").iterdir()
+    rotten = segment / "vectors.f32"
+    data = bytearray(rotten.read_bytes())
+    data[100] ^= 1
+    rotten.write_bytes(data)
+    index = opened(tmp_path)
+    index.advance(NAME, "promote", "v2")
+    assert index.footprints(NAME)[0].segments == 0, "the rows come from the store"
+    assert nearest(index, theirs[3])[:2] == ["v2", 3]
+    assert not segment.exists(), "it is set aside"
+    index.close()
