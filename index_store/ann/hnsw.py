@@ -154,7 +154,7 @@ class FaissHnswIndex:
         if not self._holds_int8:
             return self._graph.walk(row.astype(np.float32), self._metric == "l2", ef)
         row += np.float32(128)
-        return self._graph.walk(row.astype(np.uint8), self._metric == "l2", ef)
+        return self._graph.walk(row.astype(np.int16), self._metric == "l2", ef)
 
     def int8_scan(self) -> ScanIndex | None:
         """Return a scan over the graph's own codes, so that they are mapped once; None if not int8."""

@@ -40,7 +40,8 @@ class Graph:
     def walk(self, query: Codes, is_l2: bool, ef: int) -> Neighbours:
         """Return the rows and distances of the `ef` nearest that the links lead to, by (distance, row).
 
-        query: (dim,), as the codes are (bf16: float32). Distances: l2 squared, else minus the product."""
+        query: (dim,) float32; for int8 codes int16, 128 added as to them. Distances: l2 squared, else minus
+        the product."""
         found: Neighbours = walk(
             self.codes, self.flat, self.starts, self.links, self.levels, self.entry, self.top,
             query, is_l2, ef,

@@ -146,7 +146,7 @@ class ScanIndex:
         bits = _EVERY_ROW if allowed is None else checked_allowed(allowed, self.rows)
         if self._squares is None:  # two threads that both make them lose nothing
             self._squares = squares_of(self._rows) if self._metric == "l2" else np.empty(0, np.int32)
-        rows, distances = scan(self._rows, self._squares, coded[0].astype(np.int8), bits, k)
+        rows, distances = scan(self._rows, self._squares, coded[0].astype(np.int16), bits, k)
         distances /= np.float32(divisor)
         return rows, distances
 
@@ -158,7 +158,7 @@ class ScanIndex:
         row = engine_vectors(checked_query(query, self._index.d), self._metric)
         wide, _ = encode_query(row, self._metric, self.codes.scale)
         wide += np.float32(128)
-        coded, is_l2 = wide[0].astype(np.uint8), self._metric == "l2"
+        coded, is_l2 = wide[0].astype(np.int16), self._metric == "l2"
         if self._sample is None:  # two threads that both make it lose nothing
             self._sample = self._rows[:: max(1, self.rows // _SAMPLED)].copy()
         sample = self._sample

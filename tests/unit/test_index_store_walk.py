@@ -51,7 +51,7 @@ def test_finds_the_rows_that_faiss_finds(tmp_path: Path, metric: Metric, storage
         if storage == "int8":
             row, _ = encode_query(row, metric, scale)
         theirs, scores = search_one(index, row, 10, params)
-        asked = (row[0] + 128).astype(np.uint8) if storage == "int8" else row[0]
+        asked = (row[0] + 128).astype(np.int16) if storage == "int8" else row[0]
         rows, distances = graph.walk(asked, metric == "l2", EF)
         assert len(rows) == len(set(rows.tolist())) == EF
         assert (np.diff(distances) >= 0).all()
