@@ -13,7 +13,7 @@ from index_store.lexical.scores import QueryGrams, query_grams
 from index_store.types import Id
 
 _GRAMS = {"letters": letter_grams, "sounds": sound_grams}
-_K1, _B, _SOUND_SHARE = 0.4, 0.75, 0.8
+_K1, _B, _SOUND_SHARE = 0.1, 0.75, 0.8
 
 
 def words_of(query: str, documents: Mapping[Id, str | None], fields: Sequence[str]) -> dict[Id, float]:
@@ -21,13 +21,11 @@ def words_of(query: str, documents: Mapping[Id, str | None], fields: Sequence[st
     asked = query_grams(query)
     texts = {item_id: document_text(metadata, fields) for item_id, metadata in documents.items()}
     found = {stream: _scores(stream, asked, texts) for stream in asked.grams}
-    sounds = found["sounds"]
-    if not asked.is_korean:
-        sounds = {item_id: score * np.sqrt(score) for item_id, score in sounds.items()}
-    if "letters" not in found:
-        return {item_id: float(score) for item_id, score in sounds.items()}
-    share = np.float32(_SOUND_SHARE)
-    return {i: float(max(score, sounds[i] * share)) for i, score in found["letters"].items()}
+    joined = found["sounds"]
+    if "letters" in found:
+        share = np.float32(_SOUND_SHARE)
+        joined = {i: max(score, joined[i] * share) for i, score in found["letters"].items()}
+    return {item_id: float(score * score) for item_id, score in joined.items()}
 
 
 def _scores(stream: str, asked: QueryGrams, texts: Mapping[Id, str]) -> dict[Id, np.float32]:

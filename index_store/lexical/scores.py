@@ -27,12 +27,12 @@ from index_store.lexical.postings import GramPostings, PostingSource, lengths_of
 
 TextScores: TypeAlias = npt.NDArray[np.float32]
 
-_K1 = 0.4
+_K1 = 0.1
 """Low: that a name holds a word counts, hardly how often (docs/decisions/0107)."""
 _B = 0.75
 _COUNTS = 8
 """A gram that a text holds more often counts as if it were one less than this."""
-_KOREAN_WEIGHT = 1.1
+_KOREAN_WEIGHT = 1.0
 _OTHER_WEIGHT = 2.8
 """Times the spread of similarities: what a full text score is worth (docs/decisions/0107)."""
 _SOUND_SHARE = 0.8
@@ -87,18 +87,16 @@ def text_scores(query: QueryGrams, parts: Sequence[TextPart]) -> list[TextScores
     """Return for each part what each of its rows scores: (rows,) float32, 0 for what shares nothing with the
     query.
 
-    A few sounds in common are chance: what a query without syllables gets is its share to the power of
-    1.5."""
+    A few syllables or sounds in common are chance: a row gets its share squared."""
     found = {stream: _stream_scores(stream, grams, parts) for stream, grams in query.grams.items()}
-    if not query.is_korean:
-        for scores in found["sounds"]:
-            scores *= np.sqrt(scores)
-    if "letters" not in found:
-        return found["sounds"]
-    for letters, sounds in zip(found["letters"], found["sounds"], strict=True):
-        sounds *= np.float32(_SOUND_SHARE)
-        np.maximum(letters, sounds, out=letters)
-    return found["letters"]
+    joined = found["sounds"]
+    if "letters" in found:
+        for sounds, letters in zip(joined, found["letters"], strict=True):
+            sounds *= np.float32(_SOUND_SHARE)
+            np.maximum(letters, sounds, out=sounds)
+    for scores in joined:
+        scores *= scores
+    return joined
 
 
 def _stream_scores(stream: str, grams: Grams, parts: Sequence[TextPart]) -> list[TextScores]:
