@@ -38,11 +38,12 @@ def _new_stream() -> defaultdict[int, tuple[array[int], array[int]]]:
 
 @dataclass(slots=True)
 class _GrowableStream:
-    """Of one stream. by_gram: rows, and how often each holds the gram. lengths: as `PostingSource` has
-    them."""
+    """Of one stream. by_gram: rows, and how often each holds the gram. lengths, codes: as
+    `PostingSource` has them."""
 
     by_gram: defaultdict[int, tuple[array[int], array[int]]] = field(default_factory=_new_stream)
     lengths: array[int] = field(default_factory=lambda: array("i"))
+    codes: array[int] = field(default_factory=lambda: array("B"))
 
 
 class GrowablePostings:
@@ -113,7 +114,8 @@ class GrowablePostings:
                 rows, counts = own.by_gram[gram]
                 rows.append(row)
                 counts.append(held)
-            own.lengths.extend(run.lengths.tolist())
+            own.lengths.frombytes(run.lengths.tobytes())
+            own.codes.frombytes(codes_of(run.lengths).tobytes())
         self._rows = start + len(texts)
 
     def lists_below(self, count: int, stream: str, grams: Grams) -> GramPostings:
@@ -136,7 +138,12 @@ class GrowablePostings:
     def lengths_below(self, count: int, stream: str) -> Lengths:
         """As `PostingSource.lengths`, of the first `count` rows, which were read."""
         with self._lock:
-            return np.array(self._streams[stream].lengths[:count], np.int32)
+            return np.frombuffer(self._streams[stream].lengths[:count], np.int32)
+
+    def codes_below(self, count: int, stream: str) -> LengthCodes:
+        """As `PostingSource.length_codes`, of the first `count` rows, which were read."""
+        with self._lock:
+            return np.frombuffer(self._streams[stream].codes[:count], np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,4 +163,4 @@ class PostingsView:
 
     def length_codes(self, stream: str) -> LengthCodes:
         """See `PostingSource`."""
-        return codes_of(self.lengths(stream))
+        return self.growing.codes_below(self.count, stream)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -100,13 +100,13 @@ class _Stream(NamedTuple):
 class SealedPostings:
     """Fits `PostingSource`. Safe from any thread. version: as `lexical_version` gave it. spread: see
     `index_store.ann.background.RowSample`. totals: of the lengths of all rows, by stream. codes: of each of
-    these lengths, in memory."""
+    these lengths, in memory from the first search by words on."""
 
     version: str
     spread: float
     totals: Mapping[str, int]
     streams: Mapping[str, _Stream]
-    codes: Mapping[str, LengthCodes]
+    codes: dict[str, LengthCodes] = field(default_factory=dict)
 
     def lists(self, stream: str, grams: Grams) -> GramPostings:
         """See `PostingSource`."""
@@ -123,7 +123,10 @@ class SealedPostings:
 
     def length_codes(self, stream: str) -> LengthCodes:
         """See `PostingSource`."""
-        return self.codes[stream]
+        known = self.codes.get(stream)
+        if known is None:  # two threads may make the same
+            known = self.codes[stream] = codes_of(self.streams[stream].lengths)
+        return known
 
 
 def write_postings(
@@ -267,8 +270,7 @@ def open_postings(directory: Path) -> SealedPostings | None:
             for stream in STREAMS
         }
         totals = {stream: int(facts["totals"][stream]) for stream in STREAMS}
-        codes = {stream: codes_of(own.lengths) for stream, own in streams.items()}
-        return SealedPostings(str(facts["lexical_version"]), float(facts["spread"]), totals, streams, codes)
+        return SealedPostings(str(facts["lexical_version"]), float(facts["spread"]), totals, streams)
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise StoreDamaged(
             f"the postings of {directory} can't be opened: {exc!r}", hints.rebuild(directory)
