@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index_store.lexical.analysis import CHARS_MAX, document_text, letter_grams, normalise, sound_grams
+from index_store.lexical.scores import query_grams
 from service.errors import BadConfiguration
 from service.words.interpreter import READ_CHARS_MAX, Interpreter
 from service.words.keyboard import as_hangul, as_latin
@@ -163,3 +164,10 @@ def test_a_long_text_means_what_it_says() -> None:
         assert len(text) > READ_CHARS_MAX
         assert not interpreter.may_mean_other("a", text)
         assert interpreter.meaning("a", text, is_certain=True) == text
+
+
+def test_a_query_is_known_by_what_is_looked_at() -> None:
+    first = query_grams("김치찌개 " * 100 + "국")
+    assert query_grams("김치찌개 " * 100 + "탕") is first
+    assert query_grams("김치찌개 국") is not first
+    assert "letters" in first.grams and "letters" not in query_grams("kimchi").grams
