@@ -37,6 +37,9 @@ def _scores(stream: str, asked: QueryGrams, texts: Mapping[Id, str]) -> dict[Id,
     lengths = {item_id: sum(counts.values()) for item_id, counts in held.items()}
     having = np.array([sum(gram in counts for counts in held.values()) for gram in grams])
     rarity = np.log1p((len(texts) - having + 0.5) / (having + 0.5))
+    if stream == "sounds" and len(asked.grams) > 1:
+        grams = [gram for gram, each in zip(grams, rarity, strict=True) if each >= 0.3 * rarity.max()]
+        rarity = rarity[rarity >= 0.3 * rarity.max()]
     weights = (rarity / rarity.sum()).astype(np.float32)
     mean = max(1.0, sum(lengths.values()) / len(texts))
     for item_id, counts in held.items():

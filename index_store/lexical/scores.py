@@ -39,6 +39,10 @@ _OTHER_WEIGHT = 2.8
 _SOUND_SHARE = 0.8
 """Of what sounds alike, beside what is spelt alike, for a Korean query."""
 
+_RARITY_MIN = 0.3
+"""Of sounds beside spelling, against the rarest of the query: what many items hold takes most of the time and
+tells least."""
+
 
 @dataclass(frozen=True, slots=True)
 class QueryGrams:
@@ -104,7 +108,11 @@ def text_scores(query: QueryGrams, parts: Sequence[TextPart]) -> list[TextScores
     query.
 
     A few syllables or sounds in common are chance: a row gets its share squared."""
-    found = {stream: _stream_scores(stream, grams, parts) for stream, grams in query.grams.items()}
+    has_both = len(query.grams) > 1
+    found = {
+        stream: _stream_scores(stream, grams, parts, _RARITY_MIN if has_both and stream == "sounds" else 0.0)
+        for stream, grams in query.grams.items()
+    }
     joined = found["sounds"]
     if "letters" in found:
         for sounds, letters in zip(joined, found["letters"], strict=True):
@@ -115,7 +123,10 @@ def text_scores(query: QueryGrams, parts: Sequence[TextPart]) -> list[TextScores
     return joined
 
 
-def _stream_scores(stream: str, grams: Grams, parts: Sequence[TextPart]) -> list[TextScores]:
+def _stream_scores(
+    stream: str, grams: Grams, parts: Sequence[TextPart], rarity_min: float
+) -> list[TextScores]:
+    """rarity_min: as a share of the rarest gram's; those below do not count."""
     out = [np.zeros(part.rows, np.float32) for part in parts]
     documents = sum(part.rows - part.hidden for part in parts)
     if not documents or not len(grams):
@@ -124,11 +135,13 @@ def _stream_scores(stream: str, grams: Grams, parts: Sequence[TextPart]) -> list
     held = sum(part.frequencies(each) for part, each in zip(parts, lists, strict=True))
     mean = max(1.0, sum(part.total_length(stream) for part in parts) / documents)
     rarity = np.log1p((documents - held + 0.5) / (held + 0.5))
-    weights = (rarity / rarity.sum()).astype(np.float32)
+    counting = np.flatnonzero(rarity >= rarity_min * rarity.max())
+    weights = (rarity[counting] / rarity[counting].sum()).astype(np.float32)
     shares = _shares(mean)
     for part, each, scores in zip(parts, lists, out, strict=True):
         codes = part.source.length_codes(stream)
-        add_weights(scores, each.rows, each.counts, codes, each.starts, each.stops, weights, shares)
+        starts, stops = each.starts[counting], each.stops[counting]
+        add_weights(scores, each.rows, each.counts, codes, starts, stops, weights, shares)
     return out
 
 
