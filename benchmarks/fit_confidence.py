@@ -37,7 +37,7 @@ from benchmarks.bench_quality import BESIDE
 from benchmarks.calibration_math import Numbers, area, calibration_error, chances, fitted
 from benchmarks.quality_index import table
 from benchmarks.quality_queries import DataSet, Document, JudgedQuery, data_sets, rows_of
-from benchmarks.remembered_vectors import RememberingTexts
+from benchmarks.remembered_vectors import RememberingEmbedder
 from index_store.engine.index import EmbeddedIndex
 from index_store.maintenance.worker import Maintenance
 from index_store.request.confidence import Background, ConfidenceQuery, Curve
@@ -157,7 +157,7 @@ def part_of(data: DataSet, size: int, rng: np.random.Generator) -> DataSet:
     return replace(data, documents=[data.documents[place] for place in places], queries=queries)
 
 
-def asked(sets: Sequence[DataSet], mode: Mode, model: RememberingTexts) -> Asked:
+def asked(sets: Sequence[DataSet], mode: Mode, model: RememberingEmbedder) -> Asked:
     """Put all queries of these to an index each."""
     kinds: list[str] = []
     rows: list[tuple[float, ...]] = []
@@ -192,12 +192,12 @@ def asked(sets: Sequence[DataSet], mode: Mode, model: RememberingTexts) -> Asked
     return Asked(np.array(rows), is_there, np.array(is_right), names, weights_of(names), seen[0])
 
 
-def _embedded(model: RememberingTexts, texts: Sequence[str], role: Role) -> Vector:
+def _embedded(model: RememberingEmbedder, texts: Sequence[str], role: Role) -> Vector:
     return np.asarray(model.embed(texts, role).vectors)
 
 
 def _first_hits(
-    data: DataSet, lexical: Sequence[str], model: RememberingTexts, requests: Sequence[SearchRequest]
+    data: DataSet, lexical: Sequence[str], model: RememberingEmbedder, requests: Sequence[SearchRequest]
 ) -> list[tuple[Id, float]]:
     """Place and score of each first hit; without words the score is the similarity."""
     version = model.info.embedding_version
@@ -342,7 +342,7 @@ def main() -> None:
     parser.add_argument("--judgements", type=Path)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    model = RememberingTexts(
+    model = RememberingEmbedder(
         load_embedder(given.model, "text", models_dir=given.models_dir, dim=384, threads=1)
     )
     if given.items is not None:
