@@ -82,7 +82,8 @@ class Ranking:
 @dataclass(frozen=True, slots=True)
 class RankedPage:
     """Where a page ended, beside its last hit. start: key and id of the row that comes before its pool; None:
-    it is the first pool. shown: a hash of each hit of this pool, with diversity. rank: how many hits came."""
+    it is the first pool. shown: with diversity, a hash of each item of this pool up to there. rank: how many
+    hits came."""
 
     start: tuple[float, int | str] | None
     shown: bytes

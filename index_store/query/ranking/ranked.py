@@ -108,6 +108,10 @@ class _PageWriter:
         self._former = None if after is None else after.ranked
         self._pools: list[WalkedPool] = []
         self._hits: list[tuple[int, int]] = []
+        self._passed: list[tuple[int, int]] = []
+        """Hits, and items deleted since: one that is written again meanwhile does not come back later."""
+        self._passed_by: list[int] = []
+        """How many of those came up to each hit."""
 
     @property
     def start(self) -> Edge | None:
@@ -127,8 +131,10 @@ class _PageWriter:
         for place in pool.order:
             if fresh is not None and not fresh[place]:
                 continue
+            self._passed.append((number, place))
             if alive is None or ids[place] in alive:
                 self._hits.append((number, place))
+                self._passed_by.append(len(self._passed))
                 if self.is_full:
                     return
 
@@ -164,7 +170,8 @@ class _PageWriter:
         shown = b""
         if pool.is_diverse:
             shown = self._former.shown if self._former is not None and self._is_former(pool) else b""
-            ids = [pool.rows.ids[place] for other, place in self._hits[: self._end] if other == number]
+            passed = self._passed[: self._passed_by[self._end - 1]]
+            ids = [pool.rows.ids[place] for other, place in passed if other == number]
             shown += np.array([_hash(item_id) for item_id in ids], "<u4").tobytes()
         rank = (self._offset if self._former is None else self._former.rank) + len(hits)
         return rows, RankedPage(pool.start, shown, rank)
