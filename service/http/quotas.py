@@ -79,11 +79,15 @@ def scan_units(rows: float) -> float:
     return OTHER_UNITS + rows * _ROW_UNITS
 
 
+def line_cost(search: ParsedSearch) -> float:
+    """Return what a search will weigh in line: what it is searched by may not have been read yet."""
+    cost = cost_of(search.request)
+    return cost if search.recommend == "mean" else cost * len(search.like_ids)  # a search for each
+
+
 def search_units(search: ParsedSearch) -> float:
     """Return what a search weighs: as it waits in line, and what its content takes to embed."""
-    units = cost_of(search.request)
-    if search.recommend != "mean":  # a search for each
-        units *= len(search.like_ids)
+    units = line_cost(search)
     if search.content is None or search.mode == "lexical":  # words alone are not embedded
         return units
     return units + (TEXT_UNITS if isinstance(search.content, str) else PICTURE_UNITS)

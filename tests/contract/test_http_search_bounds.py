@@ -279,6 +279,16 @@ def test_a_batch_alone_is_never_too_much_for_the_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+def test_nor_is_a_batch_of_many_liked_items(tmp_path: Path) -> None:
+    with running_app(tmp_path, {"QUEUE_MS_MAX": "10"}) as app:
+        seed(app)
+        likes = {"like_ids": list(range(1, 21)), "recommend": "best"}
+        answer = app.post("/v1/search-batch", {"searches": [likes] * 40})
+        assert answer.status_code == 200, answer.text
+        assert [len(each["results"]) for each in answer.json()["responses"]] == [10] * 40
+
+
+@pytest.mark.long
 def test_what_the_index_refuses_in_a_batch_names_its_search(tmp_path: Path) -> None:
     with running_app(tmp_path / "data") as app:
         seed(app)

@@ -19,12 +19,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from index_store.errors import InvalidRequest
 from service.app.monitoring.search_meter import SearchMeter
 from service.app.search import ParsedSearch, Searcher
-from service.app.search_cost import cost_of
 from service.collections import Catalogue
 from service.errors import FieldError, InvalidInput, Overloaded
 from service.http.auth import Keys, Role
 from service.http.middleware import EXCHANGE, JSON, Exchange
-from service.http.quotas import Quotas, search_units
+from service.http.quotas import Quotas, line_cost, search_units
 from service.http.wire.answers import LARGE_BYTES, encoded_answer, encoded_in_pieces, expected_bytes
 from service.http.wire.body import Headers, decode_json, is_large, require_json
 from service.http.wire.body_reader import BodyReader
@@ -230,7 +229,7 @@ def _groups(
     group: list[ParsedSearch] = []
     cost, cost_max = 0.0, cost_at_once()
     for each in searches:
-        own = cost_of(each.request)
+        own = line_cost(each)
         if group and cost + own > cost_max:
             yield group
             group, cost, cost_max = [], 0.0, cost_at_once()
