@@ -15,8 +15,8 @@ import orjson
 from index_store.request.confidence import Curve
 from index_store.request.ranking import RankedPage
 from index_store.request.recommendation import LikesPage
-from index_store.types import Filter, PageKey
-from item_rules.ids import id_fault
+from index_store.types import Filter, Id, PageKey
+from item_rules.ids import INT64_MAX, id_fault
 from service.app.search import ParsedSearch
 from service.errors import InvalidInput
 
@@ -26,6 +26,10 @@ _CHARS_MAX = 12_288
 """Of two ids of 255 control characters, which take six bytes each, 500 hits that were shown, and the rest."""
 _LIKES_CHARS_MAX = 262_144
 """Of a hundred such ids: a page may end in a list of each liked item."""
+_HASH_BYTES = 4
+"""Of each hit that `RankedPage.shown` holds."""
+_NUMBER_MAX = 1e100
+"""Beyond every distance and score, and its square is a number still."""
 _PICTURE_BYTES = 65_536
 """Bytes at each end of a picture that, with its length, identify it."""
 
@@ -72,14 +76,8 @@ def read_cursor(search: ParsedSearch, text: str) -> Cursor:
     try:
         chars_max = _CHARS_MAX if search.recommend == "mean" else _LIKES_CHARS_MAX
         payload = read_payload(text, lambda payload: _question(search, payload), chars_max)
-        parts: list[Any] = orjson.loads(payload)
-        told = parts.pop() if isinstance(parts[-1], dict) else {}
-        curve = Curve(*map(float, told["curve"])) if "curve" in told else None
-        if len(parts) not in (6, 9) or parts[0] != _FORMAT:
-            raise ValueError("another format")
-        if id_fault(parts[4], search.collection.id_type) is not None:
-            raise ValueError("no id of this collection")
-    except (ValueError, TypeError) as exc:
+        return _cursor_of(search, orjson.loads(payload))
+    except (ValueError, TypeError, LookupError, OverflowError) as exc:
         raise InvalidInput(
             "cursor",
             "is not one that an answer to this question gave: collection, content, filter, exclude_ids, "
@@ -87,35 +85,74 @@ def read_cursor(search: ParsedSearch, text: str) -> Cursor:
             "must be those of the page before",
             "invalid_cursor",
         ) from exc
-    cursor = _cursor_of_likes(parts) if search.like_ids else _cursor_of(parts, curve)
-    if "ranked" not in told:
-        return cursor
-    now, start, shown = told["ranked"]
-    before = None if start is None else (float(start[0]), start[1])
-    place = RankedPage(before, base64.b64decode(shown), cursor.rank)
-    return cursor._replace(page=replace(cursor.page, ranked=place), now=float(now))
 
 
-def _cursor_of(parts: Sequence[Any], curve: Curve | None) -> Cursor:
-    weight, is_by_words_alone, was_read = parts[6:] or (0.0, False, False)
+def _cursor_of(search: ParsedSearch, parts: list[Any]) -> Cursor:
+    """Of a payload. Whoever knows the format can write one, so no value goes on unchecked: an error in the
+    index would be everyone's who is answered in the same call. Raises ValueError, TypeError, LookupError,
+    OverflowError."""
+    told = parts.pop() if isinstance(parts[-1], dict) else {}
+    if len(parts) not in (6, 9) or parts[0] != _FORMAT or not isinstance(parts[1], str):
+        raise ValueError("another format")
+    curve = Curve(*map(_number, told["curve"])) if "curve" in told else None
+    if curve is not None and curve.slope <= 0:
+        raise ValueError("no curve")
     seq, now = _moment(parts[2])
-    page = PageKey(str(parts[1]), seq, float(parts[3]), parts[4], float(weight), curve=curve, now=now)
-    return Cursor(page, int(parts[5]), bool(is_by_words_alone), bool(was_read))
+    distance, item_id = _point(search, parts[3:5])
+    cursor = Cursor(PageKey(parts[1], seq, distance, item_id, curve=curve, now=now), _count(parts[5]))
+    if search.like_ids:
+        cursor = _with_likes(search, cursor, parts[6:] or ("", -1, ()))
+    elif len(parts) > 6:
+        weight, is_by_words_alone, was_read = parts[6:]
+        page = replace(cursor.page, text_weight=_number(weight))
+        cursor = cursor._replace(
+            page=page, is_by_words_alone=bool(is_by_words_alone), was_read=bool(was_read)
+        )
+    return _with_rank(search, cursor, told["ranked"]) if "ranked" in told else cursor
+
+
+def _with_likes(search: ParsedSearch, cursor: Cursor, parts: Sequence[Any]) -> Cursor:
+    """Of a search by like_ids; the index checks that there is an end for each of them."""
+    digest, last, ends = parts
+    points = tuple(None if end is None else _point(search, end) for end in ends)
+    likes = LikesPage(_count(last), points) if points else None
+    return cursor._replace(page=replace(cursor.page, likes=likes), likes_digest=str(digest))
+
+
+def _with_rank(search: ParsedSearch, cursor: Cursor, parts: Sequence[Any]) -> Cursor:
+    now, start, shown = parts
+    hashes = base64.b64decode(shown, validate=True)
+    if len(hashes) % _HASH_BYTES:
+        raise ValueError("no hashes")
+    place = RankedPage(None if start is None else _point(search, start), hashes, cursor.rank)
+    return cursor._replace(page=replace(cursor.page, ranked=place), now=_number(now))
 
 
 def _moment(part: Any) -> tuple[int, float | None]:
     """The seq of the first page, and its time where items of the collection come and go by the clock."""
-    return (int(part[0]), float(part[1])) if isinstance(part, list) else (int(part), None)
+    seq, now = part if isinstance(part, list) else (part, None)
+    return _count(seq), None if now is None else _number(now)
 
 
-def _cursor_of_likes(parts: Sequence[Any]) -> Cursor:
-    """Of a search by like_ids; the index checks where each of them ended."""
-    digest, last, ends = parts[6:] or ("", -1, ())
-    points = tuple(None if end is None else (float(end[0]), end[1]) for end in ends)
-    likes = LikesPage(int(last), points) if points else None
-    seq, now = _moment(parts[2])
-    page = PageKey(str(parts[1]), seq, float(parts[3]), parts[4], likes=likes, now=now)
-    return Cursor(page, int(parts[5]), likes_digest=str(digest))
+def _point(search: ParsedSearch, part: Sequence[Any]) -> tuple[float, Id]:
+    """A distance, or minus a score, and an id."""
+    distance, item_id = part
+    if id_fault(item_id, search.collection.id_type) is not None:
+        raise ValueError("no id of this collection")
+    return _number(distance), item_id
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if not abs(number) <= _NUMBER_MAX:
+        raise ValueError("no number of an answer")
+    return number
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or not 0 <= value <= INT64_MAX:
+        raise ValueError("no count")
+    return value
 
 
 def written_text(payload: bytes, question: Question) -> str:

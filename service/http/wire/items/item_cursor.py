@@ -32,7 +32,7 @@ def read_item_cursor(collection: Collection, condition: Filter | None, is_live: 
         parts: list[Any] = orjson.loads(payload)
         if len(parts) != 2 or parts[0] != _FORMAT or id_fault(parts[1], collection.id_type) is not None:
             raise ValueError("no id of this collection")
-    except ValueError as exc:
+    except (ValueError, TypeError, LookupError) as exc:
         raise InvalidInput(
             "cursor",
             "is not one that a list of this collection with this filter gave",
