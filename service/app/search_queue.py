@@ -306,10 +306,11 @@ class SearchQueue:
             if len(group) == 1:
                 return [exc]
         except Exception as exc:
-            log.exception("search_failed", extra={"collection": collection, "requests": len(group)})
-            self._metrics.unexpected("search")
-            return [exc] * len(group)
-        # One request of the batch is refused: each gets the answer it would have got alone.
+            if len(group) == 1:
+                log.exception("search_failed", extra={"collection": collection})
+                self._metrics.unexpected("search")
+                return [exc]
+        # One request of the batch is refused, or fails: each gets the answer it would have got alone.
         return [result for each in group for result in self._results(collection, [each])]
 
     def _settle(self, settled: Sequence[tuple[_Waiting, SearchResult | Exception]]) -> None:

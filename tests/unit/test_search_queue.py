@@ -85,7 +85,10 @@ def test_what_queued_while_busy_is_one_call() -> None:
     asyncio.run(scene())
 
 
-def test_a_refused_request_spoils_no_other() -> None:
+@pytest.mark.parametrize(
+    ("bad", "error"), [({"filter": {"a": 1}}, InvalidFilter), ({"k": 13}, ZeroDivisionError)]
+)
+def test_a_request_that_is_refused_or_fails_spoils_no_other(bad: Any, error: type[Exception]) -> None:
     async def scene() -> None:
         index = GatedIndex()
         queue = queue_over(index)
@@ -93,14 +96,12 @@ def test_a_refused_request_spoils_no_other() -> None:
         index.gate.clear()
         first = asyncio.ensure_future(queue.ask("a", request(), soon()))
         await until(lambda: index.is_asked)
-        asked = [
-            queue.ask("a", request(filter={"a": 1} if place == 2 else None), soon()) for place in range(5)
-        ]
+        asked = [queue.ask("a", request(**(bad if place == 2 else {})), soon()) for place in range(5)]
         tasks = [asyncio.ensure_future(each) for each in asked]
         await asyncio.sleep(0)
         index.gate.set()
         found = await asyncio.gather(first, *tasks, return_exceptions=True)
-        assert [type(each) for each in found] == [SearchResult] * 3 + [InvalidFilter] + [SearchResult] * 2
+        assert [type(each) for each in found] == [SearchResult] * 3 + [error] + [SearchResult] * 2
         queue.close()
 
     asyncio.run(scene())
