@@ -1,6 +1,7 @@
-"""The second view of a picture: what stands on its white ground, brought near.
+"""The second view of a picture: what stands on its ground, brought near.
 
-Shops show goods small or large on white; a model that sees the ground as well takes two sizes for two things.
+Shops show goods small or large on white or another plain ground; a model that sees the ground as well takes
+two sizes for two things.
 """
 
 from __future__ import annotations
@@ -13,27 +14,35 @@ from PIL import Image
 from service.embedding.port import Pixels
 from service.embedding.preprocess import central, whole_view
 
-_WHITE = 24  # how far the darkest channel of the ground may be from 255
+_GROUND_STEPS = 24  # of 255: how far a channel may be from the ground's
+_EDGE_SHARE = 0.9  # of the picture's edge that must be of one colour; else the ground is white
 _MARGIN = 0.12  # on each side, of the longer side of what is seen
 _SAME = 0.98  # of the picture's longer side: a crop as large as that shows nothing new
-_GROUND = (255, 255, 255)
+_WHITE = (255, 255, 255)
 
 
 def views_parts() -> dict[str, Any]:
     """What a manifest and a fingerprint record of `views_of`."""
-    return {"seen": ["whole", "content"], "white": _WHITE, "margin": _MARGIN, "same": _SAME}
+    return {
+        "seen": ["whole", "content"],
+        "ground": _GROUND_STEPS,
+        "edge": _EDGE_SHARE,
+        "margin": _MARGIN,
+        "same": _SAME,
+    }
 
 
 def views_of(pixels: Pixels, side: int) -> list[Pixels]:
     """Return the views of a picture, each (side, side, 3): the whole, and, where that shows something else,
-    what is not white ground, squared."""
+    what stands on its ground, squared."""
     whole = whole_view(pixels, side)
     near = _content_view(central(pixels), side)
     return [whole] if near is None else [whole, near]
 
 
 def _content_view(pixels: Pixels, side: int) -> Pixels | None:
-    box = _content_box(pixels)
+    ground = _ground(pixels)
+    box = _content_box(pixels, ground)
     if box is None:
         return None
     left, top, right, bottom = box
@@ -47,17 +56,30 @@ def _content_view(pixels: Pixels, side: int) -> Pixels | None:
     part = Image.fromarray(pixels[y : min(height, top + length), x : min(width, left + length)])
     scale = side / length
     size = max(1, round(part.width * scale)), max(1, round(part.height * scale))
-    view = Image.new("RGB", (side, side), _GROUND)
+    view = Image.new("RGB", (side, side), ground)
     view.paste(
         part.resize(size, Image.Resampling.BICUBIC), (round((x - left) * scale), round((y - top) * scale))
     )
     return np.asarray(view)
 
 
-def _content_box(pixels: Pixels) -> tuple[int, int, int, int] | None:
-    """Return left, top, right and bottom of what is not white ground; None where all is."""
-    darkest = np.minimum(np.minimum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
-    seen = darkest < 255 - _WHITE
+def _ground(pixels: Pixels) -> tuple[int, int, int]:
+    """Return the colour of the picture's edge, if nearly all of it has one."""
+    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).astype(np.int16)
+    middle = np.median(edge, axis=0).astype(np.int16)
+    if (np.abs(edge - middle).max(axis=1) <= _GROUND_STEPS).mean() < _EDGE_SHARE:
+        return _WHITE
+    red, green, blue = middle.tolist()
+    return red, green, blue
+
+
+def _content_box(pixels: Pixels, ground: tuple[int, int, int]) -> tuple[int, int, int, int] | None:
+    """Return left, top, right and bottom of what is not ground; None where all is."""
+    seen = np.zeros(pixels.shape[:2], np.bool_)
+    for channel, level in enumerate(ground):
+        seen |= pixels[..., channel] < level - _GROUND_STEPS
+        if level + _GROUND_STEPS < 255:
+            seen |= pixels[..., channel] > level + _GROUND_STEPS
     columns, rows = np.flatnonzero(seen.any(axis=0)), np.flatnonzero(seen.any(axis=1))
     if not len(rows):
         return None

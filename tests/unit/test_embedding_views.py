@@ -1,16 +1,20 @@
-"""The second view of a picture: what is not white ground, brought near, whatever the picture is."""
+"""The second view of a picture: what stands on its ground, brought near, whatever the picture is."""
 
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from service.embedding.content_view import views_of
+from service.embedding.catalog.builtin import BUILTIN, EFFICIENTNET_VIEWS
+from service.embedding.content_view import views_of, views_parts
+from service.embedding.manifest import BadModelDirectory, Manifest
 from service.embedding.pictures.images import decode_image
+from service.embedding.runtimes.onnx_views import OnnxViewsEmbedder
 from service.embedding.serving.preparation import PicturePreparation
 
 SIDE = 224
@@ -74,11 +78,10 @@ def test_goods_are_brought_to_one_size_wherever_they_stand(
         Image.new("RGB", (1, 1), (9, 9, 9)),
         Image.new("RGB", (200, 1), (9, 9, 9)),
         ware(300),
-        on_ground(400, 400, 100, (150, 150), (200, 220, 210)),
         on_ground(400, 400, 330, (35, 35)),
     ],
 )
-def test_what_has_no_white_ground_or_is_nothing_else_is_seen_once(picture: Image.Image) -> None:
+def test_what_has_no_ground_or_is_nothing_else_is_seen_once(picture: Image.Image) -> None:
     assert len(views(picture)) == 1
 
 
@@ -89,9 +92,34 @@ def test_a_frame_around_the_picture_leaves_it_as_it_is() -> None:
     assert len(views(framed)) == 1
 
 
-def test_light_grey_counts_as_ground_and_darker_does_not() -> None:
-    assert len(views(on_ground(400, 400, 100, (150, 150), (231, 255, 255)))) == 2
-    assert len(views(on_ground(400, 400, 100, (150, 150), (230, 255, 255)))) == 1
+@pytest.mark.parametrize("ground", [(243, 243, 240), (222, 222, 222), (250, 190, 210), (8, 8, 12)])
+def test_goods_on_another_plain_ground_are_brought_near(ground: tuple[int, int, int]) -> None:
+    _, near = views(on_ground(500, 400, 100, (20, 30), ground))
+    _, wanted = views(on_ground(448, 448, 200, (124, 124), ground))
+    assert difference(near, wanted) < 4
+    assert near[0, 0].tolist() == list(ground), "also where the picture ends"
+
+
+def framed(share: float, ground: tuple[int, int, int]) -> Image.Image:
+    """Goods in the middle; so much of the picture's edge is of another colour than the ground."""
+    picture = on_ground(400, 400, 100, (150, 150), ground)
+    picture.paste((0, 80, 0), (0, 0, round(400 * 4 * share), 1))
+    return picture
+
+
+def test_the_edge_tells_the_ground_if_nearly_all_of_it_is_of_one_colour() -> None:
+    coloured = (200, 220, 210)
+    assert [len(views(framed(share, coloured))) for share in (0.0, 0.2)] == [2, 1]
+    reaching = [on_ground(400, 400, 200, (100, 0), ground) for ground in (WHITE, coloured)]
+    assert [len(views(each)) for each in reaching] == [2, 1], "else the ground is white"
+
+
+def test_a_step_more_than_the_ground_may_differ_is_content() -> None:
+    plain = Image.new("RGB", (300, 300), (200, 200, 200))
+    for level, count in ((224, 1), (225, 2), (176, 1), (175, 2)):
+        picture = plain.copy()
+        picture.paste((200, level, 200), (100, 100, 140, 140))
+        assert len(views(picture)) == count, level
 
 
 def test_a_single_dark_pixel_is_content() -> None:
@@ -133,3 +161,11 @@ def test_a_very_long_picture_is_seen_in_its_middle() -> None:
 
 def test_a_picture_weighs_as_many_passes_as_its_model_may_take() -> None:
     assert [PicturePreparation(passes_max=passes).weight_of(50_000) for passes in (1, 2)] == [1, 2]
+
+
+def test_a_model_of_other_views_is_not_opened(tmp_path: Path) -> None:
+    model = BUILTIN[EFFICIENTNET_VIEWS]
+    parts = {**model.parts, "views": {**views_parts(), "margin": 0.2}}
+    other = Manifest(model.name, "r", model.runtime, "image", 512, model.label, parts, model.interface, {})
+    with pytest.raises(BadModelDirectory, match="other views"):
+        OnnxViewsEmbedder(tmp_path, other, threads=1)

@@ -20,7 +20,7 @@ EFFICIENTNET = "efficientnet-lite0"
 EFFICIENTNET_VIEWS = "efficientnet-lite0-views"
 MODEL_FILE = "model.onnx"
 EFFICIENTNET_PREPROCESS = Preprocess(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# Raise a number when build.py makes other vectors out of the same weights.
+# A number for what build.py makes out of the weights. Other vectors need another name once a release has one.
 _E5_CONVERSION = 1
 _EFFICIENTNET_CONVERSION = 1
 _EFFICIENTNET_VIEWS_CONVERSION = 1

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from service.embedding.content_view import views_of
-from service.embedding.manifest import Manifest, info_of
+from service.embedding.content_view import views_of, views_parts
+from service.embedding.manifest import BadModelDirectory, Manifest, info_of
 from service.embedding.port import Embedded, ModelInfo, Pixels, Role, of_pictures
 from service.embedding.preprocess import Preprocess, normalised
 from service.embedding.runtimes.colour_descriptor import describe
@@ -22,6 +22,9 @@ class OnnxViewsEmbedder:
     """A picture model of a verified directory. Calls are safe from any thread."""
 
     def __init__(self, directory: Path, manifest: Manifest, *, threads: int) -> None:
+        """Raises BadModelDirectory where the model was fitted on other views than are made here."""
+        if manifest.parts["views"] != views_parts():
+            raise BadModelDirectory(f"{directory} holds a model of other views than this release makes.")
         self._preprocess = Preprocess.from_parts(manifest.parts["preprocess"])
         self._session = open_session(directory, manifest, "model_file", threads)
         self._info = info_of(manifest, "image", "onnxruntime", passes_max=VIEWS_MAX)
