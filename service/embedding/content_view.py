@@ -41,7 +41,7 @@ def views_of(pixels: Pixels, side: int) -> list[Pixels]:
 
 
 def _content_view(pixels: Pixels, side: int) -> Pixels | None:
-    ground = _ground(pixels)
+    ground = _border_colour(pixels)
     box = _content_box(pixels, ground)
     if box is None:
         return None
@@ -63,7 +63,7 @@ def _content_view(pixels: Pixels, side: int) -> Pixels | None:
     return np.asarray(view)
 
 
-def _ground(pixels: Pixels) -> tuple[int, int, int]:
+def _border_colour(pixels: Pixels) -> tuple[int, int, int]:
     """Return the colour of the picture's edge, if nearly all of it has one."""
     edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).astype(np.int16)
     middle = np.median(edge, axis=0).astype(np.int16)
