@@ -158,3 +158,21 @@ def test_equal_vectors_are_one_direction_whatever_their_length() -> None:
     assert order[:2] == [0, 2], "1 is 0 again"
     same = diverse_order(np.ones((5, 3), np.float32), np.arange(5.0)[::-1].copy(), 0.9, 5)
     assert same.tolist() == [0, 1, 2, 3, 4], "where all are alike, likeness says nothing"
+
+
+def test_an_exact_search_finds_the_best_score_however_far_it_is(tmp_path: Path) -> None:
+    index = opened(tmp_path)
+    index.advance("numbers", "begin", "v1")
+    steps = np.linspace(0, 0.1, 60)
+    items = [
+        ItemWrite(number, np.array([1, step, *[0] * 6], np.float32), metadata={"size": number % 59})
+        for number, step in enumerate(steps)
+    ]
+    index.write("numbers", WriteBatch(items, embedding_version="v1"))
+    ranking = Ranking([Boost(1.0, Linear("size", 0, 58))], pool=3)
+    request = SearchRequest(np.array([1, *[0] * 7], np.float32), 4, ranking=ranking)
+    (near,) = index.search("numbers", [request])
+    (best,) = index.search("numbers", [replace(request, exact=True)])
+    assert [hit.id for hit in near.hits] == [2, 1, 0, 5]
+    assert [hit.id for hit in best.hits] == [58, 57, 56, 55]
+    index.close()
