@@ -277,7 +277,7 @@ class Searcher:
         if not search.is_embedded:  # else `request` has the version of a model already
             search.is_embedded, search.pinned = True, search.request.embedding_version
         search.request.embedding_version = version
-        search.request.vector = _query_vector(search, found.vector, shift)
+        search.request.vector = query_vector(search, found.vector, shift)
         search.truncated = found.truncated if isinstance(search.content, str) else None
 
     def _version_of_model(self, search: ParsedSearch) -> str:
@@ -371,9 +371,9 @@ def _to_embed(search: ParsedSearch) -> str | bytes | None:
     return None if text is not None and text.mode == "lexical" else search.content
 
 
-def _query_vector(search: ParsedSearch, vector: Vector, shift: Vector | None) -> Vector:
-    """An English text that words are searched for beside is moved to where the model has Korean ones; answers
-    by vectors alone stay what they were."""
+def query_vector(search: ParsedSearch, vector: Vector, shift: Vector | None) -> Vector:
+    """Return what is searched by: an English text that words are searched for beside is moved to where the
+    model has Korean ones; answers by vectors alone stay what they were."""
     text = search.request.text
     if text is None or shift is None or text.mode != "hybrid" or not isinstance(search.content, str):
         return vector

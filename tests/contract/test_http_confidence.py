@@ -136,6 +136,22 @@ def test_a_boost_lifts_an_item_and_not_its_confidence(app: HttpApp, mode: str) -
     assert found(app, "아이폰", mode=mode, boost=boost, include=["confidence"])["no_good_match"] is True
 
 
+def test_a_named_generation_tells_the_same(app: HttpApp) -> None:
+    for mode in ("dense", "hybrid"):
+        asked = {"query": "두부", "mode": mode, "include": ["confidence"], "min_confidence": 0.01}
+        answer = app.post("/v1/collections/recipes/generations/current/search", asked)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["results"] == found(app, **asked)["results"]
+
+
+def test_a_minimum_is_not_explained(app: HttpApp) -> None:
+    """Else an item below it would be missed by the graph, which it is not."""
+    asked = {"query": "한우 갈비", "id": 2, "include": ["confidence"]}
+    assert app.post("/v1/explain", asked).json()["reason"] == "in_answer"
+    answer = app.post("/v1/explain", asked | {"min_confidence": 0.9})
+    assert answer.status_code == 422 and answer.json()["errors"][0]["loc"] == ["body", "min_confidence"]
+
+
 def test_the_collection_says_what_a_good_match_is(app: HttpApp) -> None:
     document = found(app, "한우 갈비", collection="strict", include=["confidence"])
     assert (

@@ -6,14 +6,16 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from index_store.types import SearchRequest, TextQuery
+from index_store.types import SearchRequest, SearchResult, TextQuery
 from service.app.encoders import Encoders, Slot
+from service.app.rebuild.throttle import FillThrottle
+from service.app.report.replay import Replayer, ReplaySide
 from service.app.search import ParsedSearch, Searcher
 from service.app.search_queue import SearchQueue
 from service.collections import Collection
@@ -47,6 +49,15 @@ class TwoLanguages:
 
     def close(self) -> None:
         """Nothing to close."""
+
+
+class NoHits:
+    """Every generation, without an item."""
+
+    def search_version(
+        self, _: str, embedding_version: str, requests: Sequence[SearchRequest]
+    ) -> list[SearchResult]:
+        return [SearchResult((), "g", embedding_version, 1, True, None) for _ in requests]
 
 
 def test_the_shift_leads_from_english_to_korean() -> None:
@@ -101,11 +112,16 @@ def vector_asked_for(text: str, mode: Literal["hybrid"] | None, info: ModelInfo)
         words = None if mode is None else TextQuery(text, mode)
         search = ParsedSearch(collection, SearchRequest(VECTOR, 5, text=words), content=text)
         again = ParsedSearch(collection, SearchRequest(VECTOR, 5, text=words), content=text)
+        named = ParsedSearch(collection, SearchRequest(VECTOR, 5, text=words), content=text)
+        no_hits: Any = NoHits()
+        replayer = Replayer(no_hits, ThreadPoolExecutor(1), FillThrottle(list, 50))
         try:
             found, remembered = [(await searcher.request_of(each, "")).vector for each in (search, again)]
+            await replayer.search_side(named, ReplaySide("m.1", slot))
         finally:
             encoder.close()
         assert np.array_equal(found, remembered)
+        assert np.array_equal(found, named.request.vector), "of a named generation"
         return found
 
     return asyncio.run(scene())

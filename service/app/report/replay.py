@@ -18,7 +18,7 @@ from service.app.encoders import Slot
 from service.app.rebuild.throttle import FillThrottle
 from service.app.recommend.likes import direction_of, vectors_of_items
 from service.app.report.queries import DEPTH, ReplayQuery
-from service.app.search import ParsedSearch, plain_ids
+from service.app.search import ParsedSearch, plain_ids, query_vector
 from service.errors import (
     DeadlineExceeded,
     InvalidImage,
@@ -171,11 +171,12 @@ class Replayer:
             raise InvalidInput(*_REFUSED[str(exc)]) from exc
         if vector is None:
             raise UnknownItem("An item of like_ids or unlike_ids is not in this generation or has no vector.")
-        request.vector = vector
+        info = None if side.slot is None else side.slot.info
+        request.vector = query_vector(search, vector, None if info is None else info.language_shift)
         asked = replace(
             request,
             exclude_ids=[*plain_ids(request.exclude_ids), *search.like_ids, *search.unlike_ids],
-            embedding_version=None,
+            embedding_version=side.embedding_version,
             checked_for="",
         )
         find = partial(self._source.search_version, search.collection.name, side.embedding_version, [asked])

@@ -88,6 +88,8 @@ class ExplainRoutes:
                 raise InvalidInput(
                     field, "can't be explained: ranks by distance are; `why` of a search tells it"
                 )
+        if body.min_confidence is not None:
+            raise InvalidInput("min_confidence", "can't be explained: `confidence` of a search tells it")
         search = self._reader.parse(body)
         if search.mode != "dense":
             raise InvalidInput("mode", "can't be explained unless it is dense")
