@@ -16,6 +16,7 @@ import numpy.typing as npt
 from index_store.ann.compiled.posting_kernels import add_weights, count_set, length_hidden
 from index_store.ann.port import Bitmap
 from index_store.lexical.analysis import (
+    ANALYSIS_VERSION,
     QUERY_CHARS_MAX,
     Grams,
     has_hangul,
@@ -42,6 +43,10 @@ _SOUND_SHARE = 0.8
 _RARITY_MIN = 0.3
 """Of sounds beside spelling, against the rarest of the query: what many items hold takes most of the time and
 tells least."""
+
+SCORING = 100 * ANALYSIS_VERSION + 1
+"""Rises with every change of what a text scores or weighs: a page that began by another one is
+followed by none, since that might repeat or skip items."""
 
 
 @dataclass(frozen=True, slots=True)

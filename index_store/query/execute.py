@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from index_store.ann.rerank import Distances, similarities
 from index_store.delta.id_index import RowNumbers
-from index_store.errors import AnswerLimitExceeded
+from index_store.errors import AnswerLimitExceeded, PageExpired
 from index_store.filter.cache import CompiledFilter, compiled_filter
+from index_store.lexical.scores import SCORING
 from index_store.query.allowed import allowed_rows
 from index_store.query.candidates import nearest
 from index_store.query.confidence import confidences, curve_of
@@ -49,11 +50,12 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class AnswerScores:
     """What an answer is ordered by, and what the words of each of its items score, None without words.
-    text_weight: as `types.PageKey`."""
+    text_weight, scoring: as `types.PageKey`."""
 
     scores: list[float]
     texts: Sequence[float | None]
     text_weight: float
+    scoring: int = SCORING
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,13 @@ class AnswerConfidence:
 
 
 def answer(view: View, request: SearchRequest) -> Answer:
-    """view: knows the page's seq, if the request is for one. Raises InvalidFilter, WordsNotSealed."""
+    """view: knows the page's seq, if the request is for one. Raises PageExpired, InvalidFilter,
+    WordsNotSealed."""
+    if request.text is not None and request.after is not None and request.after.scoring != SCORING:
+        raise PageExpired(
+            "the release that gave this page scored words in another way; search again without a cursor",
+            "cursor",
+        )
     condition = None if request.filter is None else compiled_filter(request.filter)
     if request.ranking is not None:
         return _answer_by_rank(view, request, request.ranking, condition)

@@ -15,7 +15,8 @@ class PageKey:
     are searched or boosts added, `distance` is minus the score of the last hit, and text_weight what its page
     multiplied the text scores by. likes: of a recommendation, whose `distance` is weighed in mode best.
     curve: what its page told confidence by; None where it told none. ranked: of a search with a ranking.
-    now: when the first page began, where the collection has a lifetime."""
+    now: when the first page began, where the collection has a lifetime. scoring: of words, by what they were
+    scored, as `index_store.lexical.scores.SCORING` has it; 0: before there was one."""
 
     generation: str
     seq: int
@@ -26,3 +27,4 @@ class PageKey:
     curve: Curve | None = None
     ranked: RankedPage | None = None
     now: float | None = None
+    scoring: int = 0

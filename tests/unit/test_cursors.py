@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from index_store.types import PageKey, SearchRequest, TextQuery
 from service.app.search import ParsedSearch
 from service.collections import read_collections
 from service.errors import InvalidInput
-from service.http.wire.cursors import read_cursor, write_cursor, written_text
+from service.http.wire.cursors import _question, read_cursor, read_payload, write_cursor, written_text
 from service.http.wire.items.item_cursor import read_item_cursor
 from service.settings import Settings
 from tests.http_app import NO_MODEL_FILES
@@ -55,8 +56,9 @@ def page(
     curve: Any = None,
     ranked: Any = None,
     now: Any = 1.7e9,
+    scoring: Any = 0,
 ) -> PageKey:
-    return PageKey(generation, seq, distance, item_id, weight, likes, curve, ranked, now)
+    return PageKey(generation, seq, distance, item_id, weight, likes, curve, ranked, now, scoring)
 
 
 RANKED = RankedPage((0.25, 9), b"abcd" * 3, 10)
@@ -65,7 +67,7 @@ LIKES = LikesPage(1, ((0.5, 3), None))
 
 
 def test_what_was_written_is_read() -> None:
-    whole = page(ranked=RANKED, curve=CURVE)
+    whole = page(ranked=RANKED, curve=CURVE, scoring=103)
     assert read_cursor(asked(), write_cursor(asked(), whole, 10)).page == whole
     liked = page(likes=LIKES, weight=0.0)
     assert read_cursor(asked(is_liked=True), write_cursor(asked(is_liked=True), liked, 10)).page == liked
@@ -80,6 +82,7 @@ def test_what_was_written_is_read() -> None:
         *({"item_id": each} for each in ODD if each != -1),
         *({"weight": each} for each in ODD if each not in (-1, 1.5)),
         *({"now": each} for each in ODD if each not in (None, -1, 1.5)),
+        *({"scoring": each} for each in ODD),
         *({"curve": Curve(each, 0.0)} for each in (0, -1.0, 1e300)),
         *({"ranked": RankedPage(each, b"", 1)} for each in ODD if each not in (None, [1, 2])),
         {"ranked": RankedPage((0.5, "x"), b"", 1)},
@@ -91,6 +94,16 @@ def test_values_that_no_answer_has_are_refused(forged: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput) as refused:
         read_cursor(asked(), text)
     assert refused.value.code == "invalid_cursor" and refused.value.loc == ("cursor",)
+
+
+def test_a_page_by_words_of_a_release_that_wrote_no_scoring_is_told_from_all_that_do() -> None:
+    search = asked()
+    text = write_cursor(search, page(scoring=103), 10)
+    payload = read_payload(text, partial(_question, search))
+    parts = orjson.loads(payload)
+    assert parts.pop(9) == 103
+    before = read_cursor(search, written_text(orjson.dumps(parts), partial(_question, search)))
+    assert before.page == page(scoring=0)
 
 
 @pytest.mark.parametrize("end", [each for each in ODD if each not in (None, [1, 2])])

@@ -13,14 +13,16 @@ import pytest
 
 from index_store.delta.delta import Delta
 from index_store.engine.index import EmbeddedIndex
-from index_store.errors import WordsNotSealed
+from index_store.errors import PageExpired, WordsNotSealed
 from index_store.lexical.growable_postings import UNREAD_MAX, GrowablePostings
 from index_store.lexical.postings import write_postings
+from index_store.lexical.scores import SCORING, query_grams, text_weight
 from index_store.maintenance.check import check
 from index_store.maintenance.policy import MaintenanceLimits
 from index_store.maintenance.worker import Maintenance
 from index_store.query.execute import answer
 from index_store.query.view import View, view_of_delta
+from index_store.request.ranking import GroupBy, Ranking
 from index_store.storage.rows import Row
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, SearchRequest, TextQuery, WriteBatch
 from tests.reference_index import ReferenceIndex
@@ -187,6 +189,53 @@ def test_the_weight_of_words_follows_the_spread_of_similarities(tmp_path: Path) 
     on_disk = index.search("numbers", [request("김치")])[0].text_weight
     assert 0.5 < in_memory / on_disk < 2
     assert index.search("numbers", [request("kimchi")])[0].text_weight > on_disk
+    index.close()
+
+
+def test_the_number_of_the_scoring_goes_with_what_words_score(tmp_path: Path) -> None:
+    """Where these scores change, `SCORING` rises, and with it this."""
+    index = opened(tmp_path)
+    index.advance("numbers", "begin", "v1")
+    titles = ["김치찌개 500g", "된장찌개", "kimchi 김치 stew", "순두부"]
+    written = [
+        ItemWrite(number, np.ones(SPEC.dim, np.float32), metadata={"title": title})
+        for number, title in enumerate(titles)
+    ]
+    index.write("numbers", WriteBatch(written, embedding_version="v1"))
+    scores = {
+        query: {hit.id: hit.text_score for hit in found.hits}
+        for query in ("김치찌게", "kimchi")
+        for found in index.search("numbers", [request(query, "lexical")])
+    }
+    weights = [text_weight(query_grams(query), 0.5, 0.1) for query in scores]
+    index.close()
+    assert SCORING == 101
+    assert scores == {
+        "김치찌게": {
+            0: pytest.approx(0.524, abs=0.002),
+            2: pytest.approx(0.092, abs=0.002),
+            1: pytest.approx(0.009, abs=0.002),
+        },
+        "kimchi": {2: pytest.approx(0.89, abs=0.002), 0: pytest.approx(0.819, abs=0.002)},
+    }
+    assert weights == pytest.approx([0.05, 0.14])
+
+
+@pytest.mark.parametrize("mode", ["lexical", "hybrid"])
+@pytest.mark.parametrize("ranking", [None, Ranking(group=GroupBy("title", 1))], ids=["plain", "grouped"])
+def test_a_page_by_words_that_another_scoring_began_ends(
+    tmp_path: Path, mode: str, ranking: Ranking | None
+) -> None:
+    index = opened(tmp_path)
+    index.advance("numbers", "begin", "v1")
+    index.write("numbers", WriteBatch(items(range(50), 1), embedding_version="v1"))
+    page = index.search("numbers", [request("김치", mode, 3, ranking=ranking)])[0].next_page
+    assert page is not None and page.scoring == SCORING
+    assert index.search("numbers", [request("김치", mode, 3, ranking=ranking, after=page)])[0].hits
+    for scoring in (0, SCORING + 1):
+        another = replace(page, scoring=scoring)
+        with pytest.raises(PageExpired, match="scored words in another way"):
+            index.search("numbers", [request("김치", mode, 3, ranking=ranking, after=another)])
     index.close()
 
 

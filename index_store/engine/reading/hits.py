@@ -65,8 +65,8 @@ def _page_key(generation: str, seq: int, last: Hit, found: Answer) -> PageKey:
     ranked = None if found.ranked is None else found.ranked.page
     if found.scored is None or last.score is None:
         return PageKey(generation, seq, last.distance, last.id, curve=curve, ranked=ranked)
-    weight = found.scored.text_weight
-    return PageKey(generation, seq, -last.score, last.id, weight, curve=curve, ranked=ranked)
+    weight, scoring = found.scored.text_weight, found.scored.scoring
+    return PageKey(generation, seq, -last.score, last.id, weight, curve=curve, ranked=ranked, scoring=scoring)
 
 
 _NOTHING = SearchResult(hits=(), generation="", embedding_version="", seq=0, exhausted=True, next_page=None)

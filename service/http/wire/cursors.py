@@ -55,7 +55,8 @@ def write_cursor(search: ParsedSearch, page: PageKey, rank: int) -> str:
     moment = page.seq if page.now is None else [page.seq, page.now]
     parts: list[Any] = [_FORMAT, page.generation, moment, page.distance, page.id, rank]
     if search.request.text is not None:
-        parts += [page.text_weight, search.request.text.mode == "lexical", bool(search.asked)]
+        is_by_words = search.request.text.mode == "lexical"
+        parts += [page.text_weight, is_by_words, bool(search.asked), page.scoring]
     elif search.like_ids:
         last, ends = (-1, ()) if page.likes is None else page.likes
         parts += [search.likes_digest, last, ends]
@@ -92,7 +93,7 @@ def _cursor_of(search: ParsedSearch, parts: list[Any]) -> Cursor:
     index would be everyone's who is answered in the same call. Raises ValueError, TypeError, LookupError,
     OverflowError."""
     told = parts.pop() if isinstance(parts[-1], dict) else {}
-    if len(parts) not in (6, 9) or parts[0] != _FORMAT or not isinstance(parts[1], str):
+    if len(parts) not in (6, 9, 10) or parts[0] != _FORMAT or not isinstance(parts[1], str):
         raise ValueError("another format")
     curve = Curve(*map(_number, told["curve"])) if "curve" in told else None
     if curve is not None and curve.slope <= 0:
@@ -103,8 +104,9 @@ def _cursor_of(search: ParsedSearch, parts: list[Any]) -> Cursor:
     if search.like_ids:
         cursor = _with_likes(search, cursor, parts[6:] or ("", -1, ()))
     elif len(parts) > 6:
-        weight, is_by_words_alone, was_read = parts[6:]
-        page = replace(cursor.page, text_weight=_number(weight))
+        weight, is_by_words_alone, was_read, *scoring = parts[6:]
+        number = _count(*scoring) if scoring else 0  # releases before wrote none
+        page = replace(cursor.page, text_weight=_number(weight), scoring=number)
         cursor = cursor._replace(
             page=page, is_by_words_alone=bool(is_by_words_alone), was_read=bool(was_read)
         )
