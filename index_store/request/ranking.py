@@ -16,6 +16,9 @@ DIVERSE_POOL_MAX = 500
 """With diversity: a cursor names what was shown of a pool."""
 RANKED_MAX = 10_000
 """Hits that answers by group_by or collapse go on for: each page works through those before it again."""
+COLLAPSED_MAX = 10_000
+"""Rows that collapse leaves out of one answer, in half a second: for a wide distance they are all that there
+are."""
 
 DecayShape: TypeAlias = Literal["exp", "gauss", "linear"]
 

@@ -17,8 +17,8 @@ from index_store.filter.columns import MetadataColumns
 from index_store.query.ranking.diversity import diverse_order
 from index_store.query.ranking.formula import compiled_boosts
 from index_store.query.ranking.moments import duration_of, seconds_of
-from index_store.request.ranking import Boost, Decay, GroupBy, Linear, Ranking
-from index_store.types import ItemWrite, SearchRequest, WriteBatch
+from index_store.request.ranking import COLLAPSED_MAX, Boost, Decay, GroupBy, Linear, Ranking
+from index_store.types import ItemDelete, ItemWrite, SearchRequest, WriteBatch
 from tests.unit.test_index_store_words import SPEC, opened, sealed
 
 
@@ -149,6 +149,23 @@ def test_hundreds_of_the_same_are_gone_through_in_few_steps(tmp_path: Path) -> N
     assert [hit.id for hit in found.hits] == [19, 1000, 1001] and len(request.steps or ()) < 8
     (page,) = index.search("numbers", [replace(request, after=found.next_page)])
     assert [hit.id for hit in page.hits] == [1002, 1003] and page.exhausted
+    index.close()
+
+
+@pytest.mark.long
+def test_a_distance_that_leaves_out_everything_is_refused_in_time(tmp_path: Path) -> None:
+    index = opened(tmp_path)
+    index.advance("numbers", "begin", "v1")
+    direction = np.ones(SPEC.dim, np.float32)
+    items = [ItemWrite(number, direction) for number in range(COLLAPSED_MAX + 2)]
+    index.write("numbers", WriteBatch(items, embedding_version="v1"))
+    request = SearchRequest(direction, 2, ranking=Ranking(collapse=0.5, pool=2000))
+    with pytest.raises(InvalidRequest) as refused:
+        index.search("numbers", [request])
+    assert refused.value.field == "collapse.distance"
+    index.write("numbers", WriteBatch(deletes=[ItemDelete(COLLAPSED_MAX)]))
+    (found,) = index.search("numbers", [request])
+    assert len(found.hits) == 1 and found.exhausted, "one less is left out"
     index.close()
 
 

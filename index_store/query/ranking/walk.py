@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from index_store.errors import InvalidRequest
 from index_store.query.fusion import come_after
 from index_store.query.ranking.diversity import diverse_order
 from index_store.query.ranking.grouping import GroupCounts, KeptVectors
 from index_store.query.ranking.pools import Edge, PoolSource, RankedRows
 from index_store.query.view import vectors_at
-from index_store.request.ranking import Ranking
+from index_store.request.ranking import COLLAPSED_MAX, Ranking
 from index_store.types import Vector
 
 
@@ -38,9 +39,11 @@ class PoolWalk:
         self._groups = None if ranking.group is None else GroupCounts(source.view, ranking.group)
         metric = source.view.delta.metric
         self._near = None if ranking.collapse is None else KeptVectors(metric, ranking.collapse)
+        self._collapsed = 0
 
     def pools(self, start: Edge | None) -> Iterator[WalkedPool]:
-        """Yield the pools behind `start`. Go through the order of one before taking the next."""
+        """Yield the pools behind `start`. Go through the order of one before taking the next. Raises
+        InvalidRequest, also in that order."""
         edge, is_last = start, False
         if start is not None and (self._groups or self._near):
             is_last = self._go_again(start)
@@ -110,11 +113,21 @@ class PoolWalk:
                 continue
             if vectors is not None and self._near is not None:
                 if self._near.is_near(vectors[place]):
+                    self._count_collapsed()
                     continue
                 self._near.keep_vector(vectors[place])
             if names is not None and self._groups is not None:
                 self._groups.count_hit(names[place])
             yield place
+
+    def _count_collapsed(self) -> None:
+        """Raises InvalidRequest for too many."""
+        self._collapsed += 1
+        if self._collapsed > COLLAPSED_MAX:
+            raise InvalidRequest(
+                f"collapse.distance leaves out more than {COLLAPSED_MAX} items that are as near as that",
+                "collapse.distance",
+            )
 
     def _vectors(self, rows: RankedRows) -> Vector:
         return vectors_at(self._source.view, rows.numbers, rows.rows)
