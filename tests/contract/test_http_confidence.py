@@ -193,3 +193,22 @@ def test_what_nobody_calibrated_is_refused_by_name(
 def test_a_minimum_is_a_probability(app: HttpApp, value: object) -> None:
     answer = app.post("/v1/search", {"query": "두부", "min_confidence": value})
     assert answer.status_code == 422 and answer.json()["errors"][0]["loc"] == ["body", "min_confidence"]
+
+
+def test_model_info_says_which_modes_can_be_asked_and_which_tell_confidence(app: HttpApp) -> None:
+    told = app.get("/v1/model-info").json()["collections"]
+    assert {name: (each["modes"], each["confidence"]) for name, each in told.items()} == {
+        "recipes": (["dense", "lexical", "hybrid"], ["dense", "hybrid"]),
+        "strict": (["hybrid", "dense", "lexical"], ["dense", "hybrid"]),
+        "plain": (["dense", "lexical", "hybrid"], []),
+        "products": (["lexical"], []),
+    }
+    for name, each in told.items():
+        for mode in ("dense", "lexical", "hybrid"):
+            body = {"query": "두부", "collection": name, "mode": mode}
+            if mode != "hybrid" or name != "products":  # words answer there, and say so
+                assert (app.post("/v1/search", body).status_code == 200) == (mode in each["modes"])
+            body["include"] = ["confidence"]
+            assert (app.post("/v1/search", body).status_code == 200) == (mode in each["confidence"])
+        answered = app.post("/v1/search", {"query": "두부", "collection": name}).json()
+        assert answered.get("mode", "dense") == each["modes"][0]

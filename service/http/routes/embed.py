@@ -10,7 +10,8 @@ import msgspec
 from fastapi import APIRouter, Request
 
 from service.app.encoders import Slot, TextEncoder
-from service.collections import Collection
+from service.collections import Collection, SearchMode
+from service.confidence.calibration import calibration_of
 from service.embedding.port import Encoding
 from service.errors import InvalidImage, InvalidInput
 from service.http.auth import Role
@@ -162,6 +163,8 @@ class EmbedRoutes:
             "dim": info.dim if info else self._dependencies.catalogue.dim(collection),
             "version": info.embedding_version if info else "",
             "modality": collection.modality,
+            "modes": _modes(collection, slot),
+            "confidence": _calibrated_modes(collection, slot),
             "model_available": slot.is_available,
         }
         if info is not None:
@@ -172,6 +175,25 @@ class EmbedRoutes:
         if info is None:
             described["reason"] = str(slot.unavailable())
         return described
+
+
+def _modes(collection: Collection, slot: Slot) -> list[SearchMode]:
+    """How a text can be searched, the collection's own way first."""
+    if not slot.reads_text:
+        return ["lexical"] if collection.lexical else []
+    if not collection.lexical:
+        return ["dense"]
+    others: tuple[SearchMode, ...] = ("dense", "lexical", "hybrid")
+    return [collection.mode, *(each for each in others if each != collection.mode)]
+
+
+def _calibrated_modes(collection: Collection, slot: Slot) -> list[SearchMode]:
+    """Which of them tell how likely a hit is what the text asks for."""
+    version = slot.info.embedding_version if slot.info else ""
+    found = calibration_of(version, collection.confidence) if version else None
+    if found is None or not slot.reads_text:
+        return []
+    return ["dense", "hybrid"] if found.hybrid is not None and collection.lexical else ["dense"]
 
 
 async def _embedded(
