@@ -16,7 +16,7 @@ _MEDIA_TYPES = {
     ".txt": "text/plain; charset=utf-8",
 }
 _PACKED = ".gz"
-_FOLDERS = ("frame", "search", "operate", "viewer")
+_FOLDERS = ("frame", "search", "answer", "operate", "viewer")
 """A file's name is its address, whichever of these folders it lies in."""
 
 
