@@ -1,8 +1,8 @@
 // One result as a card, and everything that is known of it in a dialog.
 
 import { dialog, fill, h, icon } from "./dom.js";
-import { explanation } from "./explain.js";
-import { fixed } from "./format.js";
+import { explanation, isExplained } from "./explain.js";
+import { fixed, number } from "./format.js";
 import { problemBox } from "./parts.js";
 import { factsOf, idFieldOf, idOf, pictureOf, titleOf } from "./seen.js";
 import { get, toJson } from "./service.js";
@@ -10,21 +10,24 @@ import { t } from "./words.js";
 
 const FACTS_MAX = 4;
 
-/** Return the card of a hit. common: as commonOf says. acts: like(id), unlike(id) or null, hide(id), only(key, value),
+/** Return the card of a hit. common: as commonOf says. best: the largest score of the answer. acts: like(id), unlike(id) or null, hide(id), only(key, value),
  *  open(hit), and unfold(id) where it stands for `twins` near-duplicates. isTwin: whether it is one of them. */
-export function card(hit, common, acts, { twins = 0, isUnfolded = false, isTwin = false } = {}) {
+export function card(hit, common, acts, { best = 1, twins = 0, isUnfolded = false, isTwin = false } = {}) {
   const id = idOf(hit);
   const title = titleOf(hit);
+  const isSure = hit.confidence !== undefined;
   return h("article", { class: isTwin ? "card twin" : "card" },
     h("button", { class: "picture", title: t("details"), "aria-label": `${t("details")}: ${title}`, onclick: () => acts.open(hit) },
       pictureElement(hit, title), h("span", { class: "rank" }, hit.rank)),
     h("div", { class: "card-text" },
       h("h3", { title }, title),
       title !== String(id) && h("p", { class: "id" }, id),
-      h("meter", { min: 0, max: 1, value: hit.score, "aria-label": t("score") }),
+      h("meter", { min: 0, max: isSure ? 1 : Math.max(1, best), value: isSure ? hit.confidence : hit.score, "aria-label": t(isSure ? "confidence" : "score") }),
+      isSure && h("p", { class: "confidence" }, h("span", { class: "quiet" }, t("confidence")), ` ${percent(hit)}`),
       h("p", { class: "measures" },
         h("span", {}, h("span", { class: "quiet" }, t("score")), ` ${fixed(hit.score, 4)}`),
         isNear(hit) && h("span", {}, h("span", { class: "quiet" }, t("distance")), ` ${fixed(hit.distance, 4)}`)),
+      hit.why && h("p", { class: "why" }, whyOf(hit, common)),
       common.words.length > 0 && h("p", { class: "why" }, whyWords(common)),
       h("p", { class: "facts" }, factsOf(hit, FACTS_MAX).map(([key, value]) =>
         h("button", { class: common.shared.has(key) ? "fact shared" : "fact", title: t("only_these", { key, value }), onclick: () => acts.only(key, value) },
@@ -56,6 +59,15 @@ export const isNear = (hit) => hit.distance !== undefined;
 
 const hueOf = (text) => [...text].reduce((sum, each) => (sum * 31 + each.codePointAt(0)) % 360, 7);
 
+const percent = ({ confidence }) => `${number(100 * confidence, confidence < 0.1 ? 1 : 0)} %`;
+
+/** Of what the score is made, or which liked item the hit is for, as the service tells it. */
+function whyOf({ why }, { titleOf: titleOfLiked }) {
+  if (why.like_id !== undefined) return t("why_liked", { title: titleOfLiked(why.like_id) });
+  return [why.dense !== undefined && t("why_dense", { score: fixed(why.dense, 3) }),
+    why.lexical !== undefined && t("why_lexical", { score: fixed((why.weight ?? 1) * why.lexical, 3) })].filter(Boolean).join(" + ");
+}
+
 const whyWords = ({ words }) => t("why_words", { words: words.map(([word, key]) => `“${word}” (${key})`).join(", ") });
 
 /** Show everything of a hit. asked: body of the search that it answers. common: as commonOf says. */
@@ -77,11 +89,13 @@ export function showItem(hit, collection, asked, common) {
       h("dl", {},
         h("dt", {}, idFieldOf(hit)), h("dd", {}, id),
         h("dt", {}, t("score")), h("dd", {}, fixed(hit.score, 6)),
+        hit.confidence !== undefined && [h("dt", {}, t("confidence")), h("dd", {}, percent(hit))],
         isNear(hit) && [h("dt", {}, t("distance")), h("dd", {}, fixed(hit.distance, 6))]),
       h("h3", {}, t("why")),
+      hit.why && h("p", {}, whyOf(hit, common)),
       h("p", {}, isNear(hit) && t("why_vector"), common.words.length > 0 && ` ${whyWords(common)}`,
         common.shared.size > 0 && ` ${t("why_shared", { keys: [...common.shared].join(", ") })}`),
-      isNear(hit) && explanation(id, asked), // which ranks by vectors
+      isExplained(asked) && explanation(id, asked),
       h("h3", {}, t("item_stored")), stored,
       h("p", { class: "row" }, h("button", { autofocus: true, onclick: () => close() }, t("close"))));
   });

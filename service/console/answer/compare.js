@@ -5,30 +5,45 @@ import { h } from "./dom.js";
 import { fixed, number } from "./format.js";
 import { problemBox } from "./parts.js";
 import { idOf, titleOf } from "./seen.js";
+import { included, isRecommended, modeOf } from "./question.js";
 import { post } from "./service.js";
 import { t } from "./words.js";
 import { movesOf } from "./why.js";
 
-const SETTINGS = ["exact", "approximate", "unfiltered", "text"];
+export const RECOMMENDS = ["mean", "best", "each"];
 const GENERATIONS = ["next", "former"];
 
-/** What may stand beside an answer, for `question`: names for the words `beside_...`. */
-export function besides(question) {
-  const settings = SETTINGS.filter((each) => (each === "exact" ? !question.exact : each === "approximate" ? question.exact : each !== "text" || question.kind === "text"));
-  return [...settings, ...GENERATIONS];
+/** What may stand beside an answer, for `question`: names for the words `beside_...`. abilities: of its collection. */
+export function besides(question, abilities) {
+  const mode = modeOf(question, abilities);
+  return [
+    question.exact ? "approximate" : "exact",
+    "unfiltered",
+    ...(mode ? abilities.modes.filter((each) => each !== mode).map((each) => `mode_${each}`) : []),
+    ...(isRecommended(question) ? RECOMMENDS.filter((each) => each !== question.recommend).map((each) => `recommend_${each}`) : []),
+    ...(question.diversity || question.groupKey ? ["unranked"] : []),
+    ...(question.kind === "text" ? ["text"] : []),
+    ...GENERATIONS,
+  ];
 }
 
 /** Return the answer to `body` under the other setting. Throws Problem. */
-export async function askBeside(question, body, signal) {
+export async function askBeside(question, body, abilities, signal) {
   const { beside, otherText, collection } = question;
   if (GENERATIONS.includes(beside)) {
     const path = `/v1/collections/${encodeURIComponent(collection)}/generations/${beside}/search`;
-    return (await post(path, body, { signal })).data;
+    const include = body.include.filter((each) => each !== "confidence"); // its model may not be calibrated
+    return (await post(path, { ...body, include }, { signal })).data;
   }
   const other = { ...body };
   if (beside === "exact") other.exact = true;
   if (beside === "approximate") delete other.exact;
   if (beside === "unfiltered") for (const each of ["filter", "exclude_ids", "max_distance"]) delete other[each];
+  const [, field, value] = /^(mode|recommend)_(.+)$/.exec(beside) ?? [];
+  if (field) other[field] = value;
+  if (field) other.include = included(other, abilities.confidence.includes(other.mode));
+  if (value === "lexical") delete other.max_distance; // words have none
+  if (beside === "unranked") for (const each of ["diversity", "group_by"]) delete other[each];
   if (beside === "text" && otherText.trim()) other.query = otherText.trim();
   return (await post("/v1/search", other, { signal })).data;
 }

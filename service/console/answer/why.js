@@ -4,11 +4,15 @@ import { idOf } from "./seen.js";
 
 const VALUE_CHARS_MAX = 200;
 
-/** Return { words: [[word, key]], shared: Set of keys }: words of a text that stand in the metadata, and keys whose
- *  value is that of every item the question starts from. seen: SeenItems of the collection. */
+/** Return { words: [[word, key]], shared: Set of keys, titleOf }: words of a text that stand in the metadata, keys
+ *  whose value is that of every item the question starts from, and what an item is called by its id. seen: SeenItems of the collection. */
 export function commonOf(hit, question, seen) {
   const metadata = hit.metadata ?? {};
-  return { words: question.kind === "text" ? wordsIn(metadata, question.text) : [], shared: sharedKeys(metadata, question, seen) };
+  return {
+    words: question.kind === "text" ? wordsIn(metadata, question.text) : [],
+    shared: sharedKeys(metadata, question, seen),
+    titleOf: (id) => seen.titleOf(id),
+  };
 }
 
 function wordsIn(metadata, text) {

@@ -6,6 +6,9 @@ import { problemBox } from "./parts.js";
 import { post } from "./service.js";
 import { t } from "./words.js";
 
+/** Whether the service explains such a search: by vectors, in the order of their distances. body: of the search. */
+export const isExplained = ({ mode = "dense", recommend, diversity, group_by }) => mode === "dense" && !recommend && !diversity && !group_by;
+
 /** Return an element that tells it once the service has answered. body: of the search. */
 export function explanation(id, body) {
   const told = h("div", { class: "explained", "aria-live": "polite" }, h("p", { class: "quiet" }, t("explaining")));

@@ -21,6 +21,11 @@ export function newQuestion() {
     pageSize: 24,
     maxDistance: "",
     exact: false,
+    mode: "", // how a text is searched; as the collection does it where it is none of its modes
+    recommend: "mean",
+    diversity: 0,
+    groupKey: "",
+    groupMax: 1,
     alike: "", // least cosine of near-duplicates that are shown as one, as typed
     beside: "", // what is shown beside the answer, see compare.js
     otherText: "",
@@ -33,9 +38,18 @@ export function isAsked(question) {
   return Boolean({ text: text.trim(), image, ids: like.length, vector: vector.trim(), look }[kind]);
 }
 
+/** Return how a text is searched: as chosen, else as the collection does it; null for other kinds, and where it can't be. */
+export function modeOf({ kind, mode }, { modes = [] }) {
+  if (kind !== "text") return null;
+  return modes.includes(mode) ? mode : (modes[0] ?? null);
+}
+
+/** Whether there is a choice how to find what is like the liked items. */
+export const isRecommended = ({ kind, like }) => kind === "ids" && like.length > 1;
+
 /** Return the body of POST /v1/search. typed: (key, text) -> the value that a condition compares with.
- *  Throws SyntaxError for a vector that can't be read. */
-export function bodyOf(question, typed) {
+ *  abilities: of the collection, as /v1/model-info tells them. Throws SyntaxError for a vector that can't be read. */
+export function bodyOf(question, typed, abilities) {
   const body = { collection: question.collection };
   if (question.kind === "text") body.query = question.text.trim();
   if (question.kind === "image") body.image = question.image.base64;
@@ -49,10 +63,21 @@ export function bodyOf(question, typed) {
   if (question.exclude.length) body.exclude_ids = question.exclude;
   const filter = filterOf(question.conditions, typed);
   if (filter) body.filter = filter;
-  if (question.maxDistance !== "") body.max_distance = Number(question.maxDistance);
+  const mode = modeOf(question, abilities);
+  if (question.maxDistance !== "" && mode !== "lexical") body.max_distance = Number(question.maxDistance); // words have none
   if (question.exact) body.exact = true;
-  body.include = ["score", "rank", "metadata"];
+  if (mode && abilities.modes.join() !== "dense") body.mode = mode;
+  if (isRecommended(question) && question.recommend !== "mean") body.recommend = question.recommend;
+  if (question.diversity) body.diversity = question.diversity;
+  if (question.groupKey) body.group_by = { key: question.groupKey, max: question.groupMax };
+  body.include = included(body, abilities.confidence?.includes(mode));
   return body;
+}
+
+/** What a hit should tell. `why` is asked for where it says something. */
+export function included({ mode, recommend }, hasConfidence) {
+  const isMixed = mode === "hybrid" || (recommend ?? "mean") !== "mean";
+  return ["score", "rank", "metadata", ...(isMixed ? ["why"] : []), ...(hasConfidence ? ["confidence"] : [])];
 }
 
 /** Return the filter that means all of `conditions`, null without any. */

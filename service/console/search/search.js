@@ -1,18 +1,20 @@
 // The search page: a question, its answer as cards, and the same question as code.
 
 import { card, pictureElement, showItem } from "./cards.js";
-import { askBeside, comparison } from "./compare.js";
+import { askBeside, besides, comparison } from "./compare.js";
 import { fill, h } from "./dom.js";
 import { collapsed } from "./duplicates.js";
 import { filterEditor } from "./filter.js";
-import { fixed, number } from "./format.js";
-import { command, copyButton, problemBox, say } from "./parts.js";
+import { number } from "./format.js";
+import { blockedNotice, noticesOf, summaryOf } from "./notices.js";
+import { problemBox, say } from "./parts.js";
 import { chipsOf, foldsOf } from "./options.js";
 import { KINDS, bodyOf, filterOf, isAsked, newQuestion, randomPoint } from "./question.js";
 import { inputOf, readPicture } from "./inputs.js";
+import { modeChoice, offerKeys } from "./ranking.js";
 import { SeenItems, idOf } from "./seen.js";
-import { get, keptKey, post } from "./service.js";
-import { snippetsOf } from "./snippets.js";
+import { get, post } from "./service.js";
+import { codeOf } from "./snippets.js";
 import { commonOf } from "./why.js";
 import { t } from "./words.js";
 
@@ -40,11 +42,15 @@ export function askLike(collection, id) {
 /** Return { body, words } of the question as it stands: a search and what a reader calls it. null for none, and for
  *  a look around, which asks nothing. */
 export function askedNow() {
-  if (!answer || question.kind === "look") return null;
+  if (!isPlaced()) return null;
   const { kind, text, image, like, unlike } = question;
   const words = { text: `“${text.trim()}”`, image: image?.name, ids: [t("liked", { id: like.join(", ") }), unlike.length && t("unliked", { id: unlike.join(", ") })].filter(Boolean).join(" "), vector: t("kind_vector") }[kind];
-  return { body: answer.asked, words };
+  const { mode, recommend, diversity, group_by, ...asked } = answer.asked;
+  return { body: mode ? { ...asked, mode: "dense" } : asked, words }; // a map is of vectors
 }
+
+/** Whether the question has a place among vectors. */
+const isPlaced = () => answer && question.kind !== "look" && (question.kind !== "text" || !answer.asked.mode || collections[question.collection].modes.includes("dense"));
 
 class SearchPage {
   constructor() {
@@ -106,7 +112,7 @@ class SearchPage {
 
   /** Turn to a collection; what belongs to the former one is dropped. */
   choose(name) {
-    Object.assign(question, { collection: name, like: [], unlike: [], exclude: [], conditions: [] });
+    Object.assign(question, { collection: name, like: [], unlike: [], exclude: [], conditions: [], groupKey: "" });
     question.look = randomPoint(collections[name].dim);
     if (question.kind === "ids" || question.kind === "vector") question.kind = "look";
     if (question.kind === "text" && !question.text) question.kind = "look";
@@ -117,8 +123,14 @@ class SearchPage {
     return seenItems.get(question.collection);
   }
 
+  /** What the collection can do, as /v1/model-info tells it. */
+  get abilities() {
+    return collections[question.collection];
+  }
+
   /** Draw the question. focused: id of the element that has the focus afterwards. */
   draw(focused = null) {
+    if (!besides(question, this.abilities).includes(question.beside)) question.beside = "";
     this.filter = filterEditor(question.conditions, this.seen, () => this.ask());
     const input = inputOf(question, this.seen, {
       ask: () => this.ask(),
@@ -134,9 +146,9 @@ class SearchPage {
         h("label", { class: "field" }, h("span", {}, t("collection")),
           h("select", { id: "collection", value: question.collection, onchange: (event) => {
             this.choose(event.target.value);
-            this.draw();
-            this.ask();
+            this.again();
           } }, Object.entries(collections).map(([name, each]) => h("option", { value: name }, `${name} (${number(each.count)})`)))),
+        modeChoice(question, this.abilities, (id) => this.again(id)),
         h("fieldset", { class: "segments" }, h("legend", { class: "unseen" }, t("ask_by")),
           KINDS.map((kind) => h("label", {}, h("input", { type: "radio", name: "kind", value: kind, checked: question.kind === kind, onchange: () => {
             question.kind = kind;
@@ -145,18 +157,21 @@ class SearchPage {
             else this.form.querySelector("[data-first]")?.focus();
           } }), h("span", {}, t(`kind_${kind}`)))))),
       input,
-      chipsOf(question, () => {
-        this.draw();
-        this.ask();
-      }),
-      foldsOf(question, this.filter, this.seen, {
+      chipsOf(question, () => this.again()),
+      foldsOf(question, this.abilities, this.filter, this.seen, {
         ask: () => this.ask(),
-        redraw: (focused) => this.draw(focused),
+        again: (focused) => this.again(focused),
         learn: () => this.learn(),
         body: () => (isAsked(question) ? this.body() : null),
       }, isOpen));
     if (focused) document.getElementById(focused)?.focus();
     this.drawCode();
+  }
+
+  /** Draw and ask the question that an option has changed. focused: as draw takes it. */
+  again(focused = null) {
+    this.draw(focused);
+    this.ask();
   }
 
   /** Learn the collection's own keys and values, once, and how many items pass the filter. */
@@ -165,7 +180,9 @@ class SearchPage {
     try {
       if (!seen.facets) {
         seen.noteFacets((await post("/v1/facets", { collection: question.collection, top: VALUES_OFFERED })).data.facets);
-        if (!this.isStopped) this.filter.draw();
+        if (this.isStopped) return;
+        this.filter.draw();
+        offerKeys(this.form.querySelector("#group-key"), question, seen);
       }
       await this.count();
     } catch {
@@ -216,8 +233,7 @@ class SearchPage {
       const pictures = Object.keys(collections).find((name) => collections[name].modality === "image");
       if (pictures) this.choose(pictures);
     }
-    this.draw();
-    this.ask();
+    this.again();
   }
 
   typed(key, text) {
@@ -226,7 +242,7 @@ class SearchPage {
 
   /** Ask the question from its first page on. */
   async ask() {
-    if (isOpen.has("filter")) this.learn();
+    if (isOpen.has("filter") || (isOpen.has("options") && !this.seen.facets)) this.learn();
     if (!isAsked(question)) {
       if (!answer) say(t("nothing_asked"));
       return;
@@ -246,7 +262,8 @@ class SearchPage {
       const body = { ...asked, ...(question.alike && { include: [...asked.include, "vector"] }), ...(cursor && { cursor }) };
       const [{ data, ms }] = await Promise.all([post("/v1/search", body, { signal: asking.signal }), this.learnLiked()]);
       this.seen.note(data.results);
-      answer = { hits: [...(cursor ? answer.hits : []), ...data.results], last: data, ms, asked, other: null };
+      const isNothingGood = cursor ? answer.isNothingGood : data.no_good_match; // which the first page tells
+      answer = { hits: [...(cursor ? answer.hits : []), ...data.results], last: data, ms, asked, isNothingGood, other: null };
       this.show(cursor ? answer.hits.length - data.results.length : null);
       if (question.beside) await this.fetchBeside(asking.signal);
     } catch (problem) {
@@ -259,7 +276,7 @@ class SearchPage {
   /** Ask for what stands beside the answer; that it is refused takes nothing from the answer. */
   async fetchBeside(signal) {
     try {
-      answer.other = await askBeside(question, answer.asked, signal);
+      answer.other = await askBeside(question, answer.asked, this.abilities, signal);
       this.seen.note(answer.other.results);
     } catch (problem) {
       if (problem.name === "AbortError") throw problem;
@@ -276,7 +293,7 @@ class SearchPage {
     const other = Object.keys(collections).find((name) => collections[name].modality === "text");
     const readsNoText = problem.status === 422 && question.kind === "text" && problem.errors?.[0]?.loc?.includes("collection");
     if (readsNoText) this.showNamed(other);
-    else fill(this.results, problemBox(problem, () => this.ask()));
+    else fill(this.results, problemBox(problem, () => this.start())); // what the collection can do may have changed
   }
 
   /** A model that reads no text can still be asked for what is like an item of that name. other: a collection
@@ -286,8 +303,7 @@ class SearchPage {
     fill(this.results, h("div", { class: "panel page named", role: "alert" }, h("p", {}, t("reads_no_text", { name: collection })),
       other && other !== collection && h("p", {}, h("button", { onclick: () => {
         this.choose(other);
-        this.draw();
-        this.ask();
+        this.again();
       } }, t("other_collection", { name: other })))));
     await this.list().catch(() => null); // what was seen is known all the same
     const { seen } = this;
@@ -300,16 +316,11 @@ class SearchPage {
 
   /** Show the answer. from: where a further page begins, whose first card takes the focus. */
   show(from = null) {
-    const { hits, last, ms } = answer;
+    const { hits, last } = answer;
     const groups = question.alike ? collapsed(hits, Number(question.alike)) : hits.map((hit) => ({ hit, twins: [] }));
-    const twins = hits.length - groups.length;
     fill(this.results,
-      h("div", { class: "summary" },
-        h("h2", {}, hits.length ? t("found", { count: number(groups.length) }) : t("found_none")),
-        h("p", { class: "quiet", role: "status" }, [twins > 0 && t("twins_in_all", { count: number(twins) }), t("took", { service: fixed(last.took_ms, 1), all: fixed(ms, 0) }), last.embedding_version, `seq ${last.seq}`].filter(Boolean).join(" · ")),
-        question.kind !== "look" && h("a", { class: "quiet", href: "#/map" }, t("on_the_map"))),
-      last.truncated && h("p", { class: "warning" }, t("truncated")),
-      (last.warnings ?? []).map((each) => h("p", { class: "warning" }, each)),
+      summaryOf(answer, groups.length, isPlaced()),
+      noticesOf(answer),
       hits.length === 0 && h("p", { class: "quiet" }, collections[question.collection].count === 0 ? t("empty_collection") : t("found_none_hint")),
       question.beside
         ? comparison({ ...last, results: hits }, answer.other, question, { open: (hit) => this.open(hit), retry: () => this.ask() })
@@ -334,8 +345,9 @@ class SearchPage {
       },
     };
     const isUnfolded = this.unfolded.has(idOf(hit));
-    const own = card(hit, this.commonOf(hit), acts, { twins: twins.length, isUnfolded });
-    return [own, isUnfolded && twins.map((each) => card(each, this.commonOf(each), acts, { isTwin: true }))];
+    const best = Math.max(...answer.hits.map((each) => each.score));
+    const own = card(hit, this.commonOf(hit), acts, { best, twins: twins.length, isUnfolded });
+    return [own, isUnfolded && twins.map((each) => card(each, this.commonOf(each), acts, { best, isTwin: true }))];
   }
 
   commonOf(hit) {
@@ -348,15 +360,14 @@ class SearchPage {
 
   /** The body of the question as it stands. Throws SyntaxError. */
   body() {
-    return bodyOf(question, (key, text) => this.typed(key, text));
+    return bodyOf(question, (key, text) => this.typed(key, text), this.abilities);
   }
 
   /** Change the question and ask it. */
   turnTo(change, scrolls = true) {
     Object.assign(question, change);
     if (change.conditions) isOpen.add("filter");
-    this.draw();
-    this.ask();
+    this.again();
     if (scrolls) scrollTo({ top: 0 });
   }
 
@@ -370,21 +381,13 @@ class SearchPage {
     this.code.hidden = !body;
     if (!body) return;
     const image = question.kind === "image" ? question.image.name : null;
-    const snippets = snippetsOf(body, location.origin, { image, hasKey: Boolean(keptKey()) });
-    const isOpen = this.code.querySelector("details")?.open ?? false;
-    fill(this.code, h("details", { open: isOpen }, h("summary", {}, t("snippets")),
-      Object.entries({ curl: "curl", python: "Python", java: "Java" }).map(([name, words]) => h("div", { class: "snippet" },
-        h("div", { class: "row" }, h("h3", {}, words), copyButton(() => snippets[name])),
-        h("pre", { id: `code-${name}`, tabindex: "0" }, snippets[name]))),
-      h("p", { class: "quiet" }, t("next_page_code")),
-      keptKey() && h("p", { class: "quiet" }, t("snippets_key"))));
+    fill(this.code, codeOf(body, image, this.code.querySelector("details")?.open ?? false));
   }
 
   /** The browser did not load a picture of a host that the service does not allow. */
   noteBlocked(event) {
     if (event.effectiveDirective !== "img-src" || this.results.querySelector(".blocked")) return;
-    const { host } = new URL(event.blockedURI, location.origin);
-    this.results.querySelector(".summary")?.after(h("div", { class: "warning blocked" }, command(t("picture_blocked", { host }))));
+    this.results.querySelector(".summary")?.after(blockedNotice(event.blockedURI));
   }
 }
 

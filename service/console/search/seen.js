@@ -6,7 +6,7 @@ const PICTURE_ENDING = /\.(avif|gif|jpe?g|png|svg|webp)(\?|$)/i;
 const VALUES_MAX = 50;
 const KEYS_MAX = 100;
 const ITEMS_MAX = 5000;
-const HIT_FIELDS = new Set(["distance", "score", "rank", "metadata", "vector", "active", "live", "source_version", "content_hash", "seq", "embedding_version"]);
+const HIT_FIELDS = new Set(["distance", "score", "why", "confidence", "rank", "metadata", "vector", "active", "live", "source_version", "content_hash", "seq", "embedding_version"]);
 
 /** Metadata keys of one collection with the values seen under them. */
 export class SeenItems {

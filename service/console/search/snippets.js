@@ -1,10 +1,24 @@
 // One question as code that asks exactly it: for a shell, for Python with the client, for a JDK alone.
 
-import { toJson } from "./service.js";
+import { h } from "./dom.js";
+import { copyButton } from "./parts.js";
+import { keptKey, toJson } from "./service.js";
+import { t } from "./words.js";
+
+/** Return the code of a question, folded away. body, image: as snippetsOf takes them. */
+export function codeOf(body, image, isOpen) {
+  const snippets = snippetsOf(body, location.origin, { image, hasKey: Boolean(keptKey()) });
+  return h("details", { open: isOpen }, h("summary", {}, t("snippets")),
+    Object.entries({ curl: "curl", python: "Python", java: "Java" }).map(([name, words]) => h("div", { class: "snippet" },
+      h("div", { class: "row" }, h("h3", {}, words), copyButton(() => snippets[name])),
+      h("pre", { id: `code-${name}`, tabindex: "0" }, snippets[name]))),
+    h("p", { class: "quiet" }, t("next_page_code")),
+    keptKey() && h("p", { class: "quiet" }, t("snippets_key")));
+}
 
 /** Return { curl, python, java }. body: as bodyOf made it. image: its file name where the question is a picture,
  *  whose bytes the code reads itself. hasKey: whether routes are opened by a key. */
-export function snippetsOf(body, origin, { image = null, hasKey = false } = {}) {
+function snippetsOf(body, origin, { image = null, hasKey = false } = {}) {
   const asked = { ...body };
   if (image) delete asked.image;
   return {
@@ -28,18 +42,22 @@ ${head} -d @-`;
 }
 
 const NAMES = { query: "text", top_k: "k" }; // the client's word where it is another
+const UNNAMED = ["mode"]; // fields that the client has no word for
 
 function python(body, origin, image, hasKey) {
-  const fields = Object.entries(body).map(([name, value]) => {
+  const more = Object.entries(body).filter(([name]) => UNNAMED.includes(name));
+  const fields = Object.entries(body).filter(([name]) => !UNNAMED.includes(name)).map(([name, value]) => {
     const written = name === "vector" && typeof value === "string" ? `b64decode(${literal(value)})` : literal(value);
     return `        ${NAMES[name] ?? name}=${written},`;
   });
+  if (more.length) fields.push(`        more=${literal(Object.fromEntries(more))},`);
   if (image) fields.push(`        image=Path(${literal(image)}).read_bytes(),`);
   const imports = [
     typeof body.vector === "string" && "from base64 import b64decode",
     hasKey && "from os import environ",
     image && "from pathlib import Path",
   ].filter(Boolean);
+  const measures = [body.mode && body.mode !== "dense" ? "hit.score" : "hit.distance", body.include.includes("confidence") && "hit.confidence"].filter(Boolean);
   const names = hasKey ? "Keys, Query, VectorClient" : "Query, VectorClient";
   const keys = hasKey ? `, Keys(search=environ["SEARCH_API_KEY"])` : "";
   return `${imports.join("\n")}${imports.length ? "\n\n" : ""}from vector_client import ${names}
@@ -49,7 +67,7 @@ with VectorClient.to(${literal(origin)}${keys}) as client:
 ${fields.join("\n")}
     ))
 for hit in found.hits:
-    print(hit.id, hit.distance, hit.metadata)`;
+    print(hit.id, ${measures.join(", ")}, hit.metadata)`;
 }
 
 /** Return a value as Python writes it. */
