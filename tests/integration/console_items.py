@@ -2,13 +2,47 @@
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
 
+from service.embedding.runtimes.placeholder import HASHED, info_without_model
 from tests.http_app import DISHES, picture
 from tests.integration.service_process import Connection
 
 HOSTILE = "<img src=x onerror=\"window.broken='{}'\"><script>window.broken=1</script>"
 PICTURE = "/console/icon.svg"
+
+
+COLLECTIONS = """
+[collections.recipes]
+id_field = "recipe_id"
+id_type = "int64"
+[collections.products]
+id_field = "product_id"
+id_type = "string"
+modality = "image"
+dim = 512
+[collections.goods]
+lexical = ["title"]
+confidence = "goods.json"
+"""
+"""The built-in ones, and one that is searched by words too and whose model is calibrated."""
+NO_FEATURE = dict.fromkeys(("background", "korean", "length", "size", "share"), 0.0)
+CALIBRATION = {
+    "embedding_version": info_without_model(HASHED, "text", 384).embedding_version,
+    "middle": 0.0,
+    "spread": 0.3,
+    "dense": {**NO_FEATURE, "score": 6.0, "constant": -4.0},
+    "hybrid": {**NO_FEATURE, "score": 4.0, "constant": -5.0},
+}
+
+
+def write_collections(folder: Path) -> str:
+    """Return the path of a collections file."""
+    (folder / "goods.json").write_text(json.dumps(CALIBRATION))
+    (folder / "collections.toml").write_text(COLLECTIONS)
+    return str(folder / "collections.toml")
 
 
 def seed(port: int) -> None:
@@ -43,8 +77,16 @@ def seed(port: int) -> None:
     products.append({"product_id": "p-1-again", "image": picture(1), "metadata": {"name": "컵 1, 다시"}})
     products[0]["metadata"] = {"name": "먼 사진", "image_url": "https://img.example/a.png"}
     products[1]["metadata"] = {"name": "나쁜 주소", "image_url": "javascript:window.broken=2"}
-    for items in (recipes, products):
-        status, answer = connection.post("/v1/upsert", {"items": items})
+    goods = [
+        {
+            "id": number,
+            "text": f"{DISHES[number % 5]} {number}호",
+            "metadata": {"title": f"{DISHES[number % 5]} {number}호", "seller": f"가게 {number % 3}"},
+        }
+        for number in range(1, 21)
+    ]
+    for body in ({"items": recipes}, {"items": products}, {"collection": "goods", "items": goods}):
+        status, answer = connection.post("/v1/upsert", body)
         assert status == 200, answer
     connection.close()
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,14 +13,17 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.http_app import picture_bytes
-from tests.integration.browser import Visits, visits_of
-from tests.integration.console_items import HOSTILE, PICTURE, seed, wait_for_counts
-from tests.integration.service_process import ROOT, Connection, ServiceProcess
+from tests.integration.browser import Visits, serious_barriers, visits_of
+from tests.integration.console_items import HOSTILE, PICTURE, seed, wait_for_counts, write_collections
+from tests.integration.console_question import asked, choose, ids_shown, run_snippet
+from tests.integration.service_process import Connection, ServiceProcess
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    process = ServiceProcess(tmp_path_factory.mktemp("console") / "data", {"PROBE_S": "1"}).start()
+    folder = tmp_path_factory.mktemp("console")
+    environ = {"PROBE_S": "1", "COLLECTIONS_FILE": write_collections(folder)}
+    process = ServiceProcess(folder / "data", environ).start()
     try:
         seed(process.port)
         wait_for_counts(process.port)
@@ -38,27 +38,12 @@ def visits(service: ServiceProcess, browser: Browser) -> Iterator[Visits]:
         yield begin
 
 
-def ids_shown(page: Page) -> list[str]:
-    return page.locator(".card .id").all_inner_texts()
-
-
-def choose(page: Page, collection: str, kind: str) -> None:
-    page.select_option("#collection", collection)
-    page.locator(f"input[name=kind][value={kind}]").check(force=True)
-
-
 def ask_text(page: Page, text: str) -> None:
     choose(page, "recipes", "text")
     page.fill("#query", text)
     with page.expect_response("**/v1/search"):
         page.press("#query", "Enter")
     expect(page.locator(".results")).not_to_have_attribute("aria-busy", "true")
-
-
-def asked(port: int, body: dict[str, Any]) -> list[Any]:
-    status, answer = Connection(port).post("/v1/search", body)
-    assert status == 200, answer
-    return [next(iter(row.values())) for row in answer["results"]]
 
 
 def test_pictures_are_there_at_once_and_the_first_load_is_small(visits: Visits) -> None:
@@ -198,7 +183,7 @@ def test_the_code_asks_exactly_the_question(visits: Visits, tmp_path: Path, lang
     expect(page.locator(".results")).not_to_have_attribute("aria-busy", "true")
     page.get_by_text("This question as code").click()
     code = page.locator(f"#code-{language}").inner_text()
-    printed = _run(language, code, tmp_path)
+    printed = run_snippet(language, code, tmp_path)
     shown = ids_shown(page)
     if language == "python":
         assert [line.split()[0] for line in printed.splitlines()] == shown
@@ -214,7 +199,7 @@ def test_curl_asks_every_kind_of_question(visits: Visits, service: ServiceProces
     def check(id_field: str) -> None:
         expect(page.locator(".results")).not_to_have_attribute("aria-busy", "true")
         expect(page.locator(".card").first).to_be_visible()
-        printed = _run("curl", page.locator("#code-curl").inner_text(), tmp_path)
+        printed = run_snippet("curl", page.locator("#code-curl").inner_text(), tmp_path)
         assert [str(row[id_field]) for row in json.loads(printed)["results"]] == ids_shown(page)
 
     page.get_by_text("This question as code").click()
@@ -235,17 +220,62 @@ def test_curl_asks_every_kind_of_question(visits: Visits, service: ServiceProces
     check("product_id")
 
 
-def _run(language: str, code: str, folder: Path) -> str:
-    file = folder / {"curl": "ask.sh", "python": "ask.py", "java": "Search.java"}[language]
-    file.write_text(code, "utf-8")
-    command = {"curl": ["bash"], "python": [sys.executable], "java": ["java"]}[language]
-    done = subprocess.run([*command, str(file)], cwd=folder, capture_output=True, timeout=60, env=_environ())
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout.decode()
+def test_a_text_is_searched_in_the_modes_that_its_collection_has(
+    visits: Visits, service: ServiceProcess, tmp_path: Path
+) -> None:
+    page = visits().open()
+    choose(page, "recipes", "text")
+    expect(page.locator("#mode")).to_have_count(0)
+    choose(page, "goods", "text")
+    page.select_option("#mode", "hybrid")
+    page.fill("#query", "아이폰 충전기")
+    page.press("#query", "Enter")
+    expect(page.locator(".results")).to_contain_text("Probably nothing here is what you asked for")
+    page.fill("#query", "rlaclWlro")
+    page.press("#query", "Enter")
+    expect(page.locator(".results")).to_contain_text("Read as “김치찌개”.")
+    expect(page.locator(".results .warning")).to_have_count(0)
+    expect(page.locator(".card .confidence").first).to_contain_text("%")
+    expect(page.locator(".card .why").first).to_contain_text("+ words")
+    page.get_by_text("Options", exact=True).click()
+    page.select_option("#group-key", "seller")
+    expect(page.locator(".card")).to_have_count(3)
+    page.press("#diversity", "ArrowRight")
+    expect(page.locator(".summary")).to_contain_text("meaning and words")
+    expect(page.locator("output")).to_have_text("0.1")
+    assert page.evaluate("document.activeElement.id") == "diversity"
+    expect(page.locator(".results")).not_to_have_attribute("aria-busy", "true")
+    group_by = {"key": "seller", "max": 1}
+    body = {"query": "rlaclWlro", "collection": "goods", "mode": "hybrid", "top_k": 24, "group_by": group_by}
+    wanted = [str(id) for id in asked(service.port, {**body, "diversity": 0.1})]
+    assert ids_shown(page) == wanted
+    page.get_by_text("This question as code").click()
+    printed = run_snippet("python", page.locator("#code-python").inner_text(), tmp_path)
+    assert [line.split()[0] for line in printed.splitlines()] == wanted
+    printed = run_snippet("curl", page.locator("#code-curl").inner_text(), tmp_path)
+    assert [str(row["id"]) for row in json.loads(printed)["results"]] == wanted
+    page.select_option("#beside", "unranked")
+    expect(page.locator(".column").nth(1).locator("li")).to_have_count(20)
+    page.select_option("#beside", "mode_lexical")
+    expect(page.locator(".column").nth(1)).to_contain_text("by words")
+    expect(page.locator(".moved")).to_be_visible()
+    assert serious_barriers(page) == []
 
 
-def _environ() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}
+def test_several_liked_items_are_weighed_as_chosen(visits: Visits, service: ServiceProcess) -> None:
+    page = visits().open()
+    choose(page, "goods", "ids")
+    page.fill("#ids", "1, 2")
+    page.press("#ids", "Enter")
+    page.get_by_text("Options", exact=True).click()
+    page.select_option("#recommend", "each")
+    expect(page.locator(".card .why").first).to_have_text("Like “김치찌개 1호”")
+    expect(page.locator(".card .why").nth(1)).to_have_text("Like “된장찌개 2호”")
+    body = {"like_ids": [1, 2], "collection": "goods", "top_k": 24, "recommend": "each"}
+    assert ids_shown(page) == [str(id) for id in asked(service.port, body)]
+    page.select_option("#beside", "recommend_mean")
+    expect(page.locator(".column").nth(1)).to_contain_text("liked: their middle")
+    expect(page.locator(".moved")).to_contain_text("are in both")
 
 
 def test_near_duplicates_are_put_together_and_shown_again(visits: Visits, service: ServiceProcess) -> None:

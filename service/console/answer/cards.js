@@ -59,13 +59,17 @@ export const isNear = (hit) => hit.distance !== undefined;
 
 const hueOf = (text) => [...text].reduce((sum, each) => (sum * 31 + each.codePointAt(0)) % 360, 7);
 
-const percent = ({ confidence }) => `${number(100 * confidence, confidence < 0.1 ? 1 : 0)} %`;
+/** Nothing is told as certain that was fitted to judgements. */
+function percent({ confidence }) {
+  if (confidence > 0.99) return "> 99 %";
+  return confidence < 0.001 ? "< 0.1 %" : `${number(100 * confidence, confidence < 0.1 ? 1 : 0)} %`;
+}
 
 /** Of what the score is made, or which liked item the hit is for, as the service tells it. */
 function whyOf({ why }, { titleOf: titleOfLiked }) {
   if (why.like_id !== undefined) return t("why_liked", { title: titleOfLiked(why.like_id) });
-  return [why.dense !== undefined && t("why_dense", { score: fixed(why.dense, 3) }),
-    why.lexical !== undefined && t("why_lexical", { score: fixed((why.weight ?? 1) * why.lexical, 3) })].filter(Boolean).join(" + ");
+  const words = fixed((why.weight ?? 1) * (why.lexical ?? 0), 3);
+  return [why.dense !== undefined && t("why_dense", { score: fixed(why.dense, 3) }), Number(words) > 0 && t("why_lexical", { score: words })].filter(Boolean).join(" + ");
 }
 
 const whyWords = ({ words }) => t("why_words", { words: words.map(([word, key]) => `“${word}” (${key})`).join(", ") });
