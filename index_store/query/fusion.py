@@ -38,6 +38,8 @@ certain: so many are, beside so many nearest; all that it takes only for an exac
 _WIDER = 4
 _ROUNDING = 1e-6
 """Text scores are float32: rows as near as that to the limit are looked at as well."""
+_LEAST = float(np.finfo(np.float32).tiny)
+"""Below every text score but 0: a share of one thousandth, which a very common word is, counts squared."""
 
 Ids: TypeAlias = npt.NDArray[Any]
 
@@ -150,7 +152,7 @@ def scores_by_part(view: View, request: SearchRequest, text: TextQuery) -> Seque
 def _best_by_words(source: RowSource, k: int, after: tuple[float, Any] | None) -> ScoredRows:
     limit = float(source.texts.max(initial=0.0)) / 2
     while True:  # mostly twice: few rows score half of what the best one does
-        rows: RowNumbers = rows_from(source.texts, np.float32(max(limit, _ROUNDING)))
+        rows: RowNumbers = rows_from(source.texts, np.float32(max(limit, _LEAST)))
         rows = rows[source.is_allowed(rows)]
         keys = -source.texts[rows].astype(np.float64)
         if after is not None:
@@ -158,9 +160,9 @@ def _best_by_words(source: RowSource, k: int, after: tuple[float, Any] | None) -
             rows, keys = rows[kept], keys[kept]
             kept = np.flatnonzero(come_after(keys, source.ids(rows), after))
             rows, keys = rows[kept], keys[kept]
-        if len(rows) >= k or limit <= _ROUNDING:
+        if len(rows) >= k or limit <= 0:
             break
-        limit /= 4
+        limit = limit / 4 if limit > _ROUNDING else 0.0
     if len(rows) > k:  # before ids are looked up: strings are slow
         kept = np.flatnonzero(keys <= np.partition(keys, k - 1)[k - 1])
         rows, keys = rows[kept], keys[kept]
@@ -212,7 +214,7 @@ def _best_texts(source: RowSource, rows: RowNumbers, count: int) -> RowNumbers:
 
 def _rows_by_words(source: RowSource, near: RowNumbers, limit: float) -> RowNumbers:
     """The allowed rows, but for `near`, whose words score `limit` or more."""
-    rows: RowNumbers = rows_from(source.texts, np.float32(max(limit - _ROUNDING, _ROUNDING)))
+    rows: RowNumbers = rows_from(source.texts, np.float32(max(limit - _ROUNDING, _LEAST)))
     if not len(rows):
         return rows
     known = np.sort(near)

@@ -324,3 +324,17 @@ def test_rows_that_change_their_place_in_memory_are_found_by_words_meanwhile(tmp
     assert view.delta is not before
     assert answer(view, request("김치", "lexical")).ids
     index.close()
+
+
+def test_a_word_that_every_item_holds_finds_every_item(tmp_path: Path) -> None:
+    """However little it tells: fewer answers than there are would be the worse mistake."""
+    index = opened(tmp_path)
+    index.advance("numbers", "begin", "v1")
+    titles = ["국내산 김치찌개", *["국내산"] * 199, "떡볶이"]
+    vector = np.ones(SPEC.dim, np.float32)
+    items = [ItemWrite(number, vector, metadata={"title": title}) for number, title in enumerate(titles)]
+    index.write("numbers", WriteBatch(items, embedding_version="v1"))
+    request = SearchRequest(vector, 300, text=TextQuery("김치찌개 국내산", "lexical"))
+    (found,) = index.search("numbers", [request])
+    assert [hit.id for hit in found.hits] == list(range(200)) and found.exhausted
+    index.close()
