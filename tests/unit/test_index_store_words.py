@@ -240,6 +240,31 @@ def test_a_page_by_words_that_another_scoring_began_ends(
 
 
 @pytest.mark.long
+def test_a_seal_waits_for_the_room_that_postings_take(tmp_path: Path) -> None:
+    index = opened(tmp_path)
+    index.advance("numbers", "begin", "v1")
+    index.write("numbers", WriteBatch(items(range(50), 1), embedding_version="v1"))
+    vectors = 50 * SPEC.dim * 10
+    free = vectors + 50 * 400
+
+    def published() -> int:
+        assert Maintenance(tmp_path, limits=LIMITS, free=lambda _path: free).run_once()
+        return len(list(tmp_path.glob("collections/*/*/snapshots/*")))
+
+    assert published() == 0  # vectors alone would have had room
+    free = vectors + 50 * 500
+    assert published() == 1
+    sealed_bytes = sum(file.stat().st_size for file in tmp_path.rglob("lexical_*"))
+    assert sealed_bytes > 0
+    index.write("numbers", WriteBatch(items(range(50, 100), 2), embedding_version="v1"))
+    free = 2 * (vectors + sealed_bytes) - 100  # as much a row as is sealed: all is made again
+    assert published() == 1
+    free += 100 + 2 * 50
+    assert published() == 2
+    index.close()
+
+
+@pytest.mark.long
 def test_the_words_of_very_many_new_rows_are_read_beside_searches(tmp_path: Path) -> None:
     index = opened(tmp_path)
     index.advance("numbers", "begin", "v1")
