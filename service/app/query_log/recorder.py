@@ -56,6 +56,8 @@ class QueryRecorder:
             return  # a picture, a vector, or another page of a query that was kept
         if len(request.exclude_ids) > _EXCLUDED_MAX:
             return
+        # As it was read, and without its mode: a report compares the vectors that two models make of a text,
+        # and has neither keyboard nor synonyms; what was typed would be embedded as it stands.
         fields: dict[str, Any] = {"query": search.content} if is_text else {"like_ids": list(search.like_ids)}
         if search.unlike_ids:
             fields["unlike_ids"] = list(search.unlike_ids)
