@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.contract.test_http_openapi import _check
 from tests.http_app import DISHES, HttpApp, running_app
 
 TITLES = {number: f"{DISHES[number % len(DISHES)]} {number}호" for number in range(1, 31)}
@@ -255,3 +256,11 @@ def test_what_means_nothing_else_is_left_alone(app: HttpApp, query: str) -> None
 def test_hostile_words_are_searched_like_others(app: HttpApp, text: str) -> None:
     for mode in ("lexical", "hybrid"):
         assert app.post("/v1/search", {"query": text, "mode": mode}).status_code in (200, 422)
+
+
+@pytest.mark.parametrize("mode", ["lexical", "hybrid"])
+def test_slow_searches_by_words_are_told_by_their_mode(app: HttpApp, mode: str) -> None:
+    app.post("/v1/search", {"query": "냉면", "mode": mode}, headers={"x-request-id": f"by-{mode}"})
+    document = app.get("/v1/slow?limit=200").json()
+    _check(document, {"$ref": "#/components/schemas/SlowSearches"})
+    assert [each["query"] for each in document["searches"] if each["request_id"] == f"by-{mode}"] == [mode]

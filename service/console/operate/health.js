@@ -20,7 +20,7 @@ const WHO = {
 };
 
 const CLOCK_LENGTH = "09:30:00".length; // of a moment within the last minutes
-const QUERIES = { text: "query_text", picture: "query_picture", items: "query_items", vector: "query_vector" };
+const QUERIES = { text: "query_text", picture: "query_picture", items: "query_items", vector: "query_vector", lexical: "mode_lexical", hybrid: "mode_hybrid" };
 
 let kept = { at: -Infinity, details: null };
 
