@@ -43,6 +43,7 @@ ELSEWHERE = {
     "python -m service rollback": CHANGE,
     "python -m service retire": CHANGE,
     "python -m service": "every test of this folder starts it",
+    "python -m service evaluate FILE": "tests/contract/test_evaluate.py, against a service of its own",
     "python -m service do-jobs": "the service starts it; tests/integration/test_service_rebuild.py kills it",
     "python -m service models build|fetch|adopt": "stands for three; the Makefile runs `build`",
     "python -m index_store compile": START,
