@@ -144,5 +144,5 @@ def test_a_killed_worker_holds_nobody_up_and_its_place_is_taken_over(
             with ExitStack() as some:
                 return Counter(opened(listener, 6, some))[workers[-1].pid or 0] >= 5
 
-        # Not at once: who has just waited for the dead one in vain waits for nobody for a while.
+        # Not at once: a survivor that has waited in vain waits for nobody for a while.
         until(new_one_takes_most, "the new worker takes the connections")

@@ -167,14 +167,17 @@ class _Server:
         self._timer = self._loop.call_later(_LOOK_AGAIN_S, self._on_left_over, deadline)
 
     def _on_left_over(self, deadline: float) -> None:
-        now, is_larger = self._loop.time(), self._loop.share.is_larger()
-        if is_larger and now < deadline:
-            self._look_again_until(deadline)
-            return
+        now = self._loop.time()
+        if self._loop.share.is_larger():
+            if now < deadline:
+                self._look_again_until(deadline)
+                return
+            # One that has ended is no reason to take all that waits: those that live get their share.
+            self._loop.share.clear_ended()
+        is_larger = self._loop.share.is_larger()
         self._listen()
         if self._accept() and is_larger:
             self._accept_at_once_until = now + _ACCEPT_AT_ONCE_S
-            self._loop.share.clear_ended()
 
     def _accept(self) -> bool:
         """Take one connection; return whether one was there."""
