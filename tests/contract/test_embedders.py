@@ -183,6 +183,7 @@ class TestTexts:
 
 
 class TestPictures:
+    @pytest.mark.long
     def test_gives_unit_vectors_in_order(self, image_model: tuple[str, ImageEmbedder]) -> None:
         _, embedder = image_model
         found = embedder.embed(pictures(), "document").vectors
@@ -190,6 +191,7 @@ class TestPictures:
         backwards = embedder.embed(pictures()[::-1], "document").vectors[::-1]
         assert cosines(found, backwards).min() > 0.9999
 
+    @pytest.mark.long
     def test_a_vector_does_not_depend_on_its_batch(self, image_model: tuple[str, ImageEmbedder]) -> None:
         _, embedder = image_model
         together = embedder.embed(pictures() * 4, "document").vectors
@@ -205,6 +207,7 @@ class TestPictures:
         _, embedder = image_model
         assert embedder.embed([], "document").vectors.shape == (0, embedder.info.dim)
 
+    @pytest.mark.long
     def test_threads_do_not_mix_their_pictures(self, image_model: tuple[str, ImageEmbedder]) -> None:
         _, embedder = image_model
         expected = embedder.embed(pictures(), "document").vectors

@@ -99,6 +99,7 @@ def test_a_lost_pointer_is_named_and_its_command_helps(seeded: Path) -> None:
         assert health(app)["collections"]["recipes"]["count"] > 0
 
 
+@pytest.mark.long
 def test_generations_set_aside_are_counted(seeded: Path) -> None:
     with running_app(seeded) as app:
         for name in ("recipes", "products"):

@@ -66,6 +66,7 @@ def test_a_large_body_is_decoded_on_a_thread(app: HttpApp, path: str) -> None:
     assert "decode_json" in called  # what is called there is seen
 
 
+@pytest.mark.long
 def test_answers_to_large_bodies_are_those_to_small_ones(app: HttpApp) -> None:
     vector, pad = as_base64(unit(np.random.default_rng(1), 384)), {"unknown": [[]] * 12_000}
     asked = {"collection": "recipes", "vector": vector, "top_k": 5}

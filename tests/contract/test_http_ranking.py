@@ -163,6 +163,7 @@ def test_pages_fit_together_while_writes_go_on(app: HttpApp, mode: str) -> None:
     )
 
 
+@pytest.mark.long
 def test_a_picture_search_is_ranked_too(tmp_path: Path) -> None:
     with running_app(tmp_path / "data") as app:
         items = [{"product_id": str(n), "image": picture(n), "metadata": {"brand": n % 2}} for n in range(4)]

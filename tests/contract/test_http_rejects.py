@@ -21,6 +21,19 @@ def app(tmp_path: Path) -> Iterator[HttpApp]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def kept_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
+    with running_app(tmp_path_factory.mktemp("data")) as running:
+        yield running
+
+
+@pytest.fixture
+def emptied_app(kept_app: HttpApp) -> Iterator[HttpApp]:
+    """One that many tests share, each of which finds it empty."""
+    yield kept_app
+    kept_app.post("/v1/delete", {"collection": "recipes", "ids": ids(kept_app)})
+
+
 def ids(app: HttpApp, **more: Any) -> list[int]:
     answer = app.post("/v1/search", {"vector": as_base64(V[0]), "top_k": 100, **more})
     assert answer.status_code == 200, answer.text
@@ -73,8 +86,9 @@ BAD_ITEMS: list[tuple[str, dict[str, Any], str, list[Any]]] = [
     ("item", "code", "loc"), [each[1:] for each in BAD_ITEMS], ids=[each[0] for each in BAD_ITEMS]
 )
 def test_one_bad_item_is_named_and_stores_nothing_unless_partial(
-    app: HttpApp, item: Any, code: str, loc: list[Any]
+    emptied_app: HttpApp, item: Any, code: str, loc: list[Any]
 ) -> None:
+    app = emptied_app
     upsert(app, vector_item(1))
     refused = upsert(app, vector_item(7), item, vector_item(8))
     problem = refused.json()
@@ -127,6 +141,7 @@ def test_the_first_item_may_be_one_that_can_not_be_read(app: HttpApp) -> None:
         assert [each["loc"][:3] for each in answer.json()["rejected"]] == [["body", "items", 0]]
 
 
+@pytest.mark.long
 def test_metadata_may_be_as_large_as_the_setting_says(tmp_path: Path) -> None:
     with running_app(tmp_path, {"METADATA_BYTES_MAX": "200000"}) as app:
         fits, over = {"a": "가" * 66_000}, {"a": "가" * 67_000}

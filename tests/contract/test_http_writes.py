@@ -23,6 +23,13 @@ def app(tmp_path: Path) -> Iterator[HttpApp]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def refusing_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
+    """For requests that are refused, and so leave nothing behind."""
+    with running_app(tmp_path_factory.mktemp("data")) as running:
+        yield running
+
+
 def ids(app: HttpApp, **more: Any) -> list[int]:
     answer = app.post("/v1/search", {"vector": as_base64(V[0]), "top_k": 100, **more})
     assert answer.status_code == 200, answer.text
@@ -165,13 +172,16 @@ def test_vectors_of_another_version_are_409_and_change_nothing(app: HttpApp) -> 
         ("/v1/abort", {"collection": "nowhere"}, 404, None),
     ],
 )
-def test_write_routes_refuse(app: HttpApp, path: str, body: dict[str, Any], status: int, loc: Any) -> None:
-    problem = app.post(path, body).json()
+def test_write_routes_refuse(
+    refusing_app: HttpApp, path: str, body: dict[str, Any], status: int, loc: Any
+) -> None:
+    problem = refusing_app.post(path, body).json()
     assert problem["status"] == status, problem
     if loc is not None:
         assert problem["errors"][0]["loc"] == loc
 
 
+@pytest.mark.long
 def test_bodies_are_bounded_while_they_arrive(app: HttpApp) -> None:
     headers = {"content-type": "application/json"}
 
@@ -191,6 +201,7 @@ def test_bodies_are_bounded_while_they_arrive(app: HttpApp) -> None:
     assert (deep.status_code, deep.json()["code"]) == (400, "malformed_json")
 
 
+@pytest.mark.long
 def test_ids_of_paths_keep_their_type(app: HttpApp) -> None:
     upsert(app, vector_item(7))
     app.post(
@@ -318,6 +329,7 @@ def test_a_model_that_can_not_load_leaves_vectors_served(tmp_path: Path) -> None
             assert refused.headers["retry-after"]
 
 
+@pytest.mark.long
 def test_a_model_never_meets_another_models_vectors(tmp_path: Path) -> None:
     with running_app(tmp_path) as app:
         version = upsert(app, vector_item(1)).json()["version"]

@@ -113,6 +113,7 @@ def rewritten(index: EmbeddedIndex, other: ItemWrite) -> None:
     index.write("recipes", WriteBatch([written], embedding_version="old", other_vectors=others))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("change", [deleted, hidden, rewritten])
 def test_an_item_that_changed_meanwhile_is_no_loss(tmp_path: Path, change: Change) -> None:
     outcome = asyncio.run(replayed(tmp_path, change))
@@ -144,6 +145,7 @@ def unchanged(_: EmbeddedIndex, __: ItemWrite) -> None:
     """Nothing comes between."""
 
 
+@pytest.mark.long
 def test_an_item_under_another_vector_is_a_loss(tmp_path: Path) -> None:
     sound = asyncio.run(replayed(tmp_path / "sound", unchanged))
     assert isinstance(sound, ReplayedQuery) and (sound.before.own_rank, sound.after.own_rank) == (1, 1)

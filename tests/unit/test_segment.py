@@ -147,6 +147,7 @@ def test_rows_that_cannot_be_are_refused(tmp_path: Path, bad: str) -> None:
         build_segment(tmp_path, _identity(), [RowChunk(ids, np.arange(20), vectors)], SCAN, time.perf_counter)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [SCAN, GRAPH], ids=["scan", "graph"])
 def test_damaged_files_are_refused_before_they_are_mapped(tmp_path: Path, options: BuildOptions) -> None:
     directory = _build(tmp_path, _vectors(600), options)
@@ -175,6 +176,7 @@ def test_a_verified_manifest_spares_reading_the_files_but_no_other(tmp_path: Pat
         SegmentReader.open(directory, "another checksum")
 
 
+@pytest.mark.long
 def test_a_segment_goes_on_serving_after_its_directory_is_gone(tmp_path: Path) -> None:
     directory = _build(tmp_path, _vectors(900), GRAPH)
     segment = SegmentReader.open(directory)
