@@ -164,6 +164,11 @@ class Catalogue:
                 first = first or each
         return first
 
+    @property
+    def is_hybrid_possible(self) -> bool:
+        """Whether texts of any collection can be searched by words and a model's vectors at once."""
+        return any(each.lexical and each.modality == "text" for each in self.collections)
+
     def by_id_field(self, field: str) -> Collection | None:
         """Return the first collection whose items are named by `field`, None when there is none."""
         return next((each for each in self.collections if each.id_field == field), None)

@@ -119,7 +119,8 @@ def build(
     ingester = _ingester(settings, catalogue, encoders, pictures, index, writers, metrics)
     tracer = request_tracer(settings, metrics)
     observe_query = note_pass if tracer else None
-    loader = ModelLoader(settings, models, metrics.stages.observe_pass, observe_query)
+    observe_pass, hybrid = metrics.stages.observe_pass, catalogue.is_hybrid_possible
+    loader = ModelLoader(settings, models, observe_pass, observe_query, is_hybrid_possible=hybrid)
     meter, metering = search_meter(metrics, settings, index, sampling, metrics_dir)
     lifecycle = _lifecycle(settings, catalogue, index, encoders, loader, search_queue, executors)
     logs = request_log, audit_log, _ = stdout_request_log(), audit_log_of(settings, metrics), tracer

@@ -93,7 +93,7 @@ def play(tmp_path: Path) -> Any:
     def run(scene: Callable[[Stage], Any]) -> None:
         async def on_stage() -> None:
             with ThreadPoolExecutor(1) as executor:
-                stage = Stage(ModelLoader(settings, None), executor, tmp_path)
+                stage = Stage(ModelLoader(settings, None, is_hybrid_possible=False), executor, tmp_path)
                 await scene(stage)
 
         asyncio.run(on_stage())

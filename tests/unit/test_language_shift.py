@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,11 +19,14 @@ from service.app.rebuild.throttle import FillThrottle
 from service.app.report.replay import Replayer, ReplaySide
 from service.app.search import ParsedSearch, Searcher
 from service.app.search_queue import SearchQueue
-from service.collections import Collection
-from service.embedding.port import Embedded, ModelInfo, Role
+from service.collections import Catalogue, Collection
+from service.embedding.catalog.preload import EarlyModels
+from service.embedding.port import Embedded, Embedder, Modality, ModelInfo, Role
 from service.embedding.serving.encoders import queued_texts
 from service.embedding.serving.language_shift import is_latin, language_shift, shifted
 from service.observing.metrics import Metrics
+from service.settings import Settings
+from service.wiring_models import ModelLoader
 from service.words.interpreter import Interpreter
 from tests.reference_index import ReferenceIndex
 
@@ -51,6 +55,13 @@ class TwoLanguages:
         """Nothing to close."""
 
 
+class OneModel(EarlyModels):
+    """Whatever is asked for: one that knows two languages."""
+
+    def load(self, modality: Modality, reference: str, dim: int) -> Embedder[Any]:  # noqa: ARG002
+        return TwoLanguages(knows=True)
+
+
 class NoHits:
     """Every generation, without an item."""
 
@@ -72,6 +83,22 @@ def test_the_shift_leads_from_english_to_korean() -> None:
 
 def test_a_model_that_does_not_know_both_has_none() -> None:
     assert language_shift(TwoLanguages(knows=False)) is None
+
+
+@pytest.mark.parametrize(("collection", "is_possible"), [
+    (Collection("a", lexical=("title",)), True),
+    (Collection("a"), False),
+    (Collection("a", modality="image", lexical=("title",)), False),
+])  # fmt: skip
+def test_it_is_measured_only_where_texts_are_searched_by_words_too(
+    collection: Collection, is_possible: bool
+) -> None:
+    models = OneModel(Path(), threads=1, runtime="auto")
+    hybrid = Catalogue((collection,)).is_hybrid_possible
+    loader = ModelLoader(Settings.from_environ({}), models, is_hybrid_possible=hybrid)
+    encoder = loader.load_text("m", DIM)
+    loader.release_encoder(encoder)
+    assert (encoder.info.language_shift is not None) is is_possible
 
 
 @pytest.mark.parametrize(("text", "expected"), [

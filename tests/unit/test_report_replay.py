@@ -70,7 +70,7 @@ Change = Callable[[EmbeddedIndex, ItemWrite], object]
 async def replayed(data_dir: Path, change: Change, *, is_shuffled: bool = False, other: int = 9) -> object:
     """What becomes of item 3, searched by its own text, when `change` comes between the two searches, with
     the item that is `other` places from it."""
-    loader = ModelLoader(Settings.from_environ({}), None)
+    loader = ModelLoader(Settings.from_environ({}), None, is_hybrid_possible=False)
     slot = Slot(MODEL)
     slot.fill(text=loader.load_text(MODEL, 8))
     assert slot.text is not None
