@@ -28,7 +28,7 @@ from service.app.search_queue import ResultHandler, SearchQueue
 from service.app.seen.seen_items import SeenItems
 from service.app.seen.unseen import UnseenSearch
 from service.collections import Collection, SearchMode
-from service.embedding.port import Encoding
+from service.embedding.port import Encoding, ModelInfo
 from service.embedding.serving.language_shift import is_latin, shifted
 from service.errors import ModelUnavailable, Overloaded, Starting, UnknownItem
 from service.observing.search_timer import SearchTimer
@@ -259,33 +259,31 @@ class Searcher:
         """Whether the content's vector is remembered; it is put into the request then."""
         known = self._encoders.encoder(search.collection.name, content).known_query(content)
         if known is not None:
-            shift = self._encoders.info(search.collection.name).language_shift
-            self._complete(search, self._version_of_model(search), known, shift)
+            self._complete(search, self._model_of(search), known)
         return known is not None
 
     async def _embed(self, search: ParsedSearch, content: str | bytes, caller: str) -> None:
         """Put the content's vector into the request."""
         began_at = time.perf_counter()
-        version = self._version_of_model(search)  # before anything is awaited: another may serve after it
-        shift = self._encoders.info(search.collection.name).language_shift
+        model = self._model_of(search)  # before anything is awaited: another may serve after it
         encoder = self._encoders.encoder(search.collection.name, content)
-        self._complete(search, version, await encoder.embed_query(content, caller), shift)
+        self._complete(search, model, await encoder.embed_query(content, caller))
         search.embed_s = time.perf_counter() - began_at
 
     @staticmethod
-    def _complete(search: ParsedSearch, version: str, found: Encoding, shift: Vector | None) -> None:
+    def _complete(search: ParsedSearch, model: ModelInfo, found: Encoding) -> None:
         if not search.is_embedded:  # else `request` has the version of a model already
             search.is_embedded, search.pinned = True, search.request.embedding_version
-        search.request.embedding_version = version
-        search.request.vector = query_vector(search, found.vector, shift)
+        search.request.embedding_version = model.embedding_version
+        search.request.vector = query_vector(search, found.vector, model.language_shift)
         search.truncated = found.truncated if isinstance(search.content, str) else None
 
-    def _version_of_model(self, search: ParsedSearch) -> str:
-        version = self._encoders.info(search.collection.name).embedding_version
+    def _model_of(self, search: ParsedSearch) -> ModelInfo:
+        model = self._encoders.info(search.collection.name)
         wanted = _pinned(search)
-        if wanted not in (None, version):
-            raise VersionMismatch(search.collection.name, version, str(wanted))
-        return version
+        if wanted not in (None, model.embedding_version):
+            raise VersionMismatch(search.collection.name, model.embedding_version, str(wanted))
+        return model
 
     async def _find_alike(self, search: ParsedSearch, deadline: float) -> SearchResult:
         """Stored vectors are read first and searched by then; a promotion in between would mix two spaces,
