@@ -7,7 +7,8 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, TypeAlias, cast
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 from index_store.types import CollectionSpec, Metric
 from item_rules.ids import IdKind
@@ -16,6 +17,8 @@ from service.confidence.calibration import Calibration, read_calibration
 from service.errors import BadConfiguration
 from service.settings import Settings
 from service.words.synonyms import Synonyms, read_synonyms
+
+T = TypeVar("T")
 
 PRODUCTION_TEXT_MODEL = (
     "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2@e8f8c211226b894fcb81acc59f3b34ba3efd5f42"
@@ -187,7 +190,7 @@ def read_collections(settings: Settings) -> Catalogue:
         base = known.get(name, Collection(name))
         found = _mistakes_of(name, table)
         synonyms, unreadable = _synonyms_of(table, settings)
-        confidence, uncalibrated = _confidence_of(table, settings)
+        confidence, uncalibrated = _read_named(table.get("confidence"), read_calibration, settings)
         found += unreadable + uncalibrated
         mistakes.extend(f"{settings.collections_file}: collection {name!r}: {each}" for each in found)
         if not found:
@@ -328,24 +331,19 @@ def _mistakes_of_lifetime(table: Mapping[str, Any]) -> list[str]:
 
 def _synonyms_of(table: Mapping[str, Any], settings: Settings) -> tuple[Synonyms | None, list[str]]:
     """The rules that a collection names, and what is wrong with them."""
-    reference = table.get("synonyms")
-    if not isinstance(reference, str):
-        return None, []
-    if not table.get("lexical"):
+    if isinstance(table.get("synonyms"), str) and not table.get("lexical"):
         return None, ["synonyms need lexical: the keys of the metadata whose words are searched"]
-    try:
-        return read_synonyms(reference, settings.collections_file), []
-    except BadConfiguration as exc:
-        return None, list(exc.mistakes)
+    return _read_named(table.get("synonyms"), read_synonyms, settings)
 
 
-def _confidence_of(table: Mapping[str, Any], settings: Settings) -> tuple[Calibration | None, list[str]]:
-    """The calibration that a collection names, and what is wrong with it."""
-    reference = table.get("confidence")
+def _read_named(
+    reference: object, read: Callable[[str, Path | None], T], settings: Settings
+) -> tuple[T | None, list[str]]:
+    """What the file holds that a collection names, and what is wrong with it; nothing where it names none."""
     if not isinstance(reference, str):
         return None, []
     try:
-        return read_calibration(reference, settings.collections_file), []
+        return read(reference, settings.collections_file), []
     except BadConfiguration as exc:
         return None, list(exc.mistakes)
 
