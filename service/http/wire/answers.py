@@ -198,6 +198,6 @@ def hit_scores(collection: Collection, query: Vector, hits: Sequence[Hit]) -> Se
         rows: npt.NDArray[np.float64] = np.stack([hit.vector for hit in hits]).astype(np.float64)  # type: ignore[misc]
         exact = query.astype(np.float64)
         lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(exact, axis=-1)
-        cosines = np.einsum("ij,...j->i" if exact.ndim == 1 else "ij,ij->i", rows, exact) / lengths
+        cosines = np.vecdot(rows, exact) / lengths
     scores: list[float] = np.clip((1.0 + cosines) / 2.0, 0.0, 1.0).tolist()
     return scores
