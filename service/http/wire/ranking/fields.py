@@ -17,9 +17,9 @@ RANKING_FIELDS = ("boost", "group_by", "collapse", "diversity")
 def read_ranking(body: SearchIn, clock: Callable[[], float]) -> Ranking | None:
     """Return how hits are ranked beyond the order of the search; None where nothing asks for it.
     clock: seconds since the epoch. Raises InvalidInput."""
+    if body.pool is not None and not body.boost and not body.diversity:
+        raise InvalidInput("pool", "needs boost or diversity, which weigh its items")
     if body.boost is None and body.group_by is None and body.collapse is None and body.diversity is None:
-        if body.pool is not None:
-            raise InvalidInput("pool", "needs boost or diversity, which weigh its items")
         return None
     ranking = Ranking(
         boosts=[_boost(place, each) for place, each in enumerate(body.boost or ())],
@@ -31,10 +31,8 @@ def read_ranking(body: SearchIn, clock: Callable[[], float]) -> Ranking | None:
     )
     if body.recommend in ("best", "each"):
         raise InvalidInput("recommend", "can't be ranked further unless it is mean")
-    is_plain = not ranking.boosts and not ranking.diversity
-    if is_plain and body.pool is not None:
-        raise InvalidInput("pool", "needs boost or diversity, which weigh its items")
-    return None if is_plain and ranking.group is None and ranking.collapse is None else ranking
+    asks = ranking.boosts or ranking.diversity or ranking.group is not None or ranking.collapse is not None
+    return ranking if asks else None
 
 
 def _boost(place: int, boost: BoostIn) -> Boost:
