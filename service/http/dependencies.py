@@ -24,7 +24,7 @@ from service.errors import FieldError, Reject
 from service.http.auth import Keys, Role
 from service.http.middleware import EXCHANGE, Exchange
 from service.http.quotas import OTHER_UNITS, Quotas, scan_units
-from service.http.wire.body import decode_json, is_large, require_json
+from service.http.wire.body import decode_json, read_in_turn, require_json
 from service.http.wire.body_reader import BodyReader
 from service.http.wire.problems import HttpRefusal
 from service.http.wire.values import find_collection
@@ -122,9 +122,7 @@ class Dependencies:
         """Return what `check` makes of the decoded body; of a large one on a thread of `readers`. Raises as
         `check`, and HttpRefusal."""
         body = await self.read_body(request, self.settings.search_bytes_max)
-        if is_large(body):
-            return await self.run_blocking(lambda: check(decode_json(decoder, body)))
-        return check(decode_json(decoder, body))
+        return await read_in_turn(body, lambda: check(decode_json(decoder, body)), self.readers)
 
     def collection(self, name: str | None) -> Collection:
         """The named collection, or the default one. Raises HttpRefusal 404."""

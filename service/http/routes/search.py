@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -25,7 +25,7 @@ from service.http.auth import Keys, Role
 from service.http.middleware import EXCHANGE, JSON, Exchange
 from service.http.quotas import Quotas, line_cost, search_units
 from service.http.wire.answers import LARGE_BYTES, encoded_answer, encoded_in_pieces, expected_bytes
-from service.http.wire.body import Headers, decode_json, is_large, require_json
+from service.http.wire.body import Headers, decode_json, read_in_turn, require_json
 from service.http.wire.body_reader import BodyReader
 from service.http.wire.problems import HANDLED, HttpRefusal, problem_of
 from service.http.wire.schemas import SearchBatchIn, SearchIn
@@ -35,7 +35,6 @@ from service.http.wire.values import in_range
 _UPLOADS = "/search_similar"
 _DIGITS_MAX = 15
 
-T = TypeVar("T")
 _Handler: TypeAlias = Callable[[Scope, Headers, bytes], Awaitable[bytes]]
 
 
@@ -129,8 +128,8 @@ class SearchFront:
 
     async def post_search(self, scope: Scope, headers: Headers, body: bytes) -> bytes:
         """Answer one search."""
-        search = await self._read(
-            body, lambda: self._reader.read_search(scope["query_string"], headers, body)
+        search = await read_in_turn(
+            body, lambda: self._reader.read_search(scope["query_string"], headers, body), self._readers
         )
         size = expected_bytes(search)
         if size > self._answer_bytes_max:
@@ -144,7 +143,7 @@ class SearchFront:
         """All searches have one deadline and one bound of bytes. Only so many are in line at a time: others
         get their turn between them, and a batch alone is never too much for the line."""
         require_json(headers)
-        parsed = await self._read(body, lambda: self._read_batch(body))
+        parsed = await read_in_turn(body, lambda: self._read_batch(body), self._readers)
         size = sum(expected_bytes(each) for each in parsed)
         if size > self._answer_bytes_max:
             raise self._too_large("searches", size)
@@ -173,12 +172,6 @@ class SearchFront:
             problem = problem_of(exc)
             errors = [FieldError(("body", "searches", place, *e.loc[1:]), e.msg) for e in problem.errors]
             raise HttpRefusal(problem.status, problem.code, problem.detail, errors=errors) from exc
-
-    async def _read(self, body: bytes, read: Callable[[], T]) -> T:
-        """What `read` makes of the body; of a large one on a thread."""
-        if is_large(body):
-            return await asyncio.get_running_loop().run_in_executor(self._readers, read)
-        return read()
 
     def _read_batch(self, body: bytes) -> list[ParsedSearch]:
         searches = decode_json(self._batch_decoder, body).searches

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 from service.app.ingest import Ingester, Intake
 from service.http.auth import Role
 from service.http.dependencies import Dependencies, JsonResponse
-from service.http.wire.body import decode_json, is_large, require_utf8
+from service.http.wire.body import decode_json, read_in_turn, require_utf8
 from service.http.wire.items.written import written
 from service.http.wire.schemas import UpsertIn
 from service.http.wire.upsert import IntakeReader
@@ -36,10 +36,7 @@ class WriteRoutes:
     async def post_upsert(self, request: Request, partial: Annotated[bool, Query()] = False) -> JsonResponse:
         """Store items, or with `partial` those of them that are right. Raises BatchRejected."""
         body = await self._dependencies.read_body(request, self._dependencies.settings.upsert_bytes_max)
-        if is_large(body):
-            intake = await self._dependencies.run_blocking(lambda: self._read_upsert(body))
-        else:
-            intake = self._read_upsert(body)
+        intake = await read_in_turn(body, lambda: self._read_upsert(body), self._dependencies.readers)
         done = await self._dependencies.write_intake(request, self._ingester, intake, partial=partial)
         return JsonResponse(written(*done))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import codecs
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -61,6 +63,13 @@ def is_large(body: bytes) -> bool:
     return len(body) > _LARGE_BYTES or (
         len(body) > _LOOKED_AT_BYTES and body.count(b"[") + body.count(b"{") > _BRACKETS_MAX
     )
+
+
+async def read_in_turn(body: bytes, read: Callable[[], T], readers: Executor) -> T:
+    """Return what `read` makes of the body; of a large one on a thread of `readers`. Raises as `read`."""
+    if is_large(body):
+        return await asyncio.get_running_loop().run_in_executor(readers, read)
+    return read()
 
 
 def decode_json(decoder: msgspec.json.Decoder[T], body: bytes, raw_lists: Set[str] = frozenset()) -> T:
