@@ -22,7 +22,6 @@ printed at the end are fitted to all. --out writes them to a file that a collect
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,13 +34,11 @@ import numpy.typing as npt
 
 from benchmarks.bench_quality import BESIDE
 from benchmarks.calibration_math import Numbers, area, calibration_error, chances, fitted
-from benchmarks.quality_index import table
+from benchmarks.quality_index import sealed_index, table
 from benchmarks.quality_queries import DataSet, Document, JudgedQuery, data_sets, rows_of
 from benchmarks.remembered_vectors import RememberingEmbedder
-from index_store.engine.index import EmbeddedIndex
-from index_store.maintenance.worker import Maintenance
 from index_store.request.confidence import Background, ConfidenceQuery, Curve
-from index_store.types import CollectionSpec, Id, ItemWrite, SearchRequest, TextQuery, Vector, WriteBatch
+from index_store.types import CollectionSpec, Id, ItemWrite, SearchRequest, TextQuery, Vector
 from service.confidence.calibration import Calibration, Coefficients, query_features
 from service.embedding.catalog.loader import load_embedder
 from service.embedding.port import Role
@@ -200,27 +197,14 @@ def _first_hits(
     data: DataSet, lexical: Sequence[str], model: RememberingEmbedder, requests: Sequence[SearchRequest]
 ) -> list[tuple[Id, float]]:
     """Place and score of each first hit; without words the score is the similarity."""
-    version = model.info.embedding_version
     vectors = _embedded(model, [normalise_text(each.text) for each in data.documents], "document")
     spec = CollectionSpec("asked", "int64", vectors.shape[1], "cosine", tuple(lexical))
     items = [
         ItemWrite(place, vector, metadata=document.fields)
         for place, (vector, document) in enumerate(zip(vectors, data.documents, strict=True))
     ]
-    with tempfile.TemporaryDirectory() as folder:
-        index = EmbeddedIndex(Path(folder), [spec])
-        index.open()
-        index.advance("asked", "begin", version)
-        index.write("asked", WriteBatch(items, embedding_version=version))
-        index.close()
-        if Maintenance(Path(folder)).rebuild() is None:
-            raise AssertionError("nothing was sealed")
-        index = EmbeddedIndex(Path(folder), [spec])
-        index.open()
-        try:
-            found = [index.search("asked", [each])[0].hits[0] for each in requests]
-        finally:
-            index.close()
+    with sealed_index(spec, model.info.embedding_version, items) as index:
+        found = [index.search(spec.name, [each])[0].hits[0] for each in requests]
     return [(hit.id, 1.0 - hit.distance if hit.score is None else hit.score) for hit in found]
 
 

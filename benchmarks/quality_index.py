@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,24 +31,31 @@ def nearest(queries: Vectors, base: Vectors) -> Places:
 
 def by_index(queries: Vectors, base: Vectors) -> Places:
     """Return what a sealed index over `base` answers, as places in it."""
-    version = "quality"
+    spec = CollectionSpec("bench", "int64", base.shape[1], "cosine")
+    items = [ItemWrite(place, row) for place, row in enumerate(base)]
+    with sealed_index(spec, "quality", items) as index:
+        found = index.search(spec.name, [SearchRequest(vector=query, k=K) for query in queries])
+    return np.array([[hit.id for hit in each.hits] for each in found])
+
+
+@contextmanager
+def sealed_index(spec: CollectionSpec, version: str, items: Sequence[ItemWrite]) -> Iterator[EmbeddedIndex]:
+    """Open an index of one collection in which all `items` are sealed; it is gone after the block.
+    version: the embedding version of the items."""
     with tempfile.TemporaryDirectory() as folder:
-        specs = [CollectionSpec("bench", "int64", base.shape[1], "cosine")]
-        index = EmbeddedIndex(Path(folder), specs)
+        index = EmbeddedIndex(Path(folder), [spec])
         index.open()
-        index.advance("bench", "begin", version)
-        items = [ItemWrite(place, row) for place, row in enumerate(base)]
-        index.write("bench", WriteBatch(items, embedding_version=version))
+        index.advance(spec.name, "begin", version)
+        index.write(spec.name, WriteBatch(items, embedding_version=version))
         index.close()
         if Maintenance(Path(folder)).rebuild() is None:
             raise AssertionError("nothing was sealed")
-        index = EmbeddedIndex(Path(folder), specs)
+        index = EmbeddedIndex(Path(folder), [spec])
         index.open()
         try:
-            found = index.search("bench", [SearchRequest(vector=query, k=K) for query in queries])
+            yield index
         finally:
             index.close()
-    return np.array([[hit.id for hit in each.hits] for each in found])
 
 
 def worst_off(differences: Iterable[float]) -> float:
