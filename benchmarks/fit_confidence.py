@@ -226,8 +226,13 @@ class Judged:
     error_of_hits: float
 
 
+def confidences(coefficients: Numbers, part: Asked) -> Numbers:
+    """Return that of each first hit: (n,)."""
+    return chances(part.features @ coefficients[:-1] + coefficients[-1])
+
+
 def judged(coefficients: Numbers, part: Asked) -> Judged:
-    values = chances(part.features @ coefficients[:-1] + coefficients[-1])
+    values = confidences(coefficients, part)
     return Judged(
         area(values, part.is_there),
         calibration_error(values, part.is_there, part.weights),
@@ -263,7 +268,7 @@ def by_kind(parts: Mapping[str, Asked], coefficients: Numbers) -> list[Sequence[
     """Of each kind: queries, share of right first hits, confidence at the 10th, 50th and 90th percentile."""
     rows: list[Sequence[str]] = []
     for name, part in parts.items():
-        values = chances(part.features @ coefficients[:-1] + coefficients[-1])
+        values = confidences(coefficients, part)
         for kind in sorted(set(part.kinds.tolist())):
             own = part.kinds == kind
             spread = " / ".join(f"{each:.2f}" for each in np.percentile(values[own], (10, 50, 90)))
