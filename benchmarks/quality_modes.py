@@ -13,11 +13,11 @@ from benchmarks.embedding_service import Row
 from benchmarks.quality_index import K, table, with_interval
 from benchmarks.quality_queries import DataSet, data_sets
 from benchmarks.quality_service import SETTINGS, Answers, Setting, filled_service
+from service.app.report.ranking_metrics import ndcg_at
 
 MODEL = "builtin:multilingual-e5-small"
 Scores = npt.NDArray[np.float64]
 """(queries,) nDCG@K."""
-_DISCOUNTS = 1 / np.log2(np.arange(K) + 2)
 _GUARDED_MIN, _GUARD = 50, 0.01
 """No kind of so many queries may lose more than that to dense."""
 _ALL = "all"
@@ -87,12 +87,8 @@ def ndcg_by_kind(one: DataSet, answers: Answers) -> dict[str, float]:
 
 
 def _ndcg(one: DataSet, answers: Answers) -> Scores:
-    found = np.zeros(len(one.queries))
-    for place, (query, ids) in enumerate(zip(one.queries, answers, strict=True)):
-        hits = np.fromiter((id in query.relevant for id in ids), np.bool_, len(ids))
-        best = _DISCOUNTS[: min(K, len(query.relevant))].sum()
-        found[place] = _DISCOUNTS[: len(ids)][hits].sum() / best
-    return found
+    asked = zip(one.queries, answers, strict=True)
+    return np.array([ndcg_at(K, ids, dict.fromkeys(query.relevant, 1.0)) for query, ids in asked])
 
 
 def _rows(name: str, kind: str, scores: Mapping[Setting, Scores]) -> Iterator[Row]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from benchmarks.embedding_service import Row
 from benchmarks.quality_index import OFF_MAX, K, Places, Rows, by_index, nearest, table, worst_off
+from service.app.report.ranking_metrics import ndcg_at, recall_at
 from service.embedding.catalog.loader import load_embedder
 from service.embedding.port import Encoding
 from service.embedding.serving.encoders import queued_texts
@@ -33,7 +34,6 @@ TEMPLATES = {
     "the same with the word 재료 (default)": TEMPLATE,
 }
 E5_NDCG_MIN = 0.78
-GAINS = 1 / np.log2(np.arange(K) + 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +105,7 @@ async def _judge(
 
 def _scores(ids: npt.NDArray[Any], queries: Rows, order: Places) -> Scores:
     scores: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for query, places in zip(queries, order, strict=True):
-        hits = np.isin(ids[places], query["relevant"])
-        best = min(K, len(query["relevant"]))
-        scores[query["kind"]].append(
-            (float(GAINS[hits].sum() / GAINS[:best].sum()), float(hits.sum() / best))
-        )
+    for query, found in zip(queries, ids[order].tolist(), strict=True):
+        grades = dict.fromkeys(query["relevant"], 1.0)
+        scores[query["kind"]].append((ndcg_at(K, found, grades), recall_at(K, found, grades)))
     return Scores({kind: np.array(pairs) for kind, pairs in scores.items()})
