@@ -13,7 +13,6 @@ above it. Counts are in memory with one worker and in files with several; of two
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import math
 import os
@@ -36,6 +35,7 @@ from benchmarks.http_load import one_by_one, post
 from benchmarks.http_server import Server, serving
 from benchmarks.observed_server import STATES
 from benchmarks.processes import free_port
+from benchmarks.vectors import drawn_base64
 
 PERCENT_MAX = 2.0
 _DIM = 384
@@ -65,21 +65,17 @@ def collector() -> Iterator[str]:
         server.shutdown()
 
 
-def encoded(random: np.random.Generator) -> str:
-    vector = random.standard_normal(_DIM)
-    return base64.b64encode((vector / np.linalg.norm(vector)).astype("<f4").tobytes()).decode()
-
-
 def searches(count: int) -> list[bytes]:
     random = np.random.default_rng(1)
-    bodies = [{"collection": "recipes", "vector": encoded(random)} for _ in range(count)]
+    bodies = [{"collection": "recipes", "vector": drawn_base64(random, _DIM)} for _ in range(count)]
     return [post("/v1/search", json.dumps(body).encode()) for body in bodies]
 
 
 def fill(port: int, items: int) -> None:
     random = np.random.default_rng(0)
     for start in range(0, items, 1000):
-        some = [{"recipe_id": n, "vector": encoded(random)} for n in range(start, min(start + 1000, items))]
+        numbers = range(start, min(start + 1000, items))
+        some = [{"recipe_id": n, "vector": drawn_base64(random, _DIM)} for n in numbers]
         body = json.dumps({"collection": "recipes", "items": some}).encode()
         list(one_by_one(port, [post("/v1/upsert", body)]))
 

@@ -36,6 +36,7 @@ import numpy as np
 
 from benchmarks.embedding_service import OUT, Report, Row, Served, picture_files, texts
 from benchmarks.model_change_load import Caller
+from benchmarks.vectors import drawn_base64
 from service.observing.processes import footprint_of, process_tree
 
 SLOPE_PERCENT_AN_HOUR_MAX = 1.0
@@ -209,7 +210,7 @@ class Soak:
     def _by_vector(self, id: int, random: np.random.Generator) -> dict[str, Any]:
         return {
             "recipe_id": id,
-            "vector": encoded(random),
+            "vector": drawn_base64(random, DIM),
             "metadata": {"shade": id % 7, "n": int(random.integers(1 << 30))},
         }
 
@@ -261,12 +262,16 @@ class Soak:
     ) -> dict[str, Any]:
         text = self._texts[draw.randrange(min(TEXT_QUERIES, self._items))]
         kinds: Sequence[dict[str, Any]] = (
-            {"vector": encoded(vectors), "top_k": 1000},
+            {"vector": drawn_base64(vectors, DIM), "top_k": 1000},
             {"query": text, "top_k": 25},
-            {"vector": encoded(vectors), "filter": {"shade": turn % 7}, "exclude_ids": list(deleted)},
+            {
+                "vector": drawn_base64(vectors, DIM),
+                "filter": {"shade": turn % 7},
+                "exclude_ids": list(deleted),
+            },
             {"query": text, "top_k": 200, "include": ["metadata", "score"], "exact": True},
             {"collection": "products", "image": self._pictures[turn % len(self._pictures)]},
-            {"vector": encoded(vectors), "top_k": min(self._items, TOP_K_MAX)},
+            {"vector": drawn_base64(vectors, DIM), "top_k": min(self._items, TOP_K_MAX)},
         )
         return {"collection": "recipes", **kinds[turn % len(kinds)]}
 
@@ -281,11 +286,6 @@ class Soak:
             if time.monotonic() > snapshot_at:
                 self._post(caller, "/v1/snapshot", {})
                 snapshot_at += SNAPSHOT_S
-
-
-def encoded(random: np.random.Generator) -> str:
-    vector = random.standard_normal(DIM)
-    return base64.b64encode((vector / np.linalg.norm(vector)).astype("<f4").tobytes()).decode()
 
 
 def watched(soak: Soak, process_id: int, seconds: float) -> Iterator[Sample]:

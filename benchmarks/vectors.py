@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,12 @@ def load(rows: int, queries: int, seed: int = 5, synthetic: bool = False) -> Dat
     hidden = np.maximum(latent @ random.normal(size=(24, 128)), 0)
     unit = _unit((hidden @ random.normal(size=(128, 384))).astype(np.float32))
     return Dataset("synthetic", unit[:rows], unit[rows:])
+
+
+def drawn_base64(random: np.random.Generator, dim: int) -> str:
+    """Return a unit vector in no special direction, as the wire takes it: base64 of little-endian float32."""
+    vector = random.standard_normal(dim)
+    return base64.b64encode((vector / np.linalg.norm(vector)).astype("<f4").tobytes()).decode()
 
 
 def _unit(vectors: Matrix) -> Matrix:
