@@ -82,6 +82,11 @@ def value_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def ids_of(hits: Sequence[Mapping[str, Any]], id_field: str) -> list[Id]:
+    """Return the ids of an answer as texts, as the grades have them."""
+    return [str(hit[id_field]) for hit in hits]
+
+
 def measures_of(ranking: Sequence[Id], grades: Mapping[Id, float]) -> tuple[float, ...]:
     """Return nDCG, recall and reciprocal rank of the first ten, and 1 for an empty answer."""
     return (

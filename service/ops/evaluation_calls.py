@@ -10,7 +10,15 @@ from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
 
-from service.ops.evaluation import Evaluation, Quality, SearchSetting, gate_results, qualities, value_text
+from service.ops.evaluation import (
+    Evaluation,
+    Quality,
+    SearchSetting,
+    gate_results,
+    ids_of,
+    qualities,
+    value_text,
+)
 from service.ops.evaluation_page import evaluation_page
 from service.ops.judgement_file import JudgedSearch, read_judgements
 from service.ops.report import EXIT_GATES, EXIT_USAGE, OpsCalls, gate_lines
@@ -35,8 +43,9 @@ def evaluate(given: argparse.Namespace, calls: OpsCalls) -> int:
     collection, id_field = _collection(calls, given.collection)
     hits = _hits_found(calls, collection, file.searches, setting)
     others = None if against is None else _hits_found(calls, collection, file.searches, against)
-    rankings = _ids(hits, id_field)
-    rows = qualities(file.searches, rankings, None if others is None else _ids(others, id_field))
+    rankings = [ids_of(each, id_field) for each in hits]
+    other_rankings = None if others is None else [ids_of(each, id_field) for each in others]
+    rows = qualities(file.searches, rankings, other_rankings)
     gates = gate_results(rows, given.min_ndcg, given.max_loss)
     found = Evaluation(collection, id_field, file, setting, against, hits, others, rows, gates)
     if given.html:
@@ -122,10 +131,6 @@ def _answers(
         yield from calls.call("POST", "/v1/search-batch", {"searches": bodies[start : start + _BATCH]})[
             "responses"
         ]
-
-
-def _ids(answers: Sequence[Sequence[Mapping[str, Any]]], id_field: str) -> list[list[Any]]:
-    return [[str(hit[id_field]) for hit in hits] for hits in answers]
 
 
 def evaluation_lines(found: Evaluation, position_bias: float) -> list[str]:

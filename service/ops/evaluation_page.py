@@ -10,10 +10,10 @@ from typing import Any
 from index_store.types import Id
 from service.app.report.page import changed_section, framed_page, gates_section, trend
 from service.app.report.queries import language_of
-from service.app.report.ranking_metrics import overlap_at, rank_biased_overlap
+from service.app.report.ranking_metrics import ndcg_at, overlap_at, rank_biased_overlap
 from service.app.report.reports import title_of
 from service.app.report.result import ChangedQuery, ShownHit
-from service.ops.evaluation import FIRST, MEASURES, Evaluation, Quality, ValueRange, measures_of
+from service.ops.evaluation import FIRST, MEASURES, Evaluation, Quality, ValueRange, ids_of
 from service.ops.judgement_file import JudgedSearch
 
 _CHANGED = 20
@@ -98,8 +98,7 @@ def _changed(found: Evaluation) -> str:
 
 
 def _ndcg(found: Evaluation, place: int, hits: Sequence[Sequence[Mapping[str, Any]]]) -> float:
-    ids = [str(hit[found.id_field]) for hit in hits[place]]
-    return measures_of(ids, found.file.searches[place].grades)[0]
+    return ndcg_at(FIRST, ids_of(hits[place], found.id_field), found.file.searches[place].grades)
 
 
 def _side_by_side(
@@ -109,7 +108,7 @@ def _side_by_side(
     before: Sequence[Mapping[str, Any]],
     after: Sequence[Mapping[str, Any]],
 ) -> ChangedQuery:
-    first, second = ([str(hit[id_field]) for hit in hits] for hits in (before, after))
+    first, second = (ids_of(hits, id_field) for hits in (before, after))
     return ChangedQuery(
         search.query,
         " · ".join(filter(None, (search.kind, moved))),
