@@ -1,4 +1,4 @@
-// What several pages show alike: refusals, the key's dialog, a text to copy, notices read aloud.
+// What several pages show alike: refusals, the key's dialog, a choice, a text to copy, notices read aloud.
 
 import { dialog, h, icon } from "./dom.js";
 import { keepKey, keptKey } from "./service.js";
@@ -30,6 +30,13 @@ export function command(text) {
   const parts = text.split("`");
   if (parts.length < 3) return h("div", { class: "command" }, h("code", {}, text), copyButton(() => text));
   return h("div", { class: "command" }, h("span", {}, parts.map((part, place) => (place % 2 ? h("code", {}, part) : part))), copyButton(() => parts[1]));
+}
+
+/** Return a choice with its label. options: [value, words] of each. change(value): called with what was chosen. */
+export function choice(id, label, value, options, change) {
+  return h("label", { class: "field" }, h("span", {}, label),
+    h("select", { id, value, onchange: (event) => change(event.target.value) },
+      options.map(([each, words]) => h("option", { value: each }, words))));
 }
 
 export function copyButton(text) {

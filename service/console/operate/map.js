@@ -2,7 +2,7 @@
 
 import { fill, h, icon, shape } from "./dom.js";
 import { fixed, number } from "./format.js";
-import { problemBox } from "./parts.js";
+import { choice, problemBox } from "./parts.js";
 import { neighbourList, placeOf } from "./place.js";
 import { askLike, askedNow } from "./search.js";
 import { SeenItems, idOf, pictureKeyOf, titleKeyOf } from "./seen.js";
@@ -112,15 +112,14 @@ class MapPage {
   }
 
   drawTools() {
-    const pick = (label, id, value, options, change) => h("label", { class: "field" }, h("span", {}, label),
-      h("select", { id, value, onchange: (event) => {
-        change(event.target.value);
-        this.load();
-      } }, options.map(([name, words]) => h("option", { value: name }, words))));
+    const pick = (id, label, value, options, change) => choice(id, label, value, options, (each) => {
+      change(each);
+      this.load();
+    });
     fill(this.tools,
-      pick(t("collection"), "map-collection", chosen.collection, this.collections.map(({ name }) => [name, name]), (name) => this.choose(name)),
-      pick(t("coloured_by"), "map-key", chosen.key, this.colourKeys().map((key) => [key, key]), (key) => (chosen.key = key)),
-      pick(t("sample_size"), "map-sample", chosen.sample, SAMPLES.map((each) => [each, number(each)]), (each) => (chosen.sample = Number(each))));
+      pick("map-collection", t("collection"), chosen.collection, this.collections.map(({ name }) => [name, name]), (name) => this.choose(name)),
+      pick("map-key", t("coloured_by"), chosen.key, this.colourKeys().map((key) => [key, key]), (key) => (chosen.key = key)),
+      pick("map-sample", t("sample_size"), chosen.sample, SAMPLES.map((each) => [each, number(each)]), (each) => (chosen.sample = Number(each))));
     fill(this.asker,
       this.readsText && h("label", { class: "field" }, h("span", {}, t("map_ask")), h("input", { id: "map-query", type: "search", autocomplete: "off", maxlength: 1000, value: chosen.asked?.body.query ?? "" })),
       this.readsText && h("button", { type: "submit" }, t("map_place")),

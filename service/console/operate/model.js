@@ -2,7 +2,7 @@
 
 import { dialog, fill, h } from "./dom.js";
 import { bytes, duration, fixed, moment, number } from "./format.js";
-import { problemBox, say } from "./parts.js";
+import { choice, problemBox, say } from "./parts.js";
 import { ask, get, post } from "./service.js";
 import { t } from "./words.js";
 import { facts, generationTable } from "./collections.js";
@@ -36,11 +36,10 @@ function show({ collections, jobs, generations, etag }, again) {
   return [
     h("section", { class: "panel page" },
       h("div", { class: "row between" },
-        h("label", { class: "field" }, h("span", {}, t("collection")),
-          h("select", { id: "model-collection", value: collection.name, onchange: (event) => {
-            Object.assign(chosen, { collection: event.target.value, plan: null, report: null, model: "" });
-            again();
-          } }, collections.map(({ name }) => h("option", { value: name }, name)))),
+        choice("model-collection", t("collection"), collection.name, collections.map(({ name }) => [name, name]), (name) => {
+          Object.assign(chosen, { collection: name, plan: null, report: null, model: "" });
+          again();
+        }),
         h("div", { class: "row" }, step("promote"), step("rollback"), step("abort"), step("retire"))),
       generationTable(generations)),
     roles.has("next") ? reportPart(collection.name, again) : beginPart(collection, again),

@@ -4,6 +4,7 @@ import { besides } from "./compare.js";
 import { fill, h, icon } from "./dom.js";
 import { ALIKE } from "./duplicates.js";
 import { explanation, isExplained } from "./explain.js";
+import { choice } from "./parts.js";
 import { isRecommended, modeOf } from "./question.js";
 import { rankingOptions } from "./ranking.js";
 import { t } from "./words.js";
@@ -40,11 +41,10 @@ export function foldsOf(question, abilities, filter, seen, acts, isOpen) {
 }
 
 function optionsOf(question, abilities, seen, acts) {
-  const pick = (id, label, name, options) => h("label", { class: "field" }, h("span", {}, label),
-    h("select", { id, value: question[name], onchange: (event) => {
-      question[name] = event.target.value;
-      acts.again(id);
-    } }, options.map(([value, words]) => h("option", { value }, words))));
+  const pick = (name, options) => choice(name, t(name), question[name], options, (value) => {
+    question[name] = value;
+    acts.again(name);
+  });
   return h("div", { class: "options" },
     h("label", { class: "field" }, h("span", {}, t("page_size")), h("input", { type: "number", min: 1, max: 1000, value: question.pageSize, onchange: (event) => {
       question.pageSize = Math.min(1000, Math.max(1, Math.round(Number(event.target.value)) || 24));
@@ -55,8 +55,8 @@ function optionsOf(question, abilities, seen, acts) {
       acts.ask();
     } })),
     rankingOptions(question, seen, acts.again),
-    pick("alike", t("alike"), "alike", [["", t("alike_off")], ...ALIKE.map((each) => [each, t("alike_from", { cosine: each })])]),
-    pick("beside", t("beside"), "beside", [["", t("beside_nothing")], ...besides(question, abilities).map((each) => [each, t(`beside_${each}`)])]),
+    pick("alike", [["", t("alike_off")], ...ALIKE.map((each) => [each, t("alike_from", { cosine: each })])]),
+    pick("beside", [["", t("beside_nothing")], ...besides(question, abilities).map((each) => [each, t(`beside_${each}`)])]),
     question.beside === "text" && h("label", { class: "field" }, h("span", {}, t("beside_other_text")), h("input", { id: "other-text", value: question.otherText, autocomplete: "off", maxlength: 1000, onchange: (event) => {
       question.otherText = event.target.value;
       acts.ask();

@@ -3,6 +3,7 @@
 import { RECOMMENDS } from "./compare.js";
 import { fill, h } from "./dom.js";
 import { fixed } from "./format.js";
+import { choice } from "./parts.js";
 import { isRecommended, modeOf } from "./question.js";
 import { t } from "./words.js";
 
@@ -13,11 +14,10 @@ const PER_GROUP_MAX = 100;
 export function modeChoice(question, abilities, change) {
   const { modes = [] } = abilities;
   if (question.kind !== "text" || modes.length < 2) return null;
-  return h("label", { class: "field" }, h("span", {}, t("mode")),
-    h("select", { id: "mode", value: modeOf(question, abilities), onchange: (event) => {
-      question.mode = event.target.value;
-      change("mode");
-    } }, modes.map((each) => h("option", { value: each }, t(`mode_${each}`)))));
+  return choice("mode", t("mode"), modeOf(question, abilities), modes.map((each) => [each, t(`mode_${each}`)]), (value) => {
+    question.mode = value;
+    change("mode");
+  });
 }
 
 /** Fill the choice of a key to group by with the collection's own. seen: SeenItems. Return it. */
@@ -31,11 +31,10 @@ export function offerKeys(select, question, seen) {
 /** Return the choices of the order. seen: SeenItems. change: as modeChoice takes it. */
 export function rankingOptions(question, seen, change) {
   return [
-    isRecommended(question) && h("label", { class: "field" }, h("span", {}, t("recommend")),
-      h("select", { id: "recommend", value: question.recommend, onchange: (event) => {
-        question.recommend = event.target.value;
-        change("recommend");
-      } }, RECOMMENDS.map((each) => h("option", { value: each }, t(`recommend_${each}`))))),
+    isRecommended(question) && choice("recommend", t("recommend"), question.recommend, RECOMMENDS.map((each) => [each, t(`recommend_${each}`)]), (value) => {
+      question.recommend = value;
+      change("recommend");
+    }),
     diversityChoice(question, change),
     h("label", { class: "field" }, h("span", {}, t("group_key")),
       offerKeys(h("select", { id: "group-key", onchange: (event) => {

@@ -7,7 +7,7 @@ import { collapsed } from "./duplicates.js";
 import { filterEditor } from "./filter.js";
 import { number } from "./format.js";
 import { blockedNotice, noticesOf, summaryOf } from "./notices.js";
-import { problemBox, say } from "./parts.js";
+import { choice, problemBox, say } from "./parts.js";
 import { chipsOf, foldsOf } from "./options.js";
 import { KINDS, bodyOf, filterOf, isAsked, newQuestion, randomPoint } from "./question.js";
 import { inputOf, readPicture } from "./inputs.js";
@@ -143,11 +143,10 @@ class SearchPage {
     });
     fill(this.form,
       h("div", { class: "choices" },
-        h("label", { class: "field" }, h("span", {}, t("collection")),
-          h("select", { id: "collection", value: question.collection, onchange: (event) => {
-            this.choose(event.target.value);
-            this.again();
-          } }, Object.entries(collections).map(([name, each]) => h("option", { value: name }, `${name} (${number(each.count)})`)))),
+        choice("collection", t("collection"), question.collection, Object.entries(collections).map(([name, each]) => [name, `${name} (${number(each.count)})`]), (name) => {
+          this.choose(name);
+          this.again();
+        }),
         modeChoice(question, this.abilities, (id) => this.again(id)),
         h("fieldset", { class: "segments" }, h("legend", { class: "unseen" }, t("ask_by")),
           KINDS.map((kind) => h("label", {}, h("input", { type: "radio", name: "kind", value: kind, checked: question.kind === kind, onchange: () => {
