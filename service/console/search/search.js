@@ -316,6 +316,7 @@ class SearchPage {
   /** Show the answer. from: where a further page begins, whose first card takes the focus. */
   show(from = null) {
     const { hits, last } = answer;
+    const best = Math.max(...hits.map((each) => each.score));
     const groups = question.alike ? collapsed(hits, Number(question.alike)) : hits.map((hit) => ({ hit, twins: [] }));
     fill(this.results,
       summaryOf(answer, groups.length, isPlaced()),
@@ -323,14 +324,14 @@ class SearchPage {
       hits.length === 0 && h("p", { class: "quiet" }, collections[question.collection].count === 0 ? t("empty_collection") : t("found_none_hint")),
       question.beside
         ? comparison({ ...last, results: hits }, answer.other, question, { open: (hit) => this.open(hit), retry: () => this.ask() })
-        : h("div", { class: "cards" }, groups.map((group) => this.cardsOf(group))),
+        : h("div", { class: "cards" }, groups.map((group) => this.cardsOf(group, best))),
       h("p", { class: "more" }, question.beside ? null : last.next_cursor
         ? h("button", { onclick: () => this.fetchPage(last.next_cursor) }, t("more"))
         : hits.length > 0 && h("span", { class: "quiet" }, t("shown_all"))));
     if (from !== null) this.results.querySelectorAll(".card .picture")[from]?.focus();
   }
 
-  cardsOf({ hit, twins }) {
+  cardsOf({ hit, twins }, best) {
     const acts = {
       like: (id) => this.turnTo({ kind: "ids", like: [id], unlike: [] }),
       unlike: question.kind === "ids" ? (id) => this.turnTo({ unlike: [...question.unlike, id] }) : null,
@@ -344,7 +345,6 @@ class SearchPage {
       },
     };
     const isUnfolded = this.unfolded.has(idOf(hit));
-    const best = Math.max(...answer.hits.map((each) => each.score));
     const own = card(hit, this.commonOf(hit), acts, { best, twins: twins.length, isUnfolded });
     return [own, isUnfolded && twins.map((each) => card(each, this.commonOf(each), acts, { best, isTwin: true }))];
   }
