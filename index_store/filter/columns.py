@@ -60,25 +60,23 @@ class PickedColumns:
         self._rows = rows
         self._stop = int(rows.max(initial=-1)) + 1
 
-    def column(self, key: str) -> PickedColumn | None:
+    def column(self, key: str) -> FixedColumn | None:
         """Return the column of a top-level key; None where no row has the key."""
         found = self._columns.column(key)
-        return (
-            None
-            if found is None
-            else PickedColumn(found.codes.between(0, self._stop)[self._rows], found.values)
-        )
+        if found is None:
+            return None
+        return FixedColumn(found.codes.between(0, self._stop)[self._rows], found.values)
 
 
-class PickedColumn:
-    """Fits `ValueColumn` and is its own `codes`."""
+class FixedColumn:
+    """Of rows that never change. Fits `ValueColumn` and is its own `codes`."""
 
     def __init__(self, codes: npt.NDArray[np.int32], values: ColumnValues) -> None:
         self._codes = codes
         self.values = values
 
     @property
-    def codes(self) -> PickedColumn:
+    def codes(self) -> FixedColumn:
         """The column itself."""
         return self
 

@@ -25,6 +25,7 @@ from index_store.filter.columns import (
     MISSING,
     VALUE_BYTES,
     ColumnValues,
+    FixedColumn,
     JsonText,
     KeyCount,
     MetadataColumn,
@@ -83,23 +84,6 @@ def _fill(
     return columns
 
 
-class SealedColumn:
-    """Fits `columns.ValueColumn` and is its own `codes`."""
-
-    def __init__(self, codes: npt.NDArray[np.int32], values: ColumnValues) -> None:
-        self._codes = codes
-        self.values = values
-
-    @property
-    def codes(self) -> SealedColumn:
-        """The column itself."""
-        return self
-
-    def between(self, start: int, stop: int) -> npt.NDArray[np.int32]:
-        """Return the codes of rows start..stop: (stop - start,) int32."""
-        return self._codes[start:stop]
-
-
 class SealedMetadata:
     """Fits `columns.ColumnSource`. Safe from any thread."""
 
@@ -118,7 +102,7 @@ class SealedMetadata:
         self._values = values
         self._keys = {str(one["key"]): (position, one) for position, one in enumerate(keys)}
         self._is_complete = is_complete
-        self._columns: LruCache[str, SealedColumn] = LruCache(COLUMNS_BYTES_MAX)
+        self._columns: LruCache[str, FixedColumn] = LruCache(COLUMNS_BYTES_MAX)
         self._making = threading.Lock()
 
     @classmethod
@@ -166,13 +150,13 @@ class SealedMetadata:
         """Return the keys of these rows, of those that have a column. mask: (rows,)."""
         return used_keys(((key, self._codes[position]) for key, (position, _) in self._keys.items()), mask)
 
-    def _mapped(self, position: int, described: dict[str, Any]) -> tuple[SealedColumn, int]:
+    def _mapped(self, position: int, described: dict[str, Any]) -> tuple[FixedColumn, int]:
         """A column, and about what it takes in memory."""
         start, stop = described["start"], described["stop"]
         values = _read_values(self._values[start:stop].tobytes().decode())
-        return SealedColumn(self._codes[position], ColumnValues(values)), stop - start + 64 * len(values)
+        return FixedColumn(self._codes[position], ColumnValues(values)), stop - start + 64 * len(values)
 
-    def _made(self, key: str) -> tuple[SealedColumn, int]:
+    def _made(self, key: str) -> tuple[FixedColumn, int]:
         """A column out of the texts, and about what it takes in memory: looks through all of them."""
         count = len(self._offsets) - 1
         column = MetadataColumn()
@@ -180,8 +164,8 @@ class SealedMetadata:
             rows = np.arange(start, min(start + _TEXTS_AT_ONCE, count), dtype=np.int64)
             fill_from_texts(column, key, start, self.texts(rows))
         if not len(column.values):
-            return SealedColumn(np.broadcast_to(np.int32(MISSING), count), ColumnValues([])), VALUE_BYTES
-        return SealedColumn(column.codes.between(0, count), column.values), column.bytes
+            return FixedColumn(np.broadcast_to(np.int32(MISSING), count), ColumnValues([])), VALUE_BYTES
+        return FixedColumn(column.codes.between(0, count), column.values), column.bytes
 
 
 def _read_values(text: str) -> list[Any]:
