@@ -7,11 +7,10 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-_MILLISECONDS_FROM = 1e11
-"""Numbers from here on count milliseconds: as seconds they would be beyond the year 5000."""
+from item_rules.moments import seconds_of
+
 _OFFSET = re.compile(r"(?:Z|([+-])(\d\d):(\d\d))")
 WANTED = (
     "must be a date and time (2026-11-28T21:00:00+09:00), a date, a number of seconds since 1970, or null"
@@ -39,11 +38,7 @@ class Lifetime:
     def instant(self, value: object) -> float | None:
         """Return the moment that a value of the metadata names, in seconds since the epoch; None for null and
         for what can't be read."""
-        if isinstance(value, str):
-            return _instant_of_text(value, self.utc_offset_s)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return None
-        seconds = float(value) / 1000 if abs(value) >= _MILLISECONDS_FROM else float(value)
+        seconds = seconds_of(value.strip() if isinstance(value, str) else value, self.utc_offset_s)
         return seconds if math.isfinite(seconds) else None
 
     def state(self, metadata: Mapping[str, Any] | None, now: float) -> LifetimeState | None:
@@ -87,13 +82,3 @@ def utc_offset_of(text: str) -> float | None:
     sign, hours, minutes = found.groups()
     seconds = 3600 * int(hours or 0) + 60 * int(minutes or 0)
     return float(-seconds if sign == "-" else seconds) if seconds < 86_400 else None
-
-
-def _instant_of_text(text: str, utc_offset_s: float) -> float | None:
-    try:
-        found = datetime.fromisoformat(text.strip())
-        if found.tzinfo is None:
-            found = found.replace(tzinfo=timezone(timedelta(seconds=utc_offset_s)))
-        return (found - datetime.fromtimestamp(0, UTC)).total_seconds()
-    except (ValueError, OverflowError):
-        return None

@@ -15,10 +15,10 @@ import pytest
 from index_store.errors import InvalidFilter, InvalidRequest
 from index_store.filter.columns import MetadataColumns
 from index_store.query.ranking.diversity import diverse_order
-from index_store.query.ranking.formula import compiled_boosts
-from index_store.query.ranking.moments import duration_of, seconds_of
+from index_store.query.ranking.formula import compiled_boosts, duration_of
 from index_store.request.ranking import COLLAPSED_MAX, Boost, Decay, GroupBy, Linear, Ranking
 from index_store.types import ItemWrite, SearchRequest, WriteBatch
+from item_rules.moments import seconds_of
 from tests.unit.test_index_store_words import SPEC, opened, sealed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -14,8 +15,8 @@ from index_store.errors import InvalidRequest
 from index_store.filter.columns import MISSING, KeyColumns, PickedColumns, numbers_of
 from index_store.filter.compile import FilterNode, compile_filter, evaluate, keys_of
 from index_store.filter.key_paths import locations_of
-from index_store.query.ranking.moments import duration_of, seconds_of
 from index_store.request.ranking import BOOSTS_MAX, WEIGHT_MAX, Boost, Decay, Linear, Ranking
+from item_rules.moments import seconds_of
 
 Numbers: TypeAlias = npt.NDArray[np.float64]
 _HALF: Mapping[str, Callable[[Numbers], Numbers]] = {
@@ -24,6 +25,8 @@ _HALF: Mapping[str, Callable[[Numbers], Numbers]] = {
     "linear": lambda x: np.maximum(1.0 - x / 2.0, 0.0),
 }
 """Each is 1 at a distance of 0 and one half at 1."""
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhdw])", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,12 @@ def _compiled_decay(term: Decay, field: str, now: float) -> _Nearness:
         origin = math.nan if isinstance(term.origin, str) else term.origin
         _check(math.isfinite(origin), f"{field}.origin", "must be a finite number, as scale is")
     return _Nearness(term.key, scale, origin, term.shape, is_time)
+
+
+def duration_of(text: str) -> float:
+    """Return the seconds of a text as "36h" or "7d"; NaN for any other."""
+    match = _DURATION.fullmatch(text)
+    return math.nan if match is None else float(match[1]) * _UNITS[match[2]]
 
 
 def _check(is_fine: bool, field: str, what: str) -> None:
