@@ -6,6 +6,7 @@ in float64, so that a number means the same whether its row sat in a graph, in a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -69,6 +70,25 @@ def select(distances: Distances, ids: npt.NDArray[Any], k: int) -> npt.NDArray[n
         positions = positions[distances <= kth]  # every tie of the k-th stays in until ids decide
     order = np.lexsort((ids[positions], distances[positions]))
     return positions[order[:k]]
+
+
+def come_after(
+    keys: Distances,
+    ids_of: Callable[[npt.NDArray[np.int64]], npt.NDArray[Any]],
+    after: tuple[float, Any] | None,
+) -> npt.NDArray[np.bool_]:
+    """Return which rows come behind `after` in the order of `select`: (rows,); all of them for None.
+
+    keys: (rows,) what they are ordered by. ids_of: the ids at some positions; asked for ties alone, since to
+    look ids up can take longer than all else.
+    """
+    if after is None:
+        return np.ones(len(keys), np.bool_)
+    beyond = keys > after[0]
+    ties = np.flatnonzero(keys == after[0])
+    if len(ties):
+        beyond[ties] = ids_of(ties) > after[1]
+    return beyond
 
 
 def similarities(distances: Distances, metric: Metric) -> Distances:

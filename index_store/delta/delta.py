@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from index_store.ann import float32_bounds
 from index_store.ann.background import SAMPLE_ROWS, RowSample, sample_of
-from index_store.ann.rerank import rescore, select
+from index_store.ann.rerank import come_after, rescore, select
 from index_store.delta.delta_columns import DeltaColumns
 from index_store.delta.id_index import IdIndex, Keys, RowNumbers, keys_of
 from index_store.delta.quantized import QuantizedRows, quantized_rows
@@ -38,8 +38,7 @@ _UNQUANTIZED_ROWS = 1024
 """So many rows are scanned as they are; at 2,500 rows of 384 they outgrow the processor's own cache."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResumePoint:
+class ResumePoint(NamedTuple):
     """Where a page starts: after this distance and id."""
 
     distance: float
@@ -280,8 +279,5 @@ class Delta:
             found[start : start + len(some)] = rescore(query, self._vectors.take(some), self._spec.metric)
         if after is None:
             return rows, found
-        keep = found > after.distance
-        ties = np.flatnonzero(found == after.distance)
-        for position, item_id in zip(ties.tolist(), self.ids(rows[ties]), strict=True):
-            keep[position] = item_id > after.id  # type: ignore[operator]  # one kind of id a collection
+        keep = come_after(found, lambda ties: self.id_array(rows[ties]), after)
         return rows[keep], found[keep]

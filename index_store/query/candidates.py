@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from index_store.ann.rerank import Distances, select
+from index_store.ann.rerank import Distances, come_after, select
 from index_store.delta.delta import ResumePoint
 from index_store.delta.id_index import RowNumbers
+from index_store.filter.compile import Mask
 from index_store.query.allowed import Allowed, AllowedRows
 from index_store.query.view import SegmentView, View
-from index_store.segment.reader import Found
+from index_store.segment.reader import Found, SegmentReader
 from index_store.types import SearchRequest
 
 _FIRST_BEYOND = 64
@@ -117,10 +118,11 @@ def _sealed_candidates(
         )
         if after is None:
             return rows, distances
-        beyond = distances > after.distance
-        ties = np.flatnonzero(distances == after.distance)
-        if len(ties):
-            beyond[ties] = [i > after.id for i in segment.ids_of(rows[ties]).tolist()]
+        beyond = _come_after(segment, rows, distances, after)
         if len(rows) < fetch or np.count_nonzero(beyond) >= k:
             return rows[beyond][:k], distances[beyond][:k]
         fetch *= 4
+
+
+def _come_after(segment: SegmentReader, rows: RowNumbers, distances: Distances, after: ResumePoint) -> Mask:
+    return come_after(distances, lambda ties: segment.ids_of(rows[ties]), after)

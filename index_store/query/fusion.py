@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from index_store.ann.bitmap import holds
 from index_store.ann.compiled.posting_kernels import rows_from
-from index_store.ann.rerank import Distances, rescore, select, similarities
+from index_store.ann.rerank import Distances, come_after, rescore, select, similarities
 from index_store.delta.id_index import RowNumbers
 from index_store.errors import WordsNotSealed
 from index_store.filter.cache import CompiledFilter
@@ -78,6 +78,10 @@ class RowSource(NamedTuple):
     ids: Callable[[RowNumbers], Ids]
     is_allowed: Callable[[RowNumbers], Mask]
 
+    def ids_among(self, rows: RowNumbers) -> Callable[[RowNumbers], Ids]:
+        """Return what looks up the ids at some positions of `rows`."""
+        return lambda positions: self.ids(rows[positions])
+
 
 class _ScoreOrder(NamedTuple):
     """How rows become a score. after: key and id that answers come behind."""
@@ -97,17 +101,7 @@ class _ScoreOrder(NamedTuple):
 
     def _may_come(self, found: ScoredRows) -> npt.NDArray[np.int64]:
         kept = found.distances <= self.distance_max
-        return np.flatnonzero(kept & come_after(found.keys, found.ids, self.after))
-
-
-def come_after(keys: Distances, ids: Ids, after: tuple[float, Any] | None) -> Mask:
-    """Return which of these come behind `after` by (key, id)."""
-    if after is None:
-        return np.ones(len(keys), np.bool_)
-    beyond = keys > after[0]
-    ties = np.flatnonzero(keys == after[0])
-    beyond[ties] = ids[ties] > after[1]
-    return beyond
+        return np.flatnonzero(kept & come_after(found.keys, found.ids.take, self.after))
 
 
 def fused_rows(
@@ -156,9 +150,7 @@ def _best_by_words(source: RowSource, k: int, after: tuple[float, Any] | None) -
         rows = rows[source.is_allowed(rows)]
         keys = -source.texts[rows].astype(np.float64)
         if after is not None:
-            kept = np.flatnonzero(keys >= after[0])
-            rows, keys = rows[kept], keys[kept]
-            kept = np.flatnonzero(come_after(keys, source.ids(rows), after))
+            kept = np.flatnonzero(come_after(keys, source.ids_among(rows), after))
             rows, keys = rows[kept], keys[kept]
         if len(rows) >= k or limit <= 0:
             break

@@ -18,13 +18,12 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from index_store.ann.rerank import Distances, rescore, select
+from index_store.ann.rerank import Distances, come_after, rescore, select
 from index_store.delta.id_index import RowNumbers
 from index_store.filter.cache import CompiledFilter
 from index_store.filter.compile import Mask
 from index_store.query.allowed import allowed_rows
 from index_store.query.candidates import CandidateRows, joined, nearest
-from index_store.query.fusion import come_after
 from index_store.query.view import View
 from index_store.request.recommendation import LikesPage, LikesPoint, Recommendation
 from index_store.types import PageKey, SearchRequest, Vector
@@ -182,7 +181,9 @@ def _best(lists: _LikeListing, k: int) -> RecommendationRows:
         keys: Distances = weighed.min(axis=1)
         told = to_likes[np.arange(len(likes)), likes]
         rows = RecommendationRows(found._replace(distances=told), likes, keys)
-        may_come = np.isfinite(keys) & ~lists.vetoed(found, to_likes) & come_after(keys, found.ids, after)
+        may_come = (
+            np.isfinite(keys) & ~lists.vetoed(found, to_likes) & come_after(keys, found.ids.take, after)
+        )
         rows = rows.take_items(np.flatnonzero(may_come))
         rows = rows.take_items(select(rows.keys, rows.found.ids, k))
         last = float(rows.keys[-1]) if len(rows.keys) == k else math.inf
@@ -214,7 +215,7 @@ def _passing(lists: _LikeListing, found: CandidateRows) -> CandidateRows:
         kept &= ~lists.vetoed(found, to_likes)
         for like, end in enumerate(() if page is None else page.ends):
             if end is not None:
-                kept &= come_after(to_likes[:, like], found.ids, end)
+                kept &= come_after(to_likes[:, like], found.ids.take, end)
     return found.take_rows(kept)
 
 

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from index_store.ann.rerank import Distances, select, similarities
+from index_store.ann.rerank import Distances, come_after, select, similarities
 from index_store.delta.id_index import RowNumbers
 from index_store.filter.cache import CompiledFilter
 from index_store.lexical.scores import TextScores
 from index_store.query.allowed import allowed_rows
 from index_store.query.candidates import nearest
 from index_store.query.confidence import confidences
-from index_store.query.fusion import ScoredRows, come_after, fused_rows
+from index_store.query.fusion import ScoredRows, fused_rows
 from index_store.query.ranking.formula import BoostFormula
 from index_store.query.ranking.grouping import columns_of
 from index_store.query.view import View
@@ -112,7 +112,7 @@ class PoolSource:
             found = self._found(view, None, fetch)
             scored = self._scored(found)
             scored = scored._replace(firsts=scored.keys)
-            kept = come_after(scored.keys, scored.ids, edge)
+            kept = come_after(scored.keys, scored.ids.take, edge)
             if is_certain := len(found.rows) == fetch:
                 # What was not found is at most as good as the last row that was, and the most that is added.
                 kept &= scored.scores > self._bases(found)[-1] + self.formula.most

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from index_store.ann.rerank import come_after
 from index_store.errors import InvalidRequest
 from index_store.filter.cache import CompiledFilter
 from index_store.query.allowed import are_shown, view_at
-from index_store.query.fusion import come_after, scores_by_part
+from index_store.query.fusion import scores_by_part
 from index_store.query.ranking.formula import BoostFormula, compiled_boosts
 from index_store.query.ranking.pools import Edge, PoolSource, RankedRows
 from index_store.query.ranking.walk import PoolWalk, WalkedPool
@@ -143,7 +144,7 @@ class _PageWriter:
         if not self._is_former(pool) or self._after is None or self._former is None:
             return None
         if not pool.is_diverse:
-            kept = come_after(pool.rows.keys, pool.rows.ids, (self._after.distance, self._after.id))
+            kept = come_after(pool.rows.keys, pool.rows.ids.take, (self._after.distance, self._after.id))
             return list(kept.tolist())
         shown = set(np.frombuffer(self._former.shown, "<u4").tolist())
         return [_hash(item_id) not in shown for item_id in ids]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from index_store.ann.rerank import come_after
 from index_store.errors import InvalidRequest
-from index_store.query.fusion import come_after
 from index_store.query.ranking.diversity import diverse_order
 from index_store.query.ranking.grouping import GroupCounts, KeptVectors
 from index_store.query.ranking.pools import Edge, PoolSource, RankedRows
@@ -60,7 +60,7 @@ class PoolWalk:
         while not is_last and (edge is None or edge < start):
             rows, is_last = self._next_pool(edge)
             edge = _last(rows, edge)
-            beyond = come_after(rows.firsts, rows.ids, start)
+            beyond = come_after(rows.firsts, rows.ids.take, start)
             is_last = is_last and not beyond.any()
             before = rows.picked(np.flatnonzero(~beyond)).ordered()
             for _ in self._left(before):
