@@ -47,14 +47,22 @@ def allowed_bits(
     count: int | None = one.segment.reader.rows - one.hidden
     if request.after is not None and one.deletion_count:
         bits, count = _pinned_bits(view, one, request.after.seq), None
+    passing = passing_bits(one, bits, condition, request.shown)
+    return Allowed(passing, count if passing is bits else None)
+
+
+def passing_bits(
+    one: SegmentView, bits: Bitmap | None, condition: CompiledFilter | None, span: ShownSpan | None
+) -> Bitmap | None:
+    """Return those of some rows of a segment that pass the filter and are shown; `bits` itself where neither
+    is asked. bits: None for all rows."""
     if condition is not None:
         passing = one.segment.masks.bitmap(condition)
-        bits, count = passing if bits is None else bits & passing, None
-    if request.shown is not None:
-        shown = one.segment.lifetimes.shown_bits(request.shown)
-        if shown is not None:
-            bits, count = shown if bits is None else bits & shown, None
-    return Allowed(bits, count)
+        bits = passing if bits is None else bits & passing
+    shown = None if span is None else one.segment.lifetimes.shown_bits(span)
+    if shown is not None:
+        bits = shown if bits is None else bits & shown
+    return bits
 
 
 def _pinned_bits(view: View, one: SegmentView, seq: int) -> Bitmap:
@@ -119,12 +127,16 @@ def allowed_mask(view: View, request: SearchRequest, condition: CompiledFilter |
             ids = view.delta.ids(changed)
             alive = live_ids(view, ids)
             allowed[changed] = [item_id in alive for item_id in ids]
-    if condition is not None:
-        allowed = allowed & view.delta.masks.mask(condition, view.count)
-    if request.shown is not None:
-        shown = view.delta.lifetimes.shown_rows(request.shown, view.count)
-        allowed = allowed if shown is None else allowed & shown
+    allowed = passing_mask(view, allowed, condition, request.shown)
     if len(request.exclude_ids):
         allowed = allowed.copy()
         allowed[view.delta.find_rows(request.exclude_ids, view.index, view.count)] = False
     return allowed
+
+
+def passing_mask(view: View, mask: Mask, condition: CompiledFilter | None, span: ShownSpan | None) -> Mask:
+    """The same of the delta; `mask` itself where neither is asked. mask: (count,), over the view's rows."""
+    if condition is not None:
+        mask = mask & view.delta.masks.mask(condition, view.count)
+    shown = None if span is None else view.delta.lifetimes.shown_rows(span, view.count)
+    return mask if shown is None else mask & shown

@@ -20,6 +20,7 @@ from index_store.filter.columns import ColumnSource, counts_by_code
 from index_store.filter.compile import Mask, kind_of
 from index_store.filter.key_paths import composed, locations_of
 from index_store.listings import Facet, FacetsRequest, NumberRange
+from index_store.query.allowed import passing_bits, passing_mask
 from index_store.query.view import View
 from item_rules.lifetime import ShownSpan
 
@@ -42,16 +43,11 @@ def live_rows(view: View, condition: CompiledFilter | None, span: ShownSpan | No
     """Return the live rows that pass, of each part of the view. span: and that are shown then."""
     found = []
     for one in view.segments:
-        bits = one.live if condition is None else one.live & one.segment.masks.bitmap(condition)
-        if span is not None and (shown := one.segment.lifetimes.shown_bits(span)) is not None:
-            bits = bits & shown
+        bits = passing_bits(one, one.live, condition, span)
+        assert bits is not None, "some were given"
         mask = np.unpackbits(bits, count=one.segment.reader.rows, bitorder="little").view(np.bool_)
         found.append(LiveRows(one.segment.metadata, mask))
-    live = view.live[: view.count]
-    if condition is not None:
-        live = live & view.delta.masks.mask(condition, view.count)
-    if span is not None and (shown_rows := view.delta.lifetimes.shown_rows(span, view.count)) is not None:
-        live = live & shown_rows
+    live = passing_mask(view, view.live[: view.count], condition, span)
     return [*found, LiveRows(view.delta.columns, live)]
 
 
