@@ -19,7 +19,7 @@ from index_store.query.confidence import confidences, curve_of
 from index_store.query.fusion import fused_rows
 from index_store.query.ranking.ranked import RankedAnswer, ranked_answer
 from index_store.query.recommend import recommended_rows
-from index_store.query.view import View, vectors_at
+from index_store.query.view import View, has_key, vectors_at
 from index_store.request.confidence import ConfidenceQuery, Curve
 from index_store.request.ranking import Ranking
 from index_store.request.recommendation import LikesPage, Recommendation
@@ -109,7 +109,7 @@ def answer(view: View, request: SearchRequest) -> Answer:
     page = slice(request.offset, stop)
     ids: list[Id] = found.ids[page].tolist()
     _check_answer(request, ids)
-    unknown = () if condition is None else unknown_keys(view, condition)
+    unknown = unknown_keys(view, condition)
     return Answer(
         ids, distances[page], found.numbers[page], found.rows[page], exhausted, unknown, confidence=confidence
     )
@@ -141,7 +141,7 @@ def _answer_by_words(
     page = found.at(np.arange(request.offset, max(request.offset, stop)))
     ids: list[Id] = page.ids.tolist()
     _check_answer(request, ids)
-    unknown = () if condition is None else unknown_keys(view, condition)
+    unknown = unknown_keys(view, condition)
     scored = AnswerScores((-page.keys).tolist(), page.texts.tolist(), weight)
     return Answer(
         ids, page.distances, page.numbers, page.rows, exhausted, unknown, scored, confidence=confidence
@@ -163,7 +163,7 @@ def _answer_by_likes(
     if ids:
         end = shown.page_after(before, len(asked.likes))
         likes = AnswerLikes(page.likes.tolist(), float(page.keys[-1]), end)
-    unknown = () if condition is None else unknown_keys(view, condition)
+    unknown = unknown_keys(view, condition)
     numbers, found_rows, distances, _ = page.found
     return Answer(ids, distances, numbers, found_rows, exhausted, unknown, recommended=likes)
 
@@ -173,7 +173,7 @@ def _answer_by_rank(
 ) -> Answer:
     curve = None if request.confidence is None else curve_of(view, request, request.confidence)
     ranked = ranked_answer(view, request, ranking, condition, curve)
-    unknown = () if condition is None else unknown_keys(view, condition)
+    unknown = unknown_keys(view, condition)
     rows = ranked.rows
     if rows is None:
         nothing = np.empty(0, np.int64)
@@ -203,10 +203,9 @@ def _answer_by_rank(
     )
 
 
-def unknown_keys(view: View, condition: CompiledFilter) -> Sequence[str]:
+def unknown_keys(view: View, condition: CompiledFilter | None) -> Sequence[str]:
     """Return the keys of a filter that no row has."""
-    known = [view.delta.masks.known_keys, *(one.segment.masks.known_keys for one in view.segments)]
-    return [key for key in condition.keys if not any(keys.has(key) for keys in known)]
+    return () if condition is None else [key for key in condition.keys if not has_key(view, key)]
 
 
 def _check_answer(request: SearchRequest, ids: Sequence[Id]) -> None:

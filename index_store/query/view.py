@@ -207,6 +207,13 @@ def live_count(view: View) -> int:
     )
 
 
+def has_key(view: View, key: str) -> bool:
+    """Whether any row has, or had, a value under this key of the metadata."""
+    return view.delta.masks.known_keys.has(key) or any(
+        one.segment.masks.known_keys.has(key) for one in view.segments
+    )
+
+
 def vectors_at(view: View, numbers: npt.NDArray[np.int64], rows: RowNumbers) -> Vector:
     """Return (rows, dim) copies of the vectors of rows. numbers: of the segment of each, -1 for the delta."""
     parts = set(numbers.tolist())

@@ -71,7 +71,7 @@ class ItemReader:
             sources = live_rows(view, condition, span_of(found.spec.lifetime))
             facets = facets_of(sources, request)
             live = sum(int(np.count_nonzero(each.mask)) for each in sources)
-            unknown = () if condition is None else unknown_keys(view, condition)
+            unknown = unknown_keys(view, condition)
             return FacetsResult(CountResult(live, current.embedding_version, view.seq, unknown), facets)
 
     def _checked(self, collection: str, request: ItemsRequest) -> tuple[Collection, CompiledFilter | None]:

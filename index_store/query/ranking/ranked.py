@@ -21,7 +21,7 @@ from index_store.query.fusion import scores_by_part
 from index_store.query.ranking.formula import BoostFormula, compiled_boosts
 from index_store.query.ranking.pools import Edge, PoolSource, RankedRows
 from index_store.query.ranking.walk import PoolWalk, WalkedPool
-from index_store.query.view import View, live_ids
+from index_store.query.view import View, has_key, live_ids
 from index_store.request.confidence import Curve
 from index_store.request.ranking import DIVERSE_POOL_MAX, POOL_MAX, RANKED_MAX, RankedPage, Ranking
 from index_store.types import Id, PageKey, SearchRequest
@@ -94,8 +94,7 @@ def checked_ranking(ranking: Ranking, request: SearchRequest) -> BoostFormula:
 def _unknown(view: View, formula: BoostFormula, ranking: Ranking) -> list[tuple[str, str]]:
     """Keys that no row has."""
     keys = [*formula.keys, *([("group_by", ranking.group.key)] if ranking.group else [])]
-    known = [view.delta.masks.known_keys, *(one.segment.masks.known_keys for one in view.segments)]
-    return [(field, key) for field, key in keys if not any(each.has(key) for each in known)]
+    return [(field, key) for field, key in keys if not has_key(view, key)]
 
 
 class _PageWriter:
