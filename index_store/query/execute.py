@@ -86,11 +86,18 @@ def answer(view: View, request: SearchRequest) -> Answer:
         )
     condition = None if request.filter is None else compiled_filter(request.filter)
     if request.ranking is not None:
-        return _answer_by_rank(view, request, request.ranking, condition)
-    if request.text is not None:
-        return _answer_by_words(view, request, request.text, condition)
-    if request.recommendation is not None:
-        return _answer_by_likes(view, request, request.recommendation, condition)
+        found = _answer_by_rank(view, request, request.ranking, condition)
+    elif request.text is not None:
+        found = _answer_by_words(view, request, request.text, condition)
+    elif request.recommendation is not None:
+        found = _answer_by_likes(view, request, request.recommendation, condition)
+    else:
+        found = _answer_by_distance(view, request, condition)
+    _check_answer(request, found.ids)
+    return found
+
+
+def _answer_by_distance(view: View, request: SearchRequest, condition: CompiledFilter | None) -> Answer:
     wanted = request.offset + request.k
     found = nearest(view, request, allowed_rows(view, request, condition), wanted + 1)
     exhausted = len(found.rows) <= wanted
@@ -108,7 +115,6 @@ def answer(view: View, request: SearchRequest) -> Answer:
         stop = min(stop, within)
     page = slice(request.offset, stop)
     ids: list[Id] = found.ids[page].tolist()
-    _check_answer(request, ids)
     unknown = unknown_keys(view, condition)
     return Answer(
         ids, distances[page], found.numbers[page], found.rows[page], exhausted, unknown, confidence=confidence
@@ -140,7 +146,6 @@ def _answer_by_words(
         stop = min(stop, within)
     page = found.at(np.arange(request.offset, max(request.offset, stop)))
     ids: list[Id] = page.ids.tolist()
-    _check_answer(request, ids)
     unknown = unknown_keys(view, condition)
     scored = AnswerScores((-page.keys).tolist(), page.texts.tolist(), weight)
     return Answer(
@@ -158,7 +163,6 @@ def _answer_by_likes(
     shown = rows.take_items(slice(0, wanted))
     page = rows.take_items(slice(request.offset, wanted))
     ids: list[Id] = page.found.ids.tolist()
-    _check_answer(request, ids)
     likes = None
     if ids:
         end = shown.page_after(before, len(asked.likes))
@@ -184,7 +188,6 @@ def _answer_by_rank(
         bases += 0.0 if request.text is None else ranked.weight * rows.texts
         confidence = AnswerConfidence(confidences(curve, bases).tolist(), curve)
     ids: list[Id] = rows.ids.tolist()
-    _check_answer(request, ids)
     scored = None
     if ranking.boosts or request.text is not None:
         texts: Sequence[float | None] = [None] * len(ids) if request.text is None else rows.texts.tolist()
