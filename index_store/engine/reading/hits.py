@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 
 from index_store.engine.validation import check_dim, is_by_words_alone
 from index_store.errors import PageExpired, VersionMismatch
@@ -40,8 +39,9 @@ def hits_of(view: View, request: SearchRequest, found: Answer) -> list[Hit]:
     likes = nothing if found.recommended is None else found.recommended.likes
     confidences = nothing if found.confidence is None else found.confidence.values
     columns = (found.ids, distances, texts, vectors, scores, text_scores, likes, confidences)
-    if found.ranked is not None and found.ranked.has_boosts and found.ranked.rows is not None:
-        added = found.ranked.rows.added.tolist()
+    ranked = None if found.ranked is None else found.ranked.rows
+    if ranked is not None and ranked.added.shape[1]:
+        added = ranked.added.tolist()
         return [
             BoostedHit(item_id, distance, None if text is None else json.loads(text), *others)
             for item_id, distance, text, *others in zip(*columns, added, strict=True)
@@ -54,19 +54,23 @@ def hits_of(view: View, request: SearchRequest, found: Answer) -> list[Hit]:
 
 def page_key(generation: str, seq: int, last: Hit, found: Answer, span: ShownSpan | None = None) -> PageKey:
     """Return where a page ends. last: its last hit. span: what was shown."""
-    key = _page_key(generation, seq, last, found)
-    return key if span is None else replace(key, now=span.begun_by)
-
-
-def _page_key(generation: str, seq: int, last: Hit, found: Answer) -> PageKey:
+    key, weight, scoring = last.distance, 0.0, 0
     if found.recommended is not None:
-        return PageKey(generation, seq, found.recommended.key, last.id, likes=found.recommended.page)
-    curve = None if found.confidence is None else found.confidence.curve
-    ranked = None if found.ranked is None else found.ranked.page
-    if found.scored is None or last.score is None:
-        return PageKey(generation, seq, last.distance, last.id, curve=curve, ranked=ranked)
-    weight, scoring = found.scored.text_weight, found.scored.scoring
-    return PageKey(generation, seq, -last.score, last.id, weight, curve=curve, ranked=ranked, scoring=scoring)
+        key = found.recommended.key
+    elif found.scored is not None and last.score is not None:
+        key, weight, scoring = -last.score, found.scored.text_weight, found.scored.scoring
+    return PageKey(
+        generation,
+        seq,
+        key,
+        last.id,
+        weight,
+        likes=None if found.recommended is None else found.recommended.page,
+        curve=None if found.confidence is None else found.confidence.curve,
+        ranked=None if found.ranked is None else found.ranked.page,
+        now=None if span is None else span.begun_by,
+        scoring=scoring,
+    )
 
 
 _NOTHING = SearchResult(hits=(), generation="", embedding_version="", seq=0, exhausted=True, next_page=None)

@@ -35,7 +35,6 @@ class RankedAnswer:
     rows: RankedRows | None
     weight: float
     page: RankedPage | None
-    has_boosts: bool
     unknown_keys: Sequence[tuple[str, str]]
 
 
@@ -67,9 +66,7 @@ def ranked_answer(
         if page.is_full:
             break
     rows, ended = page.written()
-    return RankedAnswer(
-        rows, source.weight or 0.0, ended, bool(ranking.boosts), _unknown(view, formula, ranking)
-    )
+    return RankedAnswer(rows, source.weight or 0.0, ended, _unknown(view, formula, ranking))
 
 
 def checked_ranking(ranking: Ranking, request: SearchRequest) -> BoostFormula:
