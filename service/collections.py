@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar, cast
+from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
 
 from index_store.types import CollectionSpec, Metric
 from item_rules.ids import IdKind
@@ -47,16 +47,17 @@ _RESERVED_FIELDS = frozenset(
         "source_version",
     )
 )
+SearchMode: TypeAlias = Literal["dense", "lexical", "hybrid"]
+"""By vectors, by words, by both."""
+SEARCH_MODES: tuple[SearchMode, ...] = get_args(SearchMode)
 _ALLOWED: Mapping[str, tuple[str, ...]] = {
     "id_type": ("int64", "string"),
     "modality": ("text", "image"),
     "metric": ("l2", "cosine", "ip"),
-    "mode": ("dense", "lexical", "hybrid"),
+    "mode": SEARCH_MODES,
 }
 DIM_MAX = 4096
 LEXICAL_FIELDS_MAX = 16
-SearchMode: TypeAlias = Literal["dense", "lexical", "hybrid"]
-"""By vectors, by words, by both."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import msgspec
 from fastapi import APIRouter, Request
 
 from service.app.encoders import Slot, TextEncoder
-from service.collections import Collection, SearchMode
+from service.collections import SEARCH_MODES, Collection, SearchMode
 from service.confidence.calibration import calibration_of
 from service.embedding.port import Encoding
 from service.errors import InvalidImage, InvalidInput
@@ -183,8 +183,7 @@ def _modes(collection: Collection, slot: Slot) -> list[SearchMode]:
         return ["lexical"] if collection.lexical else []
     if not collection.lexical:
         return ["dense"]
-    others: tuple[SearchMode, ...] = ("dense", "lexical", "hybrid")
-    return [collection.mode, *(each for each in others if each != collection.mode)]
+    return [collection.mode, *(each for each in SEARCH_MODES if each != collection.mode)]
 
 
 def _calibrated_modes(collection: Collection, slot: Slot) -> list[SearchMode]:
