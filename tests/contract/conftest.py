@@ -1,7 +1,8 @@
-"""The implementations of `VectorIndex` that every contract test runs over."""
+"""What contract tests begin with: each implementation of `VectorIndex`, and data that a service wrote."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from index_store.engine.index import EmbeddedIndex
 from index_store.maintenance.check import check
 from index_store.port import VectorIndex
 from tests.contract.vectors import SPECS, begin_all
+from tests.http_app import running_app, seed
 from tests.reference_index import ReferenceIndex
 
 
@@ -27,3 +29,18 @@ def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorInde
     yield engine
     engine.close()
     assert check(tmp_path) == []
+
+
+@pytest.fixture(scope="session")
+def seeded_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory that holds what `seed` writes. To be copied: no test opens it."""
+    data_dir = tmp_path_factory.mktemp("seeded") / "data"
+    with running_app(data_dir) as app:
+        seed(app)
+    return data_dir
+
+
+@pytest.fixture
+def seeded(seeded_once: Path, tmp_path: Path) -> Path:
+    """A data directory of the test's own that holds what `seed` writes."""
+    return shutil.copytree(seeded_once, tmp_path / "data")

@@ -7,17 +7,15 @@ from pathlib import Path
 import pytest
 
 from tests.contract.test_http_rebuild import ended, rebuild
-from tests.http_app import DISHES, running_app, seed
+from tests.http_app import DISHES, running_app
 
 pytestmark = pytest.mark.long
 
 CHANGED = {"TEXT_MODEL": "builtin:placeholder"}
 
 
-def test_one_search_is_answered_from_a_named_generation(tmp_path: Path) -> None:
-    with running_app(tmp_path) as app:
-        seed(app)
-    with running_app(tmp_path, CHANGED) as app:
+def test_one_search_is_answered_from_a_named_generation(seeded: Path) -> None:
+    with running_app(seeded, CHANGED) as app:
         ended(app, rebuild(app))
         path = "/v1/collections/recipes/generations/{}/search"
         asked = {"query": f"{DISHES[0]} 10", "top_k": 5, "include": ["score", "rank", "metadata"]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from index_store.storage.commit_marks import AckedSeq
 from index_store.storage.schema import STORE_FILE
 from service.app.health.maintenance_status import STATUS_FILE
 from tests.contract.test_http_openapi import _check
-from tests.http_app import HttpApp, running_app, seed
+from tests.http_app import HttpApp, running_app
 from tests.waiting import until
 
 PROBED_EACH_SECOND = {"PROBE_S": "1"}
@@ -36,14 +36,6 @@ modality = "image"
 dim = 512
 """
 SHAPE = {"id_type": "int64", "dim": 384, "metric": "l2"}
-
-
-@pytest.fixture
-def seeded(tmp_path: Path) -> Iterator[Path]:
-    data_dir = tmp_path / "data"
-    with running_app(data_dir) as app:
-        seed(app)
-    yield data_dir
 
 
 def health(app: HttpApp, status: int = 200) -> dict[str, Any]:

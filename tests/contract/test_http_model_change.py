@@ -61,13 +61,6 @@ def forget_origins(data_dir: Path) -> None:
         connection.close()
 
 
-@pytest.fixture
-def seeded(tmp_path: Path) -> Path:
-    with running_app(tmp_path / "data") as app:
-        seed(app)
-    return tmp_path / "data"
-
-
 CHANGES = [
     pytest.param({"TEXT_MODEL": "builtin:placeholder"}, "recipes", id="text model"),
     pytest.param({"IMAGE_MODEL": "builtin:placeholder"}, "products", id="picture model"),

@@ -73,9 +73,8 @@ def read_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
 
 
 @pytest.fixture
-def new_app(tmp_path: Path) -> Iterator[HttpApp]:
-    with running_app(tmp_path) as running:
-        seed(running)
+def new_app(seeded: Path) -> Iterator[HttpApp]:
+    with running_app(seeded) as running:
         yield running
 
 

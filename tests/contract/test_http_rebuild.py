@@ -24,16 +24,9 @@ from tests.contract.rebuild_steps import (
     step,
     until,
 )
-from tests.http_app import DISHES, HttpApp, application_of, picture, running_app, seed
+from tests.http_app import DISHES, HttpApp, application_of, picture, running_app
 
 pytestmark = pytest.mark.long
-
-
-@pytest.fixture
-def seeded(tmp_path: Path) -> Path:
-    with running_app(tmp_path / "data") as app:
-        seed(app)
-    return tmp_path / "data"
 
 
 @pytest.fixture

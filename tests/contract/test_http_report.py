@@ -16,7 +16,7 @@ from index_store.engine.index import EmbeddedIndex
 from index_store.types import CollectionSpec, Id, ItemWrite, WriteBatch
 from service.ops.report import add_report
 from tests.contract.rebuild_steps import ended, generations, rebuild, step, until
-from tests.http_app import DISHES, HttpApp, picture, running_app, seed
+from tests.http_app import DISHES, HttpApp, picture, running_app
 
 pytestmark = pytest.mark.long
 
@@ -33,13 +33,6 @@ keep_content = true
 [collections.products.gates]
 overlap_at_10_min = 0.4
 """
-
-
-@pytest.fixture
-def seeded(tmp_path: Path) -> Path:
-    with running_app(tmp_path / "data") as app:
-        seed(app)
-    return tmp_path / "data"
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from index_store.engine.index import EmbeddedIndex
 from tests.contract.rebuild_steps import CHANGED, ended, first, generations, rebuild, search, step, until
-from tests.http_app import DISHES, HttpApp, running_app, seed
+from tests.http_app import DISHES, HttpApp, running_app
 
 pytestmark = pytest.mark.long
 
@@ -19,10 +19,8 @@ HOUR_S = 3600
 
 
 @pytest.fixture
-def promoted(tmp_path: Path) -> Iterator[HttpApp]:
-    with running_app(tmp_path / "data") as before:
-        seed(before)
-    with running_app(tmp_path / "data", CHANGED) as app:
+def promoted(seeded: Path) -> Iterator[HttpApp]:
+    with running_app(seeded, CHANGED) as app:
         ended(app, rebuild(app))
         step(app, "promote")
         yield app
@@ -67,19 +65,17 @@ def test_until_then_it_receives_every_write(promoted: HttpApp) -> None:
 
 @pytest.mark.parametrize(("hours", "age_h", "is_kept"), [("2", 1, True), ("2", 3, False), ("0", 9_999, True)])
 def test_its_time_is_over_so_many_hours_after_it_became_the_former_one(
-    tmp_path: Path, hours: str, age_h: int, is_kept: bool
+    seeded: Path, hours: str, age_h: int, is_kept: bool
 ) -> None:
     environ = {**CHANGED, "RETIRE_AFTER_H": hours}
-    with running_app(tmp_path / "data") as before:
-        seed(before)
     then = partial(EmbeddedIndex, now=lambda: time.time() - age_h * HOUR_S)
-    with running_app(tmp_path / "data", CHANGED, then) as app:
+    with running_app(seeded, CHANGED, then) as app:
         ended(app, rebuild(app))
         step(app, "promote")
-    with running_app(tmp_path / "data", {**CHANGED, "RETIRE_AFTER_H": "0"}) as app:
+    with running_app(seeded, {**CHANGED, "RETIRE_AFTER_H": "0"}) as app:
         ended(app, rebuild(app, model="none", embedding_version="others-1"))  # which moves the pointer
         step(app, "abort")
-    with running_app(tmp_path / "data", environ) as app:
+    with running_app(seeded, environ) as app:
         if is_kept:
             assert ("retires_at" in generations(app)["former"]) == (hours != "0")
             time.sleep(1.2)  # it is looked at each second
@@ -89,12 +85,11 @@ def test_its_time_is_over_so_many_hours_after_it_became_the_former_one(
         assert first(app, query=f"{DISHES[3]} 3") == 3
 
 
-def test_a_promotion_of_another_model_than_the_configured_one_is_told_at_once(tmp_path: Path) -> None:
+def test_a_promotion_of_another_model_than_the_configured_one_is_told_at_once(seeded: Path) -> None:
     def pending(app: HttpApp) -> list[tuple[str, str]]:
         return [(each["code"], each["hint"]) for each in app.get("/health").json()["reasons"]]
 
-    with running_app(tmp_path / "data") as app:
-        seed(app)
+    with running_app(seeded) as app:
         ended(app, rebuild(app, model="builtin:placeholder"))
         assert pending(app) == []
         step(app, "promote")

@@ -215,9 +215,8 @@ def test_what_a_vector_body_refuses_names_the_parameter(app: HttpApp, query: str
 
 
 @pytest.mark.long
-def test_an_answer_that_would_be_too_large_is_refused_before_searching(tmp_path: Path) -> None:
-    with running_app(tmp_path, {"ANSWER_BYTES_MAX": "1000000"}) as app:
-        seed(app)
+def test_an_answer_that_would_be_too_large_is_refused_before_searching(seeded: Path) -> None:
+    with running_app(seeded, {"ANSWER_BYTES_MAX": "1000000"}) as app:
         fine = app.post("/v1/search", {**BY_TEXT, "top_k": 200, "include": ["vector", "score"]})
         assert len(found(fine)) == 30
         vectors = app.post("/v1/search", {**BY_TEXT, "top_k": 300, "include": ["vector"]})
@@ -266,9 +265,8 @@ def test_text_to_a_collection_without_a_model_can_never_succeed(tmp_path: Path) 
 
 
 @pytest.mark.long
-def test_a_batch_alone_is_never_too_much_for_the_line(tmp_path: Path) -> None:
-    with running_app(tmp_path, {"QUEUE_MS_MAX": "10"}) as app:
-        seed(app)
+def test_a_batch_alone_is_never_too_much_for_the_line(seeded: Path) -> None:
+    with running_app(seeded, {"QUEUE_MS_MAX": "10"}) as app:
         searches = [
             {"vector": as_base64(UNIT), "top_k": 30, "exact": True, "offset": n % 9} for n in range(100)
         ]
@@ -279,9 +277,8 @@ def test_a_batch_alone_is_never_too_much_for_the_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_nor_is_a_batch_of_many_liked_items(tmp_path: Path) -> None:
-    with running_app(tmp_path, {"QUEUE_MS_MAX": "10"}) as app:
-        seed(app)
+def test_nor_is_a_batch_of_many_liked_items(seeded: Path) -> None:
+    with running_app(seeded, {"QUEUE_MS_MAX": "10"}) as app:
         likes = {"like_ids": list(range(1, 21)), "recommend": "best"}
         answer = app.post("/v1/search-batch", {"searches": [likes] * 40})
         assert answer.status_code == 200, answer.text
@@ -289,9 +286,8 @@ def test_nor_is_a_batch_of_many_liked_items(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_what_the_index_refuses_in_a_batch_names_its_search(tmp_path: Path) -> None:
-    with running_app(tmp_path / "data") as app:
-        seed(app)
+def test_what_the_index_refuses_in_a_batch_names_its_search(seeded: Path) -> None:
+    with running_app(seeded) as app:
         bad = {"query": "국", "filter": {"price": {"$near": 3}}}
         answer = app.post("/v1/search-batch", {"searches": [{"query": "국"}, bad]})
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_filter")

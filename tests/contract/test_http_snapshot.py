@@ -74,10 +74,8 @@ def test_what_was_made_is_listed_and_the_oldest_go(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_copy_leaves_the_reserve_free(tmp_path: Path) -> None:
-    with running_app(tmp_path / "data") as app:
-        seed(app)
-    data, target = tmp_path / "data", tmp_path / "copy"
+def test_a_copy_leaves_the_reserve_free(seeded: Path, tmp_path: Path) -> None:
+    data, target = seeded, tmp_path / "copy"
     needed = sum(path.stat().st_size for path in data.glob("collections/*/*/store.sqlite*"))
     with pytest.raises(ReadOnly, match="kept free for writes") as refused:
         backup_data(data, target, reserve_bytes=1000, free=lambda _: needed + 999)
