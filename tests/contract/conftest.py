@@ -12,7 +12,7 @@ from index_store.engine.index import EmbeddedIndex
 from index_store.maintenance.check import check
 from index_store.port import VectorIndex
 from tests.contract.vectors import SPECS, begin_all
-from tests.http_app import running_app, seed
+from tests.http_app import HttpApp, running_app, seed
 from tests.reference_index import ReferenceIndex
 
 
@@ -44,3 +44,11 @@ def seeded_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def seeded(seeded_once: Path, tmp_path: Path) -> Path:
     """A data directory of the test's own that holds what `seed` writes."""
     return shutil.copytree(seeded_once, tmp_path / "data")
+
+
+@pytest.fixture(scope="module")
+def app(seeded_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
+    """A service that the tests of a file share and that held what `seed` writes when they began. Files that
+    need another one have a fixture of the same name."""
+    with running_app(shutil.copytree(seeded_once, tmp_path_factory.mktemp("app") / "data")) as app:
+        yield app

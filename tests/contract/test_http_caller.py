@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
 
 import pytest
 
-from tests.http_app import HttpApp, picture_bytes, running_app, seed
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
-    with running_app(tmp_path_factory.mktemp("data")) as running:
-        seed(running)
-        yield running
+from tests.http_app import HttpApp, picture_bytes
 
 
 @pytest.mark.parametrize("path", ["/api/v1/search", "/v1/search", "/api/v1/search/", "/v1/search/"])

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.contract.test_http_openapi import _check
-from tests.http_app import HttpApp, picture, running_app, seed
+from tests.http_app import HttpApp, picture
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
-    with running_app(tmp_path_factory.mktemp("explain") / "data") as running:
-        seed(running)
-        running.post("/v1/deactivate", {"ids": [28]})
-        running.post("/v1/delete", {"ids": [29]})
-        yield running
+def app(app: HttpApp) -> HttpApp:
+    app.post("/v1/deactivate", {"ids": [28]})
+    app.post("/v1/delete", {"ids": [29]})
+    return app
 
 
 def told(app: HttpApp, body: dict[str, Any]) -> dict[str, Any]:

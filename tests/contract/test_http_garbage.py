@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.http_app import HttpApp, running_app, seed
+from tests.http_app import HttpApp
 
 pytestmark = pytest.mark.long
 
@@ -36,13 +35,6 @@ class Server:
     async def send(self, message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
             self.statuses.append(message["status"])
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
-    with running_app(tmp_path_factory.mktemp("garbage")) as app:
-        seed(app)
-        yield app
 
 
 @pytest.mark.parametrize(

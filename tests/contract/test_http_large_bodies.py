@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.http_app import HttpApp, as_base64, running_app, seed, unit
+from tests.http_app import HttpApp, as_base64, unit
 
 ROOT = Path(__file__).parents[2]
 PATHS = yaml.safe_load((ROOT / "openapi.yaml").read_text("utf-8"))["paths"]
@@ -22,13 +21,6 @@ READ_JSON = sorted(
     if "application/json" in item.get("post", {}).get("requestBody", {}).get("content", {})
 )
 HEADERS = {"content-type": "application/json"}
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
-    with running_app(tmp_path_factory.mktemp("large")) as app:
-        seed(app)
-        yield app
 
 
 def calls_on_loop(app: HttpApp, path: str, content: bytes) -> tuple[set[str], Any]:

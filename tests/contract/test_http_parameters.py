@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.http_app import HttpApp, running_app, seed
+from tests.http_app import HttpApp
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = yaml.safe_load((ROOT / "openapi.yaml").read_text("utf-8"))
 READS = [(path, item["get"]) for path, item in DOCUMENT["paths"].items() if "get" in item]
 OPEN = [path for path, operation in READS if operation["x-role"] == "none"]
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
-    with running_app(tmp_path_factory.mktemp("parameters")) as app:
-        seed(app)
-        yield app
 
 
 def filled(path: str) -> str:

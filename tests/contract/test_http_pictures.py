@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,6 @@ from tests.http_app import HttpApp, application_of, picture_bytes, running_app, 
 from tests.unit.test_embedding_decoders import jpeg_with_scans, slow_picture
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "HEIF")
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
-    with running_app(tmp_path_factory.mktemp("pictures")) as app:
-        seed(app)
-        yield app
 
 
 @pytest.mark.parametrize("kind", FORMATS)

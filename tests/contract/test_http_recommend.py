@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.http_app import NO_MODEL_FILES, HttpApp, running_app, seed
+from tests.http_app import HttpApp
 
 LIKES = [1, 11, 2, 12]
 """Two of 김치찌개, two of 된장찌개."""
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
-    with running_app(tmp_path_factory.mktemp("likes") / "data", NO_MODEL_FILES) as app:
-        seed(app)
-        yield app
 
 
 def asked(app: HttpApp, **more: Any) -> httpx.Response:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.http_app import HttpApp, as_base64, picture, running_app, seed, unit
+from tests.http_app import HttpApp, as_base64, picture, running_app, unit
 
 RNG = np.random.default_rng(11)
 UNIT = unit(RNG, 384)
@@ -27,13 +26,6 @@ metric = "l2"
 model = "none"
 default = true
 """
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
-    with running_app(tmp_path_factory.mktemp("data")) as running:
-        seed(running)
-        yield running
 
 
 def found(answer: httpx.Response) -> list[Any]:

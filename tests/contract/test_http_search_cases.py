@@ -6,7 +6,6 @@ import base64
 import json
 import time
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.contract.pydantic_reference import reference_app
-from tests.http_app import HttpApp, application_of, as_base64, picture, running_app, seed, unit
+from tests.http_app import HttpApp, application_of, as_base64, picture, unit
 
 UNIT384 = unit(np.random.default_rng(20261122), 384)
 UNIT512 = unit(np.random.default_rng(7), 512)
@@ -136,13 +135,6 @@ CASES = [
     Case("vector of another version", {"vector": UNIT384.tolist(), "embedding_version": "x"}, 409, "embedding_version_mismatch"),  # noqa: E501
     Case("text under another version", query(embedding_version="x"), 409, "embedding_version_mismatch"),
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
-    with running_app(tmp_path_factory.mktemp("data")) as running:
-        seed(running)
-        yield running
 
 
 @pytest.fixture(scope="module")

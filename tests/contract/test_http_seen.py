@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.http_app import NO_MODEL_FILES, HttpApp, picture, running_app, seed
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
-    with running_app(tmp_path_factory.mktemp("seen") / "data", NO_MODEL_FILES) as app:
-        seed(app)
-        yield app
+from tests.http_app import HttpApp, picture
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,16 +9,9 @@ import pytest
 from service.observing.stage_timing import STAGES
 from tests.contract.test_http_metrics import value
 from tests.contract.test_http_openapi import _check
-from tests.http_app import HttpApp, running_app, seed
+from tests.http_app import HttpApp
 
 EMBED_STAGES = ("embed_wait", "embed")
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
-    with running_app(tmp_path_factory.mktemp("slow") / "data") as running:
-        seed(running)
-        yield running
 
 
 def slow(app: HttpApp, **query: int) -> list[dict[str, Any]]:
