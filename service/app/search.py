@@ -11,12 +11,12 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from index_store.errors import PageExpired, SeqNotReached, VersionMismatch
 from index_store.port import SeqSource, VectorIndex
-from index_store.types import Id, Ids, SearchRequest, SearchResult, TextQuery, Vector
+from index_store.types import Id, SearchRequest, SearchResult, TextQuery, Vector
 from service.app.encoders import Encoders
+from service.app.exclude_ids import joined_ids
 from service.app.recommend.likes import (
     RecommendMode,
     digest_of,
@@ -305,9 +305,8 @@ class Searcher:
             raise VersionMismatch(name, version, str(request.embedding_version))
         stored = await self._on_reader(partial(self._index.get, name, inputs))
         self._put_likes(search, vectors_of_items(inputs, stored))
-        return replace(
-            request, exclude_ids=[*plain_ids(request.exclude_ids), *inputs], embedding_version=version
-        )
+        excluded = joined_ids(request.exclude_ids, inputs)
+        return replace(request, exclude_ids=excluded, embedding_version=version)
 
     @staticmethod
     def _put_likes(search: ParsedSearch, vectors: Sequence[Vector]) -> None:
@@ -390,8 +389,3 @@ def search_words_alone(search: ParsedSearch) -> None:
 def _pinned(search: ParsedSearch) -> str | None:
     """The version that the caller named."""
     return search.pinned if search.is_embedded else search.request.embedding_version
-
-
-def plain_ids(ids: Ids | npt.NDArray[np.int64]) -> Sequence[Id]:
-    """Return ids as they are in Python."""
-    return ids.tolist() if isinstance(ids, np.ndarray) else ids

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
 from typing import Any, Final, TypeAlias
 
+from service.app.exclude_ids import plain_ids
 from service.app.query_log.files import QueryLog
-from service.app.search import ParsedSearch, plain_ids
+from service.app.search import ParsedSearch
 
 log = logging.getLogger(__name__)
 

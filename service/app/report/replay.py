@@ -15,10 +15,11 @@ from index_store.errors import InvalidRequest, InvalidVector
 from index_store.port import ReplaySource
 from index_store.types import Hit, Id, SearchRequest, SearchResult, Vector
 from service.app.encoders import Slot
+from service.app.exclude_ids import joined_ids
 from service.app.rebuild.throttle import FillThrottle
 from service.app.recommend.likes import direction_of, vectors_of_items
 from service.app.report.queries import DEPTH, ReplayQuery
-from service.app.search import ParsedSearch, plain_ids, query_vector
+from service.app.search import ParsedSearch, query_vector
 from service.errors import (
     DeadlineExceeded,
     InvalidImage,
@@ -175,7 +176,7 @@ class Replayer:
         request.vector = query_vector(search, vector, None if info is None else info.language_shift)
         asked = replace(
             request,
-            exclude_ids=[*plain_ids(request.exclude_ids), *search.like_ids, *search.unlike_ids],
+            exclude_ids=joined_ids(request.exclude_ids, [*search.like_ids, *search.unlike_ids]),
             embedding_version=side.embedding_version,
             checked_for="",
         )
@@ -190,7 +191,7 @@ class Replayer:
             search.request,
             vector=vector,
             k=DEPTH + (query.own_id is not None),
-            exclude_ids=[*plain_ids(search.request.exclude_ids), *search.like_ids, *search.unlike_ids],
+            exclude_ids=joined_ids(search.request.exclude_ids, [*search.like_ids, *search.unlike_ids]),
             embedding_version=None,
             checked_for="",
         )

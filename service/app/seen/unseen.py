@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import replace
 
-import numpy as np
-import numpy.typing as npt
-
-from index_store.types import Id, Ids, SearchRequest, SearchResult
+from index_store.types import SearchRequest, SearchResult
+from service.app.exclude_ids import joined_ids
 from service.app.seen.seen_items import SeenItems
 from service.errors import InvalidInput
 
@@ -40,16 +38,8 @@ class UnseenSearch:
         if is_reset:
             await loop.run_in_executor(self._readers, seen.forget, collection, key)
         shown = await loop.run_in_executor(self._readers, seen.shown_ids, collection, key)
-        request.exclude_ids = _joined(request.exclude_ids, shown)
+        request.exclude_ids = joined_ids(request.exclude_ids, shown)
         result = await find()
         ids = [hit.id for hit in result.hits]
         await loop.run_in_executor(self._readers, seen.note_shown, collection, key, ids)
         return replace(result, next_page=None)  # a cursor would belong to other exclusions
-
-
-def _joined(ids: Ids | npt.NDArray[np.int64], more: Sequence[Id]) -> Ids | npt.NDArray[np.int64]:
-    """Both, in the form that the index takes ids of this kind in."""
-    if not more:
-        return ids
-    own: Sequence[Id] = ids.tolist() if isinstance(ids, np.ndarray) else ids
-    return [*own, *more] if isinstance(more[0], str) else np.array([*own, *more], np.int64)
