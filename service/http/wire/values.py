@@ -84,11 +84,10 @@ def read_base64(value: str, field: str) -> bytes:
 
 def check_lifetime(metadata: Mapping[str, Any], collection: Collection, field: str) -> None:
     """Raises InvalidInput where metadata does not say in a form that can be read when the item is shown."""
-    if collection.active_from or collection.active_until:
-        lifetime = collection.lifetime
-        fault = None if lifetime is None else lifetime.fault(metadata)
-        if fault is not None:
-            raise InvalidInput(field, f"{fault} (collection {collection.name!r})")
+    lifetime = collection.lifetime
+    fault = None if lifetime is None else lifetime.fault(metadata)
+    if fault is not None:
+        raise InvalidInput(field, f"{fault} (collection {collection.name!r})")
 
 
 def read_picture(value: str, field: str) -> bytes:
