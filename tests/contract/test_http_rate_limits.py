@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.contract.test_http_metrics import value
+from tests.contract.test_http_protocol import post, served
 from tests.http_app import HttpApp, picture, running_app, seed
 
 NUMBERS = count(1)
@@ -96,6 +97,19 @@ def test_what_is_refused_is_not_counted_and_told_once(app: HttpApp, path: str) -
     ]
     assert [left(each) for each in refused] == [9] * 3
     assert left(caller.get("/v1/model-info")) == 8
+
+
+def test_what_weighs_more_once_it_was_looked_at_is_charged_once(tmp_path: Path) -> None:
+    """A text in English letters that no model of the collection reads: names are searched, perhaps for
+    Korean ones."""
+    file = tmp_path / "collections.toml"
+    file.write_text('[collections.products]\nmodality = "image"\ndim = 512\nlexical = ["name"]\n')
+    with served(tmp_path / "data", {**LIMITS, "COLLECTIONS_FILE": str(file)}) as wire:
+        search = post(b'{"query": "ajrmzjq", "collection": "products", "top_k": 10}')
+        answers = [wire.ask(search) for _ in range(3)]
+    assert [each.status for each in answers] == [200] * 3
+    told = [each.headers["ratelimit"].split(";")[1] for each in answers]
+    assert told == ["r=88", "r=77", "r=66"]  # of 100, 11.1 each
 
 
 @pytest.mark.long

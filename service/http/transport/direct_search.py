@@ -86,10 +86,11 @@ class Shortcut:
             direct = DirectSearch(
                 self._middleware, self._searcher, self._meter, search, caller, client, reply, started
             )
-            told = self._charged(direct, headers, search, caller) if self._quotas.has_searches else b""
+            units = search_units(search) if self._quotas.has_searches else 0.0
+            told = self._charged(direct, headers, units, caller) if units else b""
             if told is None:
                 return True
-            if not self._is_submitted(search, direct, caller, is_charged=bool(told)):
+            if not self._is_submitted(search, direct, caller, units):
                 return False
         except Overloaded as refusal:
             direct.refuse(headers, refusal)  # cheaper here: refusals are many when there is most to do
@@ -103,27 +104,24 @@ class Shortcut:
         direct.exchange.rate_limit = told
         return True
 
-    def _is_submitted(
-        self, search: ParsedSearch, direct: DirectSearch, caller: str, *, is_charged: bool
-    ) -> bool:
-        """Whether it stands in line; else the ordinary way charges for it. Raises Overloaded."""
+    def _is_submitted(self, search: ParsedSearch, direct: DirectSearch, caller: str, units: float) -> bool:
+        """Whether it stands in line; else the ordinary way charges for it. units: what it was charged, which
+        it may not weigh any more once it was looked at. Raises Overloaded."""
         is_submitted = False
         try:
             is_submitted = self._searcher.submit_search(search, direct, caller)
         except Overloaded:
-            is_charged = False  # answered here, so it stays charged
+            units = 0.0  # answered here, so it stays charged
             raise
         finally:
-            if is_charged and not is_submitted:
-                self._quotas.refund_search(caller, search_units(search))
+            if units and not is_submitted:
+                self._quotas.refund_search(caller, units)
         return is_submitted
 
-    def _charged(
-        self, direct: DirectSearch, headers: Headers, search: ParsedSearch, caller: str
-    ) -> bytes | None:
+    def _charged(self, direct: DirectSearch, headers: Headers, units: float, caller: str) -> bytes | None:
         """Return the value of the RateLimit field; None where the caller was told that it asks too much."""
         try:
-            return self._quotas.charge_search(caller, search_units(search))
+            return self._quotas.charge_search(caller, units)
         except HttpRefusal as refusal:
             direct.refuse(headers, refusal)
             return None
