@@ -23,7 +23,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from index_store.ann.compiled import diverse_kernels, exact_kernels, kernels, posting_kernels
+from index_store.ann.compiled.all_kernels import warm_kernels
 from index_store.errors import IndexStoreError
 from index_store.maintenance.backup import backup_data, check_backup, is_backup, restore_data
 from index_store.maintenance.check import check, collection_directories, notes
@@ -84,10 +84,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(asked: argparse.Namespace) -> int:
     if asked.command == "compile":
-        kernels.warm()
-        exact_kernels.warm()
-        posting_kernels.warm()
-        diverse_kernels.warm()
+        warm_kernels()
         return 0
     if asked.command == "maintain":
         return _maintain(asked.data_dir, asked.parent, asked.keep_days)

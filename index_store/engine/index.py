@@ -15,7 +15,7 @@ from pathlib import Path
 
 import faiss
 
-from index_store.ann.compiled import diverse_kernels, exact_kernels, kernels, posting_kernels
+from index_store.ann.compiled.all_kernels import warm_kernels
 from index_store.awaiting import AwaitingItem
 from index_store.catalog.identity import record_origin
 from index_store.contents.table import read_awaiting, read_some
@@ -121,10 +121,7 @@ class EmbeddedIndex:
     def open(self) -> Mapping[str, Unavailable]:
         """Read every collection that is not open yet into memory. Return why some can't be opened, by name;
         the others serve, and a later call tries those again. From one thread at a time."""
-        kernels.warm()
-        exact_kernels.warm()
-        posting_kernels.warm()
-        diverse_kernels.warm()
+        warm_kernels()
         failures = self._open_each()
         if not failures:
             self._ballast.refill(self._limits.disk_reserve_bytes)
