@@ -14,7 +14,7 @@ from index_store.ann.port import Bitmap
 from index_store.ann.validation import count_allowed
 from index_store.filter.cache import CompiledFilter
 from index_store.filter.compile import Mask
-from index_store.query.view import DeletionLog, SegmentView, View, live_ids
+from index_store.query.view import DeletionLog, SegmentView, View, by_part, live_ids
 from index_store.types import Id, SearchRequest
 from item_rules.lifetime import ShownSpan
 
@@ -98,14 +98,13 @@ def are_shown(
 ) -> Mask:
     """Return which of these rows are shown. numbers: of the segment of each, -1 for the delta."""
     shown: Mask = np.ones(len(rows), np.bool_)
-    for number in np.unique(numbers).tolist():
-        here = numbers == number
+    for number, positions, some in by_part(numbers, rows):
         if number < 0:
             mask = view.delta.lifetimes.shown_rows(span, view.count)
-            shown[here] = True if mask is None else mask[rows[here]]
+            shown[positions] = True if mask is None else mask[some]
         else:
             bits = view.segments[number].segment.lifetimes.shown_bits(span)
-            shown[here] = True if bits is None else holds(bits, rows[here])
+            shown[positions] = True if bits is None else holds(bits, some)
     return shown
 
 

@@ -19,7 +19,7 @@ from index_store.query.confidence import confidences, curve_of
 from index_store.query.fusion import fused_rows
 from index_store.query.ranking.ranked import RankedAnswer, ranked_answer
 from index_store.query.recommend import recommended_rows
-from index_store.query.view import View, has_key, vectors_at
+from index_store.query.view import View, by_part, has_key, vectors_at
 from index_store.request.confidence import ConfidenceQuery, Curve
 from index_store.request.ranking import Ranking
 from index_store.request.recommendation import LikesPage, Recommendation
@@ -223,9 +223,7 @@ def texts_of(view: View, found: Answer, bytes_max: int | None) -> list[str | Non
     are read."""
     texts: list[str | None] = [None] * len(found.rows)
     taken = 0
-    for number in np.unique(found.parts).tolist():
-        positions = np.flatnonzero(found.parts == number)
-        rows = found.rows[positions]
+    for number, positions, rows in by_part(found.parts, found.rows):
         taken += _metadata_bytes(view, number, rows)
         if bytes_max is not None and taken > bytes_max:
             raise AnswerLimitExceeded(

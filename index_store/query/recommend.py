@@ -24,7 +24,7 @@ from index_store.filter.cache import CompiledFilter
 from index_store.filter.compile import Mask
 from index_store.query.allowed import allowed_rows
 from index_store.query.candidates import CandidateRows, joined, nearest
-from index_store.query.view import View
+from index_store.query.view import View, by_part
 from index_store.request.recommendation import LikesPage, LikesPoint, Recommendation
 from index_store.types import PageKey, SearchRequest, Vector
 
@@ -147,11 +147,10 @@ class _LikeListing:
     def _distances(self, found: CandidateRows, vectors: Vector) -> Matrix:
         out = np.empty((len(found.rows), len(vectors)))
         metric = self._view.delta.metric
-        for number in np.unique(found.numbers).tolist():
-            positions = np.flatnonzero(found.numbers == number)
-            rows: RowNumbers | None = found.rows[positions]
+        for number, positions, some in by_part(found.numbers, found.rows):
+            rows: RowNumbers | None = some
             if number < 0:
-                stored, rows = self._view.delta.vectors(found.rows[positions]), None
+                stored, rows = self._view.delta.vectors(some), None
             else:
                 stored = self._view.segments[number].segment.reader.vectors
             for column, vector in enumerate(vectors):

@@ -8,8 +8,9 @@ of the last.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -214,15 +215,30 @@ def has_key(view: View, key: str) -> bool:
     )
 
 
+class PartRows(NamedTuple):
+    """Some rows of one part. number: of the segment, -1 for the delta. positions: where they stood among all
+    rows."""
+
+    number: int
+    positions: npt.NDArray[np.int64]
+    rows: RowNumbers
+
+
+def by_part(numbers: npt.NDArray[np.int64], rows: RowNumbers) -> Iterator[PartRows]:
+    """Yield rows of several parts part by part. numbers: of the segment of each, -1 for the delta."""
+    for number in sorted(set(numbers.tolist())):
+        positions = np.flatnonzero(numbers == number)
+        yield PartRows(number, positions, rows[positions])
+
+
 def vectors_at(view: View, numbers: npt.NDArray[np.int64], rows: RowNumbers) -> Vector:
     """Return (rows, dim) copies of the vectors of rows. numbers: of the segment of each, -1 for the delta."""
-    parts = set(numbers.tolist())
+    parts = list(by_part(numbers, rows))
     if len(parts) == 1:
-        return _vectors_in(view, parts.pop(), rows)
+        return _vectors_in(view, parts[0].number, rows)
     out = np.empty((len(rows), view.delta.dim), np.float32)
-    for number in parts:
-        positions = numbers == number
-        out[positions] = _vectors_in(view, number, rows[positions])
+    for number, positions, some in parts:
+        out[positions] = _vectors_in(view, number, some)
     return out
 
 

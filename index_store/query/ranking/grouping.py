@@ -17,7 +17,7 @@ from index_store.ann.validation import count_allowed, pack_allowed
 from index_store.delta.id_index import RowNumbers
 from index_store.filter.columns import MISSING, KeyColumns
 from index_store.filter.key_paths import KeyLocation, composed, locations_of
-from index_store.query.view import View
+from index_store.query.view import View, by_part
 from index_store.request.ranking import GroupBy
 from index_store.types import Metric, Vector
 
@@ -45,14 +45,12 @@ class GroupCounts:
 
     def names(self, numbers: npt.NDArray[np.int64], rows: RowNumbers) -> list[Hashable]:
         """Return the group of each row; None where it has none. numbers: of segments, -1 for the delta."""
-        parts = set(numbers.tolist())
+        parts = list(by_part(numbers, rows))
         if len(parts) == 1:
-            return self._names_in(parts.pop(), rows)
+            return self._names_in(parts[0].number, rows)
         out: list[Hashable] = [None] * len(rows)
-        for number in parts:
-            positions = np.flatnonzero(numbers == number)
-            names = self._names_in(number, rows[positions])
-            for position, name in zip(positions.tolist(), names, strict=True):
+        for number, positions, some in parts:
+            for position, name in zip(positions.tolist(), self._names_in(number, some), strict=True):
                 out[position] = name
         return out
 

@@ -20,7 +20,7 @@ from index_store.query.confidence import confidences
 from index_store.query.fusion import ScoredRows, fused_rows
 from index_store.query.ranking.formula import BoostFormula
 from index_store.query.ranking.grouping import columns_of
-from index_store.query.view import View
+from index_store.query.view import View, by_part
 from index_store.request.confidence import Curve
 from index_store.types import PageKey, SearchRequest
 
@@ -159,10 +159,8 @@ class PoolSource:
         added = np.zeros((len(found.rows), len(self.formula.terms)))
         keys = found.keys
         if self.formula.terms:
-            parts = set(found.numbers.tolist())
-            for number in parts:
-                positions = slice(None) if len(parts) == 1 else np.flatnonzero(found.numbers == number)
-                added[positions] = self.formula.added(columns_of(self.view, number), found.rows[positions])
+            for number, positions, rows in by_part(found.numbers, found.rows):
+                added[positions] = self.formula.added(columns_of(self.view, number), rows)
             for place in range(
                 added.shape[1]
             ):  # one after another: the sum of a row depends on that row alone
