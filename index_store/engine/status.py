@@ -9,10 +9,10 @@ from index_store.catalog.snapshots import SEGMENTS, newest_published
 from index_store.engine.generation import Generation
 from index_store.engine.open_generations import OpenGenerations
 from index_store.footprint import Footprint
-from index_store.storage.schema import STORE_FILE
+from index_store.storage.schema import LIVE, STORE_FILE
 from index_store.types import GenerationStatus
 
-_UNSEALED = "SELECT COUNT(*) FROM item WHERE seq>? AND deleted=0 AND active=1 AND vector IS NOT NULL"
+_UNSEALED = f"SELECT COUNT(*) FROM item WHERE seq>? AND {LIVE}"
 
 
 def statuses(members: OpenGenerations) -> list[GenerationStatus]:

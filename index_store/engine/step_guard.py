@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from index_store.engine.generation import Generation
 from index_store.errors import GenerationConflict, StoreUnavailable
-from index_store.storage.schema import STORE_FILE, Connection
+from index_store.storage.schema import LIVE, STORE_FILE, Connection
 from index_store.storage.store import Store
 from index_store.types import Id
 
@@ -23,8 +23,8 @@ _LOOK_S = 0.02
 _WAIT_S = 3.0
 _IDS_NAMED = 5
 _IDS_A_SELECT = 500
-_HIDDEN, _LIVE = "(deleted=1 OR active=0)", "deleted=0 AND active=1 AND vector IS NOT NULL"
-_LOST = f"SELECT id FROM item WHERE {_LIVE} EXCEPT SELECT id FROM target.item WHERE {_LIVE} ORDER BY id"
+_HIDDEN = "(deleted=1 OR active=0)"
+_LOST = f"SELECT id FROM item WHERE {LIVE} EXCEPT SELECT id FROM target.item WHERE {LIVE} ORDER BY id"
 _BEGINNING = -1
 """Before the first seq."""
 
@@ -46,8 +46,8 @@ class _ShownItems:
             self._seen = _newest_seq(current), _newest_seq(target)
             suspects = self.ids.union(_ids_that_are(current, _HIDDEN, after))
             if target_after != _BEGINNING:
-                suspects.update(_ids_that_are(target, _LIVE, target_after))
-            self.ids = _among(current, _HIDDEN, _among(target, _LIVE, suspects))
+                suspects.update(_ids_that_are(target, LIVE, target_after))
+            self.ids = _among(current, _HIDDEN, _among(target, LIVE, suspects))
         return bool(self.ids)
 
 
@@ -88,7 +88,7 @@ def lost_ids(current: Store, target: Store, suspects: Sequence[Id] | None) -> li
     A write that comes to one after the other is seen in between for a moment."""
     if suspects is not None:
         with current.reading() as before, target.reading() as after:
-            return sorted(_among(before, _LIVE, suspects) - _among(after, _LIVE, suspects))
+            return sorted(_among(before, LIVE, suspects) - _among(after, LIVE, suspects))
     file = f"{(target.directory / STORE_FILE).resolve().as_uri()}?mode=ro"
     with current.reading() as connection:
         # Compared by SQLite: to come back for each row is to ask for the interpreter's lock as often, beside
@@ -115,7 +115,7 @@ def _newest_seq(connection: Connection) -> int:
 
 
 def _ids_that_are(connection: Connection, condition: str, after_seq: int) -> list[Id]:
-    """Return the ids of which the condition (_HIDDEN or _LIVE) holds among rows changed after `after_seq`;
+    """Return the ids of which the condition (_HIDDEN or LIVE) holds among rows changed after `after_seq`;
     from the beginning on every row is looked at, later the new ones."""
     if after_seq == _BEGINNING:
         return [row[0] for row in connection.execute(f"SELECT id FROM item WHERE {condition}")]

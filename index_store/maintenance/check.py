@@ -24,6 +24,7 @@ from index_store.storage.rows import Row
 from index_store.storage.schema import (
     COLUMNS,
     FORMAT_VERSION,
+    LIVE,
     SQLITE_ERRORS,
     STORE_FILE,
     Connection,
@@ -123,7 +124,7 @@ def _missing_rows(directory: Path, base: OpenSnapshot) -> int:
     connection = connect_sqlite(directory / STORE_FILE)
     try:
         found = connection.execute(
-            "SELECT id, seq FROM item WHERE deleted=0 AND active=1 AND vector IS NOT NULL AND seq<=?",
+            f"SELECT id, seq FROM item WHERE {LIVE} AND seq<=?",
             (base.seq,),
         ).fetchall()
     finally:

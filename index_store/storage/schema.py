@@ -35,6 +35,8 @@ CREATE TABLE item(
 CREATE UNIQUE INDEX item_seq ON item(seq, deleted)
 """
 COLUMNS = "id, seq, deleted, active, source_version, content_hash, metadata, share, crc, vector"
+LIVE = "deleted=0 AND active=1 AND vector IS NOT NULL"
+"""The condition of rows that searches find."""
 UPSERT = (
     f"INSERT INTO item({COLUMNS}) VALUES(?,?,?,?,?,?,?,?,?,?) ON CONFLICT(id) DO UPDATE SET "
     "seq=excluded.seq, deleted=excluded.deleted, active=excluded.active, "
