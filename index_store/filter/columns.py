@@ -212,7 +212,7 @@ class MetadataColumn:
 
 
 class MetadataColumns:
-    """Some top-level keys of a few rows' metadata. One thread appends, any thread reads published rows."""
+    """Some top-level keys of a few rows' metadata. Fits `KeyColumns`."""
 
     def __init__(self) -> None:
         self._columns: dict[str, MetadataColumn] = {}
@@ -220,11 +220,6 @@ class MetadataColumns:
     def column(self, key: str) -> MetadataColumn | None:
         """Return the column of a top-level key; None where no row has the key."""
         return self._columns.get(key)
-
-    def used_keys(self, mask: npt.NDArray[np.bool_]) -> dict[str, KeyCount]:
-        """See `used_keys` of this file. mask: over the first rows."""
-        columns = list(self._columns.items())
-        return used_keys(((key, column.codes.data) for key, column in columns), mask)
 
     def add_texts(self, start: int, texts: Sequence[str | None], only_keys: Set[str]) -> None:
         """Rows start.. have these metadata (JSON objects). only_keys: no other ones are looked at."""

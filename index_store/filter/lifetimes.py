@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from index_store.ann.port import Bitmap
 from index_store.ann.validation import pack_allowed
-from index_store.filter.columns import MISSING, ColumnSource, MetadataColumns
+from index_store.filter.columns import MISSING, KeyColumns, MetadataColumns
 from index_store.filter.compile import Mask
 from index_store.filter.growable import GrowableColumn
 from item_rules.lifetime import Lifetime, ShownSpan
@@ -33,7 +33,7 @@ class _Bound:
         self._rows = 0
         self._moments = GrowableColumn(np.float64(nothing), 64)
 
-    def until(self, columns: ColumnSource, count: int) -> Moments | None:
+    def until(self, columns: KeyColumns, count: int) -> Moments | None:
         """Return those of the first `count` rows; None where no row has any."""
         column = columns.column(self._key) if self._key else None
         if column is None:
@@ -53,7 +53,7 @@ class _Bound:
 class GrowableLifetimes:
     """Of rows in memory. Safe from any thread."""
 
-    def __init__(self, columns: ColumnSource) -> None:
+    def __init__(self, columns: KeyColumns) -> None:
         self._columns = columns
         self._bounds: tuple[_Bound, _Bound] | None = None
         self._lock = threading.Lock()
@@ -79,7 +79,7 @@ class GrowableLifetimes:
 class SealedLifetimes:
     """Of rows that never change. Safe from any thread."""
 
-    def __init__(self, columns: ColumnSource, rows: int) -> None:
+    def __init__(self, columns: KeyColumns, rows: int) -> None:
         self._growing = GrowableLifetimes(columns)
         self._rows = rows
         self._edges: Moments | None = None
@@ -118,10 +118,10 @@ class SealedLifetimes:
 def shown_texts(span: ShownSpan, texts: Sequence[str | None]) -> list[bool]:
     """Return which of these metadata, as JSON texts, belong to items that are shown. A text that has rotted
     into no JSON object is not."""
-    columns: Any = MetadataColumns()
+    columns = MetadataColumns()
     try:
         columns.add_texts(0, texts, set(span.lifetime.keys))
     except (TypeError, ValueError, AttributeError, RecursionError):
         return [len(texts) > 1 and shown_texts(span, [text])[0] for text in texts]
     mask = GrowableLifetimes(columns).shown_rows(span, len(texts))
-    return [True] * len(texts) if mask is None else mask.tolist()
+    return [True] * len(texts) if mask is None else list(mask.tolist())
