@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store.filter.columns import (
+    TEXTS_AT_ONCE,
     KeyCount,
     MetadataColumn,
     fill_from_texts,
@@ -32,7 +33,6 @@ COUNTED_KEYS_MAX = 16_384
 _MADE_BYTES_MAX = 32 << 20
 _TOLD_KEYS = 64
 """Keys without a column that are told, of the most common ones."""
-_TEXTS_AT_ONCE = 1024
 
 
 class DeltaColumns:
@@ -71,8 +71,7 @@ class DeltaColumns:
         with self._making:
             column, done = self._made.find(key) or (MetadataColumn(), 0)
             stop = self._rows
-            for start in range(done, stop, _TEXTS_AT_ONCE):
-                fill_from_texts(column, key, start, self._texts(start, min(start + _TEXTS_AT_ONCE, stop)))
+            fill_from_texts(column, key, done, stop, self._texts)
             # However heavy, the one used last stays: the next search may ask for it again.
             self._made.keep(key, (column, stop), min(column.bytes, _MADE_BYTES_MAX))
         return column if len(column.values) else None
@@ -90,8 +89,8 @@ class DeltaColumns:
 
     def append_texts(self, texts: Sequence[str | None]) -> None:
         """The next rows have these metadata (JSON objects)."""
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            self._add_some(texts[start : start + _TEXTS_AT_ONCE])
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            self._add_some(texts[start : start + TEXTS_AT_ONCE])
 
     def _add_some(self, texts: Sequence[str | None]) -> None:
         found: dict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))

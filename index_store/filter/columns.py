@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
@@ -14,6 +14,8 @@ from index_store.filter.growable import GrowableColumn
 from item_rules.metadata import metadata_text
 
 MISSING = -1
+TEXTS_AT_ONCE = 1024
+"""Of metadata that are parsed."""
 VALUE_BYTES = 200
 """About what a distinct value takes, beside the characters of a text."""
 _PLAIN = frozenset((str, int, float, bool, type(None)))
@@ -253,10 +255,19 @@ def put_codes(column: MetadataColumn, start: int, positions: Sequence[int], code
     column.codes.put(start, row_codes)
 
 
-def fill_from_texts(column: MetadataColumn, key: str, start: int, texts: Sequence[str | None]) -> None:
-    """Rows start.. have these metadata: look at one key of them. Texts without the key are not parsed."""
+def fill_from_texts(
+    column: MetadataColumn,
+    key: str,
+    start: int,
+    stop: int,
+    texts: Callable[[int, int], Sequence[str | None]],
+) -> None:
+    """Look at one key of the metadata of rows start..stop. texts: gives those of some rows; texts without the
+    key are not parsed."""
     name = metadata_text(key)  # as it stands in canonical JSON
-    likely = [text if text is not None and (name in text or "\\u" in text) else None for text in texts]
-    found = [(place, column.code(each[key])) for place, each in objects_of(likely) if key in each]
-    if found:
-        put_codes(column, start, [place for place, _ in found], [code for _, code in found])
+    for first in range(start, stop, TEXTS_AT_ONCE):
+        some = texts(first, min(first + TEXTS_AT_ONCE, stop))
+        likely = [text if text is not None and (name in text or "\\u" in text) else None for text in some]
+        found = [(place, column.code(each[key])) for place, each in objects_of(likely) if key in each]
+        if found:
+            put_codes(column, first, [place for place, _ in found], [code for _, code in found])

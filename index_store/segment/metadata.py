@@ -39,7 +39,6 @@ from index_store.segment.ids import Rows
 COLUMNS_MAX = 256
 COLUMNS_BYTES_MAX = 64 << 20
 """What the values of the columns used last may take in memory; of heavier ones the last."""
-_TEXTS_AT_ONCE = 1024
 
 _TEXTS = "metadata.utf8"
 _OFFSETS = "metadata_offsets.npy"
@@ -160,9 +159,9 @@ class SealedMetadata:
         """A column out of the texts, and about what it takes in memory: looks through all of them."""
         count = len(self._offsets) - 1
         column = MetadataColumn()
-        for start in range(0, count, _TEXTS_AT_ONCE):
-            rows = np.arange(start, min(start + _TEXTS_AT_ONCE, count), dtype=np.int64)
-            fill_from_texts(column, key, start, self.texts(rows))
+        fill_from_texts(
+            column, key, 0, count, lambda start, stop: self.texts(np.arange(start, stop, dtype=np.int64))
+        )
         if not len(column.values):
             return FixedColumn(np.broadcast_to(np.int32(MISSING), count), ColumnValues([])), VALUE_BYTES
         return FixedColumn(column.codes.between(0, count), column.values), column.bytes
