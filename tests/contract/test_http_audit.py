@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.test_http_openapi import _check
+from tests.contract.openapi_document import check_schema
 from tests.http_app import HttpApp, picture, running_app
 
 KEYS = {
@@ -35,7 +35,7 @@ def audit(app: HttpApp, limit: int = 100) -> list[dict[str, Any]]:
     answer = app.get("/v1/audit", params={"limit": limit}, headers=OPS)
     assert answer.status_code == 200, answer.text
     document: dict[str, Any] = answer.json()
-    _check(document, {"$ref": "#/components/schemas/Audit"})
+    check_schema(document, {"$ref": "#/components/schemas/Audit"})
     assert (document["state"], document["lost"]) == ("ok", 0)
     found: list[dict[str, Any]] = document["entries"]
     return found

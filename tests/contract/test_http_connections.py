@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.test_http_openapi import OPERATIONS, _filled
+from tests.contract.openapi_document import OPERATIONS, filled_path
 from tests.contract.test_http_protocol import KEEP_ALIVE_S, SEARCH, Answer, Wire, post, read_answer, served
 from tests.http_app import seed
 from tests.waiting import until
@@ -33,7 +33,7 @@ LIMITS = {
 LINE = b"POST /v1/search HTTP/1.1\r\nhost: localhost\r\n"
 CHUNKED = post(content_length="", transfer_encoding="chunked")[: -len(SEARCH)]
 POSTS = [
-    (path, _filled(path, operation), next(iter(operation["requestBody"]["content"])))
+    (path, filled_path(path, operation), next(iter(operation["requestBody"]["content"])))
     for path, method, operation in OPERATIONS
     if method == "post"
 ]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.test_http_openapi import _check
+from tests.contract.openapi_document import check_schema
 from tests.http_app import HttpApp, picture
 
 
@@ -22,7 +22,7 @@ def told(app: HttpApp, body: dict[str, Any]) -> dict[str, Any]:
     answer = app.post("/v1/explain", body)
     assert answer.status_code == 200, answer.text
     document: dict[str, Any] = answer.json()
-    _check(document, {"$ref": "#/components/schemas/Explanation"})
+    check_schema(document, {"$ref": "#/components/schemas/Explanation"})
     return document
 
 

@@ -17,7 +17,7 @@ from index_store.engine.index import EmbeddedIndex
 from index_store.storage.commit_marks import AckedSeq
 from index_store.storage.schema import STORE_FILE
 from service.app.health.maintenance_status import STATUS_FILE
-from tests.contract.test_http_openapi import _check
+from tests.contract.openapi_document import check_schema
 from tests.http_app import HttpApp, running_app
 from tests.waiting import until
 
@@ -42,7 +42,7 @@ def health(app: HttpApp, status: int = 200) -> dict[str, Any]:
     answer = app.get("/health")
     assert answer.status_code == status, answer.text
     document: dict[str, Any] = answer.json()
-    _check(document, {"$ref": "#/components/schemas/Health"})
+    check_schema(document, {"$ref": "#/components/schemas/Health"})
     return document
 
 
@@ -53,7 +53,7 @@ def reasons(app: HttpApp) -> dict[tuple[str | None, str], dict[str, Any]]:
 def ready(app: HttpApp) -> list[dict[str, Any]]:
     answer = app.get("/readyz")
     document = answer.json()
-    _check(document, {"$ref": "#/components/schemas/Readiness"})
+    check_schema(document, {"$ref": "#/components/schemas/Readiness"})
     assert answer.status_code == (503 if document["waiting_for"] else 200)
     waiting: list[dict[str, Any]] = document["waiting_for"]
     return waiting

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.test_http_openapi import OPERATIONS, _filled
+from tests.contract.openapi_document import OPERATIONS, filled_path
 from tests.http_app import HttpApp, running_app
 
 KEYS = {
@@ -61,7 +61,7 @@ def refusal(
     app: HttpApp, method: str, path: str, operation: dict[str, object], headers: dict[str, Any]
 ) -> str:
     """The code of the refusal, or an empty string when the key check let the request pass."""
-    answer = app.request(method, _filled(path, operation), headers=headers)
+    answer = app.request(method, filled_path(path, operation), headers=headers)
     is_json = answer.headers["content-type"] == "application/problem+json"
     code = answer.json()["code"] if is_json else ""
     if code in REFUSALS:

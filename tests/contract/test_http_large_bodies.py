@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
+from tests.contract.openapi_document import DOCUMENT
 from tests.http_app import HttpApp, as_base64, unit
 
-ROOT = Path(__file__).parents[2]
-PATHS = yaml.safe_load((ROOT / "openapi.yaml").read_text("utf-8"))["paths"]
 READ_JSON = sorted(
     path
-    for path, item in PATHS.items()
+    for path, item in DOCUMENT["paths"].items()
     if "application/json" in item.get("post", {}).get("requestBody", {}).get("content", {})
 )
 HEADERS = {"content-type": "application/json"}

@@ -12,12 +12,12 @@ import pytest
 
 from index_store.engine.index import EmbeddedIndex
 from index_store.types import Ack, CollectionSpec, CollectionStatus, SearchRequest, SearchResult, WriteBatch
-from tests.contract.test_http_openapi import OPERATIONS, _filled
+from tests.contract.openapi_document import OPERATIONS, filled_path
 from tests.contract.test_http_protocol import Wire, post, read_answer, served
 from tests.http_app import HttpApp, seed
 from tests.waiting import until
 
-GETS = [(path, _filled(path, operation)) for path, method, operation in OPERATIONS if method == "get"]
+GETS = [(path, filled_path(path, operation)) for path, method, operation in OPERATIONS if method == "get"]
 
 
 class UnforeseenFault(RuntimeError):

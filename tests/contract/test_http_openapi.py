@@ -7,28 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
-import yaml
 from openapi_spec_validator import validate
-from referencing import Registry, Resource
-from referencing.jsonschema import DRAFT202012
 
+from tests.contract.openapi_document import DOCUMENT, OPERATIONS, ROOT, check_schema, filled_path
 from tests.http_app import HttpApp, application_of, picture_bytes, running_app, seed
-
-ROOT = Path(__file__).parents[2]
-DOCUMENT = yaml.safe_load((ROOT / "openapi.yaml").read_text("utf-8"))
-METHODS = ("get", "post", "put", "delete", "patch", "head", "options")
-OPERATIONS = [
-    (path, method, item[method])
-    for path, item in DOCUMENT["paths"].items()
-    for method in METHODS
-    if method in item
-]
-_BASE = "urn:openapi"
-_REGISTRY = Registry().with_resource(
-    _BASE, Resource.from_contents(DOCUMENT, default_specification=DRAFT202012)
-)
 
 
 def _examples() -> list[Any]:
@@ -104,7 +87,7 @@ def test_every_v1_path_answers_under_both_prefixes_and_both_slash_spellings(new_
     for path, method, operation in OPERATIONS:
         for prefix in _prefixes(path):
             for slash in ("", "/"):
-                answer = new_app.request(method, prefix + _filled(path, operation) + slash)
+                answer = new_app.request(method, prefix + filled_path(path, operation) + slash)
                 assert answer.status_code not in (307, 308, 405), (prefix, path, slash)
                 assert answer.status_code != 404 or answer.json()["code"] != "unknown_route", (prefix, path)
         assert ("/api" in _prefixes(path)) == path.startswith("/v1/")
@@ -115,14 +98,14 @@ def test_example_does_what_it_says(
     app: HttpApp, path: str, method: str, kind: str, example: dict[str, Any], prefix: str
 ) -> None:
     operation = DOCUMENT["paths"][path][method]
-    answer = app.request(method, prefix + _filled(path, operation), **_body(kind, example))
+    answer = app.request(method, prefix + filled_path(path, operation), **_body(kind, example))
     expected = example.get("x-status", 200)
     assert answer.status_code == expected, answer.text
     described = _resolved(operation["responses"][str(expected)])
     assert set(described["content"]) == {answer.headers["content-type"].partition(";")[0]}
     assert answer.headers["x-request-id"]
     if answer.headers["content-type"].endswith("json"):
-        _check(answer.json(), next(iter(described["content"].values()))["schema"])
+        check_schema(answer.json(), next(iter(described["content"].values()))["schema"])
 
 
 def test_the_document_itself_is_served(read_app: HttpApp) -> None:
@@ -135,7 +118,7 @@ def test_every_documented_answer_example_fits_its_schema() -> None:
         for response in operation["responses"].values():
             for body in _resolved(response).get("content", {}).values():
                 for example in body.get("examples", {}).values():
-                    _check(example["value"], body["schema"])
+                    check_schema(example["value"], body["schema"])
                     checked += 1
     assert checked > 5
 
@@ -145,7 +128,7 @@ def test_every_success_example_of_a_request_fits_its_schema() -> None:
         for kind, body in operation.get("requestBody", {}).get("content", {}).items():
             for example in body.get("examples", {}).values():
                 if "x-status" not in example and kind == "application/json":
-                    _check(example["value"], body["schema"])
+                    check_schema(example["value"], body["schema"])
 
 
 def test_every_operation_names_its_key() -> None:
@@ -153,18 +136,6 @@ def test_every_operation_names_its_key() -> None:
         assert operation["x-role"] in ("none", "search", "write", "admin"), path
         is_open = {} in operation["security"] or operation["security"] == []
         assert is_open == (operation["x-role"] in ("none", "search")), path
-
-
-def _filled(path: str, operation: dict[str, Any]) -> str:
-    query = []
-    for parameter in operation.get("parameters", ()):
-        if "example" not in parameter:
-            continue
-        if parameter["in"] == "path":
-            path = path.replace("{" + parameter["name"] + "}", str(parameter["example"]))
-        else:
-            query.append(f"{parameter['name']}={parameter['example']}")
-    return path + ("?" + "&".join(query) if query else "")
 
 
 def _body(kind: str, example: dict[str, Any]) -> dict[str, Any]:
@@ -184,9 +155,3 @@ def _resolved(part: dict[str, Any]) -> dict[str, Any]:
     for step in part["$ref"].removeprefix("#/").split("/"):
         found = found[step]
     return dict(found)
-
-
-def _check(value: Any, schema: dict[str, Any]) -> None:
-    """Against the document itself, so that `$ref` finds its way."""
-    anchored = json.loads(json.dumps(schema).replace('"#/', f'"{_BASE}#/'))
-    jsonschema.Draft202012Validator(anchored, registry=_REGISTRY).validate(value)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from tests.contract.openapi_document import DOCUMENT
 from tests.http_app import HttpApp
 
-ROOT = Path(__file__).parents[2]
-DOCUMENT = yaml.safe_load((ROOT / "openapi.yaml").read_text("utf-8"))
 READS = [(path, item["get"]) for path, item in DOCUMENT["paths"].items() if "get" in item]
 OPEN = [path for path, operation in READS if operation["x-role"] == "none"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.contract.test_http_openapi import _check
+from tests.contract.openapi_document import check_schema
 from tests.contract.test_http_words import environ
 from tests.http_app import DISHES, HttpApp, as_base64, picture, running_app, unit
 
@@ -57,7 +57,7 @@ def found(app: HttpApp, **body: Any) -> dict[str, Any]:
     answer = app.post("/v1/search", body)
     assert answer.status_code == 200, answer.text
     document: dict[str, Any] = answer.json()
-    _check(document, {"$ref": "#/components/schemas/SearchResponse"})
+    check_schema(document, {"$ref": "#/components/schemas/SearchResponse"})
     return document
 
 

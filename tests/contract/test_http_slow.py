@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from service.observing.stage_timing import STAGES
+from tests.contract.openapi_document import check_schema
 from tests.contract.test_http_metrics import value
-from tests.contract.test_http_openapi import _check
 from tests.http_app import HttpApp
 
 EMBED_STAGES = ("embed_wait", "embed")
@@ -18,7 +18,7 @@ def slow(app: HttpApp, **query: int) -> list[dict[str, Any]]:
     answer = app.get("/v1/slow", params=query)
     assert answer.status_code == 200, answer.text
     document: dict[str, Any] = answer.json()
-    _check(document, {"$ref": "#/components/schemas/SlowSearches"})
+    check_schema(document, {"$ref": "#/components/schemas/SlowSearches"})
     found: list[dict[str, Any]] = document["searches"]
     return found
 

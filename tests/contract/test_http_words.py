@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.contract.test_http_openapi import _check
+from tests.contract.openapi_document import check_schema
 from tests.http_app import DISHES, HttpApp, running_app
 
 TITLES = {number: f"{DISHES[number % len(DISHES)]} {number}호" for number in range(1, 31)}
@@ -267,7 +267,7 @@ def test_slow_searches_by_words_are_told_by_their_mode(tmp_path: Path) -> None:
         for mode in ("lexical", "hybrid"):
             app.post("/v1/search", {"query": "냉면", "mode": mode}, headers={"x-request-id": f"by-{mode}"})
         document = app.get("/v1/slow?limit=200").json()
-    _check(document, {"$ref": "#/components/schemas/SlowSearches"})
+    check_schema(document, {"$ref": "#/components/schemas/SlowSearches"})
     for mode in ("lexical", "hybrid"):
         told = [each["query"] for each in document["searches"] if each["request_id"] == f"by-{mode}"]
         assert told == [mode]
