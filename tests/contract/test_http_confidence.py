@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from service.embedding.runtimes.placeholder import HASHED, info_without_model
+from tests.fixtures.calibration import write_calibration
 from tests.http_app import HttpApp, picture, running_app
 
 GOODS = (
@@ -39,21 +38,13 @@ lexical = ["title"]
 [collections.products]
 lexical = ["title"]
 """
-QUERY = dict.fromkeys(("background", "korean", "length", "size", "share"), 0.0)
-CALIBRATION = {
-    "embedding_version": info_without_model(HASHED, "text", 384).embedding_version,
-    "middle": 0.0,
-    "spread": 0.3,
-    "dense": QUERY | {"score": 6.0, "constant": -4.0},
-    "hybrid": QUERY | {"score": 4.0, "constant": -5.0},
-}
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
     folder = tmp_path_factory.mktemp("confidence")
     (folder / "collections.toml").write_text(COLLECTIONS)
-    (folder / "shop.json").write_text(json.dumps(CALIBRATION))
+    write_calibration(folder / "shop.json")
     with running_app(folder / "data", {"COLLECTIONS_FILE": str(folder / "collections.toml")}) as app:
         for collection, field in (("recipes", "recipe_id"), ("strict", "id"), ("plain", "id")):
             items = [

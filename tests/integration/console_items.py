@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
-from service.embedding.runtimes.placeholder import HASHED, info_without_model
+from tests.fixtures.calibration import write_calibration
 from tests.http_app import DISHES, picture
 from tests.integration.service_process import Connection
 
@@ -28,19 +27,11 @@ lexical = ["title"]
 confidence = "goods.json"
 """
 """The built-in ones, and one that is searched by words too and whose model is calibrated."""
-NO_FEATURE = dict.fromkeys(("background", "korean", "length", "size", "share"), 0.0)
-CALIBRATION = {
-    "embedding_version": info_without_model(HASHED, "text", 384).embedding_version,
-    "middle": 0.0,
-    "spread": 0.3,
-    "dense": {**NO_FEATURE, "score": 6.0, "constant": -4.0},
-    "hybrid": {**NO_FEATURE, "score": 4.0, "constant": -5.0},
-}
 
 
 def write_collections(folder: Path) -> str:
     """Return the path of a collections file."""
-    (folder / "goods.json").write_text(json.dumps(CALIBRATION))
+    write_calibration(folder / "goods.json")
     (folder / "collections.toml").write_text(COLLECTIONS)
     return str(folder / "collections.toml")
 
