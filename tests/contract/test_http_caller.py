@@ -6,6 +6,7 @@ import unicodedata
 
 import pytest
 
+from tests.contract.searches import pages
 from tests.http_app import HttpApp, picture_bytes
 
 
@@ -48,13 +49,7 @@ def test_more_ids_than_sql_has_parameters(app: HttpApp) -> None:
 def test_cursor_pages_are_the_whole_answer(app: HttpApp) -> None:
     whole = app.post("/v1/search", {"query": "밥", "top_k": 30}).json()
     assert whole["exhausted"] and "next_cursor" not in whole
-    rows, body = [], {"query": "밥", "top_k": 8}
-    while True:
-        page = app.post("/v1/search", body).json()
-        rows += page["results"]
-        if page["exhausted"]:
-            break
-        body["cursor"] = page["next_cursor"]
+    rows = [row for page in pages(app, query="밥", top_k=8) for row in page["results"]]
     assert rows == whole["results"]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.contract.searches import search
 from tests.fixtures.calibration import write_calibration
 from tests.http_app import HttpApp, picture, running_app
 
@@ -56,10 +57,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
 
 
 def found(app: HttpApp, query: str, **more: Any) -> dict[str, Any]:
-    answer = app.post("/v1/search", {"query": query, **more})
-    assert answer.status_code == 200, answer.text
-    document: dict[str, Any] = answer.json()
-    return document
+    return search(app, query=query, **more)
 
 
 def values(document: dict[str, Any]) -> list[float]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.contract.openapi_document import check_schema
+from tests.contract.searches import ids, search
 from tests.contract.test_http_words import environ
 from tests.http_app import DISHES, HttpApp, as_base64, picture, running_app, unit
 
@@ -54,15 +55,9 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
 def found(app: HttpApp, **body: Any) -> dict[str, Any]:
     if not {"query", "like_ids", "image"} & set(body):
         body["vector"] = QUERY
-    answer = app.post("/v1/search", body)
-    assert answer.status_code == 200, answer.text
-    document: dict[str, Any] = answer.json()
+    document = search(app, **body)
     check_schema(document, {"$ref": "#/components/schemas/SearchResponse"})
     return document
-
-
-def ids(document: dict[str, Any]) -> list[int]:
-    return [hit["recipe_id"] for hit in document["results"]]
 
 
 def terms_of(number: int) -> list[float]:

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.contract.searches import ids, pages, search
 from tests.http_app import HttpApp
 
 LIKES = [1, 11, 2, 12]
@@ -18,14 +19,7 @@ def asked(app: HttpApp, **more: Any) -> httpx.Response:
 
 
 def found(app: HttpApp, **more: Any) -> dict[str, Any]:
-    answer = asked(app, **more)
-    assert answer.status_code == 200, answer.text
-    document: dict[str, Any] = answer.json()
-    return document
-
-
-def ids(document: dict[str, Any]) -> list[int]:
-    return [row["recipe_id"] for row in document["results"]]
+    return search(app, **{"like_ids": LIKES, **more})
 
 
 @pytest.mark.parametrize("mode", ["best", "each"])
@@ -70,14 +64,8 @@ def test_pages_are_the_whole_answer(app: HttpApp, mode: str) -> None:
         "filter": {"price": {"$gt": 4000}},
     }
     whole = found(app, **conditions, top_k=30)
-    rows: list[Any] = []
-    body: dict[str, Any] = {**conditions, "top_k": 4, "include": ["rank"]}
-    while True:
-        page = found(app, **body)
-        rows += page["results"]
-        if page["exhausted"]:
-            break
-        body["cursor"] = page["next_cursor"]
+    shown = pages(app, like_ids=LIKES, **conditions, top_k=4, include=["rank"])
+    rows = [row for page in shown for row in page["results"]]
     assert [row["recipe_id"] for row in rows] == ids(whole)
     assert [row["rank"] for row in rows] == list(range(1, len(rows) + 1))
     assert [row["distance"] for row in rows] == [row["distance"] for row in whole["results"]]

@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.contract.searches import pages
 from tests.http_app import HttpApp, as_base64, picture, running_app, unit
 
 RNG = np.random.default_rng(11)
@@ -85,15 +86,8 @@ def test_a_cursor_of_a_filtered_question_goes_on(app: HttpApp) -> None:
 
 
 def test_rank_goes_on_over_pages(app: HttpApp) -> None:
-    ranks: list[int] = []
-    body: dict[str, Any] = {**BY_TEXT, "top_k": 8, "include": ["rank"]}
-    while True:
-        page = app.post("/v1/search", body).json()
-        ranks += [row["rank"] for row in page["results"]]
-        if page["exhausted"]:
-            break
-        body["cursor"] = page["next_cursor"]
-    assert ranks == list(range(1, 31))
+    shown = pages(app, **BY_TEXT, top_k=8, include=["rank"])
+    assert [row["rank"] for page in shown for row in page["results"]] == list(range(1, 31))
     later = app.post("/v1/search", {**BY_TEXT, "top_k": 2, "offset": 5, "include": ["rank"]}).json()
     assert [row["rank"] for row in later["results"]] == [6, 7]
     after = app.post(

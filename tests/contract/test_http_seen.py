@@ -7,19 +7,13 @@ from typing import Any
 
 import pytest
 
+from tests.contract.searches import search
 from tests.http_app import HttpApp, picture
 
 
 @pytest.fixture
 def key() -> str:
     return uuid.uuid4().hex
-
-
-def found(app: HttpApp, **body: Any) -> dict[str, Any]:
-    answer = app.post("/v1/search", body)
-    assert answer.status_code == 200, answer.text
-    document: dict[str, Any] = answer.json()
-    return document
 
 
 def ids(document: dict[str, Any]) -> list[Any]:
@@ -37,10 +31,10 @@ QUESTIONS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_scrolling_shows_everything_once(app: HttpApp, key: str, question: dict[str, Any]) -> None:
-    whole = ids(found(app, **question, top_k=100))
+    whole = ids(search(app, **question, top_k=100))
     shown: list[Any] = []
     while True:
-        page = found(app, **question, top_k=4, seen_key=key)
+        page = search(app, **question, top_k=4, seen_key=key)
         assert "next_cursor" not in page
         shown += ids(page)
         if page["exhausted"]:
@@ -49,34 +43,34 @@ def test_scrolling_shows_everything_once(app: HttpApp, key: str, question: dict[
     assert sorted(shown) == sorted(whole) and len(set(shown)) == len(shown)
     is_in_turns = question.get("recommend") == "each"  # which begin again on every page
     assert is_in_turns or shown == whole
-    assert ids(found(app, **question, top_k=4, seen_key=key)) == []
-    again = found(app, **question, top_k=4, seen_key=key, seen_reset=True)
+    assert ids(search(app, **question, top_k=4, seen_key=key)) == []
+    again = search(app, **question, top_k=4, seen_key=key, seen_reset=True)
     assert ids(again) == whole[:4]
-    following = ids(found(app, **question, top_k=2, seen_key=key))
+    following = ids(search(app, **question, top_k=2, seen_key=key))
     assert len(following) == 2 and not set(following) & set(whole[:4])
     assert is_in_turns or following == whole[4:6]
 
 
 def test_a_key_is_of_one_collection_and_of_one_caller(app: HttpApp, key: str) -> None:
-    first = ids(found(app, query="국", top_k=3, seen_key=key))
-    assert ids(found(app, query="국", top_k=3)) == first, "a search without the key"
-    assert ids(found(app, query="국", top_k=3, seen_key=f"{key}2")) == first
-    assert not set(first) & set(ids(found(app, query="밥", top_k=30, seen_key=key))), "another question"
-    assert len(found(app, image=picture(1), top_k=30, seen_key=key)["results"]) == 11
+    first = ids(search(app, query="국", top_k=3, seen_key=key))
+    assert ids(search(app, query="국", top_k=3)) == first, "a search without the key"
+    assert ids(search(app, query="국", top_k=3, seen_key=f"{key}2")) == first
+    assert not set(first) & set(ids(search(app, query="밥", top_k=30, seen_key=key))), "another question"
+    assert len(search(app, image=picture(1), top_k=30, seen_key=key)["results"]) == 11
 
 
 def test_only_what_was_answered_is_remembered(app: HttpApp, key: str) -> None:
-    assert ids(found(app, query="국", top_k=3, max_distance=0.0, seen_key=key)) == []
+    assert ids(search(app, query="국", top_k=3, max_distance=0.0, seen_key=key)) == []
     assert app.post("/v1/search", {"query": "국", "top_k": 0, "seen_key": key}).status_code == 422
     failed = {"like_ids": [999], "seen_key": key}
     assert app.post("/v1/search", failed).status_code == 404
-    assert ids(found(app, query="국", top_k=3, seen_key=key)) == ids(found(app, query="국", top_k=3))
+    assert ids(search(app, query="국", top_k=3, seen_key=key)) == ids(search(app, query="국", top_k=3))
 
 
 def test_a_batch_remembers_each_of_its_answers(app: HttpApp, key: str) -> None:
     searches = [{"query": "국", "top_k": 3, "seen_key": key}, {"query": "밥", "top_k": 3}]
     answers = app.post("/v1/search-batch", {"searches": searches}).json()["responses"]
-    after = ids(found(app, query="국", top_k=27, seen_key=key))
+    after = ids(search(app, query="국", top_k=27, seen_key=key))
     assert not set(ids(answers[0])) & set(after) and len(after) == 27
 
 
@@ -96,7 +90,7 @@ def test_what_is_refused_names_its_field(app: HttpApp, body: dict[str, Any], fie
 
 
 def test_it_is_told_in_metrics_and_explain_takes_none(app: HttpApp, key: str) -> None:
-    found(app, query="국", seen_key=key)
+    search(app, query="국", seen_key=key)
     text = app.get("/metrics").text
     (keys,) = [line.split()[1] for line in text.splitlines() if line.startswith("uhok_seen_keys ")]
     assert float(keys) >= 1 and key not in text

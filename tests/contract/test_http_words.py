@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.contract.openapi_document import check_schema
+from tests.contract.searches import ids, search
 from tests.http_app import DISHES, HttpApp, running_app
 
 TITLES = {number: f"{DISHES[number % len(DISHES)]} {number}호" for number in range(1, 31)}
@@ -48,14 +49,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
 
 
 def found(app: HttpApp, query: str, mode: str = "lexical", **more: Any) -> dict[str, Any]:
-    answer = app.post("/v1/search", {"query": query, "mode": mode, **more})
-    assert answer.status_code == 200, answer.text
-    document: dict[str, Any] = answer.json()
-    return document
-
-
-def ids(document: dict[str, Any]) -> list[int]:
-    return [hit["recipe_id"] for hit in document["results"]]
+    return search(app, query=query, mode=mode, **more)
 
 
 @pytest.mark.parametrize(

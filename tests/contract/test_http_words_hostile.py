@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.contract.test_http_words import environ, fill, found, ids
+from tests.contract.searches import ids
+from tests.contract.test_http_words import environ, fill, found
 from tests.http_app import HttpApp, running_app
 
 JSON = {"content-type": "application/json"}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.contract.searches import search
 from tests.http_app import HttpApp, picture, running_app
 
 NAMES = {f"p{place}": f"{kind} {place}호" for place, kind in enumerate(["머그컵", "물병", "접시"] * 3)}
@@ -45,31 +46,24 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
         yield app
 
 
-def found(app: HttpApp, **body: Any) -> dict[str, Any]:
-    answer = app.post("/v1/search", body)
-    assert answer.status_code == 200, answer.text
-    document: dict[str, Any] = answer.json()
-    return document
-
-
 def ids(document: dict[str, Any]) -> list[str]:
     return [hit["product_id"] for hit in document["results"]]
 
 
 def test_a_text_is_answered_by_names_and_marked(app: HttpApp) -> None:
-    document = found(app, query="머그", **IN_PRODUCTS)
+    document = search(app, query="머그", **IN_PRODUCTS)
     assert {"p0", "p3", "p6"} == set(ids(document))
     assert document["mode"] == "lexical"
     assert "degraded" not in document and "truncated" not in document, "no model was away, none read it"
     assert all("distance" not in hit and hit["score"] > 0 for hit in document["results"])
     for mode in ("lexical", "hybrid"):
-        assert ids(found(app, query="머그", mode=mode, **IN_PRODUCTS)) == ids(document)
+        assert ids(search(app, query="머그", mode=mode, **IN_PRODUCTS)) == ids(document)
 
 
 def test_pages_of_names_go_on(app: HttpApp) -> None:
-    whole = ids(found(app, query="머그", **IN_PRODUCTS))
-    first = found(app, query="머그", top_k=2, **IN_PRODUCTS)
-    second = found(app, query="머그", top_k=2, cursor=first["next_cursor"], **IN_PRODUCTS)
+    whole = ids(search(app, query="머그", **IN_PRODUCTS))
+    first = search(app, query="머그", top_k=2, **IN_PRODUCTS)
+    second = search(app, query="머그", top_k=2, cursor=first["next_cursor"], **IN_PRODUCTS)
     assert ids(first) + ids(second) == whole
     assert second["mode"] == "lexical" and "degraded" not in second
 
@@ -81,13 +75,13 @@ def test_several_at_once_are_answered_by_names(app: HttpApp) -> None:
 
 
 def test_words_are_weighed_beside_a_picture(app: HttpApp) -> None:
-    alone = found(app, image=picture(4), top_k=9)
-    both = found(app, image=picture(4), query="접시", mode="hybrid", top_k=9, include=["why"], **IN_PRODUCTS)
+    alone = search(app, image=picture(4), top_k=9)
+    both = search(app, image=picture(4), query="접시", mode="hybrid", top_k=9, include=["why"], **IN_PRODUCTS)
     assert ids(alone)[0] == "p4" and both["mode"] == "hybrid"
     assert sorted(ids(both)) == sorted(NAMES), "a picture has a distance to all"
-    heavy = found(app, image=picture(4), query="접시", mode="hybrid", hybrid={"alpha": 100}, **IN_PRODUCTS)
+    heavy = search(app, image=picture(4), query="접시", mode="hybrid", hybrid={"alpha": 100}, **IN_PRODUCTS)
     assert set(ids(heavy)[:3]) == {"p2", "p5", "p8"}
-    light = found(app, image=picture(4), query="접시", mode="hybrid", hybrid={"alpha": 0}, **IN_PRODUCTS)
+    light = search(app, image=picture(4), query="접시", mode="hybrid", hybrid={"alpha": 0}, **IN_PRODUCTS)
     assert ids(light) == ids(alone)
     for hit in both["results"]:
         why = hit["why"]
@@ -95,7 +89,7 @@ def test_words_are_weighed_beside_a_picture(app: HttpApp) -> None:
 
 
 def test_a_collection_without_a_model_is_searched_by_its_names(app: HttpApp) -> None:
-    document = found(app, query="머그", collection="vectors")
+    document = search(app, query="머그", collection="vectors")
     assert [hit["id"] for hit in document["results"]] == [1] and document["mode"] == "lexical"
 
 
