@@ -136,6 +136,13 @@ async def _leave(opened: Any, watches: list[asyncio.Task[None]]) -> None:
     await opened.__aexit__(None, None, None)
 
 
+def with_collections(folder: Path, text: str) -> dict[str, str]:
+    """Write a collections file into the folder and return the setting that names it."""
+    file = folder / "collections.toml"
+    file.write_text(text, encoding="utf-8")
+    return {"COLLECTIONS_FILE": str(file)}
+
+
 def application_of(app: HttpApp) -> Application:
     assert isinstance(app.application, Application)
     return app.application

@@ -12,7 +12,7 @@ import pytest
 
 from service.ops.evaluate import add_evaluate
 from tests.contract.test_http_report import AppCalls
-from tests.http_app import DISHES, HttpApp, running_app
+from tests.http_app import DISHES, HttpApp, running_app, with_collections
 
 pytestmark = pytest.mark.long
 
@@ -30,8 +30,7 @@ dim = 512
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
     """Recipes 0 to 9, a dish each, and 10 to 19 under titles of their own."""
     folder = tmp_path_factory.mktemp("evaluate")
-    (folder / "collections.toml").write_text(COLLECTIONS)
-    with running_app(folder / "data", {"COLLECTIONS_FILE": str(folder / "collections.toml")}) as app:
+    with running_app(folder / "data", with_collections(folder, COLLECTIONS)) as app:
         items = [
             {"recipe_id": number, "text": dish, "metadata": {"title": f"<b>{dish}", "price": number}}
             for number, dish in enumerate(DISHES)

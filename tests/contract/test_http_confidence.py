@@ -10,7 +10,7 @@ import pytest
 
 from tests.contract.searches import search
 from tests.fixtures.calibration import write_calibration
-from tests.http_app import HttpApp, picture, running_app
+from tests.http_app import HttpApp, picture, running_app, with_collections
 
 GOODS = (
     "한우 갈비",
@@ -44,9 +44,8 @@ lexical = ["title"]
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
     folder = tmp_path_factory.mktemp("confidence")
-    (folder / "collections.toml").write_text(COLLECTIONS)
     write_calibration(folder / "shop.json")
-    with running_app(folder / "data", {"COLLECTIONS_FILE": str(folder / "collections.toml")}) as app:
+    with running_app(folder / "data", with_collections(folder, COLLECTIONS)) as app:
         for collection, field in (("recipes", "recipe_id"), ("strict", "id"), ("plain", "id")):
             items = [
                 {field: number, "text": title, "metadata": {"title": title}}

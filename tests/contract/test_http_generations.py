@@ -13,7 +13,7 @@ import pytest
 from index_store.storage import digest
 from tests.contract.rebuild_steps import CHANGED, ended, generations, rebuild, search, step
 from tests.contract.test_http_search_bounds import BARE
-from tests.http_app import DISHES, HttpApp, running_app, seed
+from tests.http_app import DISHES, HttpApp, running_app, seed, with_collections
 
 pytestmark = pytest.mark.long
 
@@ -146,9 +146,7 @@ def test_roles_change_and_versions_stay(app: HttpApp) -> None:
 
 
 def test_without_a_model_a_generation_is_begun_for_vectors_that_others_bring(tmp_path: Path) -> None:
-    file = tmp_path / "collections.toml"
-    file.write_text(BARE, encoding="utf-8")
-    with running_app(tmp_path / "data", {"COLLECTIONS_FILE": str(file)}) as app:
+    with running_app(tmp_path / "data", with_collections(tmp_path, BARE)) as app:
         rows = np.eye(384, dtype="<f4")[:12]
 
         def bring(version: str, other: str) -> None:

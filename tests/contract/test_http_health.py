@@ -18,7 +18,7 @@ from index_store.storage.commit_marks import AckedSeq
 from index_store.storage.schema import STORE_FILE
 from service.app.health.maintenance_status import STATUS_FILE
 from tests.contract.openapi_document import check_schema
-from tests.http_app import HttpApp, running_app
+from tests.http_app import HttpApp, running_app, with_collections
 from tests.waiting import until
 
 PROBED_EACH_SECOND = {"PROBE_S": "1"}
@@ -141,17 +141,14 @@ def test_one_damaged_store_is_named_and_the_other_collection_serves(
 def test_another_shape_takes_only_its_collection_out(
     seeded: Path, tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    file = tmp_path / "collections.toml"
-    file.write_text(SHAPES.format(**{**SHAPE, **change}))
     (setting,) = change
-    with running_app(seeded, {"COLLECTIONS_FILE": str(file)}) as app:
+    with running_app(seeded, with_collections(tmp_path, SHAPES.format(**{**SHAPE, **change}))) as app:
         refused = app.post("/v1/search", {"query": "갈비탕", "collection": "recipes"})
         assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
         assert refused.json()["hint"].startswith(f"set {setting} of collection 'recipes' back to")
         assert app.post("/v1/search", {"like_ids": ["7"], "collection": "products"}).status_code == 200
         assert reasons(app).keys() == {("recipes", "store_unavailable")}
-    file.write_text(SHAPES.format(**SHAPE))
-    with running_app(seeded, {"COLLECTIONS_FILE": str(file)}) as app:
+    with running_app(seeded, with_collections(tmp_path, SHAPES.format(**SHAPE))) as app:
         found = app.post("/v1/search", {"query": "갈비탕 10", "collection": "recipes", "top_k": 1})
         assert found.json()["results"][0]["recipe_id"] == 10
 

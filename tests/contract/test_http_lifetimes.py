@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from service.collections import read_collections
 from service.errors import BadConfiguration
 from service.settings import Settings
-from tests.http_app import NO_MODEL_FILES, HttpApp, running_app
+from tests.http_app import HttpApp, running_app, with_collections
 
 COLLECTIONS = """
 [collections.sales]
@@ -34,9 +35,7 @@ def local(seconds: float) -> str:
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
     folder = tmp_path_factory.mktemp("sales")
-    (folder / "collections.toml").write_text(COLLECTIONS)
-    environ = {**NO_MODEL_FILES, "COLLECTIONS_FILE": str(folder / "collections.toml")}
-    with running_app(folder / "data", environ) as app:
+    with running_app(folder / "data", with_collections(folder, COLLECTIONS)) as app:
         now = time.time()
         bounds: dict[int, dict[str, Any]] = {
             FOREVER: {},
@@ -115,9 +114,8 @@ def test_a_time_that_cannot_be_read_is_refused(app: HttpApp, value: Any) -> None
         ("active_until = 5", "active_until must be a str"),
     ],
 )
-def test_mistakes_of_the_file_are_told(tmp_path: Any, lines: str, mistake: str) -> None:
-    file = tmp_path / "collections.toml"
-    file.write_text(f"[collections.sales]\n{lines}\n")
+def test_mistakes_of_the_file_are_told(tmp_path: Path, lines: str, mistake: str) -> None:
+    environ = with_collections(tmp_path, f"[collections.sales]\n{lines}\n")
     with pytest.raises(BadConfiguration) as told:
-        read_collections(Settings.from_environ({"COLLECTIONS_FILE": str(file)}))
+        read_collections(Settings.from_environ(environ))
     assert mistake in str(told.value)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.http_app import DISHES, HttpApp, picture, running_app, seed
+from tests.http_app import DISHES, HttpApp, picture, running_app, seed, with_collections
 
 pytestmark = pytest.mark.long
 
@@ -28,9 +28,7 @@ dim = 512
 
 
 def configured(tmp_path: Path, dim: int = 384, template: str = "") -> dict[str, str]:
-    file = tmp_path / "collections.toml"
-    file.write_text(COLLECTIONS.format(dim=dim, template=template))
-    return {"COLLECTIONS_FILE": str(file)}
+    return with_collections(tmp_path, COLLECTIONS.format(dim=dim, template=template))
 
 
 def found(app: HttpApp, **search: Any) -> list[Any]:

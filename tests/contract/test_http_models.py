@@ -10,7 +10,7 @@ import pytest
 
 from service.embedding.catalog.cli import main as models
 from tests.fixtures.models import write_tiny_clip
-from tests.http_app import HttpApp, picture, running_app
+from tests.http_app import HttpApp, picture, running_app, with_collections
 
 TEMPLATES = """
 [collections.recipes]
@@ -26,9 +26,7 @@ def version_of(app: HttpApp, collection: str) -> str:
 
 
 def configured(tmp_path: Path, text_template: str) -> dict[str, str]:
-    file = tmp_path / "collections.toml"
-    file.write_text(TEMPLATES.replace("{template}", text_template))
-    return {"COLLECTIONS_FILE": str(file)}
+    return with_collections(tmp_path, TEMPLATES.replace("{template}", text_template))
 
 
 @pytest.mark.long

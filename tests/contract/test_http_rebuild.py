@@ -24,7 +24,7 @@ from tests.contract.rebuild_steps import (
     step,
     until,
 )
-from tests.http_app import DISHES, HttpApp, application_of, picture, running_app
+from tests.http_app import DISHES, HttpApp, application_of, picture, running_app, with_collections
 
 pytestmark = pytest.mark.long
 
@@ -147,12 +147,10 @@ def test_what_can_not_be_embedded_here_is_counted_and_stops_a_promotion(app: Htt
 
 
 def test_a_rebuild_of_pictures_takes_their_bytes_where_they_are_kept(tmp_path: Path) -> None:
-    file = tmp_path / "collections.toml"
     shape = (
         'id_field = "product_id"\nid_type = "string"\nmodality = "image"\ndim = 512\nkeep_content = true\n'
     )
-    file.write_text(f"[collections.products]\n{shape}")
-    environ = {"COLLECTIONS_FILE": str(file)}
+    environ = with_collections(tmp_path, f"[collections.products]\n{shape}")
     with running_app(tmp_path / "data", environ) as app:
         items = [{"product_id": f"p{n}", "image": picture(n)} for n in range(6)]
         assert app.post("/v1/upsert", {"items": items}).status_code == 200

@@ -14,7 +14,16 @@ from typing import Any
 import pytest
 
 from tests.contract.rebuild_steps import ended, first, generations, rebuild, search, step
-from tests.http_app import DISHES, HttpApp, application_of, picture, picture_bytes, running_app, seed
+from tests.http_app import (
+    DISHES,
+    HttpApp,
+    application_of,
+    picture,
+    picture_bytes,
+    running_app,
+    seed,
+    with_collections,
+)
 from tests.waiting import STOP_LOOK_S
 
 pytestmark = pytest.mark.long
@@ -39,9 +48,9 @@ OLD, NEW = 384, 128
 def configured(
     tmp_path: Path, dim: int = OLD, image_dim: int = 512, image_model: str = "builtin:descriptor"
 ) -> dict[str, str]:
-    file = tmp_path / "collections.toml"
-    file.write_text(COLLECTIONS.format(dim=dim, image_dim=image_dim, image_model=image_model))
-    return {"COLLECTIONS_FILE": str(file)}
+    return with_collections(
+        tmp_path, COLLECTIONS.format(dim=dim, image_dim=image_dim, image_model=image_model)
+    )
 
 
 @pytest.fixture

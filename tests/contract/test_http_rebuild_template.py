@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.contract.rebuild_steps import ended, first, generations, rebuild, search, step
-from tests.http_app import DISHES, HttpApp, running_app, seed
+from tests.http_app import DISHES, HttpApp, running_app, seed, with_collections
 
 COLLECTIONS = """
 [collections.recipes]
@@ -28,9 +28,7 @@ pytestmark = pytest.mark.long
 
 
 def configured(tmp_path: Path, template: str) -> dict[str, str]:
-    file = tmp_path / "collections.toml"
-    file.write_text(COLLECTIONS.replace("{template}", template))
-    return {"COLLECTIONS_FILE": str(file)}
+    return with_collections(tmp_path, COLLECTIONS.replace("{template}", template))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from index_store.engine.index import EmbeddedIndex
 from index_store.types import CollectionSpec, Id, ItemWrite, WriteBatch
 from service.ops.report import add_report
 from tests.contract.rebuild_steps import ended, generations, rebuild, step, until
-from tests.http_app import DISHES, HttpApp, picture, running_app
+from tests.http_app import DISHES, HttpApp, picture, running_app, with_collections
 
 pytestmark = pytest.mark.long
 
@@ -189,9 +189,7 @@ def test_a_report_of_a_generation_that_was_still_empty_decides_nothing(seeded: P
 
 def test_a_shuffled_kind_is_found_among_sound_ones_and_by_overlap(tmp_path: Path) -> None:
     """Pictures are judged as a kind of their own, under limits of their collection."""
-    file = tmp_path / "collections.toml"
-    file.write_text(PICTURES)
-    environ = {"COLLECTIONS_FILE": str(file)}
+    environ = with_collections(tmp_path, PICTURES)
     ids = [f"p{number:02}" for number in range(40)]
     with running_app(tmp_path / "data", environ) as app:
         items = [{"product_id": id, "image": picture(number)} for number, id in enumerate(ids)]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.contract.searches import pages
-from tests.http_app import HttpApp, as_base64, picture, running_app, unit
+from tests.http_app import HttpApp, as_base64, picture, running_app, unit, with_collections
 
 RNG = np.random.default_rng(11)
 UNIT = unit(RNG, 384)
@@ -232,8 +232,7 @@ def test_metadata_counts_once_it_is_found(tmp_path: Path) -> None:
 
 
 def test_text_to_a_collection_without_a_model_can_never_succeed(tmp_path: Path) -> None:
-    (tmp_path / "collections.toml").write_text(BARE)
-    with running_app(tmp_path / "data", {"COLLECTIONS_FILE": str(tmp_path / "collections.toml")}) as app:
+    with running_app(tmp_path / "data", with_collections(tmp_path, BARE)) as app:
         item = {"id": 1, "vector": as_base64(UNIT)}
         assert app.post("/v1/upsert", {"items": [item], "embedding_version": "v"}).status_code == 200
         assert app.post("/v1/search", BY_VECTOR).json()["results"] == [{"id": 1, "distance": 0.0}]

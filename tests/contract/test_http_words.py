@@ -11,7 +11,7 @@ import pytest
 
 from tests.contract.openapi_document import check_schema
 from tests.contract.searches import ids, search
-from tests.http_app import DISHES, HttpApp, running_app
+from tests.http_app import DISHES, HttpApp, running_app, with_collections
 
 TITLES = {number: f"{DISHES[number % len(DISHES)]} {number}호" for number in range(1, 31)}
 COLLECTIONS = """
@@ -27,9 +27,7 @@ mode = "hybrid"
 
 
 def environ(folder: Path, **more: str) -> dict[str, str]:
-    file = folder / "collections.toml"
-    file.write_text(COLLECTIONS)
-    return {"COLLECTIONS_FILE": str(file), **more}
+    return {**with_collections(folder, COLLECTIONS), **more}
 
 
 def fill(app: HttpApp, titles: dict[int, str], **more: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.contract.searches import search
-from tests.http_app import HttpApp, picture, running_app
+from tests.http_app import HttpApp, picture, running_app, with_collections
 
 NAMES = {f"p{place}": f"{kind} {place}호" for place, kind in enumerate(["머그컵", "물병", "접시"] * 3)}
 COLLECTIONS = """
@@ -32,9 +32,7 @@ IN_PRODUCTS = {"collection": "products"}
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
     folder = tmp_path_factory.mktemp("names")
-    file = folder / "collections.toml"
-    file.write_text(COLLECTIONS)
-    with running_app(folder / "data", {"COLLECTIONS_FILE": str(file)}) as app:
+    with running_app(folder / "data", with_collections(folder, COLLECTIONS)) as app:
         items = [
             {"product_id": product_id, "image": picture(place), "metadata": {"name": name}}
             for place, (product_id, name) in enumerate(NAMES.items())

@@ -27,7 +27,7 @@ from service.http.wire.body import decode_json
 from service.http.wire.schemas import UpsertIn
 from service.http.wire.upsert import IntakeReader
 from service.settings import Settings
-from tests.http_app import HttpApp, running_app
+from tests.http_app import HttpApp, running_app, with_collections
 
 DIM = 4
 NUMBERS = Collection(name="numbers", id_field="n_id", id_type="int64", modality="text", dim=DIM, metric="l2")
@@ -151,9 +151,7 @@ def test_what_a_route_takes_the_engine_takes(reader: IntakeReader, request: Any)
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
     folder: Path = tmp_path_factory.mktemp("rules")
-    (folder / "collections.toml").write_text(COLLECTIONS)
-    environ = {"COLLECTIONS_FILE": str(folder / "collections.toml")}
-    with running_app(folder / "data", environ) as running:
+    with running_app(folder / "data", with_collections(folder, COLLECTIONS)) as running:
         yield running
 
 

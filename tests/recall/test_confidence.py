@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.calibration_math import Numbers, area
 from tests.fixtures.models import built_models
-from tests.http_app import HttpApp, running_app
+from tests.http_app import HttpApp, running_app, with_collections
 
 NAMES = (Path(__file__).parents[1] / "fixtures" / "shop_names.txt").read_text("utf-8").splitlines()[1:]
 THERE = """
@@ -43,9 +43,8 @@ def goods(text: str) -> list[str]:
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpApp]:
     folder = tmp_path_factory.mktemp("goods")
-    (folder / "collections.toml").write_text(COLLECTIONS)
     environ = {
-        "COLLECTIONS_FILE": str(folder / "collections.toml"),
+        **with_collections(folder, COLLECTIONS),
         "TEXT_MODEL": "builtin:multilingual-e5-small",
         "MODELS_DIR": str(built_models()),
     }
