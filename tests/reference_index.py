@@ -103,7 +103,7 @@ class ReferenceIndex:
             for _, _, item, distance in page
         ]
         told = sum(
-            len(json.dumps(hit.metadata, ensure_ascii=False, separators=(",", ":")))
+            len(json.dumps(hit.metadata, ensure_ascii=False, separators=(",", ":")).encode())
             for hit in hits
             if hit.metadata
         )

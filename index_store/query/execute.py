@@ -24,6 +24,7 @@ from index_store.request.confidence import ConfidenceQuery, Curve
 from index_store.request.ranking import Ranking
 from index_store.request.recommendation import LikesPage, Recommendation
 from index_store.types import Id, SearchRequest, TextQuery, Vector
+from item_rules.metadata import text_bytes
 
 _EXCLUDED_CHECKED_MAX = 256
 
@@ -237,7 +238,7 @@ def texts_of(view: View, found: Answer, bytes_max: int | None) -> list[str | Non
 def _metadata_bytes(view: View, number: int, rows: RowNumbers) -> int:
     if number >= 0:
         return view.segments[number].segment.metadata.bytes_of(rows)
-    return sum(len(text) for text in view.delta.metadata_texts(rows) if text is not None)
+    return sum(text_bytes(text) for text in view.delta.metadata_texts(rows) if text is not None)
 
 
 def _metadata_texts(view: View, number: int, rows: RowNumbers) -> list[str | None]:

@@ -141,9 +141,10 @@ def test_bounds_of_a_filter(index: VectorIndex) -> None:
             find(index, data[0], 9, filter=beyond)
 
 
-def test_metadata_beyond_its_bound_is_refused(index: VectorIndex) -> None:
+@pytest.mark.parametrize("text", ["x" * 1000, "국" * 334])
+def test_metadata_beyond_its_bound_is_refused(index: VectorIndex, text: str) -> None:
     data = vectors(4)
-    put(index, [ItemWrite(n, data[n], metadata={"text": "x" * 1000}) for n in range(4)])
+    put(index, [ItemWrite(n, data[n], metadata={"text": text}) for n in range(4)])
     enough = SearchRequest(data[0], 4, with_metadata=True, metadata_bytes_max=5000)
     assert len(index.search("numbers", [enough])[0].hits) == 4
     without = SearchRequest(data[0], 4, metadata_bytes_max=10)
