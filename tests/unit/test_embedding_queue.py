@@ -13,6 +13,7 @@ import pytest
 from service.embedding.port import Role
 from service.embedding.serving.queue import ROLES, QueueLimits, WorkQueue
 from service.errors import DeadlineExceeded, Overloaded, Starting
+from tests.clock import Clock
 from tests.waiting import PATIENCE_S
 
 
@@ -35,14 +36,6 @@ class Model:
         return [2 * item for item in items]
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def model() -> Model:
     return Model()
@@ -50,7 +43,7 @@ def model() -> Model:
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture

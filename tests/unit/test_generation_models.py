@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,11 @@ from service.app.generations.workers import WorkerModels
 from service.collections import Collection
 from service.settings import Settings
 from service.wiring_models import ModelLoader
+from tests.clock import Clock
 from tests.reference_index import ReferenceIndex
 
 OLD, NEW = "builtin:hashed-ngrams", "builtin:placeholder"
 COLLECTIONS = (Collection("a", dim=8, model=OLD), Collection("b", dim=8, model=OLD))
-
-
-@dataclass
-class Clock:
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class KnowingIndex(ReferenceIndex):

@@ -22,19 +22,11 @@ from index_store.request.ranking import Boost, GroupBy, Ranking
 from index_store.request.recommendation import Recommendation
 from index_store.types import CollectionSpec, Id, ItemWrite, SearchRequest, TextQuery, WriteBatch
 from item_rules.lifetime import Lifetime, ShownSpan, utc_offset_of
+from tests.clock import Clock
 
 DIM = 4
 LIMITS = MaintenanceLimits(seal_rows=1, segments_max=9, disk_reserve_bytes=0)
 VECTOR = np.array([1, 2, 3, 4], np.float32)
-
-
-class Hand:
-    """A clock that a test sets."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.mark.parametrize(
@@ -75,7 +67,7 @@ class Shop:
     """Things of one kind, and a dict of when each is shown."""
 
     def __init__(self, data_dir: Path) -> None:
-        self.clock = Hand()
+        self.clock = Clock(100.0)
         self.data_dir = data_dir
         lifetime = Lifetime("begin", "end", clock=self.clock)
         self.spec = CollectionSpec("things", "int64", DIM, "l2", ("title",), lifetime)

@@ -11,16 +11,7 @@ import pytest
 
 from service.app.listing.scan_queue import ScanQueue
 from service.errors import Overloaded
-
-
-class Clock:
-    """Each reading finds the seconds that a test has let pass."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture

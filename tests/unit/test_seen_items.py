@@ -13,25 +13,17 @@ from index_store.types import SearchRequest, SearchResult
 from service.app.seen.seen_items import SeenItems, SeenLimits
 from service.app.seen.unseen import UnseenSearch
 from service.errors import InvalidInput
+from tests.clock import Clock
 
 LIMITS = SeenLimits(keys_max=20, ids_max=10, bytes_max=1 << 20, kept_s=60.0)
 
 
-class Hand:
-    """A clock that a test sets."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock() -> Hand:
-    return Hand()
+def clock() -> Clock:
+    return Clock(1000.0)
 
 
-def test_two_workers_know_the_same(tmp_path: Path, clock: Hand) -> None:
+def test_two_workers_know_the_same(tmp_path: Path, clock: Clock) -> None:
     one, other = (SeenItems(tmp_path, LIMITS, clock) for _ in range(2))
     one.note_shown("recipes", "ann", [1, 2])
     other.note_shown("recipes", "ann", [3, 2**63 - 1, -(2**63)])
@@ -45,14 +37,14 @@ def test_two_workers_know_the_same(tmp_path: Path, clock: Hand) -> None:
         each.close()
 
 
-def test_a_key_keeps_its_newest_items(clock: Hand) -> None:
+def test_a_key_keeps_its_newest_items(clock: Clock) -> None:
     seen = SeenItems(None, LIMITS, clock)
     for start in range(0, 40, 4):
         seen.note_shown("recipes", "ann", list(range(start, start + 4)))
     assert seen.shown_ids("recipes", "ann") == list(range(30, 40))
 
 
-def test_what_was_used_longest_ago_goes_first(clock: Hand) -> None:
+def test_what_was_used_longest_ago_goes_first(clock: Clock) -> None:
     seen = SeenItems(None, LIMITS, clock)
     for number in range(30):
         clock.now += 1
@@ -63,7 +55,7 @@ def test_what_was_used_longest_ago_goes_first(clock: Hand) -> None:
     assert seen.shown_ids("recipes", "key 0") == []
 
 
-def test_a_key_expires_after_its_last_use(clock: Hand) -> None:
+def test_a_key_expires_after_its_last_use(clock: Clock) -> None:
     seen = SeenItems(None, LIMITS, clock)
     seen.note_shown("recipes", "ann", [1])
     clock.now += 59
@@ -76,7 +68,7 @@ def test_a_key_expires_after_its_last_use(clock: Hand) -> None:
     assert seen.shown_ids("recipes", "ann") == [2], "what has expired does not come back"
 
 
-def test_bytes_are_bounded(tmp_path: Path, clock: Hand) -> None:
+def test_bytes_are_bounded(tmp_path: Path, clock: Clock) -> None:
     limits = LIMITS._replace(keys_max=100_000, ids_max=100)
     seen = SeenItems(tmp_path, limits, clock)
     for number in range(200):
@@ -88,14 +80,14 @@ def test_bytes_are_bounded(tmp_path: Path, clock: Hand) -> None:
     seen.close()
 
 
-def test_no_key_stands_in_the_file(tmp_path: Path, clock: Hand) -> None:
+def test_no_key_stands_in_the_file(tmp_path: Path, clock: Clock) -> None:
     seen = SeenItems(tmp_path, LIMITS, clock)
     seen.note_shown("recipes", "session-of-ann", [1])
     seen.close()
     assert all(b"session-of-ann" not in file.read_bytes() for file in tmp_path.iterdir())
 
 
-def test_a_fault_forgets_and_hides_nothing(tmp_path: Path, clock: Hand) -> None:
+def test_a_fault_forgets_and_hides_nothing(tmp_path: Path, clock: Clock) -> None:
     (tmp_path / "seen.sqlite").write_bytes(b"no database" * 1000)
     seen = SeenItems(tmp_path, LIMITS, clock)
     seen.note_shown("recipes", "ann", [1])
