@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from index_store.engine.index import EmbeddedIndex
 from index_store.types import (
     Hit,
+    SearchOutcome,
     SearchRequest,
     SearchResult,
 )
@@ -42,7 +43,7 @@ PATH = "/v1/search"
 class ConstantIndex(EmbeddedIndex):
     """The engine, but every search finds the same items at once."""
 
-    def search(self, collection: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+    def search_each(self, collection: str, requests: Sequence[SearchRequest]) -> list[SearchOutcome]:
         version = next(iter(self.dims_by_version(collection)), "")
         return [SearchResult(_HITS, "g1", version, 1, False, None) for _ in requests]
 

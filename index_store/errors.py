@@ -23,6 +23,11 @@ IndexStoreError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
 
 class IndexStoreError(Exception):
     """Base of all errors of this package; raised only as one of its leaves.
@@ -152,3 +157,13 @@ class PointerLost(StoreDamaged):
     """Raised when both files of a collection's pointer are lost: its stores may be sound, but which of
     them to serve is unknown. What helps: `hint` makes the pointer again; the collection opens by itself
     after that."""
+
+
+def without_errors(outcomes: Sequence[T | IndexStoreError]) -> list[T]:
+    """Return them all. Raises the first of them that is an error."""
+    found: list[T] = []
+    for outcome in outcomes:
+        if isinstance(outcome, IndexStoreError):
+            raise outcome
+        found.append(outcome)
+    return found

@@ -27,6 +27,7 @@ from index_store.types import (
     Filter,
     Id,
     NewGeneration,
+    SearchOutcome,
     SearchRequest,
     SearchResult,
     StoredItem,
@@ -42,8 +43,8 @@ class VectorIndex(Protocol):
 
     def search(self, collection: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
         """Answer each request, in order, from the current generation, after every write acknowledged
-        anywhere before the call. Raises InvalidRequest, VersionMismatch, SeqNotReached, StoreDamaged,
-        AnswerLimitExceeded."""
+        anywhere before the call. Raises what refuses the first that is refused: InvalidRequest,
+        VersionMismatch, SeqNotReached, StoreDamaged, WordsNotSealed."""
 
     def write(self, collection: str, batch: WriteBatch) -> Ack:
         """Store the whole batch durably, or nothing. Concurrent calls share one fsync.
@@ -90,6 +91,15 @@ class VectorIndex(Protocol):
 
     def close(self) -> None:
         """Stop threads and close files; acknowledged writes are on disk already."""
+
+
+class BatchSearch(Protocol):
+    """Searches of several callers in one call."""
+
+    def search_each(self, collection: str, requests: Sequence[SearchRequest]) -> list[SearchOutcome]:
+        """As `VectorIndex.search`, but a request that is refused gets its error in place of an answer, and
+        the others theirs. Raises only what refuses each of them: UnknownCollection, StoreUnavailable,
+        StoreDamaged, Unavailable. Safe from any thread."""
 
 
 class SeqSource(Protocol):

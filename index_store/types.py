@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from index_store.errors import IndexStoreError
 from index_store.request.confidence import ConfidenceQuery
 from index_store.request.page_key import PageKey as PageKey
 from index_store.request.ranking import Ranking
@@ -249,6 +250,10 @@ class SearchResult:
     unknown_filter_keys: Sequence[str] = ()
     text_weight: float = 0.0
     unknown_ranking_keys: Sequence[tuple[str, str]] = ()
+
+
+SearchOutcome: TypeAlias = SearchResult | IndexStoreError
+"""Of one request of several: its answer, or why it is refused."""
 
 
 @dataclass(frozen=True, slots=True)

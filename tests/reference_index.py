@@ -21,11 +21,13 @@ from index_store.engine.validation import (
 from index_store.errors import (
     AnswerLimitExceeded,
     GenerationConflict,
+    IndexStoreError,
     InvalidRequest,
     PageExpired,
     SeqNotReached,
     UnknownCollection,
     VersionMismatch,
+    without_errors,
 )
 from index_store.filter.compile import compile_filter
 from index_store.storage import digest
@@ -43,6 +45,7 @@ from index_store.types import (
     ItemWrite,
     NewGeneration,
     PageKey,
+    SearchOutcome,
     SearchRequest,
     SearchResult,
     StoredItem,
@@ -54,7 +57,8 @@ from tests.reference_shelf import Shelf, is_too_large
 
 
 class ReferenceIndex:
-    """Fits `VectorIndex` and `SeqSource`; keeps every past state, so that pages never expire."""
+    """Fits `VectorIndex`, `BatchSearch` and `SeqSource`; keeps every past state, so that pages never
+    expire."""
 
     def __init__(self, specs: Sequence[CollectionSpec]) -> None:
         self._specs = {spec.name: spec for spec in specs}
@@ -65,9 +69,18 @@ class ReferenceIndex:
         self._lock = threading.RLock()
 
     def search(self, collection: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        return without_errors(self.search_each(collection, requests))
+
+    def search_each(self, collection: str, requests: Sequence[SearchRequest]) -> list[SearchOutcome]:
         with self._lock:
             spec = self._spec(collection)
-            return [self._answer(spec, checked_request(request, spec)) for request in requests]
+            return [self._outcome(spec, request) for request in requests]
+
+    def _outcome(self, spec: CollectionSpec, request: SearchRequest) -> SearchOutcome:
+        try:
+            return self._answer(spec, checked_request(request, spec))
+        except IndexStoreError as exc:
+            return exc
 
     def _answer(self, spec: CollectionSpec, request: SearchRequest) -> SearchResult:
         shelf = self._roles[spec.name].get("current")

@@ -15,11 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from index_store.catalog.identity import record_lexical_fields
 from index_store.catalog.snapshots import SNAPSHOTS
 from index_store.engine.generation_view import replayed, view_of_newest_snapshot, view_of_store
+from index_store.engine.reading.answers import outcome_of
 from index_store.engine.reading.hits import hits_of, page_key
 from index_store.engine.tombstone_counter import TombstoneCounter
 from index_store.engine.validation import check_dim, is_by_words_alone
@@ -39,7 +41,7 @@ from index_store.query.view import (
 from index_store.storage.schema import Connector, connect_sqlite
 from index_store.storage.scrub_state import SCRUB_FILE
 from index_store.storage.store import RowPage, Store
-from index_store.types import CollectionSpec, Id, PageKey, SearchRequest, SearchResult
+from index_store.types import CollectionSpec, Id, PageKey, SearchOutcome, SearchRequest, SearchResult
 from item_rules.lifetime import span_of
 
 log = logging.getLogger(__name__)
@@ -181,15 +183,14 @@ class Generation:
         """The newest seq that was heard of: applied here, or noted by any process (0.3 us, never waits)."""
         return max(self._view.seq, self.store.shared_seq.latest())
 
-    def answers(self, requests: Sequence[SearchRequest], min_seq: int, wait_s: float) -> list[SearchResult]:
-        """Answer checked requests, all from one view that knows `min_seq`; waits `wait_s` for that. Raises
-        VersionMismatch, PageExpired, InvalidVector, InvalidFilter, SeqNotReached."""
-        for request in requests:
-            self._check_request(request)
+    def answers(self, requests: Sequence[SearchRequest], wait_s: float) -> list[SearchOutcome]:
+        """Answer each request, or say why it is refused, all from one view: one that knows the `min_seq` of
+        each, which is waited for `wait_s` at most. Raises as `read_into_memory`."""
         view = self.refresh()
+        min_seq = max((request.min_seq or 0 for request in requests), default=0)
         if view.seq < min_seq:
             view = self._view_from(min_seq, wait_s)
-        return [self._nearest(view, request) for request in requests]
+        return [outcome_of(request, self._spec, partial(self._nearest, view)) for request in requests]
 
     def explain_item(self, request: SearchRequest, item_id: Id) -> Explanation:
         """Explain one checked request without a page. Blocks for as long as an exact search takes. Raises
@@ -215,17 +216,23 @@ class Generation:
             check_dim(request.vector, self.store.dim, "vector")
 
     def _view_from(self, min_seq: int, wait_s: float) -> View:
-        """The view once it holds `min_seq`, which another process may be committing; waits for a while."""
+        """The view once it holds `min_seq`, which another process may be committing, or else the newest one
+        after a while."""
         deadline = self._clock() + wait_s
         never = threading.Event()
         while (view := self.refresh()).seq < min_seq:
             if self._clock() >= deadline:
-                raise SeqNotReached(f"seq {min_seq} was not reached, the newest is {view.seq}")
+                break
             never.wait(_SEQ_POLL_S)  # processes learn of each other's commits from the file only
         return view
 
     def _nearest(self, view: View, request: SearchRequest) -> SearchResult:
+        """Raises VersionMismatch, PageExpired, InvalidVector, InvalidFilter, SeqNotReached, WordsNotSealed,
+        StoreDamaged."""
+        self._check_request(request)
         seq = view.seq
+        if request.min_seq is not None and seq < request.min_seq:
+            raise SeqNotReached(f"seq {request.min_seq} was not reached, the newest is {seq}")
         if request.after is not None:
             view, seq = self._view_knowing(view, request.after), request.after.seq
         request = self._with_span(request)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import faiss
@@ -23,6 +24,7 @@ from index_store.engine.collection import Collection, Step
 from index_store.engine.generation import Generation
 from index_store.engine.generation_batch import GenerationWrite, acked, commit_each, takers_of
 from index_store.engine.open_generations import OpenGenerations
+from index_store.engine.reading.answers import outcome_of
 from index_store.engine.reading.generation_reader import GenerationReader, current_generation, generation_of
 from index_store.engine.reading.hits import no_hits
 from index_store.engine.reading.item_reader import ItemReader
@@ -34,7 +36,6 @@ from index_store.engine.validation import (
     check_ids,
     check_spec,
     checked_batch,
-    checked_request,
 )
 from index_store.engine.write_order import WriteOrder
 from index_store.errors import (
@@ -42,6 +43,7 @@ from index_store.errors import (
     Unavailable,
     UnknownCollection,
     VersionMismatch,
+    without_errors,
 )
 from index_store.footprint import Footprint
 from index_store.maintenance.backup import backup_data
@@ -60,6 +62,7 @@ from index_store.types import (
     DigestRow,
     Id,
     NewGeneration,
+    SearchOutcome,
     SearchRequest,
     SearchResult,
     StoredItem,
@@ -147,22 +150,21 @@ class EmbeddedIndex:
             collection.close()
 
     def search(self, collection: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
-        """See `VectorIndex.search`. FAISS runs in the calling thread alone."""
+        """See `VectorIndex.search`."""
+        return without_errors(self.search_each(collection, requests))
+
+    def search_each(self, collection: str, requests: Sequence[SearchRequest]) -> list[SearchOutcome]:
+        """See `BatchSearch.search_each`. FAISS runs in the calling thread alone."""
         if not hasattr(self._searching, "is_alone"):
             # Requests are the parallel work; threads inside one search only wait for each other (1 ms to 9).
             faiss.omp_set_num_threads(1)  # of this thread alone
             self._searching.is_alone = True
         found = self._collections[collection]
-        checked, min_seq = [], 0
-        for request in requests:
-            is_checked = request.checked_for == collection
-            checked.append(request if is_checked else checked_request(request, found.spec))
-            min_seq = max(min_seq, request.min_seq or 0)
         members = found.acquire()
         try:
             if members.current is None:
-                return [no_hits(found.spec, request) for request in checked]
-            return members.current.answers(checked, min_seq, self._limits.min_seq_wait_s)
+                return [outcome_of(request, found.spec, partial(no_hits, found.spec)) for request in requests]
+            return members.current.answers(requests, self._limits.min_seq_wait_s)
         finally:
             found.release(members)
 

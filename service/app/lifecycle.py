@@ -22,6 +22,7 @@ from index_store.errors import (
     WriteFailed,
 )
 from index_store.port import (
+    BatchSearch,
     DimSource,
     ExplainSource,
     FootprintSource,
@@ -63,7 +64,7 @@ class ReadSource(ReplaySource, ExplainSource, Protocol):
     """What is asked of an index beside searches and writes."""
 
 
-class OpenableIndex(VectorIndex, SeqSource, DimSource, RebuildSource, FootprintSource, Protocol):
+class OpenableIndex(VectorIndex, BatchSearch, SeqSource, DimSource, RebuildSource, FootprintSource, Protocol):
     """An index whose collections are opened after it was made, one by one."""
 
     def open(self) -> Mapping[str, Unavailable]:

@@ -23,8 +23,8 @@ from typing import Protocol
 import msgspec
 
 from index_store.errors import IndexStoreError
-from index_store.port import SeqSource, VectorIndex
-from index_store.types import SearchRequest, SearchResult
+from index_store.port import BatchSearch, SeqSource, VectorIndex
+from index_store.types import SearchOutcome, SearchRequest, SearchResult
 from service.app.search_cost import cost_of
 from service.errors import DeadlineExceeded, Overloaded
 from service.observing.metrics import Metrics
@@ -49,7 +49,7 @@ _SWEEP_S = 0.02
 """How late a deadline may be noticed: one look at everyone who waits costs less than a timer for each."""
 
 
-class SearchIndex(VectorIndex, SeqSource, Protocol):
+class SearchIndex(VectorIndex, BatchSearch, SeqSource, Protocol):
     """What the queue needs of an index."""
 
 
@@ -299,18 +299,17 @@ class SearchQueue:
                 each.timer.search_s = took_s
         return settled
 
-    def _results(self, collection: str, group: Sequence[_Waiting]) -> Sequence[SearchResult | Exception]:
+    def _results(self, collection: str, group: Sequence[_Waiting]) -> Sequence[SearchOutcome | Exception]:
         try:
-            return self._index.search(collection, list(map(_REQUEST_OF, group)))
+            return self._index.search_each(collection, list(map(_REQUEST_OF, group)))
         except IndexStoreError as exc:
-            if len(group) == 1:
-                return [exc]
+            return [exc] * len(group)  # none of them would fare better alone
         except Exception as exc:
             if len(group) == 1:
                 log.exception("search_failed", extra={"collection": collection})
                 self._metrics.unexpected("search")
                 return [exc]
-        # One request of the batch is refused, or fails: each gets the answer it would have got alone.
+        # Nobody foresaw what one request of the batch met: each gets the answer it would have got alone.
         return [result for each in group for result in self._results(collection, [each])]
 
     def _settle(self, settled: Sequence[tuple[_Waiting, SearchResult | Exception]]) -> None:

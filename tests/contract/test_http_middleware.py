@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from index_store.engine.index import EmbeddedIndex
-from index_store.types import Ack, CollectionSpec, CollectionStatus, SearchRequest, SearchResult, WriteBatch
+from index_store.types import Ack, CollectionSpec, CollectionStatus, SearchOutcome, SearchRequest, WriteBatch
 from tests.contract.openapi_document import OPERATIONS, filled_path
 from tests.contract.test_http_protocol import Wire, post, read_answer, served
 from tests.http_app import HttpApp, seed
@@ -33,9 +33,9 @@ class FaultyIndex(EmbeddedIndex):
         if self.is_faulty:
             raise UnforeseenFault("secret of the inside")
 
-    def search(self, collection: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+    def search_each(self, collection: str, requests: Sequence[SearchRequest]) -> list[SearchOutcome]:
         self._look()
-        return super().search(collection, requests)
+        return super().search_each(collection, requests)
 
     def write(self, collection: str, batch: WriteBatch) -> Ack:
         self._look()

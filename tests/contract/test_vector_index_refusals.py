@@ -16,6 +16,8 @@ from index_store.errors import (
     InvalidId,
     InvalidRequest,
     InvalidVector,
+    PageExpired,
+    SeqNotReached,
     UnknownCollection,
     VersionMismatch,
 )
@@ -25,9 +27,10 @@ from index_store.types import (
     ItemWrite,
     PageKey,
     SearchRequest,
+    SearchResult,
     WriteBatch,
 )
-from tests.contract.vectors import DIM, fill, find, put, vectors
+from tests.contract.vectors import DIM, AnyIndex, fill, find, put, vectors
 
 
 @pytest.mark.parametrize(
@@ -122,6 +125,28 @@ def test_filter_keys_that_no_row_has_are_told(
     put(index, [ItemWrite(14, data[0], metadata={"nest": {"z": 0}, "catgory": 0, "prise": 0})])
     (result,) = index.search("numbers", [SearchRequest(data[0], 5, filter=condition)])
     assert not result.unknown_filter_keys
+
+
+def test_requests_of_one_call_are_refused_one_by_one(index: AnyIndex) -> None:
+    data = fill(index, 3)
+    outcomes = index.search_each(
+        "numbers",
+        [
+            SearchRequest(data[0], 1),
+            SearchRequest(data[0], 0),
+            SearchRequest(data[0], 1, embedding_version="v2"),
+            SearchRequest(data[0], 1, filter={"n": {"$near": 1}}),
+            SearchRequest(data[0], 1, after=PageKey("g99", 1, 0.0, 1)),
+            SearchRequest(data[0][:3], 1),
+            SearchRequest(data[0], 1, min_seq=99),
+            SearchRequest(data[1], 1),
+        ],
+    )
+    refused = [InvalidRequest, VersionMismatch, InvalidFilter, PageExpired, InvalidVector, SeqNotReached]
+    assert [type(each) for each in outcomes] == [SearchResult, *refused, SearchResult]
+    assert [each.hits[0].id for each in outcomes if isinstance(each, SearchResult)] == [0, 1]
+    with pytest.raises(UnknownCollection):
+        index.search_each("nowhere", [SearchRequest(data[0], 1)])
 
 
 def test_bounds_of_a_filter(index: VectorIndex) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from index_store.port import DimSource, SeqSource, VectorIndex
+from index_store.port import BatchSearch, DimSource, SeqSource, VectorIndex
 from index_store.types import CollectionSpec, ItemWrite, SearchRequest, Vector, WriteBatch
 
 DIM = 8
@@ -18,7 +18,7 @@ SPECS = [
 ]
 
 
-class AnyIndex(VectorIndex, SeqSource, DimSource, Protocol):
+class AnyIndex(VectorIndex, BatchSearch, SeqSource, DimSource, Protocol):
     """What the service needs of an index."""
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index_store.errors import InvalidFilter
+from index_store.errors import IndexStoreError, InvalidFilter, StoreUnavailable
 from index_store.request.ranking import Boost, GroupBy, RankedPage, Ranking
-from index_store.types import PageKey, SearchRequest, SearchResult, TextQuery
+from index_store.types import PageKey, SearchOutcome, SearchRequest, SearchResult, TextQuery
 from service.app.search_cost import cost_of
 from service.app.search_queue import SearchQueue
 from service.errors import DeadlineExceeded, Overloaded
@@ -24,7 +24,8 @@ RESULT = SearchResult(hits=(), generation="g", embedding_version="v", seq=1, exh
 
 
 class GatedIndex:
-    """Answers when `gate` is open, refuses requests with a filter; remembers the sizes of its batches."""
+    """Answers when `gate` is open, refuses requests with a filter, and all during an `outage`; remembers the
+    sizes of its batches."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -34,20 +35,21 @@ class GatedIndex:
         self.batches: list[int] = []
         self.searched_by: list[str] = []
         self.now = time.monotonic()
+        self.outage: IndexStoreError | None = None
 
     def is_caught_up(self, _: str) -> bool:
         return self.is_ready
 
-    def search(self, _: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+    def search_each(self, _: str, requests: Sequence[SearchRequest]) -> list[SearchOutcome]:
         self.is_asked = True
         self.searched_by.append(threading.current_thread().name)
         assert self.gate.wait(PATIENCE_S)
         self.batches.append(len(requests))
-        if any(request.filter for request in requests):
-            raise InvalidFilter("no such operator", "filter")
+        if self.outage is not None:
+            raise self.outage
         if any(request.k == 13 for request in requests):
             raise ZeroDivisionError
-        return [RESULT] * len(requests)
+        return [InvalidFilter("no", "filter") if request.filter else RESULT for request in requests]
 
 
 def request(**more: Any) -> SearchRequest:
@@ -86,9 +88,17 @@ def test_what_queued_while_busy_is_one_call() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "error"), [({"filter": {"a": 1}}, InvalidFilter), ({"k": 13}, ZeroDivisionError)]
+    ("bad", "error", "batches"),
+    [
+        ({"filter": {"a": 1}}, InvalidFilter, [1, 5]),
+        ({"k": 13}, ZeroDivisionError, [1, 5, 1, 1, 1, 1, 1]),
+    ],
 )
-def test_a_request_that_is_refused_or_fails_spoils_no_other(bad: Any, error: type[Exception]) -> None:
+def test_a_request_that_is_refused_or_fails_spoils_no_other(
+    bad: Any, error: type[Exception], batches: list[int]
+) -> None:
+    """What the index refuses is paid once; only after what nobody foresaw is each asked alone."""
+
     async def scene() -> None:
         index = GatedIndex()
         queue = queue_over(index)
@@ -102,6 +112,24 @@ def test_a_request_that_is_refused_or_fails_spoils_no_other(bad: Any, error: typ
         index.gate.set()
         found = await asyncio.gather(first, *tasks, return_exceptions=True)
         assert [type(each) for each in found] == [SearchResult] * 3 + [error] + [SearchResult] * 2
+        assert index.batches == batches
+        queue.close()
+
+    asyncio.run(scene())
+
+
+def test_what_refuses_a_whole_call_is_asked_for_once() -> None:
+    """A store that is away costs its callers one wait, not one for each of them."""
+
+    async def scene() -> None:
+        index = GatedIndex()
+        queue = queue_over(index)
+        queue.start()
+        index.outage = StoreUnavailable("the store is away", "try again")
+        asked = [asyncio.ensure_future(queue.ask("a", request(), soon())) for _ in range(5)]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(each) for each in found] == [StoreUnavailable] * 5
+        assert index.batches == [5]
         queue.close()
 
     asyncio.run(scene())
@@ -186,9 +214,9 @@ def test_a_heavy_request_is_a_call_of_its_own() -> None:
 @pytest.mark.long
 def test_deadlines_are_looked_at_between_heavy_requests() -> None:
     class SlowIndex(GatedIndex):
-        def search(self, _: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        def search_each(self, _: str, requests: Sequence[SearchRequest]) -> list[SearchOutcome]:
             time.sleep(0.1)  # stands for work: what a real index does with it
-            return super().search(_, requests)
+            return super().search_each(_, requests)
 
     async def scene() -> None:
         index = SlowIndex()
@@ -330,10 +358,10 @@ def test_the_loop_does_not_search_where_commits_are_to_be_applied_first() -> Non
 
 def test_after_a_slow_search_on_the_loop_the_thread_does_the_next_ones() -> None:
     class SlowIndex(GatedIndex):
-        def search(self, _: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        def search_each(self, _: str, requests: Sequence[SearchRequest]) -> list[SearchOutcome]:
             if self.is_slow and threading.current_thread() is threading.main_thread():
                 self.now += 0.005
-            return super().search(_, requests)
+            return super().search_each(_, requests)
 
         is_slow = False
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from index_store.errors import SeqNotReached
-from index_store.types import Hit, PageKey, SearchRequest, SearchResult
+from index_store.types import Hit, PageKey, SearchOutcome, SearchRequest, SearchResult
 from service.app.encoders import Encoders
 from service.app.search import ParsedSearch, Searcher
 from service.app.search_queue import SearchQueue
@@ -45,7 +45,7 @@ class SlowSeqs(ReferenceIndex):
         self.asked += 1
         return self._seq() if self._can_tell else None
 
-    def search(self, collection: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+    def search_each(self, collection: str, requests: Sequence[SearchRequest]) -> list[SearchOutcome]:
         del collection
         self.searches += 1
         return [SearchResult((), "g", "v", self._seq(), True, None) for _ in requests]

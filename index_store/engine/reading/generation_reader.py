@@ -12,7 +12,7 @@ from index_store.engine.collection import Collection
 from index_store.engine.generation import Generation
 from index_store.engine.open_generations import OpenGenerations
 from index_store.engine.validation import check_ids, checked_request
-from index_store.errors import GenerationConflict, VersionMismatch
+from index_store.errors import GenerationConflict, VersionMismatch, without_errors
 from index_store.explanation import Explanation
 from index_store.types import CollectionSpec, Content, Id, SearchRequest, SearchResult, StoredItem
 
@@ -30,9 +30,9 @@ class GenerationReader:
         """See `ReplaySource`."""
         faiss.omp_set_num_threads(1)  # of this thread alone, as in every search
         found = self._collections[collection]
-        checked = [checked_request(request, found.spec) for request in requests]
         with found.members() as members:
-            return generation_of(found.spec, members, embedding_version).answers(checked, 0, 0.0)
+            generation = generation_of(found.spec, members, embedding_version)
+            return without_errors(generation.answers(requests, 0.0))
 
     def get_version(
         self, collection: str, embedding_version: str, ids: Sequence[Id]
