@@ -24,9 +24,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from index_store.ann.compiled.all_kernels import warm_kernels
+from index_store.catalog.data_directory import collection_directories
 from index_store.errors import IndexStoreError
 from index_store.maintenance.backup import backup_data, check_backup, is_backup, restore_data
-from index_store.maintenance.check import check, collection_directories, notes
+from index_store.maintenance.check import check, notes
 from index_store.maintenance.policy import MaintenanceLimits
 from index_store.maintenance.rebuild_request import request_rebuild, status_of, withdraw_request
 from index_store.maintenance.repoint import describe_pointer, repoint

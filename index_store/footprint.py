@@ -1,4 +1,4 @@
-"""What an index takes of memory and disk."""
+"""What an index takes of memory and disk, and what is left of it."""
 
 from __future__ import annotations
 
@@ -21,3 +21,12 @@ class Footprint:
     tombstones: int
     store_bytes: int
     mapped_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpace:
+    """Of the disk that the collections are on. free_bytes: None where it can't be told from here.
+    reserve_bytes: writes are refused while less is free; None where nothing here refuses them."""
+
+    free_bytes: int | None
+    reserve_bytes: int | None

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from index_store.awaiting import AwaitingItem
 from index_store.explanation import Explanation
-from index_store.footprint import Footprint
+from index_store.footprint import DiskSpace, Footprint
 from index_store.listings import (
     CountResult,
     FacetsRequest,
@@ -25,6 +25,7 @@ from index_store.types import (
     Digest,
     DigestRow,
     Filter,
+    GenerationIdentity,
     Id,
     NewGeneration,
     SearchOutcome,
@@ -223,3 +224,25 @@ class ExplainSource(Protocol):
         """Return what becomes of the item in the request, from the current generation and as of one moment.
         The request has no page (`after`) and no min_seq. Takes as long as an exact search; safe from any
         thread. Raises as `VectorIndex.search`, and InvalidId."""
+
+
+class IndexStorage(Protocol):
+    """Where an index keeps its collections, for who starts and operates it. Needs no open index; every method
+    is safe from any thread and process, and reads from disk or from a server."""
+
+    def store_id(self) -> str:
+        """Return the number of this storage, which is made when it is first asked for and stays; empty where
+        it can't be read or made now."""
+
+    def current_identity(self, collection: str) -> GenerationIdentity | None:
+        """Return what the current generation says of itself; None where there is none, or where it can't be
+        read: opening the collection tells why. Changes nothing."""
+
+    def is_empty(self) -> bool:
+        """Return whether no collection was ever begun. Raises StoreUnavailable."""
+
+    def quarantined_bytes(self) -> Mapping[str, Sequence[int]]:
+        """Return by collection how many bytes each generation takes that no role names any more."""
+
+    def disk_space(self) -> DiskSpace:
+        """Return what is left of the disk."""

@@ -308,6 +308,15 @@ class GenerationStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class GenerationIdentity:
+    """What a generation says of itself. dim: of its vectors. origin: empty where nobody has noted it."""
+
+    embedding_version: str
+    dim: int
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
 class Trouble:
     """Something wrong that searches survive. code: for programs. reason: a sentence. hint: the command or the
     setting that helps, or an empty string."""

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,10 +17,7 @@ from typing import Any, TypeAlias
 from fastapi import FastAPI
 
 from image_fetch.fetch import FetchLimits, PictureFetch
-from index_store.engine.index import EmbeddedIndex, EngineLimits
-from index_store.maintenance.backup import backup_data
 from index_store.types import CollectionSpec
-from service.app.backups import Snapshots
 from service.app.encoders import Encoders, Slot
 from service.app.generations.serving import ModelChange
 from service.app.health.maintenance_status import maintenance_status
@@ -37,9 +33,10 @@ from service.app.monitoring.explanations import Explanations
 from service.app.search import Searcher
 from service.app.search_queue import SearchQueue
 from service.app.seen.seen_items import SeenItems
-from service.app.store_id import store_id
 from service.collections import Catalogue, read_collections
 from service.embedding.catalog.preload import EarlyModels
+from service.engine.index import index_of, snapshots_of
+from service.engine.storage import index_storage
 from service.http.app import Application, ApplicationParts, DemoPicture, Lifespan
 from service.http.auth import Keys, Role, TrustedProxies
 from service.http.dependencies import Dependencies
@@ -106,7 +103,8 @@ def build(
 ) -> Service:
     """Raises BadConfiguration. metrics_dir: where workers sum their metrics. before_serving: awaited before
     the first connection. models: being opened already. demo_picture: of a file name. place: of the jobs."""
-    served = serving_catalogue(settings, read_collections(settings))
+    storage = index_storage(settings)
+    served = serving_catalogue(settings, storage, read_collections(settings))
     index = _index(settings, served.catalogue, make_index)
     catalogue = replace(served.catalogue, generation_dims=index.dims_by_version)
     readers, writers, fetchers, sampling = executors = _executors(settings)
@@ -127,8 +125,10 @@ def build(
     watched = (encoders, searcher, index, readers, lifecycle)
     prober = _prober(settings, catalogue, *watched, metrics, served.changes, audit_log)
     recent, pools, log_of = metrics.take_recent_searches, [readers, writers], query_log(settings)
-    rebuild = build_rebuild(settings, served, log_of, index, encoders, loader, pictures, recent, pools, place)
-    measuring = add_collectors(metrics, settings, catalogue, index, loader, rebuild.rebuilds.jobs)
+    rebuild = build_rebuild(
+        settings, served, log_of, index, storage, encoders, loader, pictures, recent, pools, place
+    )
+    measuring = add_collectors(metrics, settings, catalogue, index, storage, loader, rebuild.rebuilds.jobs)
     watches = [*rebuild.watches, *measuring, *metering]
     before = partial(before_serving, ingester, catalogue) if before_serving else None
     running = [prober.watch, *watches]
@@ -142,11 +142,11 @@ def build(
         pictures=pictures,
         prober=prober,
         exposition=metrics.exposition,
-        snapshots=_snapshots(settings),
+        snapshots=snapshots_of(settings),
         rebuilds=rebuild.rebuilds,
         reports=rebuild.reports,
         promotions=rebuild.promotions,
-        store_id=partial(store_id, settings.data_dir),
+        store_id=storage.store_id,
         metrics=metrics,
         meter=meter,
         explanations=Explanations(searcher, index.replay_source(), readers),
@@ -163,9 +163,8 @@ def build(
 
 
 def _index(settings: Settings, catalogue: Catalogue, make_index: MakeIndex | None) -> OpenableIndex:
-    limits = EngineLimits(metadata_bytes_max=settings.metadata_bytes_max)
-    make = make_index or partial(EmbeddedIndex, limits=limits)
-    return make(settings.data_dir, [each.spec for each in catalogue.collections])
+    specs = [each.spec for each in catalogue.collections]
+    return index_of(settings, specs) if make_index is None else make_index(settings.data_dir, specs)
 
 
 def _executors(settings: Settings) -> tuple[ThreadPoolExecutor, ...]:
@@ -325,18 +324,6 @@ def _quotas(settings: Settings, metrics: Metrics, shared_dir: Path | None) -> Qu
 def _bodies(settings: Settings) -> BodyReader:
     largest = max(settings.search_bytes_max, settings.upsert_bytes_max, settings.image_bytes_max)
     return BodyReader(bytes_max=max(settings.bodies_bytes_max, largest), seconds_max=settings.body_read_s_max)
-
-
-def _snapshots(settings: Settings) -> Snapshots:
-    data_dir = settings.data_dir
-
-    def back_up(target: Path) -> Mapping[str, int]:
-        seqs: Mapping[str, int] = backup_data(data_dir, target).facts["seqs"]
-        return seqs
-
-    return Snapshots(
-        back_up, data_dir / "backups", partial(datetime.now, UTC), kept_max=settings.snapshots_kept
-    )
 
 
 def _lifespan(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from index_store.catalog.identity import current_identity
+from index_store.port import IndexStorage
 from service.app.encoders import template_suffix
 from service.app.generations.origin import Origin, read_origin
 from service.app.generations.serving import Current, ModelChange, matching_origin, served_as
@@ -28,21 +28,23 @@ class ServingCatalogue:
     changes: Mapping[str, ModelChange]
 
 
-def serving_catalogue(settings: Settings, configured: Catalogue) -> ServingCatalogue:
-    """Return `configured` with model, text template and dim of each current generation. Reads the pointers,
-    the stores' own facts and model manifests; changes nothing."""
+def serving_catalogue(settings: Settings, storage: IndexStorage, configured: Catalogue) -> ServingCatalogue:
+    """Return `configured` with model, text template and dim of each current generation. Reads the
+    storage and model manifests; changes nothing."""
     collections: list[Collection] = []
     changes: dict[str, ModelChange] = {}
     for each in configured.collections:
-        served, change = _served(settings, each)
+        served, change = _served(settings, storage, each)
         collections.append(served)
         if change is not None:
             changes[each.name] = change
     return ServingCatalogue(Catalogue(tuple(collections)), changes)
 
 
-def _served(settings: Settings, configured: Collection) -> tuple[Collection, ModelChange | None]:
-    found = current_identity(settings.data_dir / "collections" / configured.name)
+def _served(
+    settings: Settings, storage: IndexStorage, configured: Collection
+) -> tuple[Collection, ModelChange | None]:
+    found = storage.current_identity(configured.name)
 
     def version(collection: Collection) -> str:
         return model_version(settings.models_dir, collection)

@@ -14,10 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from index_store.catalog.quarantine import quarantined_in
-from index_store.maintenance.check import collection_directories
-from index_store.port import VectorIndex
-from index_store.storage.disk_guard import RESERVE_BYTES
+from index_store.port import IndexStorage, VectorIndex
 from service.app.health.maintenance_status import maintenance_status
 from service.app.monitoring.query_cache import QueryCacheCollector
 from service.app.monitoring.recall_sampler import RecallSampler
@@ -45,6 +42,7 @@ def add_collectors(
     settings: Settings,
     catalogue: Catalogue,
     index: StateIndex,
+    storage: IndexStorage,
     loader: ModelLoader,
     jobs: JobStore,
 ) -> Sequence[Callable[[], Coroutine[Any, Any, None]]]:
@@ -53,10 +51,8 @@ def add_collectors(
         [each.name for each in catalogue.collections],
         index,
         jobs.all,
-        partial(_quarantined, settings.data_dir),
+        storage,
         partial(maintenance_status, settings.data_dir),
-        settings.data_dir,
-        disk_reserve_bytes=RESERVE_BYTES,
         workers=settings.workers,
     )
     caches = QueryCacheCollector(loader.caches, metrics)
@@ -104,13 +100,6 @@ def query_log(settings: Settings) -> QueryLog:
         bytes_max=settings.recorded_queries_bytes_max,
         days=settings.recorded_queries_days,
     )
-
-
-def _quarantined(data_dir: Path) -> dict[str, list[int]]:
-    return {
-        collection.name: [aside.size() for aside in quarantined_in(collection)]
-        for collection in collection_directories(data_dir)
-    }
 
 
 def request_tracer(settings: Settings, metrics: Metrics) -> Tracer | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from index_store.port import IndexStorage
 from index_store.types import Content
 from service.app.encoders import Encoders
 from service.app.generations.loading import Loader
@@ -72,6 +73,7 @@ def build_rebuild(
     served: ServingCatalogue,
     recorded: QueryLog,
     index: OpenableIndex,
+    storage: IndexStorage,
     encoders: Encoders,
     loader: Loader,
     pictures: PictureSource,
@@ -103,7 +105,7 @@ def build_rebuild(
         queries_max=settings.report_queries_max,
     )
     rebuilds = _rebuilds(
-        settings, served, index, encoders, jobs, processes=settings.workers + bool(place.command)
+        settings, served, index, storage, encoders, jobs, processes=settings.workers + bool(place.command)
     )
     pending = ModelChangeRebuilds(
         rebuilds,
@@ -136,6 +138,7 @@ def _rebuilds(
     settings: Settings,
     served: ServingCatalogue,
     index: OpenableIndex,
+    storage: IndexStorage,
     encoders: Encoders,
     jobs: JobStore,
     *,
@@ -143,9 +146,7 @@ def _rebuilds(
 ) -> Rebuilds:
     """processes: that hold the rows of the new generation that are not sealed yet."""
     try_model = partial(tried_model, settings.models_dir, settings.model_threads, settings.model_runtime)
-    return Rebuilds(
-        jobs, index, encoders, served.changes.get, try_model, settings.data_dir, workers=processes
-    )
+    return Rebuilds(jobs, index, encoders, served.changes.get, try_model, storage, workers=processes)
 
 
 def tried_model(

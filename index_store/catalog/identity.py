@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from index_store import hints
@@ -26,19 +25,11 @@ from index_store.storage.schema import (
     connect_reading,
     prepare,
 )
+from index_store.types import GenerationIdentity
 
 log = logging.getLogger(__name__)
 
 ORIGIN_KEY = "origin"
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationIdentity:
-    """One generation. dim: of its vectors. origin: empty where nobody has noted it."""
-
-    embedding_version: str
-    dim: int
-    origin: str
 
 
 def current_identity(collection: Path) -> GenerationIdentity | None:

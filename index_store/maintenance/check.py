@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from index_store.ann.bitmap import holds
+from index_store.catalog.data_directory import collection_directories
 from index_store.catalog.pointer import BACKUP_FILE, POINTER_FILE, Pointer, decode, read_pointer
 from index_store.catalog.quarantine import QuarantinedGeneration, quarantined_in
 from index_store.catalog.snapshots import SNAPSHOTS, open_snapshot, registered_snapshots
@@ -63,11 +64,6 @@ def _note(found: QuarantinedGeneration) -> str:
         return f"{found.path}: damaged and set aside, {found.size()} bytes; kept until somebody removes it"
     at = datetime.fromtimestamp(found.retired_at, UTC).isoformat(timespec="seconds")
     return f"{found.path}: retired at {at}, {found.size()} bytes; maintenance removes it some days later"
-
-
-def collection_directories(data_dir: Path) -> list[Path]:
-    """Return the directories of the data directory's collections, by name; none where there is no data."""
-    return sorted(path for path in (data_dir / "collections").glob("*") if path.is_dir())
 
 
 def _check_collection(directory: Path) -> Iterator[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from index_store.catalog.data_directory import collection_directories
 from index_store.catalog.pointer import GenerationName, Pointer, read_pointer
 from index_store.catalog.quarantine import quarantined_in
 from index_store.catalog.snapshots import SNAPSHOTS, registered_snapshots
-from index_store.maintenance.check import collection_directories
 from index_store.storage.schema import STORE_FILE, connect_sqlite
 from index_store.storage.sealed_directory import read_manifest
 

@@ -20,13 +20,13 @@ from typing import TypeAlias
 
 from index_store.ann.calibration import Clock
 from index_store.ann.validation import count_allowed
+from index_store.catalog.data_directory import collection_directories
 from index_store.catalog.pointer import GenerationName, read_pointer
 from index_store.catalog.quarantine import remove_expired
 from index_store.catalog.snapshots import SEGMENTS, SNAPSHOTS, open_newest, registered_snapshots
 from index_store.diagnosis import is_passing, unreadable, what_helps
 from index_store.errors import StoreDamaged
 from index_store.lexical.postings import lexical_version
-from index_store.maintenance.check import collection_directories
 from index_store.maintenance.compaction import BUILD_ERRORS, BuildContext, drop_old, make_snapshot
 from index_store.maintenance.policy import GenerationShape, MaintenanceLimits, segments_kept
 from index_store.maintenance.rebuild_request import ANSWER_FILE, RebuildQueue

@@ -24,6 +24,7 @@ from index_store.errors import IndexStoreError
 from service.collections import NO_MODEL, Catalogue
 from service.demo.greeting import greeting
 from service.embedding.catalog.preload import EarlyModels
+from service.engine.storage import index_storage, maintenance_command
 from service.errors import ServiceError
 from service.server.job_worker import job_command, low_priority
 from service.server.maintenance_process import Maintainer
@@ -53,7 +54,7 @@ def serve(
     `create_sole_loop` and `create_protocol`, of which each of several workers is made."""
     if not is_demo:
         return _serve(settings, catalogue, listener, program)
-    fills = _begin_demo(settings.data_dir)
+    fills = _begin_demo(settings)
     if fills and settings.workers > 1:
         try:
             asyncio.run(_load_demo(settings))
@@ -84,7 +85,7 @@ def made_application(
     gc.disable()
     sys.setswitchinterval(_SWITCH_S)
     models = EarlyModels(settings.models_dir, threads=settings.model_threads, runtime=settings.model_runtime)
-    served = serving_catalogue(settings, catalogue).catalogue.collections
+    served = serving_catalogue(settings, index_storage(settings), catalogue).catalogue.collections
     models.begin_loading((c.modality, c.model, c.dim) for c in served if c.model != NO_MODEL)
     from service.wiring import build
     from service.wiring_rebuild import JobPlace
@@ -148,12 +149,11 @@ def _serve(
 @contextlib.contextmanager
 def _maintained(settings: Settings) -> Iterator[None]:
     """Segments are sealed and merged in a process of their own, never in one that answers."""
-    if settings.maintenance == "off":
+    command = maintenance_command(settings, os.getpid())
+    if not command:
         yield
         return
-    command = low_priority([sys.executable, "-m", "index_store", "maintain", str(settings.data_dir)])
-    command += ["--parent", str(os.getpid()), "--keep-days", str(settings.set_aside_keep_days)]
-    maintainer = Maintainer(command, settings.data_dir)
+    maintainer = Maintainer(low_priority(command), settings.data_dir)
     maintainer.start()
     try:
         yield
@@ -175,13 +175,13 @@ async def _load_demo(settings: Settings) -> None:
         await _fill(settings.data_dir, service.ingester, service.catalogue)
 
 
-def _begin_demo(data_dir: Path) -> bool:
-    """Return whether something is to be written first: the demo into an empty directory, or to finish what
-    was interrupted; or, once, the pictures that a release of before did not keep."""
-    mark = data_dir / _DEMO_UNFINISHED
-    if not any((data_dir / "collections").glob("*")):
+def _begin_demo(settings: Settings) -> bool:
+    """Return whether something is to be written first: the demo into an empty storage, or to finish what
+    was interrupted; or, once, the pictures that a release of before did not keep. Raises StoreUnavailable."""
+    mark = settings.data_dir / _DEMO_UNFINISHED
+    if index_storage(settings).is_empty():
         mark.touch()
-    return mark.exists() or not (data_dir / _DEMO_KEPT).exists()
+    return mark.exists() or not (settings.data_dir / _DEMO_KEPT).exists()
 
 
 async def _fill(data_dir: Path, ingester: Ingester, catalogue: Catalogue) -> None:

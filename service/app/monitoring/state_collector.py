@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol, get_args
 
 from prometheus_client.metrics_core import Metric
@@ -14,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from index_store.errors import Unavailable
 from index_store.footprint import Footprint
-from index_store.port import FootprintSource, VectorIndex
+from index_store.port import FootprintSource, IndexStorage, VectorIndex
 from index_store.types import CollectionStatus
 from service.app.health.maintenance_status import MaintenanceStatus
 from service.app.rebuild.jobs import Job, JobState
@@ -69,21 +67,16 @@ class StateCollector(Collector):
         collections: Sequence[str],
         index: StateIndex,
         jobs: Callable[[], Sequence[Job]],
-        set_aside: Callable[[], Mapping[str, Sequence[int]]],
+        storage: IndexStorage,
         maintenance: Callable[[], MaintenanceStatus],
-        data_dir: Path,
         *,
-        disk_reserve_bytes: int,
         workers: int,
     ) -> None:
-        """set_aside: the bytes of each generation without a role, by collection."""
         self._collections = collections
         self._index = index
         self._jobs = jobs
-        self._set_aside = set_aside
+        self._storage = storage
         self._maintenance = maintenance
-        self._data_dir = data_dir
-        self._disk_reserve_bytes = disk_reserve_bytes
         self._workers = workers
 
     def collect(self) -> Iterator[Metric]:
@@ -91,7 +84,7 @@ class StateCollector(Collector):
         found = GaugeFamilies(STATE_METRICS)
         for name in self._collections:
             self._add_collection(found, name)
-        for name, sizes in self._set_aside().items():
+        for name, sizes in self._storage.quarantined_bytes().items():
             found.set_value("uhok_set_aside_generations", (name,), len(sizes))
             found.set_value("uhok_set_aside_bytes", (name,), sum(sizes))
         states = Counter(job.state for job in self._jobs())
@@ -100,8 +93,9 @@ class StateCollector(Collector):
         status = self._maintenance()
         found.set_value("uhok_maintenance_up", (), status.word == "up")
         found.set_value("uhok_maintenance_restarts_total", (), status.restarts)
-        found.set_value("uhok_disk_free_bytes", (), _free_bytes(self._data_dir))
-        found.set_value("uhok_disk_reserve_bytes", (), self._disk_reserve_bytes)
+        room = self._storage.disk_space()
+        found.set_value("uhok_disk_free_bytes", (), room.free_bytes)
+        found.set_value("uhok_disk_reserve_bytes", (), room.reserve_bytes)
         found.set_value("uhok_workers_configured", (), self._workers)
         yield from found
 
@@ -152,10 +146,3 @@ def _add_sync(found: GaugeFamilies, name: str, status: CollectionStatus) -> None
 
 def _seconds(ms: float | None) -> float | None:
     return None if ms is None else ms / 1000
-
-
-def _free_bytes(directory: Path) -> int | None:
-    try:
-        return shutil.disk_usage(directory).free
-    except OSError:
-        return None

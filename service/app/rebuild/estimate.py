@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from index_store.footprint import DiskSpace, Footprint
 from index_store.types import CollectionStatus, Content
 from service.collections import Collection
 
@@ -39,13 +39,13 @@ what a model that gives any is asked for. Blocking; raises ModelUnavailable."""
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """items: of the current generation; contents: of those, what can be embedded here. seconds: of
-    embedding, undisturbed; None while nothing is there to measure by. *_free: now; memory is None where the
-    system does not tell."""
+    embedding, undisturbed; None while nothing is there to measure by. *_free: now; None where
+    that can't be told from here."""
 
     items: int
     contents: int
     disk_bytes: int
-    disk_bytes_free: int
+    disk_bytes_free: int | None
     memory_bytes: int
     memory_bytes_free: int | None
     seconds: float | None
@@ -53,10 +53,9 @@ class Estimate:
     @property
     def problem(self) -> str:
         """Return what does not fit, or an empty string."""
-        if self.disk_bytes + _DISK_RESERVE_BYTES > self.disk_bytes_free:
-            return (
-                f"it takes about {_mib(self.disk_bytes)} MiB of disk, {_mib(self.disk_bytes_free)} are free"
-            )
+        free = self.disk_bytes_free
+        if free is not None and self.disk_bytes + _DISK_RESERVE_BYTES > free:
+            return f"it takes about {_mib(self.disk_bytes)} MiB of disk, {_mib(free)} are free"
         if self.memory_bytes_free is not None and self.memory_bytes > self.memory_bytes_free:
             return (
                 f"it takes about {_mib(self.memory_bytes)} MiB of memory, "
@@ -71,20 +70,20 @@ def sample_size() -> int:
 
 
 def estimate(
-    data_dir: Path,
-    collection: Collection,
+    room: DiskSpace,
+    footprints: Sequence[Footprint],
     status: CollectionStatus,
     trial: Trial,
     workers: int,
     *,
     takes_contents: bool,
 ) -> Estimate:
-    """Return what filling a generation beside the current one takes. takes_contents: whether it is made of
-    those that are kept. Reads sizes of files."""
+    """Return what filling a generation beside the current one takes. footprints: of the generations that are
+    there. takes_contents: whether it is made of the contents that are kept."""
     current = status.current
     items, contents = (current.items, current.contents if takes_contents else 0) if current else (0, 0)
-    directory = data_dir / "collections" / collection.name / (current.generation if current else "")
-    disk = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) if current else 0
+    its = [each for each in footprints if current is not None and each.generation == current.generation]
+    disk = sum(each.store_bytes + each.mapped_bytes for each in its)
     disk += max(0, trial.dim - (current.dim if current else trial.dim)) * items * _BYTES_A_NUMBER
     delta = min(items, _DELTA_ROWS) * trial.dim * 4
     seconds = None if trial.seconds_an_item is None else round(trial.seconds_an_item * contents, 1)
@@ -92,7 +91,7 @@ def estimate(
         items=items,
         contents=contents,
         disk_bytes=disk,
-        disk_bytes_free=shutil.disk_usage(data_dir).free,
+        disk_bytes_free=room.free_bytes,
         memory_bytes=trial.model_bytes + workers * delta,
         memory_bytes_free=_memory_free(),
         seconds=seconds,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from index_store.errors import GenerationConflict
+from index_store.port import IndexStorage
 from index_store.types import CollectionStatus
 from service.app.encoders import Encoders, has_same_template, template_suffix
 from service.app.generations.serving import ModelChange
@@ -39,7 +39,7 @@ class Rebuilds:
         encoders: Encoders,
         changes: Callable[[str], ModelChange | None],
         try_model: TryModel,
-        data_dir: Path,
+        storage: IndexStorage,
         *,
         workers: int,
     ) -> None:
@@ -49,7 +49,7 @@ class Rebuilds:
         self._encoders = encoders
         self._changes = changes
         self._try_model = try_model
-        self._data_dir = data_dir
+        self._storage = storage
         self._workers = workers
 
     def plan(
@@ -89,7 +89,7 @@ class Rebuilds:
         _require_possible(status, version)
         assert status.current is not None
         is_alike = has_same_template(status.current.embedding_version, version)
-        found = estimate(self._data_dir, collection, status, trial, self._workers, takes_contents=is_alike)
+        found = self._estimated(status, trial, takes_contents=is_alike)
         return Rebuild(collection, reference, template, trial.dim, version, found)
 
     def _plan_without_model(
@@ -105,8 +105,12 @@ class Rebuilds:
         _require_possible(status, embedding_version)
         current_dim = status.current.dim if status.current else collection.dim
         trial = Trial(embedding_version, dim or current_dim, seconds_an_item=None, model_bytes=0)
-        found = estimate(self._data_dir, collection, status, trial, self._workers, takes_contents=True)
+        found = self._estimated(status, trial, takes_contents=True)
         return Rebuild(collection, NO_MODEL, "", trial.dim, embedding_version, found)
+
+    def _estimated(self, status: CollectionStatus, trial: Trial, *, takes_contents: bool) -> Estimate:
+        room, footprints = self._storage.disk_space(), self._index.footprints(status.spec.name)
+        return estimate(room, footprints, status, trial, self._workers, takes_contents=takes_contents)
 
     def _template(self, collection: Collection, change: ModelChange | None, given: str | None) -> str:
         if collection.modality != "text":
