@@ -60,6 +60,11 @@ class DeltaColumns:
         self._making = threading.Lock()
         self._made: LruCache[str, tuple[MetadataColumn, int]] = LruCache(_MADE_BYTES_MAX)
 
+    @property
+    def rows(self) -> int:
+        """How many rows were read."""
+        return self._rows
+
     def column(self, key: str) -> MetadataColumn | None:
         """Return the column of a top-level key; None where no row has the key. For a key without one the
         texts of all rows are read, later of those since."""

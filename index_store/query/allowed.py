@@ -14,6 +14,7 @@ from index_store.ann.port import Bitmap
 from index_store.ann.validation import count_allowed
 from index_store.filter.cache import CompiledFilter
 from index_store.filter.compile import Mask
+from index_store.query.pool import LiveSeqs
 from index_store.query.view import DeletionLog, SegmentView, View, by_part, live_ids
 from index_store.types import Id, SearchRequest
 from item_rules.lifetime import ShownSpan
@@ -27,16 +28,20 @@ class Allowed(NamedTuple):
 
 
 class AllowedRows(NamedTuple):
-    """Of a whole view. segments: of each of its segments, as `allowed_bits`. delta: as `allowed_mask`."""
+    """Of a whole view. segments: of each of its segments, as `allowed_bits`. delta: as `allowed_mask`. seqs:
+    when they are live, for a pool, whose store knows the rest."""
 
     segments: Sequence[Allowed]
     delta: Mask
+    seqs: LiveSeqs
 
 
 def allowed_rows(view: View, request: SearchRequest, condition: CompiledFilter | None) -> AllowedRows:
     """Return which rows of each part a search may return."""
     segments = [allowed_bits(view, one, request, condition) for one in view.segments]
-    return AllowedRows(segments, allowed_mask(view, request, condition) if view.count else view.live)
+    mask = allowed_mask(view, request, condition) if view.count else view.live
+    seq = view.seq if request.after is None else request.after.seq
+    return AllowedRows(segments, mask, LiveSeqs(seq, view.seq))
 
 
 def allowed_bits(
@@ -100,7 +105,7 @@ def are_shown(
     shown: Mask = np.ones(len(rows), np.bool_)
     for number, positions, some in by_part(numbers, rows):
         if number < 0:
-            mask = view.delta.lifetimes.shown_rows(span, view.count)
+            mask = view.delta.lifetimes.shown_rows(span, int(some.max(initial=-1)) + 1)
             shown[positions] = True if mask is None else mask[some]
         else:
             bits = view.segments[number].segment.lifetimes.shown_bits(span)

@@ -55,6 +55,9 @@ def joined(parts: Sequence[CandidateRows]) -> CandidateRows:
 
 def nearest(view: View, request: SearchRequest, allowed: AllowedRows, k: int) -> CandidateRows:
     """The k nearest of all parts by (distance, id): each part's distances are the same float64 sums."""
+    if view.pool is not None:
+        found = view.pool.find_nearest(request, allowed.seqs, k)
+        return CandidateRows(np.full(len(found.rows), -1), found.rows, found.distances, found.ids)
     after = None if request.after is None else ResumePoint(request.after.distance, request.after.id)
     parts: list[_Part] = []
     for number, one in enumerate(view.segments):

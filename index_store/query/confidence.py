@@ -40,7 +40,7 @@ def confidences(curve: Curve, scores: Distances) -> Distances:
 
 def _share(view: View, text: str) -> float | None:
     """Of words that wait to be sealed nothing is known; searches by vectors alone don't wait for them."""
-    if not view.delta.lexical_version:
+    if not view.delta.lexical_version or view.pool is not None:
         return None
     try:
         return word_shares(view, [text])[0]
@@ -50,5 +50,7 @@ def _share(view: View, text: str) -> float | None:
 
 def _sample(view: View) -> RowSample:
     """Where the most rows were sealed, else those in memory."""
+    if view.pool is not None:
+        return view.pool.fetcher.usual_similarities()
     most = max((one.segment.reader for one in view.segments), key=lambda each: each.rows, default=None)
     return view.delta.sample() if most is None else most.sample

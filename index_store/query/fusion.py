@@ -19,7 +19,7 @@ from index_store.ann.bitmap import holds
 from index_store.ann.compiled.posting_kernels import rows_from
 from index_store.ann.rerank import Distances, come_after, rescore, select, similarities
 from index_store.delta.id_index import RowNumbers
-from index_store.errors import WordsNotSealed
+from index_store.errors import InvalidRequest, WordsNotSealed
 from index_store.filter.cache import CompiledFilter
 from index_store.filter.compile import Mask
 from index_store.lexical.analysis import PAIR_MIN
@@ -139,6 +139,8 @@ def fused_rows(
 
 def scores_by_part(view: View, request: SearchRequest, text: TextQuery) -> Sequence[TextScores]:
     """Return what the words of each row score, by part, the delta last. Raises WordsNotSealed."""
+    if view.pool is not None:
+        raise InvalidRequest("this index does not search by words: search by vectors alone", "mode")
     seq = None if request.after is None else request.after.seq
     return text_scores(query_grams(text.text), text_parts(view, seq))
 

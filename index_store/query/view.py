@@ -22,6 +22,7 @@ from index_store.delta.delta import Delta
 from index_store.delta.id_index import IdIndex, RowNumbers
 from index_store.filter.compile import Mask
 from index_store.filter.growable import GrowableColumn
+from index_store.query.pool import RowPool
 from index_store.query.visibility import History
 from index_store.segment.open import OpenSegment, OpenSnapshot
 from index_store.storage.store import RowPage
@@ -70,7 +71,8 @@ class View:
     """Delta rows up to `count`, of which `live` are live at `seq`, and the segments of one snapshot.
 
     snapshot: its name, '' without one. former: the same moment over the snapshot that was served before: it
-    knows what was live at older seqs.
+    knows what was live at older seqs. pool: what rows of a store elsewhere are fetched through; such a view
+    has no segments, counts none of the rows of its delta, and serves one search.
     """
 
     segments: tuple[SegmentView, ...]
@@ -82,6 +84,7 @@ class View:
     seq: int
     snapshot: str
     former: View | None
+    pool: RowPool | None = None
 
 
 def empty_view(spec: CollectionSpec) -> View:
@@ -92,6 +95,11 @@ def empty_view(spec: CollectionSpec) -> View:
 def view_of_delta(delta: Delta, seq: int) -> View:
     """A view without segments of a delta whose rows are all live, with no history before `seq`."""
     return _view_without_history(delta, seq, (), "")
+
+
+def view_of_pool(pool: RowPool, seq: int) -> View:
+    """A view, for one search, of a store elsewhere as of `seq`."""
+    return replace(_view_without_history(pool.delta, seq, (), ""), pool=pool)
 
 
 def view_of_snapshot(snapshot: OpenSnapshot, spec: CollectionSpec) -> View:
@@ -193,6 +201,8 @@ def with_fresh_index(view: View) -> View:
 
 def live_ids(view: View, ids: Sequence[Id]) -> set[Id]:
     """Those of the ids that are live now, in whatever part."""
+    if view.pool is not None:
+        return view.pool.fetcher.live_ids(ids)
     rows = view.delta.find_rows(ids, view.index, view.count)
     found = set(view.delta.ids(rows[view.live[rows]]))
     for one in view.segments:
@@ -203,6 +213,8 @@ def live_ids(view: View, ids: Sequence[Id]) -> set[Id]:
 
 def live_count(view: View) -> int:
     """How many items are live."""
+    if view.pool is not None:
+        return view.pool.fetcher.live_count()
     return int(np.count_nonzero(view.live)) + sum(
         one.segment.reader.rows - one.hidden for one in view.segments
     )
@@ -210,6 +222,8 @@ def live_count(view: View) -> int:
 
 def has_key(view: View, key: str) -> bool:
     """Whether any row has, or had, a value under this key of the metadata."""
+    if view.pool is not None:
+        return view.pool.fetcher.has_key(key)
     return view.delta.masks.known_keys.has(key) or any(
         one.segment.masks.known_keys.has(key) for one in view.segments
     )

@@ -55,6 +55,9 @@ class GroupCounts:
         return out
 
     def _names_in(self, number: int, rows: RowNumbers) -> list[Hashable]:
+        if self._view.pool is not None:  # rows that were fetched since can have brought further columns
+            self._locations.clear()
+            self._seen.clear()
         names: list[Hashable] = [_NOWHERE] * len(rows)
         stop = int(rows.max(initial=-1)) + 1
         for place, location in enumerate(self._locations_in(number)):  # the first one that a row has decides
@@ -83,7 +86,9 @@ class GroupCounts:
             self.full.add(name)
 
     def without_full(self, view: View) -> View:
-        """Return the view without the rows of full groups."""
+        """Return the view without the rows of full groups; of a store elsewhere, all its rows."""
+        if view.pool is not None:
+            return view
         live_rows, segments = view.live, list(view.segments)
         for (number, place), names in self._seen.items():
             if place:
