@@ -17,9 +17,12 @@ ItemState: TypeAlias = Literal[
 class Explanation:
     """One item and one search, as of one moment. item_seq, source_version: of a deleted item too.
 
-    is_indexed: searches know it. passes_filter: None without a filter or an item. exact_rank:
-    from 1, by exact search over all that the search may show, the item among them; None beyond `ranks_seen`.
-    answer_rank: from 1, with those that the offset skips, or None. last_distance: of its last hit."""
+    is_indexed: searches know it. passes_filter: None without a filter or an item. is_vetoed: by the unlikes
+    of a recommendation. exact_rank: from 1, by exact search over all that the search may show, the item among
+    them; None beyond `ranks_seen`; with a ranking by distance alone; of a recommendation None for what it may
+    not show. answer_rank: from 1, with those that the offset skips, or None. last_distance: of its last hit.
+    ranking_rank: from 1, in the order of a ranking, None beyond `ranking_ranks_seen`. left_out_by: what the
+    item is missing in that order for."""
 
     state: ItemState
     item_seq: int | None = None
@@ -30,6 +33,10 @@ class Explanation:
     distance: float | None = None
     exact_rank: int | None = None
     ranks_seen: int = 0
+    is_vetoed: bool = False
+    ranking_rank: int | None = None
+    ranking_ranks_seen: int = 0
+    left_out_by: Literal["group_by", "collapse"] | None = None
     answer_rank: int | None = None
     hits: int = 0
     last_distance: float | None = None

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from index_store.errors import InvalidId, InvalidRequest, InvalidVector
 from index_store.filter.compile import compile_filter
 from index_store.request.confidence import ConfidenceQuery
-from index_store.request.recommendation import Recommendation
+from index_store.request.recommendation import LIKES_WORK_MAX, Recommendation
 from index_store.types import CollectionSpec, Id, Ids, ItemWrite, SearchRequest, TextQuery, Vector, WriteBatch
 from item_rules.ids import id_fault, int64_fault
 from item_rules.metadata import METADATA_BYTES_MAX, metadata_fault
@@ -29,8 +29,6 @@ OFFSET_MAX = 1_000_000
 ALPHA_MAX = 100.0
 LIKES_MAX = 100
 """Of a recommendation that searches by each of them."""
-LIKES_WORK_MAX = 2_000_000
-"""Distances that it may come to, about a second: 100 liked items have 200 results, 10 have 10,000."""
 CONTENT_HASH_BYTES_MAX = 64
 _NO_DIMS: Mapping[str, int] = MappingProxyType({})
 _COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -124,7 +122,7 @@ def _check_recommendation(asked: Recommendation, request: SearchRequest, spec: C
             check_vector(vector, field)
             check_dim(vector, len(request.vector), field)
     wanted = request.offset + request.k
-    if len(asked.likes) * (len(asked.likes) + len(asked.unlikes)) * wanted > LIKES_WORK_MAX:
+    if asked.distances_of_a_hit * wanted > LIKES_WORK_MAX:
         raise InvalidRequest(f"top_k: {wanted} are too many for {len(asked.likes)} liked items", "top_k")
     if len(asked.weights) != len(asked.likes) or not all(0 < each < math.inf for each in asked.weights):
         raise InvalidRequest("must be numbers above 0, one for each liked item", "like_weights")

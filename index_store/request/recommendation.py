@@ -8,6 +8,9 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+LIKES_WORK_MAX = 2_000_000
+"""Distances that one may come to, about a second: 100 liked items have 200 results, 10 have 10,000."""
+
 LikesPoint: TypeAlias = tuple[float, int | str]
 """Distance and id of the last item that was found for a liked one."""
 
@@ -24,6 +27,11 @@ class Recommendation:
     likes: npt.NDArray[np.float32]
     weights: tuple[float, ...]
     unlikes: npt.NDArray[np.float32]
+
+    @property
+    def distances_of_a_hit(self) -> int:
+        """How many distances each hit may come to: each list gives as many rows as there are hits."""
+        return len(self.likes) * (len(self.likes) + len(self.unlikes))
 
 
 class LikesPage(NamedTuple):

@@ -1,10 +1,11 @@
-"""Searches over the wire that are answered, the recipes of an answer, and all pages of a search."""
+"""Searches over the wire that are answered, their recipes, why one is in an answer, all pages of a search."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+from tests.contract.openapi_document import check_schema
 from tests.http_app import HttpApp
 
 
@@ -12,6 +13,14 @@ def search(app: HttpApp, **body: Any) -> dict[str, Any]:
     answer = app.post("/v1/search", body)
     assert answer.status_code == 200, answer.text
     document: dict[str, Any] = answer.json()
+    return document
+
+
+def explained(app: HttpApp, body: dict[str, Any]) -> dict[str, Any]:
+    answer = app.post("/v1/explain", body)
+    assert answer.status_code == 200, answer.text
+    document: dict[str, Any] = answer.json()
+    check_schema(document, {"$ref": "#/components/schemas/Explanation"})
     return document
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.openapi_document import check_schema
+from tests.contract.searches import explained as told
 from tests.http_app import HttpApp, picture
 
 
@@ -16,14 +16,6 @@ def app(app: HttpApp) -> HttpApp:
     app.post("/v1/deactivate", {"ids": [28]})
     app.post("/v1/delete", {"ids": [29]})
     return app
-
-
-def told(app: HttpApp, body: dict[str, Any]) -> dict[str, Any]:
-    answer = app.post("/v1/explain", body)
-    assert answer.status_code == 200, answer.text
-    document: dict[str, Any] = answer.json()
-    check_schema(document, {"$ref": "#/components/schemas/Explanation"})
-    return document
 
 
 def results(app: HttpApp, body: dict[str, Any]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.contract.openapi_document import check_schema
-from tests.contract.searches import ids, search
+from tests.contract.searches import explained, ids, search
 from tests.contract.test_http_words import environ
 from tests.http_app import DISHES, HttpApp, as_base64, picture, running_app, unit
 
@@ -291,6 +291,25 @@ def test_a_cursor_belongs_to_its_ranking(app: HttpApp) -> None:
         assert answer.status_code == 422 and answer.json()["code"] == "invalid_cursor", other
 
 
-def test_ranks_of_a_ranking_are_not_explained(app: HttpApp) -> None:
-    answer = app.post("/v1/explain", {"vector": QUERY, "id": 1, "boost": [PRICE]})
-    assert answer.status_code == 422 and answer.json()["errors"][0]["loc"] == ["body", "boost"]
+def test_ranks_of_a_ranking_are_explained(app: HttpApp) -> None:
+    asked = {"vector": QUERY, **SHOP, "top_k": 6, "pool": 100}
+    order = ids(found(app, **{**SHOP, "top_k": 50, "pool": 100}))
+    told = {id: explained(app, {**asked, "id": id}) for id in sorted(PRODUCTS)}
+    for rank, id in enumerate(order, 1):
+        assert told[id]["reason"] == ("in_answer" if rank <= 6 else "beyond_top_k")
+        assert told[id]["ranking"]["rank"] == rank
+        assert told[id]["answer"]["rank"] == (rank if rank <= 6 else None)
+    left = set(told) - set(order)
+    assert left and {told[id]["reason"] for id in left} == {"grouped_out"}
+    by_distance = ids(found(app, top_k=50))
+    assert [told[id]["exact"]["rank"] for id in by_distance] == list(range(1, len(by_distance) + 1))
+    plain = explained(app, {"vector": QUERY, "id": order[0]})
+    assert plain["ranking"] is None
+
+
+def test_what_collapse_leaves_out_is_explained(app: HttpApp) -> None:
+    asked = {"collapse": {"distance": 2.0}, "top_k": 3}
+    (only,) = ids(found(app, **asked))
+    for id in sorted(PRODUCTS):
+        reason = "in_answer" if id == only else "collapsed"
+        assert explained(app, {"vector": QUERY, **asked, "id": id})["reason"] == reason

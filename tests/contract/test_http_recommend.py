@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.contract.searches import ids, pages, search
+from tests.contract.searches import explained, ids, pages, search
 from tests.http_app import HttpApp
 
 LIKES = [1, 11, 2, 12]
@@ -113,7 +113,22 @@ def test_what_is_refused_names_its_field(app: HttpApp, body: dict[str, Any], fie
     assert answer.json()["errors"][0]["loc"][1] == field
 
 
-def test_what_takes_one_vector_says_so(app: HttpApp) -> None:
-    explained = app.post("/v1/explain", {"like_ids": [1], "recommend": "each", "id": 4})
-    assert explained.status_code == 422 and explained.json()["errors"][0]["loc"][1] == "recommend"
+@pytest.mark.parametrize("mode", ["best", "each"])
+def test_its_answers_are_explained(app: HttpApp, mode: str) -> None:
+    asked = {"like_ids": LIKES, "unlike_ids": [22], "recommend": mode, "top_k": 6}
+    shown = found(app, **asked)["results"]
+    for rank, row in enumerate(shown, 1):
+        told = explained(app, {**asked, "id": row["recipe_id"]})
+        assert (told["reason"], told["exact"]["rank"], told["answer"]["rank"]) == ("in_answer", rank, rank)
+        assert told["answer"]["distance"] == told["exact"]["distance"] == row["distance"]
+    assert explained(app, {**asked, "id": 22})["reason"] == "excluded"
+    every = ids(found(app, **{**asked, "top_k": 30}))
+    vetoed = set(range(1, 30)) - set(every) - set(LIKES) - {22}
+    assert vetoed and all(explained(app, {**asked, "id": id})["reason"] == "vetoed" for id in vetoed)
+    last = explained(app, {**asked, "id": every[-1]})
+    assert (last["reason"], last["exact"]["rank"]) == ("beyond_top_k", len(every))
+    assert explained(app, {**asked, "offset": 6, "id": every[0]})["reason"] == "before_offset"
+
+
+def test_an_unknown_liked_one_is_named(app: HttpApp) -> None:
     assert app.post("/v1/search", {"like_ids": [999], "recommend": "each"}).json()["code"] == "unknown_item"

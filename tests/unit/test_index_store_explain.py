@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from index_store.engine.index import EmbeddedIndex
 from index_store.errors import InvalidFilter, InvalidId, VersionMismatch
 from index_store.explanation import Explanation
+from index_store.request.ranking import GroupBy, Ranking
 from index_store.types import Id, ItemDelete, ItemWrite, SearchRequest, WriteBatch
 from service.app.monitoring.explanations import reason_of
 from tests.sealing import SPECS, batch, named, opened, sealed, vectors
@@ -93,6 +96,37 @@ def test_ranks_and_distances_are_those_of_the_searches(scene: Scene, condition: 
             assert found.exact_rank == nearer + 1
 
 
+def test_what_a_ranking_leaves_out_comes_back_without_its_cause(scene: Scene) -> None:
+    """Group and collapsing at once: without what is named the item has a rank."""
+    ranking = Ranking(group=GroupBy("shade", 2), collapse=4.5 if scene.collection == "numbers" else 0.6)
+    request = SearchRequest(vectors(1, 7)[0], 5, ranking=ranking)
+
+    def order(some: Ranking) -> list[Id]:
+        every = SearchRequest(request.vector, ROWS, ranking=some)
+        return [hit.id for hit in scene.index.search(scene.collection, [every])[0].hits]
+
+    ranked = order(ranking)
+    without = {
+        "group_by": order(replace(ranking, group=None)),
+        "collapse": order(replace(ranking, collapse=None)),
+    }
+    left_out: Counter[str] = Counter()
+    for number in range(0, ROWS, 3):
+        found, id = scene.of(number, request), scene.id(number)
+        if found.state != "live":
+            assert (found.ranking_rank, found.left_out_by) == (None, None)
+        elif id in ranked:
+            assert (found.ranking_rank, found.left_out_by) == (ranked.index(id) + 1, None)
+        else:
+            assert found.left_out_by is not None and found.ranking_rank is None
+            if found.left_out_by == "group_by":
+                assert id in without["group_by"]
+            else:
+                assert id not in without["group_by"]
+            left_out[found.left_out_by] += 1
+    assert left_out["group_by"] and left_out["collapse"]
+
+
 def test_what_is_not_live_is_told_apart(scene: Scene) -> None:
     request = SearchRequest(vectors(1, 6)[0], 3, filter={"shade": 77})
     states = {n: scene.of(n, request) for n in (DELETED, INACTIVE, EMPTY, BACK, 5000)}
@@ -148,6 +182,7 @@ def test_a_collection_without_a_generation_holds_nothing(tmp_path: Path) -> None
         (Explanation("live", is_indexed=True, distance=1.0, passes_filter=False), "filtered_out"),
         (Explanation("live", distance=1.0, exact_rank=4), "not_indexed"),
         (Explanation("live", is_indexed=True, distance=2.5, exact_rank=4), "too_far"),
+        (Explanation("live", is_indexed=True, distance=2.5, is_vetoed=True), "vetoed"),
         (Explanation("live", is_indexed=True, distance=1.0, exact_rank=2), "before_offset"),
         (Explanation("live", is_indexed=True, distance=1.0, exact_rank=12), "missed_by_graph"),
         (Explanation("live", is_indexed=True, distance=1.0, exact_rank=13), "beyond_top_k"),
@@ -157,3 +192,25 @@ def test_a_collection_without_a_generation_holds_nothing(tmp_path: Path) -> None
 def test_the_first_reason_that_applies_is_told(facts: Explanation, reason: str) -> None:
     request = SearchRequest(np.ones(3, np.float32), 10, offset=2, max_distance=2.0)
     assert reason_of(facts, request) == reason
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"ranking_rank": 3, "answer_rank": 3}, "in_answer"),
+        ({"ranking_rank": 13}, "beyond_top_k"),
+        ({"ranking_rank": 1}, "before_offset"),
+        ({"left_out_by": "group_by"}, "grouped_out"),
+        ({"left_out_by": "collapse"}, "collapsed"),
+        ({"exact_rank": 1001}, "beyond_top_k"),
+        ({"exact_rank": 1000}, "missed_by_graph"),
+        ({"exact_rank": 9, "ranking_ranks_seen": 0}, "beyond_top_k"),
+    ],
+)
+def test_reasons_of_a_ranking(facts: dict[str, Any], reason: str) -> None:
+    known = {"is_indexed": True, "distance": 1.0, "exact_rank": 1, "ranking_ranks_seen": 1000}
+    explanation = Explanation("live", **{**known, **facts})
+    request = SearchRequest(np.ones(3, np.float32), 10, offset=2, ranking=Ranking())
+    assert reason_of(explanation, request) == reason
+    if reason == "missed_by_graph":
+        assert reason_of(explanation, replace(request, exact=True)) == "beyond_top_k"

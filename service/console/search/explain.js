@@ -6,8 +6,8 @@ import { problemBox } from "./parts.js";
 import { post } from "./service.js";
 import { t } from "./words.js";
 
-/** Whether the service explains such a search: by vectors, in the order of their distances. body: of the search. */
-export const isExplained = ({ mode = "dense", recommend, diversity, group_by }) => mode === "dense" && !recommend && !diversity && !group_by;
+/** Whether the service explains such a search: by vectors. body: of the search. */
+export const isExplained = ({ mode = "dense" }) => mode === "dense";
 
 /** Return an element that tells it once the service has answered. body: of the search. */
 export function explanation(id, body) {
@@ -24,11 +24,14 @@ export function explanation(id, body) {
   return told;
 }
 
-function view({ reason, detail, in_answer, item, exact, answer, passes_filter, seq }) {
+const place = ({ rank, ranks_seen }) => (rank === null ? t("explain_beyond", { count: number(ranks_seen) }) : t("explain_rank", { rank: number(rank) }));
+
+function view({ reason, detail, in_answer, item, exact, answer, ranking, passes_filter, seq }) {
   const plan = answer.plan.map((each) => t(`way_${each.way}`, { rows: number(each.rows), ef: number(each.ef) })).join(", ");
   const rows = [
     [t("explain_state"), t(`item_${item.state}`)],
-    [t("explain_exact"), exact.rank === null ? t("explain_beyond", { count: number(exact.ranks_seen) }) : t("explain_rank", { rank: number(exact.rank) })],
+    (exact.rank !== null || exact.ranks_seen > 0) && [t("explain_exact"), place(exact)],
+    ranking?.ranks_seen > 0 && [t("explain_ranking"), place(ranking)],
     exact.distance !== null && [t("distance"), fixed(exact.distance, 4)],
     answer.last_distance !== null && [t("explain_last"), fixed(answer.last_distance, 4)],
     passes_filter !== null && [t("filter"), t(passes_filter ? "explain_passes" : "explain_fails")],

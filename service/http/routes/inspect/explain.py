@@ -12,7 +12,6 @@ from service.app.search import ParsedSearch
 from service.errors import InvalidInput
 from service.http.auth import Role
 from service.http.dependencies import Dependencies, JsonResponse, exchange_of
-from service.http.wire.ranking.fields import RANKING_FIELDS
 from service.http.wire.schemas import ExplainIn, IdIn, ModeIn
 from service.http.wire.search import SearchLimits, SearchReader
 from service.http.wire.values import id_of_text, read_id
@@ -83,11 +82,6 @@ class ExplainRoutes:
         for field in ("cursor", "min_seq"):
             if getattr(body, field) is not None:
                 raise InvalidInput(field, "can't be explained: a search of this moment is")
-        for field in RANKING_FIELDS:
-            if getattr(body, field) is not None:
-                raise InvalidInput(
-                    field, "can't be explained: ranks by distance are; `why` of a search tells it"
-                )
         if body.min_confidence is not None:
             raise InvalidInput("min_confidence", "can't be explained: `confidence` of a search tells it")
         search = self._reader.parse(body)
@@ -95,8 +89,6 @@ class ExplainRoutes:
             raise InvalidInput("mode", "can't be explained unless it is dense")
         if search.seen_key:
             raise InvalidInput("seen_key", "can't be explained: exclude_ids says the same")
-        if search.recommend != "mean":
-            raise InvalidInput("recommend", "can't be explained unless it is mean")
         return search, read_id(body.id, search.collection, "id")
 
     async def _explain(self, search: ParsedSearch, wanted: IdIn, request: Request) -> JsonResponse:
@@ -123,6 +115,9 @@ def _described(search: ParsedSearch, item_id: IdIn, found: ItemExplanation) -> d
             "last_distance": facts.last_distance,
             "plan": [{"way": way, "ef": ef, "rows": rows} for way, ef, rows in facts.steps],
         },
+        "ranking": None
+        if search.request.ranking is None
+        else {"rank": facts.ranking_rank, "ranks_seen": facts.ranking_ranks_seen},
         "top_k": search.request.k,
         "offset": search.request.offset,
         "truncated": search.truncated,
