@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,15 @@ from index_store.lexical.analysis import (
     normalise,
     sound_grams,
 )
-from index_store.lexical.postings import GramPostings, PostingSource, lengths_of_codes
+from index_store.lexical.postings import (
+    COUNT_MAX,
+    GramPostings,
+    LengthCodes,
+    Lengths,
+    PostingSource,
+    codes_of,
+    lengths_of_codes,
+)
 from index_store.lru import LruCache
 
 TextScores: TypeAlias = npt.NDArray[np.float32]
@@ -108,46 +116,117 @@ class TextPart:
         return found
 
 
+class StreamStatistics(NamedTuple):
+    """Of one stream, over the items that count. held: how many of `documents` hold each gram of a query.
+    mean: grams of one, 1 at least."""
+
+    documents: int
+    held: npt.NDArray[np.int64]
+    mean: float
+
+
+class StreamTerms(NamedTuple):
+    """What rows score by in one stream. counting: places, among the query's, of the grams that count. grams,
+    weights: of those, ascending; the weights are float32 and 1 together. shares: as `_shares` has them."""
+
+    counting: npt.NDArray[np.int64]
+    grams: Grams
+    weights: npt.NDArray[np.float32]
+    shares: npt.NDArray[np.float32]
+
+
+QueryTerms: TypeAlias = Mapping[str, StreamTerms]
+
+
 def text_scores(query: QueryGrams, parts: Sequence[TextPart]) -> list[TextScores]:
     """Return for each part what each of its rows scores: (rows,) float32, 0 for what shares nothing with the
     query.
 
     A few syllables or sounds in common are chance: a row gets its share squared."""
-    has_both = len(query.grams) > 1
-    found = {
-        stream: _stream_scores(stream, grams, parts, _RARITY_MIN if has_both and stream == "sounds" else 0.0)
-        for stream, grams in query.grams.items()
-    }
-    joined = found["sounds"]
+    found: dict[str, list[TextScores]] = {}
+    for stream, grams in query.grams.items():
+        lists = [part.source.lists(stream, grams) for part in parts]
+        terms = _stream_terms(query, stream, _statistics(stream, lists, parts))
+        found[stream] = [
+            _stream_scores(terms, each, part.source.length_codes(stream), part.rows)
+            for part, each in zip(parts, lists, strict=True)
+        ]
+    return [_joined(dict(zip(found, each, strict=True))) for each in zip(*found.values(), strict=True)]
+
+
+def query_terms(query: QueryGrams, statistics: Mapping[str, StreamStatistics]) -> QueryTerms:
+    """Return what rows score by. statistics: of each stream of the query."""
+    return {stream: _stream_terms(query, stream, statistics[stream]) for stream in query.grams}
+
+
+class RowGrams(NamedTuple):
+    """The grams of some rows in one stream, those of one row after the other, each as often as its text holds
+    it. lengths: how many each row has."""
+
+    grams: Grams
+    lengths: Lengths
+
+
+def scores_by_terms(terms: QueryTerms, rows: Mapping[str, RowGrams], count: int) -> TextScores:
+    """Return what each of `count` rows scores, whose grams are at hand: as `text_scores`."""
+    found = {}
+    for stream, own in terms.items():
+        lists = _lists_of(own.grams, rows[stream], count)
+        every = own._replace(counting=np.arange(len(own.grams)))
+        found[stream] = _stream_scores(every, lists, codes_of(rows[stream].lengths), count)
+    return _joined(found)
+
+
+def _lists_of(grams: Grams, rows: RowGrams, count: int) -> GramPostings:
+    """The postings of some grams, ascending, among a few rows."""
+    places = grams.searchsorted(rows.grams)
+    places[places == len(grams)] = 0
+    matching = np.flatnonzero(grams[places] == rows.grams) if len(grams) else np.empty(0, np.int64)
+    of_row = np.repeat(np.arange(count), rows.lengths)[matching]
+    pairs, counts = np.unique(places[matching] * max(count, 1) + of_row, return_counts=True)
+    edges = pairs.searchsorted(np.arange(len(grams) + 1) * max(count, 1))
+    held = np.minimum(counts, COUNT_MAX).astype(np.uint8)
+    return GramPostings((pairs % max(count, 1)).astype(np.int32), held, edges[:-1], edges[1:])
+
+
+def _joined(found: Mapping[str, TextScores]) -> TextScores:
+    """Of both streams what scores more; to be changed by nobody else."""
+    scores = found["sounds"]
     if "letters" in found:
-        for sounds, letters in zip(joined, found["letters"], strict=True):
-            sounds *= np.float32(_SOUND_SHARE)
-            np.maximum(letters, sounds, out=sounds)
-    for scores in joined:
-        scores *= scores
-    return joined
+        scores *= np.float32(_SOUND_SHARE)
+        np.maximum(found["letters"], scores, out=scores)
+    scores *= scores
+    return scores
 
 
-def _stream_scores(
-    stream: str, grams: Grams, parts: Sequence[TextPart], rarity_min: float
-) -> list[TextScores]:
-    """rarity_min: as a share of the rarest gram's; those below do not count."""
-    out = [np.zeros(part.rows, np.float32) for part in parts]
+def _statistics(stream: str, lists: Sequence[GramPostings], parts: Sequence[TextPart]) -> StreamStatistics:
     documents = sum(part.rows - part.hidden for part in parts)
-    if not documents or not len(grams):
-        return out
-    lists = [part.source.lists(stream, grams) for part in parts]
+    if not documents or not len(lists[0].starts):
+        return StreamStatistics(0, np.empty(0, np.int64), 1.0)
     held = sum(part.frequencies(each) for part, each in zip(parts, lists, strict=True))
-    mean = max(1.0, sum(part.total_length(stream) for part in parts) / documents)
+    mean = sum(part.total_length(stream) for part in parts) / documents
+    return StreamStatistics(documents, np.asarray(held), max(1.0, mean))
+
+
+def _stream_terms(query: QueryGrams, stream: str, statistics: StreamStatistics) -> StreamTerms:
+    documents, held, mean = statistics
+    nothing = np.empty(0, np.int64)
+    if not documents or not len(held):
+        return StreamTerms(nothing, nothing, np.empty(0, np.float32), _shares(1.0))
+    # As a share of the rarest gram's; those below do not count.
+    rarity_min = _RARITY_MIN if len(query.grams) > 1 and stream == "sounds" else 0.0
     rarity = np.log1p((documents - held + 0.5) / (held + 0.5))
     counting = np.flatnonzero(rarity >= rarity_min * rarity.max())
     weights = (rarity[counting] / rarity[counting].sum()).astype(np.float32)
-    shares = _shares(mean)
-    for part, each, scores in zip(parts, lists, out, strict=True):
-        codes = part.source.length_codes(stream)
-        starts, stops = each.starts[counting], each.stops[counting]
-        add_weights(scores, each.rows, each.counts, codes, starts, stops, weights, shares)
-    return out
+    return StreamTerms(counting, query.grams[stream][counting], weights, _shares(mean))
+
+
+def _stream_scores(terms: StreamTerms, lists: GramPostings, codes: LengthCodes, rows: int) -> TextScores:
+    scores = np.zeros(rows, np.float32)
+    if len(terms.counting):
+        starts, stops = lists.starts[terms.counting], lists.stops[terms.counting]
+        add_weights(scores, lists.rows, lists.counts, codes, starts, stops, terms.weights, terms.shares)
+    return scores
 
 
 def _shares(mean: float) -> npt.NDArray[np.float32]:

@@ -40,7 +40,7 @@ def confidences(curve: Curve, scores: Distances) -> Distances:
 
 def _share(view: View, text: str) -> float | None:
     """Of words that wait to be sealed nothing is known; searches by vectors alone don't wait for them."""
-    if not view.delta.lexical_version or view.pool is not None:
+    if not view.delta.lexical_version:
         return None
     try:
         return word_shares(view, [text])[0]

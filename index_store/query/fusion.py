@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -19,12 +20,13 @@ from index_store.ann.bitmap import holds
 from index_store.ann.compiled.posting_kernels import rows_from
 from index_store.ann.rerank import Distances, come_after, rescore, select, similarities
 from index_store.delta.id_index import RowNumbers
-from index_store.errors import InvalidRequest, WordsNotSealed
+from index_store.errors import WordsNotSealed
 from index_store.filter.cache import CompiledFilter
 from index_store.filter.compile import Mask
 from index_store.lexical.analysis import PAIR_MIN
 from index_store.lexical.scores import TextPart, TextScores, query_grams, text_scores, text_weight
-from index_store.query.allowed import allowed_bits, allowed_mask, bits_live_at, live_at
+from index_store.query.allowed import allowed_bits, allowed_mask, allowed_rows, bits_live_at, live_at
+from index_store.query.pool import SCORE_ERROR, LiveSeqs, RowPool, ScoreRange
 from index_store.query.view import SegmentView, View
 from index_store.segment.reader import Found
 from index_store.types import Metric, SearchRequest, TextQuery
@@ -68,19 +70,18 @@ def _joined(parts: Sequence[ScoredRows]) -> ScoredRows:
 
 
 class RowSource(NamedTuple):
-    """One segment, or the delta. number: as in `Answer.parts`. texts: what each row's words score. nearest:
-    its nearest allowed rows. distances, ids: of rows. is_allowed: which of some rows may be returned."""
+    """One segment, the delta or a pool. number: as in `Answer.parts`. texts: what the words of rows score.
+    nearest: its nearest allowed rows. by_words: allowed rows whose words score a limit or more: a number of
+    the best at least, or all. by_words_after: those that words alone find behind a key and id, a number of
+    the best at least, or all; with their keys. distances, ids: of rows."""
 
     number: int
-    texts: TextScores
+    texts: Callable[[RowNumbers], TextScores]
     nearest: Callable[[int], Found]
+    by_words: Callable[[float, int], RowNumbers]
+    by_words_after: Callable[[tuple[float, Any] | None, int], Found]
     distances: Callable[[RowNumbers], Distances]
     ids: Callable[[RowNumbers], Ids]
-    is_allowed: Callable[[RowNumbers], Mask]
-
-    def ids_among(self, rows: RowNumbers) -> Callable[[RowNumbers], Ids]:
-        """Return what looks up the ids at some positions of `rows`."""
-        return lambda positions: self.ids(rows[positions])
 
 
 class _ScoreOrder(NamedTuple):
@@ -93,7 +94,7 @@ class _ScoreOrder(NamedTuple):
 
     def scored(self, source: RowSource, rows: RowNumbers, distances: Distances) -> ScoredRows:
         """Return those of the rows that the answer may hold."""
-        texts = source.texts[rows].astype(np.float64)
+        texts = source.texts(rows).astype(np.float64)
         keys = -(similarities(distances, self.metric) + self.weight * texts)
         numbers = np.full(len(rows), source.number, np.int64)
         found = ScoredRows(numbers, rows, keys, distances, texts, source.ids(rows))
@@ -120,7 +121,9 @@ def fused_rows(
         _of_segment(view, one, number, request, condition, texts)
         for number, (one, texts) in enumerate(zip(view.segments, scores, strict=False))
     ]
-    if view.count or not sources:
+    if view.pool is not None:
+        sources.append(_of_pool(view.pool, request, allowed_rows(view, request, condition).seqs))
+    elif view.count or not sources:
         sources.append(_of_delta(view, request, condition, scores[-1]))
     after = None if request.after is None else (request.after.distance, request.after.id)
     metric = view.delta.metric
@@ -139,24 +142,15 @@ def fused_rows(
 
 def scores_by_part(view: View, request: SearchRequest, text: TextQuery) -> Sequence[TextScores]:
     """Return what the words of each row score, by part, the delta last. Raises WordsNotSealed."""
-    if view.pool is not None:
-        raise InvalidRequest("this index does not search by words: search by vectors alone", "mode")
     seq = None if request.after is None else request.after.seq
+    if view.pool is not None:
+        view.pool.read_words(query_grams(text.text), view.seq if seq is None else seq)
+        return ()  # of rows that come, when they come
     return text_scores(query_grams(text.text), text_parts(view, seq))
 
 
 def _best_by_words(source: RowSource, k: int, after: tuple[float, Any] | None) -> ScoredRows:
-    limit = float(source.texts.max(initial=0.0)) / 2
-    while True:  # mostly twice: few rows score half of what the best one does
-        rows: RowNumbers = rows_from(source.texts, np.float32(max(limit, _LEAST)))
-        rows = rows[source.is_allowed(rows)]
-        keys = -source.texts[rows].astype(np.float64)
-        if after is not None:
-            kept = np.flatnonzero(come_after(keys, source.ids_among(rows), after))
-            rows, keys = rows[kept], keys[kept]
-        if len(rows) >= k or limit <= 0:
-            break
-        limit = limit / 4 if limit > _ROUNDING else 0.0
+    rows, keys = source.by_words_after(after, k)
     if len(rows) > k:  # before ids are looked up: strings are slow
         kept = np.flatnonzero(keys <= np.partition(keys, k - 1)[k - 1])
         rows, keys = rows[kept], keys[kept]
@@ -188,12 +182,12 @@ def _with_rows_by_words(
     k = len(found.rows)
     if order.weight <= 0:
         return found, True
-    rows = _rows_by_words(source, near, (-found.keys[-1] - edge) / order.weight)
+    rows = _rows_by_words(source, near, (-found.keys[-1] - edge) / order.weight, _BY_WORDS)
     if len(rows) > _BY_WORDS:  # the best of them first: behind those the limit is higher
         first = _best_texts(source, rows, _BY_WORDS)
         found = _joined([found, order.scored(source, first, source.distances(first))]).best(k)
         near = np.concatenate([near, first])
-        rows = _rows_by_words(source, near, (-found.keys[-1] - edge) / order.weight)
+        rows = _rows_by_words(source, near, (-found.keys[-1] - edge) / order.weight, words_max)
     # At the edge itself a row without any of the words may be as good as the last one.
     is_certain = len(rows) <= words_max and -found.keys[-1] > edge
     if len(rows) > words_max:
@@ -203,18 +197,49 @@ def _with_rows_by_words(
 
 def _best_texts(source: RowSource, rows: RowNumbers, count: int) -> RowNumbers:
     """So many of these rows, those whose words score most."""
-    return rows[np.argpartition(-source.texts[rows], count)[:count]]
+    return rows[np.argpartition(-source.texts(rows), count)[:count]]
 
 
-def _rows_by_words(source: RowSource, near: RowNumbers, limit: float) -> RowNumbers:
-    """The allowed rows, but for `near`, whose words score `limit` or more."""
-    rows: RowNumbers = rows_from(source.texts, np.float32(max(limit - _ROUNDING, _LEAST)))
+def _rows_by_words(source: RowSource, near: RowNumbers, limit: float, count: int) -> RowNumbers:
+    """The allowed rows, but for `near`, whose words score `limit` or more; where they are more than `count`,
+    one more of the best than that at least."""
+    rows = source.by_words(max(limit - _ROUNDING, _LEAST), count + 1 + len(near))
     if not len(rows):
         return rows
     known = np.sort(near)
     is_known = known[np.minimum(known.searchsorted(rows), len(known) - 1)] == rows
-    rows = rows[~is_known]
-    return rows[source.is_allowed(rows)]
+    unknown: RowNumbers = rows[~is_known]
+    return unknown
+
+
+class _ReadTexts(NamedTuple):
+    """Rows whose words were all read. scores: of each row. ids: of rows. is_allowed: which of some rows may
+    be returned."""
+
+    scores: TextScores
+    ids: Callable[[RowNumbers], Ids]
+    is_allowed: Callable[[RowNumbers], Mask]
+
+    def from_limit(self, limit: float, _count: int) -> RowNumbers:
+        """See `RowSource.by_words`."""
+        rows: RowNumbers = rows_from(self.scores, np.float32(limit))
+        return rows[self.is_allowed(rows)] if len(rows) else rows
+
+    def from_key(self, after: tuple[float, Any] | None, k: int) -> Found:
+        """See `RowSource.by_words_after`."""
+        limit = float(self.scores.max(initial=0.0)) / 2
+        while True:  # mostly twice: few rows score half of what the best one does
+            rows = self.from_limit(max(limit, _LEAST), k)
+            keys = -self.scores[rows].astype(np.float64)
+            if after is not None:
+                kept = np.flatnonzero(come_after(keys, self._ids_among(rows), after))
+                rows, keys = rows[kept], keys[kept]
+            if len(rows) >= k or limit <= 0:
+                return rows, keys
+            limit = limit / 4 if limit > _ROUNDING else 0.0
+
+    def _ids_among(self, rows: RowNumbers) -> Callable[[RowNumbers], Ids]:
+        return lambda positions: self.ids(rows[positions])
 
 
 def _of_segment(
@@ -244,13 +269,15 @@ def _of_segment(
         allowed = np.ones(len(rows), np.bool_) if bits is None else holds(bits, rows)
         return allowed if hidden is None else allowed & np.isin(rows, hidden, invert=True)
 
+    words = _ReadTexts(texts, reader.ids_of, is_allowed)
     return RowSource(
         number,
-        texts,
+        texts.__getitem__,
         nearest,
+        words.from_limit,
+        words.from_key,
         lambda rows: rescore(request.vector, reader.vectors, metric, rows),
         reader.ids_of,
-        is_allowed,
     )
 
 
@@ -266,13 +293,49 @@ def _of_delta(
         found = delta.nearest_rows(request.vector, k, mask, None)
         return found.rows, found.distances
 
+    words = _ReadTexts(texts, delta.id_array, mask.__getitem__)
     return RowSource(
         -1,
-        texts,
+        texts.__getitem__,
         nearest,
+        words.from_limit,
+        words.from_key,
         lambda rows: rescore(request.vector, delta.vectors(rows), delta.metric),
         delta.id_array,
-        lambda rows: mask[rows],
+    )
+
+
+def _of_pool(pool: RowPool, request: SearchRequest, live: LiveSeqs) -> RowSource:
+    delta, first = pool.delta, replace(request, after=None)
+
+    def nearest(k: int) -> Found:
+        found = pool.find_nearest(first, live, k)
+        return found.rows, found.distances
+
+    def by_words(limit: float, count: int) -> RowNumbers:
+        rows = pool.find_by_words(first, live, ScoreRange(limit - SCORE_ERROR), count)
+        return rows[pool.text_scores(rows) >= np.float32(limit)]
+
+    def by_words_after(after: tuple[float, Any] | None, k: int) -> Found:
+        scores = ScoreRange(_LEAST, math.inf if after is None else -after[0] + SCORE_ERROR)
+        count = k + _NEAREST_MORE
+        while True:
+            rows = pool.find_by_words(first, live, scores, count)
+            keys = -pool.text_scores(rows).astype(np.float64)
+            kept = np.flatnonzero(come_after(keys, delta.id_array(rows).take, after) & (keys < 0))
+            # Rows that were not fetched score no more than the last one, but for the error.
+            if len(rows) < count or np.count_nonzero(keys[kept] < keys.max() - SCORE_ERROR) >= k:
+                return rows[kept], keys[kept]
+            count *= _WIDER
+
+    return RowSource(
+        -1,
+        pool.text_scores,
+        nearest,
+        by_words,
+        by_words_after,
+        lambda rows: rescore(request.vector, delta.vectors(rows), delta.metric),
+        delta.id_array,
     )
 
 
@@ -306,23 +369,28 @@ def text_parts(view: View, seq: int | None) -> list[TextPart]:
 def word_shares(view: View, texts: Sequence[str]) -> list[float]:
     """Return how much of each text occurs in any row: by pairs of letters where it is Korean, else by sounds.
     Raises WordsNotSealed."""
-    parts = text_parts(view, None)
+    parts = text_parts(view, None) if view.pool is None else []
     shares = []
     for text in texts:
         query = query_grams(text)
         stream = "letters" if query.is_korean else "sounds"
         grams = query.grams[stream]
-        grams = grams[grams >= PAIR_MIN] if query.is_korean else grams
         held = np.zeros(len(grams), np.bool_)
+        if view.pool is not None:
+            statistics = view.pool.fetcher.word_statistics(query, view.seq)[stream]
+            held = statistics.held > 0 if statistics.documents else held
         for part in parts:
             found = part.source.lists(stream, grams)
             held |= found.stops > found.starts
-        shares.append(float(held.mean()) if len(grams) else 0.0)
+        held = held[grams >= PAIR_MIN] if query.is_korean else held
+        shares.append(float(held.mean()) if len(held) else 0.0)
     return shares
 
 
 def _spread(view: View) -> float:
     """Of similarities, as measured where the most rows were sealed, else on those in memory."""
+    if view.pool is not None:
+        return view.pool.fetcher.usual_similarities().spread
     sealed = [one.segment for one in view.segments]
     most = max(sealed, key=lambda each: each.reader.rows, default=None)
     if most is None or most.postings is None:

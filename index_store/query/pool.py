@@ -7,7 +7,8 @@ come out of the same arithmetic as those of rows that were always in memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,17 +18,39 @@ from index_store.ann.background import RowSample
 from index_store.ann.rerank import come_after, rescore, select
 from index_store.delta.delta import Candidates, Delta
 from index_store.delta.id_index import RowNumbers
+from index_store.filter.growable import GrowableColumn
+from index_store.lexical.scores import (
+    QueryGrams,
+    QueryTerms,
+    RowGrams,
+    StreamStatistics,
+    TextScores,
+    query_terms,
+    scores_by_terms,
+)
 from index_store.types import Id, SearchRequest, Vector
+
+SCORE_ERROR = 1e-5
+"""Of what words score: by so much a store may be off when it picks rows."""
 
 
 class PoolRows(NamedTuple):
     """Some live rows, each once, in any order. ids: int64, or object holding str. seqs: (rows,) int64, of the
-    write of each. vectors: (rows, dim) float32. texts: their metadata, as JSON; None where there is none."""
+    write of each. vectors: (rows, dim) float32. texts: their metadata, as JSON; None where there is none.
+    grams: by stream, what they are found by; of a search by words."""
 
     ids: npt.NDArray[Any]
     seqs: npt.NDArray[np.int64]
     vectors: Vector
     texts: Sequence[str | None]
+    grams: Mapping[str, RowGrams]
+
+
+class ScoreRange(NamedTuple):
+    """What the words of a row may score."""
+
+    least: float
+    most: float = math.inf
 
 
 class LiveSeqs(NamedTuple):
@@ -46,6 +69,16 @@ class RowFetcher(Protocol):
         exact (distance, id); others may stand among them, and fewer only where there are no more. Allowed are
         rows that were `live`, are not excluded, are shown as `request.shown` says, and pass the filter. The
         seq of `request.after` counts for nothing. Appends to `request.steps`, if there are any."""
+
+    def fetch_by_words(
+        self, request: SearchRequest, live: LiveSeqs, terms: QueryTerms, scores: ScoreRange, count: int
+    ) -> PoolRows:
+        """Return exactly the `count` allowed rows whose words score most by `terms`, of those that score
+        within `scores`; all where they are fewer. Scores that differ by no more than `SCORE_ERROR` count as
+        equal."""
+
+    def word_statistics(self, query: QueryGrams, seq: int) -> Mapping[str, StreamStatistics]:
+        """Return the statistics of each stream of the query, over the items that were live at `seq`."""
 
     def live_ids(self, ids: Sequence[Id]) -> set[Id]:
         """Return those of the ids that are live now."""
@@ -69,6 +102,8 @@ class RowPool:
         self.fetcher = fetcher
         self._reads_metadata = reads_metadata
         self._rows: dict[Id, int] = {}
+        self._terms: QueryTerms | None = None
+        self._text_scores = GrowableColumn(np.float32(0))
 
     def find_nearest(self, request: SearchRequest, live: LiveSeqs, k: int) -> Candidates:
         """The k nearest allowed rows by (distance, id) that come after `request.after`."""
@@ -79,6 +114,23 @@ class RowPool:
         kept = np.flatnonzero(come_after(distances, found.ids.take, after))
         kept = kept[select(distances[kept], found.ids[kept], k)]
         return Candidates(rows[kept], distances[kept], found.ids[kept])
+
+    def read_words(self, query: QueryGrams, seq: int) -> None:
+        """From here on rows come with what their words score for this query, as of the items at `seq`. The
+        first call counts: a search asks for one text as of one seq."""
+        if self._terms is None:
+            self._terms = query_terms(query, self.fetcher.word_statistics(query, seq))
+
+    def text_scores(self, rows: RowNumbers) -> TextScores:
+        """Return what the words of these rows score."""
+        return self._text_scores.data[rows]
+
+    def find_by_words(
+        self, request: SearchRequest, live: LiveSeqs, scores: ScoreRange, count: int
+    ) -> RowNumbers:
+        """See `RowFetcher.fetch_by_words`; `read_words` comes first."""
+        assert self._terms is not None, "read_words comes first"
+        return self.take_in(self.fetcher.fetch_by_words(request, live, self._terms, scores, count))
 
     def take_in(self, found: PoolRows) -> RowNumbers:
         """Return the row numbers of fetched rows, in their order; those not held yet are taken in."""
@@ -96,4 +148,7 @@ class RowPool:
             )
             if self._reads_metadata:
                 self.delta.read_columns()
+            if self._terms is not None:
+                scores = scores_by_terms(self._terms, found.grams, len(ids))
+                self._text_scores.put(start, scores[fresh])
         return np.fromiter((known[item_id] for item_id in ids), np.int64, len(ids))

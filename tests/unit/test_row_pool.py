@@ -22,7 +22,7 @@ from index_store.request.ranking import Boost, Decay, GroupBy, Linear, Ranking
 from index_store.request.recommendation import Recommendation
 from index_store.storage.rows import Row
 from index_store.storage.store import RowPage
-from index_store.types import CollectionSpec, Hit, PageKey, SearchRequest, Vector
+from index_store.types import CollectionSpec, Hit, PageKey, SearchRequest, TextQuery, Vector
 from item_rules.lifetime import Lifetime, span_of
 from item_rules.metadata import metadata_text
 from tests.view_fetcher import pool_view
@@ -75,11 +75,12 @@ class Rows:
 
 
 def curve_of(_version: str, _text: str, background: Background) -> Curve:
-    return Curve(3.0 + background.spread, -1.5 - background.of_query - background.size / 1000)
+    share = -1.0 if background.share is None else background.share
+    return Curve(3.0 + background.spread + share, -1.5 - background.of_query - background.size / 1000)
 
 
 def request_of(random: Random) -> SearchRequest:
-    kind = random.choice(["distance", "ranking", "ranking", "recommendation"])
+    kind = random.choice(["distance", "words", "ranking", "ranking", "recommendation"])
     request = SearchRequest(
         vector_of(random),
         random.choice([1, 4, 9]),
@@ -96,7 +97,15 @@ def request_of(random: Random) -> SearchRequest:
         weights = tuple(random.choice([0.5, 1.0, 2.0]) for _ in likes)
         mode: Any = random.choice(["best", "each"])
         return replace(request, recommendation=Recommendation(mode, likes, weights, unlikes))
-    if random.random() < 0.4:
+    if kind == "words" or random.random() < 0.4:
+        mode = random.choice(["lexical", "hybrid"])
+        text = TextQuery(
+            random.choice(["김치찌개", "두부 kimchi", "된장", "x"]), mode, random.choice([0.0, 1.0, 9.0])
+        )
+        request = replace(
+            request, text=text, max_distance=None if mode == "lexical" else request.max_distance
+        )
+    if (request.text is None or request.text.mode == "hybrid") and random.random() < 0.4:
         asked = ConfidenceQuery("김치", curve_of, random.choice([0.0, 0.4]))
         request = replace(request, confidence=asked, embedding_version="v1")
     if kind == "ranking":
@@ -125,7 +134,9 @@ def answered(view: View, request: SearchRequest) -> tuple[list[Hit], PageKey | N
 
 def plain(hits: list[Hit]) -> list[dict[str, Any]]:
     return [
-        dataclasses.asdict(hit) | {"vector": hit.vector.tolist()} for hit in hits if hit.vector is not None
+        dataclasses.asdict(hit) | {"vector": hit.vector.tolist(), "distance": repr(hit.distance)}
+        for hit in hits
+        if hit.vector is not None
     ]
 
 
@@ -147,6 +158,43 @@ def test_a_pool_answers_as_all_rows_do_page_by_page(seed: int) -> None:
                 rows.write(random.sample(range(1, 70), 3), deletes=random.random() < 0.3)
 
 
+@pytest.mark.parametrize("mode", ["lexical", "hybrid"])
+def test_words_of_many_rows_are_found_through_a_pool(mode: Any) -> None:
+    random = Random(11)
+    rows = Rows(random, 0)
+    words = ["김치", "찌개", "된장", "두부", "갈비", "탕", "국물", "kimchi", "stew", "순두부"]
+    numbers = np.random.default_rng(3)
+    fresh = [
+        Row(
+            n,
+            n,
+            False,
+            True,
+            None,
+            None,
+            metadata_text({"title": " ".join(random.choices(words, k=3))}),
+            0,
+            v.tobytes(),
+        )
+        for n, v in enumerate(numbers.standard_normal((700, DIM)).astype(np.float32), start=1)
+    ]
+    rows.view = apply_commits(rows.view, [RowPage(fresh, [], 700)])
+    for text, k, alpha in [
+        ("김치찌개", 10, 1.0),
+        ("된장 국물", 300, 3.0),
+        ("두부", 40, 60.0),
+        ("gimchi", 5, 1.0),
+    ]:
+        query = TextQuery(text, mode, alpha)
+        vector = numbers.standard_normal(DIM).astype(np.float32)
+        request = SearchRequest(vector, k, text=query, with_vectors=True)
+        pool, fetcher = pool_view(rows.view, SPEC)
+        wanted, got = answered(rows.view, request), answered(pool, request)
+        assert plain(got[0]) == plain(wanted[0])
+        assert got[1:] == wanted[1:]
+        assert k > 40 or fetcher.fetched < 1000
+
+
 def test_a_pool_fetches_no_more_than_a_search_needs() -> None:
     rows = Rows(Random(5), 400)
     pool, fetcher = pool_view(rows.view, SPEC)
@@ -163,7 +211,7 @@ def test_an_explanation_over_a_pool_is_that_over_all_rows(seed: int) -> None:
     rows = Rows(random, 60)
     rows.write([3, 4], deletes=True)
     for item_id in (1, 2, 3, 17, 40, 99):
-        request = replace(request_of(random), recommendation=None, ranking=None, confidence=None, steps=None)
+        request = replace(request_of(random), recommendation=None, ranking=None, confidence=None, text=None)
         request = replace(request, shown=span_of(SPEC.lifetime, NOW))
         pool, _ = pool_view(rows.view, SPEC)
         found: list[Explanation] = [
