@@ -40,11 +40,16 @@ _ORDER: Mapping[str, Callable[[Any, Any], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class KeyTest:
-    """One condition on one key; `matches` is asked once for each distinct value."""
+    """One condition on one key; `matches` is asked once for each distinct value.
+
+    operator, operand: the same as they were given, for who evaluates them elsewhere. Texts are in NFC; the
+    operands of `$in` and `$nin` are sets, by what `kind_of` says of them."""
 
     key: str
     matches: Callable[[Any], bool]
     when_missing: bool
+    operator: str
+    operand: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,27 +204,30 @@ def _test(key: str, name: object, operand: object, path: str) -> KeyTest:
     if name in ("$eq", "$ne"):
         wanted = _scalar(operand, path)
         equal = _any_element(lambda value: _same(value, wanted))
-        return KeyTest(key, equal, False) if name == "$eq" else KeyTest(key, _negated(equal), True)
+        if name == "$eq":
+            return KeyTest(key, equal, False, "$eq", wanted)
+        return KeyTest(key, _negated(equal), True, "$ne", wanted)
     if name in ("$in", "$nin"):
         operands = _list(operand, path)
         if len(operands) > OPERANDS_MAX:
             raise InvalidFilter(f"{path} holds more than {OPERANDS_MAX} values", path)
         known = _by_kind(operands, path)
         among = _any_element(lambda value: composed(value) in known.get(kind_of(value), ()))
-        return KeyTest(key, among, False) if name == "$in" else KeyTest(key, _negated(among), True)
+        if name == "$in":
+            return KeyTest(key, among, False, "$in", known)
+        return KeyTest(key, _negated(among), True, "$nin", known)
     if name == "$exists":
         if not isinstance(operand, bool):
             raise InvalidFilter(f"{path} must be true or false", path)
-        return KeyTest(key, lambda _value: operand, not operand)
+        return KeyTest(key, lambda _value: operand, not operand, "$exists", operand)
     if isinstance(name, str) and name in _ORDER:
         bound = _scalar(operand, path)
         if kind_of(bound) not in ("number", "text"):
             raise InvalidFilter(f"{path} must be a number or text", path)
         compare = _ORDER[name]
         kind = kind_of(bound)
-        return KeyTest(
-            key, _any_element(lambda value: kind_of(value) == kind and compare(composed(value), bound)), False
-        )
+        beyond = _any_element(lambda value: kind_of(value) == kind and compare(composed(value), bound))
+        return KeyTest(key, beyond, False, name, bound)
     hint = (
         "" if isinstance(name, str) and name.startswith("$") else f'; a nested key is written "{key}.{name}"'
     )

@@ -33,8 +33,8 @@ class KeyLocation(NamedTuple):
 def locations_of(key: str, columns: KeyColumns) -> list[KeyLocation]:
     """Return where a row can hold the value of `key`; of several, a row's first counts."""
     locations = []
-    for head, path in _splits(key):
-        for spelling in _spellings(head):
+    for head, path in splits(key):
+        for spelling in spellings(head):
             column = columns.column(spelling)
             if column is not None:
                 locations.append(KeyLocation(spelling, column, path))
@@ -43,7 +43,7 @@ def locations_of(key: str, columns: KeyColumns) -> list[KeyLocation]:
 
 def heads_of(keys: Iterable[str]) -> frozenset[str]:
     """Return the top-level keys, in each encoding, whose columns `locations_of` looks for."""
-    return frozenset(spelling for key in keys for head, _ in _splits(key) for spelling in _spellings(head))
+    return frozenset(spelling for key in keys for head, _ in splits(key) for spelling in spellings(head))
 
 
 def composed(value: Any) -> Any:
@@ -53,8 +53,8 @@ def composed(value: Any) -> Any:
     return value
 
 
-def _splits(key: str) -> Iterable[tuple[str, tuple[str, ...]]]:
-    """The whole key, then each shorter beginning with the steps that follow it."""
+def splits(key: str) -> Iterable[tuple[str, tuple[str, ...]]]:
+    """Yield the whole key, then each shorter beginning with the steps that follow it."""
     yield key, ()
     if "." in key:
         steps = key.split(".")
@@ -62,7 +62,8 @@ def _splits(key: str) -> Iterable[tuple[str, tuple[str, ...]]]:
             yield ".".join(steps[:count]), tuple(steps[count:])
 
 
-def _spellings(text: str) -> Sequence[str]:
+def spellings(text: str) -> Sequence[str]:
+    """Return the encodings of a key that are looked for, in this order: as given, NFC, NFD."""
     if text.isascii():
         return (text,)
     return tuple(dict.fromkeys((text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD")))))
@@ -74,7 +75,7 @@ def _along(value: Any, path: tuple[str, ...]) -> list[Any]:
     if isinstance(value, list):
         return [found for element in value for found in _along(element, path)]
     if isinstance(value, dict):
-        for spelling in _spellings(path[0]):
+        for spelling in spellings(path[0]):
             if spelling in value:
                 return _along(value[spelling], path[1:])
     return []
