@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store.contents.table import read_contents
-from index_store.storage.rows import Row
+from index_store.record.rows import Row
 from index_store.storage.schema import COLUMNS, STORE_FILE, connect_reading, from_columns
 
 Kind: TypeAlias = Literal["reword", "deactivate", "activate", "delete"]

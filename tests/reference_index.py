@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from index_store.engine.validation import (
+from index_store.answers.validation import (
     check_dim,
     check_ids,
     checked_batch,
@@ -30,7 +30,7 @@ from index_store.errors import (
     without_errors,
 )
 from index_store.filter.compile import compile_filter
-from index_store.storage import digest
+from index_store.record import digest
 from index_store.types import (
     ALIKE,
     DIGEST_BUCKETS,

@@ -28,7 +28,7 @@ from index_store.filter.growable import GrowableColumn, GrowableVectors
 from index_store.filter.lifetimes import GrowableLifetimes
 from index_store.lexical.growable_postings import GrowablePostings
 from index_store.lexical.postings import lexical_version
-from index_store.storage.rows import Row
+from index_store.record.rows import Row
 from index_store.types import CollectionSpec, Id, Metric, Vector
 
 NEVER = np.iinfo(np.int64).max

@@ -14,14 +14,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from index_store import hints
-from index_store.catalog.pointer import (
-    ADVANCE_LOCK,
-    POINTER_FILE,
-    GenerationName,
-    Pointer,
-    read_pointer,
-    write_pointer,
-)
+from index_store.catalog.pointer import ADVANCE_LOCK, POINTER_FILE, read_pointer, write_pointer
 from index_store.catalog.quarantine import retire_or_remove, retire_unnamed
 from index_store.diagnosis import another_shape, hint_of, unavailable
 from index_store.engine.generation import Generation
@@ -35,6 +28,7 @@ from index_store.engine.open_generations import (
 )
 from index_store.engine.step_guard import nothing_shown_again, store_of
 from index_store.errors import StoreDamaged, StoreUnavailable, Unavailable, WriteFailed
+from index_store.record.pointer import GenerationName, Pointer
 from index_store.storage.durable_files import locked, sync_directory
 from index_store.storage.schema import STORE_FILE, Connector, create_store
 from index_store.storage.sealed_directory import new_directory, publish, quarantine

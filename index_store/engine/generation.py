@@ -18,14 +18,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from index_store.answers.hits import hits_of, page_key
+from index_store.answers.requests import check_served, outcome_of
 from index_store.catalog.identity import record_lexical_fields
 from index_store.catalog.snapshots import SNAPSHOTS
 from index_store.engine.generation_view import replayed, view_of_newest_snapshot, view_of_store
-from index_store.engine.reading.answers import outcome_of
-from index_store.engine.reading.hits import hits_of, page_key
 from index_store.engine.tombstone_counter import TombstoneCounter
-from index_store.engine.validation import check_dim, is_by_words_alone
-from index_store.errors import PageExpired, SeqNotReached, Unavailable, VersionMismatch
+from index_store.errors import PageExpired, SeqNotReached, Unavailable
 from index_store.explanation import Explanation
 from index_store.processes import give_memory_back
 from index_store.query.execute import answer
@@ -195,7 +194,7 @@ class Generation:
     def explain_item(self, request: SearchRequest, item_id: Id) -> Explanation:
         """Explain one checked request without a page. Blocks for as long as an exact search takes. Raises
         VersionMismatch, InvalidVector, InvalidFilter, StoreUnavailable."""
-        self._check_request(request)
+        check_served(request, self._spec, self.name, self.embedding_version)
         while True:  # until nobody has written the item between the two looks
             row = self.store.read_all([item_id]).get(item_id)
             view = self.refresh()
@@ -203,17 +202,6 @@ class Generation:
                 break
         found = explain(view, self._with_span(request), item_id, row, self._spec)
         return replace(found, generation=self.name, embedding_version=self.embedding_version)
-
-    def _check_request(self, request: SearchRequest) -> None:
-        """Raises VersionMismatch, PageExpired, and only then, for who named neither, InvalidVector: a vector
-        of the former generation may have another dim."""
-        wanted, after = request.embedding_version, request.after
-        if wanted is not None and wanted != self.embedding_version:
-            raise VersionMismatch(self._spec.name, self.embedding_version, wanted)
-        if after is not None and after.generation != self.name:
-            raise PageExpired("the generation of this page serves no more; search again", "cursor")
-        if len(request.vector) != self.store.dim and not is_by_words_alone(request):
-            check_dim(request.vector, self.store.dim, "vector")
 
     def _view_from(self, min_seq: int, wait_s: float) -> View:
         """The view once it holds `min_seq`, which another process may be committing, or else the newest one
@@ -229,7 +217,7 @@ class Generation:
     def _nearest(self, view: View, request: SearchRequest) -> SearchResult:
         """Raises VersionMismatch, PageExpired, InvalidVector, InvalidFilter, SeqNotReached, WordsNotSealed,
         StoreDamaged."""
-        self._check_request(request)
+        check_served(request, self._spec, self.name, self.embedding_version)
         seq = view.seq
         if request.min_seq is not None and seq < request.min_seq:
             raise SeqNotReached(f"seq {request.min_seq} was not reached, the newest is {seq}")

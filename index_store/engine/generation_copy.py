@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from index_store.contents.table import KeptContent, read_contents
-from index_store.storage.rows import Row
+from index_store.record.rows import Row
 from index_store.storage.store import Store
 from index_store.types import ItemDelete, ItemWrite, WriteBatch
 

@@ -17,26 +17,27 @@ from pathlib import Path
 import faiss
 
 from index_store.ann.compiled.all_kernels import warm_kernels
+from index_store.answers.hits import no_hits
+from index_store.answers.requests import outcome_of
+from index_store.answers.validation import (
+    check_dim,
+    check_ids,
+    check_parts,
+    check_spec,
+    checked_batch,
+)
 from index_store.awaiting import AwaitingItem
 from index_store.catalog.identity import record_origin
 from index_store.contents.table import read_awaiting, read_some
 from index_store.engine.collection import Collection, Step
 from index_store.engine.generation import Generation
-from index_store.engine.generation_batch import GenerationWrite, acked, commit_each, takers_of
+from index_store.engine.generation_batch import commit_each, takers_of
 from index_store.engine.open_generations import OpenGenerations
-from index_store.engine.reading.answers import outcome_of
 from index_store.engine.reading.generation_reader import GenerationReader, current_generation, generation_of
-from index_store.engine.reading.hits import no_hits
 from index_store.engine.reading.item_reader import ItemReader
 from index_store.engine.reading.word_reader import WordReader
 from index_store.engine.status import footprints, statuses
 from index_store.engine.step_guard import lost_ids
-from index_store.engine.validation import (
-    check_dim,
-    check_ids,
-    check_spec,
-    checked_batch,
-)
 from index_store.engine.write_order import WriteOrder
 from index_store.errors import (
     InvalidRequest,
@@ -47,7 +48,8 @@ from index_store.errors import (
 )
 from index_store.footprint import Footprint
 from index_store.maintenance.backup import backup_data
-from index_store.storage.digest import BUCKETS, BUCKETS_MAX
+from index_store.record.digest import BUCKETS
+from index_store.record.generation_batch import GenerationWrite, acked
 from index_store.storage.disk_guard import RESERVE_BYTES, Ballast, DiskGuard, FreeBytes, free_bytes
 from index_store.storage.group_commit import WriterLimits
 from index_store.storage.schema import Connector, connect_sqlite
@@ -237,7 +239,7 @@ class EmbeddedIndex:
     def digest(self, collection: str, parts: int = BUCKETS, embedding_version: str | None = None) -> Digest:
         """See `VectorIndex.digest`."""
         found = self._collections[collection]
-        _check_parts(parts, ())
+        check_parts(parts, ())
         with found.members() as members:
             return generation_of(found.spec, members, embedding_version).store.compute_digest(parts)
 
@@ -250,7 +252,7 @@ class EmbeddedIndex:
     ) -> Iterator[DigestRow]:
         """See `VectorIndex.digest_rows`. The rows are read before the first one is returned."""
         found = self._collections[collection]
-        _check_parts(parts, numbers)
+        check_parts(parts, numbers)
         with found.members() as members:
             store = generation_of(found.spec, members, embedding_version).store
             return iter(list(store.compute_digest_rows(numbers, parts)))
@@ -353,14 +355,6 @@ class EmbeddedIndex:
             disk=DiskGuard(directory, self._limits.disk_reserve_bytes, self._free),
             limits=replace(self._limits.writer, metadata_bytes_max=self._limits.metadata_bytes_max),
         )
-
-
-def _check_parts(parts: int, numbers: Sequence[int]) -> None:
-    if not 1 <= parts <= BUCKETS_MAX or parts & (parts - 1):
-        raise InvalidRequest(f"parts must be a power of two, {BUCKETS_MAX} at most, got {parts}", "parts")
-    for number in numbers:
-        if not 0 <= number < parts:
-            raise InvalidRequest(f"bucket must be 0..{parts - 1}, got {number}", "bucket")
 
 
 def _addressed(spec: CollectionSpec, members: OpenGenerations, batch: WriteBatch) -> Generation:

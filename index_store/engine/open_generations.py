@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from index_store.catalog.pointer import Pointer
 from index_store.diagnosis import is_passing, unavailable, what_helps
 from index_store.engine.generation import Generation
 from index_store.errors import StoreDamaged, StoreUnavailable, Unavailable
+from index_store.record.pointer import Pointer
 from index_store.storage.schema import STORE_FILE
 from index_store.types import UnopenedGeneration
 

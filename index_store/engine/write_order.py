@@ -23,7 +23,7 @@ from pathlib import Path
 from index_store import hints
 from index_store.diagnosis import hint_of
 from index_store.errors import WriteFailed
-from index_store.storage.digest import crc_of
+from index_store.record.digest import crc_of
 from index_store.storage.durable_files import WaitingWriter, holder_of
 from index_store.types import WriteBatch
 

@@ -18,10 +18,11 @@ from pathlib import Path
 
 from index_store import hints
 from index_store.catalog.data_directory import collection_directories
-from index_store.catalog.pointer import Pointer, decode, encode, read_pointer, write_pointer
+from index_store.catalog.pointer import decode, encode, read_pointer, write_pointer
 from index_store.diagnosis import what_helps
 from index_store.errors import ReadOnly, StoreDamaged, Unavailable, WriteFailed
 from index_store.maintenance.check import check, check_store
+from index_store.record.pointer import Pointer
 from index_store.storage.disk_guard import RESERVE_BYTES, FreeBytes, free_bytes
 from index_store.storage.durable_files import sync_directory
 from index_store.storage.schema import SQLITE_ERRORS, STORE_FILE, Connector, connect_archived, connect_sqlite

@@ -13,15 +13,16 @@ import numpy as np
 
 from index_store.ann.bitmap import holds
 from index_store.catalog.data_directory import collection_directories
-from index_store.catalog.pointer import BACKUP_FILE, POINTER_FILE, Pointer, decode, read_pointer
+from index_store.catalog.pointer import BACKUP_FILE, POINTER_FILE, decode, read_pointer
 from index_store.catalog.quarantine import QuarantinedGeneration, quarantined_in
 from index_store.catalog.snapshots import SNAPSHOTS, open_snapshot, registered_snapshots
 from index_store.contents.table import check_contents
 from index_store.errors import StoreDamaged, StoreUnavailable
+from index_store.record import digest
+from index_store.record.digest import ShareHasher
+from index_store.record.pointer import Pointer
+from index_store.record.rows import Row
 from index_store.segment.open import OpenSnapshot
-from index_store.storage import digest
-from index_store.storage.digest import ShareHasher
-from index_store.storage.rows import Row
 from index_store.storage.schema import (
     COLUMNS,
     FORMAT_VERSION,

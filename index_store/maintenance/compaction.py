@@ -36,13 +36,13 @@ from index_store.catalog.snapshots import (
 )
 from index_store.errors import StoreDamaged, StoreUnavailable, WriteFailed
 from index_store.lexical.postings import write_postings
+from index_store.record.rows import Row
 from index_store.segment.builder import BuildOptions, Progress, RowChunk, build_segment
 from index_store.segment.ids import IdArray
 from index_store.segment.info import SegmentIdentity
 from index_store.segment.metadata import write_metadata
 from index_store.segment.open import OpenSegment, OpenSnapshot, open_segment
 from index_store.segment.reader import VECTORS_FILE, SegmentReader
-from index_store.storage.rows import Row
 from index_store.storage.schema import (
     COLUMNS,
     STORE_FILE,

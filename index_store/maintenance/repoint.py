@@ -10,18 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from index_store import hints
-from index_store.catalog.pointer import (
-    ADVANCE_LOCK,
-    BACKUP_FILE,
-    POINTER_FILE,
-    GenerationName,
-    Pointer,
-    read_pointer,
-    write_pointer,
-)
+from index_store.catalog.pointer import ADVANCE_LOCK, BACKUP_FILE, POINTER_FILE, read_pointer, write_pointer
 from index_store.catalog.quarantine import generations_in, quarantined_in
 from index_store.errors import GenerationConflict, StoreDamaged, UnknownCollection, UnknownFormat
 from index_store.maintenance.check import check_store
+from index_store.record.pointer import GenerationName, Pointer
 from index_store.storage.durable_files import locked
 from index_store.storage.schema import SQLITE_ERRORS, STORE_FILE, connect_sqlite
 from index_store.storage.sealed_directory import QUARANTINE_MARK, quarantine

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from index_store.catalog.data_directory import collection_directories
-from index_store.catalog.pointer import GenerationName, Pointer, read_pointer
+from index_store.catalog.pointer import read_pointer
 from index_store.catalog.quarantine import quarantined_in
 from index_store.catalog.snapshots import SNAPSHOTS, registered_snapshots
+from index_store.record.pointer import GenerationName, Pointer
 from index_store.storage.schema import STORE_FILE, connect_sqlite
 from index_store.storage.sealed_directory import read_manifest
 

@@ -21,7 +21,7 @@ from typing import TypeAlias
 from index_store.ann.calibration import Clock
 from index_store.ann.validation import count_allowed
 from index_store.catalog.data_directory import collection_directories
-from index_store.catalog.pointer import GenerationName, read_pointer
+from index_store.catalog.pointer import read_pointer
 from index_store.catalog.quarantine import remove_expired
 from index_store.catalog.snapshots import SEGMENTS, SNAPSHOTS, open_newest, registered_snapshots
 from index_store.diagnosis import is_passing, unreadable, what_helps
@@ -31,6 +31,7 @@ from index_store.maintenance.compaction import BUILD_ERRORS, BuildContext, drop_
 from index_store.maintenance.policy import GenerationShape, MaintenanceLimits, segments_kept
 from index_store.maintenance.rebuild_request import ANSWER_FILE, RebuildQueue
 from index_store.maintenance.scrub import Scrub
+from index_store.record.pointer import GenerationName
 from index_store.segment.builder import Progress
 from index_store.segment.open import OpenSegments, OpenSnapshot
 from index_store.storage.disk_guard import FreeBytes, free_bytes

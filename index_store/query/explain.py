@@ -14,9 +14,9 @@ from index_store.filter.cache import compiled_filter
 from index_store.filter.texts import passing_texts
 from index_store.query.execute import Answer, answer
 from index_store.query.view import View, live_ids
+from index_store.record.rows import Row
 from index_store.request.ranking import RANKED_MAX, Ranking
 from index_store.request.recommendation import LIKES_WORK_MAX
-from index_store.storage.rows import Row
 from index_store.types import CollectionSpec, Id, Metric, PlanStep, SearchRequest, Vector
 from item_rules.lifetime import ShownSpan
 

@@ -15,7 +15,7 @@ from index_store.filter.cache import CompiledFilter
 from index_store.filter.lifetimes import shown_texts
 from index_store.filter.texts import passing_texts
 from index_store.listings import ItemsRequest
-from index_store.storage.rows import Row
+from index_store.record.rows import Row
 from index_store.storage.schema import Connection, is_bindable
 from index_store.storage.transaction import read_rows
 from index_store.types import Id

@@ -13,7 +13,7 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from index_store.storage.digest import crc_of
+from index_store.record.digest import crc_of
 from index_store.storage.schema import Connection
 from index_store.types import Id
 

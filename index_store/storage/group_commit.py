@@ -32,12 +32,13 @@ from pathlib import Path
 from index_store import hints
 from index_store.diagnosis import what_helps
 from index_store.errors import IndexStoreError, ReadOnly, Unavailable, WriteFailed
+from index_store.record.batches import CommitResult, WriteJob
+from index_store.record.digest import ShareHasher
 from index_store.storage.commit_marks import AckedSeq, SharedSeq
-from index_store.storage.digest import ShareHasher
 from index_store.storage.disk_guard import DiskGuard
 from index_store.storage.durable_files import holder_of, locked
 from index_store.storage.schema import LOCK_FILE, STORE_FILE, Connection, Connector, prepare
-from index_store.storage.transaction import CommitResult, WriteJob, commit_jobs
+from index_store.storage.transaction import commit_jobs
 from index_store.types import Trouble
 from item_rules.metadata import METADATA_BYTES_MAX
 

@@ -12,9 +12,9 @@ from typing import Any, Protocol, TypeAlias
 
 from index_store.diagnosis import what_helps
 from index_store.errors import WriteFailed
-from index_store.storage.digest import to_signed, to_unsigned
+from index_store.record.digest import to_signed, to_unsigned
+from index_store.record.rows import Row
 from index_store.storage.durable_files import sync_directory
-from index_store.storage.rows import Row
 from index_store.types import CollectionSpec, Id
 from item_rules.ids import IdKind
 

@@ -22,14 +22,15 @@ from index_store.diagnosis import (
     unreadable,
 )
 from index_store.errors import StoreDamaged, StoreUnavailable, UnknownFormat
-from index_store.storage import digest
+from index_store.record import digest
+from index_store.record.batches import CommitResult, Passes, WriteJob
+from index_store.record.digest import BUCKETS, ShareHasher
+from index_store.record.rows import Row
 from index_store.storage.commit_marks import ACKED_FILE, SharedSeq, acked_seq
-from index_store.storage.digest import BUCKETS, ShareHasher
 from index_store.storage.digest_scan import bucket_sums, digest_pages
 from index_store.storage.disk_guard import DiskGuard, require_free_files
 from index_store.storage.durable_files import locked_within
 from index_store.storage.group_commit import GroupCommitter, WriterLimits
-from index_store.storage.rows import Row
 from index_store.storage.schema import (
     COLUMNS,
     FORMAT_VERSION,
@@ -45,7 +46,7 @@ from index_store.storage.schema import (
     read_lexical_fields,
 )
 from index_store.storage.scrub_state import read_scrub_state
-from index_store.storage.transaction import CommitResult, Passes, WriteJob, read_rows
+from index_store.storage.transaction import read_rows
 from index_store.types import (
     CollectionSpec,
     Digest,

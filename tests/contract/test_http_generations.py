@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index_store.storage import digest
+from index_store.record import digest
 from tests.contract.rebuild_steps import CHANGED, ended, generations, rebuild, search, step
 from tests.contract.test_http_search_bounds import BARE
 from tests.http_app import DISHES, HttpApp, running_app, seed, with_collections

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index_store.storage import digest
+from index_store.record import digest
 from tests.http_app import HttpApp, as_base64, picture, picture_bytes, running_app, unit
 
 RNG = np.random.default_rng(5)

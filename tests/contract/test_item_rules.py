@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from index_store.engine.validation import checked_batch
+from index_store.answers.validation import checked_batch
 from index_store.types import ItemWrite, WriteBatch
 from item_rules.ids import id_fault
 from item_rules.metadata import METADATA_BYTES_MAX, metadata_fault

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import psycopg
 
-from index_store.storage.digest import BUCKETS, ShareHasher, bucket_of, root_of
+from index_store.record.digest import BUCKETS, ShareHasher, bucket_of, root_of
 from tests.integration.databases import MariaDBServer, PostgresServer
 from tests.integration.service_process import ROOT, ServiceProcess
 from vector_client.http import VectorClient

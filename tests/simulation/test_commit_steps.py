@@ -14,12 +14,12 @@ import pytest
 
 from index_store.errors import WriteFailed
 from index_store.maintenance.check import check_store
+from index_store.record.batches import WriteJob
+from index_store.record.digest import ShareHasher
 from index_store.storage.commit_marks import SharedSeq, acked_seq
-from index_store.storage.digest import ShareHasher
 from index_store.storage.disk_guard import DiskGuard
 from index_store.storage.group_commit import STEPS, GroupCommitter, WriterLimits
 from index_store.storage.schema import STORE_FILE, connect_sqlite, create_store
-from index_store.storage.transaction import WriteJob
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, WriteBatch
 from tests.simulation.failing_calls import forked
 

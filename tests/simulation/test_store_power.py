@@ -16,11 +16,12 @@ import pytest
 
 from index_store.errors import WriteFailed
 from index_store.maintenance.check import check_store
-from index_store.storage.digest import ShareHasher
+from index_store.record.batches import WriteJob
+from index_store.record.digest import ShareHasher
 from index_store.storage.disk_guard import DiskGuard
 from index_store.storage.group_commit import GroupCommitter, WriterLimits
 from index_store.storage.schema import STORE_FILE, connect_sqlite, create_store, prepare
-from index_store.storage.transaction import WriteJob, commit_jobs
+from index_store.storage.transaction import commit_jobs
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, WriteBatch
 from tests.simulation.failing_disk import ApswConnection, Disk, FailingVFS, after_power_loss
 

@@ -12,7 +12,7 @@ from feeder.changes import ACTIVE, INACTIVE, UNKNOWN, IntDirectory, Key, Survey,
 from feeder.load.import_cursor import ImportCursor
 from feeder.read.pages import items_of_page, pages, read_ahead, renormalised
 from feeder.sources.port import VectorShape
-from index_store.engine.validation import checked_batch
+from index_store.answers.validation import checked_batch
 from index_store.errors import InvalidVector
 from index_store.types import CollectionSpec, ItemWrite, WriteBatch
 from vector_client.types import Id

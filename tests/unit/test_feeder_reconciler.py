@@ -22,7 +22,7 @@ from feeder.sink.brake import Brake
 from feeder.sources.port import Throttling, VectorShape
 from feeder.state.key_map import IN_MEMORY, KeyMap
 from index_store.engine.index import EmbeddedIndex
-from index_store.storage import digest as theirs
+from index_store.record import digest as theirs
 from index_store.types import CollectionSpec
 from tests.index_side import IndexStore
 from vector_client.types import Id

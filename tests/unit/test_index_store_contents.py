@@ -19,7 +19,7 @@ from index_store.engine.index import EmbeddedIndex
 from index_store.errors import InvalidRequest
 from index_store.maintenance.check import check
 from index_store.maintenance.scrub import ScrubProgress
-from index_store.storage.digest import BUCKETS
+from index_store.record.digest import BUCKETS
 from index_store.storage.schema import STORE_FILE
 from index_store.storage.scrub_state import SCRUB_FILE
 from index_store.types import CollectionSpec, Content, Id, ItemDelete, ItemWrite, WriteBatch

@@ -19,8 +19,8 @@ from index_store.delta.delta import Delta
 from index_store.engine.index import EmbeddedIndex
 from index_store.errors import PageExpired, StoreDamaged, WriteFailed
 from index_store.maintenance.check import check
+from index_store.record.rows import Row
 from index_store.storage.commit_marks import SharedSeq
-from index_store.storage.rows import Row
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, Metric, SearchRequest, Vector, WriteBatch
 from tests.sealing import generation_of
 from tests.waiting import until

@@ -19,8 +19,8 @@ from index_store.__main__ import main
 from index_store.engine.index import EmbeddedIndex, EngineLimits
 from index_store.errors import ReadOnly, StoreDamaged, StoreUnavailable, Unavailable
 from index_store.maintenance.check import check
-from index_store.storage import digest
-from index_store.storage.digest import BUCKETS, ShareHasher, bucket_of, root_of
+from index_store.record import digest
+from index_store.record.digest import BUCKETS, ShareHasher, bucket_of, root_of
 from index_store.storage.store import Store
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, SearchRequest, Vector, WriteBatch
 

@@ -18,7 +18,7 @@ from index_store.delta.delta import Delta
 from index_store.delta.quantized import QuantizedRows
 from index_store.engine.index import EmbeddedIndex
 from index_store.maintenance.check import check
-from index_store.storage.rows import Row
+from index_store.record.rows import Row
 from index_store.storage.schema import Connection, connect_sqlite
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, Metric, SearchRequest, Vector, WriteBatch
 from tests.sealing import generation_of

@@ -22,8 +22,8 @@ from index_store.maintenance.policy import MaintenanceLimits
 from index_store.maintenance.worker import Maintenance
 from index_store.query.execute import answer
 from index_store.query.view import View, view_of_delta
+from index_store.record.rows import Row
 from index_store.request.ranking import GroupBy, Ranking
-from index_store.storage.rows import Row
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, SearchRequest, TextQuery, WriteBatch
 from tests.reference_index import ReferenceIndex
 from tests.sealing import generation_of

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from index_store.answers.hits import hits_of, page_key
 from index_store.delta.delta import Delta
-from index_store.engine.reading.hits import hits_of, page_key
 from index_store.explanation import Explanation
 from index_store.query.execute import answer
 from index_store.query.explain import explain
 from index_store.query.view import View, apply_commits, view_of_delta
+from index_store.record.rows import Row
 from index_store.request.confidence import Background, ConfidenceQuery, Curve
 from index_store.request.ranking import Boost, Decay, GroupBy, Linear, Ranking
 from index_store.request.recommendation import Recommendation
-from index_store.storage.rows import Row
 from index_store.storage.store import RowPage
 from index_store.types import CollectionSpec, Hit, PageKey, SearchRequest, TextQuery, Vector
 from item_rules.lifetime import Lifetime, span_of

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import faiss
 
+from index_store.answers.validation import check_ids, checked_request
 from index_store.contents.sample import draw_contents, draw_ids
 from index_store.engine.collection import Collection
 from index_store.engine.generation import Generation
 from index_store.engine.open_generations import OpenGenerations
-from index_store.engine.validation import check_ids, checked_request
 from index_store.errors import GenerationConflict, VersionMismatch, without_errors
 from index_store.explanation import Explanation
 from index_store.types import CollectionSpec, Content, Id, SearchRequest, SearchResult, StoredItem

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from index_store.answers.validation import check_id
 from index_store.engine.collection import Collection
-from index_store.engine.validation import check_id
 from index_store.errors import InvalidRequest
 from index_store.filter.cache import CompiledFilter, compiled_filter
 from index_store.listings import (

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from index_store.errors import InvalidId, InvalidRequest, InvalidVector
 from index_store.filter.compile import compile_filter
+from index_store.record.digest import BUCKETS_MAX
 from index_store.request.confidence import ConfidenceQuery
 from index_store.request.recommendation import LIKES_WORK_MAX, Recommendation
 from index_store.types import CollectionSpec, Id, Ids, ItemWrite, SearchRequest, TextQuery, Vector, WriteBatch
@@ -253,3 +254,12 @@ def check_ids(ids: Sequence[Id], spec: CollectionSpec) -> None:
     """Raises InvalidId."""
     for position, item_id in enumerate(ids):
         check_id(item_id, spec, f"ids[{position}]")
+
+
+def check_parts(parts: int, numbers: Sequence[int]) -> None:
+    """parts, numbers: as of `VectorIndex.digest_rows`. Raises InvalidRequest."""
+    if not 1 <= parts <= BUCKETS_MAX or parts & (parts - 1):
+        raise InvalidRequest(f"parts must be a power of two, {BUCKETS_MAX} at most, got {parts}", "parts")
+    for number in numbers:
+        if not 0 <= number < parts:
+            raise InvalidRequest(f"bucket must be 0..{parts - 1}, got {number}", "bucket")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from index_store.storage.digest import ShareHasher, id_bytes
+from index_store.record.digest import ShareHasher, id_bytes
 from index_store.types import Id, ItemDelete, ItemWrite, Metadata, StoredItem
 from item_rules.metadata import metadata_text
 

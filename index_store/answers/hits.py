@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from index_store.engine.validation import check_dim, is_by_words_alone
+from index_store.answers.validation import check_dim, is_by_words_alone
 from index_store.errors import PageExpired, VersionMismatch
 from index_store.explanation import BoostedHit
 from index_store.filter.compile import compile_filter

@@ -1,0 +1,1 @@
+"""From what a search finds to the answer of its request."""

@@ -1,0 +1,1 @@
+"""A row of a store of record, and what a batch makes of it, whatever keeps the rows. Pure, no I/O."""
