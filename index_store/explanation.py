@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from index_store.types import Hit, PlanStep
 
@@ -46,8 +46,22 @@ class Explanation:
     seq: int = 0
 
 
-@dataclass(slots=True)
-class BoostedHit(Hit):
-    """boosts: what each boost of the request added to the score, in order."""
+Stream: TypeAlias = Literal["letters", "sounds"]
 
-    boosts: Sequence[float] = ()
+
+class WordMatch(NamedTuple):
+    """A word of a query, normalised, of which an item holds more than chance. by: which of them more is held
+    of. share: how much, to 1."""
+
+    word: str
+    by: Stream
+    share: float
+
+
+@dataclass(slots=True)
+class ExplainedHit(Hit):
+    """matched: the words of the request that the item holds, in their order; None: not asked for. boosts:
+    what each boost of the request added to the score, in order; None without any."""
+
+    matched: Sequence[WordMatch] | None = None
+    boosts: Sequence[float] | None = None

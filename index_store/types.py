@@ -181,8 +181,8 @@ class SearchRequest:
     k >= 1 results after `offset` (or after `after`, never both). exclude_ids: any number, exact; an
     int64 array or a sequence of ids. exact: compare with every allowed row instead of using the graph.
     ef: breadth of graphs instead of the planned one, which finds fewer or takes longer; for measurements.
-    metadata_bytes_max: bound of what the hits' metadata weighs together, as JSON; None: no bound.
-    steps: a list that the index fills with how it searched; None asks for none.
+    with_matches: hits tell which words of `text` they hold. metadata_bytes_max: bound of what their metadata
+    weighs together, as JSON. steps: a list that the index fills with how it searched; None asks for none.
     text: what is asked for in words; None: by the vector alone. recommendation: by its vectors, whatever
     `vector` is, which has to be one all the same. ranking: None: in the order of the search.
     confidence: asked for beside an embedding_version, but not by words alone; None: not asked for.
@@ -203,6 +203,7 @@ class SearchRequest:
     min_seq: int | None = None
     with_metadata: bool = False
     with_vectors: bool = False
+    with_matches: bool = False
     metadata_bytes_max: int | None = None
     checked_for: str = ""
     steps: list[PlanStep] | None = None
@@ -253,7 +254,6 @@ class SearchResult:
 
 
 SearchOutcome: TypeAlias = SearchResult | IndexStoreError
-"""Of one request of several: its answer, or why it is refused."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from index_store.lexical.analysis import document_text, letter_grams, sound_grams
+from index_store.explanation import WordMatch
+from index_store.lexical.analysis import document_text, letter_grams, normalise, sound_grams
 from index_store.lexical.scores import QueryGrams, query_grams
 from index_store.types import Id
 
@@ -26,6 +27,23 @@ def words_of(query: str, documents: Mapping[Id, str | None], fields: Sequence[st
         share = np.float32(_SOUND_SHARE)
         joined = {i: max(score, joined[i] * share) for i, score in found["letters"].items()}
     return {item_id: float(score * score) for item_id, score in joined.items()}
+
+
+def matches_of(query: str, text: str) -> list[WordMatch]:
+    """Which words of a query a normalised text holds, as far as chance does not."""
+    matches = []
+    for word in dict.fromkeys(normalise(query).split()):
+        shares: dict[str, float] = {}
+        for stream in query_grams(query).grams:
+            asked = set(_GRAMS[stream]([word]).grams.tolist())
+            held = set(_GRAMS[stream]([text]).grams.tolist())
+            shares[stream] = len(asked & held) / max(1, len(asked))
+        letters, sounds = shares.get("letters", 0.0), shares["sounds"]
+        if letters > 0.41 and (letters >= sounds or sounds < 0.6):
+            matches.append(WordMatch(word, "letters", letters))
+        elif sounds >= 0.6:
+            matches.append(WordMatch(word, "sounds", sounds))
+    return matches
 
 
 def _scores(stream: str, asked: QueryGrams, texts: Mapping[Id, str]) -> dict[Id, np.float32]:

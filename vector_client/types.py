@@ -115,8 +115,8 @@ class Query:
 class Hit:
     """One result row. distance: as the collection's metric says, smaller is nearer; NaN where words alone
     were searched. The others: where `include` asked for them; score: bigger is better, 0..1 unless words were
-    searched too; rank from 1; why: of what the score is made, or which liked item (`like_id`) it is for;
-    confidence 0..1: how likely it is what was asked for."""
+    searched too; rank from 1; why: of what the score is made, which words of the query it holds (`matched`),
+    or which liked item (`like_id`) it is for; confidence 0..1: how likely it is what was asked for."""
 
     id: Id
     distance: float

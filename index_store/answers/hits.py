@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from index_store.answers.validation import check_dim, is_by_words_alone
 from index_store.errors import PageExpired, VersionMismatch
-from index_store.explanation import BoostedHit
+from index_store.explanation import ExplainedHit
 from index_store.filter.compile import compile_filter
-from index_store.query.execute import Answer, texts_of, vectors_of
+from index_store.query.execute import Answer, texts_of, vectors_of, word_matches
 from index_store.query.ranking.ranked import checked_ranking
 from index_store.query.view import View
 from index_store.types import (
@@ -40,11 +40,13 @@ def hits_of(view: View, request: SearchRequest, found: Answer) -> list[Hit]:
     confidences = nothing if found.confidence is None else found.confidence.values
     columns = (found.ids, distances, texts, vectors, scores, text_scores, likes, confidences)
     ranked = None if found.ranked is None else found.ranked.rows
-    if ranked is not None and ranked.added.shape[1]:
-        added = ranked.added.tolist()
+    boosts = ranked.added.tolist() if ranked is not None and ranked.added.shape[1] else None
+    matched = word_matches(view, request, found) if request.with_matches and request.text else None
+    if boosts is not None or matched is not None:
+        explained = (*columns, matched or nothing, boosts or nothing)
         return [
-            BoostedHit(item_id, distance, None if text is None else json.loads(text), *others)
-            for item_id, distance, text, *others in zip(*columns, added, strict=True)
+            ExplainedHit(item_id, distance, None if text is None else json.loads(text), *others)
+            for item_id, distance, text, *others in zip(*explained, strict=True)
         ]
     return [
         Hit(item_id, distance, None if text is None else json.loads(text), *others)

@@ -11,12 +11,14 @@ import numpy.typing as npt
 from index_store.ann.rerank import Distances, similarities
 from index_store.delta.id_index import RowNumbers
 from index_store.errors import AnswerLimitExceeded, PageExpired
+from index_store.explanation import WordMatch
 from index_store.filter.cache import CompiledFilter, compiled_filter
+from index_store.lexical.matches import matched_words, query_words
 from index_store.lexical.scores import SCORING
 from index_store.query.allowed import allowed_rows
 from index_store.query.candidates import nearest
 from index_store.query.confidence import confidences, curve_of
-from index_store.query.fusion import fused_rows
+from index_store.query.fusion import fused_rows, text_parts
 from index_store.query.ranking.ranked import RankedAnswer, ranked_answer
 from index_store.query.recommend import recommended_rows
 from index_store.query.view import View, by_part, has_key, vectors_at
@@ -245,6 +247,20 @@ def _metadata_texts(view: View, number: int, rows: RowNumbers) -> list[str | Non
     if number >= 0:
         return view.segments[number].segment.metadata.texts(rows)
     return view.delta.metadata_texts(rows)
+
+
+def word_matches(view: View, request: SearchRequest, found: Answer) -> list[Sequence[WordMatch]]:
+    """Return of each row found which words of the request's text it holds."""
+    assert request.text is not None
+    query = query_words(request.text.text)
+    parts = text_parts(view, None)
+    matches: list[Sequence[WordMatch]] = [()] * len(found.rows)
+    for number, positions, rows in by_part(found.parts, found.rows):
+        for position, held in zip(
+            positions.tolist(), matched_words(query, parts[number].source, rows), strict=True
+        ):
+            matches[position] = held
+    return matches
 
 
 def vectors_of(view: View, found: Answer) -> Vector:

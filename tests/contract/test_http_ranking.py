@@ -291,6 +291,7 @@ def test_a_cursor_belongs_to_its_ranking(app: HttpApp) -> None:
         assert answer.status_code == 422 and answer.json()["code"] == "invalid_cursor", other
 
 
+@pytest.mark.long
 def test_ranks_of_a_ranking_are_explained(app: HttpApp) -> None:
     asked = {"vector": QUERY, **SHOP, "top_k": 6, "pool": 100}
     order = ids(found(app, **{**SHOP, "top_k": 50, "pool": 100}))
@@ -307,6 +308,7 @@ def test_ranks_of_a_ranking_are_explained(app: HttpApp) -> None:
     assert plain["ranking"] is None
 
 
+@pytest.mark.long
 def test_what_collapse_leaves_out_is_explained(app: HttpApp) -> None:
     asked = {"collapse": {"distance": 2.0}, "top_k": 3}
     (only,) = ids(found(app, **asked))

@@ -64,7 +64,9 @@ def test_words_alone_have_scores_and_no_distances(app: HttpApp) -> None:
     scores = [hit["score"] for hit in document["results"]]
     assert scores == sorted(scores, reverse=True) and 0 < scores[-1] <= scores[0] <= 1
     first = document["results"][0]
-    assert "distance" not in first and first["why"] == {"lexical": first["score"]} and first["rank"] == 1
+    matched = [{"word": "김치찌개", "by": "letters", "share": 1.0}]
+    assert first["why"] == {"lexical": first["score"], "matched": matched}
+    assert "distance" not in first and first["rank"] == 1
     assert first["metadata"]["title"].startswith("김치찌개")
 
 
@@ -84,6 +86,22 @@ def test_the_parts_of_a_weighed_score_add_up(app: HttpApp) -> None:
         assert hit["score"] == pytest.approx(why["dense"] + why["weight"] * why["lexical"])
         assert hit["distance"] == plain[hit["recipe_id"]]
         assert why["dense"] == pytest.approx(1 - hit["distance"] ** 2 / 2)  # l2 of unit vectors
+
+
+@pytest.mark.parametrize("mode", ["lexical", "hybrid"])
+def test_a_hit_tells_which_words_of_the_query_it_holds(app: HttpApp, mode: str) -> None:
+    def words(query: str, **more: Any) -> dict[int, list[tuple[str, str]]]:
+        hits = found(app, query, mode, top_k=30, include=["why"], **more)["results"]
+        return {hit["recipe_id"]: [(e["word"], e["by"]) for e in hit["why"]["matched"]] for hit in hits}
+
+    assert words("두부  김치! 치즈")[1] == [("두부", "letters"), ("김치", "letters")]
+    assert words("kimchi JJIGAE")[1] == [("kimchi", "sounds"), ("jjigae", "sounds")]
+    assert words("rlaclWlro")[1] == [("김치찌개", "letters")], "as it was read"
+    by_rank = words("두부 김치", boost=[{"weight": 0.1, "if": {"title": {"$exists": True}}}])
+    assert by_rank[1] == [("두부", "letters"), ("김치", "letters")]
+    if mode == "hybrid":
+        assert words("휴대폰")[1] == []
+    assert "why" not in found(app, "김치", mode)["results"][0]
 
 
 def test_alpha_0_is_the_order_of_the_vectors(app: HttpApp) -> None:

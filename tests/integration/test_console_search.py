@@ -237,6 +237,7 @@ def test_a_text_is_searched_in_the_modes_that_its_collection_has(
     expect(page.locator(".results .warning")).to_have_count(0)
     expect(page.locator(".card .confidence").first).to_contain_text("%")
     expect(page.locator(".card .why").first).to_contain_text("+ words")
+    expect(page.locator(".card .why").nth(1)).to_have_text("Words in common: “김치찌개”")
     page.get_by_text("Options", exact=True).click()
     page.select_option("#group-key", "seller")
     expect(page.locator(".card")).to_have_count(3)

@@ -96,6 +96,7 @@ def test_ranks_and_distances_are_those_of_the_searches(scene: Scene, condition: 
             assert found.exact_rank == nearer + 1
 
 
+@pytest.mark.long
 def test_what_a_ranking_leaves_out_comes_back_without_its_cause(scene: Scene) -> None:
     """Group and collapsing at once: without what is named the item has a rank."""
     ranking = Ranking(group=GroupBy("shade", 2), collapse=4.5 if scene.collection == "numbers" else 0.6)

@@ -14,6 +14,8 @@ import pytest
 from index_store.delta.delta import Delta
 from index_store.engine.index import EmbeddedIndex
 from index_store.errors import PageExpired, WordsNotSealed
+from index_store.explanation import ExplainedHit
+from index_store.lexical.analysis import document_text
 from index_store.lexical.growable_postings import UNREAD_MAX, GrowablePostings
 from index_store.lexical.postings import write_postings
 from index_store.lexical.scores import SCORING, query_grams, text_weight
@@ -26,6 +28,7 @@ from index_store.record.rows import Row
 from index_store.request.ranking import GroupBy, Ranking
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, SearchRequest, TextQuery, WriteBatch
 from tests.reference_index import ReferenceIndex
+from tests.reference_words import matches_of
 from tests.sealing import generation_of
 
 SPEC = CollectionSpec("numbers", "int64", 8, "l2", ("title", "tags"))
@@ -97,6 +100,26 @@ def assert_alike(index: EmbeddedIndex, reference: ReferenceIndex, k: int = 20, *
             wanted = reference.search("numbers", [asked])[0]
             assert [hit.id for hit in got.hits] == [hit.id for hit in wanted.hits], (text, mode)
             assert got.exhausted == wanted.exhausted
+
+
+@pytest.mark.long
+def test_the_words_that_hits_hold_are_those_of_their_texts(tmp_path: Path) -> None:
+    """In segments and in memory, against the grams of each text and each word."""
+    index = opened(tmp_path)
+    index.advance("numbers", "begin", "v1")
+    index.write("numbers", WriteBatch(items(range(40), 1), embedding_version="v1"))
+    sealed(tmp_path, index)
+    index.write("numbers", WriteBatch(items(range(30, 50), 2), embedding_version="v1"))
+    for text in ("김치찌게 500g 국물", "kimchi stew", "떡뽁이 ㅋㅋ", "?"):
+        query = replace(request(text, k=50), with_matches=True, with_metadata=True)
+        (result,) = index.search("numbers", [query])
+        assert len(result.hits) == 50
+        for hit in result.hits:
+            assert isinstance(hit, ExplainedHit)
+            assert hit.matched == matches_of(
+                text, document_text(json.dumps(hit.metadata), SPEC.lexical_fields)
+            )
+    index.close()
 
 
 @pytest.mark.long

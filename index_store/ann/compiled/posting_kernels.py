@@ -54,6 +54,23 @@ def count_set(rows: Any, starts: Any, stops: Any, bits: Any) -> Any:
 
 
 @exactly_compiled
+def held_in(rows: Any, starts: Any, stops: Any, wanted: Any) -> Any:
+    """(grams, wanted) bool: which of the rows `wanted`, int64, hold each gram, whose rows ascend."""
+    out = np.zeros((len(starts), len(wanted)), np.bool_)
+    for n in range(len(starts)):
+        for place in range(len(wanted)):
+            low, high = starts[n], stops[n]
+            while low < high:
+                middle = (low + high) >> 1
+                if rows[middle] < wanted[place]:
+                    low = middle + 1
+                else:
+                    high = middle
+            out[n, place] = low < stops[n] and rows[low] == wanted[place]
+    return out
+
+
+@exactly_compiled
 def length_hidden(lengths: Any, bits: Any) -> Any:
     """The lengths of the rows that are not set in a bitmap, added up."""
     total = 0
@@ -78,4 +95,5 @@ def warm() -> None:
         add_weights(out, rows, counts, np.zeros(1, np.uint8), starts, stops, weights, shares)
         rows_from(out, np.float32(1))
         count_set(rows, starts, stops, bits)
+        held_in(rows, starts, stops, starts)
         length_hidden(lengths, bits)

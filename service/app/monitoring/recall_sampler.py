@@ -59,7 +59,9 @@ class RecallSampler:
         self._is_busy = True
         loop = asyncio.get_running_loop()
         # Copied: the vector of an embedded query stays, the request may be repeated by its owner.
-        again = replace(request, with_metadata=False, with_vectors=False, steps=None, min_seq=None)
+        again = replace(
+            request, with_metadata=False, with_vectors=False, with_matches=False, steps=None, min_seq=None
+        )
         measured = loop.run_in_executor(self._executor, self._measure, name, again)
         measured.add_done_callback(lambda done: self._note(name, 0.0 if done.cancelled() else done.result()))
 

@@ -28,7 +28,7 @@ export function card(hit, common, acts, { best = 1, twins = 0, isUnfolded = fals
         h("span", {}, h("span", { class: "quiet" }, t("score")), ` ${fixed(hit.score, 4)}`),
         isNear(hit) && h("span", {}, h("span", { class: "quiet" }, t("distance")), ` ${fixed(hit.distance, 4)}`)),
       hit.why && h("p", { class: "why" }, whyOf(hit, common)),
-      common.words.length > 0 && h("p", { class: "why" }, whyWords(common)),
+      wordsOf(hit, common) && h("p", { class: "why" }, wordsOf(hit, common)),
       h("p", { class: "facts" }, factsOf(hit, FACTS_MAX).map(([key, value]) =>
         h("button", { class: common.shared.has(key) ? "fact shared" : "fact", title: t("only_these", { key, value }), onclick: () => acts.only(key, value) },
           common.shared.has(key) && h("span", { class: "same" }, h("span", { "aria-hidden": "true" }, "= "), h("span", { class: "unseen" }, t("why_same"))),
@@ -72,7 +72,11 @@ function whyOf({ why }, { titleOf: titleOfLiked }) {
   return [why.dense !== undefined && t("why_dense", { score: fixed(why.dense, 3) }), Number(words) > 0 && t("why_lexical", { score: words })].filter(Boolean).join(" + ");
 }
 
-const whyWords = ({ words }) => t("why_words", { words: words.map(([word, key]) => `“${word}” (${key})`).join(", ") });
+/** Which words of the question the hit holds: as the service tells it, else those that stand in its metadata as they are. */
+function wordsOf({ why }, { words }) {
+  const told = why?.matched?.map(({ word, by }) => (by === "sounds" ? t("why_sounds", { word }) : `“${word}”`)) ?? words.map(([word, key]) => `“${word}” (${key})`);
+  return told.length > 0 && t("why_words", { words: told.join(", ") });
+}
 
 /** Show everything of a hit. asked: body of the search that it answers. common: as commonOf says. */
 export function showItem(hit, collection, asked, common) {
@@ -97,7 +101,7 @@ export function showItem(hit, collection, asked, common) {
         isNear(hit) && [h("dt", {}, t("distance")), h("dd", {}, fixed(hit.distance, 6))]),
       h("h3", {}, t("why")),
       hit.why && h("p", {}, whyOf(hit, common)),
-      h("p", {}, isNear(hit) && t("why_vector"), common.words.length > 0 && ` ${whyWords(common)}`,
+      h("p", {}, isNear(hit) && t("why_vector"), wordsOf(hit, common) && ` ${wordsOf(hit, common)}`,
         common.shared.size > 0 && ` ${t("why_shared", { keys: [...common.shared].join(", ") })}`),
       isExplained(asked) && explanation(id, asked),
       h("h3", {}, t("item_stored")), stored,

@@ -186,6 +186,7 @@ const WORDS = {
   why_lexical: ["words {score}", "낱말 {score}"],
   why_liked: ["Like “{title}”", "“{title}”과(와) 비슷"],
   why_words: ["Words in common: {words}", "같은 낱말: {words}"],
+  why_sounds: ["“{word}” (as it sounds)", "“{word}” (소리가 같음)"],
   why_shared: ["The same as what it should be like: {keys}.", "비슷한 것을 찾은 항목과 같은 값: {keys}."],
   why_same: ["the same as what it should be like:", "찾은 항목과 같음:"],
   explain: ["Explain an id", "ID로 이유 보기"],

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from index_store.explanation import BoostedHit
+from index_store.explanation import ExplainedHit
 from index_store.types import Hit, SearchResult, Vector
 from service.app.search import ParsedSearch
 from service.collections import Collection
@@ -25,6 +25,8 @@ _NUMBER_ID_BYTES, _TEXT_ID_BYTES = 20, 40
 _HIT_BYTES = 40
 _SCORE_BYTES, _RANK_BYTES, _METADATA_BYTES = 28, 12, 64
 _WORDS_BYTES, _WHY_BYTES, _CONFIDENCE_BYTES, _BOOST_BYTES = 28, 90, 34, 22
+_MATCH_BYTES = 50
+"""Of a word of the query."""
 _FLOAT_BYTES = 12
 """float32 as JSON, with its comma: 11.9 on average for unit vectors of 384."""
 
@@ -51,6 +53,8 @@ def _hit_bytes(search: ParsedSearch) -> int:
     size += _WORDS_BYTES * (search.mode != "dense" or _is_boosted(search)) + _WHY_BYTES * ("why" in include)
     if search.request.ranking is not None and "why" in include:
         size += _BOOST_BYTES * len(search.request.ranking.boosts)
+    if search.request.text is not None and "why" in include:
+        size += _MATCH_BYTES * (1 + search.request.text.text.count(" "))
     return size + _FLOAT_BYTES * collection.dim * ("vector" in include)
 
 
@@ -161,12 +165,12 @@ def _is_boosted(search: ParsedSearch) -> bool:
 
 def _why(search: ParsedSearch, result: SearchResult, hit: Hit) -> dict[str, Any] | None:
     """Of what a score is made: dense + weight x lexical, or either alone, and each boost; for which item
-    it was found; None where it is of one part."""
+    it was found; None where it is of one part; with the words that the item holds."""
     if hit.like is not None:
         return {"like_id": search.like_ids[hit.like]}
     if hit.score is None:
         return None
-    boosts = hit.boosts if isinstance(hit, BoostedHit) else None
+    boosts, matched = (hit.boosts, hit.matched) if isinstance(hit, ExplainedHit) else (None, None)
     own = hit.score - sum(boosts or ())
     if hit.text_score is None:
         found: dict[str, Any] = {"dense": own}
@@ -175,6 +179,8 @@ def _why(search: ParsedSearch, result: SearchResult, hit: Hit) -> dict[str, Any]
     else:
         words = result.text_weight * hit.text_score
         found = {"dense": own - words, "lexical": hit.text_score, "weight": result.text_weight}
+    if matched is not None:
+        found["matched"] = [{"word": word, "by": by, "share": round(share, 3)} for word, by, share in matched]
     return found if boosts is None else found | {"boost": boosts}
 
 

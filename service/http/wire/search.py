@@ -114,6 +114,7 @@ class SearchReader:
             exact=bool(body.exact),
             embedding_version=body.embedding_version,
             with_metadata="metadata" in include,
+            with_matches="why" in include,
             with_vectors="vector" in include
             or ("score" in include and collection.metric != "cosine" and mode == "dense"),
             metadata_bytes_max=limits.answer_bytes_max,
