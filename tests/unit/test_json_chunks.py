@@ -108,6 +108,9 @@ def test_large_bodies_are_refused_as_small_ones_are() -> None:
         '{%s"top_k": "a"}': (422, [["body", "top_k"]]),
         '{%s"exclude_ids": [1, 2, 1.5]}': (422, [["body", "exclude_ids", 2]]),
         '{%s"include": ["scores"]}': (422, [["body", "include", 0]]),
+        '{%s"max_distance": 1E400}': (422, [["body", "max_distance"]]),
+        '{%s"exclude_ids": [1, 2, -1e400, 3]}': (422, [["body", "exclude_ids", 2]]),
+        '{%s"max_distance": 1e400, "k": }': (400, []),
         '{%s"top_k": "a", "k": }': (400, []),
         '{%s"a": ' + "[" * 5000 + "]" * 5000 + "}": (400, []),
         '{%s"query": "\udcff"}': (400, []),
@@ -122,6 +125,20 @@ def test_large_bodies_are_refused_as_small_ones_are() -> None:
                 decode_json(decoder, content)
             assert refused.value.status == status, body
             assert [list(each.loc) for each in refused.value.errors] == locs, body
+
+
+def test_a_number_out_of_range_is_named_or_nobodys_business() -> None:
+    decoder, pad = msgspec.json.Decoder(SearchIn), '"unknown": "' + "a" * 300_000 + '", '
+    for body in ('{%s"z": 1E400, "top_k": 3}', '{%s"z": {"a": [[1], 2, -1e999, 4]}, "top_k": 3}'):
+        for padding in ("", pad):
+            assert decode_json(decoder, (body % padding).encode()).top_k == 3, body
+    for path in (("a",), ("a", 1), ("a", 0, "b")):
+        value: Any = "1e400"
+        for step in reversed(path):
+            value = f'{{"{step}": {value}}}' if isinstance(step, str) else f"[{'[0],' * step}{value}, 1]"
+        with pytest.raises(HttpRefusal) as refused:
+            decode_json(decoder, f'{{{pad} "filter": {value}}}'.encode())
+        assert [each.loc for each in refused.value.errors] == [("body", "filter", *path)]
 
 
 def test_a_large_write_is_decoded_to_the_same() -> None:

@@ -13,7 +13,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from service.errors import FieldError, InvalidInput, Loc
-from service.http.wire.codings.json_chunks import JsonLimitExceeded, decoded_in_chunks
+from service.http.wire.codings.json_chunks import (
+    JsonLimitExceeded,
+    NumberOutOfRange,
+    decoded_in_chunks,
+)
 from service.http.wire.problems import HttpRefusal
 
 T = TypeVar("T")
@@ -82,7 +86,7 @@ def decode_json(decoder: msgspec.json.Decoder[T], body: bytes, raw_lists: Set[st
             return _decoded_large(decoder, body, raw_lists)
         return decoder.decode(body)
     except msgspec.ValidationError as exc:
-        raise _wrong_shape(body, exc) from exc
+        raise _unless_malformed(body, _refused_shape(exc)) from exc
     except RecursionError as exc:
         raise HttpRefusal(400, "malformed_json", "The body is nested too deep.") from exc
     except UnicodeDecodeError as exc:
@@ -96,7 +100,9 @@ def decode_json(decoder: msgspec.json.Decoder[T], body: bytes, raw_lists: Set[st
 def _decoded_large(decoder: msgspec.json.Decoder[T], body: bytes, raw_lists: Set[str]) -> T:
     """Raises as the decoder, and HttpRefusal 422."""
     try:
-        document = decoded_in_chunks(body, raw_lists)
+        document = decoded_in_chunks(body, raw_lists, _names_of(decoder))
+    except NumberOutOfRange as exc:
+        raise _unless_malformed(body, _refused(str(exc), ("body", *exc.path))) from exc
     except JsonLimitExceeded as exc:
         raise HttpRefusal(
             422, "invalid_request", f"The body {exc}.", errors=[FieldError(("body",), str(exc))]
@@ -120,17 +126,28 @@ def require_utf8(body: bytes) -> None:
         raise HttpRefusal(400, "malformed_json", _NOT_UTF8) from exc
 
 
-def _wrong_shape(body: bytes, error: msgspec.ValidationError) -> HttpRefusal:
+def _names_of(decoder: msgspec.json.Decoder[Any]) -> Set[str] | None:
+    """The fields that a body may have; None where it is not of one type of object."""
+    shape = decoder.type
+    if not (isinstance(shape, type) and issubclass(shape, msgspec.Struct)):
+        return None
+    return {each.encode_name for each in msgspec.structs.fields(shape)}
+
+
+def _unless_malformed(body: bytes, refusal: HttpRefusal) -> HttpRefusal:
     """The decoder stops at the first wrong field; what comes after may not be JSON at all, and 400 wins."""
     try:
         msgspec.json.decode(body, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return HttpRefusal(400, "malformed_json", _MALFORMED)
-    return _refused_shape(error)
+    return refusal
 
 
 def _refused_shape(error: msgspec.ValidationError) -> HttpRefusal:
-    what, loc = field_error_of(error)
+    return _refused(*field_error_of(error))
+
+
+def _refused(what: str, loc: Loc) -> HttpRefusal:
     name = ".".join(str(part) for part in loc[1:])
     detail = f"{name}: {what}." if name else f"{what}."
     return HttpRefusal(422, "invalid_request", detail, errors=[FieldError(loc, what)])

@@ -7,7 +7,7 @@ whichever thread. Here no call takes more than a few milliseconds, and what a bo
 from __future__ import annotations
 
 import re
-from collections.abc import Set
+from collections.abc import Callable, Set
 from typing import Any, Final
 
 import msgspec
@@ -34,25 +34,42 @@ _SKIPPED = re.compile(rb'[^"\[\]{}]*+')
 _NO_NAMES: Final[Set[str]] = frozenset()
 
 
+_POSITION = re.compile(r"`\$\[(\d+)\]")
+_TOLERANT = msgspec.json.Decoder(float_hook=float)
+"""Makes infinity of numbers that are too large."""
+
+
 class JsonLimitExceeded(Exception):
     """The body is JSON as far as it was read, and holds more than one may."""
 
 
-def decoded_in_chunks(body: bytes, raw_lists: Set[str] = _NO_NAMES) -> Any:
-    """Return what the decoder would. raw_lists: fields of the outermost object whose elements stay undecoded
-    (`msgspec.Raw`), though each is JSON.
+class NumberOutOfRange(Exception):
+    """A number of the body is larger than any float. path: where it stands."""
 
-    Raises msgspec.DecodeError, UnicodeDecodeError, RecursionError, JsonLimitExceeded. Any thread.
+    def __init__(self, *path: str | int) -> None:
+        super().__init__("Number out of range")
+        self.path = path
+
+
+def decoded_in_chunks(body: bytes, raw_lists: Set[str] = _NO_NAMES, names: Set[str] | None = None) -> Any:
+    """Return what the decoder would. raw_lists: fields of the outermost object whose elements stay undecoded
+    (`msgspec.Raw`), though each is JSON. names: those that it may have; what stands under others is not used,
+    so its numbers may be of any size. None: it may have all.
+
+    Raises msgspec.DecodeError, UnicodeDecodeError, RecursionError, JsonLimitExceeded, NumberOutOfRange. Any
+    thread.
     """
-    return _JsonDecoder(body, raw_lists).decoded_body()
+    return _JsonDecoder(body, raw_lists, names).decoded_body()
 
 
 class _JsonDecoder:
     """Reads one body from its beginning to its end."""
 
-    def __init__(self, body: bytes, raw_lists: Set[str]) -> None:
+    def __init__(self, body: bytes, raw_lists: Set[str], names: Set[str] | None) -> None:
         self._body = body
         self._raw_lists = raw_lists
+        self._names = names
+        self._decode: Callable[[bytes], Any] = msgspec.json.decode
         self._values_max = max(VALUES_MAX, len(body) // _VALUE_BYTES)
         self._at = 0
         self._values = 0
@@ -118,9 +135,18 @@ class _JsonDecoder:
             if level == 1 and key in self._raw_lists and self._next() == b"[":
                 found[key] = self._raw_list()
             else:
-                found[key] = self._value(level)
+                found[key] = self._member(key, level)
             if self._ends(b"}"):
                 return found
+
+    def _member(self, key: str, level: int) -> Any:
+        if level == 1:
+            is_used = self._names is None or key in self._names
+            self._decode = msgspec.json.decode if is_used else _TOLERANT.decode
+        try:
+            return self._value(level)
+        except NumberOutOfRange as exc:
+            raise NumberOutOfRange(key, *exc.path) from None
 
     def _ends(self, closing: bytes) -> bool:
         """Go past the comma or the closing bracket; whether it was the bracket."""
@@ -139,14 +165,30 @@ class _JsonDecoder:
         while True:
             some = _ELEMENTS.match(self._body, self._at, self._at + _CHUNK_BYTES)
             if some is not None:
-                chunk = msgspec.json.decode(b"[%b]" % self._body[self._at : some.end() - 1])
+                chunk = self._chunk(self._body[self._at : some.end() - 1], len(found))
                 self._count(len(chunk))
                 found += chunk
                 self._at = some.end()
             else:
-                found.append(self._value(level))
+                found.append(self._element(len(found), level))
                 if self._ends(b"]"):
                     return found
+
+    def _chunk(self, elements: bytes, place: int) -> list[Any]:
+        """place: of the first one in its list."""
+        try:
+            found: list[Any] = self._decode(b"[%b]" % elements)
+            return found
+        except msgspec.ValidationError as exc:
+            position = _POSITION.search(str(exc))
+            assert position is not None, "a list says which element it is"
+            raise NumberOutOfRange(place + int(position[1])) from exc
+
+    def _element(self, place: int, level: int) -> Any:
+        try:
+            return self._value(level)
+        except NumberOutOfRange as exc:
+            raise NumberOutOfRange(place, *exc.path) from None
 
     def _raw_list(self) -> list[msgspec.Raw]:
         self._enter(1)
@@ -211,7 +253,10 @@ class _JsonDecoder:
 
     def _scalar(self) -> Any:
         start, self._at = self._at, self._end_of_scalar()
-        return msgspec.json.decode(self._body[start : self._at])
+        try:
+            return self._decode(self._body[start : self._at])
+        except msgspec.ValidationError as exc:
+            raise NumberOutOfRange from exc
 
     def _end_of_scalar(self) -> int:
         found = _SCALAR.match(self._body, self._at)
