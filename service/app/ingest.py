@@ -18,6 +18,7 @@ from index_store.types import Ack, Content, Filter, Id, ItemDelete, ItemWrite, M
 from service.app.encoders import Encoders, has_same_template
 from service.app.generations.other_vectors import OtherVectors
 from service.embedding.port import Encoding
+from service.embedding.serving.futures import gathered
 from service.errors import (
     BatchRejected,
     InvalidImage,
@@ -246,7 +247,7 @@ class Ingester:
             return []
         # Before anything is awaited: another may serve by then.
         image = self._encoders.image(intake.collection, version)
-        fetched = await asyncio.gather(*map(self._content, items))
+        fetched = await gathered(map(self._content, items))
         outcomes = iter(
             await image.embed_documents([each for each in fetched if not isinstance(each, InvalidImage)])
         )

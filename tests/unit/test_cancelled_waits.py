@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from service.app.encoders import Encoders
-from service.embedding.serving.futures import within
+from service.embedding.serving.futures import gathered, within
 from service.errors import DeadlineExceeded
 
 
@@ -53,5 +53,36 @@ def test_a_late_answer_is_a_deadline_exceeded() -> None:
     async def scene() -> None:
         with pytest.raises(DeadlineExceeded, match="within 10 ms"):
             await within(10, asyncio.get_running_loop().create_future())
+
+    asyncio.run(scene())
+
+
+def test_after_the_first_failure_the_others_are_cancelled() -> None:
+    async def scene() -> None:
+        ended: list[str] = []
+        never = asyncio.Event()
+
+        async def wait(name: str) -> None:
+            try:
+                await never.wait()
+            except asyncio.CancelledError:
+                ended.append(name)
+                raise
+
+        async def fail() -> None:
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await gathered([wait("before"), fail(), wait("behind")])
+        await asyncio.sleep(0)
+        assert ended == ["before", "behind"]
+        outer = asyncio.ensure_future(gathered([wait("of another")]))
+        for _ in range(3):  # whatever it starts has started
+            await asyncio.sleep(0)
+        outer.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await outer
+        assert ended[2:] == ["of another"]
+        assert await gathered(asyncio.sleep(0, n) for n in range(3)) == [0, 1, 2]
 
     asyncio.run(scene())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from index_store.types import Content, Vector
 from service.app.encoders import Encoder, Encoders, Slot, has_same_template
+from service.embedding.serving.futures import gathered
 from service.errors import InvalidImage, TryLater
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,8 @@ class OtherVectors:
             if version not in except_versions
             and (embedding_version is None or has_same_template(embedding_version, version))
         }
-        found = await asyncio.gather(
-            *[self._by_one(collection, version, slot, contents) for version, slot in others.items()]
+        found = await gathered(
+            self._by_one(collection, version, slot, contents) for version, slot in others.items()
         )
         return dict(zip(others, found, strict=True))
 

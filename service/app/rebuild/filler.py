@@ -20,6 +20,7 @@ from index_store.types import Content, Id, ItemWrite, Vector, WriteBatch
 from service.app.encoders import Slot
 from service.app.generations.other_vectors import vectors_of
 from service.app.ingest import PictureSource
+from service.embedding.serving.futures import gathered
 from service.errors import InvalidImage
 
 T = TypeVar("T")
@@ -67,7 +68,7 @@ class Filler:
         found = await self._run(self._readers, read)
         if not found:
             return GapStep(None, 0, ())
-        fetched = await asyncio.gather(*map(self._content, found))
+        fetched = await gathered(map(self._content, found))
         contents = [each if isinstance(each, Content) else None for each in fetched]
         vectors = await vectors_of(slot, contents)
         items: list[ItemWrite] = []

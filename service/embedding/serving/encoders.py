@@ -13,7 +13,7 @@ import numpy as np
 from index_store.lru import LruCache
 from service.embedding.pictures.decoders import DecodeLimits
 from service.embedding.port import Embedder, Encoding, ImageEmbedder, ModelInfo, Pixels, Role, TextEmbedder
-from service.embedding.serving.futures import all_results, within
+from service.embedding.serving.futures import all_results, gathered, within
 from service.embedding.serving.preparation import PicturePreparation, Preparation, TextPreparation
 from service.embedding.serving.queue import PassObserver, QueryObserver, QueueCounters, QueueLimits, WorkQueue
 from service.errors import InvalidImage, ModelUnavailable, Overloaded
@@ -158,11 +158,9 @@ class QueuedEncoder(Generic[ContentT, InputT]):
         if unknown:
             self._admit(list(unknown), caller)
         deadline_ms = self._limits.query_deadline_ms
-        return await asyncio.gather(
-            *[
-                self._joined(content, caller, deadline_ms) if found is None else _at_once(found)
-                for content, found in zip(contents, known, strict=True)
-            ]
+        return await gathered(
+            self._joined(content, caller, deadline_ms) if found is None else _at_once(found)
+            for content, found in zip(contents, known, strict=True)
         )
 
     async def embed_documents(

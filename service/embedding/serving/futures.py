@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -24,6 +24,18 @@ async def within(deadline_ms: float, work: Awaitable[Result]) -> Result:
             return await work
     except TimeoutError as exc:
         raise DeadlineExceeded(f"The model gave no answer within {deadline_ms:.0f} ms.") from exc
+
+
+async def gathered(work: Iterable[Awaitable[Result]]) -> list[Result]:
+    """Return what each gives, in order, or raise the first failure: the others are cancelled then, since
+    nobody waits for them any more."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        raise
 
 
 async def all_results(futures: Sequence[Future[Result]]) -> list[Result]:

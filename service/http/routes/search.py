@@ -20,6 +20,7 @@ from index_store.errors import InvalidRequest
 from service.app.monitoring.search_meter import SearchMeter
 from service.app.search import ParsedSearch, Searcher
 from service.collections import Catalogue
+from service.embedding.serving.futures import gathered
 from service.errors import FieldError, InvalidInput, Overloaded
 from service.http.auth import Keys, Role
 from service.http.middleware import EXCHANGE, JSON, Exchange
@@ -154,8 +155,8 @@ class SearchFront:
         answers: list[bytes] = []
         for group in _groups(parsed, self._searcher.batch_cost):
             first = len(answers)
-            answers += await asyncio.gather(
-                *(self._answer_nth(first + n, each, exchange, deadline) for n, each in enumerate(group))
+            answers += await gathered(
+                self._answer_nth(first + n, each, exchange, deadline) for n, each in enumerate(group)
             )
             size = sum(map(len, answers))
             if size > self._answer_bytes_max:
