@@ -12,8 +12,8 @@ from index_store.ann.background import RowSample
 from index_store.delta.delta import Delta
 from index_store.filter.cache import compiled_filter
 from index_store.lexical.analysis import document_text
-from index_store.lexical.postings import STREAMS
-from index_store.lexical.scores import QueryGrams, QueryTerms, RowGrams, StreamStatistics, scores_by_terms
+from index_store.lexical.row_postings import RowGrams, RowPostings, grams_of_texts
+from index_store.lexical.scores import QueryGrams, QueryTerms, StreamStatistics, scores_by_terms
 from index_store.query.allowed import allowed_rows, live_at, view_at
 from index_store.query.candidates import CandidateRows, nearest
 from index_store.query.pool import SCORE_ERROR, LiveSeqs, PoolRows, RowPool, ScoreRange
@@ -60,7 +60,7 @@ class ViewFetcher:
         """See `RowFetcher`."""
         every = self._allowed(request, live, self._view.count)
         texts = self._view.delta.metadata_texts(every.rows)
-        found = scores_by_terms(terms, grams_of(texts, self._spec.lexical_fields), len(texts))
+        found = scores_by_terms(terms, RowPostings(grams_of(texts, self._spec.lexical_fields)), len(texts))
         kept = np.flatnonzero((found >= scores.least) & (found <= scores.most))
         # As a store that counts in another way: near scores are in any order.
         rough = found[kept] + np.random.default_rng(len(kept)).uniform(0, SCORE_ERROR / 2, len(kept))
@@ -100,14 +100,7 @@ class ViewFetcher:
 
 def grams_of(texts: Sequence[str | None], fields: Sequence[str]) -> dict[str, RowGrams]:
     """Return the grams of some metadata, by stream."""
-    documents = [document_text(text, fields) for text in texts]
-    out = {}
-    for stream, split in STREAMS.items():
-        found = split(documents)
-        order = np.argsort(found.documents, kind="stable")
-        lengths = np.bincount(found.documents, minlength=len(documents)).astype(np.int32)
-        out[stream] = RowGrams(found.grams[order], lengths)
-    return out
+    return grams_of_texts([document_text(text, fields) for text in texts])
 
 
 def pool_view(view: View, spec: CollectionSpec) -> tuple[View, ViewFetcher]:

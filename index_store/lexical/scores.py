@@ -24,15 +24,7 @@ from index_store.lexical.analysis import (
     normalise,
     sound_grams,
 )
-from index_store.lexical.postings import (
-    COUNT_MAX,
-    GramPostings,
-    LengthCodes,
-    Lengths,
-    PostingSource,
-    codes_of,
-    lengths_of_codes,
-)
+from index_store.lexical.postings import GramPostings, LengthCodes, PostingSource, lengths_of_codes
 from index_store.lru import LruCache
 
 TextScores: TypeAlias = npt.NDArray[np.float32]
@@ -159,34 +151,14 @@ def query_terms(query: QueryGrams, statistics: Mapping[str, StreamStatistics]) -
     return {stream: _stream_terms(query, stream, statistics[stream]) for stream in query.grams}
 
 
-class RowGrams(NamedTuple):
-    """The grams of some rows in one stream, those of one row after the other, each as often as its text holds
-    it. lengths: how many each row has."""
-
-    grams: Grams
-    lengths: Lengths
-
-
-def scores_by_terms(terms: QueryTerms, rows: Mapping[str, RowGrams], count: int) -> TextScores:
-    """Return what each of `count` rows scores, whose grams are at hand: as `text_scores`."""
+def scores_by_terms(terms: QueryTerms, source: PostingSource, rows: int) -> TextScores:
+    """Return what each of `rows` rows scores, as `text_scores`."""
     found = {}
     for stream, own in terms.items():
-        lists = _lists_of(own.grams, rows[stream], count)
         every = own._replace(counting=np.arange(len(own.grams)))
-        found[stream] = _stream_scores(every, lists, codes_of(rows[stream].lengths), count)
+        lists = source.lists(stream, own.grams)
+        found[stream] = _stream_scores(every, lists, source.length_codes(stream), rows)
     return _joined(found)
-
-
-def _lists_of(grams: Grams, rows: RowGrams, count: int) -> GramPostings:
-    """The postings of some grams, ascending, among a few rows."""
-    places = grams.searchsorted(rows.grams)
-    places[places == len(grams)] = 0
-    matching = np.flatnonzero(grams[places] == rows.grams) if len(grams) else np.empty(0, np.int64)
-    of_row = np.repeat(np.arange(count), rows.lengths)[matching]
-    pairs, counts = np.unique(places[matching] * max(count, 1) + of_row, return_counts=True)
-    edges = pairs.searchsorted(np.arange(len(grams) + 1) * max(count, 1))
-    held = np.minimum(counts, COUNT_MAX).astype(np.uint8)
-    return GramPostings((pairs % max(count, 1)).astype(np.int32), held, edges[:-1], edges[1:])
 
 
 def _joined(found: Mapping[str, TextScores]) -> TextScores:

@@ -253,11 +253,11 @@ def word_matches(view: View, request: SearchRequest, found: Answer) -> list[Sequ
     """Return of each row found which words of the request's text it holds."""
     assert request.text is not None
     query = query_words(request.text.text)
-    parts = text_parts(view, None)
+    sources = [view.pool.postings()] if view.pool else [each.source for each in text_parts(view, None)]
     matches: list[Sequence[WordMatch]] = [()] * len(found.rows)
     for number, positions, rows in by_part(found.parts, found.rows):
         for position, held in zip(
-            positions.tolist(), matched_words(query, parts[number].source, rows), strict=True
+            positions.tolist(), matched_words(query, sources[number], rows), strict=True
         ):
             matches[position] = held
     return matches

@@ -19,10 +19,10 @@ from index_store.ann.rerank import come_after, rescore, select
 from index_store.delta.delta import Candidates, Delta
 from index_store.delta.id_index import RowNumbers
 from index_store.filter.growable import GrowableColumn
+from index_store.lexical.row_postings import RowGrams, RowPostings, joined_grams
 from index_store.lexical.scores import (
     QueryGrams,
     QueryTerms,
-    RowGrams,
     StreamStatistics,
     TextScores,
     query_terms,
@@ -104,6 +104,7 @@ class RowPool:
         self._rows: dict[Id, int] = {}
         self._terms: QueryTerms | None = None
         self._text_scores = GrowableColumn(np.float32(0))
+        self._grams: list[Mapping[str, RowGrams]] = []
 
     def find_nearest(self, request: SearchRequest, live: LiveSeqs, k: int) -> Candidates:
         """The k nearest allowed rows by (distance, id) that come after `request.after`."""
@@ -124,6 +125,10 @@ class RowPool:
     def text_scores(self, rows: RowNumbers) -> TextScores:
         """Return what the words of these rows score."""
         return self._text_scores.data[rows]
+
+    def postings(self) -> RowPostings:
+        """Return the grams of all rows that were fetched since `read_words`."""
+        return RowPostings(joined_grams(self._grams))
 
     def find_by_words(
         self, request: SearchRequest, live: LiveSeqs, scores: ScoreRange, count: int
@@ -149,6 +154,8 @@ class RowPool:
             if self._reads_metadata:
                 self.delta.read_columns()
             if self._terms is not None:
-                scores = scores_by_terms(self._terms, found.grams, len(ids))
-                self._text_scores.put(start, scores[fresh])
+                grams = {stream: rows.of_rows(fresh) for stream, rows in found.grams.items()}
+                self._grams.append(grams)
+                scores = scores_by_terms(self._terms, RowPostings(grams), len(fresh))
+                self._text_scores.put(start, scores)
         return np.fromiter((known[item_id] for item_id in ids), np.int64, len(ids))
