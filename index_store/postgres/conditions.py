@@ -55,14 +55,14 @@ def filter_condition(node: FilterNode) -> Condition:
         case Not(part):
             return _not(filter_condition(part))
         case AllOf(parts):
-            return _all_of([filter_condition(part) for part in parts])
+            return all_of([filter_condition(part) for part in parts])
         case AnyOf(parts):
             return _any_of([filter_condition(part) for part in parts])
 
 
 def key_condition(key: str) -> Condition:
     """Return the condition that a row has a value under a key of a filter. Raises InvalidFilter."""
-    return _any_of([location.exists() for location in _locations(key)])
+    return _any_of([location.exists() for location in key_locations(key)])
 
 
 def shown_condition(span: ShownSpan) -> Condition:
@@ -75,7 +75,7 @@ def shown_condition(span: ShownSpan) -> Condition:
     return Condition("NOT facts @? %s::jsonpath", (f"$ ? ({' || '.join(hidden)})",)) if hidden else EVERYTHING
 
 
-class _Location(NamedTuple):
+class Location(NamedTuple):
     """Where a row can hold the value of a key. head: a top-level key as facts have it. paths: from there on,
     as jsonpath; of several at most one leads to a value of an object. Empty where the head is the key."""
 
@@ -93,8 +93,13 @@ class _Location(NamedTuple):
             return Condition("facts ? %s", (self.head,))
         return _any_of([Condition("facts @? %s::jsonpath", (path,)) for path in self.targets()])
 
+    def values(self) -> Condition:
+        """Return the list of all values here, as jsonb."""
+        targets = tuple(self.targets())
+        return Condition(" || ".join(["jsonb_path_query_array(facts, %s::jsonpath)"] * len(targets)), targets)
 
-def _locations(key: str) -> list[_Location]:
+
+def key_locations(key: str) -> list[Location]:
     """Return the locations that `filter.key_paths` looks at, in the same order, as far as metadata can be so
     deep."""
     found = []
@@ -102,7 +107,7 @@ def _locations(key: str) -> list[_Location]:
         paths = list(_paths(key, steps)) if steps else []
         for spelling in spellings(head) if paths or not steps else ():
             if _is_text(spelling):
-                found.append(_Location(encoded(spelling), paths))
+                found.append(Location(encoded(spelling), paths))
     return found
 
 
@@ -125,15 +130,15 @@ def _key_test(test: KeyTest) -> Condition:
         has_key = key_condition(test.key)
         return has_key if test.operand else _not(has_key)
     positive = NOTHING
-    for location in reversed(_locations(test.key)):  # the first one that a row has decides
+    for location in reversed(key_locations(test.key)):  # the first one that a row has decides
         matches = _matches(test, location)
         if positive != NOTHING:
-            matches = _any_of([matches, _all_of([_not(location.exists()), positive])])
+            matches = _any_of([matches, all_of([_not(location.exists()), positive])])
         positive = matches
     return _not(positive) if test.operator in ("$ne", "$nin") else positive
 
 
-def _matches(test: KeyTest, location: _Location) -> Condition:
+def _matches(test: KeyTest, location: Location) -> Condition:
     """Return whether one of the values here, or an element of one that is a list, is as the test wants."""
     if test.operator in ("$in", "$nin"):
         operands = list(_literals(test.operand))
@@ -237,7 +242,8 @@ def _not(condition: Condition) -> Condition:
     return Condition(f"NOT ({condition.sql})", condition.parameters)
 
 
-def _all_of(some: Sequence[Condition]) -> Condition:
+def all_of(some: Sequence[Condition]) -> Condition:
+    """Return the condition that each of some holds."""
     return _joined(" AND ", some) if some else EVERYTHING
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from index_store.filter.cache import CompiledFilter
 from index_store.filter.columns import ColumnSource, counts_by_code
@@ -70,7 +71,7 @@ def facets_of(sources: Sequence[LiveRows], request: FacetsRequest) -> list[Facet
 
 
 @dataclass(slots=True)
-class _FacetBuilder:
+class FacetBuilder:
     """What was counted of one key so far. numbers: values with their items."""
 
     distinct_max: int
@@ -105,6 +106,16 @@ class _FacetBuilder:
             pairs = zip(values, counts, strict=True)
             self.numbers += [(float(value), items) for value, items in pairs if type(value) in (int, float)]
 
+    def facet(self, key: str, request: FacetsRequest) -> Facet:
+        """Return what was counted, as a facet of `key`."""
+        common: list[tuple[Any, int]] = []
+        if self.is_told_apart:
+            first = heapq.nsmallest(request.values_max, self.values.items(), key=_most_common)
+            common = [(value, items) for (_, value), items in first]
+        distinct = len(self.values) if self.is_told_apart else None
+        numbers = self.numbers if self.has_all_numbers else ()
+        return Facet(key, self.items, distinct, common, number_ranges(numbers, request.ranges))
+
 
 def _named(value: Any) -> Named | None:
     kind = kind_of(value)
@@ -114,16 +125,10 @@ def _named(value: Any) -> Named | None:
 
 
 def _facet(key: str, sources: Sequence[LiveRows], request: FacetsRequest) -> Facet:
-    building = _FacetBuilder(request.distinct_max)
+    building = FacetBuilder(request.distinct_max)
     for source in sources:
         _count(key, source, building)
-    common: list[tuple[Any, int]] = []
-    if building.is_told_apart:
-        first = heapq.nsmallest(request.values_max, building.values.items(), key=_most_common)
-        common = [(value, items) for (_, value), items in first]
-    distinct = len(building.values) if building.is_told_apart else None
-    numbers = building.numbers if building.has_all_numbers else ()
-    return Facet(key, building.items, distinct, common, number_ranges(numbers, request.ranges))
+    return building.facet(key, request)
 
 
 def _most_common(entry: tuple[Named, int]) -> tuple[int, str, Any]:
@@ -132,7 +137,7 @@ def _most_common(entry: tuple[Named, int]) -> tuple[int, str, Any]:
     return -items, kind, 0 if value is None else value
 
 
-def _count(key: str, source: LiveRows, building: _FacetBuilder) -> None:
+def _count(key: str, source: LiveRows, building: FacetBuilder) -> None:
     """Of several locations of a key, a row's first counts, as in a filter."""
     left = source.mask
     for location in locations_of(key, source.columns):
@@ -156,27 +161,40 @@ def _count(key: str, source: LiveRows, building: _FacetBuilder) -> None:
 def number_ranges(numbers: Sequence[tuple[float, int]], wanted: int) -> list[NumberRange]:
     """Return ranges of one round width that hold these numbers, about as many as `wanted`; none for a single
     value. numbers: values with their items."""
-    if not numbers or wanted < 1:
+    if not numbers:
         return []
     values, items = np.array(numbers, dtype=np.float64).T
-    low, high = float(values.min()), float(values.max())
-    if low == high or not math.isfinite(high - low):
+    are_whole = bool((values == np.floor(values)).all())
+    edges = range_edges(float(values.min()), float(values.max()), wanted, are_whole=are_whole)
+    if not len(edges):
         return []
+    places = np.searchsorted(edges, values, side="right") - 1
+    return ranges_between(edges, np.bincount(places, weights=items, minlength=len(edges) - 1))
+
+
+def range_edges(low: float, high: float, wanted: int, *, are_whole: bool) -> npt.NDArray[np.float64]:
+    """Return the edges of those ranges, ascending: one more than there are ranges, or none. low, high: of the
+    numbers. are_whole: whether all are."""
+    none = np.empty(0)
+    if low == high or wanted < 1 or not math.isfinite(high - low):
+        return none
     step = _round_step((high - low) / wanted)
-    if (values == np.floor(values)).all():
+    if are_whole:
         step = max(1.0, step)
-    if step <= 4 * np.spacing(max(abs(low), abs(high))):  # its edges could not be told apart
-        return []
+    if step <= 4 * math.ulp(max(abs(low), abs(high))):  # its edges could not be told apart
+        return none
     first, last = math.floor(low / step), math.floor(high / step) + 1
     first -= first * step > low  # where division has rounded
     last += last * step <= high
-    edges = np.arange(first, last + 1) * step
-    places = np.searchsorted(edges, values, side="right") - 1
-    held = np.bincount(places, weights=items, minlength=len(edges) - 1)
-    return [
-        NumberRange(float(edges[place]), float(edges[place + 1]), int(count))
-        for place, count in enumerate(held)
-    ]
+    if not math.isfinite(first * step) or not math.isfinite(last * step):
+        return none
+    return np.arange(first, last + 1, dtype=np.float64) * np.float64(step)
+
+
+def ranges_between(edges: npt.NDArray[np.float64], items: Iterable[float]) -> list[NumberRange]:
+    """Return the ranges between edges. items: how many each holds."""
+    found = zip(edges[:-1].tolist(), edges[1:].tolist(), items, strict=True)
+    return [NumberRange(low, high, int(count)) for low, high, count in found]
 
 
 def _round_step(width: float) -> float:

@@ -20,6 +20,7 @@ from index_store.storage.schema import Connection, is_bindable
 from index_store.storage.transaction import read_rows
 from index_store.types import Id
 from item_rules.lifetime import ShownSpan
+from item_rules.metadata import text_bytes
 
 _CHUNK_ROWS = 512
 """Searches run in the same interpreter: between two rows SQLite lets others have their turn, so what Python
@@ -117,7 +118,7 @@ def scanned_rows(
             is_of_state &= request.is_active in (None, bool(active))
             is_readable = isinstance(item_id, int | str) and is_bindable(item_id)
             is_wanted = bool(not deleted and does_pass and is_of_state)
-            size = len(text) if isinstance(text, str) else 0
+            size = text_bytes(text) if isinstance(text, str) else 0
             yield ScannedRow(item_id if is_readable else None, is_wanted, size)
 
 

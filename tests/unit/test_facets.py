@@ -156,6 +156,7 @@ def test_ranges_are_round_hold_everything_and_are_few() -> None:
     assert (
         number_ranges([(1e17, 1), (1e17 + 16, 1)], 10) == number_ranges([(-1e308, 1), (1.7e308, 1)], 5) == []
     )
+    assert number_ranges([(-1e300, 1), (1.7e308, 1)], 10) == []  # the last edge is no number
     draw = random.Random(5)
     for _ in range(300):
         scale = 10.0 ** draw.randint(-8, 12)
