@@ -38,7 +38,8 @@ _BEHIND_HALVES = "\ue000"
 
 
 class Condition(NamedTuple):
-    """sql: true or false for each row, never null; with a `%s` for each of the parameters."""
+    """sql: true or false for each row, never null; with a `%s` for each of the parameters. Conditions can be
+    put together with AND as they are."""
 
     sql: str
     parameters: tuple[object, ...] = ()
@@ -255,7 +256,7 @@ def _joined(word: str, some: Sequence[Condition]) -> Condition:
     if len(some) == 1:
         return some[0]
     parameters = tuple(parameter for each in some for parameter in each.parameters)
-    return Condition(word.join(f"({each.sql})" for each in some), parameters)
+    return Condition(f"({word.join(each.sql for each in some)})", parameters)
 
 
 def _quoted(text: str) -> str:
