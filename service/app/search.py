@@ -62,8 +62,8 @@ class ParsedSearch(SearchTimer, gc=False):
     out. may_degrade: whether words alone may answer while the model is away; is_degraded: they do.
     words_suffice: whether they answer where the collection's model reads no text. recommend, like_weights:
     what like_ids are to the answer; no weights for equal ones. likes_digest: of the vectors of like_ids and
-    unlike_ids, for the page before. seen_key: whose former answers are left out. It is its own timer: an
-    object more for every search would take longer than what it times.
+    unlike_ids, for the page before. seen_key: whose former answers are left out; has_shown_match: a good
+    match among them. It is its own timer: an object more would take longer than what it times.
     """
 
     collection: Collection
@@ -89,6 +89,7 @@ class ParsedSearch(SearchTimer, gc=False):
     likes_digest: str = ""
     seen_key: str = ""
     is_seen_reset: bool = False
+    has_shown_match: bool = False
 
 
 class Searcher:
@@ -134,10 +135,11 @@ class Searcher:
             deadline = self.deadline()
         if search.seen_key:
             find = partial(self._find_somehow, search, caller, deadline)
-            name, key = search.collection.name, search.seen_key
-            return await self._unseen.find_unseen(
-                name, key, search.request, find, is_reset=search.is_seen_reset
+            ask = partial(self._search_queue.ask, search.collection.name, deadline=deadline)
+            result, search.has_shown_match = await self._unseen.find_unseen(
+                search.collection, search.seen_key, search.request, find, ask, is_reset=search.is_seen_reset
             )
+            return result
         return await self._find_somehow(search, caller, deadline)
 
     async def _find_somehow(self, search: ParsedSearch, caller: str, deadline: float) -> SearchResult:

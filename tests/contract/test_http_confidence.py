@@ -147,6 +147,22 @@ def test_the_collection_says_what_a_good_match_is(app: HttpApp) -> None:
     )
 
 
+def test_a_good_match_that_was_shown_is_one_on_the_next_page_too(app: HttpApp) -> None:
+    def next_page(query: str, key: str, **more: Any) -> dict[str, Any]:
+        return found(app, query, include=["confidence"], top_k=3, seen_key=key, **more)
+
+    assert next_page("한우 갈비", "a")["results"][0]["recipe_id"] == 1
+    later = next_page("한우 갈비", "a")
+    assert len(later["results"]) == 3 and max(values(later)) < 0.5 and "no_good_match" not in later
+    boosted = next_page("한우 갈비", "a", boost=[{"weight": 9, "if": {"title": "참기름"}}])
+    assert "no_good_match" not in boosted, "whatever is ordered first"
+    hidden = next_page("한우 갈비", "a", exclude_ids=[1])
+    assert hidden["no_good_match"] is True, "who excludes it does not want it"
+    for _ in range(2):
+        assert next_page("아이폰", "a")["no_good_match"] is True
+    assert next_page("아이폰", "b")["no_good_match"] is True
+
+
 def test_a_batch_tells_each_answer_its_own(app: HttpApp) -> None:
     searches = [{"query": text, "include": ["confidence"], "top_k": 1} for text in ("한우 갈비", "아이폰")]
     first, second = app.post("/v1/search-batch", {"searches": searches}).json()["responses"]

@@ -12,6 +12,7 @@ import pytest
 from index_store.types import SearchRequest, SearchResult
 from service.app.seen.seen_items import SeenItems, SeenLimits
 from service.app.seen.unseen import UnseenSearch
+from service.collections import Collection
 from service.errors import InvalidInput
 from tests.clock import Clock
 
@@ -97,10 +98,11 @@ def test_a_fault_forgets_and_hides_nothing(tmp_path: Path, clock: Clock) -> None
 
 
 def test_it_can_be_off() -> None:
-    async def find() -> SearchResult:
+    async def find(*_: SearchRequest) -> SearchResult:
         raise AssertionError("refused before anything is searched")
 
     with ThreadPoolExecutor(1) as readers, pytest.raises(InvalidInput, match="SEEN_KEYS_MAX"):
         request = SearchRequest(np.ones(2, np.float32), 3)
         unseen = UnseenSearch(None, readers)
-        asyncio.run(unseen.find_unseen("recipes", "ann", request, find, is_reset=False))
+        recipes = Collection("recipes", dim=2)
+        asyncio.run(unseen.find_unseen(recipes, "ann", request, find, find, is_reset=False))

@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
+from index_store.errors import VersionMismatch
 from index_store.types import SearchRequest, SearchResult
 from service.app.exclude_ids import joined_ids
 from service.app.seen.seen_items import SeenItems
+from service.collections import Collection
 from service.errors import InvalidInput
+
+T = TypeVar("T")
 
 
 class UnseenSearch:
@@ -23,23 +30,40 @@ class UnseenSearch:
 
     async def find_unseen(
         self,
-        collection: str,
+        collection: Collection,
         key: str,
         request: SearchRequest,
         find: Callable[[], Awaitable[SearchResult]],
+        ask: Callable[[SearchRequest], Awaitable[SearchResult]],
         *,
         is_reset: bool,
-    ) -> SearchResult:
-        """Search by `find` without what was shown, and remember what it finds: delivered or not. is_reset:
-        begin anew. Raises InvalidInput, and as `find`."""
-        seen, loop = self._seen, asyncio.get_running_loop()
+    ) -> tuple[SearchResult, bool]:
+        """Search by `find` without what was shown, and remember what it finds: delivered or not; return that,
+        and whether a good match is among what was left out. `find` completes `request`; `ask` asks the index.
+        is_reset: begin anew. Raises InvalidInput, and as `find`."""
+        seen, name, excluded = self._seen, collection.name, request.exclude_ids
         if seen is None:
             raise InvalidInput("seen_key", "is off: SEEN_KEYS_MAX is 0")
         if is_reset:
-            await loop.run_in_executor(self._readers, seen.forget, collection, key)
-        shown = await loop.run_in_executor(self._readers, seen.shown_ids, collection, key)
-        request.exclude_ids = joined_ids(request.exclude_ids, shown)
+            await self._on_reader(partial(seen.forget, name, key))
+        shown = await self._on_reader(partial(seen.shown_ids, name, key))
+        request.exclude_ids = joined_ids(excluded, shown)
         result = await find()
+        has_shown_match = False
+        if shown and request.confidence is not None and not has_good_match(collection, result):
+            best = replace(request, exclude_ids=excluded, k=1, offset=0, ranking=None, with_metadata=False)
+            with suppress(VersionMismatch):  # another generation serves by now: not known is not none
+                has_shown_match = True
+                has_shown_match = has_good_match(collection, await ask(best))
         ids = [hit.id for hit in result.hits]
-        await loop.run_in_executor(self._readers, seen.note_shown, collection, key, ids)
-        return replace(result, next_page=None)  # a cursor would belong to other exclusions
+        await self._on_reader(partial(seen.note_shown, name, key, ids))
+        return replace(result, next_page=None), has_shown_match  # a cursor would belong to other exclusions
+
+    async def _on_reader(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, call)
+
+
+def has_good_match(collection: Collection, result: SearchResult) -> bool:
+    """Return whether any hit is as likely as a good match of the collection is."""
+    good = collection.good_match_min
+    return any(hit.confidence is not None and hit.confidence >= good for hit in result.hits)

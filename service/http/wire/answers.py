@@ -13,6 +13,7 @@ import orjson
 from index_store.explanation import ExplainedHit
 from index_store.types import Hit, SearchResult, Vector
 from service.app.search import ParsedSearch
+from service.app.seen.unseen import has_good_match
 from service.collections import Collection
 from service.http.wire.cursors import write_cursor
 
@@ -100,7 +101,9 @@ def _about(search: ParsedSearch, result: SearchResult, took_ms: float) -> dict[s
         document["interpreted_as"] = search.request.text.text
     if search.is_degraded:
         document["degraded"] = True
-    if search.request.confidence is not None and not search.shown and not _has_good_match(search, result):
+    if search.request.confidence is not None and not (
+        search.shown or search.has_shown_match or has_good_match(search.collection, result)
+    ):
         document["no_good_match"] = True
     if search.truncated is not None:
         document["truncated"] = bool(search.truncated)
@@ -113,11 +116,6 @@ def _about(search: ParsedSearch, result: SearchResult, took_ms: float) -> dict[s
         document["warnings"] = [*search.warnings, *unknown, *ranking]
     document["took_ms"] = round(took_ms, 3)
     return document
-
-
-def _has_good_match(search: ParsedSearch, result: SearchResult) -> bool:
-    good = search.collection.good_match_min
-    return any(hit.confidence is not None and hit.confidence >= good for hit in result.hits)
 
 
 def unknown_key_warnings(collection: str, keys: Sequence[str]) -> list[str]:
