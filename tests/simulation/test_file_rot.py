@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import multiprocessing
 import os
 import random
 import shutil
@@ -47,6 +46,7 @@ from index_store.storage.sealed_directory import MANIFEST, Manifest, read_manife
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, SearchRequest, WriteBatch
 from tests.reference_index import ReferenceIndex
 from tests.sealing import SEED, SPECS, batch, named, opened, vectors
+from tests.simulation.forking import FORKING
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +61,7 @@ GRAPH = BuildOptions(engine="hnsw", storage="float32", queries=4)
 
 def in_child(work: Callable[[Path], None], folder: Path) -> None:
     """Run the work in another process; a segmentation fault there fails here."""
-    child = multiprocessing.get_context("forkserver").Process(target=work, args=(folder,))
+    child = FORKING.Process(target=work, args=(folder,))
     child.start()
     child.join(250)
     assert child.exitcode == 0, f"the child ended with {child.exitcode}"

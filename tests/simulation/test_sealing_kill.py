@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from index_store.maintenance.check import check
 from index_store.maintenance.policy import MaintenanceLimits
 from index_store.types import ItemDelete, ItemWrite, WriteBatch
 from tests.sealing import assert_same, base_of, filled, named, opened, sealed, snapshots_of, vectors
+from tests.simulation.forking import FORKING
 from tests.simulation.sealing_child import maintain_until
 
 COLLECTIONS = ("numbers", "names")
@@ -34,8 +34,6 @@ STEPS = {
     ("segments_max", "waste_share"), [(9, 1e9), (2, 1e9), (9, 0.0)], ids=["seal", "merge", "rebuild"]
 )
 def test_kill_at_each_step(tmp_path: Path, segments_max: int, waste_share: float) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.simulation.sealing_child"])
     reference = filled(tmp_path, rows=150)
     index = opened(tmp_path)
 
@@ -53,7 +51,8 @@ def test_kill_at_each_step(tmp_path: Path, segments_max: int, waste_share: float
     fatal = 0
     while not died_at >= STEPS:
         change(fatal)
-        child = context.Process(target=maintain_until, args=(str(tmp_path), fatal, segments_max, waste_share))
+        arguments = (str(tmp_path), fatal, segments_max, waste_share)
+        child = FORKING.Process(target=maintain_until, args=arguments)
         child.start()
         child.join(60)
         assert child.exitcode == -signal.SIGKILL

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import select
-import signal
 import sqlite3
-import subprocess
-import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -16,32 +15,36 @@ from index_store.contents.table import read_contents
 from index_store.engine.index import EmbeddedIndex
 from index_store.maintenance.check import check
 from index_store.types import SearchRequest
-from tests.simulation.upserting import IDS_A_THREAD, SPEC, THREADS, text_of
+from tests.simulation.forking import FORKING
+from tests.simulation.upserting import IDS_A_THREAD, SPEC, THREADS, text_of, upsert_until_killed
 
 SEED = 4_410
 KILLS = 30
-ROOT = Path(__file__).resolve().parents[2]
+
+
+def read_some(pipe: Connection) -> bytes:
+    """What the writers say next; nothing once the last of them is dead."""
+    ready, _, _ = select.select([pipe], [], [], 60)
+    assert ready, "the writers made no progress for a minute"
+    return os.read(pipe.fileno(), 65_536)
 
 
 def acknowledged_until_killed(data_dir: Path, first: int, acks: int) -> dict[int, int]:
     """Newest acknowledged version of each id; the process dies after about `acks` of them."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "tests.simulation.upserting", str(data_dir), str(first)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-    )
-    assert child.stdout is not None
+    pipe, end = FORKING.Pipe(duplex=False)
+    child = FORKING.Process(target=upsert_until_killed, args=(data_dir, first, end))
+    child.start()
+    end.close()
     seen = b""
     while seen.count(b"\n") < acks:
-        ready, _, _ = select.select([child.stdout], [], [], 60)
-        assert ready, "the writers made no progress for a minute"
-        more = child.stdout.read1(65_536)  # type: ignore[attr-defined]
+        more = read_some(pipe)
         assert more, "the writers died by themselves"
         seen += more
-    child.send_signal(signal.SIGKILL)
-    seen += child.stdout.read()
-    child.stdout.close()
-    child.wait()
+    child.kill()
+    child.join()
+    while more := read_some(pipe):
+        seen += more
+    pipe.close()
     newest: dict[int, int] = {}
     for line in seen.splitlines():
         item_id, version = map(int, line.split())

@@ -1,14 +1,11 @@
-"""A process to be killed: 32 threads upsert for ever and print each acknowledged write.
-
-`python -m tests.simulation.upserting DATA_DIR FIRST`: each thread writes versions FIRST, FIRST+1, ...
-"""
+"""A process to be killed: 32 threads upsert for ever and tell each acknowledged write."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import threading
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -40,24 +37,22 @@ def text_of(version: int) -> bytes:
     return f"text of version {version}".encode()
 
 
-def upsert_for_ever(index: EmbeddedIndex, thread: int, first: int) -> None:
+def upsert_for_ever(index: EmbeddedIndex, thread: int, first: int, told: int) -> None:
     for step in range(10**9):
         item_id, version = thread * IDS_A_THREAD + step % IDS_A_THREAD, first + step
         index.write("things", batch_of(item_id, version))
-        os.write(1, f"{item_id} {version}\n".encode())
+        os.write(told, f"{item_id} {version}\n".encode())
 
 
-def main(data_dir: Path, first: int) -> None:
+def upsert_until_killed(data_dir: Path, first: int, told: Connection) -> None:
+    """Each thread writes versions `first`, `first` + 1, ... and a line to `told` for each."""
     index = EmbeddedIndex(data_dir, [SPEC])
     index.open()
     threads = [
-        threading.Thread(target=upsert_for_ever, args=(index, thread, first)) for thread in range(THREADS)
+        threading.Thread(target=upsert_for_ever, args=(index, thread, first, told.fileno()))
+        for thread in range(THREADS)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
