@@ -136,6 +136,7 @@ def _sync(settings: Settings, options: argparse.Namespace) -> int:
     """Follow every collection until SIGTERM or SIGINT, each in a thread of its own."""
     if options.dry_run:
         return _compare(settings, options)
+    names = _names(settings, options)  # before anything of this process is changed
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -161,9 +162,7 @@ def _sync(settings: Settings, options: argparse.Namespace) -> int:
             codes.append(1)
             stop.set()  # a mistake of ours: end visibly, so that a supervisor restarts everything
 
-    threads = [
-        threading.Thread(target=follow_one, args=(name,), name=name) for name in _names(settings, options)
-    ]
+    threads = [threading.Thread(target=follow_one, args=(name,), name=name) for name in names]
     for thread in threads:
         thread.start()
     for thread in threads:
