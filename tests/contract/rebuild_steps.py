@@ -13,12 +13,25 @@ CHANGED = {"TEXT_MODEL": "builtin:placeholder"}
 """Its vectors depend on the whole text, so an equal text is found first and nothing else is near."""
 
 
-def until(found: Callable[[], Any]) -> Any:
+LOOK_S = 1.0
+"""Between two looks of what works at jobs."""
+
+
+def until(app: HttpApp, found: Callable[[], Any]) -> Any:
+    """Ask until the answer is true, and return it. The service's looks come as often as it is asked."""
     give_up = time.monotonic() + PATIENCE_S
     while not (answer := found()):
         assert time.monotonic() < give_up, "it never came"
-        time.sleep(0.05)
+        app.loop.pass_time(LOOK_S)
+        time.sleep(0.02)
     return answer
+
+
+def let_it_look(app: HttpApp) -> None:
+    """Let the service look once more than at its start, and begin what it finds to do."""
+    time.sleep(0.3)
+    app.loop.pass_time(LOOK_S)
+    time.sleep(0.3)
 
 
 def rebuild(app: HttpApp, **body: Any) -> dict[str, Any]:
@@ -33,7 +46,7 @@ def ended(app: HttpApp, job: dict[str, Any]) -> dict[str, Any]:
         told = app.get(f"/v1/jobs/{job['id']}").json()
         return told if told["state"] not in ("queued", "running") else None
 
-    return dict(until(over))
+    return dict(until(app, over))
 
 
 def generations(app: HttpApp, collection: str = "recipes") -> dict[str, dict[str, Any]]:

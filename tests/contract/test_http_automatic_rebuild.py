@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.contract.rebuild_steps import CHANGED, ended, generations, search, step, until
+from tests.contract.rebuild_steps import CHANGED, ended, generations, let_it_look, search, step, until
 from tests.http_app import HttpApp, running_app, seed
 
 ON = {"ON_MODEL_CHANGE": "rebuild"}
-_LOOKED_S = 1.3
-"""It is looked for each second, and first at the start."""
 
 pytestmark = pytest.mark.long
 
@@ -22,7 +19,7 @@ pytestmark = pytest.mark.long
 def data(tmp_path: Path) -> Path:
     with running_app(tmp_path / "data", ON) as app:
         seed(app)
-        time.sleep(_LOOKED_S)
+        let_it_look(app)
         assert jobs(app) == [], "nothing has changed"
     return tmp_path / "data"
 
@@ -32,13 +29,13 @@ def jobs(app: HttpApp) -> list[dict[str, Any]]:
 
 
 def begun(app: HttpApp) -> dict[str, Any]:
-    (job,) = until(lambda: jobs(app))
+    (job,) = until(app, lambda: jobs(app))
     return ended(app, job)
 
 
 def begins_nothing(data: Path, environ: dict[str, str], known: int) -> None:
     with running_app(data, environ) as app:
-        time.sleep(_LOOKED_S)
+        let_it_look(app)
         assert len(jobs(app)) == known
 
 
@@ -60,12 +57,12 @@ def test_what_was_aborted_is_not_begun_again_until_the_configuration_changes(dat
     with running_app(data, {**CHANGED, **ON}) as app:
         begun(app)
         step(app, "abort")
-        time.sleep(_LOOKED_S)
+        let_it_look(app)
         assert generations(app).keys() == {"current"}
     begins_nothing(data, {**CHANGED, **ON}, known=1)
     begins_nothing(data, ON, known=1)  # the old model is configured again: nothing is asked for
     with running_app(data, {**CHANGED, **ON}) as app:
-        assert len(until(lambda: jobs(app)[1:])) == 1, "and now again"
+        assert len(until(app, lambda: jobs(app)[1:])) == 1, "and now again"
 
 
 def test_keep_begins_nothing_and_forgets(data: Path) -> None:
@@ -74,13 +71,13 @@ def test_keep_begins_nothing_and_forgets(data: Path) -> None:
         step(app, "abort")
     begins_nothing(data, CHANGED, known=1)
     with running_app(data, {**CHANGED, **ON}) as app:
-        assert len(until(lambda: jobs(app)[1:])) == 1
+        assert len(until(app, lambda: jobs(app)[1:])) == 1
 
 
 def test_a_model_that_is_not_here_is_told_and_not_begun(data: Path, tmp_path: Path) -> None:
     missing = {"TEXT_MODEL": str(tmp_path / "nothing-here"), **ON}
     with running_app(data, missing) as app:
-        time.sleep(_LOOKED_S)
+        let_it_look(app)
         assert jobs(app) == []
         (reason,) = app.get("/health").json()["reasons"]
         assert reason["code"] == "model_change_pending" and "can't be used" in reason["reason"]

@@ -63,7 +63,7 @@ def test_rebuild_promote_roll_back_and_again(app: HttpApp) -> None:
     answer = search(app, query=f"{DISHES[3]} 3")
     assert (answer["embedding_version"], answer["results"][0]["recipe_id"]) == (new, 3)
     assert app.post("/v1/embed", {"text": "국"}).json()["version"] == new
-    until(lambda: app.get("/health").json()["reasons"] == [])
+    until(app, lambda: app.get("/health").json()["reasons"] == [])
     listed = {each["name"]: each for each in app.get("/v1/collections").json()["collections"]}
     assert listed["recipes"]["model"] == "builtin:placeholder"
     step(app, "rollback")
@@ -207,13 +207,14 @@ def test_a_restart_goes_on_with_both_models(seeded: Path) -> None:
         assert search(app, query="국")["embedding_version"] == new
         assert app.get("/health").json()["reasons"] == []
         until(
+            app,
             lambda: (
                 app.post("/v1/upsert", {"items": [{"recipe_id": 9, "text": "메밀국수"}]}).status_code == 200
-            )
+            ),
         )
-        until(lambda: generations(app)["former"]["awaiting"] == 0)
+        until(app, lambda: generations(app)["former"]["awaiting"] == 0)
         step(app, "rollback")
-        answer = until(lambda: app.post("/v1/search", {"query": "메밀국수"}).status_code == 200)
+        answer = until(app, lambda: app.post("/v1/search", {"query": "메밀국수"}).status_code == 200)
         assert answer and search(app, query="메밀국수")["embedding_version"] == old
         assert first(app, query="메밀국수") == 9
     with running_app(seeded, CHANGED) as app:

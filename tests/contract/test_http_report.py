@@ -298,7 +298,7 @@ def test_a_wrong_line_is_named(app: HttpApp) -> None:
 
 def until_loaded(app: HttpApp) -> dict[str, Any]:
     """A fresh report, once the model of the next generation is here again."""
-    until(lambda: app.post(REPORT, {}).status_code == 200)
+    until(app, lambda: app.post(REPORT, {}).status_code == 200)
     return reported(app)
 
 

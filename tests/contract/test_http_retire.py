@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from index_store.engine.index import EmbeddedIndex
-from tests.contract.rebuild_steps import CHANGED, ended, first, generations, rebuild, search, step, until
+from tests.contract.rebuild_steps import (
+    CHANGED,
+    ended,
+    first,
+    generations,
+    let_it_look,
+    rebuild,
+    search,
+    step,
+    until,
+)
 from tests.http_app import DISHES, HttpApp, running_app
 
 pytestmark = pytest.mark.long
@@ -78,10 +88,10 @@ def test_its_time_is_over_so_many_hours_after_it_became_the_former_one(
     with running_app(seeded, environ) as app:
         if is_kept:
             assert ("retires_at" in generations(app)["former"]) == (hours != "0")
-            time.sleep(1.2)  # it is looked at each second
+            let_it_look(app)
             assert "former" in generations(app)
         else:
-            until(lambda: "former" not in generations(app))
+            until(app, lambda: "former" not in generations(app))
         assert first(app, query=f"{DISHES[3]} 3") == 3
 
 

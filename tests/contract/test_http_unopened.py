@@ -73,14 +73,14 @@ def test_writes_and_steps_wait_and_searches_do_not(app: HttpApp) -> None:
 
 
 def test_the_job_waits_and_goes_on_once_it_can_be_opened(app: HttpApp, disk: FailingDisk) -> None:
-    until(lambda: "g000002" in str(job_of(app).get("reason", "")))
+    until(app, lambda: "g000002" in str(job_of(app).get("reason", "")))
     assert job_of(app)["state"] == "running"
     disk.fails = ""
-    until(lambda: app.get("/v1/collections/recipes/generations").status_code == 200)
+    until(app, lambda: app.get("/v1/collections/recipes/generations").status_code == 200)
     assert generations(app)["next"]["embedding_version"] == "others-1"
     assert app.post("/v1/upsert", {"items": [ITEM]}).status_code == 200
-    until(lambda: not app.get("/health").json()["reasons"])
-    until(lambda: job_of(app)["state"] == "ready")
+    until(app, lambda: not app.get("/health").json()["reasons"])
+    until(app, lambda: job_of(app)["state"] == "ready")
 
 
 def test_it_can_be_given_up(app: HttpApp) -> None:
