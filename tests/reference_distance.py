@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 from index_store.types import Metric
 
 
 def distance_of(metric: Metric, a: Any, b: Any) -> float:
     """pgvector's meaning, summed without rounding."""
-    left, right = [float(x) for x in a], [float(x) for x in b]
+    return _distance(metric, *(np.asarray(each, np.float64).tobytes() for each in (a, b)))
+
+
+@lru_cache(maxsize=1 << 16)  # the same query is asked in many ways
+def _distance(metric: Metric, a: bytes, b: bytes) -> float:
+    left, right = np.frombuffer(a).tolist(), np.frombuffer(b).tolist()
     if metric == "l2":
         return math.sqrt(math.fsum((x - y) ** 2 for x, y in zip(left, right, strict=True)))
     dot = math.fsum(x * y for x, y in zip(left, right, strict=True))
