@@ -156,9 +156,10 @@ def fill_vectors(
         ' "VECTOR_NAME" vector(384))'
     )
     for name, (table, column) in TABLES.items():
-        vectors = service.embed(name, [text for _, text in rows[name]])
-        pairs = zip(rows[name], vectors, strict=True)
-        insert(db, table, f'{column}, "VECTOR_NAME"', ((item_id, as_text(v)) for (item_id, _), v in pairs))
+        texts = list(dict.fromkeys(text for _, text in rows[name]))  # generated names repeat
+        vectors = dict(zip(texts, map(as_text, service.embed(name, texts)), strict=True))
+        pairs = ((item_id, vectors[text]) for item_id, text in rows[name])
+        insert(db, table, f'{column}, "VECTOR_NAME"', pairs)
 
 
 def fill_items(mariadb: MariaDBServer, database: str, rows: dict[str, list[tuple[int, str]]]) -> None:
