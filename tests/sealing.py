@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from index_store.catalog.snapshots import SEGMENTS, SNAPSHOTS
 from index_store.engine.generation import Generation
 from index_store.engine.index import EmbeddedIndex
 from index_store.maintenance.policy import MaintenanceLimits
@@ -25,6 +28,16 @@ def opened(data_dir: Path) -> EmbeddedIndex:
     found = EmbeddedIndex(data_dir, SPECS)
     found.open()
     return found
+
+
+def copy_data(folder: Path, to: Path) -> None:
+    """Copy a folder with data directories. Both have the same sealed files: nothing may change those."""
+    shutil.copytree(folder, to, copy_function=_copy_or_link)
+
+
+def _copy_or_link(source: str, to: str) -> None:
+    is_sealed = any(f"/{name}/" in source for name in (SEGMENTS, SNAPSHOTS))
+    (os.link if is_sealed else shutil.copyfile)(source, to)
 
 
 def sealed(data_dir: Path, limits: MaintenanceLimits = SMALL, **more: Any) -> None:

@@ -45,7 +45,7 @@ from index_store.storage.scrub_state import SCRUB_FILE
 from index_store.storage.sealed_directory import MANIFEST, Manifest, read_manifest, verify
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, SearchRequest, WriteBatch
 from tests.reference_index import ReferenceIndex
-from tests.sealing import SEED, SPECS, batch, named, opened, vectors
+from tests.sealing import SEED, SPECS, batch, copy_data, named, opened, vectors
 from tests.simulation.forking import FORKING
 
 pytestmark = pytest.mark.slow
@@ -237,7 +237,7 @@ def outcome(data: Path, spec: CollectionSpec, reference: ReferenceIndex) -> Outc
 def copied(folder: Path, name: str) -> Iterator[Path]:
     """A copy of one folder, gone afterwards."""
     copy = folder.with_name(name)
-    shutil.copytree(folder, copy)
+    copy_data(folder, copy)
     yield copy
     shutil.rmtree(copy)
 

@@ -29,7 +29,7 @@ from index_store.storage.schema import STORE_FILE, connect_sqlite
 from index_store.storage.sealed_directory import TEMPORARY_MARK, read_manifest
 from index_store.types import ItemDelete, ItemWrite, WriteBatch
 from tests.reference_index import ReferenceIndex
-from tests.sealing import SPECS, assert_same, base_of, batch, named, vectors
+from tests.sealing import SPECS, assert_same, base_of, batch, copy_data, named, vectors
 from tests.simulation.failing_calls import Calls, forked, unsynced_renames
 
 NAME = "names"
@@ -289,7 +289,7 @@ def main(library: str, folder: str, job: str, fault: str, stride: str) -> None:
 
     def renew() -> None:
         shutil.rmtree(bench.folder, ignore_errors=True)
-        shutil.copytree(template.folder, bench.folder)
+        copy_data(template.folder, bench.folder)
 
     renew()
     log = Path(folder) / "calls.log"
