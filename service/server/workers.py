@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Process
 
 log = logging.getLogger(__name__)
 
@@ -19,29 +24,61 @@ _CLOSE_S_MAX = 10
 """What a worker may take beyond DRAIN_S to close its files."""
 
 
+class Liveness:
+    """Asks workers whether they live, each through its pipe, and waits for no answer. For one thread."""
+
+    def __init__(self, silent_s_max: float, clock: Callable[[], float]) -> None:
+        """silent_s_max: how long an answer may take."""
+        self._silent_s_max = silent_s_max
+        self._clock = clock
+        self._asked_at: dict[Connection, float] = {}
+
+    def answers(self, pipe: Connection) -> bool:
+        """Read the answer to the question before, if it is there, and ask again. Return False for a worker
+        that has been silent for too long, or is not there."""
+        now = self._clock()
+        try:
+            while pipe.poll():
+                pipe.recv()
+                self._asked_at.pop(pipe, None)
+            if pipe not in self._asked_at:
+                pipe.send(b"ping")
+                self._asked_at[pipe] = now
+        except (OSError, EOFError, pickle.UnpicklingError):
+            return False
+        return now - self._asked_at[pipe] <= self._silent_s_max
+
+    def forget(self, pipe: Connection) -> None:
+        """Forget a worker that has ended."""
+        self._asked_at.pop(pipe, None)
+
+
 class Workers(Multiprocess):
-    """uvicorn's parent, which gives up the port when it is told to stop. `run` returns at their end."""
+    """uvicorn's parent, which gives up the port when it is told to stop, even while a worker hangs. `run`
+    returns at the workers' end."""
 
     def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
         super().__init__(config, sockets=[listener])
         self._listener = listener
-
-    def init_processes(self) -> None:
-        """Start every worker."""
-        super().init_processes()
-        self._close_their_ends()
+        self._liveness = Liveness(config.timeout_worker_healthcheck, time.monotonic)
 
     def keep_subprocess_alive(self) -> None:
-        """Replace workers that have ended or do not answer."""
-        super().keep_subprocess_alive()
-        self._close_their_ends()
-
-    def _close_their_ends(self) -> None:
-        """Close this process's copies of the workers' ends of the pipes through which they are asked whether
-        they live. With a copy open, a worker that dies while it is asked seems to think about it for
-        `timeout_worker_healthcheck`, and none takes its place meanwhile."""
-        for process in self.processes:
-            process.child_conn.close()
+        """Replace workers that have ended or hang. uvicorn's own waits for each answer: while one worker
+        hangs, it hears no signal and replaces no other."""
+        for place, worker in enumerate(self.processes):
+            if worker.process.is_alive() and self._liveness.answers(worker.parent_conn):
+                continue
+            self._liveness.forget(worker.parent_conn)
+            worker.kill()
+            worker.join()
+            if worker.exitcode == STARTUP_FAILURE:
+                log.error("worker_not_started", extra={"worker": worker.pid})
+                self.should_exit.set()
+            if self.should_exit.is_set():
+                return
+            log.warning("worker_ended", extra={"worker": worker.pid, "exit_code": worker.exitcode})
+            self.processes[place] = Process(self.config, self.sockets)
+            self.processes[place].start()
 
     def terminate_all(self) -> None:
         """End the workers and close the socket: while this process holds it, the system keeps accepting

@@ -1,0 +1,40 @@
+"""A parent asks its workers whether they live, and waits for none of them."""
+
+from __future__ import annotations
+
+from multiprocessing import Pipe
+
+from service.server.workers import Liveness
+from tests.clock import Clock
+
+
+def test_a_worker_that_answers_lives_and_is_asked_again() -> None:
+    clock = Clock()
+    liveness = Liveness(60, clock)
+    parent, worker = Pipe()
+    for _ in range(3):
+        assert liveness.answers(parent)
+        assert worker.recv() == b"ping"
+        worker.send(True)
+        clock.now += 50
+
+
+def test_one_that_is_silent_for_long_does_not_and_is_asked_once() -> None:
+    clock = Clock()
+    liveness = Liveness(60, clock)
+    parent, worker = Pipe()
+    assert liveness.answers(parent)
+    clock.now += 60
+    assert liveness.answers(parent), "it is slow"
+    clock.now += 1
+    assert not liveness.answers(parent)
+    assert worker.recv() == b"ping" and not worker.poll()
+    worker.send(True)
+    assert liveness.answers(parent), "it was slow after all"
+
+
+def test_one_whose_pipe_is_closed_does_not() -> None:
+    liveness = Liveness(60, Clock())
+    parent, worker = Pipe()
+    worker.close()
+    assert not liveness.answers(parent)
