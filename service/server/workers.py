@@ -48,7 +48,7 @@ class Liveness:
             return False
         return now - self._asked_at[pipe] <= self._silent_s_max
 
-    def forget(self, pipe: Connection) -> None:
+    def drop_worker(self, pipe: Connection) -> None:
         """Forget a worker that has ended."""
         self._asked_at.pop(pipe, None)
 
@@ -68,7 +68,7 @@ class Workers(Multiprocess):
         for place, worker in enumerate(self.processes):
             if worker.process.is_alive() and self._liveness.answers(worker.parent_conn):
                 continue
-            self._liveness.forget(worker.parent_conn)
+            self._liveness.drop_worker(worker.parent_conn)
             worker.kill()
             worker.join()
             if worker.exitcode == STARTUP_FAILURE:
