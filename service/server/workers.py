@@ -24,7 +24,7 @@ _CLOSE_S_MAX = 10
 """What a worker may take beyond DRAIN_S to close its files."""
 
 
-class Liveness:
+class HealthCheck:
     """Asks workers whether they live, each through its pipe, and waits for no answer. For one thread."""
 
     def __init__(self, silent_s_max: float, clock: Callable[[], float]) -> None:
@@ -60,15 +60,15 @@ class Workers(Multiprocess):
     def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
         super().__init__(config, sockets=[listener])
         self._listener = listener
-        self._liveness = Liveness(config.timeout_worker_healthcheck, time.monotonic)
+        self._health_check = HealthCheck(config.timeout_worker_healthcheck, time.monotonic)
 
     def keep_subprocess_alive(self) -> None:
         """Replace workers that have ended or hang. uvicorn's own waits for each answer: while one worker
         hangs, it hears no signal and replaces no other."""
         for place, worker in enumerate(self.processes):
-            if worker.process.is_alive() and self._liveness.answers(worker.parent_conn):
+            if worker.process.is_alive() and self._health_check.answers(worker.parent_conn):
                 continue
-            self._liveness.drop_worker(worker.parent_conn)
+            self._health_check.drop_worker(worker.parent_conn)
             worker.kill()
             worker.join()
             if worker.exitcode == STARTUP_FAILURE:
