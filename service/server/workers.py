@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import pickle
 import signal
 import socket
 import threading
@@ -39,12 +38,12 @@ class HealthCheck:
         now = self._clock()
         try:
             while pipe.poll():
-                pipe.recv()
+                pipe.recv_bytes()
                 self._asked_at.pop(pipe, None)
             if pipe not in self._asked_at:
                 pipe.send(b"ping")
                 self._asked_at[pipe] = now
-        except (OSError, EOFError, pickle.UnpicklingError):
+        except (OSError, EOFError):
             return False
         return now - self._asked_at[pipe] <= self._silent_s_max
 
