@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from index_store.answers.validation import check_dim, is_by_words_alone
 from index_store.errors import PageExpired, VersionMismatch
 from index_store.explanation import ExplainedHit
 from index_store.filter.compile import compile_filter
-from index_store.query.execute import Answer, texts_of, vectors_of, word_matches
+from index_store.query.execute import Answer, answer, texts_of, vectors_of, word_matches
 from index_store.query.ranking.ranked import checked_ranking
 from index_store.query.view import View
 from index_store.types import (
@@ -20,7 +21,36 @@ from index_store.types import (
     SearchResult,
     Vector,
 )
-from item_rules.lifetime import ShownSpan
+from item_rules.lifetime import Lifetime, ShownSpan, span_of
+
+
+def with_span(request: SearchRequest, lifetime: Lifetime | None) -> SearchRequest:
+    """Return the request with what is shown now, once for all that a search reads."""
+    if lifetime is None:
+        return request
+    return replace(request, shown=span_of(lifetime, None if request.after is None else request.after.now))
+
+
+def result_of(
+    view: View, request: SearchRequest, generation: str, embedding_version: str, seq: int
+) -> SearchResult:
+    """Answer a checked request, with its span, out of a view that knows the seq of its page. seq: of the
+    page, or else of the view. Raises PageExpired, InvalidFilter, WordsNotSealed, AnswerLimitExceeded,
+    StoreDamaged."""
+    found = answer(view, request)
+    hits = hits_of(view, request, found)
+    last = hits[-1] if hits and not found.exhausted else None
+    return SearchResult(
+        hits=hits,
+        generation=generation,
+        embedding_version=embedding_version,
+        seq=seq,
+        exhausted=found.exhausted,
+        next_page=None if last is None else page_key(generation, seq, last, found, request.shown),
+        unknown_filter_keys=found.unknown_keys,
+        text_weight=0.0 if found.scored is None else found.scored.text_weight,
+        unknown_ranking_keys=() if found.ranked is None else found.ranked.unknown_keys,
+    )
 
 
 def hits_of(view: View, request: SearchRequest, found: Answer) -> list[Hit]:

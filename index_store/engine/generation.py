@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from index_store.answers.hits import hits_of, page_key
+from index_store.answers.hits import result_of, with_span
 from index_store.answers.requests import check_served, outcome_of
 from index_store.catalog.identity import record_lexical_fields
 from index_store.catalog.snapshots import SNAPSHOTS
@@ -27,7 +27,6 @@ from index_store.engine.tombstone_counter import TombstoneCounter
 from index_store.errors import PageExpired, SeqNotReached, Unavailable
 from index_store.explanation import Explanation
 from index_store.processes import give_memory_back
-from index_store.query.execute import answer
 from index_store.query.explain import explain
 from index_store.query.view import (
     View,
@@ -41,7 +40,6 @@ from index_store.storage.schema import Connector, connect_sqlite
 from index_store.storage.scrub_state import SCRUB_FILE
 from index_store.storage.store import RowPage, Store
 from index_store.types import CollectionSpec, Id, PageKey, SearchOutcome, SearchRequest, SearchResult
-from item_rules.lifetime import span_of
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +198,7 @@ class Generation:
             view = self.refresh()
             if self.store.read_all([item_id]).get(item_id) == row:
                 break
-        found = explain(view, self._with_span(request), item_id, row, self._spec)
+        found = explain(view, with_span(request, self._spec.lifetime), item_id, row, self._spec)
         return replace(found, generation=self.name, embedding_version=self.embedding_version)
 
     def _view_from(self, min_seq: int, wait_s: float) -> View:
@@ -223,28 +221,8 @@ class Generation:
             raise SeqNotReached(f"seq {request.min_seq} was not reached, the newest is {seq}")
         if request.after is not None:
             view, seq = self._view_knowing(view, request.after), request.after.seq
-        request = self._with_span(request)
-        found = answer(view, request)
-        hits = hits_of(view, request, found)
-        last = hits[-1] if hits and not found.exhausted else None
-        return SearchResult(
-            hits=hits,
-            generation=self.name,
-            embedding_version=self.embedding_version,
-            seq=seq,
-            exhausted=found.exhausted,
-            next_page=None if last is None else page_key(self.name, seq, last, found, request.shown),
-            unknown_filter_keys=found.unknown_keys,
-            text_weight=0.0 if found.scored is None else found.scored.text_weight,
-            unknown_ranking_keys=() if found.ranked is None else found.ranked.unknown_keys,
-        )
-
-    def _with_span(self, request: SearchRequest) -> SearchRequest:
-        """The request with what is shown now, once for all parts."""
-        lifetime, after = self._spec.lifetime, request.after
-        if lifetime is None:
-            return request
-        return replace(request, shown=span_of(lifetime, None if after is None else after.now))
+        request = with_span(request, self._spec.lifetime)
+        return result_of(view, request, self.name, self.embedding_version, seq)
 
     def _view_knowing(self, view: View, after: PageKey) -> View:
         """Return the view that knows what was live at the page's seq: the newest or the one before."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from index_store.contents.table import KeptContent, read_contents
-from index_store.record.rows import Row
+from index_store.contents.table import read_contents
+from index_store.record.generation_batch import carried
 from index_store.storage.store import Store
-from index_store.types import ItemDelete, ItemWrite, WriteBatch
+from index_store.types import ItemDelete, WriteBatch
 
 
 def copy_without_vectors(
@@ -30,21 +30,8 @@ def _copy(source: Store, target: Store, after_seq: int, *, with_contents: bool) 
         made_of_content = [row.id for row in page.rows if row.content_hash is not None and with_contents]
         with source.reading() as connection:
             contents = read_contents(connection, made_of_content)
-        items = [_carried(row, contents.get(row.id)) for row in page.rows if not row.deleted]
+        items = [carried(row, contents.get(row.id)) for row in page.rows if not row.deleted]
         deletes = [ItemDelete(row.id, row.source_version) for row in page.rows if row.deleted]
         target.commit(WriteBatch(items=items, deletes=deletes), {item.id for item in items})
         seq = page.seq
     return seq
-
-
-def _carried(row: Row, kept: KeptContent | None) -> ItemWrite:
-    """A row without its vector; with its content, where that is kept, of which another vector can be made."""
-    is_its = kept is not None and kept.content_hash == row.content_hash
-    return ItemWrite(
-        row.id,
-        active=row.active,
-        metadata=row.as_item().metadata,
-        source_version=row.source_version,
-        content_hash=row.content_hash if is_its else None,
-        content=kept.content if kept is not None and is_its else None,
-    )

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from index_store.engine.generation import Generation
-from index_store.errors import GenerationConflict, StoreUnavailable
+from index_store.errors import StoreUnavailable
+from index_store.record.pointer import shown_again
 from index_store.storage.schema import LIVE, STORE_FILE, Connection
 from index_store.storage.store import Store
 from index_store.types import Id
@@ -21,7 +22,6 @@ _BLOCKED_S = 0.2
 """How long writers wait at a time; one of them that waits longer than its limit is refused."""
 _LOOK_S = 0.02
 _WAIT_S = 3.0
-_IDS_NAMED = 5
 _IDS_A_SELECT = 500
 _HIDDEN = "(deleted=1 OR active=0)"
 _LOST = f"SELECT id FROM item WHERE {LIVE} EXCEPT SELECT id FROM target.item WHERE {LIVE} ORDER BY id"
@@ -75,12 +75,7 @@ def nothing_shown_again(
         if clock() >= give_up:
             break
         pause(_BLOCKED_S)
-    named = ", ".join(map(str, sorted(found.ids)[:_IDS_NAMED]))
-    raise GenerationConflict(
-        f"{len(found.ids)} item(s) that are hidden or deleted now would be shown again, as {named}",
-        "wait for that generation's feeder, if it has one; or say again what hid them (POST /v1/deactivate,"
-        " /v1/delete: every generation takes them); or say force",
-    )
+    raise shown_again(found.ids)
 
 
 def lost_ids(current: Store, target: Store, suspects: Sequence[Id] | None) -> list[Id]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
+from index_store.contents.table import KeptContent
 from index_store.record.batches import CommitResult
+from index_store.record.rows import Row
 from index_store.types import Ack, Id, ItemWrite, Vector, WriteBatch
 
 
@@ -101,3 +103,17 @@ def _without_vector(item: ItemWrite) -> ItemWrite | None:
     if item.active is None and item.metadata is None and item.merge is None:
         return None
     return replace(item, vector=None, content_hash=None)
+
+
+def carried(row: Row, kept: KeptContent | None) -> ItemWrite:
+    """Return what a new generation takes of a row: it without its vector; with its content, where that is
+    kept, of which another vector can be made."""
+    is_its = kept is not None and kept.content_hash == row.content_hash
+    return ItemWrite(
+        row.id,
+        active=row.active,
+        metadata=row.as_item().metadata,
+        source_version=row.source_version,
+        content_hash=row.content_hash if is_its else None,
+        content=kept.content if kept is not None and is_its else None,
+    )

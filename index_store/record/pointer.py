@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from index_store.errors import GenerationConflict
+from index_store.types import Id
+
+_IDS_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +104,14 @@ def _require_role(
             f"can't {step} {embedding_version!r}: the {role} generation is {member.embedding_version!r}"
         )
     return member
+
+
+def shown_again(ids: Iterable[Id]) -> GenerationConflict:
+    """Return what refuses a step after which these items would be shown, which are hidden or deleted now."""
+    shown = sorted(ids)
+    return GenerationConflict(
+        f"{len(shown)} item(s) that are hidden or deleted now would be shown again, as "
+        f"{', '.join(map(str, shown[:_IDS_NAMED]))}",
+        "wait for that generation's feeder, if it has one; or say again what hid them (POST /v1/deactivate,"
+        " /v1/delete: every generation takes them); or say force",
+    )

@@ -2,22 +2,61 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from index_store.engine.index import EmbeddedIndex
 from index_store.maintenance.check import check
 from index_store.port import VectorIndex
+from index_store.postgres.index import PostgresIndex
 from tests.contract.vectors import SPECS, begin_all
 from tests.http_app import HttpApp, running_app, seed
+from tests.integration.conftest import postgres  # noqa: F401  # pytest finds fixtures by name
+from tests.integration.databases import PostgresServer
 from tests.reference_index import ReferenceIndex
 
+POSTGRES = [pytest.param("postgres", marks=pytest.mark.long), pytest.param("graph", marks=pytest.mark.long)]
+"""Over a real server: as it is, and with a graph searched however few rows there are."""
 
-@pytest.fixture(params=["embedded", "reference"])
+
+@pytest.fixture(scope="session")
+def postgres_database(request: pytest.FixtureRequest) -> str:
+    """The URL of a database for all tests; each has a schema of its own in it."""
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.address(server.create_database())
+
+
+@contextmanager
+def postgres_index(address: str, graph_from: int) -> Iterator[PostgresIndex]:
+    """An index in a new schema, which is dropped at the end."""
+    schema = f"s_{secrets.token_hex(6)}"
+    with psycopg.connect(address, autocommit=True) as db:
+        db.execute(f"CREATE SCHEMA {schema}".encode())
+        opened = PostgresIndex(
+            f"{address}?options=-csearch_path%3D{schema},public", SPECS, graph_from=graph_from
+        )
+        try:
+            assert opened.open() == {}
+            yield opened
+        finally:
+            opened.close()
+            db.execute(f"DROP SCHEMA {schema} CASCADE".encode())
+
+
+@pytest.fixture(params=["embedded", "reference", *POSTGRES])
 def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorIndex]:
+    if request.param in ("postgres", "graph"):
+        address = request.getfixturevalue("postgres_database")
+        with postgres_index(address, 0 if request.param == "graph" else 2000) as opened:
+            begin_all(opened)
+            yield opened
+        return
     if request.param == "reference":
         reference = ReferenceIndex(SPECS)
         begin_all(reference)

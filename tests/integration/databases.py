@@ -238,6 +238,10 @@ class PostgresServer(Server):
             autocommit=True, connect_timeout=5,
         )  # fmt: skip
 
+    def address(self, database: str) -> str:
+        """Return the URL of a database."""
+        return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/{database}"
+
     def create_database(self) -> str:
         """Make an empty database with the vector extension; return its name."""
         name = f"t_{secrets.token_hex(6)}"

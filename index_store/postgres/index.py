@@ -1,0 +1,342 @@
+"""`VectorIndex` over PostgreSQL with pgvector: any number of processes over one database.
+
+What an answer or a write means is decided by the code that the embedded engine uses too (`record`, `answers`,
+`query`); here are the statements that read and write rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from psycopg import errors
+
+from index_store.answers.requests import outcome_of
+from index_store.answers.validation import check_ids, check_parts, check_spec
+from index_store.errors import InvalidRequest, Unavailable, UnknownCollection, without_errors
+from index_store.hints import TRY_AGAIN
+from index_store.postgres.connections import BoundedConnection, Connections, PostgresLimits
+from index_store.postgres.fetching import KnownKeys
+from index_store.postgres.generations import CollectionRecord, GenerationRecord, collection_record
+from index_store.postgres.opening import open_schema
+from index_store.postgres.parameters import id_array, int_array, stored_vector
+from index_store.postgres.schema import rows_table
+from index_store.postgres.searching import CollectionSearch, read_collection
+from index_store.postgres.steps import Patience, take_step
+from index_store.postgres.writing import write_batch
+from index_store.record import digest
+from index_store.record.rows import Row
+from index_store.types import (
+    ALIKE,
+    DIGEST_BUCKETS,
+    Ack,
+    CollectionSpec,
+    CollectionStatus,
+    Digest,
+    DigestRow,
+    GenerationStatus,
+    Id,
+    NewGeneration,
+    SearchOutcome,
+    SearchRequest,
+    SearchResult,
+    StoredItem,
+    WriteBatch,
+)
+from item_rules.metadata import METADATA_BYTES_MAX
+
+GRAPH_FROM = 2000
+"""Live items from which on a graph is searched: so few are compared with the query as fast one by one."""
+_MIN_SEQ_WAIT_S = 0.2
+_TRIES = 5
+
+Found = TypeVar("Found")
+
+
+@dataclass(slots=True)
+class _Collection:
+    """What a process knows of one collection. record: as last heard, assigned whole."""
+
+    spec: CollectionSpec
+    search: CollectionSearch
+    record: CollectionRecord
+
+
+class _PostgresCollections(dict[str, _Collection]):
+    """Every collection by its name. Raises UnknownCollection."""
+
+    def __missing__(self, name: str) -> _Collection:
+        raise UnknownCollection(f"there is no collection {name!r}", "collection")
+
+
+class PostgresIndex:
+    """Fits `VectorIndex`, `BatchSearch`, `SeqSource` and `DimSource`. `open` before use, `close` after; all
+    methods from any thread."""
+
+    def __init__(
+        self,
+        dsn: str,
+        specs: Sequence[CollectionSpec],
+        *,
+        limits: PostgresLimits | None = None,
+        metadata_bytes_max: int = METADATA_BYTES_MAX,
+        graph_from: int = GRAPH_FROM,
+        patience: Patience | None = None,
+    ) -> None:
+        """dsn: a URL or the key words of libpq; the first schema of its search_path holds the tables."""
+        self._limits = limits or PostgresLimits()
+        self.connections = Connections(dsn, self._limits)
+        self._metadata_bytes_max = metadata_bytes_max
+        self._patience = patience or Patience()
+        self._collections = _PostgresCollections()
+        keys = KnownKeys()
+        for spec in specs:
+            check_spec(spec)
+            search = CollectionSearch(
+                spec, partial(self._note, spec.name), keys, graph_from=graph_from, wait_s=_MIN_SEQ_WAIT_S
+            )
+            nothing = collection_record(spec, [(None, None, None, 0.0, None)])
+            self._collections[spec.name] = _Collection(spec, search, nothing)
+
+    def _note(self, name: str, record: CollectionRecord) -> None:
+        self._collections[name].record = record
+
+    def open(self) -> Mapping[str, Unavailable]:
+        """Make or find the tables and read which generations there are. Return why that can't be done, by
+        collection; a later call tries again."""
+        specs = [each.spec for each in self._collections.values()]
+        try:
+            with self.connections.using(self._limits.write_s) as connection:
+                open_schema(connection, specs)
+                for each in self._collections.values():
+                    each.record = read_collection(connection, each.spec)
+        except Unavailable as exc:
+            return dict.fromkeys(self._collections, exc)
+        return {}
+
+    def close(self) -> None:
+        """Close the connections; acknowledged writes are on the server's disk."""
+        self.connections.close()
+
+    def search(self, collection: str, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        """See `VectorIndex.search`."""
+        return without_errors(self.search_each(collection, requests))
+
+    def search_each(self, collection: str, requests: Sequence[SearchRequest]) -> list[SearchOutcome]:
+        """See `BatchSearch.search_each`."""
+        found = self._collections[collection]
+        outcomes: list[SearchOutcome] = []
+        with self.connections.using(self._limits.read_s) as connection:
+            for request in requests:
+                answer = partial(_answered, found, connection)
+                outcomes.append(outcome_of(request, found.spec, answer))
+        return outcomes
+
+    def write(self, collection: str, batch: WriteBatch) -> Ack:
+        """See `VectorIndex.write`."""
+        found = self._collections[collection]
+        with self.connections.using(self._limits.write_s) as connection:
+            written = write_batch(connection, found.record, batch, self._metadata_bytes_max)
+        found.record = written.record
+        return written.ack
+
+    def get(self, collection: str, ids: Sequence[Id]) -> list[StoredItem | None]:
+        """See `VectorIndex.get`."""
+        found = self._collections[collection]
+        check_ids(ids, found.spec)
+        with self.connections.using(self._limits.read_s) as connection:
+            items = _of_current(connection, found, partial(_read_items, connection, found.spec, ids))
+        return [(items or {}).get(item_id) for item_id in ids]
+
+    def newest_seq(self, collection: str) -> int | None:
+        """See `SeqSource.newest_seq`: of what this process has read or written."""
+        current = self._collections[collection].record.current
+        return 0 if current is None else current.head
+
+    def is_caught_up(self, collection: str) -> bool:
+        """See `SeqSource.is_caught_up`. A search has nothing to do first: the rows are the server's."""
+        return bool(self._collections[collection])
+
+    def dims_by_version(self, collection: str) -> Mapping[str, int]:
+        """See `DimSource.dims_by_version`."""
+        return self._collections[collection].record.dims
+
+    def status(self, collection: str) -> CollectionStatus:
+        """See `VectorIndex.status`."""
+        found = self._collections[collection]
+        with self.connections.using(self._limits.read_s) as connection, _one_moment(connection):
+            record = read_collection(connection, found.spec)
+            cursors = connection.execute(
+                "SELECT generation, source, value FROM cursor WHERE generation = ANY(%s)",
+                (int_array([each.number for each in record.in_order]),),
+            ).fetchall()
+        found.record = record
+        return _status_of(record, cursors)
+
+    def digest(
+        self, collection: str, parts: int = DIGEST_BUCKETS, embedding_version: str | None = None
+    ) -> Digest:
+        """See `VectorIndex.digest`."""
+        found = self._collections[collection]
+        check_parts(parts, ())
+        with self.connections.using(self._limits.pass_s) as connection, _one_moment(connection):
+            generation = read_collection(connection, found.spec).require(embedding_version)
+            sums = _bucket_sums(connection, generation, parts)
+        root = digest.root_of(digest.fold_buckets(sums, DIGEST_BUCKETS))
+        return Digest(root, digest.fold_buckets(sums, parts), generation.items, generation.head)
+
+    def digest_rows(
+        self,
+        collection: str,
+        numbers: Sequence[int],
+        parts: int = DIGEST_BUCKETS,
+        embedding_version: str | None = None,
+    ) -> Iterator[DigestRow]:
+        """See `VectorIndex.digest_rows`. The rows are read before the first one is returned."""
+        found = self._collections[collection]
+        check_parts(parts, numbers)
+        with self.connections.using(self._limits.pass_s) as connection, _one_moment(connection):
+            generation = read_collection(connection, found.spec).require(embedding_version)
+            rows = connection.execute(
+                f"SELECT id, share, active, vector IS NOT NULL FROM {rows_table(generation.number)} "
+                "WHERE until IS NULL AND NOT deleted "
+                f"AND (bucket & {parts - 1}) = ANY(%s) ORDER BY id".encode(),
+                (int_array(list(numbers)),),
+                binary=True,
+            ).fetchall()
+        return iter([DigestRow(each[0], digest.to_unsigned(each[1]), *each[2:]) for each in rows])
+
+    def advance(
+        self,
+        collection: str,
+        step: Literal["begin", "promote", "rollback", "abort", "retire"],
+        embedding_version: str,
+        begins: NewGeneration = ALIKE,
+        *,
+        is_forced: bool = False,
+    ) -> CollectionStatus:
+        """See `VectorIndex.advance`."""
+        if not embedding_version:
+            raise InvalidRequest("embedding_version must not be empty", "embedding_version")
+        found = self._collections[collection]
+        with self.connections.using(self._limits.pass_s) as connection:
+            found.record = take_step(
+                connection, found.spec, step, embedding_version, begins, self._patience, is_forced=is_forced
+            )
+        return self.status(collection)
+
+
+def _answered(found: _Collection, connection: BoundedConnection, request: SearchRequest) -> SearchResult:
+    return found.search.answer_from(connection, found.record, request)
+
+
+def _of_current(
+    connection: BoundedConnection, found: _Collection, read: Callable[[GenerationRecord], Found | None]
+) -> Found | None:
+    """Return what `read` finds in the current generation; it returns None where another one is current by
+    now. None where there is none."""
+    for _ in range(_TRIES):
+        current = found.record.current
+        if current is not None:
+            try:
+                items = read(current)
+            except errors.UndefinedTable:
+                items = None
+            if items is not None:
+                return items
+        found.record = read_collection(connection, found.spec)
+        if found.record.current is None:
+            return None
+    raise Unavailable(
+        f"the generations of {found.spec.name!r} change faster than they can be read", TRY_AGAIN
+    )
+
+
+def _read_items(
+    connection: BoundedConnection, spec: CollectionSpec, ids: Sequence[Id], generation: GenerationRecord
+) -> dict[Id, StoredItem] | None:
+    rows = connection.execute(
+        "SELECT c.current, r.* FROM collection c LEFT JOIN LATERAL ("
+        "SELECT id, seq, deleted, active, source_version, content_hash, metadata, vector "
+        f"FROM {rows_table(generation.number)} WHERE until IS NULL AND NOT deleted AND id = ANY(%s)"
+        ") r ON true WHERE c.name = %s".encode(),
+        (id_array(list(dict.fromkeys(ids)), spec.id_kind), spec.name),
+        binary=True,
+    ).fetchall()
+    if rows[0][0] != generation.number:
+        return None
+    items: dict[Id, StoredItem] = {}
+    for _, item_id, seq, deleted, active, version, content_hash, metadata, vector in rows:
+        if item_id is not None:
+            row = Row(
+                item_id, seq, deleted, active, version, content_hash, metadata, 0, stored_vector(vector)
+            )
+            items[item_id] = row.as_item()
+    return items
+
+
+def _one_moment(connection: BoundedConnection) -> Any:
+    """A transaction whose reads are all of one moment."""
+    return _Snapshot(connection)
+
+
+@dataclass(slots=True)
+class _Snapshot:
+    connection: BoundedConnection
+    is_open: bool = field(default=False)
+
+    def __enter__(self) -> None:
+        self.connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+
+    def __exit__(self, *_raised: object) -> None:
+        if not self.connection.broken:
+            self.connection.execute("ROLLBACK")
+
+
+def _bucket_sums(connection: BoundedConnection, generation: GenerationRecord, parts: int) -> Any:
+    """(4096,) sums as they are kept, or `parts` of them, if more are wanted, added up from the rows'
+    shares."""
+    if parts <= DIGEST_BUCKETS:
+        kept = connection.execute(
+            "SELECT bucket, sum FROM digest_sum WHERE generation = %s", (generation.number,), binary=True
+        )
+        return digest.buckets_from(kept.fetchall())
+    sums = np.zeros(parts, np.uint64)
+    found = connection.execute(
+        f"SELECT bucket & {parts - 1}, sum(share) FROM {rows_table(generation.number)} "
+        "WHERE until IS NULL AND NOT deleted GROUP BY 1".encode()
+    )
+    for part, total in found:
+        sums[part] = digest.to_unsigned(int(total))
+    return sums
+
+
+def _status_of(record: CollectionRecord, cursors: Sequence[Sequence[Any]]) -> CollectionStatus:
+    pointer = record.pointer
+    roles = (("current", pointer.current), ("next", pointer.next), ("former", pointer.former))
+    found = []
+    for role, member in roles:
+        if member is None:
+            continue
+        each = record.members[member.name]
+        found.append(
+            GenerationStatus(
+                each.name,
+                role,  # type: ignore[arg-type]
+                each.embedding_version,
+                each.items,
+                each.live,
+                each.head,
+                {source: value for number, source, value in cursors if number == each.number},
+                dim=each.dim,
+                origin=each.origin,
+                contents=each.contents,
+                awaiting=each.awaiting,
+            )
+        )
+    current = next((each for each in found if each.role == "current"), None)
+    others = [each for each in found if each.role != "current"]
+    return CollectionStatus(record.spec, current, others, former_since=pointer.former_since)

@@ -1,0 +1,81 @@
+"""An index in PostgreSQL is opened: tables, collections, and what stands in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from index_store.errors import StoreUnavailable, UnknownFormat
+from index_store.postgres.connections import Connections, PostgresLimits
+from index_store.postgres.opening import open_schema
+from index_store.postgres.schema import VERSION, generation_tables, graph_index
+from tests.contract.vectors import SPECS
+from tests.integration.databases import PostgresServer
+
+
+@pytest.fixture
+def connections(postgres: PostgresServer, pg_database: str) -> Iterator[Connections]:
+    opened = Connections(postgres.address(pg_database), PostgresLimits(connections_max=4))
+    yield opened
+    opened.close()
+
+
+def opened(connections: Connections) -> str:
+    return connections.run(30.0, lambda connection: open_schema(connection, SPECS))
+
+
+def test_processes_that_open_at_once_find_one_index(connections: Connections) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        ids = set(threads.map(opened, [connections] * 8))
+    assert len(ids) == 1 and len(ids.pop()) == 32
+    with connections.using(30.0) as connection:
+        names = {name for (name,) in connection.execute("SELECT name FROM collection")}
+    assert names == {spec.name for spec in SPECS}
+
+
+def test_tables_of_each_kind_can_be_made(connections: Connections) -> None:
+    opened(connections)
+    with connections.using(30.0) as connection:
+        for number, spec in enumerate(SPECS):
+            for statement in (
+                *generation_tables(number, spec.id_kind, 8),
+                *graph_index(number, spec.metric, 8),
+            ):
+                connection.execute(statement.encode())
+    assert graph_index(9, "l2", 2001) == []
+
+
+def test_another_version_or_shape_is_refused_and_nothing_changes(connections: Connections) -> None:
+    opened(connections)
+    for spec, setting in (
+        (replace(SPECS[0], metric="ip"), "metric"),
+        (replace(SPECS[0], id_kind="string"), "id_type"),
+    ):
+        with pytest.raises(StoreUnavailable, match=setting), connections.using(30.0) as connection:
+            open_schema(connection, [spec])
+    with connections.using(30.0) as connection:
+        connection.execute("UPDATE index_schema SET version = %s", (VERSION + 1,))
+    with pytest.raises(UnknownFormat, match=f"version {VERSION + 1}"):
+        opened(connections)
+
+
+def test_a_database_without_the_extension_says_what_helps(postgres: PostgresServer, pg_database: str) -> None:
+    with postgres.connect(pg_database) as db:
+        db.execute("DROP EXTENSION vector")
+    with pytest.raises(StoreUnavailable) as refused:
+        opened(Connections(postgres.address(pg_database), PostgresLimits()))
+    assert "CREATE EXTENSION vector" in refused.value.hint
+
+
+def test_a_server_that_was_away_is_found_again(postgres: PostgresServer, connections: Connections) -> None:
+    first = opened(connections)
+    postgres.stop()
+    try:
+        with pytest.raises(StoreUnavailable):
+            opened(connections)
+    finally:
+        postgres.start()
+    assert opened(connections) == first, "without help"
