@@ -14,19 +14,21 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from psycopg import errors
 
+from index_store.ann.compiled.all_kernels import warm_kernels
 from index_store.answers.requests import outcome_of
 from index_store.answers.validation import check_ids, check_parts, check_spec
 from index_store.errors import InvalidRequest, Unavailable, UnknownCollection, without_errors
 from index_store.hints import TRY_AGAIN
+from index_store.lru import LruCache
 from index_store.postgres.connections import BoundedConnection, Connections, PostgresLimits
-from index_store.postgres.fetching import KnownKeys
 from index_store.postgres.generations import CollectionRecord, GenerationRecord, collection_record
 from index_store.postgres.opening import open_schema
 from index_store.postgres.parameters import id_array, int_array, stored_vector
 from index_store.postgres.schema import rows_table
-from index_store.postgres.searching import CollectionSearch, read_collection
-from index_store.postgres.steps import Patience, take_step
-from index_store.postgres.writing import write_batch
+from index_store.postgres.searches.collection_search import CollectionSearch, read_collection
+from index_store.postgres.searches.row_fetcher import KEYS_MAX, KeyCache
+from index_store.postgres.writes.batches import write_batch
+from index_store.postgres.writes.steps import StepClock, take_step
 from index_store.record import digest
 from index_store.record.rows import Row
 from index_store.types import (
@@ -84,15 +86,15 @@ class PostgresIndex:
         limits: PostgresLimits | None = None,
         metadata_bytes_max: int = METADATA_BYTES_MAX,
         graph_from: int = GRAPH_FROM,
-        patience: Patience | None = None,
+        timing: StepClock | None = None,
     ) -> None:
         """dsn: a URL or the key words of libpq; the first schema of its search_path holds the tables."""
         self._limits = limits or PostgresLimits()
         self.connections = Connections(dsn, self._limits)
         self._metadata_bytes_max = metadata_bytes_max
-        self._patience = patience or Patience()
+        self._patience = timing or StepClock()
         self._collections = _PostgresCollections()
-        keys = KnownKeys()
+        keys: KeyCache = LruCache(KEYS_MAX)
         for spec in specs:
             check_spec(spec)
             search = CollectionSearch(
@@ -107,6 +109,7 @@ class PostgresIndex:
     def open(self) -> Mapping[str, Unavailable]:
         """Make or find the tables and read which generations there are. Return why that can't be done, by
         collection; a later call tries again."""
+        warm_kernels()
         specs = [each.spec for each in self._collections.values()]
         try:
             with self.connections.using(self._limits.write_s) as connection:

@@ -50,7 +50,7 @@ class TextArrayValue(BinaryValue):
     __slots__ = ()
 
 
-class BytesArrayValue(BinaryValue):
+class DataArrayValue(BinaryValue):
     """A bytea[]."""
 
     __slots__ = ()
@@ -72,7 +72,7 @@ class _TextArrayWriter(_BinaryWriter):
     oid = _TEXT_ARRAY
 
 
-class _BytesArrayWriter(_BinaryWriter):
+class _DataArrayWriter(_BinaryWriter):
     oid = _BYTEA_ARRAY
 
 
@@ -91,7 +91,7 @@ def register_vectors(connection: Connection[Any], oid: int) -> None:
     adapters.register_dumper(VectorValue, type("_VectorWriter", (_BinaryWriter,), {"oid": oid}))
     adapters.register_dumper(Int8ArrayValue, _Int8ArrayWriter)
     adapters.register_dumper(TextArrayValue, _TextArrayWriter)
-    adapters.register_dumper(BytesArrayValue, _BytesArrayWriter)
+    adapters.register_dumper(DataArrayValue, _DataArrayWriter)
 
 
 def vector_value(vector: Vector) -> VectorValue:
@@ -139,9 +139,9 @@ def text_array(texts: Sequence[str]) -> TextArrayValue:
     return TextArrayValue(_elements([text.encode() for text in texts], _TEXT))
 
 
-def bytes_array(values: Sequence[bytes]) -> BytesArrayValue:
+def data_array(values: Sequence[bytes]) -> DataArrayValue:
     """Return byte strings as one parameter."""
-    return BytesArrayValue(_elements(values, _BYTEA))
+    return DataArrayValue(_elements(values, _BYTEA))
 
 
 def _elements(values: Sequence[bytes], oid: int) -> bytes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from index_store.ann.rerank import Distances, rescore
 from index_store.errors import InvalidRequest
 from index_store.filter.cache import compiled_filter
 from index_store.lexical.scores import QueryGrams, QueryTerms, StreamStatistics
+from index_store.lru import LruCache
 from index_store.postgres.conditions import Condition, filter_condition, key_condition, shown_condition
 from index_store.postgres.connections import BoundedConnection
 from index_store.postgres.generations import GenerationRecord
@@ -37,11 +38,13 @@ _MORE = 16
 _MORE_EXACT = 64
 _MORE_AGAIN = 8
 """Times as many rows where the first were too few to tell."""
+KEYS_MAX = 10_000
+"""Of all generations, about which it is remembered whether a row has them."""
 _ROWS_MAX = 50_000
 """Beyond the k nearest: so many of one distance are ordered as PostgreSQL does, by id among equal ones."""
 
 
-class NearestQuery(NamedTuple):
+class RowQuery(NamedTuple):
     """A statement that gives id, seq, vector and metadata of rows, and of which kind each is. limit: rows of
     a kind. ef: of the graph; 0: an exact search."""
 
@@ -51,7 +54,7 @@ class NearestQuery(NamedTuple):
     ef: int
 
 
-class FetchedRows(NamedTuple):
+class QueryRows(NamedTuple):
     """What one statement gave. distances: in float64. newest: how many are of versions that hold on. bound:
     of those that were left out, none is nearer as far as PostgreSQL can tell; infinite where none was left
     out."""
@@ -62,28 +65,8 @@ class FetchedRows(NamedTuple):
     bound: float
 
 
-class KnownKeys:
-    """Which keys of metadata any row of a generation has, or as of which head none had; bounded. For any
-    thread."""
-
-    def __init__(self, keys_max: int = 10_000) -> None:
-        self._keys_max = keys_max
-        self._heads: dict[tuple[int, str], int] = {}
-
-    def find(self, generation: GenerationRecord, key: str) -> bool | None:
-        """Return whether a row has the key; None where that is not known."""
-        head = self._heads.get((generation.number, key))
-        if head == _HAS:
-            return True
-        return False if head == generation.head else None
-
-    def keep(self, generation: GenerationRecord, key: str, *, is_held: bool) -> None:
-        """Remember what was found as of the generation's head."""
-        if len(self._heads) >= self._keys_max:
-            self._heads = {}
-        self._heads[generation.number, key] = _HAS if is_held else generation.head
-
-
+KeyCache: TypeAlias = LruCache[tuple[int, str], int]
+"""By generation and key of metadata: _HAS where some row has it, else the head as of which none had."""
 _HAS = -1
 
 
@@ -95,7 +78,7 @@ class GenerationRows:
         connection: BoundedConnection,
         spec: CollectionSpec,
         generation: GenerationRecord,
-        keys: KnownKeys,
+        keys: KeyCache,
         *,
         with_texts: bool,
         graph_from: int,
@@ -108,9 +91,9 @@ class GenerationRows:
         self._keys = keys
         self._with_texts = with_texts
         self._graph_from = graph_from
-        self._first: tuple[SearchRequest, NearestQuery, FetchedRows] | None = None
+        self._first: tuple[SearchRequest, RowQuery, QueryRows] | None = None
 
-    def first_query(self, request: SearchRequest, k: int) -> NearestQuery:
+    def first_query(self, request: SearchRequest, k: int) -> RowQuery:
         """Return the statement for the first rows of a search, to be run inside of one that reads the head
         `g` at the same moment."""
         is_exact = self._is_exact(request)
@@ -118,7 +101,7 @@ class GenerationRows:
         newest = Condition(f"{LIVE} AND seq <= g.head")
         return self._query(request, [newest], limit, is_exact=is_exact)
 
-    def take_first(self, request: SearchRequest, query: NearestQuery, rows: Sequence[Any]) -> None:
+    def take_first(self, request: SearchRequest, query: RowQuery, rows: Sequence[Any]) -> None:
         """Take what `first_query` gave."""
         self._first = (request, query, self._fetched(request, rows, query.limit))
 
@@ -151,7 +134,7 @@ class GenerationRows:
         is_small = generation.live < self._graph_from and request.ef is None
         return request.exact or is_small or generation.dim > GRAPH_DIM_MAX
 
-    def _is_enough(self, request: SearchRequest, query: NearestQuery, found: FetchedRows, k: int) -> bool:
+    def _is_enough(self, request: SearchRequest, query: RowQuery, found: QueryRows, k: int) -> bool:
         """Whether the k nearest are certainly among the rows, as far as the way they were found can tell."""
         if query.ef and found.newest < min(query.limit, self._generation.live):
             return False
@@ -187,7 +170,7 @@ class GenerationRows:
 
     def _query(
         self, request: SearchRequest, kinds: Sequence[Condition], limit: int, *, is_exact: bool
-    ) -> NearestQuery:
+    ) -> RowQuery:
         """kinds: of rows, each of which gives `limit` rows."""
         vector = vector_value(request.vector)
         distance = f"vector {OPERATORS[self._spec.metric]} %s"
@@ -207,7 +190,7 @@ class GenerationRows:
             parameters += [value for each in (kind, *allowed) for value in each.parameters] + [vector]
         wanted = request.ef or self._generation.ef or EF
         ef = 0 if is_exact else min(max(wanted, 1), EF_MAX)
-        return NearestQuery(" UNION ALL ".join(parts), tuple(parameters), limit, ef)
+        return RowQuery(" UNION ALL ".join(parts), tuple(parameters), limit, ef)
 
     def _allowed(self, request: SearchRequest, distance: str) -> list[Condition]:
         """What else a row has to fulfil."""
@@ -224,13 +207,13 @@ class GenerationRows:
             found.append(Condition(f"{distance} >= %s", (vector_value(request.vector), least)))
         return found
 
-    def _run(self, query: NearestQuery) -> list[Any]:
+    def _run(self, query: RowQuery) -> list[Any]:
         set_ef(self._connection, query.ef)
         return self._connection.execute(
             query.sql.encode(), query.parameters, binary=True, prepare=is_prepared(query)
         ).fetchall()
 
-    def _fetched(self, request: SearchRequest, rows: Sequence[Any], limit: int) -> FetchedRows:
+    def _fetched(self, request: SearchRequest, rows: Sequence[Any], limit: int) -> QueryRows:
         ids, seqs, vectors, texts, kinds = zip(*rows, strict=True) if rows else ((), (), (), (), ())
         found = vectors_of(vectors, self._spec.dim)
         pool = PoolRows(
@@ -244,7 +227,7 @@ class GenerationRows:
             if count == limit
         ]
         bound = min((float(distances[end]) for end in ends), default=math.inf)
-        return FetchedRows(pool, distances, newest, bound)
+        return QueryRows(pool, distances, newest, bound)
 
     def fetch_by_words(
         self, request: SearchRequest, live: LiveSeqs, terms: QueryTerms, scores: ScoreRange, count: int
@@ -275,16 +258,17 @@ class GenerationRows:
 
     def has_key(self, key: str) -> bool:
         """See `RowFetcher`. Reads every row where none has it, once for each head."""
-        known = self._keys.find(self._generation, key)
-        if known is None:
+        generation = self._generation
+        known = self._keys.find((generation.number, key))
+        if known not in (_HAS, generation.head):
             condition = key_condition(key)
             found = self._connection.execute(
                 f"SELECT EXISTS(SELECT 1 FROM {self._table} WHERE {condition.sql})".encode(),
                 condition.parameters,
             ).fetchone()
-            known = found == (True,)
-            self._keys.keep(self._generation, key, is_held=known)
-        return known
+            known = _HAS if found == (True,) else generation.head
+            self._keys.keep((generation.number, key), known)
+        return known == _HAS
 
     def usual_similarities(self) -> RowSample:
         """See `RowFetcher`. Of the rows with the smallest shares, which are as good as drawn."""
@@ -303,7 +287,7 @@ def set_ef(connection: BoundedConnection, ef: int) -> None:
         connection.ef = ef
 
 
-def is_prepared(query: NearestQuery) -> bool | None:
+def is_prepared(query: RowQuery) -> bool | None:
     """Whether a statement is planned once for all. One with arrays is not: PostgreSQL looks up ids of a list
     that it knows when it plans in a table of hashes, others one by one."""
     return None if len(query.parameters) <= 2 else False

@@ -35,7 +35,7 @@ from index_store.postgres.generations import (
 )
 from index_store.postgres.parameters import id_array, stored_vector
 from index_store.postgres.schema import rows_table
-from index_store.postgres.versions import changed_counts, put_versions, store_counts
+from index_store.postgres.writes.versions import changed_counts, put_versions, store_counts
 from index_store.record.batches import (
     CommitResult,
     Passes,

@@ -20,12 +20,18 @@ from index_store.delta.delta import Delta
 from index_store.errors import InvalidRequest, PageExpired, SeqNotReached, Unavailable, VersionMismatch
 from index_store.hints import TRY_AGAIN
 from index_store.postgres.connections import BoundedConnection
-from index_store.postgres.fetching import GenerationRows, KnownKeys, NearestQuery, is_prepared, set_ef
 from index_store.postgres.generations import (
     READ_COLLECTION,
     CollectionRecord,
     GenerationRecord,
     collection_record,
+)
+from index_store.postgres.searches.row_fetcher import (
+    GenerationRows,
+    KeyCache,
+    RowQuery,
+    is_prepared,
+    set_ef,
 )
 from index_store.query.pool import RowPool
 from index_store.query.view import view_of_pool
@@ -37,7 +43,7 @@ _HEAD = (
     "SELECT c.current, g.head, g.history_from, g.live, g.ef, g.length_max, r.* FROM collection c "
     "LEFT JOIN generation g ON g.number = c.current LEFT JOIN LATERAL ({rows}) r ON true WHERE c.name = %s"
 )
-_NO_ROWS = NearestQuery("SELECT NULL::int WHERE false", (), 0, 0)
+_NO_ROWS = RowQuery("SELECT NULL::int WHERE false", (), 0, 0)
 _HEAD_FIELDS = 6
 
 
@@ -54,7 +60,7 @@ class CollectionSearch:
         self,
         spec: CollectionSpec,
         note: Callable[[CollectionRecord], None],
-        keys: KnownKeys,
+        keys: KeyCache,
         *,
         graph_from: int,
         wait_s: float,
@@ -134,7 +140,7 @@ class CollectionSearch:
         view = view_of_pool(RowPool(Delta(spec), fetcher, reads_metadata=reads), now.head)
         return result_of(view, request, generation.name, generation.embedding_version, seq)
 
-    def _head_and_rows(self, connection: BoundedConnection, query: NearestQuery) -> list[Any]:
+    def _head_and_rows(self, connection: BoundedConnection, query: RowQuery) -> list[Any]:
         set_ef(connection, query.ef)
         statement = _HEAD.replace("{rows}", query.sql)
         parameters = (*query.parameters, self._spec.name)

@@ -16,7 +16,7 @@ from index_store.postgres.connections import BoundedConnection
 from index_store.postgres.facts import facts_of
 from index_store.postgres.generations import GenerationRecord
 from index_store.postgres.parameters import (
-    bytes_array,
+    data_array,
     id_array,
     int_array,
     text_array,
@@ -141,9 +141,9 @@ def _keep_contents(
             "SET content_hash = excluded.content_hash, kind = excluded.kind, data = excluded.data".encode(),
             (
                 id_array([item_id for item_id, _ in kept], id_kind),
-                bytes_array([each.content_hash for _, each in kept]),
+                data_array([each.content_hash for _, each in kept]),
                 text_array([each.content.kind for _, each in kept]),
-                bytes_array([each.content.data for _, each in kept]),
+                data_array([each.content.data for _, each in kept]),
             ),
         )
     return len(kept) - int(held[0])

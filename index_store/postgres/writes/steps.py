@@ -30,9 +30,9 @@ from index_store.postgres.schema import (
     graph_index,
     rows_table,
 )
-from index_store.postgres.searching import read_collection
-from index_store.postgres.versions import changed_counts, put_versions, store_counts
-from index_store.postgres.writing import COLLECTION_LOCK, applied_to, read_newest, rows_of
+from index_store.postgres.searches.collection_search import read_collection
+from index_store.postgres.writes.batches import COLLECTION_LOCK, applied_to, read_newest, rows_of
+from index_store.postgres.writes.versions import changed_counts, put_versions, store_counts
 from index_store.record.batches import WriteJob
 from index_store.record.generation_batch import carried
 from index_store.record.pointer import GenerationName, Pointer, shown_again
@@ -57,7 +57,7 @@ _SHOWN = (
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class StepClock:
     """How a step waits for whoever fills the generation that it makes current. clock: seconds that only go
     forward. now: since the epoch."""
 
@@ -73,7 +73,7 @@ def take_step(
     step: str,
     embedding_version: str,
     begins: NewGeneration,
-    patience: Patience,
+    timing: StepClock,
     *,
     is_forced: bool,
 ) -> CollectionRecord:
@@ -86,7 +86,7 @@ def take_step(
         if step == "begin":
             _begin(connection, record, embedding_version, begins)
         else:
-            _move(connection, record, step, embedding_version, patience, is_forced=is_forced)
+            _move(connection, record, step, embedding_version, timing, is_forced=is_forced)
         record = read_collection(connection, spec)
         _drop_unnamed(connection, spec, record)
     finally:
@@ -136,33 +136,33 @@ def _move(
     record: CollectionRecord,
     step: str,
     embedding_version: str,
-    patience: Patience,
+    timing: StepClock,
     *,
     is_forced: bool,
 ) -> None:
     before = record.pointer
     moved = before.after_step(step, embedding_version)
     if moved.former != before.former:
-        moved = replace(moved, former_since=patience.now())
+        moved = replace(moved, former_since=timing.now())
     if is_forced or moved.current is None or before.current in (None, moved.current):
         with _writers_waiting(connection, record.spec):
             _store_pointer(connection, record.spec, moved)
         return
     current, target = record.members[before.current.name], record.members[moved.current.name]
-    shown = _Shown(connection, record.spec, current, target)
-    shown.look()
-    give_up_at = patience.clock() + patience.wait_s
+    shown = _ShownByStep(connection, record.spec, current, target)
+    shown.compare()
+    give_up_at = timing.clock() + timing.wait_s
     while True:
         with _writers_waiting(connection, record.spec):
-            if not shown.look():
+            if not shown.compare():
                 _store_pointer(connection, record.spec, moved)
                 return
-        if patience.clock() >= give_up_at:
+        if timing.clock() >= give_up_at:
             raise shown_again(shown.ids)
-        patience.pause(_PAUSE_S)
+        timing.pause(_PAUSE_S)
 
 
-class _Shown:
+class _ShownByStep:
     """Which ids the current generation hides or has deleted while the target shows them; each look after the
     first one reads what was written since."""
 
@@ -180,7 +180,7 @@ class _Shown:
         self._seen: tuple[int, int] | None = None
         self.ids: list[Id] = []
 
-    def look(self) -> bool:
+    def compare(self) -> bool:
         """Return whether there are any."""
         heads = dict(
             self._connection.execute(
@@ -215,7 +215,7 @@ def _begin(
     target = _new_generation(connection, spec, embedding_version, dim)
     named = GenerationName(target.name, embedding_version)
     current = record.current
-    copied = _Copied(target, 0)
+    copied = _CopyState(target, 0)
     if current is not None:
         # Most of it while others write; what they wrote meanwhile when nobody does.
         copied = _copy(connection, spec, current, copied, with_contents=begins.with_contents)
@@ -247,7 +247,7 @@ def _new_generation(
     return GenerationRecord(number, embedding_version, dim, 0, 0, 0, 0, 0, 0, "", 0, 0.0)
 
 
-class _Copied(NamedTuple):
+class _CopyState(NamedTuple):
     """How far a copy has come. seq: of the source."""
 
     target: GenerationRecord
@@ -258,10 +258,10 @@ def _copy(
     connection: BoundedConnection,
     spec: CollectionSpec,
     source: GenerationRecord,
-    copied: _Copied,
+    copied: _CopyState,
     *,
     with_contents: bool,
-) -> _Copied:
+) -> _CopyState:
     """Give the target what was written to the source since, less vectors: who is known, active, deleted,
     metadata and, with_contents, the kept content."""
     target, seq = copied
@@ -272,7 +272,7 @@ def _copy(
             binary=True,
         ).fetchall()
         if not found:
-            return _Copied(target, seq)
+            return _CopyState(target, seq)
         rows = [
             Row(item_id, at, deleted, active, version, content_hash, metadata, 0, None)
             for item_id, at, deleted, active, version, content_hash, metadata in found

@@ -1,0 +1,140 @@
+"""What the index over PostgreSQL adds to PostgreSQL itself (docs/decisions/0126).
+
+    python -m benchmarks.bench_postgres_index [--rows 20000] [--dim 384] [--queries 300]
+
+Over one private server, in turns: rows a second by a bare `COPY ... (FORMAT BINARY)` of id and vector into a
+table with an HNSW index, and by writes of the index; milliseconds of a bare pgvector statement for the
+nearest 25, prepared and binary, and of a search of the index. Both graphs are searched with the same ef."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import psycopg
+
+from benchmarks.bench_import import connect, private_databases
+from index_store.postgres.index import PostgresIndex
+from index_store.postgres.parameters import register_vectors, vector_value
+from index_store.postgres.searches.row_fetcher import EF
+from index_store.types import CollectionSpec, ItemWrite, SearchRequest, Vector, WriteBatch
+
+BATCH = 2000
+TOP_K = 25
+LOAD_SHARE_MIN = 0.5
+SEARCH_FACTOR_MAX = 1.3
+
+
+def vectors(rows: int, dim: int, seed: int) -> Vector:
+    """Around 200 centres, of unit length, as those of models are."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(1).standard_normal((200, dim), dtype=np.float32)
+    found = centres[rng.integers(0, 200, rows)] + 0.7 * rng.standard_normal((rows, dim), dtype=np.float32)
+    unit: Vector = (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+    return unit
+
+
+def bare_load(db: psycopg.Connection[Any], data: Vector) -> float:
+    """Seconds of COPY BINARY, a transaction a batch, into an empty table with its indexes."""
+    rows, dim = data.shape
+    db.execute(f"CREATE TABLE bare(id bigint PRIMARY KEY, v vector({dim}))".encode())
+    db.execute("ALTER TABLE bare ALTER v SET STORAGE PLAIN")
+    db.execute("CREATE INDEX ON bare USING hnsw (v vector_cosine_ops)")
+    kind = np.dtype(
+        [("n", ">i2"), ("l1", ">i4"), ("id", ">i8"), ("l2", ">i4"), ("dim", ">i2"), ("unused", ">i2"),
+         ("v", ">f4", dim)]
+    )  # fmt: skip
+    records = np.zeros(rows, kind)
+    records["n"], records["l1"], records["l2"], records["dim"] = 2, 8, 4 + 4 * dim, dim
+    records["id"], records["v"] = np.arange(rows), data
+    begun = time.perf_counter()
+    for start in range(0, rows, BATCH):
+        with db.cursor() as cursor, cursor.copy("COPY bare FROM STDIN (FORMAT BINARY)") as copy:
+            copy.write(b"PGCOPY\n\xff\r\n\0" + bytes(8))
+            copy.write(records[start : start + BATCH].tobytes() + b"\xff\xff")
+    return time.perf_counter() - begun
+
+
+def index_load(index: PostgresIndex, data: Vector) -> float:
+    """Seconds of the same by writes, with metadata."""
+    begun = time.perf_counter()
+    for start in range(0, len(data), BATCH):
+        items = [
+            ItemWrite(start + n, vector, metadata={"n": start + n, "brand": f"b{n % 50}"})
+            for n, vector in enumerate(data[start : start + BATCH])
+        ]
+        index.write("bench", WriteBatch(items, embedding_version="v1"))
+    return time.perf_counter() - begun
+
+
+def timed(ask: Callable[[Vector], object], queries: Vector) -> list[float]:
+    """Milliseconds of each."""
+    out = []
+    for query in queries:
+        begun = time.perf_counter()
+        ask(query)
+        out.append((time.perf_counter() - begun) * 1000)
+    return out
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--dim", type=int, default=384)
+    parser.add_argument("--queries", type=int, default=300)
+    options = parser.parse_args()
+    data, queries = vectors(options.rows, options.dim, 2), vectors(options.queries, options.dim, 3)
+    with private_databases("postgres") as environ:
+        where = environ["postgres"]
+        db = connect(where)
+        found = db.execute("SELECT 'vector'::regtype::oid::int").fetchone()
+        assert found is not None
+        register_vectors(db, found[0])
+        dsn = " ".join(
+            f"{name}={where[f'TGT_DB_{key}']}"
+            for name, key in (
+                ("host", "HOST"),
+                ("port", "PORT"),
+                ("dbname", "NAME"),
+                ("user", "USER"),
+                ("password", "PASS"),
+            )
+        )
+        index = PostgresIndex(dsn, [CollectionSpec("bench", "int64", options.dim, "cosine")])
+        index.open()
+        index.advance("bench", "begin", "v1")
+        bare, ours = bare_load(db, data), index_load(index, data)
+        print(
+            f"load: bare {options.rows / bare:,.0f} rows/s, index {options.rows / ours:,.0f} rows/s", end=""
+        )
+        print(f", {bare / ours:.2f} of the bare one (wanted {LOAD_SHARE_MIN})")
+        db.execute("VACUUM ANALYZE")
+        db.execute("SET enable_seqscan = off")
+        db.execute(f"SET hnsw.ef_search = {EF}".encode())
+        statement = f"SELECT id, v <=> %s FROM bare ORDER BY v <=> %s LIMIT {TOP_K}".encode()
+
+        def ask_bare(query: Vector) -> object:
+            value = vector_value(query)
+            return db.execute(statement, (value, value), binary=True, prepare=True).fetchall()
+
+        def ask_index(query: Vector) -> object:
+            return index.search("bench", [SearchRequest(query, TOP_K, checked_for="bench")])
+
+        both: list[list[float]] = [[], []]
+        for start in range(0, len(queries), 50):
+            for times, ask in zip(both, (ask_bare, ask_index), strict=True):
+                times += timed(ask, queries[start : start + 50])
+        medians = [statistics.median(times[50:]) for times in both]
+        print(f"search: bare p50 {medians[0]:.3f} ms, index p50 {medians[1]:.3f} ms", end="")
+        print(f", {medians[1] / medians[0]:.2f} times (wanted {SEARCH_FACTOR_MAX})")
+        index.close()
+        db.close()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

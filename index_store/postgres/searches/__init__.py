@@ -1,0 +1,1 @@
+"""Searches of one collection in PostgreSQL."""
