@@ -37,7 +37,7 @@ _COUNTS = 8
 _KOREAN_WEIGHT = 1.0
 _OTHER_WEIGHT = 2.8
 """Times the spread of similarities: what a full text score is worth (docs/decisions/0107)."""
-_SOUND_SHARE = 0.8
+SOUND_SHARE = 0.8
 """Of what sounds alike, beside what is spelt alike, for a Korean query."""
 
 _RARITY_MIN = 0.3
@@ -165,7 +165,7 @@ def _joined(found: Mapping[str, TextScores]) -> TextScores:
     """Of both streams what scores more; to be changed by nobody else."""
     scores = found["sounds"]
     if "letters" in found:
-        scores *= np.float32(_SOUND_SHARE)
+        scores *= np.float32(SOUND_SHARE)
         np.maximum(found["letters"], scores, out=scores)
     scores *= scores
     return scores

@@ -316,24 +316,12 @@ def _of_pool(pool: RowPool, request: SearchRequest, live: LiveSeqs) -> RowSource
         rows = pool.find_by_words(first, live, ScoreRange(limit - SCORE_ERROR), count)
         return rows[pool.text_scores(rows) >= np.float32(limit)]
 
-    def by_words_after(after: tuple[float, Any] | None, k: int) -> Found:
-        scores = ScoreRange(_LEAST, math.inf if after is None else -after[0] + SCORE_ERROR)
-        count = k + _NEAREST_MORE
-        while True:
-            rows = pool.find_by_words(first, live, scores, count)
-            keys = -pool.text_scores(rows).astype(np.float64)
-            kept = np.flatnonzero(come_after(keys, delta.id_array(rows).take, after) & (keys < 0))
-            # Rows that were not fetched score no more than the last one, but for the error.
-            if len(rows) < count or np.count_nonzero(keys[kept] < keys.max() - SCORE_ERROR) >= k:
-                return rows[kept], keys[kept]
-            count *= _WIDER
-
     return RowSource(
         -1,
         pool.text_scores,
         nearest,
         by_words,
-        by_words_after,
+        lambda after, k: pool.find_by_words_after(first, live, after, k),
         lambda rows: rescore(request.vector, delta.vectors(rows), delta.metric),
         delta.id_array,
     )

@@ -32,6 +32,12 @@ from index_store.types import Id, SearchRequest, Vector
 
 SCORE_ERROR = 1e-5
 """Of what words score: by so much a store may be off when it picks rows."""
+_MORE, _WIDER = 16, 4
+_WORDS_FROM, _WORDS_TO = 0.4, 0.02
+"""What the words of rows score that are looked for first, and below which all are: the less they may score,
+the more rows there are."""
+_TINY = 1e-30
+"""Below every score but 0."""
 
 
 class PoolRows(NamedTuple):
@@ -136,6 +142,26 @@ class RowPool:
         """See `RowFetcher.fetch_by_words`; `read_words` comes first."""
         assert self._terms is not None, "read_words comes first"
         return self.take_in(self.fetcher.fetch_by_words(request, live, self._terms, scores, count))
+
+    def find_by_words_after(
+        self, request: SearchRequest, live: LiveSeqs, after: tuple[float, Any] | None, k: int
+    ) -> tuple[RowNumbers, npt.NDArray[np.float64]]:
+        """Return the rows that words alone find behind a key and id, the k best at least or all; with their
+        keys, which are minus their scores."""
+        most = math.inf if after is None else -after[0] + SCORE_ERROR
+        least, count = min(_WORDS_FROM, most / 2), k + _MORE
+        while True:
+            scores = ScoreRange(least if least > _WORDS_TO else _TINY, most)
+            rows = self.find_by_words(request, live, scores, count)
+            keys = -self.text_scores(rows).astype(np.float64)
+            kept = np.flatnonzero(come_after(keys, self.delta.id_array(rows).take, after) & (keys < 0))
+            is_all = len(rows) < count
+            # Rows that were not fetched score no more than these, but for the error.
+            edge = -scores.least if is_all else keys.max()
+            is_certain = np.count_nonzero(keys[kept] < edge - SCORE_ERROR) >= k
+            if is_certain or (is_all and scores.least == _TINY):
+                return rows[kept], keys[kept]
+            least, count = (least / 4, count) if is_all else (least, count * _WIDER)
 
     def take_in(self, found: PoolRows) -> RowNumbers:
         """Return the row numbers of fetched rows, in their order; those not held yet are taken in."""
