@@ -22,6 +22,12 @@ Tables lie in the first schema of the connection's `search_path`, pgvector's typ
     rows_N         versions of the items of generation N. vector: NULL waits for one. facts: what filters read
                    (`index_store.postgres.facts`), metadata: the exact text. share, bucket: of the digest;
                    bucket: the low 20 bits of the id's CRC-32, of which the low 12 number its sum
+    word_sum       by generation: by which fields words are read, up to which seq they are counted, how many
+                   items, and how many grams those have together, by stream
+    words_N        grams (`index_store.lexical`) of the versions that searches find, as often as their texts
+                   hold them; `until` as of rows_N. It is in no index, so that to end a version leaves the
+                   index of grams alone
+    gram_N         how many items hold a gram, by stream (0 letters, 1 sounds), as of the seq of word_sum
     content_N      what items were made of, by id; of an item only while it bears this content_hash
 
 The graph index holds the newest versions that searches find and no others: to end a version takes its row out
@@ -57,8 +63,13 @@ TABLES = (
     "PRIMARY KEY(generation, source))",
     "CREATE TABLE digest_sum(generation int NOT NULL, bucket int NOT NULL, sum bigint NOT NULL, "
     "PRIMARY KEY(generation, bucket))",
+    "CREATE TABLE word_sum(generation int PRIMARY KEY, lexical_version text NOT NULL, seq bigint NOT NULL, "
+    "documents bigint NOT NULL, letters bigint NOT NULL, sounds bigint NOT NULL)",
 )
 """The statements that make an empty schema, but for the row of `index_schema`."""
+
+_PENDING_KB = 512
+"""Of grams that wait to be sorted into their index: each search looks through them."""
 
 ROW_COLUMNS = (
     "id", "seq", "until", "deleted", "active", "source_version", "content_hash", "metadata", "facts", "share",
@@ -84,9 +95,19 @@ def content_table(number: int) -> str:
     return f"content_{number}"
 
 
+def words_table(number: int) -> str:
+    """Return the name of the table with the words of a generation's rows."""
+    return f"words_{number}"
+
+
+def gram_table(number: int) -> str:
+    """Return the name of the table that says how many items of a generation hold a gram."""
+    return f"gram_{number}"
+
+
 def generation_tables(number: int, id_kind: IdKind, dim: int) -> list[str]:
     """Return the statements that make the tables of a generation, without the graph index."""
-    rows, id_type = rows_table(number), _ID_TYPES[id_kind]
+    rows, words, id_type = rows_table(number), words_table(number), _ID_TYPES[id_kind]
     return [
         f"CREATE TABLE {rows}(id {id_type} NOT NULL, seq bigint NOT NULL, until bigint, "
         "deleted bool NOT NULL, active bool NOT NULL, source_version bigint, content_hash bytea, "
@@ -97,6 +118,15 @@ def generation_tables(number: int, id_kind: IdKind, dim: int) -> list[str]:
         f"CREATE INDEX {rows}_until ON {rows}(until) WHERE until IS NOT NULL",
         f"CREATE TABLE {content_table(number)}(id {id_type} PRIMARY KEY, content_hash bytea NOT NULL, "
         "kind text NOT NULL, data bytea NOT NULL)",
+        f"CREATE TABLE {words}(id {id_type} NOT NULL, seq bigint NOT NULL, until bigint, "
+        "letters bigint[] NOT NULL, sounds bigint[] NOT NULL, PRIMARY KEY(id, seq)) WITH (fillfactor = 80)",
+        *(
+            f"CREATE INDEX {words}_{stream} ON {words} USING gin ({stream}) "
+            f"WITH (gin_pending_list_limit = {_PENDING_KB})"
+            for stream in ("letters", "sounds")
+        ),
+        f"CREATE TABLE {gram_table(number)}(stream smallint NOT NULL, gram bigint NOT NULL, "
+        "documents bigint NOT NULL, PRIMARY KEY(stream, gram)) WITH (fillfactor = 70)",
     ]
 
 
@@ -112,7 +142,9 @@ def graph_index(number: int, metric: Metric, dim: int) -> list[str]:
 def dropped_tables(number: int) -> list[str]:
     """Return the statements that remove all of a generation that no collection names any more."""
     return [
-        f"DROP TABLE IF EXISTS {rows_table(number)}, {content_table(number)}",
+        f"DROP TABLE IF EXISTS {rows_table(number)}, {content_table(number)}, {words_table(number)}, "
+        f"{gram_table(number)}",
+        f"DELETE FROM word_sum WHERE generation = {number}",
         f"DELETE FROM cursor WHERE generation = {number}",
         f"DELETE FROM digest_sum WHERE generation = {number}",
         f"DELETE FROM generation WHERE number = {number}",

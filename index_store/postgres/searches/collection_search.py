@@ -114,7 +114,7 @@ class CollectionSearch:
         request = with_span(request, spec.lifetime)
         fetcher = GenerationRows(
             connection, spec, generation, self._keys,
-            with_texts=request.with_metadata or request.ranking is not None or request.text is not None,
+            with_texts=request.with_metadata or request.ranking is not None,
             graph_from=self._graph_from,
         )  # fmt: skip
         is_plain = _is_plain(request)
@@ -136,8 +136,8 @@ class CollectionSearch:
         if is_plain:
             held = [row[_HEAD_FIELDS:] for row in rows if row[_HEAD_FIELDS] is not None]
             fetcher.take_first(request, query, held)
-        reads = request.ranking is not None or request.text is not None
-        view = view_of_pool(RowPool(Delta(spec), fetcher, reads_metadata=reads), now.head)
+        pool = RowPool(Delta(spec), fetcher, reads_metadata=request.ranking is not None)
+        view = view_of_pool(pool, now.head)
         return result_of(view, request, generation.name, generation.embedding_version, seq)
 
     def _head_and_rows(self, connection: BoundedConnection, query: RowQuery) -> list[Any]:

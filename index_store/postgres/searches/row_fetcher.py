@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -18,15 +19,16 @@ import numpy as np
 from index_store.ann.background import SAMPLE_ROWS, RowSample, sample_of
 from index_store.ann.float32_bounds import sum_error
 from index_store.ann.rerank import Distances, rescore
-from index_store.errors import InvalidRequest
 from index_store.filter.cache import compiled_filter
 from index_store.lexical.scores import QueryGrams, QueryTerms, StreamStatistics
 from index_store.lru import LruCache
 from index_store.postgres.conditions import Condition, filter_condition, key_condition, shown_condition
 from index_store.postgres.connections import BoundedConnection
 from index_store.postgres.generations import GenerationRecord
-from index_store.postgres.parameters import id_array, id_column, vector_value, vectors_of
+from index_store.postgres.parameters import id_array, id_column, int_array, vector_value, vectors_of
 from index_store.postgres.schema import GRAPH_DIM_MAX, LIVE, OPERATORS, rows_table
+from index_store.postgres.searches.word_rows import WordRows
+from index_store.postgres.words import read_statistics
 from index_store.query.pool import LiveSeqs, PoolRows, ScoreRange
 from index_store.types import CollectionSpec, Id, SearchRequest
 
@@ -91,6 +93,7 @@ class GenerationRows:
         self._keys = keys
         self._with_texts = with_texts
         self._graph_from = graph_from
+        self._words = WordRows(connection, generation.number, spec.id_kind)
         self._first: tuple[SearchRequest, RowQuery, QueryRows] | None = None
 
     def first_query(self, request: SearchRequest, k: int) -> RowQuery:
@@ -125,7 +128,7 @@ class GenerationRows:
                     ("graph", query.ef, found.newest) if query.ef else ("scan", 0, self._generation.live)
                 )
             if self._is_enough(request, query, found, k):
-                return found.rows
+                return found.rows if request.text is None else self._with_grams(found.rows)
             is_exact = is_exact or found.newest < limit or limit > _MORE_AGAIN * (k + _MORE)
             limit = k + _MORE_EXACT if is_exact and query.ef else _MORE_AGAIN * limit
 
@@ -156,13 +159,17 @@ class GenerationRows:
 
     def _live(self, live: LiveSeqs) -> list[Condition]:
         """The conditions of two kinds of rows: versions that hold on, and those that ended since."""
+        ended = f"until > {live.seq} AND seq <= {live.seq} AND active AND vector IS NOT NULL"
+        ended = f"{ended} AND {self._still_live(live).sql}"
+        return [Condition(f"{LIVE} AND seq <= {live.seq}"), Condition(ended)]
+
+    def _still_live(self, live: LiveSeqs) -> Condition:
+        """The condition of rows, named r, whose items are live at `live.still`."""
         still = live.still
-        ended = (
-            f"until > {live.seq} AND seq <= {live.seq} AND active AND vector IS NOT NULL AND EXISTS("
-            f"SELECT 1 FROM {self._table} n WHERE n.id = r.id AND n.seq <= {still} "
+        return Condition(
+            f"EXISTS(SELECT 1 FROM {self._table} n WHERE n.id = r.id AND n.seq <= {still} "
             f"AND (n.until IS NULL OR n.until > {still}) AND n.active AND n.vector IS NOT NULL)"
         )
-        return [Condition(f"{LIVE} AND seq <= {live.seq}"), Condition(ended)]
 
     @property
     def _table(self) -> str:
@@ -196,7 +203,7 @@ class GenerationRows:
         """What else a row has to fulfil."""
         found = []
         if len(request.exclude_ids):
-            found.append(Condition("id <> ALL(%s)", (id_array(request.exclude_ids, self._spec.id_kind),)))
+            found.append(Condition("r.id <> ALL(%s)", (id_array(request.exclude_ids, self._spec.id_kind),)))
         if request.filter is not None:
             found.append(filter_condition(compiled_filter(request.filter).node))
         if request.shown is not None:
@@ -232,14 +239,35 @@ class GenerationRows:
     def fetch_by_words(
         self, request: SearchRequest, live: LiveSeqs, terms: QueryTerms, scores: ScoreRange, count: int
     ) -> PoolRows:
-        """See `RowFetcher`. Not there yet."""
-        del request, live, terms, scores, count
-        raise _no_words()
+        """See `RowFetcher`."""
+        allowed = self._allowed(replace(request, after=None), "")
+        if live.still > live.seq:
+            allowed.append(self._still_live(live))
+        found = self._words.find_best(terms, live, allowed, scores, count)
+        text = "r.metadata" if self._with_texts else "NULL::text"
+        ids, seqs = ([], []) if not found.keys else zip(*found.keys, strict=True)
+        rows = self._connection.execute(
+            f"SELECT r.vector, {text} FROM unnest(%s, %s) WITH ORDINALITY AS wanted(id, seq, place) "
+            f"JOIN {self._table} r ON r.id = wanted.id AND r.seq = wanted.seq ORDER BY place".encode(),
+            (id_array(ids, self._spec.id_kind), int_array(seqs)),
+            binary=True,
+        ).fetchall()
+        assert len(rows) == len(ids), "words are of rows that are there"
+        vectors, texts = ((), ()) if not rows else zip(*rows, strict=True)
+        return PoolRows(
+            id_column(ids, self._spec.id_kind),
+            np.array(seqs, np.int64),
+            vectors_of(vectors, self._spec.dim),
+            list(texts),
+            found.grams,
+        )
 
     def word_statistics(self, query: QueryGrams, seq: int) -> Mapping[str, StreamStatistics]:
-        """See `RowFetcher`. Not there yet."""
-        del query, seq
-        raise _no_words()
+        """See `RowFetcher`. Raises WordsNotSealed."""
+        return read_statistics(self._connection, self._generation.number, self._spec, query, seq)
+
+    def _with_grams(self, rows: PoolRows) -> PoolRows:
+        return rows._replace(grams=self._words.grams_of_rows(rows.ids.tolist(), rows.seqs))
 
     def live_ids(self, ids: Sequence[Id]) -> set[Id]:
         """See `RowFetcher`."""
@@ -291,7 +319,3 @@ def is_prepared(query: RowQuery) -> bool | None:
     """Whether a statement is planned once for all. One with arrays is not: PostgreSQL looks up ids of a list
     that it knows when it plans in a table of hashes, others one by one."""
     return None if len(query.parameters) <= 2 else False
-
-
-def _no_words() -> InvalidRequest:
-    return InvalidRequest("an index in PostgreSQL is not searched by words yet", "mode")

@@ -35,6 +35,7 @@ from index_store.postgres.generations import (
 )
 from index_store.postgres.parameters import id_array, stored_vector
 from index_store.postgres.schema import rows_table
+from index_store.postgres.words import put_words
 from index_store.postgres.writes.versions import changed_counts, put_versions, store_counts
 from index_store.record.batches import (
     CommitResult,
@@ -87,6 +88,8 @@ def write_batch(
     rows = [rows_of(cursor.fetchall()) for cursor in stored]
     done, works = _applied(batch, addressed, list(zip(takers, rows, strict=True)), metadata_bytes_max)
     added = [put_versions(connection, spec.id_kind, generation, work) for generation, work in works]
+    for generation, work in works:
+        put_words(connection, generation.number, spec, list(work.changed.values()))
     after = [changed_counts(*each, more) for each, more in zip(works, added, strict=True)]
     with _indeterminate(), connection.pipeline():
         for now, (_, work) in zip(after, works, strict=True):

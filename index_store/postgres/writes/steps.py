@@ -31,6 +31,7 @@ from index_store.postgres.schema import (
     rows_table,
 )
 from index_store.postgres.searches.collection_search import read_collection
+from index_store.postgres.words import begin_words, put_words
 from index_store.postgres.writes.batches import COLLECTION_LOCK, applied_to, read_newest, rows_of
 from index_store.postgres.writes.versions import changed_counts, put_versions, store_counts
 from index_store.record.batches import WriteJob
@@ -244,6 +245,7 @@ def _new_generation(
             "INSERT INTO generation(number, collection, embedding_version, dim) VALUES(%s, %s, %s, %s)",
             (number, spec.name, embedding_version, dim),
         )
+        begin_words(connection, number, spec)
     return GenerationRecord(number, embedding_version, dim, 0, 0, 0, 0, 0, 0, "", 0, 0.0)
 
 
@@ -288,6 +290,7 @@ def _copy(
             job = WriteJob(batch, {item.id for item in batch.items})
             work, _ = applied_to(target, newest, job, METADATA_BYTES_MAX)
             target = changed_counts(target, work, put_versions(connection, spec.id_kind, target, work))
+            put_words(connection, target.number, spec, list(work.changed.values()))
             store_counts(connection, target, work)
         seq = rows[-1].seq
 
