@@ -217,6 +217,13 @@ class ItemSource(Protocol):
         """Return which values the live items that pass have, at the same moment."""
 
 
+class ItemIndex(VectorIndex, Protocol):
+    """An index whose stored items can be listed."""
+
+    def item_source(self) -> ItemSource:
+        """Return what lists and counts stored items."""
+
+
 class ExplainSource(Protocol):
     """Why an item is, or is not, in an answer."""
 

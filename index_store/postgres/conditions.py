@@ -61,6 +61,20 @@ def filter_condition(node: FilterNode) -> Condition:
             return _any_of([filter_condition(part) for part in parts])
 
 
+def is_indexed(node: FilterNode) -> bool:
+    """Return whether the index over facts finds the rows of a filter (docs/decisions/0127)."""
+    match node:
+        case KeyTest():
+            operands = sum(map(len, node.operand.values())) if node.operator == "$in" else 1
+            return node.operator in ("$eq", "$in") and operands <= IN_PATH_MAX
+        case Not():
+            return False
+        case AllOf(parts):
+            return any(map(is_indexed, parts))
+        case AnyOf(parts):
+            return all(map(is_indexed, parts))
+
+
 def key_condition(key: str) -> Condition:
     """Return the condition that a row has a value under a key of a filter. Raises InvalidFilter."""
     return _any_of([location.exists() for location in key_locations(key)])
@@ -94,7 +108,7 @@ class Location(NamedTuple):
             return Condition("facts ? %s", (self.head,))
         return _any_of([Condition("facts @? %s::jsonpath", (path,)) for path in self.targets()])
 
-    def values(self) -> Condition:
+    def all_values(self) -> Condition:
         """Return the list of all values here, as jsonb."""
         targets = tuple(self.targets())
         return Condition(" || ".join(["jsonb_path_query_array(facts, %s::jsonpath)"] * len(targets)), targets)

@@ -7,7 +7,7 @@ What an answer or a write means is decided by the code that the embedded engine 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -19,18 +19,18 @@ from index_store.answers.requests import outcome_of
 from index_store.answers.validation import check_ids, check_parts, check_spec
 from index_store.errors import InvalidRequest, Unavailable, UnknownCollection, without_errors
 from index_store.hints import TRY_AGAIN
-from index_store.lru import LruCache
 from index_store.postgres.connections import BoundedConnection, Connections, PostgresLimits
 from index_store.postgres.generations import CollectionRecord, GenerationRecord, collection_record
+from index_store.postgres.listing.row_items import RowItems
 from index_store.postgres.opening import open_schema
-from index_store.postgres.parameters import id_array, int_array, stored_vector
+from index_store.postgres.parameters import int_array
+from index_store.postgres.reading import one_moment, read_items
 from index_store.postgres.schema import rows_table
 from index_store.postgres.searches.collection_search import CollectionSearch, read_collection
-from index_store.postgres.searches.row_fetcher import KEYS_MAX, KeyCache
+from index_store.postgres.searches.known_keys import RowKeys
 from index_store.postgres.writes.batches import write_batch
 from index_store.postgres.writes.steps import StepClock, take_step
 from index_store.record import digest
-from index_store.record.rows import Row
 from index_store.types import (
     ALIKE,
     DIGEST_BUCKETS,
@@ -94,7 +94,7 @@ class PostgresIndex:
         self._metadata_bytes_max = metadata_bytes_max
         self._patience = timing or StepClock()
         self._collections = _PostgresCollections()
-        keys: KeyCache = LruCache(KEYS_MAX)
+        keys = RowKeys()
         for spec in specs:
             check_spec(spec)
             search = CollectionSearch(
@@ -102,6 +102,7 @@ class PostgresIndex:
             )
             nothing = collection_record(spec, [(None, None, None, 0.0, None)])
             self._collections[spec.name] = _Collection(spec, search, nothing)
+        self._items = RowItems(self.connections, lambda name: self._collections[name].spec, keys)
 
     def _note(self, name: str, record: CollectionRecord) -> None:
         self._collections[name].record = record
@@ -151,8 +152,12 @@ class PostgresIndex:
         found = self._collections[collection]
         check_ids(ids, found.spec)
         with self.connections.using(self._limits.read_s) as connection:
-            items = _of_current(connection, found, partial(_read_items, connection, found.spec, ids))
+            items = _of_current(connection, found, partial(read_items, connection, found.spec, ids))
         return [(items or {}).get(item_id) for item_id in ids]
+
+    def item_source(self) -> RowItems:
+        """Return what lists and counts stored items; fits `ItemSource`."""
+        return self._items
 
     def newest_seq(self, collection: str) -> int | None:
         """See `SeqSource.newest_seq`: of what this process has read or written."""
@@ -170,7 +175,7 @@ class PostgresIndex:
     def status(self, collection: str) -> CollectionStatus:
         """See `VectorIndex.status`."""
         found = self._collections[collection]
-        with self.connections.using(self._limits.read_s) as connection, _one_moment(connection):
+        with self.connections.using(self._limits.read_s) as connection, one_moment(connection):
             record = read_collection(connection, found.spec)
             cursors = connection.execute(
                 "SELECT generation, source, value FROM cursor WHERE generation = ANY(%s)",
@@ -185,7 +190,7 @@ class PostgresIndex:
         """See `VectorIndex.digest`."""
         found = self._collections[collection]
         check_parts(parts, ())
-        with self.connections.using(self._limits.pass_s) as connection, _one_moment(connection):
+        with self.connections.using(self._limits.pass_s) as connection, one_moment(connection):
             generation = read_collection(connection, found.spec).require(embedding_version)
             sums = _bucket_sums(connection, generation, parts)
         root = digest.root_of(digest.fold_buckets(sums, DIGEST_BUCKETS))
@@ -201,7 +206,7 @@ class PostgresIndex:
         """See `VectorIndex.digest_rows`. The rows are read before the first one is returned."""
         found = self._collections[collection]
         check_parts(parts, numbers)
-        with self.connections.using(self._limits.pass_s) as connection, _one_moment(connection):
+        with self.connections.using(self._limits.pass_s) as connection, one_moment(connection):
             generation = read_collection(connection, found.spec).require(embedding_version)
             rows = connection.execute(
                 f"SELECT id, share, active, vector IS NOT NULL FROM {rows_table(generation.number)} "
@@ -256,47 +261,6 @@ def _of_current(
     raise Unavailable(
         f"the generations of {found.spec.name!r} change faster than they can be read", TRY_AGAIN
     )
-
-
-def _read_items(
-    connection: BoundedConnection, spec: CollectionSpec, ids: Sequence[Id], generation: GenerationRecord
-) -> dict[Id, StoredItem] | None:
-    rows = connection.execute(
-        "SELECT c.current, r.* FROM collection c LEFT JOIN LATERAL ("
-        "SELECT id, seq, deleted, active, source_version, content_hash, metadata, vector "
-        f"FROM {rows_table(generation.number)} WHERE until IS NULL AND NOT deleted AND id = ANY(%s)"
-        ") r ON true WHERE c.name = %s".encode(),
-        (id_array(list(dict.fromkeys(ids)), spec.id_kind), spec.name),
-        binary=True,
-    ).fetchall()
-    if rows[0][0] != generation.number:
-        return None
-    items: dict[Id, StoredItem] = {}
-    for _, item_id, seq, deleted, active, version, content_hash, metadata, vector in rows:
-        if item_id is not None:
-            row = Row(
-                item_id, seq, deleted, active, version, content_hash, metadata, 0, stored_vector(vector)
-            )
-            items[item_id] = row.as_item()
-    return items
-
-
-def _one_moment(connection: BoundedConnection) -> Any:
-    """A transaction whose reads are all of one moment."""
-    return _Snapshot(connection)
-
-
-@dataclass(slots=True)
-class _Snapshot:
-    connection: BoundedConnection
-    is_open: bool = field(default=False)
-
-    def __enter__(self) -> None:
-        self.connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-
-    def __exit__(self, *_raised: object) -> None:
-        if not self.connection.broken:
-            self.connection.execute("ROLLBACK")
 
 
 def _bucket_sums(connection: BoundedConnection, generation: GenerationRecord, parts: int) -> Any:

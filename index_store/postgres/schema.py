@@ -31,7 +31,8 @@ Tables lie in the first schema of the connection's `search_path`, pgvector's typ
     content_N      what items were made of, by id; of an item only while it bears this content_hash
 
 The graph index holds the newest versions that searches find and no others: to end a version takes its row out
-of the index's condition, so a row that is replaced costs no second entry in the graph.
+of the index's condition, so a row that is replaced costs no second entry in the graph. An index over facts
+finds the rows of a filter (docs/decisions/0127).
 """
 
 from __future__ import annotations
@@ -116,6 +117,7 @@ def generation_tables(number: int, id_kind: IdKind, dim: int) -> list[str]:
         f"vector vector({dim}), PRIMARY KEY(id, seq)) WITH (toast_tuple_target = 8160)",
         f"CREATE INDEX {rows}_seq ON {rows}(seq)",
         f"CREATE INDEX {rows}_until ON {rows}(until) WHERE until IS NOT NULL",
+        f"CREATE INDEX {rows}_facts ON {rows} USING gin (facts jsonb_path_ops)",
         f"CREATE TABLE {content_table(number)}(id {id_type} PRIMARY KEY, content_hash bytea NOT NULL, "
         "kind text NOT NULL, data bytea NOT NULL)",
         f"CREATE TABLE {words}(id {id_type} NOT NULL, seq bigint NOT NULL, until bigint, "

@@ -6,28 +6,28 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
 from index_store.engine.index import EmbeddedIndex
 from index_store.errors import InvalidFilter, InvalidId, InvalidRequest, UnknownCollection
 from index_store.listings import FacetsRequest, ItemsRequest
-from index_store.port import ItemSource, VectorIndex
+from index_store.port import ItemIndex
+from index_store.postgres.index import GRAPH_FROM
 from index_store.types import Id, ItemDelete, ItemWrite, StoredItem, WriteBatch
+from tests.contract.conftest import POSTGRES, postgres_index
 from tests.contract.vectors import SPECS, begin_all, fill, put, vectors
 from tests.reference_filter import held, matches
 
 
-class ListedIndex(VectorIndex, Protocol):
-    """An index whose items can be listed."""
-
-    def item_source(self) -> ItemSource:
-        """Return what lists them."""
-
-
-@pytest.fixture(params=["embedded"])
-def listed_index(tmp_path: Path) -> Iterator[ListedIndex]:
+@pytest.fixture(params=["embedded", POSTGRES[0]])
+def listed_index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ItemIndex]:
+    if request.param == "postgres":
+        with postgres_index(request.getfixturevalue("postgres_database"), GRAPH_FROM) as opened:
+            begin_all(opened)
+            yield opened
+        return
     engine = EmbeddedIndex(tmp_path, SPECS)
     engine.open()
     begin_all(engine)
@@ -35,7 +35,7 @@ def listed_index(tmp_path: Path) -> Iterator[ListedIndex]:
     engine.close()
 
 
-def pages(index: ListedIndex, collection: str, request: ItemsRequest) -> Iterator[list[StoredItem]]:
+def pages(index: ItemIndex, collection: str, request: ItemsRequest) -> Iterator[list[StoredItem]]:
     while True:
         found = index.item_source().list_items(collection, request)
         yield list(found.items)
@@ -44,11 +44,11 @@ def pages(index: ListedIndex, collection: str, request: ItemsRequest) -> Iterato
         request = replace(request, after=found.next_after)
 
 
-def listed(index: ListedIndex, collection: str = "numbers", **asked: Any) -> list[Id]:
+def listed(index: ItemIndex, collection: str = "numbers", **asked: Any) -> list[Id]:
     return [item.id for page in pages(index, collection, ItemsRequest(**asked)) for item in page]
 
 
-def test_ids_come_in_order_of_their_kind(listed_index: ListedIndex) -> None:
+def test_ids_come_in_order_of_their_kind(listed_index: ItemIndex) -> None:
     for name, ids in (
         ("numbers", [5, -3, 2**63 - 1, -(2**63), 0]),
         ("names", ["b", "가", "a", "B", "😀", "10", "9", "\ue000", "a b"]),
@@ -59,7 +59,7 @@ def test_ids_come_in_order_of_their_kind(listed_index: ListedIndex) -> None:
         assert list(source.list_ids(name, ItemsRequest()).ids) == sorted(ids)  # type: ignore[type-var]
 
 
-def test_a_page_ends_after_so_many_rows_and_says_where_to_go_on(listed_index: ListedIndex) -> None:
+def test_a_page_ends_after_so_many_rows_and_says_where_to_go_on(listed_index: ItemIndex) -> None:
     fill(listed_index, 50)
     listed_index.write("numbers", WriteBatch(deletes=[ItemDelete(n) for n in range(5, 15)]))
     source = listed_index.item_source()
@@ -75,7 +75,7 @@ def test_a_page_ends_after_so_many_rows_and_says_where_to_go_on(listed_index: Li
     assert source.list_ids("numbers", ItemsRequest(19)).next_after is None
 
 
-def test_a_page_ends_after_so_much_metadata(listed_index: ListedIndex) -> None:
+def test_a_page_ends_after_so_much_metadata(listed_index: ItemIndex) -> None:
     rows = [ItemWrite(n, vectors(1)[0], metadata={"name": "가" * 100}) for n in range(6)]
     put(listed_index, rows)
     found = listed_index.item_source().list_items("numbers", ItemsRequest(metadata_bytes_max=600))
@@ -83,7 +83,7 @@ def test_a_page_ends_after_so_much_metadata(listed_index: ListedIndex) -> None:
     assert listed(listed_index, metadata_bytes_max=1) == list(range(6))
 
 
-def test_items_come_as_they_are_stored(listed_index: ListedIndex) -> None:
+def test_items_come_as_they_are_stored(listed_index: ItemIndex) -> None:
     data = fill(listed_index, 3)
     put(listed_index, [ItemWrite(2, data[0], metadata={"a": [1.5, "\0", None]}, source_version=7)])
     listed_index.write("numbers", WriteBatch([ItemWrite(1, active=False)]))
@@ -97,7 +97,7 @@ def test_items_come_as_they_are_stored(listed_index: ListedIndex) -> None:
         assert replace(one, vector=None) == replace(other, vector=None)
 
 
-def test_items_are_listed_by_their_state(listed_index: ListedIndex) -> None:
+def test_items_are_listed_by_their_state(listed_index: ItemIndex) -> None:
     fill(listed_index, 6)
     listed_index.write("numbers", WriteBatch([ItemWrite(1, active=False)], [ItemDelete(2)]))
     put(listed_index, [ItemWrite(3, content_hash=b"new", drops_vector=True)])
@@ -116,7 +116,7 @@ def test_items_are_listed_by_their_state(listed_index: ListedIndex) -> None:
         assert listed(listed_index, items_max=2, **{**everything, **asked}) == ids, asked
 
 
-def test_a_list_gives_what_is_there_all_the_while_once(listed_index: ListedIndex) -> None:
+def test_a_list_gives_what_is_there_all_the_while_once(listed_index: ItemIndex) -> None:
     data = fill(listed_index, 20)
     found: list[Id] = []
     for number, page in enumerate(pages(listed_index, "numbers", ItemsRequest(items_max=4))):
@@ -126,7 +126,7 @@ def test_a_list_gives_what_is_there_all_the_while_once(listed_index: ListedIndex
     assert found == sorted(set(found)) and set(found) >= {*range(14), 100}
 
 
-def test_an_empty_generation_has_no_items(listed_index: ListedIndex) -> None:
+def test_an_empty_generation_has_no_items(listed_index: ItemIndex) -> None:
     source = listed_index.item_source()
     assert source.list_items("names", ItemsRequest()).next_after is None
     assert source.list_ids("names", ItemsRequest()).ids == []
@@ -134,7 +134,7 @@ def test_an_empty_generation_has_no_items(listed_index: ListedIndex) -> None:
     assert (found.counted.live, list(found.facets), found.counted.embedding_version) == (0, [], "v1")
 
 
-def test_what_is_wrong_is_refused(listed_index: ListedIndex) -> None:
+def test_what_is_wrong_is_refused(listed_index: ItemIndex) -> None:
     source = listed_index.item_source()
     with pytest.raises(UnknownCollection):
         source.list_items("nothing", ItemsRequest())
@@ -175,7 +175,7 @@ def scalars(values: list[Any]) -> set[Any]:
     return {kind(one) for one in elements if not isinstance(one, dict)}
 
 
-def fill_described(index: ListedIndex) -> dict[int, dict[str, Any] | None]:
+def fill_described(index: ItemIndex) -> dict[int, dict[str, Any] | None]:
     """120 items, a hidden and a deleted one among them; return the metadata of those that are live."""
     live = {number: described(number) for number in range(120)}
     data = vectors(len(live))
@@ -186,7 +186,7 @@ def fill_described(index: ListedIndex) -> dict[int, dict[str, Any] | None]:
     return {number: metadata for number, metadata in live.items() if number not in (3, 4)}
 
 
-def test_counts_and_facets_equal_a_loop(listed_index: ListedIndex) -> None:
+def test_counts_and_facets_equal_a_loop(listed_index: ItemIndex) -> None:
     live = fill_described(listed_index)
     source = listed_index.item_source()
     keys = ["shade", "tags", "mixed", "nest.x", "nest", "price", "absent"]
@@ -205,7 +205,7 @@ def test_counts_and_facets_equal_a_loop(listed_index: ListedIndex) -> None:
             assert [items for _, items in facet.values] == sorted(counts.values(), reverse=True)
 
 
-def test_without_keys_the_most_common_ones_are_told(listed_index: ListedIndex) -> None:
+def test_without_keys_the_most_common_ones_are_told(listed_index: ItemIndex) -> None:
     live = fill_described(listed_index)
     source = listed_index.item_source()
     found = source.count_values("numbers", FacetsRequest(keys_max=3, values_max=2)).facets
@@ -217,7 +217,7 @@ def test_without_keys_the_most_common_ones_are_told(listed_index: ListedIndex) -
     assert (price.items, price.distinct, list(price.values)) == (having["price"], None, [])
 
 
-def test_ranges_of_numbers_count_what_a_filter_finds(listed_index: ListedIndex) -> None:
+def test_ranges_of_numbers_count_what_a_filter_finds(listed_index: ItemIndex) -> None:
     fill_described(listed_index)
     source = listed_index.item_source()
     for distinct_max in (50, 50_000):
@@ -229,7 +229,7 @@ def test_ranges_of_numbers_count_what_a_filter_finds(listed_index: ListedIndex) 
             assert source.count_items("numbers", within).live == each.items, each
 
 
-def test_a_key_is_known_once_a_row_has_it(listed_index: ListedIndex) -> None:
+def test_a_key_is_known_once_a_row_has_it(listed_index: ItemIndex) -> None:
     data = fill(listed_index, 3)
     source = listed_index.item_source()
     for _ in range(2):

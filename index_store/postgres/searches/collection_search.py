@@ -26,9 +26,9 @@ from index_store.postgres.generations import (
     GenerationRecord,
     collection_record,
 )
+from index_store.postgres.searches.known_keys import RowKeys
 from index_store.postgres.searches.row_fetcher import (
     GenerationRows,
-    KeyCache,
     RowQuery,
     is_prepared,
     set_ef,
@@ -60,7 +60,7 @@ class CollectionSearch:
         self,
         spec: CollectionSpec,
         note: Callable[[CollectionRecord], None],
-        keys: KeyCache,
+        keys: RowKeys,
         *,
         graph_from: int,
         wait_s: float,

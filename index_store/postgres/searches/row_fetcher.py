@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,12 +21,12 @@ from index_store.ann.float32_bounds import sum_error
 from index_store.ann.rerank import Distances, rescore
 from index_store.filter.cache import compiled_filter
 from index_store.lexical.scores import QueryGrams, QueryTerms, StreamStatistics
-from index_store.lru import LruCache
-from index_store.postgres.conditions import Condition, filter_condition, key_condition, shown_condition
+from index_store.postgres.conditions import Condition, filter_condition, shown_condition
 from index_store.postgres.connections import BoundedConnection
 from index_store.postgres.generations import GenerationRecord
 from index_store.postgres.parameters import id_array, id_column, int_array, vector_value, vectors_of
 from index_store.postgres.schema import GRAPH_DIM_MAX, LIVE, OPERATORS, rows_table
+from index_store.postgres.searches.known_keys import RowKeys
 from index_store.postgres.searches.word_rows import WordRows
 from index_store.postgres.words import read_statistics
 from index_store.query.pool import LiveSeqs, PoolRows, ScoreRange
@@ -40,8 +40,6 @@ _MORE = 16
 _MORE_EXACT = 64
 _MORE_AGAIN = 8
 """Times as many rows where the first were too few to tell."""
-KEYS_MAX = 10_000
-"""Of all generations, about which it is remembered whether a row has them."""
 _ROWS_MAX = 50_000
 """Beyond the k nearest: so many of one distance are ordered as PostgreSQL does, by id among equal ones."""
 
@@ -67,11 +65,6 @@ class QueryRows(NamedTuple):
     bound: float
 
 
-KeyCache: TypeAlias = LruCache[tuple[int, str], int]
-"""By generation and key of metadata: _HAS where some row has it, else the head as of which none had."""
-_HAS = -1
-
-
 class GenerationRows:
     """Fits `RowFetcher`. For one search, on its connection; generation: as of the search's seq."""
 
@@ -80,7 +73,7 @@ class GenerationRows:
         connection: BoundedConnection,
         spec: CollectionSpec,
         generation: GenerationRecord,
-        keys: KeyCache,
+        keys: RowKeys,
         *,
         with_texts: bool,
         graph_from: int,
@@ -285,18 +278,8 @@ class GenerationRows:
         return self._generation.live
 
     def has_key(self, key: str) -> bool:
-        """See `RowFetcher`. Reads every row where none has it, once for each head."""
-        generation = self._generation
-        known = self._keys.find((generation.number, key))
-        if known not in (_HAS, generation.head):
-            condition = key_condition(key)
-            found = self._connection.execute(
-                f"SELECT EXISTS(SELECT 1 FROM {self._table} WHERE {condition.sql})".encode(),
-                condition.parameters,
-            ).fetchone()
-            known = _HAS if found == (True,) else generation.head
-            self._keys.keep((generation.number, key), known)
-        return known == _HAS
+        """See `RowFetcher`. True where there are too many rows to look at all of them for one search."""
+        return self._keys.is_held(self._connection, self._generation, key)
 
     def usual_similarities(self) -> RowSample:
         """See `RowFetcher`. Of the rows with the smallest shares, which are as good as drawn."""
