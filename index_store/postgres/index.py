@@ -28,6 +28,7 @@ from index_store.postgres.reading import one_moment, read_items
 from index_store.postgres.schema import rows_table
 from index_store.postgres.searches.collection_search import CollectionSearch, read_collection
 from index_store.postgres.searches.known_keys import RowKeys
+from index_store.postgres.searches.selectivity import FilterShares
 from index_store.postgres.writes.batches import write_batch
 from index_store.postgres.writes.steps import StepClock, take_step
 from index_store.record import digest
@@ -94,12 +95,13 @@ class PostgresIndex:
         self._metadata_bytes_max = metadata_bytes_max
         self._patience = timing or StepClock()
         self._collections = _PostgresCollections()
-        keys = RowKeys()
+        keys, shares = RowKeys(), FilterShares()
         for spec in specs:
             check_spec(spec)
             search = CollectionSearch(
-                spec, partial(self._note, spec.name), keys, graph_from=graph_from, wait_s=_MIN_SEQ_WAIT_S
-            )
+                spec, partial(self._note, spec.name), keys, shares,
+                graph_from=graph_from, wait_s=_MIN_SEQ_WAIT_S,
+            )  # fmt: skip
             nothing = collection_record(spec, [(None, None, None, 0.0, None)])
             self._collections[spec.name] = _Collection(spec, search, nothing)
         self._items = RowItems(self.connections, lambda name: self._collections[name].spec, keys)

@@ -33,6 +33,7 @@ from index_store.postgres.searches.row_fetcher import (
     is_prepared,
     set_ef,
 )
+from index_store.postgres.searches.selectivity import FilterShares
 from index_store.query.pool import RowPool
 from index_store.query.view import view_of_pool
 from index_store.types import CollectionSpec, PageKey, SearchRequest, SearchResult
@@ -61,6 +62,7 @@ class CollectionSearch:
         spec: CollectionSpec,
         note: Callable[[CollectionRecord], None],
         keys: RowKeys,
+        shares: FilterShares,
         *,
         graph_from: int,
         wait_s: float,
@@ -69,6 +71,7 @@ class CollectionSearch:
         self._spec = spec
         self._note = note
         self._keys = keys
+        self._shares = shares
         self._graph_from = graph_from
         self._wait_s = wait_s
 
@@ -113,7 +116,7 @@ class CollectionSearch:
         spec = record.spec_of(generation)
         request = with_span(request, spec.lifetime)
         fetcher = GenerationRows(
-            connection, spec, generation, self._keys,
+            connection, spec, generation, self._keys, self._shares,
             with_texts=request.with_metadata or request.ranking is not None,
             graph_from=self._graph_from,
         )  # fmt: skip

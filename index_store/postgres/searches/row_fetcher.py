@@ -27,6 +27,7 @@ from index_store.postgres.generations import GenerationRecord
 from index_store.postgres.parameters import id_array, id_column, int_array, vector_value, vectors_of
 from index_store.postgres.schema import GRAPH_DIM_MAX, LIVE, OPERATORS, rows_table
 from index_store.postgres.searches.known_keys import RowKeys
+from index_store.postgres.searches.selectivity import FilterShares, is_exact_faster
 from index_store.postgres.searches.word_rows import WordRows
 from index_store.postgres.words import read_statistics
 from index_store.query.pool import LiveSeqs, PoolRows, ScoreRange
@@ -74,16 +75,18 @@ class GenerationRows:
         spec: CollectionSpec,
         generation: GenerationRecord,
         keys: RowKeys,
+        shares: FilterShares,
         *,
         with_texts: bool,
         graph_from: int,
     ) -> None:
         """spec: with the dim of the generation. with_texts: whether metadata are read. graph_from: of how
-        many live items on a graph is searched."""
+        many live items on a graph is searched, unless a filter leaves few; 0: always."""
         self._connection = connection
         self._spec = spec
         self._generation = generation
         self._keys = keys
+        self._shares = shares
         self._with_texts = with_texts
         self._graph_from = graph_from
         self._words = WordRows(connection, generation.number, spec.id_kind)
@@ -127,8 +130,19 @@ class GenerationRows:
 
     def _is_exact(self, request: SearchRequest) -> bool:
         generation = self._generation
-        is_small = generation.live < self._graph_from and request.ef is None
-        return request.exact or is_small or generation.dim > GRAPH_DIM_MAX
+        if request.exact or generation.dim > GRAPH_DIM_MAX:
+            return True
+        if request.ef is not None or not self._graph_from:
+            return False
+        return generation.live < self._graph_from or self._leaves_few(request)
+
+    def _leaves_few(self, request: SearchRequest) -> bool:
+        """Whether the filter leaves so few rows that they are sooner compared one by one."""
+        if request.filter is None:
+            return False
+        condition = compiled_filter(request.filter)
+        share = self._shares.estimate(self._connection, self._generation, condition)
+        return is_exact_faster(share, self._generation.live, request.offset + request.k, condition)
 
     def _is_enough(self, request: SearchRequest, query: RowQuery, found: QueryRows, k: int) -> bool:
         """Whether the k nearest are certainly among the rows, as far as the way they were found can tell."""
