@@ -324,7 +324,7 @@ class RebuildRunner:
                 job = await self._tell(job, progress)
                 if job is None:
                     return False
-            await asyncio.sleep(self._pace.rest_after(self._clock() - worked_at))
+            await self._pace.rest(self._clock() - worked_at)
 
     async def _step(self, gap: Gap, slot: Slot, progress: _Progress) -> Id | None:
         step = await self._filler.fill_next(gap, slot, progress.after)

@@ -152,7 +152,7 @@ class Replayer:
             reason = await self._run(partial(self._why_not_comparable, query, before, after))
             if reason:
                 return SkippedQuery(query, reason)
-        await asyncio.sleep(min(self._pace.rest_after(self._clock() - began_at), _REST_S_MAX))
+        await self._pace.rest(self._clock() - began_at, _REST_S_MAX)
         return ReplayedQuery(query, answer, other)
 
     async def search_side(self, search: ParsedSearch, side: ReplaySide) -> SearchResult:
