@@ -6,6 +6,7 @@ it could not read again from the disk, so it may be killed at any moment.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -340,5 +341,9 @@ def _bytes_of_words(directory: Path, base: OpenSnapshot | None) -> int:
 
 
 def lower_priority() -> None:
-    """Run at idle priority from here on: everything else on the machine goes first."""
+    """Run at low priority from here on, as a batch that keeps no core from who wakes up beside it
+    (docs/decisions/0132)."""
     os.nice(max(0, _NICE - os.nice(0)))
+    if hasattr(os, "SCHED_BATCH"):
+        with contextlib.suppress(OSError):  # where a sandbox forbids it
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

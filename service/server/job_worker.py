@@ -17,8 +17,10 @@ _NICE = "10"
 
 
 def low_priority(command: Sequence[str]) -> list[str]:
-    """Return `command` at low priority, from its first import on: that is half a second of a core."""
-    return [*(["nice", "-n", _NICE] if shutil.which("nice") else []), *command]
+    """Return `command` at low priority, from its first import on: that is half a second of a core. As a batch
+    it does not keep a core from who wakes up beside it (docs/decisions/0132)."""
+    prefixes = (["nice", "-n", _NICE], ["chrt", "--batch", "0"])
+    return [word for prefix in prefixes if shutil.which(prefix[0]) for word in prefix] + list(command)
 
 
 def job_command(settings: Settings) -> list[str]:

@@ -18,6 +18,7 @@ _SHARE_MIN = 0.02
 _KNOWN_SHARE_MIN = 0.1
 """The least share while it is known what searches take at rest: nobody's rebuild takes fifty times as long to
 win what few milliseconds more would cost."""
+_FIRST_SHARE = 0.25
 _SLOWER, _FASTER = 0.5, 1.25
 _SEARCHES_MIN = 20
 """Fewer say nothing of a hundredth; the share stays, and they count with those that come."""
@@ -55,7 +56,7 @@ class FillThrottle:
         self._break_at = -math.inf
         self._at_rest: deque[Sequence[float]] = deque(maxlen=_BREAKS)
         self._is_rest_known = False
-        self.share = 1.0
+        self.share = _FIRST_SHARE
 
     async def rest(self, worked_s: float, most_s: float = math.inf) -> None:
         """Rest after so many seconds of work. most_s: no single rest is longer."""
