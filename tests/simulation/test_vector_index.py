@@ -15,61 +15,58 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, note, seed, settings
+from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
 
 from index_store.engine.index import EmbeddedIndex
-from index_store.errors import GenerationConflict, PageExpired
+from index_store.errors import GenerationConflict
 from index_store.maintenance.backup import restore_data
 from index_store.maintenance.check import check
 from index_store.maintenance.policy import MaintenanceLimits
 from index_store.maintenance.scrub import Scrub
 from index_store.maintenance.worker import Maintenance
-from index_store.request.ranking import Ranking
 from index_store.storage.schema import STORE_FILE, connect_sqlite
 from index_store.types import (
     CollectionSpec,
     ItemDelete,
     ItemWrite,
     NewGeneration,
-    PageKey,
     SearchRequest,
-    TextQuery,
     WriteBatch,
 )
 from tests.reference_index import ReferenceIndex
 from tests.simulation.index_values import (
-    ASKED,
     CONDITIONS,
     DIM,
-    IDS,
     OTHER_DIM,
-    RANKINGS,
-    SHADES,
     deletes,
     items,
     vector_of,
 )
 from tests.simulation.listing_rules import ListingRules
+from tests.simulation.paging_rules import PagingRules
 from tests.simulation.recommendation_rules import RecommendationRules
 
 SEED = 71_823
 
 
-class IndexMachine(ListingRules, RecommendationRules):
+class IndexMachine(ListingRules, PagingRules, RecommendationRules):
     """Two engines on one directory stand for two processes: they share nothing but the files."""
 
     folder: Path
 
-    @initialize(id_kind=st.sampled_from(["int64", "string"]), metric=st.sampled_from(["l2", "cosine", "ip"]))
-    def start(self, id_kind: Any, metric: Any) -> None:
+    @initialize(
+        id_kind=st.sampled_from(["int64", "string"]),
+        metric=st.sampled_from(["l2", "cosine", "ip"]),
+        some=st.lists(items, min_size=4, max_size=12),
+    )
+    def start(self, id_kind: Any, metric: Any, some: list[ItemWrite]) -> None:
         self.spec = CollectionSpec("things", id_kind, DIM, metric, ("title", "shade"))
         self.directory = Path(tempfile.mkdtemp(dir=self.folder))
         self.ticks = itertools.count()  # each look at the clock finds a second gone: each search looks around
@@ -80,9 +77,10 @@ class IndexMachine(ListingRules, RecommendationRules):
         self.engines[0].advance("things", "begin", "v0")
         self.reference.advance("things", "begin", "v0")
         self.made = 0
-        self.pages: list[tuple[PageKey, PageKey, SearchRequest]] = []
+        self.pages = []
         self.listing: tuple[Any, list[Any], set[Any]] = (None, [], set())
         """Of `turn_list_page`: where it is, what it gave, and what was there all the while."""
+        self.write(0, some, [], 0, None)
 
     def named(self, number: int) -> Any:
         return number if self.spec.id_kind == "int64" else f"상품-{number:02}"
@@ -132,71 +130,6 @@ class IndexMachine(ListingRules, RecommendationRules):
             for ack in (got, wanted)
         )
         assert seen == expected
-
-    @rule(
-        which=st.integers(0, 1),
-        query=st.integers(0, 12),
-        k=st.integers(1, 20),
-        offset=st.integers(0, 3),
-        excluded=st.lists(IDS, max_size=5),
-        shade=st.none() | SHADES,
-        asked=ASKED,
-        ranking=RANKINGS,
-        exact=st.booleans(),
-    )
-    def search(
-        self,
-        which: int,
-        query: int,
-        k: int,
-        offset: int,
-        excluded: list[int],
-        shade: str | None,
-        asked: TextQuery | None,
-        ranking: Ranking | None,
-        exact: bool,
-    ) -> None:
-        condition = None if shade is None else {"shade": {"$ne": shade}}
-        excluding = [self.named(i) for i in excluded]
-        request = SearchRequest(
-            vector_of(query, self.dim()),
-            k,
-            excluding,
-            condition,
-            offset,
-            exact=exact,
-            text=asked,
-            ranking=ranking,
-        )
-        mine, theirs = self.compare(which, request, request)
-        if mine is not None and theirs is not None:
-            plain = replace(request, offset=0)
-            self.pages.append((mine, theirs, plain))
-
-    @precondition(lambda self: self.pages)
-    @rule(which=st.integers(0, 1), place=st.integers(0, 100))
-    def turn_page(self, which: int, place: int) -> None:
-        mine, theirs, plain = self.pages[place % len(self.pages)]
-        try:
-            got = self.engines[which].search("things", [_after(plain, mine)])[0]
-        except PageExpired:
-            note("page expired")  # allowed for what this handle has not seen; a wrong page never is
-            return
-        wanted = self.reference.search("things", [_after(plain, theirs)])[0]
-        assert [hit.id for hit in got.hits] == [hit.id for hit in wanted.hits]
-        assert got.exhausted == wanted.exhausted
-
-    def compare(
-        self, which: int, mine: SearchRequest, theirs: SearchRequest
-    ) -> tuple[PageKey | None, PageKey | None]:
-        got = self.engines[which].search("things", [mine])[0]
-        self.reference.text_weight = got.text_weight
-        wanted = self.reference.search("things", [theirs])[0]
-        assert [hit.id for hit in got.hits] == [hit.id for hit in wanted.hits]
-        seen, expected = [h.distance for h in got.hits], [h.distance for h in wanted.hits]
-        assert np.allclose(seen, expected, atol=1e-9, equal_nan=True)
-        assert got.exhausted == wanted.exhausted and got.embedding_version == wanted.embedding_version
-        return got.next_page, wanted.next_page
 
     @rule(
         segments_max=st.sampled_from([1, 2, 9]),
@@ -336,10 +269,6 @@ class IndexMachine(ListingRules, RecommendationRules):
                 engine.close()
             assert check(self.directory) == []
             shutil.rmtree(self.directory)
-
-
-def _after(request: SearchRequest, page: PageKey) -> SearchRequest:
-    return replace(request, after=page)
 
 
 def test_any_order_equals_the_reference(tmp_path: Path, pytestconfig: pytest.Config) -> None:
