@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from index_store.engine.index import EmbeddedIndex
 from index_store.maintenance.check import check
 from index_store.port import VectorIndex
 from index_store.postgres.index import PostgresIndex
+from index_store.types import CollectionSpec
 from tests.contract.vectors import SPECS, begin_all
 from tests.http_app import HttpApp, running_app, seed
 from tests.integration.conftest import postgres  # noqa: F401  # pytest finds fixtures by name
@@ -33,13 +34,15 @@ def postgres_database(request: pytest.FixtureRequest) -> str:
 
 
 @contextmanager
-def postgres_index(address: str, graph_from: int) -> Iterator[PostgresIndex]:
+def postgres_index(
+    address: str, graph_from: int, specs: Sequence[CollectionSpec] = SPECS
+) -> Iterator[PostgresIndex]:
     """An index in a new schema, which is dropped at the end."""
     schema = f"s_{secrets.token_hex(6)}"
     with psycopg.connect(address, autocommit=True) as db:
         db.execute(f"CREATE SCHEMA {schema}".encode())
         opened = PostgresIndex(
-            f"{address}?options=-csearch_path%3D{schema},public", SPECS, graph_from=graph_from
+            f"{address}?options=-csearch_path%3D{schema},public", specs, graph_from=graph_from
         )
         try:
             assert opened.open() == {}

@@ -15,7 +15,7 @@ from tests.contract.conftest import postgres_index
 from tests.contract.vectors import begin_all, put, vectors
 from tests.integration.databases import PostgresServer
 
-ROWS = 3_000
+ROWS = 2_500
 DATA = vectors(ROWS)
 
 

@@ -142,7 +142,8 @@ class GenerationRows:
             return False
         condition = compiled_filter(request.filter)
         share = self._shares.estimate(self._connection, self._generation, condition)
-        return is_exact_faster(share, self._generation.live, request.offset + request.k, condition)
+        limit = request.offset + request.k + _MORE
+        return is_exact_faster(share, self._generation.live, limit, condition)
 
     def _is_enough(self, request: SearchRequest, query: RowQuery, found: QueryRows, k: int) -> bool:
         """Whether the k nearest are certainly among the rows, as far as the way they were found can tell."""

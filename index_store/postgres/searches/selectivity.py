@@ -51,12 +51,12 @@ class FilterShares:
         return known.passing
 
 
-def is_exact_faster(share: float, live: int, k: int, condition: CompiledFilter) -> bool:
-    """Return whether the k nearest of the rows that pass are found sooner without the graph. share, live: of
-    the rows that pass, and how many there are."""
+def is_exact_faster(share: float, live: int, limit: int, condition: CompiledFilter) -> bool:
+    """Return whether the nearest of the rows that pass are found sooner without the graph. share: of the
+    `live` rows that pass. limit: how many the graph would have to give."""
     passing = share * live
     looked_at = 0.0 if is_indexed(condition.node) else live * _LOOKED_AT_US
-    walked = min(live, k / max(share, 1 / SAMPLE_ROWS))
+    walked = min(live, limit / max(share, 1 / SAMPLE_ROWS))
     return passing * _COMPARED_US + looked_at <= _GRAPH_US + walked * _WALKED_US
 
 
