@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from index_store.errors import Unavailable
 from index_store.filter.cache import compiled_filter
+from index_store.listings import ItemsRequest
 from index_store.postgres.index import PostgresIndex
 from index_store.postgres.searches.selectivity import is_exact_faster
 from index_store.types import ItemWrite, PlanStep, SearchRequest
@@ -52,6 +54,32 @@ def test_a_narrow_filter_is_searched_exactly(
         if way == "scan":
             assert found.hits == exact.hits
         assert len(found.hits) == len(exact.hits)
+
+
+def test_lists_of_a_generation_without_a_table_are_unavailable_until_there_is_another(
+    index: PostgresIndex,
+) -> None:
+    source = index.item_source()
+    with index.connections.using(30) as connection:
+        (number,) = connection.execute(
+            "SELECT current FROM collection WHERE name = 'numbers'"
+        ).fetchone() or (0,)
+        connection.execute(
+            "INSERT INTO generation(number, collection, embedding_version, dim) "
+            "VALUES(999, 'numbers', 'v9', 8)"
+        )
+        connection.execute("UPDATE collection SET current = 999 WHERE name = 'numbers'")
+    try:
+        for ask in (source.list_items, source.list_ids):
+            with pytest.raises(Unavailable, match="change faster"):
+                ask("numbers", ItemsRequest())
+        with pytest.raises(Unavailable, match="change faster"):
+            source.count_items("numbers", None)
+    finally:
+        with index.connections.using(30) as connection:
+            connection.execute("UPDATE collection SET current = %s WHERE name = 'numbers'", (number,))
+            connection.execute("DELETE FROM generation WHERE number = 999")
+    assert source.count_items("numbers", None).live == ROWS
 
 
 @pytest.mark.parametrize(

@@ -73,14 +73,19 @@ def _facet(rows: ConditionRows, key: str, request: FacetsRequest) -> Facet:
 
 def _counted(rows: ConditionRows, key: str, request: FacetsRequest) -> FacetBuilder | None:
     """Return what the rows have under a key; None for too many values."""
-    held = rows.found_in_each(_found(key))
-    query = f"SELECT found, count(*) FROM {held.sql} WHERE found IS NOT NULL GROUP BY found LIMIT %s"
-    parameters = (*held.parameters, request.distinct_max + 1)
-    counted = rows.connection.execute(query.encode(), parameters).fetchall()
-    if len(counted) > request.distinct_max:
+    held, most = rows.found_in_each(_found(key)), request.distinct_max
+    query = (
+        f"WITH counted AS (SELECT found, count(*) AS items FROM {held.sql} WHERE found IS NOT NULL "
+        "GROUP BY found LIMIT %s), told AS (SELECT count(*) AS distinct_values FROM counted) "
+        # Of too many one is enough to say so.
+        "SELECT distinct_values, found, items FROM counted, told "
+        "LIMIT (SELECT CASE WHEN distinct_values > %s THEN 1 ELSE %s END FROM told)"
+    )
+    counted = rows.connection.execute(query.encode(), (*held.parameters, most + 1, most, most)).fetchall()
+    if counted and counted[0][0] > most:
         return None
-    building = FacetBuilder(request.distinct_max)
-    for found, items in counted:
+    building = FacetBuilder(most)
+    for _, found, items in counted:
         building.include(decoded(found), items)
     return building
 

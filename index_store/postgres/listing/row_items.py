@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from psycopg import errors
 
 from index_store.answers.validation import check_id
-from index_store.errors import InvalidRequest
+from index_store.errors import InvalidRequest, Unavailable
 from index_store.filter.cache import CompiledFilter, compiled_filter
+from index_store.hints import TRY_AGAIN
 from index_store.listings import (
     CountResult,
     FacetsRequest,
@@ -28,6 +32,10 @@ from index_store.postgres.searches.known_keys import RowKeys
 from index_store.types import CollectionSpec, Filter
 from item_rules.lifetime import span_of
 
+_TRIES = 5
+
+Found = TypeVar("Found")
+
 
 class RowItems:
     """Fits `index_store.port.ItemSource`. Safe from any thread."""
@@ -44,23 +52,25 @@ class RowItems:
         """See `ItemSource`. Raises StoreUnavailable."""
         spec = self._spec_of(collection)
         passes = _checked(spec, request)
-        with self._reading(spec) as (connection, current):
-            if current is None:
-                return ItemsResult((), None, "", 0)
+
+        def read(connection: BoundedConnection, current: GenerationRecord) -> ItemsResult:
             page = read_page(_scan(connection, spec, current, passes), request)
             found = read_items(connection, spec, page.ids, current) or {}
-        items = [found[item_id] for item_id in page.ids if item_id in found]
-        return ItemsResult(items, page.next_after, current.embedding_version, current.head, page.looked)
+            items = [found[item_id] for item_id in page.ids if item_id in found]
+            return ItemsResult(items, page.next_after, current.embedding_version, current.head, page.looked)
+
+        return self._read(spec, self._connections.limits.read_s, read) or ItemsResult((), None, "", 0)
 
     def list_ids(self, collection: str, request: ItemsRequest) -> IdsResult:
         """See `ItemSource`. Raises StoreUnavailable."""
         spec = self._spec_of(collection)
         passes = _checked(spec, request)
-        with self._reading(spec) as (connection, current):
-            if current is None:
-                return IdsResult((), None)
+
+        def read(connection: BoundedConnection, current: GenerationRecord) -> IdsResult:
             page = read_ids(_scan(connection, spec, current, passes), request)
-        return IdsResult(page.ids, page.next_after)
+            return IdsResult(page.ids, page.next_after)
+
+        return self._read(spec, self._connections.limits.read_s, read) or IdsResult((), None)
 
     def count_items(self, collection: str, condition: Filter | None) -> CountResult:
         """See `ItemSource`. Raises StoreUnavailable."""
@@ -70,30 +80,35 @@ class RowItems:
         """See `ItemSource`. Raises StoreUnavailable."""
         spec = self._spec_of(collection)
         compiled = None if request.filter is None else compiled_filter(request.filter)
-        with self._reading(spec) as (connection, current):
-            if current is None:
-                return FacetsResult(CountResult(0, "", 0), ())
+
+        def read(connection: BoundedConnection, current: GenerationRecord) -> FacetsResult:
             rows = _live_rows(connection, spec, current, compiled)
-            counted = CountResult(
-                count_rows(rows),
-                current.embedding_version,
-                current.head,
-                [
-                    key
-                    for key in (compiled.keys if compiled is not None else ())
-                    if not self._keys.is_held(connection, current, key)
-                ],
-            )
+            keys = () if compiled is None else compiled.keys
+            unknown = [key for key in keys if not self._keys.is_held(connection, current, key)]
+            live = count_rows(rows)
+            counted = CountResult(live, current.embedding_version, current.head, unknown)
             return FacetsResult(counted, read_facets(rows, request))
 
-    @contextmanager
-    def _reading(self, spec: CollectionSpec) -> Iterator[tuple[BoundedConnection, GenerationRecord | None]]:
-        """A connection whose statements all see the same rows, and the current generation there."""
-        with (
-            self._connections.using(self._connections.limits.pass_s) as connection,
-            one_moment(connection),
-        ):
-            yield connection, read_collection(connection, spec).current
+        found = self._read(spec, self._connections.limits.write_s, read)
+        return found or FacetsResult(CountResult(0, "", 0), ())
+
+    def _read(
+        self,
+        spec: CollectionSpec,
+        limit_s: float,
+        read: Callable[[BoundedConnection, GenerationRecord], Found],
+    ) -> Found | None:
+        """Return what `read` makes of the current generation, by statements that all see the same rows; None
+        where there is none."""
+        with self._connections.using(limit_s) as connection:
+            for _ in range(_TRIES):
+                with (
+                    suppress(errors.UndefinedTable),
+                    one_moment(connection),
+                ):  # dropped between two statements
+                    current = read_collection(connection, spec).current
+                    return None if current is None else read(connection, current)
+        raise Unavailable(f"the generations of {spec.name!r} change faster than they can be read", TRY_AGAIN)
 
 
 def _checked(spec: CollectionSpec, request: ItemsRequest) -> Condition:
