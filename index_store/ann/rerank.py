@@ -12,13 +12,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from index_store.ann.compiled.exact_kernels import COSINE, IP, L2, scores, scores_sorted
+from index_store.ann.compiled.exact_kernels import COSINE, IP, L2, any_within, scores, scores_sorted
 from index_store.types import Metric, Vector
 
 Distances: TypeAlias = npt.NDArray[np.float64]
 Matrix: TypeAlias = npt.NDArray[np.float32]
 
 _SORTED_IN_PLACE = 256
+_SORTED_WHOLE = 1024
 
 
 def rescore(
@@ -26,9 +27,9 @@ def rescore(
 ) -> Distances:
     """Return the distance of each row of `vectors` to `query`, as the metric says, summed in float64.
 
-    query: (dim,), vectors: (n, dim), both finite and, for cosine, not zero. rows: those to score, in this
-    order; None for all. A row's distance depends on that row alone, not on its neighbours, and identical
-    vectors have l2 and cosine 0 exactly.
+    query: (dim,), vectors: (n, dim), C-contiguous, both finite and, for cosine, not zero. rows: those to
+    score, in this order; None for all. A row's distance depends on that row alone, not on its neighbours,
+    and identical vectors have l2 and cosine 0 exactly.
     """
     if rows is None:
         rows = np.arange(len(vectors))
@@ -56,6 +57,11 @@ def nearest_rows(
     return rows[order[:k]], found[:k], bool(np.count_nonzero(found[1:] == found[:-1]))
 
 
+def is_any_near(query: Vector, vectors: Matrix, metric: Metric, limit: float) -> bool:
+    """Return whether the distance of any row of `vectors`, as `rescore` gives it, is `limit` or less."""
+    return bool(any_within(query.astype(np.float32), vectors, _KINDS[metric], limit))
+
+
 _KINDS: dict[Metric, int] = {"l2": L2, "cosine": COSINE, "ip": IP}
 
 
@@ -64,6 +70,11 @@ def select(distances: Distances, ids: npt.NDArray[Any], k: int) -> npt.NDArray[n
 
     ids: int64, or an object array of str (ordered by code point, as UTF-8 bytes are).
     """
+    if len(distances) <= _SORTED_WHOLE:
+        order = distances.argsort(kind="stable")
+        found = distances[order]
+        if not np.count_nonzero(found[1:] == found[:-1]):  # mostly: ids, which are slow, need not be compared
+            return order[:k]
     positions = np.arange(len(distances), dtype=np.int64)
     if 0 < k < len(distances):
         kth = np.partition(distances, k - 1)[k - 1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence, Set
 from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from index_store.filter.growable import GrowableColumn
 from item_rules.metadata import metadata_text
+from item_rules.moments import seconds_of
 
 MISSING = -1
 TEXTS_AT_ONCE = 1024
@@ -127,6 +128,9 @@ class ColumnValues(Sequence[Any]):
         """held: `JsonText` in place of lists and objects; grows by the owner's hand."""
         self._held = held
         self._numbers: npt.NDArray[np.float64] = np.full(1, np.nan)
+        self._moments: npt.NDArray[np.float64] = np.full(1, np.nan)
+        self.names: dict[int, Hashable] = {}
+        """What whoever groups by the values calls some of them, by code: found out once for each."""
 
     def __len__(self) -> int:
         return len(self._held)
@@ -149,6 +153,23 @@ class ColumnValues(Sequence[Any]):
             fresh = numbers_of(self._held[len(known) - 1 : count])
             known = self._numbers = np.concatenate([known[:-1], fresh, known[-1:]])
         return known
+
+    def seconds_of_codes(self, codes: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
+        """Return `seconds_of` the value of each code, NaN for MISSING. Only codes that occur are looked at,
+        each once (1 us)."""
+        known = self._moments
+        count = len(self._held)
+        if len(known) <= count:
+            grown = np.full(count + 1, np.inf)
+            grown[: len(known) - 1], grown[-1] = known[:-1], np.nan
+            known = self._moments = grown
+        found = known[codes]
+        fresh = codes[np.isinf(found)]
+        if not len(fresh):
+            return found
+        some = np.unique(fresh)
+        known[some] = list(map(seconds_of, self.of_codes(some.tolist())))
+        return known[codes]
 
     def of_codes(self, codes: Sequence[int]) -> list[Any]:
         """Return the value of each code, None for MISSING."""

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from index_store.ann.compiled.posting_kernels import add_weights, count_set, length_hidden
+from index_store.ann.compiled.posting_kernels import (
+    add_weights,
+    count_set,
+    length_hidden,
+    square_better,
+)
 from index_store.ann.port import Bitmap
 from index_store.lexical.analysis import (
     ANALYSIS_VERSION,
@@ -165,9 +171,9 @@ def _joined(found: Mapping[str, TextScores]) -> TextScores:
     """Of both streams what scores more; to be changed by nobody else."""
     scores = found["sounds"]
     if "letters" in found:
-        scores *= np.float32(SOUND_SHARE)
-        np.maximum(found["letters"], scores, out=scores)
-    scores *= scores
+        square_better(scores, found["letters"], np.float32(SOUND_SHARE))
+    else:
+        scores *= scores
     return scores
 
 
@@ -201,8 +207,10 @@ def _stream_scores(terms: StreamTerms, lists: GramPostings, codes: LengthCodes, 
     return scores
 
 
+@lru_cache(maxsize=16)
 def _shares(mean: float) -> npt.NDArray[np.float32]:
-    """By count and by code of length, what BM25 makes of them: 0 to 1. mean: of the lengths."""
+    """By count and by code of length, what BM25 makes of them: 0 to 1, to be read only. mean: of the
+    lengths, which changes with writes alone."""
     counts = np.arange(_COUNTS, dtype=np.float64)[:, None]
     below = _K1 * (1 - _B + _B * lengths_of_codes() / mean)
     found: npt.NDArray[np.float32] = (counts / (counts + below)).astype(np.float32)

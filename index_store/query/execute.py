@@ -147,7 +147,7 @@ def _answer_by_words(
         confidence, within = _confidence(view, request, request.confidence, -found.keys, stop)
         exhausted = exhausted or within <= wanted
         stop = min(stop, within)
-    page = found.at(np.arange(request.offset, max(request.offset, stop)))
+    page = found.at(slice(request.offset, max(request.offset, stop)))
     ids: list[Id] = page.ids.tolist()
     unknown = unknown_keys(view, condition)
     scored = AnswerScores((-page.keys).tolist(), page.texts.tolist(), weight)

@@ -9,41 +9,44 @@ be looked at besides, and none that belongs to the answer is missed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from index_store.ann.bitmap import holds
-from index_store.ann.compiled.posting_kernels import rows_from
-from index_store.ann.rerank import Distances, come_after, rescore, select, similarities
+from index_store.ann.rerank import Distances, come_after, select, similarities
 from index_store.delta.id_index import RowNumbers
 from index_store.errors import WordsNotSealed
 from index_store.filter.cache import CompiledFilter
-from index_store.filter.compile import Mask
 from index_store.lexical.analysis import PAIR_MIN
 from index_store.lexical.scores import TextPart, TextScores, query_grams, text_scores, text_weight
-from index_store.query.allowed import allowed_bits, allowed_mask, allowed_rows, bits_live_at, live_at
-from index_store.query.pool import SCORE_ERROR, LiveSeqs, RowPool, ScoreRange
-from index_store.query.view import SegmentView, View
-from index_store.segment.reader import Found
+from index_store.query.allowed import allowed_rows, bits_live_at, live_at
+from index_store.query.sources.row_sources import (
+    NEAREST_MORE,
+    ROUNDING,
+    SCORE_LEAST,
+    WIDER,
+    Ids,
+    RowSource,
+    source_of_delta,
+    source_of_pool,
+    source_of_segment,
+)
+from index_store.query.view import View
 from index_store.types import Metric, SearchRequest, TextQuery
 
-_NEAREST_MORE = 16
 _NEAREST_ENOUGH = 200
+_FIRST_BY_WORDS = 48
+"""So many are scored before it is seen which of the others may still belong to the answer."""
+_FEW = 256
+"""Rows that are scored at once rather than sifted by their codes before."""
+_BY_CODES_MAX = 32_768
 _BY_WORDS = 200
 _BY_WORDS_MAX = 2000
 """Where words and vectors have little to do with each other, thousands of rows may have to be looked at to be
-certain: so many are, beside so many nearest; all that it takes only for an exact search."""
-_WIDER = 4
-_ROUNDING = 1e-6
-"""Text scores are float32: rows as near as that to the limit are looked at as well."""
-_LEAST = float(np.finfo(np.float32).tiny)
-"""Below every text score but 0: a share of one thousandth, which a very common word is, counts squared."""
-
-Ids: TypeAlias = npt.NDArray[Any]
+certain: so many are by their codes; where there are none so many, then so many beside `_NEAREST_ENOUGH`
+nearest; all that it takes only for an exact search."""
 
 
 class ScoredRows(NamedTuple):
@@ -56,9 +59,10 @@ class ScoredRows(NamedTuple):
     texts: Distances
     ids: Ids
 
-    def at(self, positions: npt.NDArray[Any]) -> ScoredRows:
+    def at(self, positions: npt.NDArray[Any] | slice) -> ScoredRows:
         """Return some of them, in this order."""
-        return ScoredRows(*(column[positions] for column in self))
+        columns: tuple[npt.NDArray[Any], ...] = self
+        return ScoredRows(*(column[positions] for column in columns))
 
     def best(self, k: int) -> ScoredRows:
         """Return the first k by (key, id)."""
@@ -66,22 +70,9 @@ class ScoredRows(NamedTuple):
 
 
 def _joined(parts: Sequence[ScoredRows]) -> ScoredRows:
+    if len(parts) == 1:
+        return parts[0]
     return ScoredRows(*map(np.concatenate, zip(*parts, strict=True)))
-
-
-class RowSource(NamedTuple):
-    """One segment, the delta or a pool. number: as in `Answer.parts`. texts: what the words of rows score.
-    nearest: its nearest allowed rows. by_words: allowed rows whose words score a limit or more: a number of
-    the best at least, or all. by_words_after: those that words alone find behind a key and id, a number of
-    the best at least, or all; with their keys. distances, ids: of rows."""
-
-    number: int
-    texts: Callable[[RowNumbers], TextScores]
-    nearest: Callable[[int], Found]
-    by_words: Callable[[float, int], RowNumbers]
-    by_words_after: Callable[[tuple[float, Any] | None, int], Found]
-    distances: Callable[[RowNumbers], Distances]
-    ids: Callable[[RowNumbers], Ids]
 
 
 class _ScoreOrder(NamedTuple):
@@ -95,14 +86,25 @@ class _ScoreOrder(NamedTuple):
     def scored(self, source: RowSource, rows: RowNumbers, distances: Distances) -> ScoredRows:
         """Return those of the rows that the answer may hold."""
         texts = source.texts(rows).astype(np.float64)
-        keys = -(similarities(distances, self.metric) + self.weight * texts)
+        keys = self._keys(distances, texts)
         numbers = np.full(len(rows), source.number, np.int64)
         found = ScoredRows(numbers, rows, keys, distances, texts, source.ids(rows))
-        return found.at(self._may_come(found))
+        if self.after is None and self.distance_max == math.inf:
+            return found
+        kept = distances <= self.distance_max
+        return found.at(np.flatnonzero(kept & come_after(keys, found.ids.take, self.after)))
 
-    def _may_come(self, found: ScoredRows) -> npt.NDArray[np.int64]:
-        kept = found.distances <= self.distance_max
-        return np.flatnonzero(kept & come_after(found.keys, found.ids.take, self.after))
+    def text_limit(self, key: float, edge: float) -> float:
+        """Return what the words of a row score at least whose key is `key` or less and whose similarity is
+        `edge` or less."""
+        return max((-key - edge) / self.weight - ROUNDING, SCORE_LEAST)
+
+    def least_keys(self, source: RowSource, rows: RowNumbers, least: Distances) -> Distances:
+        """Return what the keys of these rows are never below. least: what their distances are never below."""
+        return self._keys(least, source.texts(rows).astype(np.float64)) - ROUNDING
+
+    def _keys(self, distances: Distances, texts: Distances) -> Distances:
+        return -(similarities(distances, self.metric) + self.weight * texts)
 
 
 def fused_rows(
@@ -118,30 +120,34 @@ def fused_rows(
     query = query_grams(text.text)
     scores = scores_by_part(view, request, text) if known is None else known
     sources = [
-        _of_segment(view, one, number, request, condition, texts)
+        source_of_segment(view, one, number, request, condition, texts)
         for number, (one, texts) in enumerate(zip(view.segments, scores, strict=False))
     ]
     if view.pool is not None:
-        sources.append(_of_pool(view.pool, request, allowed_rows(view, request, condition).seqs))
+        sources.append(source_of_pool(view.pool, request, allowed_rows(view, request, condition).seqs))
     elif view.count or not sources:
-        sources.append(_of_delta(view, request, condition, scores[-1]))
+        sources.append(source_of_delta(view, request, condition, scores[-1]))
     after = None if request.after is None else (request.after.distance, request.after.id)
     metric = view.delta.metric
     if text.mode == "lexical":
-        return _joined([_best_by_words(each, k, after) for each in sources]).best(k), 0.0
+        return _best_of([_best_by_words(each, k, after) for each in sources], k), 0.0
     if request.after is not None:
         weight = request.after.text_weight
     else:
         weight = text_weight(query, text.alpha, _spread(view))
     limit = math.inf if request.max_distance is None else request.max_distance
     scoring = _ScoreOrder(metric, weight, after, limit)
-    return _joined([_best_fused(each, scoring, k, is_exact=request.exact) for each in sources]).best(
-        k
-    ), weight
+    parts = [_best_fused(each, scoring, k, is_exact=request.exact) for each in sources]
+    return _best_of(parts, k), weight
+
+
+def _best_of(parts: Sequence[ScoredRows], k: int) -> ScoredRows:
+    """The k best of all parts. parts: each in order, k at most."""
+    return parts[0] if len(parts) == 1 else _joined(parts).best(k)
 
 
 def scores_by_part(view: View, request: SearchRequest, text: TextQuery) -> Sequence[TextScores]:
-    """Return what the words of each row score, by part, the delta last. Raises WordsNotSealed."""
+    """Return what the words of each row score, by part as `text_parts` has them. Raises WordsNotSealed."""
     seq = None if request.after is None else request.after.seq
     if view.pool is not None:
         view.pool.read_words(query_grams(text.text), view.seq if seq is None else seq)
@@ -159,7 +165,7 @@ def _best_by_words(source: RowSource, k: int, after: tuple[float, Any] | None) -
 
 
 def _best_fused(source: RowSource, order: _ScoreOrder, k: int, *, is_exact: bool) -> ScoredRows:
-    fetch, words_max = k + _NEAREST_MORE, _BY_WORDS
+    fetch, words_max = k + NEAREST_MORE, _BY_WORDS
     while True:
         rows, distances = source.nearest(fetch)
         found = order.scored(source, rows, distances)
@@ -167,32 +173,53 @@ def _best_fused(source: RowSource, order: _ScoreOrder, k: int, *, is_exact: bool
             return found.best(k)
         edge = float(similarities(distances[-1:], order.metric)[0])
         if len(found.rows) >= k:
-            best, is_certain = _with_rows_by_words(source, order, found.best(k), rows, edge, words_max)
+            found, is_certain = _with_rows_by_words(source, order, found, k, rows, edge, words_max)
             if is_certain or (fetch >= _NEAREST_ENOUGH and not is_exact):
-                return best
-        words_max, fetch = _BY_WORDS_MAX, max(_NEAREST_ENOUGH + k, fetch * _WIDER)
+                return found.best(k)
+        words_max, fetch = _BY_WORDS_MAX, max(_NEAREST_ENOUGH + k, fetch * WIDER)
 
 
 def _with_rows_by_words(
-    source: RowSource, order: _ScoreOrder, found: ScoredRows, near: RowNumbers, edge: float, words_max: int
+    source: RowSource,
+    order: _ScoreOrder,
+    found: ScoredRows,
+    k: int,
+    near: RowNumbers,
+    edge: float,
+    words_max: int,
 ) -> tuple[ScoredRows, bool]:
-    """As good rows as `found` or better, which may be better by their words than by their vectors; and
-    whether none is missing. near: rows that need not be looked at again. edge: the similarity that no row but
-    those exceeds. words_max: how many rows may be looked at."""
-    k = len(found.rows)
+    """`found` and rows that may be among the k best by their words rather than by their vectors; and whether
+    none is missing. found: k at least. near: rows that need not be looked at again. edge: the similarity that
+    no row but those exceeds. words_max: how many rows may be looked at where they have no codes."""
     if order.weight <= 0:
         return found, True
-    rows = _rows_by_words(source, near, (-found.keys[-1] - edge) / order.weight, _BY_WORDS)
-    if len(rows) > _BY_WORDS:  # the best of them first: behind those the limit is higher
-        first = _best_texts(source, rows, _BY_WORDS)
-        found = _joined([found, order.scored(source, first, source.distances(first))]).best(k)
+    has_codes = source.least is not None
+    count, most = (_FIRST_BY_WORDS, _BY_CODES_MAX) if has_codes else (_BY_WORDS, words_max)
+    limit = order.text_limit(_kth(found, k), edge)
+    first_limit = limit if source.text_max is None else max(limit, source.text_max / 2)
+    rows = _rows_by_words(source, near, first_limit, count)
+    is_more = len(rows) > count
+    if len(rows):  # the best of them first: behind those the limit is higher
+        first = _best_texts(source, rows, count) if is_more else rows
+        found = _joined([found, order.scored(source, first, source.distances(first))])
         near = np.concatenate([near, first])
-        rows = _rows_by_words(source, near, (-found.keys[-1] - edge) / order.weight, words_max)
+    last = _kth(found, k)
+    limit = order.text_limit(last, edge)
+    rows = _rows_by_words(source, near, limit, most) if is_more or limit < first_limit else rows[:0]
     # At the edge itself a row without any of the words may be as good as the last one.
-    is_certain = len(rows) <= words_max and -found.keys[-1] > edge
-    if len(rows) > words_max:
-        rows = _best_texts(source, rows, words_max)
-    return _joined([found, order.scored(source, rows, source.distances(rows))]).best(k), is_certain
+    is_certain = len(rows) <= most and -last > edge
+    if len(rows) > most:
+        rows = _best_texts(source, rows, most)
+    if source.least is not None and len(rows) > _FEW:
+        rows = rows[order.least_keys(source, rows, source.least(rows)) <= last]
+    if len(rows):
+        found = _joined([found, order.scored(source, rows, source.distances(rows))])
+    return found, is_certain
+
+
+def _kth(found: ScoredRows, k: int) -> float:
+    """The key of the k-th of these rows."""
+    return float(np.partition(found.keys, k - 1)[k - 1])
 
 
 def _best_texts(source: RowSource, rows: RowNumbers, count: int) -> RowNumbers:
@@ -203,133 +230,19 @@ def _best_texts(source: RowSource, rows: RowNumbers, count: int) -> RowNumbers:
 def _rows_by_words(source: RowSource, near: RowNumbers, limit: float, count: int) -> RowNumbers:
     """The allowed rows, but for `near`, whose words score `limit` or more; where they are more than `count`,
     one more of the best than that at least."""
-    rows = source.by_words(max(limit - _ROUNDING, _LEAST), count + 1 + len(near))
+    rows = source.by_words(limit, count + 1 + len(near))
     if not len(rows):
         return rows
     known = np.sort(near)
-    is_known = known[np.minimum(known.searchsorted(rows), len(known) - 1)] == rows
-    unknown: RowNumbers = rows[~is_known]
+    at = known.searchsorted(rows)
+    at[at == len(known)] = 0
+    unknown: RowNumbers = rows[known[at] != rows]
     return unknown
 
 
-class _ReadTexts(NamedTuple):
-    """Rows whose words were all read. scores: of each row. ids: of rows. is_allowed: which of some rows may
-    be returned."""
-
-    scores: TextScores
-    ids: Callable[[RowNumbers], Ids]
-    is_allowed: Callable[[RowNumbers], Mask]
-
-    def from_limit(self, limit: float, _count: int) -> RowNumbers:
-        """See `RowSource.by_words`."""
-        rows: RowNumbers = rows_from(self.scores, np.float32(limit))
-        return rows[self.is_allowed(rows)] if len(rows) else rows
-
-    def from_key(self, after: tuple[float, Any] | None, k: int) -> Found:
-        """See `RowSource.by_words_after`."""
-        limit = float(self.scores.max(initial=0.0)) / 2
-        while True:  # mostly twice: few rows score half of what the best one does
-            rows = self.from_limit(max(limit, _LEAST), k)
-            keys = -self.scores[rows].astype(np.float64)
-            if after is not None:
-                kept = np.flatnonzero(come_after(keys, self._ids_among(rows), after))
-                rows, keys = rows[kept], keys[kept]
-            if len(rows) >= k or limit <= 0:
-                return rows, keys
-            limit = limit / 4 if limit > _ROUNDING else 0.0
-
-    def _ids_among(self, rows: RowNumbers) -> Callable[[RowNumbers], Ids]:
-        return lambda positions: self.ids(rows[positions])
-
-
-def _of_segment(
-    view: View,
-    one: SegmentView,
-    number: int,
-    request: SearchRequest,
-    condition: CompiledFilter | None,
-    texts: TextScores,
-) -> RowSource:
-    reader, metric = one.segment.reader, view.delta.metric
-    bits, count = allowed_bits(view, one, request, condition)
-    hidden = reader.rows_of(request.exclude_ids) if len(request.exclude_ids) else None
-
-    def nearest(k: int) -> Found:
-        return reader.candidates(
-            request.vector,
-            k,
-            bits,
-            allowed_count=count,
-            excluded=request.exclude_ids,
-            exact=request.exact,
-            steps=request.steps,
-        )
-
-    def is_allowed(rows: RowNumbers) -> Mask:
-        allowed = np.ones(len(rows), np.bool_) if bits is None else holds(bits, rows)
-        return allowed if hidden is None else allowed & np.isin(rows, hidden, invert=True)
-
-    words = _ReadTexts(texts, reader.ids_of, is_allowed)
-    return RowSource(
-        number,
-        texts.__getitem__,
-        nearest,
-        words.from_limit,
-        words.from_key,
-        lambda rows: rescore(request.vector, reader.vectors, metric, rows),
-        reader.ids_of,
-    )
-
-
-def _of_delta(
-    view: View, request: SearchRequest, condition: CompiledFilter | None, texts: TextScores
-) -> RowSource:
-    delta = view.delta
-    mask = allowed_mask(view, request, condition)
-
-    def nearest(k: int) -> Found:
-        if request.steps is not None:
-            request.steps.append(("delta", 0, view.count))
-        found = delta.nearest_rows(request.vector, k, mask, None)
-        return found.rows, found.distances
-
-    words = _ReadTexts(texts, delta.id_array, mask.__getitem__)
-    return RowSource(
-        -1,
-        texts.__getitem__,
-        nearest,
-        words.from_limit,
-        words.from_key,
-        lambda rows: rescore(request.vector, delta.vectors(rows), delta.metric),
-        delta.id_array,
-    )
-
-
-def _of_pool(pool: RowPool, request: SearchRequest, live: LiveSeqs) -> RowSource:
-    delta, first = pool.delta, replace(request, after=None)
-
-    def nearest(k: int) -> Found:
-        found = pool.find_nearest(first, live, k)
-        return found.rows, found.distances
-
-    def by_words(limit: float, count: int) -> RowNumbers:
-        rows = pool.find_by_words(first, live, ScoreRange(limit - SCORE_ERROR), count)
-        return rows[pool.text_scores(rows) >= np.float32(limit)]
-
-    return RowSource(
-        -1,
-        pool.text_scores,
-        nearest,
-        by_words,
-        lambda after, k: pool.find_by_words_after(first, live, after, k),
-        lambda rows: rescore(request.vector, delta.vectors(rows), delta.metric),
-        delta.id_array,
-    )
-
-
 def text_parts(view: View, seq: int | None) -> list[TextPart]:
-    """Return all parts with the rows that were live at `seq`, None: now; the delta last. Raises
-    WordsNotSealed."""
+    """Return all parts with the rows that were live at `seq`, None: now; the delta last, if it has any or is
+    the only one. Raises WordsNotSealed."""
     version = view.delta.lexical_version
     growing = view.delta.postings.first(view.count)
     if growing is None:
@@ -347,6 +260,8 @@ def text_parts(view: View, seq: int | None) -> list[TextPart]:
             )
         live, hidden = bits_live_at(one, seq)
         parts.append(TextPart(postings, one.segment.reader.rows, live, hidden, postings.totals))
+    if parts and not view.count:
+        return parts
     mask = view.live[: view.count] if seq is None else live_at(view, seq)
     hidden = view.count - int(np.count_nonzero(mask))
     bits = np.packbits(mask, bitorder="little")

@@ -224,9 +224,9 @@ def has_key(view: View, key: str) -> bool:
     """Whether any row has, or had, a value under this key of the metadata."""
     if view.pool is not None:
         return view.pool.fetcher.has_key(key)
-    return view.delta.masks.known_keys.has(key) or any(
-        one.segment.masks.known_keys.has(key) for one in view.segments
-    )
+    if any(one.segment.masks.known_keys.has(key) for one in view.segments):
+        return True
+    return view.delta.masks.known_keys.has(key)
 
 
 class PartRows(NamedTuple):
@@ -240,7 +240,11 @@ class PartRows(NamedTuple):
 
 def by_part(numbers: npt.NDArray[np.int64], rows: RowNumbers) -> Iterator[PartRows]:
     """Yield rows of several parts part by part. numbers: of the segment of each, -1 for the delta."""
-    for number in sorted(set(numbers.tolist())):
+    different = sorted(set(numbers.tolist()))
+    if len(different) == 1:
+        yield PartRows(different[0], np.arange(len(rows)), rows)
+        return
+    for number in different:
         positions = np.flatnonzero(numbers == number)
         yield PartRows(number, positions, rows[positions])
 

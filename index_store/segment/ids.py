@@ -58,7 +58,9 @@ def open_ids(directory: Path, kind: IdKind) -> SegmentIds:
     if kind == "int64":
         return Int64Ids(_map(directory / "ids.npy"), keys, order)
     offsets = _map(directory / "ids_offsets.npy")
-    blob = np.memmap(directory / "ids.utf8", np.uint8, "r") if offsets[-1] else np.empty(0, np.uint8)
+    blob = np.empty(0, np.uint8)
+    if offsets[-1]:
+        blob = np.memmap(directory / "ids.utf8", np.uint8, "r").view(np.ndarray)
     return StringIds(blob, offsets, keys, order)
 
 

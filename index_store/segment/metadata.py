@@ -111,8 +111,8 @@ class SealedMetadata:
             described = json.loads((directory / _KEYS).read_bytes())
             return cls(
                 _map_bytes(directory / _TEXTS),
-                np.load(directory / _OFFSETS, mmap_mode="r", allow_pickle=False),
-                np.load(directory / _CODES, mmap_mode="r", allow_pickle=False),
+                _map_array(directory / _OFFSETS),
+                _map_array(directory / _CODES),
                 _map_bytes(directory / _VALUES),
                 described["columns"],
                 bool(described["is_complete"]),
@@ -180,5 +180,12 @@ def _read_values(text: str) -> list[Any]:
     return values
 
 
+def _map_array(path: Path) -> npt.NDArray[Any]:
+    mapped: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return mapped.view(np.ndarray)  # indexing a memmap costs 5 us more each time
+
+
 def _map_bytes(path: Path) -> npt.NDArray[np.uint8]:
-    return np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
+    if not path.stat().st_size:
+        return np.empty(0, np.uint8)
+    return np.memmap(path, np.uint8, "r").view(np.ndarray)

@@ -193,6 +193,10 @@ class SegmentReader:
                 return found
         return self._by_scan(query, is_crowded)
 
+    def least_distances(self, vector: Vector, rows: Rows) -> Distances:
+        """Return what the exact distances of these rows are never below, and mostly little above."""
+        return self._scan.lower_bounds(vector, rows)
+
     def _excluding(self, query: SegmentQuery, ids: Sequence[Id] | IdArray) -> SegmentQuery:
         """The question less these ids. A graph's few rows are compared with them by id, which takes a tenth
         of looking up a thousand rows to make a bitmap: that is done only where one is needed."""

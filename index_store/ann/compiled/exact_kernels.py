@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from index_store.ann.compiled.float_sums import sum_of_squares_apart, sum_of_wide_products
 from index_store.ann.compiled.jit import LINE_BYTES, briefly_compiled, compiled, exactly_compiled, fetch
 
 L2, COSINE, IP = 0, 1, 2
@@ -17,55 +18,27 @@ _ROWS_AHEAD = 4
 @exactly_compiled
 def scores(query: Any, vectors: Any, rows: Any, kind: Any) -> Any:
     """The exact distance of each of these rows, in float64."""
-    wide = query.astype(np.float64)
-    nothing, lanes = np.zeros(len(wide)), np.empty(8)
+    dim = len(query)
+    wide, nothing = query.astype(np.float64), np.zeros(dim)
     if kind == COSINE:
-        wide *= 1.0 / np.sqrt(_squares(query.reshape(1, len(query)), np.uint64(0), 1.0, nothing, lanes))
+        wide *= 1.0 / np.sqrt(sum_of_squares_apart(query, 0, nothing, dim, 1.0))
     out = np.empty(len(rows), np.float64)
     for n in range(len(rows)):
         if n + _ROWS_AHEAD < len(rows):
-            start = np.int64(rows[n + _ROWS_AHEAD]) * len(wide)
-            for at in range(start, start + len(wide), LINE_BYTES // 4):
+            start = np.int64(rows[n + _ROWS_AHEAD]) * dim
+            for at in range(start, start + dim, LINE_BYTES // 4):
                 fetch(vectors, at)
-        row = np.uint64(rows[n])
+        start = np.int64(rows[n]) * dim
         if kind == IP:
-            out[n] = -_product(vectors, row, wide, lanes)
+            out[n] = -sum_of_wide_products(vectors, start, wide, dim, 1.0)
         elif kind == L2:
-            out[n] = np.sqrt(_squares(vectors, row, 1.0, wide, lanes))
+            out[n] = np.sqrt(sum_of_squares_apart(vectors, start, wide, dim, 1.0))
         else:
             # Half the squared distance of unit vectors: 1 - cos without the cancellation near 0. Scaled as
             # the query is, by the reciprocal, so that an identical row ends up with identical bits.
-            scale = 1.0 / np.sqrt(_squares(vectors, row, 1.0, nothing, lanes))
-            out[n] = _squares(vectors, row, scale, wide, lanes) / 2
+            scale = 1.0 / np.sqrt(sum_of_squares_apart(vectors, start, nothing, dim, 1.0))
+            out[n] = sum_of_squares_apart(vectors, start, wide, dim, scale) / 2
     return out
-
-
-@exactly_compiled
-def _squares(vectors: Any, row: Any, scale: Any, wide: Any, lanes: Any) -> Any:
-    """The sum of (row * scale - wide) ** 2, as eight sums side by side: fast, and in a fixed order."""
-    lanes[:] = 0.0
-    whole = len(wide) & ~7
-    for i in range(0, whole, 8):
-        for lane in range(8):
-            apart = np.float64(vectors[row, i + lane]) * scale - wide[i + lane]
-            lanes[lane] += apart * apart
-    for i in range(whole, len(wide)):
-        apart = np.float64(vectors[row, i]) * scale - wide[i]
-        lanes[0] += apart * apart
-    return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]))
-
-
-@exactly_compiled
-def _product(vectors: Any, row: Any, wide: Any, lanes: Any) -> Any:
-    """The sum of row * wide, likewise."""
-    lanes[:] = 0.0
-    whole = len(wide) & ~7
-    for i in range(0, whole, 8):
-        for lane in range(8):
-            lanes[lane] += np.float64(vectors[row, i + lane]) * wide[i + lane]
-    for i in range(whole, len(wide)):
-        lanes[0] += np.float64(vectors[row, i]) * wide[i]
-    return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]))
 
 
 @compiled
@@ -91,6 +64,12 @@ def scores_sorted(query: Any, vectors: Any, rows: Any, kind: Any) -> Any:
     distances = scores(query, vectors, rows, kind)
     is_tied = _sort(rows, distances)
     return rows, distances, is_tied
+
+
+@briefly_compiled
+def any_within(query: Any, vectors: Any, kind: Any, limit: Any) -> Any:
+    """Whether the distance of any row, as `scores` computes it, is `limit` or less."""
+    return len(vectors) > 0 and scores(query, vectors, np.arange(len(vectors)), kind).min() <= limit
 
 
 @compiled
@@ -142,3 +121,4 @@ def warm() -> None:
         cleared(bits, np.zeros(1, np.int64))
         scores_sorted(np.ones(4, np.float32), vectors, np.zeros(1, np.int64), L2)
         scores(np.ones(4, np.float32), vectors, np.zeros(1, np.int64), L2)
+        any_within(np.ones(4, np.float32), vectors, L2, 1.0)

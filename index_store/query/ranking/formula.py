@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store.errors import InvalidRequest
-from index_store.filter.columns import MISSING, KeyColumns, PickedColumns, numbers_of
+from index_store.filter.columns import MISSING, KeyColumns, PickedColumns, ValueColumn, numbers_of
 from index_store.filter.compile import FilterNode, compile_filter, evaluate, keys_of
 from index_store.filter.key_paths import locations_of
 from index_store.request.ranking import BOOSTS_MAX, WEIGHT_MAX, Boost, Decay, Linear, Ranking
@@ -56,12 +56,13 @@ class BoostFormula:
     def added(self, columns: KeyColumns, rows: npt.NDArray[np.int64]) -> Numbers:
         """Return what each boost adds to the score of each row: (rows, boosts)."""
         picked = PickedColumns(columns, rows)
-        out = np.zeros((len(rows), len(self.weights)))
-        for place, (weight, term) in enumerate(zip(self.weights, self.terms, strict=True)):
-            if isinstance(term, Linear | _Nearness):
-                out[:, place] = weight * _of_numbers(term, picked, len(rows))
-            else:
-                out[:, place] = weight * evaluate(term, picked, 0, len(rows))
+        out = np.empty((len(rows), len(self.weights)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            for place, (weight, term) in enumerate(zip(self.weights, self.terms, strict=True)):
+                if isinstance(term, Linear | _Nearness):
+                    out[:, place] = weight * _of_numbers(term, picked, len(rows))
+                else:
+                    out[:, place] = weight * evaluate(term, picked, 0, len(rows))
         return out
 
 
@@ -137,14 +138,13 @@ def _check(is_fine: bool, field: str, what: str) -> None:
 def _of_numbers(term: Linear | _Nearness, columns: KeyColumns, count: int) -> Numbers:
     """0 to 1 for each row, 0 for one without such a value."""
     if isinstance(term, _Nearness) and term.is_time:
-        numbers = _moments(_values(term.key, columns, count))
+        numbers = _moments(term.key, columns, count)
     else:
         numbers = _numbers(term.key, columns, count)
-    with np.errstate(over="ignore", invalid="ignore"):
-        if isinstance(term, Linear):
-            found = np.clip((numbers - term.low) / (term.high - term.low), 0.0, 1.0)
-        else:
-            found = _HALF[term.shape](np.abs(numbers - term.origin) / term.scale)
+    if isinstance(term, Linear):
+        found = ((numbers - term.low) / (term.high - term.low)).clip(0.0, 1.0)
+    else:
+        found = _HALF[term.shape](np.abs(numbers - term.origin) / term.scale)
     found[np.isnan(found)] = 0.0
     return found
 
@@ -168,12 +168,22 @@ def _values(key: str, columns: KeyColumns, count: int) -> list[Any]:
 
 def _numbers(key: str, columns: KeyColumns, count: int) -> Numbers:
     """The number under a key in each row, NaN where there is none."""
-    locations = locations_of(key, columns)
-    if len(locations) == 1 and not locations[0].path:  # almost every key
-        column = locations[0].column
+    column = _only_column(key, columns)
+    if column is not None:
         return column.values.numbers()[column.codes.between(0, count)]
     return numbers_of(_values(key, columns, count))
 
 
-def _moments(values: Sequence[Any]) -> Numbers:
-    return np.fromiter(map(seconds_of, values), np.float64, len(values))
+def _moments(key: str, columns: KeyColumns, count: int) -> Numbers:
+    """Likewise, of moments in seconds."""
+    column = _only_column(key, columns)
+    if column is not None:
+        return column.values.seconds_of_codes(column.codes.between(0, count))
+    return np.fromiter(map(seconds_of, _values(key, columns, count)), np.float64, count)
+
+
+def _only_column(key: str, columns: KeyColumns) -> ValueColumn | None:
+    """The column that holds the values of a key, as it does for almost every key; None where they stand
+    deeper, or in several."""
+    locations = locations_of(key, columns)
+    return locations[0].column if len(locations) == 1 and not locations[0].path else None

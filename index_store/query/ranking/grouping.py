@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store.ann.port import Bitmap
-from index_store.ann.rerank import rescore
+from index_store.ann.rerank import is_any_near
 from index_store.ann.validation import count_allowed, pack_allowed
 from index_store.delta.id_index import RowNumbers
 from index_store.filter.columns import MISSING, KeyColumns
@@ -38,8 +38,10 @@ class GroupCounts:
         self._hits: Counter[Hashable] = Counter()
         self.full: set[Hashable] = set()
         """Names of groups of which no more hits may come."""
-        self._seen: dict[tuple[int, int], dict[int, Hashable]] = {}
-        """Names by code, of each part and place where the key is looked for."""
+        self._seen: dict[tuple[int, int], set[int]] = defaultdict(set)
+        """Codes that occurred, of each part and place where the key is looked for."""
+        self._along: dict[tuple[int, int], dict[int, Hashable]] = defaultdict(dict)
+        """Names by code, likewise, where the value stands deeper."""
         self._hidden: dict[int, set[int]] = defaultdict(set)
         self._locations: dict[int, Sequence[KeyLocation]] = {}
 
@@ -62,14 +64,23 @@ class GroupCounts:
         stop = int(rows.max(initial=-1)) + 1
         for place, location in enumerate(self._locations_in(number)):  # the first one that a row has decides
             codes = location.column.codes.between(0, stop)[rows].tolist()
-            seen = self._seen.setdefault((number, place), {MISSING: _NOWHERE})
-            fresh = [code for code in set(codes) if code not in seen]
+            occurring = set(codes)
+            self._seen[number, place] |= occurring
+            known = self._names_by_code(number, place, location)
+            fresh = [code for code in occurring if code not in known]
             for code, value in zip(fresh, location.column.values.of_codes(fresh), strict=True):
-                seen[code] = _name_of(value) if not location.path else _name_along(location.values_in(value))
+                known[code] = _name_of(value) if not location.path else _name_along(location.values_in(value))
+            known[MISSING] = _NOWHERE
+            if not place:
+                names = [known[code] for code in codes]
+                continue
             names = [
-                seen[code] if name is _NOWHERE else name for code, name in zip(codes, names, strict=True)
+                known[code] if name is _NOWHERE else name for code, name in zip(codes, names, strict=True)
             ]
         return [None if name is _NOWHERE else name for name in names]
+
+    def _names_by_code(self, number: int, place: int, location: KeyLocation) -> dict[int, Hashable]:
+        return self._along[number, place] if location.path else location.column.values.names
 
     def _locations_in(self, number: int) -> Sequence[KeyLocation]:
         """Where a part holds the key; the same ones all the time, since columns that are made anew have other
@@ -90,10 +101,11 @@ class GroupCounts:
         if view.pool is not None:
             return view
         live_rows, segments = view.live, list(view.segments)
-        for (number, place), names in self._seen.items():
+        for (number, place), seen in self._seen.items():
             if place:
                 continue
-            codes = [code for code, name in names.items() if name in self.full]
+            names = self._names_by_code(number, place, self._locations_in(number)[0])
+            codes = [code for code in seen if names[code] in self.full]
             codes = [code for code in codes if code not in self._hidden[number]]
             if not codes:
                 continue
@@ -147,32 +159,16 @@ class KeptVectors:
         self._metric: Metric = "cosine" if metric == "ip" else metric
         self._limit = limit
         self._kept: Vector = np.empty((0, 0), np.float32)
-        self._squares = np.empty(COLLAPSE_REACH)
         self._count = 0
 
     def is_near(self, vector: Vector) -> bool:
-        """Whether one of the last `COLLAPSE_REACH` hits is as near to `vector`, (dim,) float32, as that.
-
-        Rows that float32 says to be farther, whatever its error, are not compared in float64."""
+        """Whether one of the last `COLLAPSE_REACH` hits is as near to `vector`, (dim,) float32, as that."""
         count = min(self._count, COLLAPSE_REACH)
-        if not count:
-            return False
-        some = self._kept[:count]
-        squares, square = self._squares[:count], float(vector @ vector)
-        products = (some @ vector).astype(np.float64)
-        scale = np.sqrt(squares * square)
-        error = len(vector) * 2.0**-22 * scale
-        if self._metric == "l2":
-            near = squares + square - 2 * products <= self._limit**2 + 4 * error
-        else:
-            near = products >= (1.0 - self._limit) * scale - error
-        rows = np.flatnonzero(near)
-        return len(rows) > 0 and bool(rescore(vector, some, self._metric, rows).min() <= self._limit)
+        return count > 0 and is_any_near(vector, self._kept[:count], self._metric, self._limit)
 
     def keep_vector(self, vector: Vector) -> None:
         """Take in the vector of a hit."""
         if not self._count:
             self._kept = np.empty((COLLAPSE_REACH, len(vector)), np.float32)
-        place = self._count % COLLAPSE_REACH
-        self._kept[place], self._squares[place] = vector, float(vector @ vector)
+        self._kept[self._count % COLLAPSE_REACH] = vector
         self._count += 1

@@ -161,10 +161,8 @@ class PoolSource:
         if self.formula.terms:
             for number, positions, rows in by_part(found.numbers, found.rows):
                 added[positions] = self.formula.added(columns_of(self.view, number), rows)
-            for place in range(
-                added.shape[1]
-            ):  # one after another: the sum of a row depends on that row alone
-                scores = scores + added[:, place]
+            for one in added.T:  # one after another: the sum of a row depends on that row alone
+                scores = scores + one
             keys = -scores
         return RankedRows(
             found.numbers,

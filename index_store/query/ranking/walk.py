@@ -16,6 +16,8 @@ from index_store.query.view import vectors_at
 from index_store.request.ranking import COLLAPSED_MAX, Ranking
 from index_store.types import Vector
 
+_VECTORS_AT_ONCE = 64
+
 
 @dataclass(frozen=True, slots=True)
 class WalkedPool:
@@ -96,7 +98,7 @@ class PoolWalk:
         is_all = self._groups is None and self._near is None
         places = range(len(rows.rows)) if is_all else list(left)
         kept = rows if is_all else rows.picked(list(places))
-        vectors, scores = self._vectors(kept), kept.scores
+        vectors, scores = self._vectors(kept, slice(None)), kept.scores
         done, count = 0, self._needed
         while done < len(places):  # mostly once: more are looked at for what was shown or deleted
             order = diverse_order(vectors, scores, self._ranking.diversity, count)
@@ -107,15 +109,18 @@ class PoolWalk:
     def _left(self, rows: RankedRows) -> Iterator[int]:
         """Positions of the rows that are not left out. Each is counted before the next is looked at."""
         names = None if self._groups is None else rows.groups.tolist()
-        vectors = None if self._near is None else self._vectors(rows)
+        vectors: Vector | None = None
         for place in range(len(rows.rows)):
+            if self._near is not None and not place % _VECTORS_AT_ONCE:
+                vectors = self._vectors(rows, slice(place, place + _VECTORS_AT_ONCE))
             if names is not None and self._groups is not None and names[place] in self._groups.full:
                 continue
             if vectors is not None and self._near is not None:
-                if self._near.is_near(vectors[place]):
+                vector = vectors[place % _VECTORS_AT_ONCE]
+                if self._near.is_near(vector):
                     self._count_collapsed()
                     continue
-                self._near.keep_vector(vectors[place])
+                self._near.keep_vector(vector)
             if names is not None and self._groups is not None:
                 self._groups.count_hit(names[place])
             yield place
@@ -129,8 +134,8 @@ class PoolWalk:
                 "collapse.distance",
             )
 
-    def _vectors(self, rows: RankedRows) -> Vector:
-        return vectors_at(self._source.view, rows.numbers, rows.rows)
+    def _vectors(self, rows: RankedRows, some: slice) -> Vector:
+        return vectors_at(self._source.view, rows.numbers[some], rows.rows[some])
 
 
 def _last(rows: RankedRows, edge: Edge | None) -> Edge | None:
