@@ -198,14 +198,18 @@ def _with_rows_by_words(
     limit = order.text_limit(_kth(found, k), edge)
     first_limit = limit if source.text_max is None else max(limit, source.text_max / 2)
     rows = _rows_by_words(source, near, first_limit, count)
-    is_more = len(rows) > count
-    if len(rows):  # the best of them first: behind those the limit is higher
-        first = _best_texts(source, rows, count) if is_more else rows
-        found = _joined([found, order.scored(source, first, source.distances(first))])
-        near = np.concatenate([near, first])
+    others = rows[:0]
+    if len(rows) > count:  # the best of them first: behind those the limit is higher
+        by_texts = np.argpartition(-source.texts(rows), count)
+        rows, others = rows[by_texts[:count]], rows[by_texts[count:]]
+    if len(rows):
+        found = _joined([found, order.scored(source, rows, source.distances(rows))])
     last = _kth(found, k)
     limit = order.text_limit(last, edge)
-    rows = _rows_by_words(source, near, limit, most) if is_more or limit < first_limit else rows[:0]
+    if limit < first_limit or (len(others) and source.text_max is None):
+        rows = _rows_by_words(source, np.concatenate([near, rows]), limit, most)
+    else:
+        rows = others[source.texts(others) >= np.float32(limit)]
     # At the edge itself a row without any of the words may be as good as the last one.
     is_certain = len(rows) <= most and -last > edge
     if len(rows) > most:

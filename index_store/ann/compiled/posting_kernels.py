@@ -36,20 +36,35 @@ def square_better(scores: Any, others: Any, share: Any) -> None:
 
 
 @exactly_compiled
-def rows_from(values: Any, limit: Any) -> Any:
-    """The rows whose value is `limit` or more, ascending: int64. values: (rows,) float32.
+def peaks_of(bits: Any) -> Any:
+    """The largest of each block of `_BLOCK` values. bits: (rows,) float32, none below 0, looked at as int32:
+    those sort alike, and the processor's vectors compare whole numbers."""
+    rows = np.uint64(len(bits))
+    out = np.empty((len(bits) + _BLOCK - 1) // _BLOCK, np.int32)
+    for block in range(np.uint64(len(out))):
+        start = block * np.uint64(_BLOCK)
+        top = np.int32(0)
+        for row in range(start, min(start + np.uint64(_BLOCK), rows)):
+            top = max(top, bits[row])
+        out[block] = top
+    return out
 
-    Few are: whether any of a block is, the processor's vectors tell at once."""
+
+@exactly_compiled
+def rows_from(values: Any, peaks: Any, limit: Any) -> Any:
+    """The rows whose value is `limit` or more, ascending: int64. values: (rows,) float32. peaks: of them, as
+    `peaks_of` has them, as float32."""
     rows = np.uint64(len(values))
+    room = np.int64(0)
+    for block in range(len(peaks)):
+        room += np.int64(peaks[block] >= limit)
     found = np.int64(0)
-    out = np.empty(rows, np.int64)
-    for start in range(np.uint64(0), rows, np.uint64(_BLOCK)):
-        stop = min(start + np.uint64(_BLOCK), rows)
-        held = np.int32(0)
-        for row in range(start, stop):
-            held += np.int32(values[row] >= limit)
-        if held:
-            for row in range(start, stop):  # without a branch: the next ones overwrite what is not wanted
+    out = np.empty(_BLOCK * room, np.int64)
+    for block in range(np.uint64(len(peaks))):
+        if peaks[block] >= limit:
+            start = block * np.uint64(_BLOCK)
+            # Without a branch: the next ones overwrite what is not wanted.
+            for row in range(start, min(start + np.uint64(_BLOCK), rows)):
                 out[found] = row
                 found += np.int64(values[row] >= limit)
     return out[:found].copy()
@@ -109,7 +124,7 @@ def warm() -> None:
         out, shares = np.zeros(1, np.float32), np.zeros((2, 256), np.float32)
         add_weights(out, rows, counts, np.zeros(1, np.uint8), starts, stops, weights, shares)
         square_better(out, out, np.float32(1))
-        rows_from(out, np.float32(1))
+        rows_from(out, peaks_of(out.view(np.int32)).view(np.float32), np.float32(1))
         count_set(rows, starts, stops, bits)
         held_in(rows, starts, stops, starts)
         length_hidden(lengths, bits)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store.ann.bitmap import holds
-from index_store.ann.compiled.posting_kernels import rows_from
+from index_store.ann.compiled.posting_kernels import peaks_of, rows_from
 from index_store.ann.rerank import Distances, come_after, rescore
 from index_store.delta.id_index import RowNumbers
 from index_store.filter.cache import CompiledFilter
@@ -55,16 +55,17 @@ class RowSource(NamedTuple):
 
 
 class ReadTexts(NamedTuple):
-    """Rows whose words were all read. scores: of each row. ids: of rows. is_allowed: which of some rows may
-    be returned."""
+    """Rows whose words were all read. scores: of each row. peaks: as `peaks_of` them. ids: of rows.
+    is_allowed: which of some rows may be returned."""
 
     scores: TextScores
+    peaks: TextScores
     ids: Callable[[RowNumbers], Ids]
     is_allowed: Callable[[RowNumbers], Mask]
 
     def from_limit(self, limit: float, _count: int) -> RowNumbers:
         """See `RowSource.by_words`."""
-        rows: RowNumbers = rows_from(self.scores, np.float32(limit))
+        rows: RowNumbers = rows_from(self.scores, self.peaks, np.float32(limit))
         return rows[self.is_allowed(rows)] if len(rows) else rows
 
     def from_key(self, after: tuple[float, Any] | None, k: int) -> Found:
@@ -82,10 +83,15 @@ class ReadTexts(NamedTuple):
 
     def score_max(self) -> float:
         """Return what the best of all rows scores."""
-        return float(self.scores.max(initial=0.0))
+        return float(self.peaks.max(initial=0.0))
 
     def _ids_among(self, rows: RowNumbers) -> Callable[[RowNumbers], Ids]:
         return lambda positions: self.ids(rows[positions])
+
+
+def _peaks(scores: TextScores) -> TextScores:
+    found: TextScores = peaks_of(scores.view(np.int32)).view(np.float32)
+    return found
 
 
 def source_of_segment(
@@ -116,7 +122,7 @@ def source_of_segment(
         allowed = np.ones(len(rows), np.bool_) if bits is None else holds(bits, rows)
         return allowed if hidden is None else allowed & np.isin(rows, hidden, invert=True)
 
-    words = ReadTexts(texts, reader.ids_of, is_allowed)
+    words = ReadTexts(texts, _peaks(texts), reader.ids_of, is_allowed)
     return RowSource(
         number,
         texts.__getitem__,
@@ -143,7 +149,7 @@ def source_of_delta(
         found = delta.nearest_rows(request.vector, k, mask, None)
         return found.rows, found.distances
 
-    words = ReadTexts(texts, delta.id_array, mask.__getitem__)
+    words = ReadTexts(texts, _peaks(texts), delta.id_array, mask.__getitem__)
     return RowSource(
         -1,
         texts.__getitem__,
