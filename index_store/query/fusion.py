@@ -23,10 +23,8 @@ from index_store.lexical.analysis import PAIR_MIN
 from index_store.lexical.scores import TextPart, TextScores, query_grams, text_scores, text_weight
 from index_store.query.allowed import allowed_rows, bits_live_at, live_at
 from index_store.query.sources.row_sources import (
-    NEAREST_MORE,
     ROUNDING,
     SCORE_LEAST,
-    WIDER,
     Ids,
     RowSource,
     source_of_delta,
@@ -36,7 +34,9 @@ from index_store.query.sources.row_sources import (
 from index_store.query.view import View
 from index_store.types import Metric, SearchRequest, TextQuery
 
+_NEAREST_MORE = 16
 _NEAREST_ENOUGH = 200
+_WIDER = 4
 _FIRST_BY_WORDS = 48
 """So many are scored before it is seen which of the others may still belong to the answer."""
 _FEW = 256
@@ -165,7 +165,7 @@ def _best_by_words(source: RowSource, k: int, after: tuple[float, Any] | None) -
 
 
 def _best_fused(source: RowSource, order: _ScoreOrder, k: int, *, is_exact: bool) -> ScoredRows:
-    fetch, words_max = k + NEAREST_MORE, _BY_WORDS
+    fetch, words_max = k + _NEAREST_MORE, _BY_WORDS
     while True:
         rows, distances = source.nearest(fetch)
         found = order.scored(source, rows, distances)
@@ -176,7 +176,7 @@ def _best_fused(source: RowSource, order: _ScoreOrder, k: int, *, is_exact: bool
             found, is_certain = _with_rows_by_words(source, order, found, k, rows, edge, words_max)
             if is_certain or (fetch >= _NEAREST_ENOUGH and not is_exact):
                 return found.best(k)
-        words_max, fetch = _BY_WORDS_MAX, max(_NEAREST_ENOUGH + k, fetch * WIDER)
+        words_max, fetch = _BY_WORDS_MAX, max(_NEAREST_ENOUGH + k, fetch * _WIDER)
 
 
 def _with_rows_by_words(

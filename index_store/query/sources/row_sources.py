@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
@@ -23,10 +22,6 @@ from index_store.query.view import SegmentView, View
 from index_store.segment.reader import Found
 from index_store.types import SearchRequest
 
-NEAREST_MORE = 16
-"""Rows that are asked for beyond those that an answer needs."""
-WIDER = 4
-"""Times as many, where those were too few."""
 ROUNDING = 1e-6
 """Text scores are float32: rows as near as that to the limit are looked at as well."""
 SCORE_LEAST = float(np.finfo(np.float32).tiny)
@@ -173,24 +168,12 @@ def source_of_pool(pool: RowPool, request: SearchRequest, live: LiveSeqs) -> Row
         rows = pool.find_by_words(first, live, ScoreRange(limit - SCORE_ERROR), count)
         return rows[pool.text_scores(rows) >= np.float32(limit)]
 
-    def by_words_after(after: tuple[float, Any] | None, k: int) -> Found:
-        scores = ScoreRange(SCORE_LEAST, math.inf if after is None else -after[0] + SCORE_ERROR)
-        count = k + NEAREST_MORE
-        while True:
-            rows = pool.find_by_words(first, live, scores, count)
-            keys = -pool.text_scores(rows).astype(np.float64)
-            kept = np.flatnonzero(come_after(keys, delta.id_array(rows).take, after) & (keys < 0))
-            # Rows that were not fetched score no more than the last one, but for the error.
-            if len(rows) < count or np.count_nonzero(keys[kept] < keys.max() - SCORE_ERROR) >= k:
-                return rows[kept], keys[kept]
-            count *= WIDER
-
     return RowSource(
         -1,
         pool.text_scores,
         nearest,
         by_words,
-        by_words_after,
+        lambda after, k: pool.find_by_words_after(first, live, after, k),
         lambda rows: rescore(request.vector, delta.vectors(rows), delta.metric),
         delta.id_array,
     )
