@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +11,8 @@ from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from index_store.engine.index import EmbeddedIndex
 from index_store.errors import PageExpired
+from index_store.port import VectorIndex
 from index_store.request.ranking import Ranking
 from index_store.types import ItemDelete, ItemWrite, PageKey, SearchRequest, TextQuery
 from tests.reference_index import ReferenceIndex
@@ -21,10 +22,10 @@ HANDLES = st.integers(0, 1)
 
 
 class PagingRules(RuleBasedStateMachine):
-    """Two engines on one directory, and the reference that holds the same. pages: where an answer ended, by
-    an engine and by the reference, and what was asked."""
+    """Two handles of one index, and the reference that holds the same. pages: where an answer ended, by
+    a handle and by the reference, and what was asked."""
 
-    engines: list[EmbeddedIndex]
+    engines: Sequence[VectorIndex]
     reference: ReferenceIndex
     pages: list[tuple[PageKey, PageKey, SearchRequest]]
 

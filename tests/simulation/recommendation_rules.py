@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -10,8 +11,8 @@ from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from index_store.engine.index import EmbeddedIndex
 from index_store.errors import PageExpired
+from index_store.port import VectorIndex
 from index_store.request.recommendation import Recommendation
 from index_store.types import CollectionSpec, SearchRequest
 from tests.reference_index import ReferenceIndex
@@ -22,9 +23,9 @@ NUMBERS = st.integers(0, 12)
 
 
 class RecommendationRules(RuleBasedStateMachine):
-    """Two engines on one directory, and the reference that holds the same."""
+    """Two handles of one index, and the reference that holds the same."""
 
-    engines: list[EmbeddedIndex]
+    engines: Sequence[VectorIndex]
     reference: ReferenceIndex
     spec: CollectionSpec
 

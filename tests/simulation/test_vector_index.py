@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
@@ -25,7 +24,6 @@ from hypothesis.stateful import (
 )
 
 from index_store.engine.index import EmbeddedIndex
-from index_store.errors import GenerationConflict
 from index_store.maintenance.backup import restore_data
 from index_store.maintenance.check import check
 from index_store.maintenance.policy import MaintenanceLimits
@@ -34,31 +32,24 @@ from index_store.maintenance.worker import Maintenance
 from index_store.storage.schema import STORE_FILE, connect_sqlite
 from index_store.types import (
     CollectionSpec,
-    ItemDelete,
     ItemWrite,
-    NewGeneration,
     SearchRequest,
-    WriteBatch,
 )
-from tests.reference_index import ReferenceIndex
+from tests.simulation.index_rules import IndexRules
 from tests.simulation.index_values import (
-    CONDITIONS,
     DIM,
-    OTHER_DIM,
-    deletes,
     items,
     vector_of,
 )
 from tests.simulation.listing_rules import ListingRules
-from tests.simulation.paging_rules import PagingRules
-from tests.simulation.recommendation_rules import RecommendationRules
 
 SEED = 71_823
 
 
-class IndexMachine(ListingRules, PagingRules, RecommendationRules):
+class IndexMachine(IndexRules, ListingRules):
     """Two engines on one directory stand for two processes: they share nothing but the files."""
 
+    engines: list[EmbeddedIndex]
     folder: Path
 
     @initialize(
@@ -71,65 +62,20 @@ class IndexMachine(ListingRules, PagingRules, RecommendationRules):
         self.directory = Path(tempfile.mkdtemp(dir=self.folder))
         self.ticks = itertools.count()  # each look at the clock finds a second gone: each search looks around
         self.engines = [self.engine(DIM), self.engine(DIM)]
-        self.reference = ReferenceIndex([self.spec])
         for engine in self.engines:
             engine.open()
-        self.engines[0].advance("things", "begin", "v0")
-        self.reference.advance("things", "begin", "v0")
-        self.made = 0
-        self.pages = []
         self.listing: tuple[Any, list[Any], set[Any]] = (None, [], set())
         """Of `turn_list_page`: where it is, what it gave, and what was there all the while."""
-        self.write(0, some, [], 0, None)
+        self.begin(self.spec, some)
 
-    def named(self, number: int) -> Any:
-        return number if self.spec.id_kind == "int64" else f"상품-{number:02}"
+    @invariant()
+    def listing_knows_what_went(self) -> None:
+        if hasattr(self, "reference"):
+            self.listing[2].intersection_update(self.stored(None))
 
     def engine(self, dim: int) -> EmbeddedIndex:
         specs = [replace(self.spec, dim=dim)]
         return EmbeddedIndex(self.directory, specs, clock=lambda: float(next(self.ticks)))
-
-    def dim(self) -> int:
-        """Of the current generation."""
-        return next(iter(self.reference.dims_by_version("things").values()))
-
-    def versions(self) -> list[str]:
-        status = self.reference.status("things")
-        assert status.current is not None
-        return [status.current.embedding_version, *(other.embedding_version for other in status.others)]
-
-    @rule(
-        which=st.integers(0, 1),
-        some=st.lists(items, max_size=6),
-        gone=st.lists(deletes, max_size=2),
-        choice=st.integers(0, 2),
-        condition=st.none() | CONDITIONS,
-    )
-    def write(
-        self, which: int, some: list[ItemWrite], gone: list[ItemDelete], choice: int, condition: Any
-    ) -> None:
-        versions = self.versions()
-        version = versions[choice % len(versions)] if any(i.vector is not None for i in some) else None
-        dim = self.reference.dims_by_version("things").get(version or "")
-        batch = WriteBatch(
-            [
-                replace(i, id=self.named(int(i.id)), vector=None if i.vector is None else i.vector[:dim])
-                for i in some
-            ],
-            [ItemDelete(self.named(int(d.id)), d.source_version) for d in gone],
-            version,
-            {"source": str(len(some))},
-            only_where=condition,
-        )
-        got, wanted = self.engines[which].write("things", batch), self.reference.write("things", batch)
-        seen, expected = (
-            (
-                *(ack.upserted, ack.deleted, ack.stale_ignored, ack.vanished, ack.reappeared),
-                *(ack.passed_over, set(ack.unknown_ids)),
-            )
-            for ack in (got, wanted)
-        )
-        assert seen == expected
 
     @rule(
         segments_max=st.sampled_from([1, 2, 9]),
@@ -203,65 +149,6 @@ class IndexMachine(ListingRules, PagingRules, RecommendationRules):
         """As a process does, which asks the current generation for its dim."""
         self.engines[which] = self.engine(self.dim())
         self.engines[which].open()
-
-    @rule(
-        which=st.integers(0, 1),
-        step=st.sampled_from(["begin", "promote", "rollback", "abort", "retire"]),
-        choice=st.integers(0, 3),
-        dim=st.none() | st.sampled_from([DIM, OTHER_DIM]),
-    )
-    def advance(self, which: int, step: Any, choice: int, dim: int | None) -> None:
-        versions = [*self.versions(), f"v{self.made + 1}"]
-        version = versions[-1] if step == "begin" else versions[choice % len(versions)]
-        outcomes = []
-        for index in (self.engines[which], self.reference):
-            try:
-                index.advance("things", step, version, NewGeneration(dim))
-                outcomes.append("moved")
-            except GenerationConflict:
-                outcomes.append("refused")
-        assert outcomes[0] == outcomes[1]
-        self.made += step == "begin" and outcomes[0] == "moved"
-
-    @invariant()
-    def every_handle_agrees(self) -> None:
-        if not hasattr(self, "engines"):
-            return
-        names = [self.named(i) for i in range(15)]
-        self.listing[2].intersection_update(self.stored(None))
-        wanted = self.reference.get("things", names)
-        digest = self.reference.digest("things")
-        status = self.reference.status("things")
-        for engine in self.engines:
-            for got, want in zip(engine.get("things", names), wanted, strict=True):
-                assert (got is None) == (want is None)
-                if got is not None and want is not None:
-                    assert (got.active, got.metadata, got.source_version, got.content_hash) == (
-                        want.active,
-                        want.metadata,
-                        want.source_version,
-                        want.content_hash,
-                    )
-                    assert np.array_equal(got.vector, want.vector)  # type: ignore[arg-type]
-            assert engine.digest("things").root == digest.root
-            found = engine.status("things")
-            assert found.problem is None and found.current is not None and status.current is not None
-            for got_one, want_one in zip(
-                [found.current, *found.others], [status.current, *status.others], strict=True
-            ):
-                assert (
-                    got_one.role,
-                    got_one.embedding_version,
-                    got_one.items,
-                    got_one.live,
-                    got_one.cursors,
-                ) == (
-                    want_one.role,
-                    want_one.embedding_version,
-                    want_one.items,
-                    want_one.live,
-                    want_one.cursors,
-                )
 
     def teardown(self) -> None:
         if hasattr(self, "engines"):
