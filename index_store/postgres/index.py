@@ -29,7 +29,8 @@ from index_store.postgres.schema import rows_table
 from index_store.postgres.searches.collection_search import CollectionSearch, read_collection
 from index_store.postgres.searches.known_keys import RowKeys
 from index_store.postgres.searches.selectivity import FilterShares
-from index_store.postgres.writes.batches import write_batch
+from index_store.postgres.words import reread_words
+from index_store.postgres.writes.batches import COLLECTION_LOCK, write_batch
 from index_store.postgres.writes.steps import StepClock, take_step
 from index_store.record import digest
 from index_store.types import (
@@ -119,9 +120,21 @@ class PostgresIndex:
                 open_schema(connection, specs)
                 for each in self._collections.values():
                     each.record = read_collection(connection, each.spec)
+            for each in self._collections.values():
+                self._reread_words(each)
         except Unavailable as exc:
             return dict.fromkeys(self._collections, exc)
         return {}
+
+    def _reread_words(self, found: _Collection) -> None:
+        """Read the words of a collection whose lexical fields are others than before; writes wait for that.
+        Raises StoreUnavailable."""
+        if not found.spec.lexical_fields:
+            return
+        with self.connections.using(self._limits.pass_s) as connection, connection.transaction():
+            connection.execute(COLLECTION_LOCK, (found.spec.name,))
+            for generation in read_collection(connection, found.spec).in_order:
+                reread_words(connection, generation.number, found.spec)
 
     def close(self) -> None:
         """Close the connections; acknowledged writes are on the server's disk."""

@@ -33,6 +33,7 @@ from index_store.postgres.searches.row_fetcher import (
     is_prepared,
     set_ef,
 )
+from index_store.postgres.searches.row_samples import RowSamples
 from index_store.postgres.searches.selectivity import FilterShares
 from index_store.query.pool import RowPool
 from index_store.query.view import view_of_pool
@@ -74,6 +75,7 @@ class CollectionSearch:
         self._shares = shares
         self._graph_from = graph_from
         self._wait_s = wait_s
+        self._samples = RowSamples()
 
     def answer_from(
         self, connection: BoundedConnection, record: CollectionRecord, request: SearchRequest
@@ -119,6 +121,7 @@ class CollectionSearch:
             connection, spec, generation, self._keys, self._shares,
             with_texts=request.with_metadata or request.ranking is not None,
             graph_from=self._graph_from,
+            samples=self._samples,
         )  # fmt: skip
         is_plain = _is_plain(request)
         query = fetcher.first_query(request, request.offset + request.k + 1) if is_plain else _NO_ROWS

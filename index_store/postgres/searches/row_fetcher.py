@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from index_store.ann.background import SAMPLE_ROWS, RowSample, sample_of
+from index_store.ann.background import RowSample
 from index_store.ann.float32_bounds import sum_error
 from index_store.ann.rerank import Distances, rescore
 from index_store.filter.cache import compiled_filter
@@ -27,6 +27,7 @@ from index_store.postgres.generations import GenerationRecord
 from index_store.postgres.parameters import id_array, id_column, int_array, vector_value, vectors_of
 from index_store.postgres.schema import GRAPH_DIM_MAX, LIVE, OPERATORS, rows_table
 from index_store.postgres.searches.known_keys import RowKeys
+from index_store.postgres.searches.row_samples import RowSamples
 from index_store.postgres.searches.selectivity import FilterShares, is_exact_faster
 from index_store.postgres.searches.word_rows import WordRows
 from index_store.postgres.words import read_statistics
@@ -79,6 +80,7 @@ class GenerationRows:
         *,
         with_texts: bool,
         graph_from: int,
+        samples: RowSamples | None = None,
     ) -> None:
         """spec: with the dim of the generation. with_texts: whether metadata are read. graph_from: of how
         many live items on a graph is searched, unless a filter leaves few; 0: always."""
@@ -87,6 +89,7 @@ class GenerationRows:
         self._generation = generation
         self._keys = keys
         self._shares = shares
+        self._samples = samples or RowSamples()
         self._with_texts = with_texts
         self._graph_from = graph_from
         self._words = WordRows(connection, generation.number, spec.id_kind)
@@ -297,13 +300,8 @@ class GenerationRows:
         return self._keys.is_held(self._connection, self._generation, key)
 
     def usual_similarities(self) -> RowSample:
-        """See `RowFetcher`. Of the rows with the smallest shares, which are as good as drawn."""
-        found = self._connection.execute(
-            f"SELECT vector FROM {self._table} WHERE {LIVE} ORDER BY share LIMIT {SAMPLE_ROWS}".encode(),
-            binary=True,
-        ).fetchall()
-        vectors = vectors_of([vector for (vector,) in found], self._spec.dim)
-        return sample_of(vectors, self._spec.metric)
+        """See `RowFetcher`."""
+        return self._samples.look_up(self._connection, self._spec, self._generation)
 
 
 def set_ef(connection: BoundedConnection, ef: int) -> None:
