@@ -27,8 +27,10 @@ IN_PATH_MAX = 16
 """Operands of `$in` that are compared one after the other; more are put in a table of hashes."""
 PATHS_MAX = 64
 """Ways to spell one nested key: twice as many with each step that is not in NFC."""
-_DIGITS_MAX = 4300
-"""Of an integer in metadata: Python reads no longer one."""
+_JSON = json.JSONEncoder(ensure_ascii=False)
+"""Made once: to make one takes longer than to write a text."""
+_INTEGERS_END = 10**4300
+"""Python reads no integer that is longer: metadata hold none."""
 _ORDER = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _SECONDS_MAX = 1e305
 """A thousand times as many are still a double."""
@@ -209,7 +211,7 @@ def _literal(operand: Any) -> str | None:
     if isinstance(operand, float) and math.isfinite(operand) and operand == int(operand):
         operand = int(operand)
     if isinstance(operand, int) and not isinstance(operand, bool):
-        return None if abs(operand) >= 10**_DIGITS_MAX else str(operand)
+        return None if abs(operand) >= _INTEGERS_END else str(operand)
     if isinstance(operand, float) and not math.isfinite(operand):
         return None
     return json.dumps(operand)
@@ -275,7 +277,7 @@ def _joined(word: str, some: Sequence[Condition]) -> Condition:
 
 def _quoted(text: str) -> str:
     """Return a text as JSON and as jsonpath write it."""
-    return json.dumps(text, ensure_ascii=False)
+    return _JSON.encode(text)
 
 
 def _is_text(text: str) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 from index_store.ann.background import RowSample
 from index_store.ann.float32_bounds import sum_error
 from index_store.ann.rerank import Distances, rescore
-from index_store.filter.cache import compiled_filter
+from index_store.filter.cache import CompiledFilter, compiled_filter
 from index_store.lexical.scores import QueryGrams, QueryTerms, StreamStatistics
 from index_store.postgres.conditions import Condition, filter_condition, shown_condition
 from index_store.postgres.connections import BoundedConnection
@@ -32,7 +32,7 @@ from index_store.postgres.searches.selectivity import FilterShares, is_exact_fas
 from index_store.postgres.searches.word_rows import WordRows
 from index_store.postgres.words import read_statistics
 from index_store.query.pool import LiveSeqs, PoolRows, ScoreRange
-from index_store.types import CollectionSpec, Id, SearchRequest
+from index_store.types import CollectionSpec, Filter, Id, SearchRequest
 
 EF = 100
 """Breadth of a graph that nobody has measured."""
@@ -93,6 +93,7 @@ class GenerationRows:
         self._with_texts = with_texts
         self._graph_from = graph_from
         self._words = WordRows(connection, generation.number, spec.id_kind)
+        self._filter: tuple[Filter, CompiledFilter] | None = None
         self._first: tuple[SearchRequest, RowQuery, QueryRows] | None = None
 
     def first_query(self, request: SearchRequest, k: int) -> RowQuery:
@@ -143,10 +144,16 @@ class GenerationRows:
         """Whether the filter leaves so few rows that they are sooner compared one by one."""
         if request.filter is None:
             return False
-        condition = compiled_filter(request.filter)
+        condition = self._compiled(request.filter)
         share = self._shares.estimate(self._connection, self._generation, condition)
         limit = request.offset + request.k + _MORE
         return is_exact_faster(share, self._generation.live, limit, condition)
+
+    def _compiled(self, condition: Filter) -> CompiledFilter:
+        """The filter of the search, compiled once: one with many operands takes long."""
+        if self._filter is None or self._filter[0] is not condition:
+            self._filter = condition, compiled_filter(condition)
+        return self._filter[1]
 
     def _is_enough(self, request: SearchRequest, query: RowQuery, found: QueryRows, k: int) -> bool:
         """Whether the k nearest are certainly among the rows, as far as the way they were found can tell."""
@@ -216,7 +223,7 @@ class GenerationRows:
         if len(request.exclude_ids):
             found.append(Condition("r.id <> ALL(%s)", (id_array(request.exclude_ids, self._spec.id_kind),)))
         if request.filter is not None:
-            found.append(filter_condition(compiled_filter(request.filter).node))
+            found.append(filter_condition(self._compiled(request.filter).node))
         if request.shown is not None:
             found.append(shown_condition(request.shown))
         if request.after is not None:
