@@ -6,6 +6,7 @@ What an answer or a write means is decided by the code that the embedded engine 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +30,7 @@ from index_store.postgres.schema import rows_table
 from index_store.postgres.searches.collection_search import CollectionSearch, read_collection
 from index_store.postgres.searches.known_keys import RowKeys
 from index_store.postgres.searches.selectivity import FilterShares
-from index_store.postgres.words import reread_words
+from index_store.postgres.words import is_other_fields, reread_words
 from index_store.postgres.writes.batches import COLLECTION_LOCK, write_batch
 from index_store.postgres.writes.steps import StepClock, take_step
 from index_store.record import digest
@@ -51,6 +52,8 @@ from index_store.types import (
     WriteBatch,
 )
 from item_rules.metadata import METADATA_BYTES_MAX
+
+log = logging.getLogger(__name__)
 
 GRAPH_FROM = 2000
 """Live items from which on a graph is searched: so few are compared with the query as fast one by one."""
@@ -128,13 +131,18 @@ class PostgresIndex:
 
     def _reread_words(self, found: _Collection) -> None:
         """Read the words of a collection whose lexical fields are others than before; writes wait for that.
-        Raises StoreUnavailable."""
-        if not found.spec.lexical_fields:
-            return
-        with self.connections.using(self._limits.pass_s) as connection, connection.transaction():
-            connection.execute(COLLECTION_LOCK, (found.spec.name,))
-            for generation in read_collection(connection, found.spec).in_order:
-                reread_words(connection, generation.number, found.spec)
+        Where it can't be done now, searches by words are refused, and the next process tries again."""
+        try:
+            with self.connections.using(self._limits.pass_s) as connection:
+                for generation in found.record.in_order:
+                    if is_other_fields(connection, generation.number, found.spec):
+                        with connection.transaction():
+                            connection.execute(COLLECTION_LOCK, (found.spec.name,))
+                            if is_other_fields(connection, generation.number, found.spec):
+                                reread_words(connection, generation.number, found.spec)
+                        log.info("words_read", extra={"generation": generation.name})
+        except Unavailable as exc:
+            log.error("words_not_read", extra={"collection": found.spec.name, "error": str(exc)})
 
     def close(self) -> None:
         """Close the connections; acknowledged writes are on the server's disk."""

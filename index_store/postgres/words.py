@@ -66,18 +66,24 @@ def put_words(connection: BoundedConnection, number: int, spec: CollectionSpec, 
     _count_words(connection, number, max(row.seq for row in rows), changes)
 
 
-def reread_words(connection: BoundedConnection, number: int, spec: CollectionSpec) -> None:
-    """Read all words again where they were read by other fields (.1 ms a row). No one else may write to the
-    collection meanwhile."""
+def is_other_fields(connection: BoundedConnection, number: int, spec: CollectionSpec) -> bool:
+    """Return whether the words of a generation were read by other fields than those of `spec`, or are not
+    counted any more."""
     version = lexical_version(spec.lexical_fields)
     found = connection.execute(
-        "SELECT w.lexical_version, g.head FROM generation g LEFT JOIN word_sum w ON w.generation = g.number "
-        "WHERE g.number = %s",
-        (number,),
+        "SELECT count(*) FROM word_sum WHERE generation = %s AND lexical_version = %s", (number, version)
     ).fetchone()
-    if found is None or found[0] == version or not version:
+    return bool(version) and found == (0,)
+
+
+def reread_words(connection: BoundedConnection, number: int, spec: CollectionSpec) -> None:
+    """Read all words again (.1 ms a row), in a transaction in which nobody else writes to the collection.
+    Searches by the former fields are answered until it commits."""
+    found = connection.execute("SELECT head FROM generation WHERE number = %s", (number,)).fetchone()
+    if found is None:
         return
-    connection.execute(f"TRUNCATE {words_table(number)}, {gram_table(number)}".encode())
+    connection.execute(f"DELETE FROM {words_table(number)}".encode())
+    connection.execute(f"DELETE FROM {gram_table(number)}".encode())
     connection.execute("DELETE FROM word_sum WHERE generation = %s", (number,))
     begin_words(connection, number, spec)
     last: tuple[Any, ...] | None = None
@@ -93,7 +99,7 @@ def reread_words(connection: BoundedConnection, number: int, spec: CollectionSpe
         last = some[-1]
         fresh = grams_of_texts([document_text(row[2], spec.lexical_fields) for row in some])
         _copy_words(connection, number, [(row[0], row[1]) for row in some], fresh)
-        _count_words(connection, number, found[1], [(fresh, len(some), 1)])
+        _count_words(connection, number, found[0], [(fresh, len(some), 1)])
 
 
 GRAM_COLUMNS = ", ".join(f"array_send({stream})" for stream in STREAMS)

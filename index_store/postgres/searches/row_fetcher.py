@@ -19,7 +19,9 @@ import numpy as np
 from index_store.ann.background import RowSample
 from index_store.ann.float32_bounds import sum_error
 from index_store.ann.rerank import Distances, rescore
+from index_store.errors import StoreUnavailable
 from index_store.filter.cache import CompiledFilter, compiled_filter
+from index_store.hints import TRY_AGAIN
 from index_store.lexical.scores import QueryGrams, QueryTerms, StreamStatistics
 from index_store.postgres.conditions import Condition, filter_condition, shown_condition
 from index_store.postgres.connections import BoundedConnection
@@ -270,7 +272,8 @@ class GenerationRows:
             (id_array(ids, self._spec.id_kind), int_array(seqs)),
             binary=True,
         ).fetchall()
-        assert len(rows) == len(ids), "words are of rows that are there"
+        if len(rows) < len(ids):
+            raise StoreUnavailable("versions were removed while they were searched", TRY_AGAIN)
         vectors, texts = ((), ()) if not rows else zip(*rows, strict=True)
         return PoolRows(
             id_column(ids, self._spec.id_kind),
