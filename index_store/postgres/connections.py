@@ -23,7 +23,7 @@ from psycopg import errors
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 
-from index_store.errors import IndexStoreError, ReadOnly, StoreUnavailable
+from index_store.errors import IndexStoreError, ReadOnly, StoreUnavailable, WriteFailed
 from index_store.postgres.parameters import register_vectors
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Connections:
 
     def __init__(self, dsn: str, limits: PostgresLimits) -> None:
         """dsn: a URL or the key words of libpq. Opens nothing."""
-        self._dsn = dsn
+        self.dsn = dsn
         self.limits = limits
         self._lock = threading.Lock()
         self._inherited: list[list[BoundedConnection]] = []
@@ -120,11 +120,17 @@ class Connections:
             is_sound = False
             try:
                 yield connection
-                is_sound = connection.info.transaction_status == TransactionStatus.IDLE
+                is_sound = True
+            except IndexStoreError:
+                is_sound = True  # the server has nothing to do with it
+                raise
             finally:
-                self._give_back(connection, is_sound=is_sound)
+                self._give_back(connection, is_sound=is_sound and _is_idle(connection))
         except psycopg.Error as exc:
-            raise meaning_of(exc) from exc
+            meaning = meaning_of(exc)
+            if meaning is None:
+                raise
+            raise meaning from exc
         finally:
             free.release()
 
@@ -161,11 +167,11 @@ class Connections:
     def _connect(self) -> BoundedConnection:
         try:
             connection = BoundedConnection.connect(
-                self._dsn, autocommit=True, connect_timeout=max(1, math.ceil(self.limits.connect_s)),
+                self.dsn, autocommit=True, connect_timeout=max(1, math.ceil(self.limits.connect_s)),
                 application_name="index_store", keepalives_idle=30, keepalives_interval=10,
             )  # fmt: skip
         except psycopg.Error as exc:
-            raise meaning_of(exc) from exc
+            raise meaning_of(exc) or exc from exc
         try:
             connection.give_up_at = time.monotonic() + self.limits.connect_s
             _prepare(connection)
@@ -187,6 +193,14 @@ class Connections:
             if os.getpid() != self._process:
                 self._inherited.append(self._idle)
                 self._begin()
+
+
+def _is_idle(connection: BoundedConnection) -> bool:
+    """Whether it is outside of any transaction, or comes out of it."""
+    if connection.info.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+        with suppress(psycopg.Error):
+            connection.rollback()
+    return connection.info.transaction_status == TransactionStatus.IDLE
 
 
 def _is_readable(descriptor: int) -> bool:
@@ -216,8 +230,9 @@ def _prepare(connection: BoundedConnection) -> None:
     connection.execute("; ".join(_SETTINGS).encode())
 
 
-def meaning_of(error: psycopg.Error) -> IndexStoreError:
-    """Return what an error of the server or of the way to it means for the index."""
+def meaning_of(error: psycopg.Error) -> IndexStoreError | None:
+    """Return what an error of the server or of the way to it means for the index; None for a mistake of ours,
+    which it is no use to repeat."""
     said = str(error).strip().splitlines()
     text = said[0] if said else type(error).__name__
     if isinstance(error, errors.ReadOnlySqlTransaction):
@@ -228,4 +243,10 @@ def meaning_of(error: psycopg.Error) -> IndexStoreError:
     if isinstance(error, errors.InsufficientPrivilege):
         hint = "give the role of INDEX_URL the rights to its schema"
         return StoreUnavailable(f"the database refuses: {text}", hint)
+    if isinstance(error, errors.UndefinedTable):
+        return StoreUnavailable(f"a table of the index is missing: {text}", "restart, or restore a backup")
+    if isinstance(error, errors.DiskFull):
+        return WriteFailed(f"the database has no room left: {text}", "free space on the database's disk")
+    if not isinstance(error, psycopg.OperationalError | psycopg.InternalError | psycopg.InterfaceError):
+        return None
     return StoreUnavailable(f"the database can't answer now: {text}", SERVER_HINT)

@@ -79,7 +79,7 @@ class CollectionRecord:
 
     def spec_of(self, generation: GenerationRecord) -> CollectionSpec:
         """The collection with the dim of that generation."""
-        return replace(self.spec, dim=generation.dim)
+        return self.spec if self.spec.dim == generation.dim else replace(self.spec, dim=generation.dim)
 
     def require(self, embedding_version: str | None) -> GenerationRecord:
         """Return the generation of that version; None: the current one. Raises VersionMismatch,

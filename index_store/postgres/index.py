@@ -17,8 +17,15 @@ from psycopg import errors
 
 from index_store.ann.compiled.all_kernels import warm_kernels
 from index_store.answers.requests import outcome_of
-from index_store.answers.validation import check_ids, check_parts, check_spec
-from index_store.errors import InvalidRequest, Unavailable, UnknownCollection, without_errors
+from index_store.answers.validation import check_ids, check_parts, check_spec, checked_batch
+from index_store.errors import (
+    IndexStoreError,
+    InvalidRequest,
+    InvalidVector,
+    Unavailable,
+    UnknownCollection,
+    without_errors,
+)
 from index_store.hints import TRY_AGAIN
 from index_store.postgres.connections import BoundedConnection, Connections, PostgresLimits
 from index_store.postgres.generations import CollectionRecord, GenerationRecord, collection_record
@@ -31,7 +38,8 @@ from index_store.postgres.searches.collection_search import CollectionSearch, re
 from index_store.postgres.searches.known_keys import RowKeys
 from index_store.postgres.searches.selectivity import FilterShares
 from index_store.postgres.words import is_other_fields, reread_words
-from index_store.postgres.writes.batches import COLLECTION_LOCK, write_batch
+from index_store.postgres.writes.batches import COLLECTION_LOCK, write_batches
+from index_store.postgres.writes.commit_queue import CommitQueue
 from index_store.postgres.writes.steps import StepClock, take_step
 from index_store.record import digest
 from index_store.types import (
@@ -69,6 +77,7 @@ class _Collection:
 
     spec: CollectionSpec
     search: CollectionSearch
+    queue: CommitQueue
     record: CollectionRecord
 
 
@@ -107,7 +116,8 @@ class PostgresIndex:
                 graph_from=graph_from, wait_s=_MIN_SEQ_WAIT_S,
             )  # fmt: skip
             nothing = collection_record(spec, [(None, None, None, 0.0, None)])
-            self._collections[spec.name] = _Collection(spec, search, nothing)
+            queue = CommitQueue(partial(self._commit, spec.name), self._limits.write_s)
+            self._collections[spec.name] = _Collection(spec, search, queue, nothing)
         self._items = RowItems(self.connections, lambda name: self._collections[name].spec, keys)
 
     def _note(self, name: str, record: CollectionRecord) -> None:
@@ -165,10 +175,20 @@ class PostgresIndex:
     def write(self, collection: str, batch: WriteBatch) -> Ack:
         """See `VectorIndex.write`."""
         found = self._collections[collection]
+        try:
+            checked = checked_batch(batch, found.spec, self._metadata_bytes_max, found.record.dims)
+        except InvalidVector:  # perhaps of a generation that is not known here yet
+            with self.connections.using(self._limits.read_s) as connection:
+                found.record = read_collection(connection, found.spec)
+            checked = checked_batch(batch, found.spec, self._metadata_bytes_max, found.record.dims)
+        return found.queue.write_in_turn(checked)
+
+    def _commit(self, name: str, batches: Sequence[WriteBatch]) -> Sequence[Ack | IndexStoreError]:
+        found = self._collections[name]
         with self.connections.using(self._limits.write_s) as connection:
-            written = write_batch(connection, found.record, batch, self._metadata_bytes_max)
+            written = write_batches(connection, found.record, batches, self._metadata_bytes_max)
         found.record = written.record
-        return written.ack
+        return written.outcomes
 
     def get(self, collection: str, ids: Sequence[Id]) -> list[StoredItem | None]:
         """See `VectorIndex.get`."""

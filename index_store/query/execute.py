@@ -103,13 +103,8 @@ def answer(view: View, request: SearchRequest) -> Answer:
 def _answer_by_distance(view: View, request: SearchRequest, condition: CompiledFilter | None) -> Answer:
     wanted = request.offset + request.k
     found = nearest(view, request, allowed_rows(view, request, condition), wanted + 1)
-    exhausted = len(found.rows) <= wanted
     distances = found.distances
-    stop = wanted
-    if request.max_distance is not None:
-        within = int(np.searchsorted(distances, request.max_distance, side="right"))
-        exhausted = exhausted or within <= wanted
-        stop = min(wanted, within)
+    stop, exhausted = page_end(request, distances)
     confidence = None
     if request.confidence is not None:
         scores = similarities(distances, view.delta.metric)
@@ -122,6 +117,16 @@ def _answer_by_distance(view: View, request: SearchRequest, condition: CompiledF
     return Answer(
         ids, distances[page], found.numbers[page], found.rows[page], exhausted, unknown, confidence=confidence
     )
+
+
+def page_end(request: SearchRequest, distances: Distances) -> tuple[int, bool]:
+    """Return where the page of a search by distance ends among the nearest rows, and whether nothing comes
+    after it. distances: of the first `offset + k + 1`, nearest first; of all where they are fewer."""
+    wanted = request.offset + request.k
+    if request.max_distance is None:
+        return wanted, len(distances) <= wanted
+    within = int(np.searchsorted(distances, request.max_distance, side="right"))
+    return min(wanted, within), within <= wanted
 
 
 def _confidence(

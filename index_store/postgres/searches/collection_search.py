@@ -14,6 +14,7 @@ from typing import Any
 
 from psycopg import errors
 
+from index_store.ann.rerank import select
 from index_store.answers.hits import no_hits, result_of, with_span
 from index_store.answers.requests import check_served
 from index_store.delta.delta import Delta
@@ -35,15 +36,16 @@ from index_store.postgres.searches.row_fetcher import (
 )
 from index_store.postgres.searches.row_samples import RowSamples
 from index_store.postgres.searches.selectivity import FilterShares
-from index_store.query.pool import RowPool
+from index_store.query.execute import page_end
+from index_store.query.pool import LiveSeqs, RowPool
 from index_store.query.view import view_of_pool
-from index_store.types import CollectionSpec, PageKey, SearchRequest, SearchResult
+from index_store.types import CollectionSpec, Hit, PageKey, SearchRequest, SearchResult
 
 _TRIES = 5
 _SEQ_POLL_S = 0.005
 _HEAD = (
     "SELECT c.current, g.head, g.history_from, g.live, g.ef, g.length_max, r.* FROM collection c "
-    "LEFT JOIN generation g ON g.number = c.current LEFT JOIN LATERAL ({rows}) r ON true WHERE c.name = %s"
+    "LEFT JOIN generation g ON g.number = {number} LEFT JOIN LATERAL ({rows}) r ON true WHERE c.name = %s"
 )
 _NO_ROWS = RowQuery("SELECT NULL::int WHERE false", (), 0, 0)
 _HEAD_FIELDS = 6
@@ -85,27 +87,21 @@ class CollectionSearch:
         is_fresh = False
         for _ in range(_TRIES):
             current = record.current
-            if current is not None:
-                try:
+            if current is None and is_fresh:
+                return no_hits(self._spec, request)
+            if current is not None and (is_fresh or _is_served(record, current, request)):
+                if is_fresh:
                     check_served(request, record.spec_of(current), current.name, current.embedding_version)
-                    found = self._answer(connection, record, current, request, is_current=True)
-                except errors.UndefinedTable:
-                    found = None  # its generation was dropped
-                except (VersionMismatch, InvalidRequest):
-                    if is_fresh:
-                        raise
-                    found = None  # perhaps of a generation that is not known here yet
+                found = self.answer_of(connection, record, current, request, is_current=True)
                 if found is not None:
                     return found
-            elif is_fresh:
-                return no_hits(self._spec, request)
             record, is_fresh = read_collection(connection, self._spec), True
             self._note(record)
         raise Unavailable(
             f"the generations of {self._spec.name!r} change faster than they can be searched", TRY_AGAIN
         )
 
-    def _answer(
+    def answer_of(
         self,
         connection: BoundedConnection,
         record: CollectionRecord,
@@ -114,7 +110,8 @@ class CollectionSearch:
         *,
         is_current: bool,
     ) -> SearchResult | None:
-        """Return None where another generation is current by now."""
+        """Answer a request that fits the generation. Return None where it is gone, or, if it has to be the
+        current one, another one is that by now. Raises as `answer_from`."""
         spec = record.spec_of(generation)
         request = with_span(request, spec.lifetime)
         fetcher = GenerationRows(
@@ -123,32 +120,49 @@ class CollectionSearch:
             graph_from=self._graph_from,
             samples=self._samples,
         )  # fmt: skip
+        wanted = request.offset + request.k + 1
         is_plain = _is_plain(request)
-        query = fetcher.first_query(request, request.offset + request.k + 1) if is_plain else _NO_ROWS
-        give_up_at = time.monotonic() + self._wait_s
-        while True:
-            rows = self._head_and_rows(connection, query)
-            if is_current and rows[0][0] != generation.number:
-                return None
-            now = _as_of(generation, rows[0])
-            if now.head >= (request.min_seq or 0):
-                break
-            if time.monotonic() >= give_up_at:
-                raise SeqNotReached(f"seq {request.min_seq} was not reached, the newest is {now.head}")
-            threading.Event().wait(_SEQ_POLL_S)  # another server's commit may be on its way here
-        self._note(_with_member(record, now))
-        seq = _seq_of(request.after, now)
+        query = fetcher.first_query(request, wanted) if is_plain else _NO_ROWS
+        rows = self._rows_at_seq(connection, generation, query, request.min_seq or 0)
+        if rows is None or (is_current and rows[0][0] != generation.number):
+            return None
+        now = _as_of(generation, rows[0])
+        if now is not generation:
+            self._note(replace(record, members={**record.members, now.name: now}))
         fetcher.take_head(now)
         if is_plain:
             held = [row[_HEAD_FIELDS:] for row in rows if row[_HEAD_FIELDS] is not None]
             fetcher.take_first(request, query, held)
+            if _is_bare(request):
+                return _bare_result(fetcher, request, now, wanted)
+        seq = _seq_of(request.after, now)
         pool = RowPool(Delta(spec), fetcher, reads_metadata=request.ranking is not None)
         view = view_of_pool(pool, now.head)
         return result_of(view, request, generation.name, generation.embedding_version, seq)
 
-    def _head_and_rows(self, connection: BoundedConnection, query: RowQuery) -> list[Any]:
+    def _rows_at_seq(
+        self, connection: BoundedConnection, generation: GenerationRecord, query: RowQuery, min_seq: int
+    ) -> list[Any] | None:
+        """The head and the rows as of it, once it has come to `min_seq`; None where the generation is gone.
+        Raises SeqNotReached."""
+        give_up_at = time.monotonic() + self._wait_s
+        while True:
+            try:
+                rows = self._head_and_rows(connection, generation, query)
+            except errors.UndefinedTable:
+                return None
+            head = rows[0][1] if rows else None
+            if head is None or head >= min_seq:
+                return None if head is None else rows
+            if time.monotonic() >= give_up_at:
+                raise SeqNotReached(f"seq {min_seq} was not reached, the newest is {head}")
+            threading.Event().wait(_SEQ_POLL_S)  # another server's commit may be on its way here
+
+    def _head_and_rows(
+        self, connection: BoundedConnection, generation: GenerationRecord, query: RowQuery
+    ) -> list[Any]:
         set_ef(connection, query.ef)
-        statement = _HEAD.replace("{rows}", query.sql)
+        statement = _HEAD.replace("{number}", str(generation.number)).replace("{rows}", query.sql)
         parameters = (*query.parameters, self._spec.name)
         return connection.execute(
             statement.encode(), parameters, binary=True, prepare=is_prepared(query)
@@ -161,13 +175,45 @@ def _is_plain(request: SearchRequest) -> bool:
     return all(each is None for each in others)
 
 
+def _is_served(record: CollectionRecord, generation: GenerationRecord, request: SearchRequest) -> bool:
+    """Whether the request fits the generation. What does not may fit one that is not known here yet."""
+    try:
+        check_served(request, record.spec_of(generation), generation.name, generation.embedding_version)
+    except (VersionMismatch, InvalidRequest):
+        return False
+    return True
+
+
+def _is_bare(request: SearchRequest) -> bool:
+    """Whether a plain search asks for nothing but ids and distances."""
+    others = (request.filter, request.confidence, request.metadata_bytes_max)
+    return not request.with_metadata and not request.with_vectors and all(each is None for each in others)
+
+
+def _bare_result(
+    fetcher: GenerationRows, request: SearchRequest, generation: GenerationRecord, wanted: int
+) -> SearchResult:
+    """What `result_of` answers (.1 ms less)."""
+    found = fetcher.nearest(request, LiveSeqs(generation.head, generation.head), wanted)
+    order = select(found.distances, found.rows.ids, wanted)
+    distances = found.distances[order]
+    stop, exhausted = page_end(request, distances)
+    page = slice(request.offset, stop)
+    hits = list(map(Hit, found.rows.ids[order[page]].tolist(), distances[page].tolist()))
+    following = None
+    if hits and not exhausted:
+        begun_by = None if request.shown is None else request.shown.begun_by
+        following = PageKey(generation.name, generation.head, hits[-1].distance, hits[-1].id, now=begun_by)
+    return SearchResult(
+        hits, generation.name, generation.embedding_version, generation.head, exhausted, following
+    )
+
+
 def _as_of(generation: GenerationRecord, row: Any) -> GenerationRecord:
     _, head, history_from, live, ef, length_max = row[:_HEAD_FIELDS]
+    if (head, history_from, ef) == (generation.head, generation.history_from, generation.ef):
+        return generation
     return replace(generation, head=head, history_from=history_from, live=live, ef=ef, length_max=length_max)
-
-
-def _with_member(record: CollectionRecord, generation: GenerationRecord) -> CollectionRecord:
-    return replace(record, members={**record.members, generation.name: generation})
 
 
 def _seq_of(after: PageKey | None, generation: GenerationRecord) -> int:

@@ -40,7 +40,7 @@ EF = 100
 """Breadth of a graph that nobody has measured."""
 EF_MAX = 1000
 """Of pgvector."""
-_MORE = 16
+_MORE = 6
 _MORE_EXACT = 64
 _MORE_AGAIN = 8
 """Times as many rows where the first were too few to tell."""
@@ -116,6 +116,11 @@ class GenerationRows:
 
     def fetch_nearest(self, request: SearchRequest, live: LiveSeqs, k: int) -> PoolRows:
         """See `RowFetcher`."""
+        found = self.nearest(request, live, k).rows
+        return found if request.text is None else self._with_grams(found)
+
+    def nearest(self, request: SearchRequest, live: LiveSeqs, k: int) -> QueryRows:
+        """Return the same with the distances."""
         is_exact = self._is_exact(request)
         limit = k + (_MORE_EXACT if is_exact else _MORE)
         first, self._first = self._first, None
@@ -130,7 +135,7 @@ class GenerationRows:
                     ("graph", query.ef, found.newest) if query.ef else ("scan", 0, self._generation.live)
                 )
             if self._is_enough(request, query, found, k):
-                return found.rows if request.text is None else self._with_grams(found.rows)
+                return found
             is_exact = is_exact or found.newest < limit or limit > _MORE_AGAIN * (k + _MORE)
             limit = k + _MORE_EXACT if is_exact and query.ef else _MORE_AGAIN * limit
 

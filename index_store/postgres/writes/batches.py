@@ -1,10 +1,10 @@
-"""One write of a collection: the rows that it touches read, changed by the rules of every engine, written as
-new versions, and committed by the heads.
+"""Writes of a collection that share a commit: the rows that they touch read, changed by the rules of every
+engine, written as new versions, and committed by the heads.
 
 1. the collection's lock is held to the end of the transaction: one writer at a time, in every process
-2. the pointer is read, and of each generation the newest versions of the ids that the batch names, once what
+2. the pointer is read, and of each generation the newest versions of the ids that the batches name, once what
    a killed writer may have left above the head is removed
-3. the batch is applied in memory, in the order of the generations (`index_store.record`)
+3. each batch is applied in memory, in the order of the generations (`index_store.record`)
 4. old versions are ended and new ones put in
 5. counts, digest and cursors change, the heads move
 6. the transaction commits. Whether it did is unknown where the connection breaks meanwhile: WriteFailed
@@ -22,8 +22,8 @@ from typing import Any
 
 import psycopg
 
-from index_store.answers.validation import check_dim, checked_batch
-from index_store.errors import VersionMismatch, WriteFailed
+from index_store.answers.validation import check_dim
+from index_store.errors import IndexStoreError, VersionMismatch, WriteFailed
 from index_store.filter.cache import compiled_filter
 from index_store.filter.texts import passing_texts
 from index_store.postgres.connections import SERVER_HINT, BoundedConnection
@@ -38,7 +38,6 @@ from index_store.postgres.schema import rows_table
 from index_store.postgres.words import put_words
 from index_store.postgres.writes.versions import changed_counts, put_versions, store_counts
 from index_store.record.batches import (
-    CommitResult,
     Passes,
     TransactionRows,
     WriteJob,
@@ -56,60 +55,91 @@ _UNREAD = b""
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """What a write came to. record: of the collection, after it."""
+class WriteResults:
+    """What several writes came to, in order: an Ack, or what refuses the batch. record: of the collection
+    after them."""
 
-    ack: Ack
+    outcomes: Sequence[Ack | IndexStoreError]
     record: CollectionRecord
 
 
-def write_batch(
-    connection: BoundedConnection, known: CollectionRecord, batch: WriteBatch, metadata_bytes_max: int
-) -> Written:
-    """Store the whole batch, or nothing. known: what was last heard of the collection. Raises as
-    `VectorIndex.write`; psycopg.Error where nothing was stored."""
+@dataclass(slots=True)
+class _GenerationWork:
+    """What the batches make of one generation."""
+
+    generation: GenerationRecord
+    work: TransactionRows
+
+
+def write_batches(
+    connection: BoundedConnection,
+    known: CollectionRecord,
+    batches: Sequence[WriteBatch],
+    metadata_bytes_max: int,
+) -> WriteResults:
+    """Store each batch whole, or nothing of it, in one commit. batches: checked. known: what was last heard
+    of the collection. Raises WriteFailed; psycopg.Error where nothing was stored."""
+    record, cursors = _begin(connection, known, batches)
+    if record.in_order != known.in_order or cursors is None:
+        with connection.pipeline():
+            cursors = [read_newest(connection, record.spec, each, batches) for each in record.in_order]
+    works = {
+        each.name: _GenerationWork(each, transaction_rows(each, rows_of(cursor.fetchall())))
+        for each, cursor in zip(record.in_order, cursors, strict=True)
+    }
+    feeds: dict[tuple[int, str], str] = {}
+    outcomes: list[Ack | IndexStoreError] = []
+    for batch in batches:
+        try:
+            outcomes.append(_apply(record, works, batch, metadata_bytes_max, feeds))
+        except IndexStoreError as exc:
+            outcomes.append(exc)
+    after = _store(connection, record.spec, list(works.values()), feeds)
+    members = {**record.members, **{each.name: each for each in after}}
+    return WriteResults(outcomes, replace(record, members=members))
+
+
+def _begin(
+    connection: BoundedConnection, known: CollectionRecord, batches: Sequence[WriteBatch]
+) -> tuple[CollectionRecord, list[psycopg.Cursor[Any]] | None]:
+    """Wait for the collection's lock and read what the batches touch, of the generations as they are known,
+    all on one way to the server. No rows where one of them is gone."""
     spec = known.spec
-    batch = checked_batch(batch, spec, metadata_bytes_max, known.dims)
-    takers = _takers(known, batch)
+    try:
+        with connection.pipeline():
+            connection.execute("BEGIN")
+            connection.execute(COLLECTION_LOCK, (spec.name,))
+            reading = connection.execute(READ_COLLECTION.encode(), (spec.name,), binary=True)
+            cursors = [read_newest(connection, spec, each, batches) for each in known.in_order]
+        return collection_record(spec, reading.fetchall()), cursors
+    except psycopg.errors.UndefinedTable:
+        connection.rollback()
     with connection.pipeline():
         connection.execute("BEGIN")
         connection.execute(COLLECTION_LOCK, (spec.name,))
         reading = connection.execute(READ_COLLECTION.encode(), (spec.name,), binary=True)
-        stored = [read_newest(connection, spec, each, batch) for each in takers]
-        record = collection_record(spec, reading.fetchall())
-    if record.dims != known.dims:
-        batch = checked_batch(batch, spec, metadata_bytes_max, record.dims)
-    addressed = _addressed(record, batch)
-    found = [each.number for each in takers]
-    takers = _takers(record, batch)
-    if [each.number for each in takers] != found:
-        with connection.pipeline():
-            stored = [read_newest(connection, spec, each, batch) for each in takers]
-    rows = [rows_of(cursor.fetchall()) for cursor in stored]
-    done, works = _applied(batch, addressed, list(zip(takers, rows, strict=True)), metadata_bytes_max)
-    added = [put_versions(connection, spec.id_kind, generation, work) for generation, work in works]
-    for generation, work in works:
-        put_words(connection, generation.number, spec, list(work.changed.values()))
-    after = [changed_counts(*each, more) for each, more in zip(works, added, strict=True)]
-    with _indeterminate(), connection.pipeline():
-        for now, (_, work) in zip(after, works, strict=True):
-            store_counts(connection, now, work)
-        _store_cursors(connection, addressed, batch.cursors)
-        connection.execute("COMMIT")
-    members = {**record.members, **{each.name: each for each in after}}
-    return Written(acked(done, addressed.name), replace(record, members=members))
+    return collection_record(spec, reading.fetchall()), None
 
 
-def _takers(record: CollectionRecord, batch: WriteBatch) -> list[GenerationRecord]:
-    """The generations that the batch goes to, in their order."""
-    version = batch.embedding_version
-    if version is None and record.current is not None:
-        version = record.current.embedding_version
-    return [
-        each
-        for each in record.in_order
-        if each.embedding_version == version or each.embedding_version not in batch.except_versions
+def _store(
+    connection: BoundedConnection,
+    spec: CollectionSpec,
+    works: Sequence[_GenerationWork],
+    feeds: Mapping[tuple[int, str], str],
+) -> list[GenerationRecord]:
+    """Write what has changed, and commit. Return the generations after it."""
+    added = [put_versions(connection, spec.id_kind, each.generation, each.work) for each in works]
+    for each in works:
+        put_words(connection, each.generation.number, spec, list(each.work.changed.values()))
+    after = [
+        changed_counts(each.generation, each.work, more) for each, more in zip(works, added, strict=True)
     ]
+    with _indeterminate(), connection.pipeline():
+        for now, each in zip(after, works, strict=True):
+            store_counts(connection, now, each.work)
+        _store_cursors(connection, feeds)
+        connection.execute("COMMIT")
+    return after
 
 
 def _addressed(record: CollectionRecord, batch: WriteBatch) -> GenerationRecord:
@@ -122,25 +152,39 @@ def _addressed(record: CollectionRecord, batch: WriteBatch) -> GenerationRecord:
     for vector in (item.vector for item in batch.items if item.vector is not None):
         check_dim(vector, found.dim, "vector")
         break
+    for other, vectors in batch.other_vectors.items():
+        dim = record.dims.get(other)
+        for position, each in enumerate(vectors):
+            if each is not None and dim is not None:
+                check_dim(each, dim, f"other_vectors[{position}]")
     return found
 
 
 def read_newest(
-    connection: BoundedConnection, spec: CollectionSpec, generation: GenerationRecord, batch: WriteBatch
+    connection: BoundedConnection,
+    spec: CollectionSpec,
+    generation: GenerationRecord,
+    batches: Sequence[WriteBatch],
 ) -> psycopg.Cursor[Any]:
-    """Ask for the newest versions of the ids of a batch, tombstones too. A vector is read where the batch may
-    keep it."""
+    """Ask for the newest versions of the ids of some batches, tombstones too. A vector is read where one of
+    them may keep it."""
     table = rows_table(generation.number)
     head = f"(SELECT head FROM generation WHERE number = {generation.number})"
     connection.execute(f"DELETE FROM {table} WHERE seq > {head}".encode())
     connection.execute(f"UPDATE {table} SET until = NULL WHERE until > {head}".encode())
-    is_plain = generation.embedding_version == batch.embedding_version
-    kept = {item.id for item in batch.items if item.vector is None or not is_plain}
+    version = generation.embedding_version
+    kept = {
+        item.id
+        for batch in batches
+        for item in batch.items
+        if item.vector is None or batch.embedding_version != version
+    }
     return connection.execute(
         "SELECT id, seq, deleted, active, source_version, content_hash, metadata, share, vector IS NOT NULL, "
         f"CASE WHEN id = ANY(%s) THEN vector END FROM {table} WHERE until IS NULL AND id = ANY(%s)".encode(),
-        (id_array(sorted(kept), spec.id_kind), id_array(ids_of([batch]), spec.id_kind)),
+        (id_array(sorted(kept), spec.id_kind), id_array(ids_of(batches), spec.id_kind)),
         binary=True,
+        prepare=False,  # so that a list is looked up by hashes
     )
 
 
@@ -155,47 +199,48 @@ def rows_of(found: Sequence[Sequence[Any]]) -> dict[Id, Row]:
     return rows
 
 
-def _applied(
+def _apply(
+    record: CollectionRecord,
+    works: Mapping[str, _GenerationWork],
     batch: WriteBatch,
-    addressed: GenerationRecord,
-    takers: Sequence[tuple[GenerationRecord, dict[Id, Row]]],
     metadata_bytes_max: int,
-) -> tuple[dict[str, GenerationWrite], list[tuple[GenerationRecord, TransactionRows]]]:
-    """What each generation makes of the batch. What the first one does not hold is not made known to others
-    without a vector."""
+    feeds: dict[tuple[int, str], str],
+) -> Ack:
+    """Change the rows of each generation that takes the batch, and note its cursors in `feeds`. What the
+    first one does not hold is not made known to others without a vector. Raises as `_addressed`; then nothing
+    is changed."""
+    addressed = _addressed(record, batch)
     passes: Passes | None = None
     if batch.only_where is not None:
         passes = partial(passing_texts, compiled_filter(batch.only_where).node)
     done: dict[str, GenerationWrite] = {}
-    works = []
-    for generation, rows in takers:
-        is_addressed = generation.number == addressed.number
-        part = batch_for(generation.embedding_version, batch, is_addressed=is_addressed)
+    for each in record.in_order:
+        if each is not addressed and each.embedding_version in batch.except_versions:
+            continue
+        part = batch_for(each.embedding_version, batch, is_addressed=each is addressed)
         known = next(iter(done.values())).held if done else frozenset[Id]()
-        work, committed = applied_to(generation, rows, WriteJob(part, known, passes), metadata_bytes_max)
+        job = WriteJob(part, known, passes)
+        committed = apply_batch(
+            works[each.name].work, job, ShareHasher(each.embedding_version), metadata_bytes_max
+        )
         held = {item.id for item in part.items}.difference(committed.unknown_ids)
-        done[generation.name] = GenerationWrite(committed, generation.embedding_version, held)
-        works.append((generation, work))
-    return done, works
+        done[each.name] = GenerationWrite(committed, each.embedding_version, held)
+    feeds.update({(addressed.number, source): value for source, value in batch.cursors.items()})
+    return acked(done, addressed.name)
 
 
-def applied_to(
-    generation: GenerationRecord, rows: dict[Id, Row], job: WriteJob, metadata_bytes_max: int
-) -> tuple[TransactionRows, CommitResult]:
-    """Return what a batch makes of the newest versions of its ids."""
-    work = TransactionRows(seq=generation.head, before=rows, damaged={}, now=dict(rows))
-    hasher = ShareHasher(generation.embedding_version)
-    return work, apply_batch(work, job, hasher, metadata_bytes_max)
+def transaction_rows(generation: GenerationRecord, rows: dict[Id, Row]) -> TransactionRows:
+    """Return the rows that a transaction begins with. rows: the newest versions of the ids that it
+    touches."""
+    return TransactionRows(seq=generation.head, before=rows, damaged={}, now=dict(rows))
 
 
-def _store_cursors(
-    connection: BoundedConnection, generation: GenerationRecord, cursors: Mapping[str, str]
-) -> None:
-    for source, value in cursors.items():
+def _store_cursors(connection: BoundedConnection, feeds: Mapping[tuple[int, str], str]) -> None:
+    for (number, source), value in feeds.items():
         connection.execute(
             "INSERT INTO cursor(generation, source, value) VALUES(%s, %s, %s) "
             "ON CONFLICT(generation, source) DO UPDATE SET value = excluded.value",
-            (generation.number, source, value),
+            (number, source, value),
         )
 
 

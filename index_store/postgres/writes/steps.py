@@ -32,9 +32,10 @@ from index_store.postgres.schema import (
 )
 from index_store.postgres.searches.collection_search import read_collection
 from index_store.postgres.words import begin_words, put_words
-from index_store.postgres.writes.batches import COLLECTION_LOCK, applied_to, read_newest, rows_of
+from index_store.postgres.writes.batches import COLLECTION_LOCK, read_newest, rows_of, transaction_rows
 from index_store.postgres.writes.versions import changed_counts, put_versions, store_counts
-from index_store.record.batches import WriteJob
+from index_store.record.batches import WriteJob, apply_batch
+from index_store.record.digest import ShareHasher
 from index_store.record.generation_batch import carried
 from index_store.record.pointer import GenerationName, Pointer, shown_again
 from index_store.record.rows import Row
@@ -286,9 +287,10 @@ def _copy(
             [ItemDelete(row.id, row.source_version) for row in rows if row.deleted],
         )
         with connection.transaction():
-            newest = rows_of(read_newest(connection, spec, target, batch).fetchall())
+            newest = rows_of(read_newest(connection, spec, target, [batch]).fetchall())
+            work = transaction_rows(target, newest)
             job = WriteJob(batch, {item.id for item in batch.items})
-            work, _ = applied_to(target, newest, job, METADATA_BYTES_MAX)
+            apply_batch(work, job, ShareHasher(target.embedding_version), METADATA_BYTES_MAX)
             target = changed_counts(target, work, put_versions(connection, spec.id_kind, target, work))
             put_words(connection, target.number, spec, list(work.changed.values()))
             store_counts(connection, target, work)
