@@ -23,8 +23,9 @@ from index_store.postgres.index import PostgresIndex
 from index_store.types import Content, ItemDelete, ItemWrite, NewGeneration, SearchRequest, WriteBatch
 from tests.contract.vectors import SPECS, begin_all, fill, find, put, vectors
 from tests.integration.databases import PostgresServer
+from tests.waiting import until
 
-LIMITS = PostgresLimits(connections_max=4, read_s=2.0, write_s=2.0)
+HASTY = PostgresLimits(read_s=0.5, write_s=0.5)
 
 
 @pytest.fixture
@@ -192,23 +193,30 @@ def test_one_history_gives_one_digest_in_both_engines(
 
 
 def test_a_server_that_falls_silent_is_told_within_the_limit_and_found_again(
-    postgres: PostgresServer, pg_database: str
+    postgres: PostgresServer, index: PostgresIndex
 ) -> None:
-    index = PostgresIndex(postgres.address(pg_database), SPECS, limits=LIMITS)
-    index.open()
-    begin_all(index)
     data = fill(index, 5)
+    hasty = PostgresIndex(index.connections.dsn, SPECS, limits=HASTY)
+
+    def is_reached() -> bool:
+        try:
+            return find(hasty, data[1], 1) == [1]
+        except StoreUnavailable:
+            return False
+
+    until(is_reached)
     postgres.send(signal.SIGSTOP)
     try:
-        with pytest.raises(StoreUnavailable):
-            find(index, data[0], 1)
-        with pytest.raises((StoreUnavailable, WriteFailed)):
-            put(index, [ItemWrite(9, data[0])])
+        with ThreadPoolExecutor(2) as threads:
+            search = threads.submit(find, hasty, data[0], 1)
+            write = threads.submit(put, hasty, [ItemWrite(9, data[0])])
+            assert isinstance(search.exception(30), StoreUnavailable)
+            assert isinstance(write.exception(30), StoreUnavailable | WriteFailed)
     finally:
         postgres.send(signal.SIGCONT)
-    assert find(index, data[1], 1) == [1], "without help"
-    put(index, [ItemWrite(9, data[0])])
-    index.close()
+    until(is_reached, "the server found again without help")
+    assert find(index, data[2], 1) == [2]
+    hasty.close()
 
 
 def test_connections_that_the_server_ends_cost_no_answer(index: PostgresIndex) -> None:
