@@ -109,14 +109,14 @@ class Connections:
         then."""
         if os.getpid() != self._process:
             self._leave_inherited()
-        free = self._free
+        free, give_up_at = self._free, time.monotonic() + limit_s
         if not free.acquire(timeout=min(limit_s, self.limits.wait_s)):
             raise StoreUnavailable(
                 f"all {self.limits.connections_max} connections to the database are in use",
                 "send fewer requests at once, or see what keeps the database busy (pg_stat_activity)",
             )
         try:
-            connection = self._take(time.monotonic() + limit_s, limit_s)
+            connection = self._take(give_up_at, limit_s)
             is_sound = False
             try:
                 yield connection
@@ -142,7 +142,7 @@ class Connections:
     def _take(self, give_up_at: float, limit_s: float) -> BoundedConnection:
         connection = self._idle_one()
         if connection is None:
-            connection = self._connect()
+            connection = self._connect(give_up_at)
         connection.give_up_at = give_up_at + _GRACE_S
         statement_ms = math.ceil(limit_s * 1000)
         if connection.statement_ms != statement_ms:
@@ -164,16 +164,18 @@ class Connections:
                     return connection
             connection.close()
 
-    def _connect(self) -> BoundedConnection:
+    def _connect(self, give_up_at: float) -> BoundedConnection:
+        give_up_at = min(give_up_at, time.monotonic() + self.limits.connect_s)
+        left = max(1, math.ceil(give_up_at - time.monotonic()))
         try:
             connection = BoundedConnection.connect(
-                self.dsn, autocommit=True, connect_timeout=max(1, math.ceil(self.limits.connect_s)),
+                self.dsn, autocommit=True, connect_timeout=left,
                 application_name="index_store", keepalives_idle=30, keepalives_interval=10,
             )  # fmt: skip
         except psycopg.Error as exc:
             raise meaning_of(exc) or exc from exc
         try:
-            connection.give_up_at = time.monotonic() + self.limits.connect_s
+            connection.give_up_at = give_up_at + _GRACE_S
             _prepare(connection)
         except BaseException:
             connection.close()
