@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from index_store.engine.index import EmbeddedIndex
 from index_store.listings import FacetsRequest, ItemsRequest
+from index_store.port import ItemIndex
 from index_store.types import ItemDelete, ItemWrite, SearchRequest, WriteBatch
 from tests.reference_filter import matches
 from tests.reference_index import ReferenceIndex
@@ -20,12 +21,21 @@ ACTIONS = st.sampled_from(["merge", "hide", "delete"])
 
 
 class ListingRules(RuleBasedStateMachine):
-    """Two engines on one directory, and the reference that holds the same. listing: of `turn_list_page`,
+    """Two handles of one index, and the reference that holds the same. listing: of `turn_list_page`,
     where it is, what it gave, and what was there all the while."""
 
-    engines: list[EmbeddedIndex]
+    engines: Sequence[ItemIndex]
     reference: ReferenceIndex
     listing: tuple[Any, list[Any], set[Any]]
+
+    def begin_listing(self) -> None:
+        """No page was asked for yet."""
+        self.listing = (None, [], set())
+
+    @invariant()
+    def listing_knows_what_went(self) -> None:
+        if hasattr(self, "reference"):
+            self.listing[2].intersection_update(self.stored(None))
 
     def named(self, number: int) -> Any:
         raise NotImplementedError

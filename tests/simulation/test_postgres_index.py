@@ -1,7 +1,7 @@
-"""Any order of writes, searches, pages and generation changes over PostgreSQL equals the reference, for two
-processes that share nothing but the database, with a graph and without.
+"""Any order of writes, searches, pages, lists and generation changes over PostgreSQL equals the reference:
+for two processes that share nothing but the database, with a graph and without.
 
-The seed is printed, and `--seed` replays it; `--histories N` tries more (default 3).
+The seed is printed, and `--seed` replays it; `--histories N` tries N / 20 of them (default 3).
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from tests.integration.conftest import postgres  # noqa: F401  # pytest finds fi
 from tests.integration.databases import PostgresServer
 from tests.simulation.index_rules import IndexRules
 from tests.simulation.index_values import DIM, items
+from tests.simulation.listing_rules import ListingRules
 
 SEED = 18_050
 
 
-class PostgresMachine(IndexRules):
+class PostgresMachine(IndexRules, ListingRules):
     """Each history has a schema of its own in one database."""
 
     engines: list[PostgresIndex]
@@ -45,6 +46,7 @@ class PostgresMachine(IndexRules):
         self.engines = [PostgresIndex(url, [spec], graph_from=graph_from) for _ in range(2)]
         for engine in self.engines:
             assert engine.open() == {}
+        self.begin_listing()
         self.begin(spec, some)
 
     def execute(self, statement: str) -> None:
@@ -70,7 +72,7 @@ def test_any_order_over_postgresql_equals_the_reference(
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=pytestconfig.getoption("--histories", default=3),
+            max_examples=max(1, pytestconfig.getoption("--histories", default=60) // 20),
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     initialize,
-    invariant,
     rule,
     run_state_machine_as_test,
 )
@@ -64,14 +63,8 @@ class IndexMachine(IndexRules, ListingRules):
         self.engines = [self.engine(DIM), self.engine(DIM)]
         for engine in self.engines:
             engine.open()
-        self.listing: tuple[Any, list[Any], set[Any]] = (None, [], set())
-        """Of `turn_list_page`: where it is, what it gave, and what was there all the while."""
+        self.begin_listing()
         self.begin(self.spec, some)
-
-    @invariant()
-    def listing_knows_what_went(self) -> None:
-        if hasattr(self, "reference"):
-            self.listing[2].intersection_update(self.stored(None))
 
     def engine(self, dim: int) -> EmbeddedIndex:
         specs = [replace(self.spec, dim=dim)]
