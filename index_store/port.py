@@ -233,6 +233,20 @@ class ExplainSource(Protocol):
         thread. Raises as `VectorIndex.search`, and InvalidId."""
 
 
+class ReadSource(ReplaySource, ExplainSource, Protocol):
+    """What reads any generation, and explains answers."""
+
+
+class SourceIndex(ItemIndex, Protocol):
+    """An index of which more is asked than searches and writes."""
+
+    def replay_source(self) -> ReadSource:
+        """Return what reads any generation, and explains answers."""
+
+    def word_source(self) -> WordSource:
+        """Return what knows the words of each collection."""
+
+
 class IndexStorage(Protocol):
     """Where an index keeps its collections, for who starts and operates it. Needs no open index; every method
     is safe from any thread and process, and reads from disk or from a server."""

@@ -7,7 +7,7 @@ What an answer or a write means is decided by the code that the embedded engine 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -18,6 +18,7 @@ from psycopg import errors
 from index_store.ann.compiled.all_kernels import warm_kernels
 from index_store.answers.requests import outcome_of
 from index_store.answers.validation import check_ids, check_parts, check_spec, checked_batch
+from index_store.awaiting import AwaitingItem
 from index_store.errors import (
     IndexStoreError,
     InvalidRequest,
@@ -26,17 +27,26 @@ from index_store.errors import (
     UnknownCollection,
     without_errors,
 )
+from index_store.footprint import Footprint
 from index_store.hints import TRY_AGAIN
 from index_store.postgres.connections import BoundedConnection, Connections, PostgresLimits
 from index_store.postgres.generations import CollectionRecord, GenerationRecord, collection_record
 from index_store.postgres.listing.row_items import RowItems
 from index_store.postgres.opening import open_schema
 from index_store.postgres.parameters import int_array
-from index_store.postgres.reading import one_moment, read_items
+from index_store.postgres.reading import one_moment, read_items, status_of
 from index_store.postgres.schema import rows_table
 from index_store.postgres.searches.collection_search import CollectionSearch, read_collection
 from index_store.postgres.searches.known_keys import RowKeys
 from index_store.postgres.searches.selectivity import FilterShares
+from index_store.postgres.sources.generation_reader import GenerationSource
+from index_store.postgres.sources.generation_reading import (
+    note_origin,
+    read_awaiting,
+    read_footprint,
+    read_lost,
+    read_some_contents,
+)
 from index_store.postgres.words import is_other_fields, reread_words
 from index_store.postgres.writes.batches import COLLECTION_LOCK, write_batches
 from index_store.postgres.writes.commit_queue import CommitQueue
@@ -48,9 +58,9 @@ from index_store.types import (
     Ack,
     CollectionSpec,
     CollectionStatus,
+    Content,
     Digest,
     DigestRow,
-    GenerationStatus,
     Id,
     NewGeneration,
     SearchOutcome,
@@ -118,7 +128,11 @@ class PostgresIndex:
             nothing = collection_record(spec, [(None, None, None, 0.0, None)])
             queue = CommitQueue(partial(self._commit, spec.name), self._limits.write_s)
             self._collections[spec.name] = _Collection(spec, search, queue, nothing)
-        self._items = RowItems(self.connections, lambda name: self._collections[name].spec, keys)
+        self._items = RowItems(self.connections, self._spec_of, keys)
+        self._source = GenerationSource(self.connections, self._spec_of, keys, shares, graph_from=graph_from)
+
+    def _spec_of(self, name: str) -> CollectionSpec:
+        return self._collections[name].spec
 
     def _note(self, name: str, record: CollectionRecord) -> None:
         self._collections[name].record = record
@@ -203,9 +217,9 @@ class PostgresIndex:
         return self._items
 
     def newest_seq(self, collection: str) -> int | None:
-        """See `SeqSource.newest_seq`: of what this process has read or written."""
-        current = self._collections[collection].record.current
-        return 0 if current is None else current.head
+        """See `SeqSource.newest_seq`. Others commit without being heard of here: a search has to look."""
+        assert self._collections[collection]
+        return None
 
     def is_caught_up(self, collection: str) -> bool:
         """See `SeqSource.is_caught_up`. A search has nothing to do first: the rows are the server's."""
@@ -225,7 +239,7 @@ class PostgresIndex:
                 (int_array([each.number for each in record.in_order]),),
             ).fetchall()
         found.record = record
-        return _status_of(record, cursors)
+        return status_of(record, cursors)
 
     def digest(
         self, collection: str, parts: int = DIGEST_BUCKETS, embedding_version: str | None = None
@@ -279,6 +293,62 @@ class PostgresIndex:
             )
         return self.status(collection)
 
+    def footprints(self, collection: str) -> list[Footprint]:
+        """See `FootprintSource.footprints`."""
+        spec = self._collections[collection].spec
+        with self.connections.using(self._limits.read_s) as connection:
+            record = read_collection(connection, spec)
+            return [read_footprint(connection, each) for each in record.in_order]
+
+    def awaiting(
+        self, collection: str, embedding_version: str, after: Id | None, limit: int
+    ) -> list[AwaitingItem]:
+        """See `RebuildSource.awaiting`."""
+        spec = self._collections[collection].spec
+        with self.connections.using(self._limits.pass_s) as connection:
+            record = read_collection(connection, spec)
+            if embedding_version not in record.dims:
+                return []
+            return read_awaiting(connection, record.require(embedding_version), after, limit)
+
+    def find_lost(
+        self, collection: str, embedding_version: str, suspects: Sequence[Id] | None = None
+    ) -> list[Id]:
+        """See `RebuildSource.find_lost`."""
+        spec = self._collections[collection].spec
+        with self.connections.using(self._limits.pass_s) as connection:
+            record = read_collection(connection, spec)
+            sides = record.require(None), record.require(embedding_version)
+            return read_lost(connection, spec.id_kind, *sides, suspects)
+
+    def content_sample(self, collection: str, limit: int) -> list[Content]:
+        """See `RebuildSource.content_sample`."""
+        spec = self._collections[collection].spec
+        with self.connections.using(self._limits.read_s) as connection:
+            current = read_collection(connection, spec).current
+            return [] if current is None else read_some_contents(connection, current, limit)
+
+    def catch_up_others(self, collection: str, wanted: Set[str] = frozenset()) -> Sequence[str]:  # noqa: ARG002
+        """See `RebuildSource.catch_up_others`. The rows are the server's: there is nothing to read."""
+        return list(self._collections[collection].record.dims)[1:]
+
+    def record_origin(self, collection: str, embedding_version: str, origin: str) -> bool:
+        """See `RebuildSource.record_origin`."""
+        spec = self._collections[collection].spec
+        with self.connections.using(self._limits.write_s) as connection:
+            record = read_collection(connection, spec)
+            if embedding_version not in record.dims:
+                return False
+            return note_origin(connection, record.require(embedding_version), origin)
+
+    def replay_source(self) -> GenerationSource:
+        """Return what reads any generation, and explains answers."""
+        return self._source
+
+    def word_source(self) -> GenerationSource:
+        """Return what knows the words of each collection."""
+        return self._source
+
 
 def _answered(found: _Collection, connection: BoundedConnection, request: SearchRequest) -> SearchResult:
     return found.search.answer_from(connection, found.record, request)
@@ -322,31 +392,3 @@ def _bucket_sums(connection: BoundedConnection, generation: GenerationRecord, pa
     for part, total in found:
         sums[part] = digest.to_unsigned(int(total))
     return sums
-
-
-def _status_of(record: CollectionRecord, cursors: Sequence[Sequence[Any]]) -> CollectionStatus:
-    pointer = record.pointer
-    roles = (("current", pointer.current), ("next", pointer.next), ("former", pointer.former))
-    found = []
-    for role, member in roles:
-        if member is None:
-            continue
-        each = record.members[member.name]
-        found.append(
-            GenerationStatus(
-                each.name,
-                role,  # type: ignore[arg-type]
-                each.embedding_version,
-                each.items,
-                each.live,
-                each.head,
-                {source: value for number, source, value in cursors if number == each.number},
-                dim=each.dim,
-                origin=each.origin,
-                contents=each.contents,
-                awaiting=each.awaiting,
-            )
-        )
-    current = next((each for each in found if each.role == "current"), None)
-    others = [each for each in found if each.role != "current"]
-    return CollectionStatus(record.spec, current, others, former_since=pointer.former_since)

@@ -1,16 +1,17 @@
-"""Reads of one moment, and stored items by id."""
+"""Reads of one moment, stored items by id, and what generations count."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from index_store.postgres.connections import BoundedConnection
-from index_store.postgres.generations import GenerationRecord
+from index_store.postgres.generations import CollectionRecord, GenerationRecord
 from index_store.postgres.parameters import id_array, stored_vector
 from index_store.postgres.schema import rows_table
 from index_store.record.rows import Row
-from index_store.types import CollectionSpec, Id, StoredItem
+from index_store.types import CollectionSpec, CollectionStatus, GenerationStatus, Id, StoredItem
 
 
 @contextmanager
@@ -47,3 +48,32 @@ def read_items(
             )
             items[item_id] = row.as_item()
     return items
+
+
+def status_of(record: CollectionRecord, cursors: Sequence[Sequence[Any]]) -> CollectionStatus:
+    """Return what a collection's generations count. cursors: generation, source and value of each."""
+    pointer = record.pointer
+    roles = (("current", pointer.current), ("next", pointer.next), ("former", pointer.former))
+    found = []
+    for role, member in roles:
+        if member is None:
+            continue
+        each = record.members[member.name]
+        found.append(
+            GenerationStatus(
+                each.name,
+                role,  # type: ignore[arg-type]
+                each.embedding_version,
+                each.items,
+                each.live,
+                each.head,
+                {source: value for number, source, value in cursors if number == each.number},
+                dim=each.dim,
+                origin=each.origin,
+                contents=each.contents,
+                awaiting=each.awaiting,
+            )
+        )
+    current = next((each for each in found if each.role == "current"), None)
+    others = [each for each in found if each.role != "current"]
+    return CollectionStatus(record.spec, current, others, former_since=pointer.former_since)

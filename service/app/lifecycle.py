@@ -24,14 +24,10 @@ from index_store.errors import (
 from index_store.port import (
     BatchSearch,
     DimSource,
-    ExplainSource,
     FootprintSource,
-    ItemSource,
     RebuildSource,
-    ReplaySource,
     SeqSource,
-    VectorIndex,
-    WordSource,
+    SourceIndex,
 )
 from index_store.types import SearchRequest
 from service.app.encoders import Encoders, Slot
@@ -60,24 +56,11 @@ class Opening(Protocol):
         """Whether everything was tried that a start opens."""
 
 
-class ReadSource(ReplaySource, ExplainSource, Protocol):
-    """What is asked of an index beside searches and writes."""
-
-
-class OpenableIndex(VectorIndex, BatchSearch, SeqSource, DimSource, RebuildSource, FootprintSource, Protocol):
+class OpenableIndex(SourceIndex, BatchSearch, SeqSource, DimSource, RebuildSource, FootprintSource, Protocol):
     """An index whose collections are opened after it was made, one by one."""
 
     def open(self) -> Mapping[str, Unavailable]:
         """Open each collection that is not open; return why some can't be, by name."""
-
-    def replay_source(self) -> ReadSource:
-        """Return what reads any generation, and explains answers."""
-
-    def word_source(self) -> WordSource:
-        """Return what knows the words of each collection."""
-
-    def item_source(self) -> ItemSource:
-        """Return what lists and counts stored items."""
 
 
 class Lifecycle:

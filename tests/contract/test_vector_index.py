@@ -5,12 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from index_store.errors import (
-    PageExpired,
-    SeqNotReached,
-    UnknownCollection,
-)
+from index_store.errors import PageExpired, SeqNotReached, UnknownCollection
 from index_store.port import VectorIndex
+from index_store.postgres.index import PostgresIndex
 from index_store.types import (
     ItemDelete,
     ItemWrite,
@@ -316,10 +313,13 @@ def test_min_seq(index: VectorIndex) -> None:
 
 
 def test_newest_seq_is_that_of_the_last_write(index: AnyIndex) -> None:
+    """Over a server nobody hears of what others commit: a search has to look."""
+    is_told = not isinstance(index, PostgresIndex)
     fill(index, 2)
-    assert index.newest_seq("numbers") == 2 and index.newest_seq("names") == 0
+    assert index.newest_seq("numbers") == (2 if is_told else None)
     put(index, [ItemWrite(7, vectors(1)[0])])
-    assert index.newest_seq("numbers") == 3
+    assert index.newest_seq("numbers") == (3 if is_told else None)
+    assert index.newest_seq("names") == (0 if is_told else None)
     with pytest.raises(UnknownCollection):
         index.newest_seq("nowhere")
 
