@@ -1,4 +1,5 @@
-"""One thread that searches: it takes whatever queued while it was busy and answers it in one call.
+"""One thread that searches: it takes whatever queued while it was busy and answers it in one call. Where a
+search waits for a server instead of computing, several threads search, one request a call.
 
 There is no wait timer, and under load the wake-ups are shared. While callers come one at a time, the event
 loop searches itself what is light: waking the thread and being woken costs a tenth of such a search
@@ -117,6 +118,7 @@ class SearchQueue:
         *,
         queue_requests_max: int,
         queue_ms_max: int,
+        threads: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """clock: seconds that only go forward, for deadlines and for how long a search takes."""
@@ -130,26 +132,30 @@ class SearchQueue:
         self._unanswered: deque[_Waiting] = deque()
         self._asked = 0  # written by the event loop
         self._asked_cost = 0.0
-        self._taken = 0  # written by who searches
+        self._taken = 0  # written by who searches, under `_counting`
         self._taken_cost = 0.0
+        self._counting = threading.Lock()
         self._sweeper: asyncio.TimerHandle | None = None
         self._seconds_per_cost = 0.001
         self._lone = LoneSearches()
-        self._thread: threading.Thread | None = None
+        self._threads = [
+            threading.Thread(target=self._run, name="search", daemon=True) for _ in range(threads)
+        ]
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
-        """Start the thread. Call on the event loop that asks."""
+        """Start the threads. Call on the event loop that asks."""
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._run, name="search", daemon=True)
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
-        """Answer what is queued, then stop the thread."""
+        """Answer what is queued, then stop the threads."""
         self._hand_over()
         self._queue.put(None)
-        if self._thread is not None:
-            self._thread.join()
+        if self._loop is not None:
+            for thread in self._threads:
+                thread.join()
 
     def cost_at_once(self) -> float:
         """Return how much work one caller should have in line at a time: what is done within half of the
@@ -201,7 +207,8 @@ class SearchQueue:
             one = gathered[0]
             expected_s = one.cost * self._seconds_per_cost
             is_light = self._lone.note_lone(one.request, one.cost, expected_s)
-            if is_light and self._index.is_caught_up(one.collection):
+            is_computed_here = len(self._threads) == 1
+            if is_computed_here and is_light and self._index.is_caught_up(one.collection):
                 began_at = self._clock()
                 settled, _ = self._next_answers(gathered)
                 if self._clock() - began_at > _LOOP_S_MAX:
@@ -210,7 +217,10 @@ class SearchQueue:
                 return
         else:
             self._lone.note_company()
-        if gathered:
+        if len(self._threads) > 1:
+            for one in gathered:
+                self._queue.put([one])
+        elif gathered:
             self._queue.put(gathered)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -239,8 +249,9 @@ class SearchQueue:
                 return  # the loop closed under us: nobody waits any more
 
     def _take(self, waiting: list[_Waiting]) -> bool:
-        """Put what has queued behind `waiting`; wait only if that is empty. False: all is answered."""
-        while not waiting or not self._queue.empty():
+        """Put what has queued behind `waiting`, or one request of it where others take the next; wait only if
+        that is empty. False: all is answered."""
+        while not waiting or (len(self._threads) == 1 and not self._queue.empty()):
             gathered = self._queue.get()
             if gathered is None:
                 self._queue.put(None)  # for when what came before is answered
@@ -257,8 +268,9 @@ class SearchQueue:
         wanted, cost, waiting = self._next_batch(waiting, started)
         settled = self._answer(wanted)
         if wanted:
-            per_cost = (self._clock() - started) / cost
-            self._seconds_per_cost += _SMOOTHING * (per_cost - self._seconds_per_cost)
+            per_cost = (self._clock() - started) / cost / len(self._threads)
+            with self._counting:
+                self._seconds_per_cost += _SMOOTHING * (per_cost - self._seconds_per_cost)
         return settled, waiting
 
     def _next_batch(
@@ -280,8 +292,9 @@ class SearchQueue:
             else:
                 wanted.append(each)
                 cost += each.cost
-        self._taken += taken
-        self._taken_cost += taken_cost
+        with self._counting:
+            self._taken += taken
+            self._taken_cost += taken_cost
         return wanted, cost, waiting[taken:]
 
     def _answer(self, batch: Sequence[_Waiting]) -> list[tuple[_Waiting, SearchResult | Exception]]:
