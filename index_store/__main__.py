@@ -55,20 +55,20 @@ def main(arguments: Sequence[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("check", "stats", "maintain", "rebuild"):
         command = commands.add_parser(name)
-        command.add_argument("data_dir", type=Path)
+        command.add_argument("data_dir", type=_directory)
         if name == "maintain":
             command.add_argument("--parent", type=int, default=0, help="end when this parent process ends")
             command.add_argument(
                 "--keep-days", type=float, default=7.0, help="how long retired generations are kept"
             )
     command = commands.add_parser("backup")
-    command.add_argument("data_dir", type=Path)
-    command.add_argument("target", type=Path)
+    command.add_argument("data_dir", type=_directory)
+    command.add_argument("target", type=_directory)
     command = commands.add_parser("restore")
-    command.add_argument("target", type=Path)
-    command.add_argument("data_dir", type=Path)
+    command.add_argument("target", type=_directory)
+    command.add_argument("data_dir", type=_directory)
     command = commands.add_parser("repoint")
-    command.add_argument("data_dir", type=Path)
+    command.add_argument("data_dir", type=_directory)
     command.add_argument("collection")
     command.add_argument("--generation", help="serve this one; without it the newest, if that is sound")
     commands.add_parser("compile")
@@ -81,6 +81,16 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as exc:
         print(exc, file=sys.stderr)
         return 1
+
+
+def _directory(given: str) -> Path:
+    """Refuse the address of a database without repeating it: it may hold a password."""
+    if "://" in given:
+        raise argparse.ArgumentTypeError(
+            "is an address, and this command looks after a data directory; a database is copied and checked "
+            "by its own programs (pg_dump, pg_amcheck)"
+        )
+    return Path(given)
 
 
 def _run(asked: argparse.Namespace) -> int:

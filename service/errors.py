@@ -8,6 +8,7 @@ ServiceError
 │   ├── UnknownItem         a search starts from an item that is not there
 │   ├── UnknownGeneration   a generation, or the report of one, is asked for that is not there
 │   ├── BrakeOn             a write by filter would change more items than it may unconfirmed
+│   ├── NotSupported        what keeps the collections does not do it
 │   ├── JobConflict         a job can't be made, or can't be ended any more
 │   └── BatchRejected       items of an all-or-nothing write are wrong
 ├── ModelError              files of a model are missing, altered, or not what is opened here
@@ -103,6 +104,10 @@ class UnknownGeneration(Refused):
 
 class JobConflict(Refused):
     """What is there stands in the way: another job, an ended one, too little room."""
+
+
+class NotSupported(Refused):
+    """What keeps the collections does not do it; `hint` says what does."""
 
 
 class BrakeOn(Refused):

@@ -16,6 +16,15 @@ from service.access import split_key
 _ORIGIN = re.compile(r"https?://([a-z0-9-]+(\.[a-z0-9-]+)*|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]{1,5})?")
 
+_ENCODED = r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})"
+_SERVER = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+_POSTGRES = re.compile(
+    rf"postgres(?:ql)?://(?:{_ENCODED}+(?::{_ENCODED}*)?@)?(?:{_SERVER}(?:,{_SERVER})*)?"
+    rf"(?:/{_ENCODED}*)?(?:\?[a-z_]+=(?:{_ENCODED}|[:/])*(?:&[a-z_]+=(?:{_ENCODED}|[:/])*)*)?"
+)
+"""So strict that no sign of a password can be taken for the beginning of a server's name: messages of the
+driver quote that."""
+
 _BOOLEANS = {
     "1": True,
     "true": True,
@@ -61,12 +70,12 @@ def text(default: str, meaning: str) -> Any:
 
 def path(default: str, meaning: str) -> Any:
     """A path with a default."""
-    return _setting(Path(default), Path, "path", "", meaning)
+    return _setting(Path(default), _path, "path", "", meaning)
 
 
 def optional_path(meaning: str) -> Any:
     """A path, or None."""
-    return _setting(None, Path, "path", "", meaning)
+    return _setting(None, _path, "path", "", meaning)
 
 
 def switch(meaning: str) -> Any:
@@ -152,6 +161,21 @@ def http_address(meaning: str) -> Any:
     return _setting("", parse, "address", "", meaning)
 
 
+def postgres_address(meaning: str) -> Any:
+    """A database of PostgreSQL, which may hold a password: never in a message or a repr; empty where it is
+    not set."""
+
+    def parse(raw: str) -> str:
+        if not _POSTGRES.fullmatch(raw):
+            raise ValueError(
+                "must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE, where each of / : @ ? # % in user "
+                "and password is percent-encoded"
+            )
+        return raw
+
+    return _setting("", parse, "address", "", meaning, secret=True)
+
+
 def networks(meaning: str) -> Any:
     """Networks as 10.0.0.0/8, with commas between them."""
 
@@ -164,6 +188,12 @@ def networks(meaning: str) -> Any:
         return _comma_list(raw)
 
     return _setting((), parse, "comma list", "", meaning)
+
+
+def _path(raw: str) -> Path:
+    if "://" in raw:  # not repeated: the address of a database may hold a password
+        raise ValueError("must be a path, got an address")
+    return Path(raw)
 
 
 def _comma_list(raw: str) -> tuple[str, ...]:

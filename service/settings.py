@@ -27,6 +27,7 @@ from service.setting_kinds import (
     optional_path,
     origins,
     path,
+    postgres_address,
     switch,
     text,
 )
@@ -51,6 +52,9 @@ class Settings:
     port: int = number(8080, 0, 65_535, "port", "Port to listen on; 0 takes a free one.")
     workers: int = number(1, 1, 64, "processes", "Serving processes; all share one index on disk.")
     data_dir: Path = path(".data", "Where the collections are kept; made when missing.")  # noqa: RUF009
+    index_url: str = postgres_address(
+        "PostgreSQL with pgvector that keeps the collections instead of DATA_DIR, as postgresql://..."
+    )
     models_dir: Path = path(".models", "Where model files in serving form are kept.")  # noqa: RUF009
     collections_file: Path | None = optional_path(  # noqa: RUF009
         "TOML file that declares the collections; without it recipes and products."

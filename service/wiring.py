@@ -20,7 +20,6 @@ from image_fetch.fetch import FetchLimits, PictureFetch
 from index_store.types import CollectionSpec
 from service.app.encoders import Encoders, Slot
 from service.app.generations.serving import ModelChange
-from service.app.health.maintenance_status import maintenance_status
 from service.app.health.prober import Prober
 from service.app.image_fetch import PictureFetcher
 from service.app.ingest import Ingester
@@ -35,8 +34,8 @@ from service.app.search_queue import SearchQueue
 from service.app.seen.seen_items import SeenItems
 from service.collections import Catalogue, read_collections
 from service.embedding.catalog.preload import EarlyModels
-from service.engine.index import index_of, snapshots_of
-from service.engine.storage import index_storage
+from service.engine.index import index_of, search_threads, snapshots_of
+from service.engine.storage import index_storage, maintenance_watch
 from service.http.app import Application, ApplicationParts, DemoPicture, Lifespan
 from service.http.auth import Keys, Role, TrustedProxies
 from service.http.dependencies import Dependencies
@@ -218,7 +217,7 @@ def _prober(
         index,
         readers,
         lifecycle,
-        partial(maintenance_status, settings.data_dir),
+        maintenance_watch(settings),
         metrics,
         changes,
         lambda: audit_log.fault,
@@ -277,6 +276,7 @@ def _search_queue(settings: Settings, index: OpenableIndex, metrics: Metrics) ->
         metrics,
         queue_requests_max=settings.queue_requests_max,
         queue_ms_max=settings.queue_ms_max,
+        threads=search_threads(settings),
     )
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from index_store.port import IndexStorage, VectorIndex
-from service.app.health.maintenance_status import maintenance_status
 from service.app.monitoring.query_cache import QueryCacheCollector
 from service.app.monitoring.recall_sampler import RecallSampler
 from service.app.monitoring.search_meter import SearchMeter
@@ -26,6 +25,7 @@ from service.app.rebuild.jobs import JobStore
 from service.app.seen.seen_collector import SeenCollector
 from service.app.seen.seen_items import SeenItems, SeenLimits
 from service.collections import Catalogue
+from service.engine.storage import maintenance_watch
 from service.errors import BadConfiguration
 from service.observing.audit_log import AuditFiles, AuditLog
 from service.observing.metrics import Metrics
@@ -52,7 +52,7 @@ def add_collectors(
         index,
         jobs.all,
         storage,
-        partial(maintenance_status, settings.data_dir),
+        maintenance_watch(settings),
         workers=settings.workers,
     )
     caches = QueryCacheCollector(loader.caches, metrics)

@@ -54,7 +54,11 @@ def serve(
     `create_sole_loop` and `create_protocol`, of which each of several workers is made."""
     if not is_demo:
         return _serve(settings, catalogue, listener, program)
-    fills = _begin_demo(settings)
+    try:
+        fills = _begin_demo(settings)
+    except IndexStoreError as exc:
+        sys.stderr.write(f"error: the demo can't be loaded: {exc}\nwhat helps: {exc.hint}\n")
+        return False
     if fills and settings.workers > 1:
         try:
             asyncio.run(_load_demo(settings))

@@ -49,6 +49,17 @@ def test_check_stats_rebuild_backup_restore(tmp_path: Path, capsys: pytest.Captu
     assert main(["check", str(tmp_path / "again")]) == 1
 
 
+@pytest.mark.parametrize("command", ["check", "stats", "maintain", "rebuild", "backup", "restore", "repoint"])
+def test_the_address_of_a_database_is_refused_and_not_repeated(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "postgresql://shop:hunter2@db/vectors", "more"])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert "looks after a data directory" in told and "hunter2" not in told
+
+
 def test_maintain_seals_and_stops_when_asked_or_alone(tmp_path: Path) -> None:
     filled(tmp_path, rows=5000)
     command = [sys.executable, "-m", "index_store", "maintain", str(tmp_path)]

@@ -70,6 +70,49 @@ def test_a_key_never_shows_in_a_message_or_a_repr() -> None:
     assert "secret" not in mistakes_of({"WRITE_API_KEY": "secret"})[0]
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://shop:hunter2@10.0.0.7:5432/vectors",
+        "postgres://shop:h%40nter%2F2@[::1]/vectors?sslmode=verify-full",
+        "postgresql://a,b:5433/vectors?options=-csearch_path%3Dshop&target_session_attrs=read-write",
+        "postgresql:///vectors?host=/run/postgresql",
+    ],
+)
+def test_an_index_url_is_taken_and_never_shows(url: str) -> None:
+    settings = Settings.from_environ({"INDEX_URL": url})
+    assert settings.index_url == url
+    assert url not in repr(settings) and "hunter2" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://shop:hunter2@db/vectors",
+        "hunter2",
+        "postgresql://shop:hunter2/x@db/vectors",
+        "postgresql://shop:12/hunter2@db/vectors",
+        "postgresql://shop:hunter2@x@db/vectors",
+        "postgresql://shop:hunter2#@db/vectors",
+        "postgresql://shop:hunter2?x=y@db/vectors",
+        "postgresql://shop:12?hunter2@db/vectors",
+        "postgresql://shop:hunter2%zz@db/vectors",
+        "postgresql://db:port/hunter2",
+        "postgresql://db/vectors?password",
+    ],
+)
+def test_no_part_of_a_wrong_index_url_is_told(url: str) -> None:
+    (mistake,) = mistakes_of({"INDEX_URL": url})
+    assert mistake.startswith("INDEX_URL must be postgresql://")
+    assert "hunter2" not in mistake and "shop" not in mistake
+
+
+def test_a_path_is_no_address() -> None:
+    assert mistakes_of({"DATA_DIR": "postgresql://shop:hunter2@db/vectors"}) == [
+        "DATA_DIR must be a path, got an address"
+    ]
+
+
 def test_a_name_of_a_key_stands_once_in_a_list() -> None:
     one, two = "feeder:0123456789abcdef", "feeder:fedcba9876543210"
     (mistake,) = mistakes_of({"WRITE_API_KEY": f"{one},{two}"})

@@ -25,7 +25,6 @@ _HALF: Mapping[str, Callable[[Numbers], Numbers]] = {
     "linear": lambda x: np.maximum(1.0 - x / 2.0, 0.0),
 }
 """Each is 1 at a distance of 0 and one half at 1."""
-_WEIGHT_RANGE = f"must be {-WEIGHT_MAX:.0f} to {WEIGHT_MAX:.0f}"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhdw])", re.ASCII)
 
@@ -76,7 +75,11 @@ def compiled_boosts(ranking: Ranking) -> BoostFormula:
     keys: dict[tuple[str, str], None] = {}
     for place, boost in enumerate(boosts):
         field = f"boost[{place}]"
-        _check(abs(boost.weight) <= WEIGHT_MAX, f"{field}.weight", _WEIGHT_RANGE)
+        _check(
+            abs(boost.weight) <= WEIGHT_MAX,
+            f"{field}.weight",
+            f"must be {-WEIGHT_MAX:.0f} to {WEIGHT_MAX:.0f}",
+        )
         term = _compiled_term(boost, field, ranking.now)
         terms.append(term)
         looked_at = (term.key,) if isinstance(term, Linear | _Nearness) else keys_of(term)

@@ -51,9 +51,9 @@ class RankedRows(NamedTuple):
         columns: tuple[npt.NDArray[Any], ...] = self
         return RankedRows(*(column[positions] for column in columns))
 
-    def ordered(self, count: int | None = None) -> RankedRows:
-        """Return the first `count`, None: all, by (key, id)."""
-        return self.picked(select(self.keys, self.ids, len(self.ids) if count is None else count))
+    def ordered(self) -> RankedRows:
+        """Return all by (key, id)."""
+        return self.picked(select(self.keys, self.ids, len(self.ids)))
 
 
 @dataclass(slots=True)
@@ -159,13 +159,8 @@ class PoolSource:
         added = np.zeros((len(found.rows), len(self.formula.terms)))
         keys = found.keys
         if self.formula.terms:
-            parts = list(by_part(found.numbers, found.rows))
-            for number, positions, rows in parts:
-                own = self.formula.added(columns_of(self.view, number), rows)
-                if len(parts) == 1:
-                    added = own
-                else:
-                    added[positions] = own
+            for number, positions, rows in by_part(found.numbers, found.rows):
+                added[positions] = self.formula.added(columns_of(self.view, number), rows)
             for one in added.T:  # one after another: the sum of a row depends on that row alone
                 scores = scores + one
             keys = -scores

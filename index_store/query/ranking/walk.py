@@ -21,8 +21,8 @@ _VECTORS_AT_ONCE = 64
 
 @dataclass(frozen=True, slots=True)
 class WalkedPool:
-    """rows: by (key, id), as many as can be needed. start: what comes before them. order: the positions of
-    those that are kept, in the order of the answer."""
+    """rows: by (key, id). start: what comes before them. order: the positions of those that are kept, in the
+    order of the answer."""
 
     start: Edge | None
     rows: RankedRows
@@ -42,9 +42,6 @@ class PoolWalk:
         metric = source.view.delta.metric
         self._near = None if ranking.collapse is None else KeptVectors(metric, ranking.collapse)
         self._collapsed = 0
-        is_all_shown = source.request.after is None and self._groups is None and self._near is None
-        self._most = needed if is_all_shown and not ranking.diversity else None
-        """Rows of a pool that can be needed; None: nobody knows how many."""
 
     def pools(self, start: Edge | None) -> Iterator[WalkedPool]:
         """Yield the pools behind `start`. Go through the order of one before taking the next. Raises
@@ -54,7 +51,7 @@ class PoolWalk:
             is_last = self._go_again(start)
         while not is_last:
             found, is_last = self._next_pool(edge)
-            rows = found.ordered(self._most) if self._source.reorders else found
+            rows = found.ordered() if self._source.reorders else found
             yield WalkedPool(edge, rows, self._order(rows), self._ranking.diversity > 0)
             edge = _last(found, edge)
 

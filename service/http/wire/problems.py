@@ -98,6 +98,7 @@ _TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (service.UnknownGeneration, 404, "unknown_generation"),
     (service.BrakeOn, 409, "brake_on"),
     (service.JobConflict, 409, "job_conflict"),
+    (service.NotSupported, 409, "not_supported"),
     (service.BatchRejected, 422, "batch_rejected"),
     (service.Starting, 503, "starting"),
     (service.Overloaded, 503, "overloaded"),
