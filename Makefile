@@ -15,10 +15,12 @@ IMAGE_MODEL ?= builtin:efficientnet-lite0-views
 KEYLESS_WRITES ?= loopback
 POWER_STATES ?= 50000
 ARGS ?=
-# Every test process has databases of its own: more than four ask for much memory and win little.
-SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist worksteal
-# The slow ones wait for half of their time, for starts, deadlines and disks: one process more than processors.
-ONE_MORE := -n $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -lt 4 ] && echo $$((n + 1)) || echo 4) --dist worksteal
+# Tests wait, for starts, deadlines and disks: one process more than processors. Each has databases of its own:
+# more than four ask for much memory and win little. A file is one process's: what its tests share is made once.
+SIDE_BY_SIDE := -n $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -lt 4 ] && echo $$((n + 1)) || echo 4) \
+  --dist loadfile --no-loadscope-reorder
+# What make check leaves waits for nothing.
+NO_MORE := -n logical --maxprocesses 4 --dist worksteal
 # What `make check` runs, and what `make test` measures coverage of (docs/decisions/0057, 0066).
 MEASURED := (tidy or unit or contract) and not slow
 QUICK := $(MEASURED) and not long
@@ -55,7 +57,7 @@ test: $(VENV)/.test $(MODELS_DIR)/.built ## every test, with databases, a browse
 	@bash tests/setup_systemd.sh
 ifeq ($(ARGS),)
 	$(PY) -m pytest $(SIDE_BY_SIDE) $(IMPORTED:%=--cov=%) -m '$(MEASURED)' tests/tidy tests/unit tests/contract
-	$(PY) -m pytest $(ONE_MORE) --durations 25 -m 'not ($(MEASURED))'
+	$(PY) -m pytest $(SIDE_BY_SIDE) --durations 25 -m 'not ($(MEASURED))'
 else
 	$(PY) -m pytest $(SIDE_BY_SIDE) $(ARGS)
 endif
@@ -81,7 +83,7 @@ check: $(VENV)/.test ## format, lint, types, house rules, unit and contract test
 	$(PY) -m ruff format --check $(CHECKED)
 	$(PY) -m ruff check $(CHECKED)
 	$(PY) -m mypy
-	$(PY) -m pytest -q $(SIDE_BY_SIDE) -m '$(QUICK)' tests/tidy tests/unit tests/contract $(ARGS)
+	$(PY) -m pytest -q $(NO_MORE) -m '$(QUICK)' tests/tidy tests/unit tests/contract $(ARGS)
 
 .PHONY: bench
 bench: $(VENV)/.test $(MODELS_DIR)/.built ## every benchmark; pictures and tables go to .out/
