@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,33 @@ import pytest
 
 from feeder.settings import Settings
 from feeder.wiring_feeds import SourceBuilder
-from tests.integration.feeding import Shop, as_text, expected_root, insert, korean_names
+from tests.integration.databases import MariaDBServer, PostgresServer
+from tests.integration.feeding import (
+    COLLECTIONS,
+    Service,
+    Shop,
+    as_text,
+    expected_root,
+    insert,
+    korean_names,
+)
+
+
+@pytest.fixture(scope="module")
+def refusing_shop(
+    postgres: PostgresServer, mariadb: MariaDBServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Shop]:
+    """30 recipes, for imports that are refused, and so leave nothing behind."""
+    names = postgres.create_database(), mariadb.create_database()
+    service = Service(tmp_path_factory.mktemp("refusing"), COLLECTIONS)
+    service.process.start()
+    built = Shop(service, postgres, mariadb, names)
+    built.recipes(korean_names(30, seed=11))
+    yield built
+    assert service.client.status()["recipes"].seq == 0, "something was written"
+    built.close()
+    postgres.drop_database(names[0])
+    mariadb.drop_database(names[1])
 
 
 def noisy(shop: Shop, every: int) -> None:
@@ -121,16 +148,16 @@ def test_a_reader_with_select_alone_is_enough_and_odd_names_are_quoted(shop: Sho
         ({"BATCH_SIZE": "0"}, 1, "BATCH_SIZE"),
     ],
 )
-def test_exit_codes_tell_cron_what_to_do(shop: Shop, change: dict[str, str], code: int, says: str) -> None:
-    shop.recipes(korean_names(30, seed=11))
-    outcome = shop.feed("import", "recipes", **{"FEEDER_RETRIES": "0", **change})
+def test_exit_codes_tell_cron_what_to_do(
+    refusing_shop: Shop, change: dict[str, str], code: int, says: str
+) -> None:
+    outcome = refusing_shop.feed("import", "recipes", **{"FEEDER_RETRIES": "0", **change})
     assert (outcome.code, says in outcome.errors) == (code, True)
     assert "Traceback" not in outcome.errors
 
 
-def test_wrong_tables_are_named(shop: Shop, tmp_path: Path) -> None:
-    shop.recipes(korean_names(30, seed=12))
-    text = shop.service.collections.read_text(encoding="utf-8")
+def test_wrong_tables_are_named(refusing_shop: Shop, tmp_path: Path) -> None:
+    text = refusing_shop.service.collections.read_text(encoding="utf-8")
     for old, new, says in (
         ("""'"VECTOR_ID"'""", """'"VECTOR_KEY"'""", "no column VECTOR_KEY; it has VECTOR_ID"),
         ("""'"RECIPE_VECTOR_TABLE"'""", "'recipe_vector_table'", "names are taken as written"),
@@ -139,7 +166,7 @@ def test_wrong_tables_are_named(shop: Shop, tmp_path: Path) -> None:
     ):
         file = tmp_path / "wrong.toml"
         file.write_text(text.replace(old, new), encoding="utf-8")
-        outcome = shop.feed("import", "recipes", COLLECTIONS_FILE=str(file))
+        outcome = refusing_shop.feed("import", "recipes", COLLECTIONS_FILE=str(file))
         assert (outcome.code, says in outcome.errors) == (1, True), outcome.errors
 
 
