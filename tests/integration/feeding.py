@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import psycopg
 from index_store.record.digest import BUCKETS, ShareHasher, bucket_of, root_of
 from tests.integration.databases import MariaDBServer, PostgresServer
 from tests.integration.service_process import ROOT, ServiceProcess
+from tests.waiting import PATIENCE_S
 from vector_client.http import VectorClient
 from vector_client.retries import Limits
 from vector_client.types import Id
@@ -81,6 +84,18 @@ def run_feeder(environ: Mapping[str, str], *arguments: str) -> Outcome:
     with feeder_process(environ, *arguments) as process:
         output, errors = process.communicate(timeout=240)
         return Outcome(process.returncode, output, errors)
+
+
+def run_until(process: subprocess.Popen[str], holds: Callable[[], bool]) -> None:
+    """Let a feeder run in short steps until something holds, and leave it stopped: looking takes long on a
+    busy machine, and it would be through meanwhile."""
+    give_up = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < give_up
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.02)
+        process.send_signal(signal.SIGSTOP)
 
 
 def expected_root(rows: Iterable[tuple[Id, bool, npt.NDArray[np.float32]]], version: str) -> str:

@@ -18,7 +18,7 @@ import pytest
 
 from feeder.wiring_feeds import name_of_slot
 from tests.integration.databases import MariaDBServer, PostgresServer
-from tests.integration.feeding import Service, Shop, as_text, expected_root, feeder_process
+from tests.integration.feeding import Service, Shop, as_text, expected_root, feeder_process, run_until
 from tests.waiting import until
 from vector_client.types import Query
 
@@ -295,7 +295,7 @@ def test_a_column_of_another_model_is_refused_and_a_killed_import_goes_on(kitche
     )
     slowly = {"FEEDER_PAGE_ROWS": "2", "FEEDER_CONNECTIONS": "1"}
     cut = feeder_process(kitchen.shop.environ | slowly, "import", "recipes.next")
-    until(lambda: kitchen.live(new) > 2, "some are imported")
+    run_until(cut, lambda: kitchen.live(new) > 2)
     killed(cut)
     assert 0 < kitchen.live(new) < COUNT - COUNT // 10
     again = feed("import", "recipes.next")

@@ -13,12 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.integration.databases import PostgresServer
-from tests.integration.feeding import Shop, as_text, expected_root, feeder_process, insert
+from tests.integration.feeding import Shop, as_text, expected_root, feeder_process, insert, run_until
 from vector_client.types import Query
 
 KILLS = int(os.environ.get("FEEDER_KILLS", "5"))
 PAGE_ROWS = 100
-WAIT_SECONDS_MAX = 60.0
 
 
 def fill(shop: Shop, rows: int, seed: int) -> dict[int, npt.NDArray[np.float32]]:
@@ -61,10 +60,8 @@ def test_killed_at_random_pages_it_ends_equal_to_the_source(
     for round_ in range(KILLS):
         target = reached + dice.randrange(1, 4)
         with feeder_process(environ, *command) as feeder:
-            give_up = time.monotonic() + WAIT_SECONDS_MAX
-            while pages_done(shop) < target:
-                assert feeder.poll() is None, feeder.communicate()
-                assert time.monotonic() < give_up
+            run_until(feeder, lambda target=target: pages_done(shop) >= target)  # type: ignore[misc]
+            feeder.send_signal(signal.SIGCONT)
             if round_ % 4 == 3:  # the service dies under a running feeder
                 shop.service.process.kill()
                 _, errors = feeder.communicate(timeout=60)
@@ -122,9 +119,9 @@ def test_a_database_that_stops_answering_is_given_up(shop: Shop, postgres: Postg
     command = ["import", "recipes", "--trust-vectors", "--embedding-version", version]
     environ = shop.environ | {"FEEDER_PAGE_ROWS": "20", "FEEDER_RETRIES": "1", "FEEDER_SOURCE_TIMEOUT_S": "1"}
     with feeder_process(environ, *command) as feeder:
-        while pages_done(shop) < 1:
-            assert feeder.poll() is None, feeder.communicate()
+        run_until(feeder, lambda: pages_done(shop) >= 1)
         postgres.send(signal.SIGSTOP)
+        feeder.send_signal(signal.SIGCONT)
         began = time.monotonic()
         try:
             _, errors = feeder.communicate(timeout=60)
