@@ -21,8 +21,12 @@ def sqlite_error(code: int) -> sqlite3.Error:
     return error
 
 
+def is_error(each: object) -> bool:
+    return isinstance(each, type) and issubclass(each, IndexStoreError)
+
+
 def storage_errors() -> list[type[Unavailable]]:
-    found = [each for each in vars(errors).values() if isinstance(each, type)]
+    found = [each for each in vars(errors).values() if is_error(each)]
     return [each for each in found if issubclass(each, Unavailable)]
 
 
@@ -39,7 +43,7 @@ def test_no_storage_error_is_raised_without_a_hint(kind: type[Unavailable]) -> N
 
 
 def test_every_error_says_when_it_is_raised_and_what_helps() -> None:
-    kinds = [each for each in vars(errors).values() if isinstance(each, type) and each is not IndexStoreError]
+    kinds = [each for each in vars(errors).values() if is_error(each) and each is not IndexStoreError]
     for kind in kinds:
         text = " ".join((kind.__doc__ or "").split())
         assert text.startswith("Raised ") and ("What helps:" in text or kind is Unavailable), kind
