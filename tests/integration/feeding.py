@@ -33,7 +33,7 @@ class Service:
     def __init__(self, folder: Path, collections: str) -> None:
         self.collections = folder / "collections.toml"
         self.collections.write_text(collections, encoding="utf-8")
-        environ = {"COLLECTIONS_FILE": str(self.collections)}
+        environ = {"COLLECTIONS_FILE": str(self.collections), "MAINTENANCE": "off"}  # nothing is large here
         if "MODELS_DIR" in os.environ:
             environ["MODELS_DIR"] = os.environ["MODELS_DIR"]
         self.process = ServiceProcess(folder / "data", environ)
