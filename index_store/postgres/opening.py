@@ -37,7 +37,13 @@ def open_schema(connection: BoundedConnection, specs: Sequence[CollectionSpec]) 
 
 
 def _has_schema(connection: BoundedConnection) -> bool:
-    if _one(connection, "SELECT current_schema()") == (None,):
+    schema, encoding = _one(connection, "SELECT current_schema(), getdatabaseencoding()")
+    if encoding != "UTF8":  # texts of another could not hold all characters, nor be ordered by them
+        raise StoreUnavailable(
+            f"the database holds texts in {encoding}, not in UTF8",
+            "name a database in INDEX_URL that was made with ENCODING 'UTF8'",
+        )
+    if schema is None:
         raise StoreUnavailable(
             "no schema of the search_path exists", "CREATE SCHEMA, or name one that exists in INDEX_URL"
         )

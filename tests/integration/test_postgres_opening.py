@@ -70,6 +70,18 @@ def test_a_database_without_the_extension_says_what_helps(postgres: PostgresServ
     assert "CREATE EXTENSION vector" in refused.value.hint
 
 
+def test_a_database_of_another_encoding_says_what_helps(postgres: PostgresServer) -> None:
+    with postgres.connect() as connection:
+        connection.execute("CREATE DATABASE korean ENCODING 'EUC_KR' LOCALE 'C' TEMPLATE template0")
+    with postgres.connect("korean") as connection:
+        connection.execute("CREATE EXTENSION vector")
+    connections = Connections(postgres.address("korean"), PostgresLimits())
+    with pytest.raises(StoreUnavailable, match="EUC_KR"):
+        opened(connections)
+    connections.close()
+    postgres.drop_database("korean")
+
+
 def test_a_server_that_was_away_is_found_again(postgres: PostgresServer, connections: Connections) -> None:
     first = opened(connections)
     postgres.stop()
