@@ -3,7 +3,8 @@ to be answered alike by both."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -31,6 +32,7 @@ class ViewFetcher:
         self._view = view
         self._spec = spec
         self.fetched = 0
+        self._left_out: tuple[str, set[float | str]] = ("", set())
 
     def fetch_nearest(self, request: SearchRequest, live: LiveSeqs, k: int) -> PoolRows:
         """See `RowFetcher`."""
@@ -44,7 +46,12 @@ class ViewFetcher:
         condition = None if request.filter is None else compiled_filter(request.filter)
         view = view_at(self._view, live.still)
         pinned = replace(request, after=PageKey("", live.seq, 0.0, 0), steps=None)
-        return nearest(view, replace(request, steps=None), allowed_rows(view, pinned, condition), k)
+        allowed = allowed_rows(view, pinned, condition)
+        if self._left_out[1]:
+            texts = view.delta.metadata_texts(np.arange(view.count))
+            kept = [not self._is_left_out(text) for text in texts]
+            allowed = allowed._replace(delta=allowed.delta & np.array(kept))
+        return nearest(view, replace(request, steps=None), allowed, k)
 
     def _rows(self, found: CandidateRows) -> PoolRows:
         order = np.random.default_rng(len(found.rows)).permutation(len(found.rows))
@@ -80,6 +87,15 @@ class ViewFetcher:
             mean = max(1.0, int(found[stream].lengths.sum()) / max(1, len(texts)))
             out[stream] = StreamStatistics(len(texts), np.array(held, np.int64), mean)
         return out
+
+    def leave_out(self, key: str, values: Collection[float | str]) -> None:
+        """See `RowFetcher`."""
+        self._left_out = (key, set(values))
+
+    def _is_left_out(self, text: str | None) -> bool:
+        key, values = self._left_out
+        value = json.loads(text or "{}").get(key)
+        return not isinstance(value, bool | list | dict) and value in values
 
     def live_ids(self, ids: Sequence[Id]) -> set[Id]:
         """See `RowFetcher`."""

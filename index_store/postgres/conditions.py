@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import islice, product
 from typing import Any, NamedTuple
 
@@ -80,6 +80,17 @@ def is_indexed(node: FilterNode) -> bool:
 def key_condition(key: str) -> Condition:
     """Return the condition that a row has a value under a key of a filter. Raises InvalidFilter."""
     return _any_of([location.exists() for location in key_locations(key)])
+
+
+def value_condition(key: str, values: Iterable[float | str]) -> Condition:
+    """Return the condition that the value under a top-level key is one of these, no list of them."""
+    literals = [found for found in map(_literal, values) if found is not None]
+    if not literals or not _is_text(key):
+        return NOTHING
+    return Condition(
+        "coalesce((facts -> %s::text) IN (SELECT jsonb_array_elements(%s::jsonb)), false)",
+        (encoded(key), f"[{','.join(literals)}]"),
+    )
 
 
 def shown_condition(span: ShownSpan) -> Condition:

@@ -8,7 +8,7 @@ come out of the same arithmetic as those of rows that were always in memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -85,6 +85,10 @@ class RowFetcher(Protocol):
 
     def word_statistics(self, query: QueryGrams, seq: int) -> Mapping[str, StreamStatistics]:
         """Return the statistics of each stream of the query, over the items that were live at `seq`."""
+
+    def leave_out(self, key: str, values: Collection[float | str]) -> None:
+        """From here on rows may be left out whose value under this top-level key of the metadata is one of
+        these, not a list of them: numbers, or texts in NFC. Each call replaces the one before."""
 
     def live_ids(self, ids: Sequence[Id]) -> set[Id]:
         """Return those of the ids that are live now."""

@@ -15,7 +15,7 @@ from index_store.query.execute import answer
 from index_store.query.explain import explain
 from index_store.query.view import apply_commits
 from index_store.record.rows import Row
-from index_store.request.ranking import Ranking
+from index_store.request.ranking import GroupBy, Ranking
 from index_store.storage.store import RowPage
 from index_store.types import SearchRequest, TextQuery
 from item_rules.lifetime import span_of
@@ -87,6 +87,15 @@ def test_a_pool_fetches_no_more_than_a_search_needs() -> None:
     pool, fetcher = pool_view(rows.view, SPEC)
     answer(pool, SearchRequest(vector_of(Random(1)), 5, ranking=Ranking(BOOSTS, pool=20)))
     assert fetcher.fetched < 60
+
+
+def test_full_groups_are_fetched_no_more() -> None:
+    rows = Rows(Random(5), 600)
+    group = Ranking(group=GroupBy("shade", 1), pool=10)
+    pool, fetcher = pool_view(rows.view, SPEC)
+    request = SearchRequest(vector_of(Random(1)), 30, ranking=group)
+    assert answer(pool, request).ids == answer(rows.view, request).ids
+    assert fetcher.fetched < 300  # of 600, of which a fifth have no group
 
 
 @pytest.mark.parametrize("seed", range(3))

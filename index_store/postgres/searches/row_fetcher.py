@@ -10,7 +10,7 @@ A graph that gives fewer rows than there are is not believed: the exact search a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -23,7 +23,13 @@ from index_store.errors import StoreUnavailable
 from index_store.filter.cache import CompiledFilter, compiled_filter
 from index_store.hints import TRY_AGAIN
 from index_store.lexical.scores import QueryGrams, QueryTerms, StreamStatistics
-from index_store.postgres.conditions import Condition, filter_condition, shown_condition
+from index_store.postgres.conditions import (
+    NOTHING,
+    Condition,
+    filter_condition,
+    shown_condition,
+    value_condition,
+)
 from index_store.postgres.connections import BoundedConnection
 from index_store.postgres.generations import GenerationRecord
 from index_store.postgres.parameters import id_array, id_column, int_array, vector_value, vectors_of
@@ -92,6 +98,7 @@ class GenerationRows:
         self._keys = keys
         self._shares = shares
         self._samples = samples or RowSamples()
+        self._left_out = NOTHING
         self._with_texts = with_texts
         self._graph_from = graph_from
         self._words = WordRows(connection, generation.number, spec.id_kind)
@@ -233,6 +240,8 @@ class GenerationRows:
             found.append(filter_condition(self._compiled(request.filter).node))
         if request.shown is not None:
             found.append(shown_condition(request.shown))
+        if self._left_out != NOTHING:
+            found.append(Condition(f"NOT {self._left_out.sql}", self._left_out.parameters))
         if request.after is not None:
             key = request.after.distance
             least = key - 2 * self._error(request, key)
@@ -294,6 +303,10 @@ class GenerationRows:
 
     def _with_grams(self, rows: PoolRows) -> PoolRows:
         return rows._replace(grams=self._words.grams_of_rows(rows.ids.tolist(), rows.seqs))
+
+    def leave_out(self, key: str, values: Collection[float | str]) -> None:
+        """See `RowFetcher`."""
+        self._left_out = value_condition(key, values)
 
     def live_ids(self, ids: Sequence[Id]) -> set[Id]:
         """See `RowFetcher`."""

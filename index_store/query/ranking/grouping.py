@@ -97,8 +97,10 @@ class GroupCounts:
             self.full.add(name)
 
     def without_full(self, view: View) -> View:
-        """Return the view without the rows of full groups; of a store elsewhere, all its rows."""
+        """Return the view without the rows of full groups; a store elsewhere leaves them out from here on."""
         if view.pool is not None:
+            values = [name for name in self.full if isinstance(name, str | int | float)]
+            view.pool.fetcher.leave_out(self._group.key, values)
             return view
         live_rows, segments = view.live, list(view.segments)
         for (number, place), seen in self._seen.items():
