@@ -39,7 +39,7 @@ def opened(request: pytest.FixtureRequest, folder: Path) -> Iterator[tuple[Engin
     if request.param != "embedded":
         address = request.getfixturevalue("postgres_database")
         with postgres_index(address, 2000) as index:
-            yield index, Database(index.connections._dsn)
+            yield index, Database(index.connections.dsn)
         return
     engine = EmbeddedIndex(folder, SPECS)
     engine.open()
