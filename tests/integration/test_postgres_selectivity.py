@@ -11,6 +11,8 @@ from index_store.errors import Unavailable
 from index_store.filter.cache import compiled_filter
 from index_store.listings import ItemsRequest
 from index_store.postgres.index import PostgresIndex
+from index_store.postgres.searches.collection_search import read_collection
+from index_store.postgres.searches.known_keys import RowKeys
 from index_store.postgres.searches.selectivity import is_exact_faster
 from index_store.types import ItemWrite, PlanStep, SearchRequest
 from tests.contract.conftest import postgres_index
@@ -54,6 +56,20 @@ def test_a_narrow_filter_is_searched_exactly(
         if way == "scan":
             assert found.hits == exact.hits
         assert len(found.hits) == len(exact.hits)
+
+
+def test_a_key_is_not_called_unknown_before_all_rows_were_looked_at(index: PostgresIndex) -> None:
+    keys = RowKeys(rows_max=1_000)
+
+    def is_held(key: str) -> bool:
+        with index.connections.using(30) as connection:
+            current = read_collection(connection, index.status("numbers").spec).current
+            assert current is not None
+            return keys.is_held(connection, current, key)
+
+    assert [is_held("late") for _ in range(4)] == [True, True, False, False]
+    put(index, [ItemWrite(1, DATA[1], metadata={"n": 1, "ten": 1, "late": None})])
+    assert is_held("late") and is_held("ten") and [is_held("a.b") for _ in range(3)][-1] is False
 
 
 def test_lists_of_a_generation_without_a_table_are_unavailable_until_there_is_another(

@@ -22,7 +22,8 @@ _FOUND = -1
 class RowKeys:
     """Safe from any thread."""
 
-    def __init__(self, keys_max: int = 4096) -> None:
+    def __init__(self, keys_max: int = 4096, rows_max: int = ROWS_MAX) -> None:
+        self._rows_max = rows_max
         self._looked: LruCache[tuple[int, str], int] = LruCache(keys_max)
         """Up to which seq, by number of the generation and key; `_FOUND` where a row has it."""
 
@@ -34,7 +35,7 @@ class RowKeys:
         looked = self._looked.find((number, key)) or 0
         if looked == _FOUND or looked >= head:
             return looked == _FOUND
-        for rows in (FIRST_ROWS, ROWS_MAX):
+        for rows in (FIRST_ROWS, self._rows_max):
             is_found, until = _look(connection, number, key, looked, head, rows)
             looked = _FOUND if is_found else until
             self._looked.keep((number, key), looked)
