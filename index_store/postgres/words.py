@@ -21,7 +21,7 @@ from index_store.lexical.row_postings import RowGrams, grams_of_texts
 from index_store.lexical.scores import SOUND_SHARE, QueryGrams, QueryTerms, StreamStatistics, StreamTerms
 from index_store.postgres.conditions import Condition
 from index_store.postgres.connections import BoundedConnection
-from index_store.postgres.parameters import id_array, int_array
+from index_store.postgres.parameters import Int8ArrayValue, id_array, int_array
 from index_store.postgres.schema import LIVE, gram_table, rows_table, words_table
 from index_store.record.rows import Row
 from index_store.types import CollectionSpec, Id
@@ -32,6 +32,8 @@ _ARRAY_HEAD = struct.Struct(">iiiii")
 _COPY_HEAD, _COPY_END = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
 _INT8 = 20
 _REREAD_ROWS = 2048
+_COPIED_ROWS = 24
+"""From so many rows on they are copied: one way there and back more, and less for each."""
 
 
 def begin_words(connection: BoundedConnection, number: int, spec: CollectionSpec) -> None:
@@ -61,9 +63,15 @@ def put_words(connection: BoundedConnection, number: int, spec: CollectionSpec, 
     ).fetchall()
     live = [row for row in rows if row.is_live]
     fresh = grams_of_texts([document_text(row.metadata, spec.lexical_fields) for row in live])
-    _copy_words(connection, number, [(row.id, row.seq) for row in live], fresh)
+    if len(live) >= _COPIED_ROWS:
+        _copy_words(connection, number, [(row.id, row.seq) for row in live], fresh)
     changes = [(fresh, len(live), 1), (grams_from(ended), len(ended), -1)]
-    _count_words(connection, number, max(row.seq for row in rows), changes)
+    insert = f"INSERT INTO {words_table(number)}(id, seq, {', '.join(fresh)}) VALUES(%s, %s, %s, %s)"
+    with connection.pipeline():
+        if len(live) < _COPIED_ROWS:
+            for row, *arrays in zip(live, *map(_arrays, fresh.values()), strict=True):
+                connection.execute(insert.encode(), (row.id, row.seq, *map(Int8ArrayValue, arrays)))
+        _count_words(connection, number, max(row.seq for row in rows), changes)
 
 
 def is_other_fields(connection: BoundedConnection, number: int, spec: CollectionSpec) -> bool:

@@ -148,7 +148,8 @@ class GenerationRows:
 
     def _is_exact(self, request: SearchRequest) -> bool:
         generation = self._generation
-        if request.exact or generation.dim > GRAPH_DIM_MAX:
+        # A graph is gone through to its end where full groups hold all rows that it has.
+        if request.exact or generation.dim > GRAPH_DIM_MAX or self._left_out != NOTHING:
             return True
         if request.ef is not None or not self._graph_from:
             return False
