@@ -117,6 +117,7 @@ def generation_tables(number: int, id_kind: IdKind, dim: int) -> list[str]:
         f"vector vector({dim}), PRIMARY KEY(id, seq)) WITH (toast_tuple_target = 8160)",
         f"CREATE INDEX {rows}_seq ON {rows}(seq)",
         f"CREATE INDEX {rows}_until ON {rows}(until) WHERE until IS NOT NULL",
+        f"CREATE INDEX {rows}_deleted ON {rows}(id) WHERE deleted AND until IS NULL",
         f"CREATE INDEX {rows}_facts ON {rows} USING gin (facts jsonb_path_ops)",
         f"CREATE TABLE {content_table(number)}(id {id_type} PRIMARY KEY, content_hash bytea NOT NULL, "
         "kind text NOT NULL, data bytea NOT NULL)",

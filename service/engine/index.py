@@ -22,9 +22,14 @@ _WAITING_SEARCHES = 4
 def index_of(settings: Settings, specs: Sequence[CollectionSpec]) -> OpenableIndex:
     """Return the index of these collections, not open yet."""
     if settings.index_url:
-        from index_store.postgres.index import PostgresIndex  # .6 s, and nobody else needs the driver
+        from index_store.postgres.connections import PostgresLimits  # .6 s: nobody else needs the driver
+        from index_store.postgres.index import PostgresIndex
 
-        return PostgresIndex(settings.index_url, specs, metadata_bytes_max=settings.metadata_bytes_max)
+        # Nobody waits longer for an answer, and /health must not when the server is silent.
+        read_s = settings.search_deadline_ms / 1000
+        bounded = PostgresLimits(read_s=read_s, connect_s=min(read_s, PostgresLimits().connect_s))
+        size = settings.metadata_bytes_max
+        return PostgresIndex(settings.index_url, specs, limits=bounded, metadata_bytes_max=size)
     limits = EngineLimits(metadata_bytes_max=settings.metadata_bytes_max)
     return EmbeddedIndex(settings.data_dir, specs, limits=limits)
 
