@@ -147,7 +147,7 @@ def _arrays(rows: RowGrams) -> list[bytes]:
     elements = np.empty(len(rows.grams), _ELEMENT)
     elements["length"], elements["value"] = 8, rows.grams
     joined, stops = elements.tobytes(), np.cumsum(rows.lengths).tolist()
-    starts = [0, *stops[:-1]]
+    starts = [0, *stops][:-1]
     size = _ELEMENT.itemsize
     return [
         _ARRAY_HEAD.pack(1, 0, _INT8, stop - start, 1) + joined[start * size : stop * size]
