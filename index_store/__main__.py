@@ -6,6 +6,8 @@ maintain DIR         seal, merge and scrub while workers serve, until stopped
 rebuild DIR          make all segments again out of the stores; beside a running service it does the work
 backup DIR TARGET    a hot copy of all stores
 restore TARGET DIR   put a backup into an empty data directory
+move --from A --to B copy an index whole into PostgreSQL or back, while nobody writes to it. A, B: a data
+                     directory or postgresql://... Run again it goes on where it was.
 repoint DIR NAME     make the lost pointer of a collection again from the newest sound store
 compile              make the inner loops of search for this processor, which the first start does otherwise
 """
@@ -21,7 +23,9 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from index_store.ann.compiled.all_kernels import warm_kernels
 from index_store.catalog.data_directory import collection_directories
@@ -33,8 +37,13 @@ from index_store.maintenance.rebuild_request import request_rebuild, status_of, 
 from index_store.maintenance.repoint import describe_pointer, repoint
 from index_store.maintenance.stats import stats
 from index_store.maintenance.worker import Maintenance, lower_priority
+from index_store.moving.data_directory import DirectoryStorage
+from index_store.moving.move import move
 from index_store.processes import is_running
 from log_lines.json_lines import JsonLines
+
+if TYPE_CHECKING:
+    from index_store.moving.database import DatabaseStorage
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +80,9 @@ def main(arguments: Sequence[str]) -> int:
     command.add_argument("data_dir", type=_directory)
     command.add_argument("collection")
     command.add_argument("--generation", help="serve this one; without it the newest, if that is sound")
+    command = commands.add_parser("move")
+    command.add_argument("--from", dest="source", required=True, metavar="A")
+    command.add_argument("--to", dest="target", required=True, metavar="B")
     commands.add_parser("compile")
     asked = parser.parse_args(arguments)
     try:
@@ -97,6 +109,10 @@ def _run(asked: argparse.Namespace) -> int:
     if asked.command == "compile":
         warm_kernels()
         return 0
+    if asked.command == "move":
+        for line in _move(asked.source, asked.target):
+            print(line)
+        return 0
     if asked.command == "maintain":
         return _maintain(asked.data_dir, asked.parent, asked.keep_days)
     if asked.command == "restore":
@@ -119,6 +135,22 @@ def _run(asked: argparse.Namespace) -> int:
     else:
         return _print_problems(check(asked.data_dir), notes(asked.data_dir))
     return 0
+
+
+def _move(source: str, target: str) -> list[str]:
+    with ExitStack() as opened:
+        first, second = (_storage_of(address, opened) for address in (source, target))
+        return move(first, second, lambda told: print(told, file=sys.stderr))
+
+
+def _storage_of(address: str, opened: ExitStack) -> DirectoryStorage | DatabaseStorage:
+    if "://" not in address:
+        return DirectoryStorage(Path(address))
+    from index_store.moving.database import (
+        DatabaseStorage,  # psycopg takes .1 s, and other commands need none
+    )
+
+    return opened.enter_context(closing(DatabaseStorage(address)))
 
 
 def _print_problems(problems: Sequence[str], told: Sequence[str] = ()) -> int:

@@ -10,12 +10,12 @@ from index_store.errors import GenerationConflict, UnknownCollection, VersionMis
 from index_store.record.pointer import GenerationName, Pointer
 from index_store.types import CollectionSpec
 
-_FIELDS = (
+FIELDS = (
     "number", "embedding_version", "dim", "head", "history_from", "items", "live", "awaiting", "contents",
     "origin", "ef", "length_max",
 )  # fmt: skip
 READ_COLLECTION = (
-    f"SELECT c.current, c.next, c.former, c.former_since, {', '.join(f'g.{each}' for each in _FIELDS)} "
+    f"SELECT c.current, c.next, c.former, c.former_since, {', '.join(f'g.{each}' for each in FIELDS)} "
     "FROM collection c LEFT JOIN generation g ON g.number IN (c.current, c.next, c.former) WHERE c.name = %s"
 )
 """Its rows are what `collection_record` reads."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from index_store.errors import GenerationConflict
@@ -92,6 +92,15 @@ class Pointer:
         is_next = self.next is not None and self.next.name == name
         is_former = self.former is not None and self.former.name == name
         return replace(self, next=None if is_next else self.next, former=None if is_former else self.former)
+
+    def renamed(self, names: Mapping[str, str]) -> Pointer:
+        """Return the same roles of generations that are called otherwise. names: by the names here."""
+
+        def named(member: GenerationName | None) -> GenerationName | None:
+            return None if member is None else replace(member, name=names[member.name])
+
+        current, following, former = named(self.current), named(self.next), named(self.former)
+        return replace(self, current=current, next=following, former=former)
 
 
 def _require_role(

@@ -40,7 +40,7 @@ def commit_jobs(
     batches = [job.batch for job in jobs]
     work = _read_touched(connection, ids_of(batches))
     results = [apply_batch(work, job, hasher, metadata_bytes_max) for job in jobs]
-    _write_changes(connection, work)
+    write_changes(connection, work)
     cursors = [pair for batch in batches for pair in batch.cursors.items()]
     connection.executemany(
         "INSERT INTO cursor(source, value) VALUES(?,?) "
@@ -71,7 +71,8 @@ def _read_touched(connection: Connection, ids: Iterable[Id]) -> TransactionRows:
     return TransactionRows(seq=seq, before=sound, damaged=damaged, now=now)
 
 
-def _write_changes(connection: Connection, work: TransactionRows) -> None:
+def write_changes(connection: Connection, work: TransactionRows) -> None:
+    """Write what has changed, inside the transaction that the caller opened and will commit."""
     if not work.changed:
         return
     rows = [work.changed[item_id] for item_id in sorted(work.changed)]

@@ -114,7 +114,8 @@ def _drop_unnamed(connection: BoundedConnection, spec: CollectionSpec, record: C
             log.info("generation_kept", extra={"generation": name_of(number), "reason": "it is being read"})
 
 
-def _store_pointer(connection: BoundedConnection, spec: CollectionSpec, pointer: Pointer) -> None:
+def store_pointer(connection: BoundedConnection, spec: CollectionSpec, pointer: Pointer) -> None:
+    """Give a collection's generations their roles."""
     numbers = [
         None if each is None else number_of(each.name)
         for each in (pointer.current, pointer.next, pointer.former)
@@ -148,7 +149,7 @@ def _move(
         moved = replace(moved, former_since=timing.now())
     if is_forced or moved.current is None or before.current in (None, moved.current):
         with _writers_waiting(connection, record.spec):
-            _store_pointer(connection, record.spec, moved)
+            store_pointer(connection, record.spec, moved)
         return
     current, target = record.members[before.current.name], record.members[moved.current.name]
     shown = _ShownByStep(connection, record.spec, current, target)
@@ -157,7 +158,7 @@ def _move(
     while True:
         with _writers_waiting(connection, record.spec):
             if not shown.compare():
-                _store_pointer(connection, record.spec, moved)
+                store_pointer(connection, record.spec, moved)
                 return
         if timing.clock() >= give_up_at:
             raise shown_again(shown.ids)
@@ -214,7 +215,7 @@ def _begin(
     dim = begins.dim or next(iter(record.dims.values()), spec.dim)
     if dim > DIM_MAX:
         raise InvalidRequest(f"PostgreSQL holds vectors of at most {DIM_MAX} numbers, not {dim}", "dim")
-    target = _new_generation(connection, spec, embedding_version, dim)
+    target = new_generation(connection, spec, embedding_version, dim)
     named = GenerationName(target.name, embedding_version)
     current = record.current
     copied = _CopyState(target, 0)
@@ -224,13 +225,13 @@ def _begin(
     with _writers_waiting(connection, spec):
         if current is not None:
             _copy(connection, spec, current, copied, with_contents=begins.with_contents)
-        _store_pointer(connection, spec, record.pointer.with_next(named))
+        store_pointer(connection, spec, record.pointer.with_next(named))
 
 
-def _new_generation(
+def new_generation(
     connection: BoundedConnection, spec: CollectionSpec, embedding_version: str, dim: int
 ) -> GenerationRecord:
-    """Make its tables; no pointer names it yet."""
+    """Make the tables of a generation, which no pointer names yet."""
     with connection.transaction():
         found = connection.execute(
             "UPDATE index_schema SET generations_begun = generations_begun + 1 RETURNING generations_begun"
@@ -281,7 +282,7 @@ def _copy(
             for item_id, at, deleted, active, version, content_hash, metadata in found
         ]
         made_of_content = [row.id for row in rows if row.content_hash is not None and with_contents]
-        kept = _read_contents(connection, source.number, made_of_content, spec.id_kind)
+        kept = read_contents(connection, source.number, made_of_content, spec.id_kind)
         batch = WriteBatch(
             [carried(row, kept.get(row.id)) for row in rows if not row.deleted],
             [ItemDelete(row.id, row.source_version) for row in rows if row.deleted],
@@ -297,9 +298,10 @@ def _copy(
         seq = rows[-1].seq
 
 
-def _read_contents(
+def read_contents(
     connection: BoundedConnection, number: int, ids: Sequence[Id], id_kind: IdKind
 ) -> dict[Id, KeptContent]:
+    """Return what is kept of these ids; whether it is an item's content its content_hash tells."""
     if not ids:
         return {}
     found = connection.execute(
