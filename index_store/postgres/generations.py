@@ -109,3 +109,19 @@ def collection_record(spec: CollectionSpec, rows: Sequence[Sequence[Any]]) -> Co
             names[found.number] = GenerationName(found.name, found.embedding_version)
     pointer = Pointer(names.get(current), names.get(following), names.get(former), former_since=since)
     return CollectionRecord(spec, pointer, members)
+
+
+def newest_of(known: CollectionRecord, heard: CollectionRecord | GenerationRecord) -> CollectionRecord:
+    """Return what is known of a collection after `heard`: threads read at one moment and tell of it at
+    another, so the head of a generation is never taken back."""
+    if isinstance(heard, GenerationRecord):
+        old = known.members.get(heard.name)
+        if old is None or old.head > heard.head:
+            return known
+        return replace(known, members={**known.members, heard.name: heard})
+    newer = {
+        name: old
+        for name, each in heard.members.items()
+        if (old := known.members.get(name)) is not None and old.head > each.head
+    }
+    return replace(heard, members={**heard.members, **newer}) if newer else heard

@@ -7,12 +7,12 @@ What an answer or a write means is decided by the code that the embedded engine 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
-import numpy as np
 from psycopg import errors
 
 from index_store.ann.compiled.all_kernels import warm_kernels
@@ -30,11 +30,16 @@ from index_store.errors import (
 from index_store.footprint import Footprint
 from index_store.hints import TRY_AGAIN
 from index_store.postgres.connections import BoundedConnection, Connections, PostgresLimits
-from index_store.postgres.generations import CollectionRecord, GenerationRecord, collection_record
+from index_store.postgres.generations import (
+    CollectionRecord,
+    GenerationRecord,
+    collection_record,
+    newest_of,
+)
 from index_store.postgres.listing.row_items import RowItems
 from index_store.postgres.opening import open_schema
 from index_store.postgres.parameters import int_array
-from index_store.postgres.reading import one_moment, read_items, status_of
+from index_store.postgres.reading import bucket_sums, one_moment, read_items, status_of
 from index_store.postgres.schema import rows_table
 from index_store.postgres.searches.collection_search import CollectionSearch, read_collection
 from index_store.postgres.searches.known_keys import RowKeys
@@ -118,6 +123,7 @@ class PostgresIndex:
         self._metadata_bytes_max = metadata_bytes_max
         self._patience = timing or StepClock()
         self._collections = _PostgresCollections()
+        self._noting = threading.Lock()
         keys, shares = RowKeys(), FilterShares()
         for spec in specs:
             check_spec(spec)
@@ -134,8 +140,10 @@ class PostgresIndex:
     def _spec_of(self, name: str) -> CollectionSpec:
         return self._collections[name].spec
 
-    def _note(self, name: str, record: CollectionRecord) -> None:
-        self._collections[name].record = record
+    def _note(self, name: str, heard: CollectionRecord | GenerationRecord) -> None:
+        found = self._collections[name]
+        with self._noting:
+            found.record = newest_of(found.record, heard)
 
     def open(self) -> Mapping[str, Unavailable]:
         """Make or find the tables and read which generations there are. Return why that can't be done, by
@@ -201,7 +209,7 @@ class PostgresIndex:
         found = self._collections[name]
         with self.connections.using(self._limits.write_s) as connection:
             written = write_batches(connection, found.record, batches, self._metadata_bytes_max)
-        found.record = written.record
+        self._note(name, written.record)
         return written.outcomes
 
     def get(self, collection: str, ids: Sequence[Id]) -> list[StoredItem | None]:
@@ -238,7 +246,7 @@ class PostgresIndex:
                 "SELECT generation, source, value FROM cursor WHERE generation = ANY(%s)",
                 (int_array([each.number for each in record.in_order]),),
             ).fetchall()
-        found.record = record
+        self._note(collection, record)
         return status_of(record, cursors)
 
     def digest(
@@ -249,7 +257,7 @@ class PostgresIndex:
         check_parts(parts, ())
         with self.connections.using(self._limits.pass_s) as connection, one_moment(connection):
             generation = read_collection(connection, found.spec).require(embedding_version)
-            sums = _bucket_sums(connection, generation, parts)
+            sums = bucket_sums(connection, generation, parts)
         root = digest.root_of(digest.fold_buckets(sums, DIGEST_BUCKETS))
         return Digest(root, digest.fold_buckets(sums, parts), generation.items, generation.head)
 
@@ -374,21 +382,3 @@ def _of_current(
     raise Unavailable(
         f"the generations of {found.spec.name!r} change faster than they can be read", TRY_AGAIN
     )
-
-
-def _bucket_sums(connection: BoundedConnection, generation: GenerationRecord, parts: int) -> Any:
-    """(4096,) sums as they are kept, or `parts` of them, if more are wanted, added up from the rows'
-    shares."""
-    if parts <= DIGEST_BUCKETS:
-        kept = connection.execute(
-            "SELECT bucket, sum FROM digest_sum WHERE generation = %s", (generation.number,), binary=True
-        )
-        return digest.buckets_from(kept.fetchall())
-    sums = np.zeros(parts, np.uint64)
-    found = connection.execute(
-        f"SELECT bucket & {parts - 1}, sum(share) FROM {rows_table(generation.number)} "
-        "WHERE until IS NULL AND NOT deleted GROUP BY 1".encode()
-    )
-    for part, total in found:
-        sums[part] = digest.to_unsigned(int(total))
-    return sums

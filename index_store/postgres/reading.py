@@ -6,12 +6,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from index_store.postgres.connections import BoundedConnection
 from index_store.postgres.generations import CollectionRecord, GenerationRecord
 from index_store.postgres.parameters import id_array, stored_vector
 from index_store.postgres.schema import rows_table
+from index_store.record import digest
 from index_store.record.rows import Row
-from index_store.types import CollectionSpec, CollectionStatus, GenerationStatus, Id, StoredItem
+from index_store.types import (
+    DIGEST_BUCKETS,
+    CollectionSpec,
+    CollectionStatus,
+    GenerationStatus,
+    Id,
+    StoredItem,
+)
 
 
 @contextmanager
@@ -77,3 +88,23 @@ def status_of(record: CollectionRecord, cursors: Sequence[Sequence[Any]]) -> Col
     current = next((each for each in found if each.role == "current"), None)
     others = [each for each in found if each.role != "current"]
     return CollectionStatus(record.spec, current, others, former_since=pointer.former_since)
+
+
+def bucket_sums(
+    connection: BoundedConnection, generation: GenerationRecord, parts: int
+) -> npt.NDArray[np.uint64]:
+    """(4096,) sums as they are kept, or `parts` of them, if more are wanted, added up from the rows'
+    shares."""
+    if parts <= DIGEST_BUCKETS:
+        kept = connection.execute(
+            "SELECT bucket, sum FROM digest_sum WHERE generation = %s", (generation.number,), binary=True
+        )
+        return digest.buckets_from(kept.fetchall())
+    sums = np.zeros(parts, np.uint64)
+    found = connection.execute(
+        f"SELECT bucket & {parts - 1}, sum(share) FROM {rows_table(generation.number)} "
+        "WHERE until IS NULL AND NOT deleted GROUP BY 1".encode()
+    )
+    for part, total in found:
+        sums[part] = digest.to_unsigned(int(total))
+    return sums

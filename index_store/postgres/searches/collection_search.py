@@ -63,7 +63,7 @@ class CollectionSearch:
     def __init__(
         self,
         spec: CollectionSpec,
-        note: Callable[[CollectionRecord], None],
+        note: Callable[[CollectionRecord | GenerationRecord], None],
         keys: RowKeys,
         shares: FilterShares,
         *,
@@ -128,7 +128,7 @@ class CollectionSearch:
             return None
         now = _as_of(generation, rows[0])
         if now is not generation:
-            self._note(replace(record, members={**record.members, now.name: now}))
+            self._note(now)
         fetcher.take_head(now)
         if is_plain:
             held = [row[_HEAD_FIELDS:] for row in rows if row[_HEAD_FIELDS] is not None]
