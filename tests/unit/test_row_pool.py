@@ -24,7 +24,8 @@ from tests.pool_cases import BOOSTS, DIM, NOW, SPEC, Rows, answered, plain, requ
 from tests.view_fetcher import pool_view
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(6))
 def test_a_pool_answers_as_all_rows_do_page_by_page(seed: int) -> None:
     random = Random(seed)
     rows = Rows(random, 60)
@@ -42,6 +43,7 @@ def test_a_pool_answers_as_all_rows_do_page_by_page(seed: int) -> None:
                 rows.write(random.sample(range(1, 70), 3), deletes=random.random() < 0.3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["lexical", "hybrid"])
 def test_words_of_many_rows_are_found_through_a_pool(mode: Any) -> None:
     random = Random(11)
