@@ -3,6 +3,7 @@
 check DIR            read everything, or a whole backup, and say what is wrong; changes nothing
 stats DIR            what it holds, in numbers
 maintain DIR         seal, merge and scrub while workers serve, until stopped
+maintain             look after the tables in the database of INDEX_URL in the same way
 rebuild DIR          make all segments again out of the stores; beside a running service it does the work
 backup DIR TARGET    a hot copy of all stores
 restore TARGET DIR   put a backup into an empty data directory
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_DATABASE = "INDEX_URL"
 _PASSIVE = "OMP_WAIT_POLICY"
 _WATCH_S = 0.5
 _GRACE_S = 1.0
@@ -62,14 +64,13 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("check", "stats", "maintain", "rebuild"):
+    for name in ("check", "stats", "rebuild"):
         command = commands.add_parser(name)
         command.add_argument("data_dir", type=_directory)
-        if name == "maintain":
-            command.add_argument("--parent", type=int, default=0, help="end when this parent process ends")
-            command.add_argument(
-                "--keep-days", type=float, default=7.0, help="how long retired generations are kept"
-            )
+    command = commands.add_parser("maintain")
+    command.add_argument("data_dir", type=_directory, nargs="?")
+    command.add_argument("--parent", type=int, default=0, help="end when this parent process ends")
+    command.add_argument("--keep-days", type=float, default=7.0, help="how long retired generations are kept")
     command = commands.add_parser("backup")
     command.add_argument("data_dir", type=_directory)
     command.add_argument("target", type=_directory)
@@ -113,6 +114,8 @@ def _run(asked: argparse.Namespace) -> int:
         for line in _move(asked.source, asked.target):
             print(line)
         return 0
+    if asked.command == "maintain" and asked.data_dir is None:
+        return _maintain_database(os.environ.get(_DATABASE, ""), asked.parent)
     if asked.command == "maintain":
         return _maintain(asked.data_dir, asked.parent, asked.keep_days)
     if asked.command == "restore":
@@ -200,6 +203,24 @@ def _maintain(data_dir: Path, parent: int, keep_days: float) -> int:
         os.environ[_PASSIVE] = "passive"
         again = ["-m", "index_store", "maintain", str(data_dir), "--parent", str(parent)]
         os.execv(sys.executable, [sys.executable, *again, "--keep-days", str(keep_days)])
+    limits = MaintenanceLimits(quarantine_keep_s=keep_days * 86_400)
+    Maintenance(data_dir, limits=limits).run_forever(_begin_to_maintain(parent))
+    return 0
+
+
+def _maintain_database(address: str, parent: int) -> int:
+    """address: of INDEX_URL; in the environment, for a command's arguments can be read by everyone."""
+    if not address:
+        print(f"name a data directory, or a database in {_DATABASE}", file=sys.stderr)
+        return 2
+    from index_store.postgres.upkeep.worker import DatabaseUpkeep  # .6 s, and nobody else needs the driver
+
+    DatabaseUpkeep(address).run_forever(_begin_to_maintain(parent))
+    return 0
+
+
+def _begin_to_maintain(parent: int) -> threading.Event:
+    """Make this process one that works beside others, and return what tells it to stop."""
     lower_priority()
     lines = logging.StreamHandler()
     lines.setFormatter(JsonLines())
@@ -211,9 +232,7 @@ def _maintain(data_dir: Path, parent: int, keep_days: float) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     threading.Thread(target=_exit_in_time, args=(stop, told, parent), name="leave", daemon=True).start()
-    limits = MaintenanceLimits(quarantine_keep_s=keep_days * 86_400)
-    Maintenance(data_dir, limits=limits).run_forever(stop)
-    return 0
+    return stop
 
 
 def _exit_in_time(stop: threading.Event, told: int, parent: int) -> None:

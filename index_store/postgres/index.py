@@ -43,6 +43,7 @@ from index_store.postgres.reading import bucket_sums, one_moment, read_items, st
 from index_store.postgres.schema import rows_table
 from index_store.postgres.searches.collection_search import CollectionSearch, read_collection
 from index_store.postgres.searches.known_keys import RowKeys
+from index_store.postgres.searches.row_fetcher import GRAPH_FROM
 from index_store.postgres.searches.selectivity import FilterShares
 from index_store.postgres.sources.generation_reader import GenerationSource
 from index_store.postgres.sources.generation_reading import (
@@ -78,8 +79,6 @@ from item_rules.metadata import METADATA_BYTES_MAX
 
 log = logging.getLogger(__name__)
 
-GRAPH_FROM = 2000
-"""Live items from which on a graph is searched: so few are compared with the query as fast one by one."""
 _MIN_SEQ_WAIT_S = 0.2
 _TRIES = 5
 

@@ -15,8 +15,9 @@ Tables lie in the first schema of the connection's `search_path`, pgvector's typ
     index_schema   one row: version of these tables, the number of this index, the last number of a generation
     collection     its kind of id and metric; numbers of the generations that are current, next and former
     generation     its head and what it counts; `history_from`: the oldest seq that pages may still ask for;
-                   `ef`: breadth of the graph, 0 where nobody has measured it; `length_max`: no vector is
-                   longer
+                   `ef`: breadth of the graph as measured when `measured_live` items were live, 0 where there
+                   is no graph yet; `length_max`: no vector is longer; `sealed_head`: when PostgreSQL last
+                   gathered statistics
     cursor         where feeders resume, by generation and source
     digest_sum     the sums of docs/FORMAT.md, by generation and bucket; a missing one is 0
     rows_N         versions of the items of generation N. vector: NULL waits for one. facts: what filters read
@@ -59,7 +60,8 @@ TABLES = (
     'embedding_version text COLLATE "C" NOT NULL, dim int NOT NULL, head bigint NOT NULL DEFAULT 0, '
     "history_from bigint NOT NULL DEFAULT 0, items bigint NOT NULL DEFAULT 0, "
     "live bigint NOT NULL DEFAULT 0, awaiting bigint NOT NULL DEFAULT 0, contents bigint NOT NULL DEFAULT 0, "
-    "origin text NOT NULL DEFAULT '', ef int NOT NULL DEFAULT 0, length_max float8 NOT NULL DEFAULT 0)",
+    "origin text NOT NULL DEFAULT '', ef int NOT NULL DEFAULT 0, length_max float8 NOT NULL DEFAULT 0, "
+    "sealed_head bigint NOT NULL DEFAULT 0, measured_live bigint NOT NULL DEFAULT 0)",
     "CREATE TABLE cursor(generation int NOT NULL, source text NOT NULL, value text NOT NULL, "
     "PRIMARY KEY(generation, source))",
     "CREATE TABLE digest_sum(generation int NOT NULL, bucket int NOT NULL, sum bigint NOT NULL, "
@@ -133,13 +135,21 @@ def generation_tables(number: int, id_kind: IdKind, dim: int) -> list[str]:
     ]
 
 
+def graph_name(number: int) -> str:
+    """Return the name of the graph index of a generation."""
+    return f"{rows_table(number)}_graph"
+
+
 def graph_index(number: int, metric: Metric, dim: int) -> list[str]:
-    """Return the statement that makes the graph index of a generation; none for vectors that are too long."""
+    """Return the statement that makes the graph index of a generation while others read and write, outside of
+    any transaction; none for vectors that are too long."""
     if dim > GRAPH_DIM_MAX:
         return []
-    rows = rows_table(number)
     column = f"vector {_OPERATOR_CLASSES[metric]}"
-    return [f"CREATE INDEX {rows}_graph ON {rows} USING hnsw ({column}) WHERE {LIVE}"]
+    return [
+        f"CREATE INDEX CONCURRENTLY {graph_name(number)} ON {rows_table(number)} USING hnsw ({column}) "
+        f"WHERE {LIVE}"
+    ]
 
 
 def dropped_tables(number: int) -> list[str]:

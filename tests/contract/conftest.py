@@ -15,6 +15,7 @@ from index_store.engine.index import EmbeddedIndex
 from index_store.maintenance.check import check
 from index_store.port import VectorIndex
 from index_store.postgres.index import PostgresIndex
+from index_store.postgres.upkeep.worker import DatabaseUpkeep, UpkeepLimits
 from index_store.types import CollectionSpec
 from tests.contract.vectors import SPECS, begin_all
 from tests.http_app import HttpApp, running_app, seed
@@ -52,12 +53,21 @@ def postgres_index(
             db.execute(f"DROP SCHEMA {schema} CASCADE".encode())
 
 
+def seal(index: PostgresIndex) -> None:
+    """Make the graphs of all generations, and measure them where there is enough to measure."""
+    upkeep = DatabaseUpkeep(index.connections.dsn, UpkeepLimits(graph_from=0, quiet_s=0.0, queries=20))
+    assert upkeep.run_once()
+    upkeep.close()
+
+
 @pytest.fixture(params=["embedded", "reference", *POSTGRES])
 def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorIndex]:
     if request.param in ("postgres", "graph"):
         address = request.getfixturevalue("postgres_database")
         with postgres_index(address, 0 if request.param == "graph" else 2000) as opened:
             begin_all(opened)
+            if request.param == "graph":
+                seal(opened)
             yield opened
         return
     if request.param == "reference":

@@ -15,7 +15,7 @@ from index_store.postgres.searches.collection_search import read_collection
 from index_store.postgres.searches.known_keys import RowKeys
 from index_store.postgres.searches.selectivity import is_exact_faster
 from index_store.types import ItemWrite, PlanStep, SearchRequest
-from tests.contract.conftest import postgres_index
+from tests.contract.conftest import postgres_index, seal
 from tests.contract.vectors import begin_all, put, vectors
 from tests.integration.databases import PostgresServer
 
@@ -29,6 +29,7 @@ def index(postgres: PostgresServer) -> Iterator[PostgresIndex]:
     with postgres_index(postgres.address(database), 100) as index:
         begin_all(index)
         put(index, [ItemWrite(n, DATA[n], metadata={"n": n, "ten": n % 10}) for n in range(ROWS)])
+        seal(index)
         yield index
     postgres.drop_database(database)
 

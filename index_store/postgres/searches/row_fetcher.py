@@ -42,6 +42,8 @@ from index_store.postgres.words import read_statistics
 from index_store.query.pool import LiveSeqs, PoolRows, ScoreRange
 from index_store.types import CollectionSpec, Filter, Id, SearchRequest
 
+GRAPH_FROM = 2000
+"""Live items from which on a graph is searched: so few are compared with the query as fast one by one."""
 EF = 100
 """Breadth of a graph that nobody has measured."""
 EF_MAX = 1000
@@ -153,7 +155,7 @@ class GenerationRows:
             return True
         if request.ef is not None or not self._graph_from:
             return False
-        return generation.live < self._graph_from or self._leaves_few(request)
+        return not generation.ef or generation.live < self._graph_from or self._leaves_few(request)
 
     def _leaves_few(self, request: SearchRequest) -> bool:
         """Whether the filter leaves so few rows that they are sooner compared one by one."""
@@ -228,7 +230,7 @@ class GenerationRows:
                 f"ORDER BY {by} LIMIT {limit})"
             )
             parameters += [value for each in (kind, *allowed) for value in each.parameters] + [vector]
-        wanted = request.ef or self._generation.ef or EF
+        wanted = request.ef or max(self._generation.ef or EF, limit)
         ef = 0 if is_exact else min(max(wanted, 1), EF_MAX)
         return RowQuery(" UNION ALL ".join(parts), tuple(parameters), limit, ef)
 

@@ -27,7 +27,6 @@ from index_store.postgres.schema import (
     content_table,
     dropped_tables,
     generation_tables,
-    graph_index,
     rows_table,
 )
 from index_store.postgres.searches.collection_search import read_collection
@@ -46,6 +45,7 @@ from item_rules.metadata import METADATA_BYTES_MAX
 log = logging.getLogger(__name__)
 
 _STEP_LOCK = "SELECT pg_advisory_{}lock(hashtext(current_schema()), hashtext('step ' || %s))"
+_TRY_STEP_LOCK = "SELECT pg_try_advisory_lock(hashtext(current_schema()), hashtext('step ' || %s))"
 _PAGE_ROWS = 2048
 _WAIT_S = 3.0
 _PAUSE_S = 0.2
@@ -99,6 +99,18 @@ def take_step(
         extra={"collection": spec.name, "step": step, "embedding_version": embedding_version},
     )
     return record
+
+
+def drop_leftovers(connection: BoundedConnection, spec: CollectionSpec) -> None:
+    """Drop what earlier steps left, unless one is being taken. Raises psycopg.Error."""
+    found = connection.execute(_TRY_STEP_LOCK, (spec.name,)).fetchone()
+    if found != (True,):
+        return
+    try:
+        _drop_unnamed(connection, spec, read_collection(connection, spec))
+    finally:
+        if not connection.broken:
+            connection.execute(_STEP_LOCK.format("un").encode(), (spec.name,))
 
 
 def _drop_unnamed(connection: BoundedConnection, spec: CollectionSpec, record: CollectionRecord) -> None:
@@ -238,10 +250,7 @@ def new_generation(
         ).fetchone()
         assert found is not None
         number = int(found[0])
-        for statement in (
-            *generation_tables(number, spec.id_kind, dim),
-            *graph_index(number, spec.metric, dim),
-        ):
+        for statement in generation_tables(number, spec.id_kind, dim):
             connection.execute(statement.encode())
         connection.execute(
             "INSERT INTO generation(number, collection, embedding_version, dim) VALUES(%s, %s, %s, %s)",

@@ -1,0 +1,1 @@
+"""What is done beside searches and writes in PostgreSQL: statistics, graphs, their breadth, old versions."""
