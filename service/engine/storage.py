@@ -24,15 +24,17 @@ def index_storage(settings: Settings) -> IndexStorage:
 
 def maintenance_watch(settings: Settings) -> Callable[[], MaintenanceStatus]:
     """Return what tells whether the process of `maintenance_command` runs."""
-    if settings.index_url:  # a file of DATA_DIR may speak of a time before
+    if settings.maintenance == "off":  # a file of DATA_DIR may speak of a time before
         return partial(MaintenanceStatus, "off")
     return partial(maintenance_status, settings.data_dir)
 
 
 def maintenance_command(settings: Settings, parent: int) -> Sequence[str]:
-    """Return what starts the process that seals and merges segments while workers serve; nothing where none
+    """Return what starts the process that looks after the collections while workers serve; nothing where none
     is to run. parent: the process that it ends with."""
-    if settings.maintenance == "off" or settings.index_url:
+    if settings.maintenance == "off":
         return []
-    command = [sys.executable, "-m", "index_store", "maintain", str(settings.data_dir)]
+    # The address of a database is in the environment already: arguments can be read by everyone.
+    where = [] if settings.index_url else [str(settings.data_dir)]
+    command = [sys.executable, "-m", "index_store", "maintain", *where]
     return [*command, "--parent", str(parent), "--keep-days", str(settings.set_aside_keep_days)]

@@ -168,6 +168,7 @@ def test_one_process_looks_after_a_database_at_a_time(stage: Stage) -> None:
         lock = "hashtext(current_schema()), hashtext('upkeep of every collection')"
         db.execute(f"SELECT pg_advisory_lock({lock})".encode())
         assert not stage.upkeep.run_once() and not other.run_once()
+        db.execute(f"SELECT pg_advisory_unlock({lock})".encode())
     assert other.run_once() and stage.upkeep.run_once()
     other.close()
 

@@ -12,7 +12,8 @@ from index_store.footprint import Footprint
 from index_store.postgres.connections import BoundedConnection
 from index_store.postgres.generations import GenerationRecord
 from index_store.postgres.parameters import id_array, stored_vector
-from index_store.postgres.schema import content_table, rows_table
+from index_store.postgres.schema import GRAPH_DIM_MAX, content_table, rows_table
+from index_store.postgres.searches.row_fetcher import GRAPH_FROM
 from index_store.record.digest import to_unsigned
 from index_store.record.rows import Row
 from index_store.types import Content, Id, StoredItem
@@ -94,8 +95,10 @@ def draw_contents(
 
 
 def read_footprint(connection: BoundedConnection, generation: GenerationRecord) -> Footprint:
-    """Return what a generation takes on the server. Every row is in the graph index from its commit on;
-    hidden rows are versions that were replaced and not removed yet."""
+    """Return what a generation takes on the server. Every row is in the graph index from its commit on, once
+    there is one; until then, where one will be made, all count as not sealed. Hidden rows are versions that
+    were replaced and not removed yet."""
+    waits = not generation.ef and generation.live >= GRAPH_FROM and generation.dim <= GRAPH_DIM_MAX
     rows, content = rows_table(generation.number), content_table(generation.number)
     query = (
         f"SELECT (SELECT count(*) FROM {rows} WHERE until IS NOT NULL), "
@@ -107,9 +110,9 @@ def read_footprint(connection: BoundedConnection, generation: GenerationRecord) 
     ((hidden, tombstones, store_bytes, graph_bytes),) = _rows(connection, query, graph, graph)
     return Footprint(
         generation=generation.name,
-        delta_rows=0,
+        delta_rows=generation.live if waits else 0,
         segments=0,
-        sealed_rows=generation.live + hidden,
+        sealed_rows=hidden + (0 if waits else generation.live),
         hidden_rows=hidden,
         tombstones=tombstones,
         store_bytes=store_bytes,
