@@ -213,9 +213,11 @@ def _maintain_database(address: str, parent: int) -> int:
     if not address:
         print(f"name a data directory, or a database in {_DATABASE}", file=sys.stderr)
         return 2
-    from index_store.postgres.upkeep.worker import DatabaseUpkeep  # .6 s, and nobody else needs the driver
+    from index_store.postgres.maintenance.worker import (
+        DatabaseMaintenance,  # .6 s, and nobody else needs the driver
+    )
 
-    DatabaseUpkeep(address).run_forever(_begin_to_maintain(parent))
+    DatabaseMaintenance(address).maintain_forever(_begin_to_maintain(parent))
     return 0
 
 

@@ -15,7 +15,7 @@ from index_store.engine.index import EmbeddedIndex
 from index_store.maintenance.check import check
 from index_store.port import VectorIndex
 from index_store.postgres.index import PostgresIndex
-from index_store.postgres.upkeep.worker import DatabaseUpkeep, UpkeepLimits
+from index_store.postgres.maintenance.worker import DatabaseLimits, DatabaseMaintenance
 from index_store.types import CollectionSpec
 from tests.contract.vectors import SPECS, begin_all
 from tests.http_app import HttpApp, running_app, seed
@@ -55,9 +55,11 @@ def postgres_index(
 
 def seal(index: PostgresIndex) -> None:
     """Make the graphs of all generations, and measure them where there is enough to measure."""
-    upkeep = DatabaseUpkeep(index.connections.dsn, UpkeepLimits(graph_from=0, quiet_s=0.0, queries=20))
-    assert upkeep.run_once()
-    upkeep.close()
+    maintenance = DatabaseMaintenance(
+        index.connections.dsn, DatabaseLimits(graph_from=0, quiet_s=0.0, queries=20)
+    )
+    assert maintenance.maintain_once()
+    maintenance.close()
 
 
 @pytest.fixture(params=["embedded", "reference", *POSTGRES])

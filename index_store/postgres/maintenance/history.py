@@ -27,7 +27,7 @@ class _Known:
     stated_at: float = 0.0
 
 
-class History:
+class VersionHistory:
     """Which heads were seen when: in memory, so a new process keeps everything for `keep_s` first. For one
     thread."""
 

@@ -36,7 +36,7 @@ _FEW = 1000
 """Live items below which a graph is not measured: nobody needs one."""
 
 
-class Breadth(NamedTuple):
+class EfRecall(NamedTuple):
     """An ef and the share of the K nearest that was found with it, at the lower end of its confidence."""
 
     ef: int
@@ -64,13 +64,13 @@ def rebuild_graph(connection: BoundedConnection, generation: GenerationRecord) -
     connection.execute(f"REINDEX INDEX CONCURRENTLY {graph_name(generation.number)}".encode())
 
 
-def measured_breadth(
+def measured_ef(
     connection: BoundedConnection, spec: CollectionSpec, generation: GenerationRecord, queries: int
-) -> Breadth:
+) -> EfRecall:
     """Return the least ef of the grid that finds the share RECALL_WANTED of the K nearest, else the largest.
     spec: with the dim of the generation. Reads the table once for each query. Raises psycopg.Error."""
     if generation.live < _FEW:
-        return Breadth(EF, 1.0)
+        return EfRecall(EF, 1.0)
     grid = [ef for ef in EF_GRID if ef >= 2 * K] + [EF_MAX]
     shares = np.array([
         _shares(connection, spec, generation, query, grid)
@@ -79,7 +79,7 @@ def measured_breadth(
     sure = shares.mean(axis=0) - _CONFIDENCE * shares.std(axis=0) / len(shares) ** 0.5
     reached = np.flatnonzero(sure >= RECALL_WANTED)
     best = int(reached[0]) if len(reached) else len(grid) - 1
-    return Breadth(grid[best], float(sure[best]))
+    return EfRecall(grid[best], float(sure[best]))
 
 
 def _queries(

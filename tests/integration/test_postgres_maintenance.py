@@ -12,7 +12,7 @@ import pytest
 from benchmarks.vectors import Dataset, load
 from index_store.errors import PageExpired
 from index_store.postgres.index import PostgresIndex
-from index_store.postgres.upkeep.worker import DatabaseUpkeep, UpkeepLimits
+from index_store.postgres.maintenance.worker import DatabaseLimits, DatabaseMaintenance
 from index_store.types import CollectionSpec, ItemDelete, ItemWrite, SearchRequest, WriteBatch
 from tests.clock import Clock
 from tests.integration.databases import PostgresServer
@@ -22,11 +22,11 @@ pytestmark = pytest.mark.long
 
 ROWS, QUERIES, K = 4_000, 50, 25
 FLOOR = 0.985
-"""What upkeep measures is .99; less what 50 queries can tell apart."""
+"""What is measured is .99; less what 50 queries can tell apart."""
 MANY = CollectionSpec("many", "int64", 384, "cosine")
 FEW = CollectionSpec("few", "int64", 4, "l2")
 HISTORY_S, GRACE_S = 100.0, 10.0
-LIMITS = UpkeepLimits(quiet_s=0.0, queries=50, history_s=HISTORY_S, grace_s=GRACE_S)
+LIMITS = DatabaseLimits(quiet_s=0.0, queries=50, history_s=HISTORY_S, grace_s=GRACE_S)
 
 
 class Stage:
@@ -40,11 +40,11 @@ class Stage:
         assert self.index.open() == {}
         for spec in (MANY, FEW):
             self.index.advance(spec.name, "begin", "v1")
-        self.upkeep = DatabaseUpkeep(address, LIMITS, clock=self.clock)
+        self.maintenance = DatabaseMaintenance(address, LIMITS, clock=self.clock)
         self.data: Dataset = load(ROWS, QUERIES)
 
     def close(self) -> None:
-        self.upkeep.close()
+        self.maintenance.close()
         self.index.close()
 
     def ask(self, query: str) -> list[tuple[object, ...]]:
@@ -91,7 +91,7 @@ def stage(postgres: PostgresServer) -> Iterator[Stage]:
             for n in range(start, start + 1000)
         ]
         made.index.write("many", WriteBatch(items, embedding_version="v1"))
-    assert made.upkeep.run_once()
+    assert made.maintenance.maintain_once()
     yield made
     made.close()
     postgres.drop_database(name)
@@ -142,14 +142,14 @@ def test_searches_and_writes_go_on_while_a_graph_is_made(stage: Stage) -> None:
     with stage.server.connect(stage.address.rsplit("/", 1)[1]) as other:
         other.autocommit = False
         other.execute(f"UPDATE rows_{number} SET until = until WHERE id = 0".encode())  # waited for
-        upkeep = threading.Thread(target=stage.upkeep.run_once)
-        upkeep.start()
+        maintenance = threading.Thread(target=stage.maintenance.maintain_once)
+        maintenance.start()
         until(lambda: stage.ask("SELECT 1 FROM pg_stat_progress_create_index") != [], "a build")
         stage.index.write("many", WriteBatch([ItemWrite(1, None, active=False)]))
         assert stage.way() == "graph"
         stage.index.write("many", WriteBatch([ItemWrite(1, None)]))
         other.rollback()
-    upkeep.join()
+    maintenance.join()
     valid = f"SELECT indisvalid FROM pg_index WHERE indexrelid = 'rows_{number}_graph'::regclass"
     assert stage.ask(valid) == [(True,)]
 
@@ -157,26 +157,26 @@ def test_searches_and_writes_go_on_while_a_graph_is_made(stage: Stage) -> None:
 def test_what_a_killed_build_left_is_made_again(stage: Stage) -> None:
     graph = f"rows_{stage.generation('many')['number']}_graph"
     stage.ask(f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{graph}'::regclass")
-    assert stage.upkeep.run_once()
+    assert stage.maintenance.maintain_once()
     valid = f"SELECT indisvalid FROM pg_index WHERE indexrelid = '{graph}'::regclass"
     assert stage.ask(valid) == [(True,)]
 
 
 def test_one_process_looks_after_a_database_at_a_time(stage: Stage) -> None:
-    other = DatabaseUpkeep(stage.address, LIMITS)
+    other = DatabaseMaintenance(stage.address, LIMITS)
     with stage.server.connect(stage.address.rsplit("/", 1)[1]) as db:
-        lock = "hashtext(current_schema()), hashtext('upkeep of every collection')"
+        lock = "hashtext(current_schema()), hashtext('maintenance of every collection')"
         db.execute(f"SELECT pg_advisory_lock({lock})".encode())
-        assert not stage.upkeep.run_once() and not other.run_once()
+        assert not stage.maintenance.maintain_once() and not other.maintain_once()
         db.execute(f"SELECT pg_advisory_unlock({lock})".encode())
-    assert other.run_once() and stage.upkeep.run_once()
+    assert other.maintain_once() and stage.maintenance.maintain_once()
     other.close()
 
 
 def test_old_versions_go_when_no_page_can_ask_for_them(stage: Stage) -> None:
     table = f"rows_{stage.generation('few')['number']}"
     put_few(stage, 0, 20)
-    assert stage.upkeep.run_once()
+    assert stage.maintenance.maintain_once()
     first = SearchRequest(np.ones(4, np.float32), 5)
     page = stage.index.search("few", [first])[0].next_page
     stage.index.write("few", WriteBatch(deletes=[ItemDelete(n) for n in range(10)]))
@@ -185,7 +185,7 @@ def test_old_versions_go_when_no_page_can_ask_for_them(stage: Stage) -> None:
 
     def pass_time(seconds: float) -> None:
         stage.clock.now += seconds
-        assert stage.upkeep.run_once()
+        assert stage.maintenance.maintain_once()
 
     pass_time(1.0)
     pass_time(HISTORY_S - 2.0)

@@ -19,28 +19,28 @@ from psycopg import errors
 from index_store.errors import IndexStoreError
 from index_store.postgres.connections import BoundedConnection, Connections, PostgresLimits
 from index_store.postgres.generations import GenerationRecord
+from index_store.postgres.maintenance.graphs import (
+    RECALL_WANTED,
+    build_graph,
+    measured_ef,
+    rebuild_graph,
+)
+from index_store.postgres.maintenance.history import VersionHistory
 from index_store.postgres.schema import GRAPH_DIM_MAX, rows_table
 from index_store.postgres.searches.collection_search import read_collection
 from index_store.postgres.searches.row_fetcher import GRAPH_FROM
-from index_store.postgres.upkeep.graphs import (
-    RECALL_WANTED,
-    build_graph,
-    measured_breadth,
-    rebuild_graph,
-)
-from index_store.postgres.upkeep.history import History
 from index_store.postgres.writes.steps import drop_leftovers
 from index_store.types import CollectionSpec
 
 log = logging.getLogger(__name__)
 
-_LOCK = "SELECT pg_{}lock(hashtext(current_schema()), hashtext('upkeep of every collection'))"
+_LOCK = "SELECT pg_{}lock(hashtext(current_schema()), hashtext('maintenance of every collection'))"
 _PASS_S = 86_400.0
 """Of one look, which may make a graph of many millions of rows."""
 
 
 @dataclass(frozen=True, slots=True)
-class UpkeepLimits:
+class DatabaseLimits:
     """graph_from: live items from which on a graph is made. quiet_s: how long nothing was written before it
     is, for rows are read in faster without one; graph_at_once: so many live items don't wait for that.
     history_s: how long pages can be turned. grace_s: longer than a search takes. changed_share: of a
@@ -64,20 +64,20 @@ class _Sealed(NamedTuple):
     measured_live: int
 
 
-class DatabaseUpkeep:
-    """`run_once` and `run_forever` belong to one thread."""
+class DatabaseMaintenance:
+    """`maintain_once` and `maintain_forever` belong to one thread."""
 
     def __init__(
         self,
         dsn: str,
-        limits: UpkeepLimits | None = None,
+        limits: DatabaseLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """dsn: as of `PostgresIndex`. Opens nothing. clock: seconds that only go forward."""
-        self._limits = limits or UpkeepLimits()
+        self._limits = limits or DatabaseLimits()
         self._connections = Connections(dsn, PostgresLimits(connections_max=1))
         self._clock = clock
-        self._history = History(self._limits.history_s, self._limits.grace_s, clock)
+        self._history = VersionHistory(self._limits.history_s, self._limits.grace_s, clock)
         self._changed: dict[int, tuple[int, float]] = {}
         """Of a generation: its head, and since when it is that."""
 
@@ -85,16 +85,16 @@ class DatabaseUpkeep:
         """Close the connection."""
         self._connections.close()
 
-    def run_forever(self, stop: threading.Event) -> None:
+    def maintain_forever(self, stop: threading.Event) -> None:
         """Look again and again. A server that is away is waited for."""
         while not stop.is_set():
             try:
-                self.run_once()
+                self.maintain_once()
             except IndexStoreError as exc:
-                log.warning("upkeep_interrupted", extra={"error": str(exc), "hint": exc.hint})
+                log.warning("maintenance_interrupted", extra={"error": str(exc), "hint": exc.hint})
             stop.wait(self._limits.look_s)
 
-    def run_once(self) -> bool:
+    def maintain_once(self) -> bool:
         """Look at every generation once and do what it needs; return False where another process does, or no
         index was opened yet. Raises StoreUnavailable, ReadOnly."""
         with self._connections.using(_PASS_S) as connection:
@@ -147,10 +147,10 @@ class DatabaseUpkeep:
         change = abs(generation.live - done.measured_live)
         if not is_new and generation.ef and change <= self._limits.changed_share * done.measured_live:
             return
-        breadth = measured_breadth(connection, spec, generation, self._limits.queries)
+        breadth = measured_ef(connection, spec, generation, self._limits.queries)
         if breadth.recall < RECALL_WANTED and not is_new:
             rebuild_graph(connection, generation)
-            breadth = measured_breadth(connection, spec, generation, self._limits.queries)
+            breadth = measured_ef(connection, spec, generation, self._limits.queries)
         _store(connection, generation.number, ef=breadth.ef, measured_live=generation.live)
         log.info("graph_measured", extra={**named, "ef": breadth.ef, "recall": round(breadth.recall, 4)})
 
