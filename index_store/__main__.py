@@ -8,7 +8,8 @@ rebuild DIR          make all segments again out of the stores; beside a running
 backup DIR TARGET    a hot copy of all stores
 restore TARGET DIR   put a backup into an empty data directory
 move --from A --to B copy an index whole into PostgreSQL or back, while nobody writes to it. A, B: a data
-                     directory or postgresql://... Run again it goes on where it was.
+                     directory, or postgresql://..., or INDEX_URL: the address in that variable, which other
+                     users of the machine do not see. Run again it goes on where it was.
 repoint DIR NAME     make the lost pointer of a collection again from the newest sound store
 compile              make the inner loops of search for this processor, which the first start does otherwise
 """
@@ -30,7 +31,8 @@ from typing import TYPE_CHECKING
 
 from index_store.ann.compiled.all_kernels import warm_kernels
 from index_store.catalog.data_directory import collection_directories
-from index_store.errors import IndexStoreError
+from index_store.errors import IndexStoreError, StoreUnavailable
+from index_store.hints import DATABASE_ADDRESS, is_database_address
 from index_store.maintenance.backup import backup_data, check_backup, is_backup, restore_data
 from index_store.maintenance.check import check, notes
 from index_store.maintenance.policy import MaintenanceLimits
@@ -146,12 +148,15 @@ def _move(source: str, target: str) -> list[str]:
         return move(first, second, lambda told: print(told, file=sys.stderr))
 
 
-def _storage_of(address: str, opened: ExitStack) -> DirectoryStorage | DatabaseStorage:
-    if "://" not in address:
-        return DirectoryStorage(Path(address))
-    from index_store.moving.database import (
-        DatabaseStorage,  # psycopg takes .1 s, and other commands need none
-    )
+def _storage_of(given: str, opened: ExitStack) -> DirectoryStorage | DatabaseStorage:
+    """Raises StoreUnavailable for an address of another form, without repeating it: it may hold a
+    password."""
+    address = os.environ.get(_DATABASE, "") if given == _DATABASE else given
+    if "://" not in address and given != _DATABASE:
+        return DirectoryStorage(Path(given))
+    if not is_database_address(address):
+        raise StoreUnavailable("what was given is no address of a database", f"it must be {DATABASE_ADDRESS}")
+    from index_store.moving.database import DatabaseStorage  # psycopg takes .1 s, other commands need none
 
     return opened.enter_context(closing(DatabaseStorage(address)))
 

@@ -5,6 +5,7 @@ Every hint stands here, so that a command is changed in one place. Pure: nothing
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -75,3 +76,23 @@ def other_holder(path: Path) -> str:
 
 MORE_FILES = "raise the limit on open files (`ulimit -n 65536`, LimitNOFILE= of systemd) and restart"
 MORE_MEMORY = "give the process more memory, or let it hold fewer collections"
+
+
+_ENCODED = r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})"
+_SERVER = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+_POSTGRES = re.compile(
+    rf"postgres(?:ql)?://(?:{_ENCODED}+(?::{_ENCODED}*)?@)?(?:{_SERVER}(?:,{_SERVER})*)?"
+    rf"(?:/{_ENCODED}*)?(?:\?[a-z_]+=(?:{_ENCODED}|[:/])*(?:&[a-z_]+=(?:{_ENCODED}|[:/])*)*)?"
+)
+"""So strict that no sign of a password can be taken for the beginning of a server's name: messages of the
+driver quote that."""
+
+DATABASE_ADDRESS = (
+    "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, where each of / : @ ? # % in user and password is "
+    "percent-encoded"
+)
+
+
+def is_database_address(text: str) -> bool:
+    """Whether it has that form."""
+    return _POSTGRES.fullmatch(text) is not None

@@ -11,19 +11,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from index_store.hints import DATABASE_ADDRESS, is_database_address
 from service.access import split_key
 
 _ORIGIN = re.compile(r"https?://([a-z0-9-]+(\.[a-z0-9-]+)*|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]{1,5})?")
-
-_ENCODED = r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})"
-_SERVER = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
-_POSTGRES = re.compile(
-    rf"postgres(?:ql)?://(?:{_ENCODED}+(?::{_ENCODED}*)?@)?(?:{_SERVER}(?:,{_SERVER})*)?"
-    rf"(?:/{_ENCODED}*)?(?:\?[a-z_]+=(?:{_ENCODED}|[:/])*(?:&[a-z_]+=(?:{_ENCODED}|[:/])*)*)?"
-)
-"""So strict that no sign of a password can be taken for the beginning of a server's name: messages of the
-driver quote that."""
 
 _BOOLEANS = {
     "1": True,
@@ -166,11 +158,8 @@ def postgres_address(meaning: str) -> Any:
     not set."""
 
     def parse(raw: str) -> str:
-        if not _POSTGRES.fullmatch(raw):
-            raise ValueError(
-                "must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE, where each of / : @ ? # % in user "
-                "and password is percent-encoded"
-            )
+        if not is_database_address(raw):
+            raise ValueError(f"must be {DATABASE_ADDRESS}")
         return raw
 
     return _setting("", parse, "address", "", meaning, secret=True)

@@ -245,7 +245,29 @@ def test_a_damaged_row_is_not_carried_over(data_dir: Path, address: str) -> None
         move(DirectoryStorage(data_dir), target, lambda _told: None)
 
 
-def test_a_password_is_not_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["move", "--from", str(tmp_path), "--to", "postgresql://u:gogumaro@127.0.0.1:1/x"]) == 1
-    told = capsys.readouterr()
-    assert "127.0.0.1" in told.err and "gogumaro" not in told.out + told.err
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://u:gogumaro@127.0.0.1:1/x",
+        "postgresql://u:gogu/maro@127.0.0.1:1/x",
+        "postgresql://u:go@gumaro:1@127.0.0.1:1/x",
+        "mysql://u:gogumaro@127.0.0.1/x",
+    ],
+)
+def test_a_password_is_not_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("INDEX_URL", address)
+    for given in (address, "INDEX_URL"):
+        assert main(["move", "--from", str(tmp_path), "--to", given]) == 1
+        told = capsys.readouterr()
+        assert "what helps:" in told.err and "gumaro" not in told.out + told.err
+        assert "maro" not in told.err
+
+
+def test_an_address_that_is_not_set_is_no_directory(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("INDEX_URL", raising=False)
+    assert main(["move", "--from", "nothing", "--to", "INDEX_URL"]) == 1
+    assert "must be postgresql://" in capsys.readouterr().err
