@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import psycopg
 
 from index_store.record.digest import BUCKETS, ShareHasher, bucket_of, root_of
 from tests.integration.databases import MariaDBServer, PostgresServer
 from tests.integration.service_process import ROOT, ServiceProcess
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 from vector_client.http import VectorClient
 from vector_client.retries import Limits
 from vector_client.types import Id
@@ -86,15 +87,26 @@ def run_feeder(environ: Mapping[str, str], *arguments: str) -> Outcome:
         return Outcome(process.returncode, output, errors)
 
 
+START_CPU_S = 0.2
+"""Less than a feeder takes to load its modules."""
+STEP_CPU_S = 0.03
+STEP_S_MAX = 0.25
+"""Of a feeder that is let run in steps: some pages, on a machine of any speed."""
+
+
 def run_until(process: subprocess.Popen[str], holds: Callable[[], bool]) -> None:
     """Let a feeder run in short steps until something holds, and leave it stopped: looking takes long on a
     busy machine, and it would be through meanwhile."""
-    give_up = time.monotonic() + PATIENCE_S
+    used = psutil.Process(process.pid).cpu_times
+    until(lambda: process.poll() is not None or used().user > START_CPU_S, "the start")
+    give_up = time.monotonic() + 2 * PATIENCE_S
     while not holds():
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < give_up
+        assert time.monotonic() < give_up, "it got nowhere"
         process.send_signal(signal.SIGCONT)
-        time.sleep(0.02)
+        enough, ends = used().user + STEP_CPU_S, time.monotonic() + STEP_S_MAX
+        while used().user < enough and time.monotonic() < ends:
+            time.sleep(0.002)
         process.send_signal(signal.SIGSTOP)
 
 
