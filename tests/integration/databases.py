@@ -180,6 +180,13 @@ class Server:
             process.wait(STOP_SECONDS_MAX)
         self._process = None
 
+    def kill(self) -> None:
+        """End every process of the server as a crash does; `start` goes on with what it had written."""
+        assert self._process is not None
+        self.send(signal.SIGKILL)
+        self._process.wait(STOP_SECONDS_MAX)
+        self._process = None
+
     def close(self) -> None:
         self.stop()
         shutil.rmtree(self.home, ignore_errors=True)
