@@ -61,6 +61,7 @@ const WORDS = {
   refused_write_failed: ["The disk did not take the write.", "디스크에 쓰지 못했습니다."],
   refused_store_damaged: ["The stored data of this collection are damaged.", "이 컬렉션의 저장된 데이터가 손상되었습니다."],
   refused_store_unavailable: ["The stored data can't be read now.", "저장된 데이터를 지금 읽을 수 없습니다."],
+  refused_not_supported: ["This can't be done where the collections are kept.", "컬렉션이 저장된 곳에서는 할 수 없는 작업입니다."],
   refused_words_not_sealed: ["The words of this collection are not ready to be searched yet.", "이 컬렉션의 단어 검색이 아직 준비되지 않았습니다."],
   refused_audit_unreadable: ["The audit log can't be read now.", "감사 로그를 지금 읽을 수 없습니다."],
   refused_starting: ["The service is starting.", "서비스가 시작하는 중입니다."],
