@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -20,7 +21,14 @@ def low_priority(command: Sequence[str]) -> list[str]:
     """Return `command` at low priority, from its first import on: that is half a second of a core. As a batch
     it does not keep a core from who wakes up beside it (docs/decisions/0132)."""
     prefixes = (["nice", "-n", _NICE], ["chrt", "--batch", "0"])
-    return [word for prefix in prefixes if shutil.which(prefix[0]) for word in prefix] + list(command)
+    return [word for prefix in prefixes if _works(prefix) for word in prefix] + list(command)
+
+
+def _works(prefix: Sequence[str]) -> bool:
+    """Whether a command runs behind it: some sandboxes know no batches, and `chrt` ends there without it."""
+    if not shutil.which(prefix[0]):
+        return False
+    return subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0
 
 
 def job_command(settings: Settings) -> list[str]:
