@@ -10,7 +10,7 @@ from tests.tidy.source import Finding, SourceFile, read, tracked_paths
 from tests.tidy.tables import names_in, table_after
 
 PAGE = "docs/GUARANTEES.md"
-TABLES = ("guarantees:", "crashes:")
+TABLES = ("guarantees:", "postgresql:", "crashes:")
 NODE_ID = re.compile(r"(tests/[\w/]+\.py)::((?:\w+::)?test_\w+)")
 SAYS_SO = "is skipped where"
 """What a row says whose test does not run everywhere."""
