@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 Found = TypeVar("Found")
 
 SERVER_HINT = "see whether the database of INDEX_URL runs and can be reached (psql INDEX_URL -c 'select 1')"
+ADDRESS_HINT = "see which parameters libpq knows (PostgreSQL's manual: Connection URIs) and restart"
 _PGVECTOR_MIN = (0, 8)
 """The first one that goes on with a graph until enough rows pass a condition."""
 _GRACE_S = 1.0
@@ -80,10 +81,17 @@ class Connections:
     """The connections of one process. `using` is safe from any thread, and in a process that was forked
     since: what it inherited it neither uses nor closes."""
 
-    def __init__(self, dsn: str, limits: PostgresLimits) -> None:
-        """dsn: a URL or the key words of libpq. Opens nothing."""
+    def __init__(
+        self,
+        dsn: str,
+        limits: PostgresLimits,
+        check: Callable[[BoundedConnection], object] | None = None,
+    ) -> None:
+        """dsn: a URL or the key words of libpq. check: what a new connection has to pass before it is used;
+        it raises why it can't be. Opens nothing."""
         self.dsn = dsn
         self.limits = limits
+        self._check = check
         self._lock = threading.Lock()
         self._inherited: list[list[BoundedConnection]] = []
         self._begin()
@@ -165,18 +173,25 @@ class Connections:
             connection.close()
 
     def _connect(self, give_up_at: float) -> BoundedConnection:
-        give_up_at = min(give_up_at, time.monotonic() + self.limits.connect_s)
-        left = max(1, math.ceil(give_up_at - time.monotonic()))
+        connected_by = min(give_up_at, time.monotonic() + self.limits.connect_s)
+        left = max(1, math.ceil(connected_by - time.monotonic()))
         try:
             connection = BoundedConnection.connect(
                 self.dsn, autocommit=True, connect_timeout=left,
                 application_name="index_store", keepalives_idle=30, keepalives_interval=10,
             )  # fmt: skip
+        except (
+            psycopg.ProgrammingError
+        ) as exc:  # the text is of no form that libpq reads; it holds no password
+            raise StoreUnavailable(f"INDEX_URL can't be read: {exc}".strip(), ADDRESS_HINT) from None
         except psycopg.Error as exc:
             raise meaning_of(exc) or exc from exc
         try:
-            connection.give_up_at = give_up_at + _GRACE_S
+            connection.give_up_at = connected_by + _GRACE_S
             _prepare(connection)
+            connection.give_up_at = give_up_at + _GRACE_S
+            if self._check is not None:
+                self._check(connection)
         except BaseException:
             connection.close()
             raise

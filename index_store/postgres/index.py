@@ -37,7 +37,7 @@ from index_store.postgres.generations import (
     newest_of,
 )
 from index_store.postgres.listing.row_items import RowItems
-from index_store.postgres.opening import open_schema
+from index_store.postgres.opening import has_schema, open_schema
 from index_store.postgres.parameters import int_array
 from index_store.postgres.reading import bucket_sums, one_moment, read_items, status_of
 from index_store.postgres.schema import rows_table
@@ -118,7 +118,8 @@ class PostgresIndex:
     ) -> None:
         """dsn: a URL or the key words of libpq; the first schema of its search_path holds the tables."""
         self._limits = limits or PostgresLimits()
-        self.connections = Connections(dsn, self._limits)
+        self._is_open = False
+        self.connections = Connections(dsn, self._limits, self._check)
         self._metadata_bytes_max = metadata_bytes_max
         self._patience = timing or StepClock()
         self._collections = _PostgresCollections()
@@ -144,16 +145,20 @@ class PostgresIndex:
         with self._noting:
             found.record = newest_of(found.record, heard)
 
+    def _check(self, connection: BoundedConnection) -> object:
+        """Nothing is read or written where the tables are not this version's, or not of these collections."""
+        specs = [each.spec for each in self._collections.values()]
+        return has_schema(connection) if self._is_open else open_schema(connection, specs)
+
     def open(self) -> Mapping[str, Unavailable]:
         """Make or find the tables and read which generations there are. Return why that can't be done, by
         collection; a later call tries again."""
         warm_kernels()
-        specs = [each.spec for each in self._collections.values()]
         try:
             with self.connections.using(self._limits.write_s) as connection:
-                open_schema(connection, specs)
                 for each in self._collections.values():
                     each.record = read_collection(connection, each.spec)
+            self._is_open = True
             for each in self._collections.values():
                 self._reread_words(each)
         except Unavailable as exc:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from psycopg import errors
+
 from index_store import hints
 from index_store.errors import StoreUnavailable, UnknownFormat
 from index_store.postgres.connections import BoundedConnection
@@ -16,16 +18,35 @@ _EXISTS = (
     "WHERE relname = 'index_schema' AND relnamespace = current_schema()::regnamespace"
 )
 
+_OF_ANOTHER = (
+    errors.DuplicateTable,
+    errors.DuplicateObject,
+    errors.UndefinedColumn,
+    errors.DatatypeMismatch,
+    errors.WrongObjectType,
+)
+"""What another program's tables of the same names lead to."""
+
 
 def open_schema(connection: BoundedConnection, specs: Sequence[CollectionSpec]) -> str:
     """Make what is missing of tables and collections and return the number of this index, which stays the
     same for good. Several processes may begin at once. Raises UnknownFormat, StoreUnavailable;
     psycopg.Error."""
-    missing = [] if not _has_schema(connection) else _undeclared(connection, specs)
-    if missing or not _has_schema(connection):
+    try:
+        return _open_schema(connection, specs)
+    except _OF_ANOTHER as exc:
+        raise StoreUnavailable(
+            f"the schema holds tables that are not of this index: {str(exc).splitlines()[0]}",
+            "name a database or a search_path in INDEX_URL whose first schema is empty",
+        ) from exc
+
+
+def _open_schema(connection: BoundedConnection, specs: Sequence[CollectionSpec]) -> str:
+    missing = [] if not has_schema(connection) else _undeclared(connection, specs)
+    if missing or not has_schema(connection):
         with connection.transaction():
             connection.execute(_LOCK)
-            if not _has_schema(connection):
+            if not has_schema(connection):
                 _create(connection)
             for spec in _undeclared(connection, specs):
                 connection.execute(
@@ -36,7 +57,9 @@ def open_schema(connection: BoundedConnection, specs: Sequence[CollectionSpec]) 
     return str(store_id)
 
 
-def _has_schema(connection: BoundedConnection) -> bool:
+def has_schema(connection: BoundedConnection) -> bool:
+    """Whether the tables of an index are there. Raises UnknownFormat where they are another version's,
+    StoreUnavailable; psycopg.Error."""
     schema, encoding = _one(connection, "SELECT current_schema(), getdatabaseencoding()")
     if encoding != "UTF8":  # texts of another could not hold all characters, nor be ordered by them
         raise StoreUnavailable(

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
-from index_store.errors import StoreUnavailable, UnknownFormat
+from index_store.errors import StoreUnavailable, Unavailable, UnknownFormat
 from index_store.postgres.connections import Connections, PostgresLimits
+from index_store.postgres.index import PostgresIndex
 from index_store.postgres.opening import open_schema
 from index_store.postgres.schema import VERSION, generation_tables, graph_index
+from index_store.types import ItemDelete, WriteBatch
 from tests.contract.vectors import SPECS
 from tests.integration.databases import PostgresServer
 
@@ -60,6 +63,61 @@ def test_another_version_or_shape_is_refused_and_nothing_changes(connections: Co
         connection.execute("UPDATE index_schema SET version = %s", (VERSION + 1,))
     with pytest.raises(UnknownFormat, match=f"version {VERSION + 1}"):
         opened(connections)
+
+
+def test_an_index_that_could_not_be_opened_says_why_and_touches_nothing(
+    postgres: PostgresServer, pg_database: str
+) -> None:
+    address, name = postgres.address(pg_database), SPECS[0].name
+    first = PostgresIndex(address, SPECS)
+    assert first.open() == {}
+    first.advance(name, "begin", "v1")
+    first.close()
+    with postgres.connect(pg_database) as db:
+        db.execute("UPDATE index_schema SET version = %s", (VERSION + 1,))
+    for specs, reason in ((SPECS, f"version {VERSION + 1}"), ([replace(SPECS[0], metric="ip")], "metric")):
+        index = PostgresIndex(address, specs)
+        with postgres.connect(pg_database) as db:
+            if reason == "metric":
+                db.execute("UPDATE index_schema SET version = %s", (VERSION,))
+        assert reason in str(index.open()[name])
+        for refused in (
+            partial(index.status, name),
+            partial(index.write, name, WriteBatch(deletes=[ItemDelete(1)])),
+            partial(index.advance, name, "begin", "v2"),
+        ):
+            with pytest.raises(Unavailable, match=reason):
+                refused()
+        index.close()
+
+
+def test_an_index_whose_opening_failed_serves_as_soon_as_it_can(
+    postgres: PostgresServer, pg_database: str
+) -> None:
+    with postgres.connect(pg_database) as db:
+        db.execute("DROP EXTENSION vector")
+        index = PostgresIndex(postgres.address(pg_database), SPECS)
+        assert "extension" in str(index.open()[SPECS[0].name])
+        db.execute("CREATE EXTENSION vector")
+    assert index.status(SPECS[0].name).current is None, "tables are made, nothing is missing"
+    index.close()
+
+
+@pytest.mark.parametrize("table", ["collection (x int)", "index_schema (x int)"])
+def test_tables_of_another_program_are_named(
+    connections: Connections, postgres: PostgresServer, pg_database: str, table: str
+) -> None:
+    with postgres.connect(pg_database) as db:
+        db.execute(f"CREATE TABLE {table}".encode())
+    with pytest.raises(StoreUnavailable, match="not of this index"):
+        opened(connections)
+
+
+def test_an_address_that_cannot_be_read_is_refused_without_its_password() -> None:
+    connections = Connections("postgresql://u:secret@127.0.0.1/x?sslmod=require", PostgresLimits())
+    with pytest.raises(StoreUnavailable, match="sslmod") as refused:
+        opened(connections)
+    assert "secret" not in str(refused.value)
 
 
 def test_a_database_without_the_extension_says_what_helps(postgres: PostgresServer, pg_database: str) -> None:
