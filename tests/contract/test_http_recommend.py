@@ -121,7 +121,8 @@ def test_its_answers_are_explained(app: HttpApp, mode: str) -> None:
         told = explained(app, {**asked, "id": row["recipe_id"]})
         assert (told["reason"], told["exact"]["rank"], told["answer"]["rank"]) == ("in_answer", rank, rank)
         assert told["answer"]["distance"] == told["exact"]["distance"] == row["distance"]
-    assert explained(app, {**asked, "id": 22})["reason"] == "excluded"
+    unlike = explained(app, {**asked, "id": 22})
+    assert unlike["reason"] == "excluded" and "unlike_ids" in unlike["detail"]
     every = ids(found(app, **{**asked, "top_k": 30}))
     vetoed = set(range(1, 30)) - set(every) - set(LIKES) - {22}
     assert vetoed and all(explained(app, {**asked, "id": id})["reason"] == "vetoed" for id in vetoed)

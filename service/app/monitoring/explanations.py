@@ -140,7 +140,7 @@ _SENTENCES: Final[Mapping[Reason, _Sentence]] = {
     "not_yet_active": lambda _, __: "Its metadata say that it is shown later (active_from).",
     "ended": lambda _, __: "Its metadata say that it is over (active_until).",
     "without_vector": lambda _, __: "It has no vector yet: no model has read its content.",
-    "excluded": lambda facts, _: f"exclude_ids or like_ids name it{_else_rank(facts)}",
+    "excluded": lambda facts, _: f"exclude_ids, like_ids or unlike_ids name it{_else_rank(facts)}",
     "filtered_out": lambda facts, _: f"Its metadata does not pass the filter{_else_rank(facts)}",
     "vetoed": lambda _, __: "It is nearer to one of unlike_ids than to any of like_ids.",
     "not_indexed": lambda _, __: "The store holds it, and the index does not know it: see /health.",
