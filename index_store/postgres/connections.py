@@ -30,7 +30,9 @@ log = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
 
-SERVER_HINT = "see whether the database of INDEX_URL runs and can be reached (psql INDEX_URL -c 'select 1')"
+SERVER_HINT = (
+    "see whether the database of INDEX_URL answers (pg_isready -h HOST -p PORT) and lets its user in"
+)
 ADDRESS_HINT = "see which parameters libpq knows (PostgreSQL's manual: Connection URIs) and restart"
 _PGVECTOR_MIN = (0, 8)
 """The first one that goes on with a graph until enough rows pass a condition."""
@@ -53,11 +55,13 @@ _SETTINGS = (
 
 @dataclass(frozen=True, slots=True)
 class PostgresLimits:
-    """connections_max: of this process. connect_s: to open one. wait_s: until one is free. read_s, write_s:
-    of one call, the wait for the server included. pass_s: of what reads or copies a whole generation."""
+    """connections_max: of this process. connect_s: to open one. silent_s: how long no other one is
+    opened after one was waited for in vain. wait_s: until one is free. read_s, write_s: of one call, the wait
+    for the server included. pass_s: of what reads or copies a whole generation."""
 
     connections_max: int = 8
     connect_s: float = 5.0
+    silent_s: float = 1.0
     wait_s: float = 5.0
     read_s: float = 10.0
     write_s: float = 60.0
@@ -101,6 +105,7 @@ class Connections:
         self._idle: list[BoundedConnection] = []
         self._free = threading.Semaphore(self.limits.connections_max)
         self._is_closed = False
+        self._silent_until = -math.inf
 
     def close(self) -> None:
         """Close every connection; those in use when their use ends."""
@@ -173,18 +178,21 @@ class Connections:
             connection.close()
 
     def _connect(self, give_up_at: float) -> BoundedConnection:
-        connected_by = min(give_up_at, time.monotonic() + self.limits.connect_s)
-        left = max(1, math.ceil(connected_by - time.monotonic()))
+        began_at = time.monotonic()
+        if began_at < self._silent_until:  # who asks for one collection after the other waits once
+            raise StoreUnavailable("the database has just not answered in time", SERVER_HINT)
+        connected_by = min(give_up_at, began_at + self.limits.connect_s)
+        left = max(1, math.ceil(connected_by - began_at))
         try:
             connection = BoundedConnection.connect(
                 self.dsn, autocommit=True, connect_timeout=left,
                 application_name="index_store", keepalives_idle=30, keepalives_interval=10,
             )  # fmt: skip
-        except (
-            psycopg.ProgrammingError
-        ) as exc:  # the text is of no form that libpq reads; it holds no password
+        except psycopg.ProgrammingError as exc:  # libpq can't read the text; its message names no password
             raise StoreUnavailable(f"INDEX_URL can't be read: {exc}".strip(), ADDRESS_HINT) from None
         except psycopg.Error as exc:
+            if isinstance(exc, errors.ConnectionTimeout):
+                self._silent_until = time.monotonic() + self.limits.silent_s
             raise meaning_of(exc) or exc from exc
         try:
             connection.give_up_at = connected_by + _GRACE_S

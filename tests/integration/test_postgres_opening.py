@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -118,6 +119,21 @@ def test_an_address_that_cannot_be_read_is_refused_without_its_password() -> Non
     with pytest.raises(StoreUnavailable, match="sslmod") as refused:
         opened(connections)
     assert "secret" not in str(refused.value)
+
+
+def test_a_silent_server_is_waited_for_once_by_who_asks_several_times() -> None:
+    """As metrics do, of each collection: they came after 3 s for each, longer than a scrape waits."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        limits = PostgresLimits(connect_s=1.0, silent_s=600.0)
+        connections = Connections(f"postgresql://u:secret@127.0.0.1:{port}/x", limits)
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable, match="time"):
+                opened(connections)
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
 
 
 def test_a_database_without_the_extension_says_what_helps(postgres: PostgresServer, pg_database: str) -> None:
