@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index_store.types import SearchRequest, SearchResult
+from index_store.errors import IndexStoreError, StoreUnavailable
+from index_store.request.confidence import ConfidenceQuery, Curve
+from index_store.types import Hit, SearchRequest, SearchResult
 from service.app.seen.seen_items import SeenItems, SeenLimits
 from service.app.seen.unseen import UnseenSearch
 from service.collections import Collection
-from service.errors import InvalidInput
+from service.errors import DeadlineExceeded, InvalidInput, Overloaded, ServiceError
 from tests.clock import Clock
 
 LIMITS = SeenLimits(keys_max=20, ids_max=10, bytes_max=1 << 20, kept_s=60.0)
@@ -106,3 +108,38 @@ def test_it_can_be_off() -> None:
         unseen = UnseenSearch(None, readers)
         recipes = Collection("recipes", dim=2)
         asyncio.run(unseen.find_unseen(recipes, "ann", request, find, find, is_reset=False))
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Overloaded("", retry_after_s=1.0, reason="search"),
+        DeadlineExceeded("late"),
+        StoreUnavailable("gone", "wait"),
+    ],
+)
+def test_an_answer_that_was_found_is_given_though_none_can_be_asked_for_what_was_shown(
+    tmp_path: Path, clock: Clock, refusal: ServiceError | IndexStoreError
+) -> None:
+    """It is not known then that nothing shown was a good match: so it is not said either."""
+    found = SearchResult([Hit(2, 0.5, confidence=0.1)], "g1", "v1", 1, exhausted=True, next_page=None)
+
+    async def find() -> SearchResult:
+        return found
+
+    async def ask(_: SearchRequest) -> SearchResult:
+        raise refusal
+
+    seen = SeenItems(tmp_path, LIMITS, clock)
+    seen.note_shown("recipes", "ann", [1])
+    with ThreadPoolExecutor(1) as readers:
+        request = SearchRequest(
+            np.ones(2, np.float32), 3, confidence=ConfidenceQuery("국", lambda *_: Curve(1.0, 0.0))
+        )
+        unseen, recipes = UnseenSearch(seen, readers), Collection("recipes", dim=2)
+        result, has_shown_match = asyncio.run(
+            unseen.find_unseen(recipes, "ann", request, find, ask, is_reset=False)
+        )
+    assert result.hits == found.hits and has_shown_match
+    assert seen.shown_ids("recipes", "ann") == [1, 2]
+    seen.close()

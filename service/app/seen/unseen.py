@@ -10,12 +10,12 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from index_store.errors import VersionMismatch
+from index_store.errors import IndexStoreError
 from index_store.types import SearchRequest, SearchResult
 from service.app.exclude_ids import joined_ids
 from service.app.seen.seen_items import SeenItems
 from service.collections import Collection
-from service.errors import InvalidInput
+from service.errors import InvalidInput, TryLater
 
 T = TypeVar("T")
 
@@ -39,8 +39,8 @@ class UnseenSearch:
         is_reset: bool,
     ) -> tuple[SearchResult, bool]:
         """Search by `find` without what was shown, and remember what it finds: delivered or not; return that,
-        and whether a good match is among what was left out. `find` completes `request`; `ask` asks the index.
-        is_reset: begin anew. Raises InvalidInput, and as `find`."""
+        and whether a good match is, or may be, among what was left out. `find` completes `request`; `ask`
+        asks the index. is_reset: begin anew. Raises InvalidInput, and as `find`."""
         seen, name, excluded = self._seen, collection.name, request.exclude_ids
         if seen is None:
             raise InvalidInput("seen_key", "is off: SEEN_KEYS_MAX is 0")
@@ -52,8 +52,8 @@ class UnseenSearch:
         has_shown_match = False
         if shown and request.confidence is not None and not has_good_match(collection, result):
             best = replace(request, exclude_ids=excluded, k=1, offset=0, ranking=None, with_metadata=False)
-            with suppress(VersionMismatch):  # another generation serves by now: not known is not none
-                has_shown_match = True
+            has_shown_match = True
+            with suppress(IndexStoreError, TryLater):  # the answer is there; not known is not none
                 has_shown_match = has_good_match(collection, await ask(best))
         ids = [hit.id for hit in result.hits]
         await self._on_reader(partial(seen.note_shown, name, key, ids))
