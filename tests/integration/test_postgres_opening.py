@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 from index_store.errors import StoreUnavailable, Unavailable, UnknownFormat
 from index_store.postgres.connections import Connections, PostgresLimits
 from index_store.postgres.index import PostgresIndex
+from index_store.postgres.maintenance.worker import DatabaseMaintenance
 from index_store.postgres.opening import open_schema
 from index_store.postgres.schema import VERSION, generation_tables, graph_index
 from index_store.types import ItemDelete, WriteBatch
@@ -90,6 +92,31 @@ def test_an_index_that_could_not_be_opened_says_why_and_touches_nothing(
             with pytest.raises(Unavailable, match=reason):
                 refused()
         index.close()
+
+
+def test_maintenance_leaves_the_tables_of_another_version_alone_and_says_so_once(
+    connections: Connections, postgres: PostgresServer, pg_database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened(connections)
+    with connections.using(30.0) as connection:
+        connection.execute("UPDATE index_schema SET version = %s", (VERSION + 1,))
+    maintenance = DatabaseMaintenance(postgres.address(pg_database))
+    with caplog.at_level("WARNING"):
+        maintenance.maintain_forever(AfterThreeLooks())
+    assert [record.message for record in caplog.records].count("maintenance_interrupted") == 1
+    with pytest.raises(UnknownFormat):
+        maintenance.maintain_once()
+    maintenance.close()
+
+
+class AfterThreeLooks(threading.Event):
+    looks = 0
+
+    def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002
+        self.looks += 1
+        if self.looks == 3:
+            self.set()
+        return self.is_set()
 
 
 def test_an_index_whose_opening_failed_serves_as_soon_as_it_can(

@@ -26,6 +26,7 @@ from index_store.postgres.maintenance.graphs import (
     rebuild_graph,
 )
 from index_store.postgres.maintenance.history import VersionHistory
+from index_store.postgres.opening import has_schema
 from index_store.postgres.schema import GRAPH_DIM_MAX, rows_table
 from index_store.postgres.searches.collection_search import read_collection
 from index_store.postgres.searches.row_fetcher import GRAPH_FROM
@@ -75,7 +76,7 @@ class DatabaseMaintenance:
     ) -> None:
         """dsn: as of `PostgresIndex`. Opens nothing. clock: seconds that only go forward."""
         self._limits = limits or DatabaseLimits()
-        self._connections = Connections(dsn, PostgresLimits(connections_max=1))
+        self._connections = Connections(dsn, PostgresLimits(connections_max=1), has_schema)
         self._clock = clock
         self._history = VersionHistory(self._limits.history_s, self._limits.grace_s, clock)
         self._changed: dict[int, tuple[int, float]] = {}
@@ -86,17 +87,21 @@ class DatabaseMaintenance:
         self._connections.close()
 
     def maintain_forever(self, stop: threading.Event) -> None:
-        """Look again and again. A server that is away is waited for."""
+        """Look again and again. A server that is away is waited for; why is logged once."""
+        told: str | None = None
         while not stop.is_set():
             try:
                 self.maintain_once()
+                told = None
             except IndexStoreError as exc:
-                log.warning("maintenance_interrupted", extra={"error": str(exc), "hint": exc.hint})
+                if str(exc) != told:
+                    log.warning("maintenance_interrupted", extra={"error": str(exc), "hint": exc.hint})
+                told = str(exc)
             stop.wait(self._limits.look_s)
 
     def maintain_once(self) -> bool:
         """Look at every generation once and do what it needs; return False where another process does, or no
-        index was opened yet. Raises StoreUnavailable, ReadOnly."""
+        index was opened yet. Raises StoreUnavailable, ReadOnly, UnknownFormat."""
         with self._connections.using(_PASS_S) as connection:
             if connection.execute(_LOCK.format("try_advisory_").encode()).fetchone() != (True,):
                 return False
