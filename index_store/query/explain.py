@@ -149,19 +149,26 @@ def _with_place_in_ranking(
     pools = -(-max(request.offset + request.k, RANKS_RANKED) // ranking.pool)
     ranks = min(pools * ranking.pool, RANKED_MAX)
 
-    def rank_by(some: Ranking) -> int | None:
+    def place_by(some: Ranking) -> tuple[int | None, bool]:
+        """Its rank, and whether nothing comes behind those that were looked at."""
         found = answer(view, replace(request, offset=0, k=ranks, ranking=some, steps=None)).ids
-        return found.index(item_id) + 1 if item_id in found else None
+        return found.index(item_id) + 1 if item_id in found else None, len(found) < ranks
 
     try:
-        rank = rank_by(ranking)
+        rank, is_all = place_by(ranking)
         explanation = replace(explanation, ranking_rank=rank, ranking_ranks_seen=ranks)
         everything = replace(ranking, group=None, collapse=None)
-        if rank is not None or everything == ranking or rank_by(everything) is None:
+        if rank is not None or everything == ranking:
             return explanation
-        is_by_group = ranking.collapse is None or (
-            ranking.group is not None and rank_by(replace(ranking, group=None)) is not None
-        )
+        is_far = explanation.exact_rank is None or explanation.exact_rank > ranks
+        if not (is_all and is_far) and place_by(everything)[0] is None:
+            return explanation
+        is_by_group = ranking.collapse is None
+        if ranking.group is not None and ranking.collapse is not None:
+            rank, is_all = place_by(replace(ranking, group=None))
+            is_by_group = rank is not None
+            if is_far and rank is None and not is_all:
+                return explanation  # by either of the two
     except InvalidRequest:  # collapse leaves out too many to look further than the answer does
         return replace(explanation, ranking_rank=None, ranking_ranks_seen=0)
     return replace(explanation, left_out_by="group_by" if is_by_group else "collapse")

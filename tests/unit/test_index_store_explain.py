@@ -14,6 +14,7 @@ import pytest
 from index_store.engine.index import EmbeddedIndex
 from index_store.errors import InvalidFilter, InvalidId, VersionMismatch
 from index_store.explanation import Explanation
+from index_store.query.explain import RANKS_RANKED
 from index_store.request.ranking import GroupBy, Ranking
 from index_store.types import Id, ItemDelete, ItemWrite, SearchRequest, WriteBatch
 from service.app.monitoring.explanations import reason_of
@@ -126,6 +127,19 @@ def test_what_a_ranking_leaves_out_comes_back_without_its_cause(scene: Scene) ->
                 assert id not in without["group_by"]
             left_out[found.left_out_by] += 1
     assert left_out["group_by"] and left_out["collapse"]
+
+
+def test_where_the_ranking_ends_before_the_ranks_looked_at_the_group_left_it_out(tmp_path: Path) -> None:
+    """An item so far away that without groups it would have no rank among those looked at either."""
+    index, data = opened(tmp_path), vectors(RANKS_RANKED + 100)
+    index.advance("numbers", "begin", "v1")
+    items = [ItemWrite(n, vector, metadata={"brand": 1}) for n, vector in enumerate(data)]
+    index.write("numbers", WriteBatch(items, (), "v1"))
+    farthest = int(np.linalg.norm(data - data[0], axis=1).argmax())
+    request = SearchRequest(data[0], 2, ranking=Ranking(group=GroupBy("brand", 1)))
+    told = index.replay_source().explain("numbers", request, farthest)
+    assert told.exact_rank == len(items) and reason_of(told, request) == "grouped_out"
+    index.close()
 
 
 def test_what_is_not_live_is_told_apart(scene: Scene) -> None:
