@@ -137,6 +137,7 @@ def test_an_id_that_no_index_can_hold_is_neither_sent_nor_looked_up(tmp_path: Pa
         assert writer.showing([long, nul, ""]) == 0 and transport.calls == calls
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("limits", [{"UPSERT_BYTES_MAX": "9000"}, {"UPSERT_ITEMS_MAX": "3"}])
 def test_a_batch_that_is_too_large_goes_in_halves(tmp_path: Path, limits: dict[str, str]) -> None:
     with a_writer(tmp_path, **limits) as (writer, _):

@@ -70,6 +70,7 @@ def test_writes_and_operations_are_told_with_who_and_how_many(app: HttpApp) -> N
     assert (keyless["status"], keyless["code"], keyless["collection"]) == (401, "key_missing", None)
 
 
+@pytest.mark.long
 def test_nothing_of_keys_items_or_queries_is_kept(app: HttpApp, data: Path) -> None:
     item = {"product_id": "secret-id", "image": picture(2), "metadata": {"name": "secret-name"}}
     assert app.post("/v1/upsert", {"items": [item]}, headers=FEEDER).status_code == 200

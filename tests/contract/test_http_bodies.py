@@ -70,6 +70,7 @@ def test_a_byte_order_mark_and_a_type_in_capitals_are_taken(app: HttpApp) -> Non
     assert (packed.status_code, packed.json()["code"]) == (415, "unsupported_media_type")
 
 
+@pytest.mark.long
 def test_pictures_come_as_data_uris_too(app: HttpApp) -> None:
     plain = picture(1)
     heads = ("data:image/png;base64,", "DATA:image/PNG;charset=utf-8;BASE64,", "data:;base64,")

@@ -295,6 +295,7 @@ def test_rows_are_listed_where_sums_differ(app: HttpApp) -> None:
     assert app.post(route, {**nothing, "last": 1}).status_code == 422
 
 
+@pytest.mark.long
 def test_many_rows_that_differ_are_listed_in_turns(tmp_path: Path) -> None:
     with running_app(tmp_path, {"DIGEST_ROWS_MAX": "2"}) as app:
         upsert(app, *(vector_item(number) for number in range(1, 41)))

@@ -35,6 +35,7 @@ def test_where_a_sandbox_knows_no_batches_it_is_run_all_the_same(
     assert niceness == max(10, min(19, os.nice(0) + 10))
 
 
+@pytest.mark.long
 def test_maintenance_that_somebody_starts_by_hand_makes_itself_one() -> None:
     lower = "from index_store.maintenance.worker import lower_priority; lower_priority(); " + _TELL
     assert told(lower, prefix=False) == [max(10, os.nice(0)), os.SCHED_BATCH]

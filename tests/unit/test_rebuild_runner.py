@@ -123,6 +123,9 @@ def runner_of(
     models: Any = ModelsOnTheWay()
     reports: Any = NoReports()
     pace, lock = FillThrottle(list, 50), directory / "runner.lock"
+    pace.share = (
+        1.0  # as after a while without searches: the seconds of a test's clock are no seconds to rest
+    )
     return RebuildRunner(
         [COLLECTION],
         jobs,

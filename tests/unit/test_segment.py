@@ -200,6 +200,7 @@ def test_threads_get_the_answers_that_one_thread_gets(tmp_path: Path) -> None:
         assert list(pool.map(ask, range(300))) == alone
 
 
+@pytest.mark.long
 def test_engines_that_take_equal_time_give_the_scan_which_is_exact(tmp_path: Path) -> None:
     ticks = iter(range(10**9))
     options = BuildOptions(graph_rows_min=100, queries=32, seed=SEED)
