@@ -10,7 +10,7 @@ from index_store.moving.storages import PAGE_ROWS, RowsOfSeq, StoredCollection, 
 from index_store.postgres.connections import BoundedConnection, Connections, PostgresLimits
 from index_store.postgres.generations import FIELDS, GenerationRecord, name_of, number_of
 from index_store.postgres.opening import open_schema
-from index_store.postgres.reading import one_moment
+from index_store.postgres.reading import bucket_sums, one_moment
 from index_store.postgres.schema import rows_table
 from index_store.postgres.searches.collection_search import read_collection
 from index_store.postgres.words import put_words
@@ -19,7 +19,7 @@ from index_store.postgres.writes.steps import new_generation, read_contents, sto
 from index_store.postgres.writes.versions import changed_counts, put_versions, store_counts
 from index_store.record import digest
 from index_store.record.batches import TransactionRows
-from index_store.types import CollectionSpec, ItemDelete, WriteBatch
+from index_store.types import DIGEST_BUCKETS, CollectionSpec, ItemDelete, WriteBatch
 
 
 class DatabaseStorage:
@@ -95,7 +95,7 @@ class DatabaseStorage:
     def root_of(self, collection: CollectionSpec, name: str) -> str:
         """See `MoveTarget`."""
         with self._connections.using(self._limits.read_s) as connection:
-            return _root(connection, _record(connection, collection, name).number)
+            return _root(connection, _record(connection, collection, name))
 
     def put_rows(self, collection: CollectionSpec, name: str, rows: RowsOfSeq) -> None:
         """See `MoveTarget`."""
@@ -139,7 +139,7 @@ def _read_collection(connection: BoundedConnection, spec: CollectionSpec) -> Sto
                 each.head,
                 dict(cursors.fetchall()),
                 each.origin,
-                _root(connection, each.number),
+                _root(connection, each),
             )
         )
     current = record.current
@@ -155,6 +155,5 @@ def _record(connection: BoundedConnection, collection: CollectionSpec, name: str
     return GenerationRecord(*found)
 
 
-def _root(connection: BoundedConnection, number: int) -> str:
-    kept = connection.execute("SELECT bucket, sum FROM digest_sum WHERE generation = %s", (number,))
-    return digest.root_of(digest.buckets_from(kept.fetchall()))
+def _root(connection: BoundedConnection, generation: GenerationRecord) -> str:
+    return digest.root_of(bucket_sums(connection, generation, DIGEST_BUCKETS))

@@ -19,6 +19,8 @@ from psycopg.pq import Format
 from index_store.types import Id, Ids, Vector
 from item_rules.ids import IdKind
 
+COPY_BEGIN, COPY_END = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
+"""What stands before and behind the rows of a COPY in binary."""
 _INT8, _TEXT, _BYTEA = 20, 25, 17
 _INT8_ARRAY, _TEXT_ARRAY, _BYTEA_ARRAY = 1016, 1009, 1001
 _VECTOR_HEAD = struct.Struct(">hh")

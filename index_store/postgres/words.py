@@ -21,7 +21,7 @@ from index_store.lexical.row_postings import RowGrams, grams_of_texts
 from index_store.lexical.scores import SOUND_SHARE, QueryGrams, QueryTerms, StreamStatistics, StreamTerms
 from index_store.postgres.conditions import Condition
 from index_store.postgres.connections import BoundedConnection
-from index_store.postgres.parameters import Int8ArrayValue, id_array, int_array
+from index_store.postgres.parameters import COPY_BEGIN, COPY_END, Int8ArrayValue, id_array, int_array
 from index_store.postgres.schema import LIVE, gram_table, rows_table, words_table
 from index_store.record.rows import Row
 from index_store.types import CollectionSpec, Id
@@ -29,7 +29,6 @@ from index_store.types import CollectionSpec, Id
 _STREAM_NUMBERS = {stream: number for number, stream in enumerate(STREAMS)}
 _ELEMENT = np.dtype([("length", ">i4"), ("value", ">i8")])
 _ARRAY_HEAD = struct.Struct(">iiiii")
-_COPY_HEAD, _COPY_END = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
 _INT8 = 20
 _REREAD_ROWS = 2048
 _COPIED_ROWS = 24
@@ -131,7 +130,7 @@ def _copy_words(
     """keys: id and seq of each row."""
     if not keys:
         return
-    copied = [_COPY_HEAD]
+    copied = [COPY_BEGIN]
     for (item_id, seq), *arrays in zip(keys, *map(_arrays, grams.values()), strict=True):
         fields = [item_id.encode() if isinstance(item_id, str) else struct.pack(">q", item_id)]
         fields += (struct.pack(">q", seq), *arrays)
@@ -139,7 +138,7 @@ def _copy_words(
         copied += (part for field in fields for part in (struct.pack(">i", len(field)), field))
     statement = f"COPY {words_table(number)}(id, seq, {', '.join(grams)}) FROM STDIN (FORMAT BINARY)"
     with connection.cursor() as cursor, cursor.copy(statement.encode()) as copy:
-        copy.write(b"".join([*copied, _COPY_END]))
+        copy.write(b"".join([*copied, COPY_END]))
 
 
 def _arrays(rows: RowGrams) -> list[bytes]:

@@ -16,6 +16,8 @@ from index_store.postgres.connections import BoundedConnection
 from index_store.postgres.facts import facts_of
 from index_store.postgres.generations import GenerationRecord
 from index_store.postgres.parameters import (
+    COPY_BEGIN,
+    COPY_END,
     data_array,
     id_array,
     int_array,
@@ -33,8 +35,6 @@ _COPIED_ROWS = 24
 """From so many new versions on they are copied: one way there and back more, and less for each."""
 _COPY_BYTES = 1 << 20
 _BUCKET_MASK = (1 << BUCKET_BITS) - 1
-_COPY_BEGIN = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-_COPY_END = b"\xff\xff"
 _NULL = b"\xff\xff\xff\xff"
 _INT8 = struct.Struct(">iq")
 _INT4 = struct.Struct(">ii")
@@ -93,7 +93,7 @@ def _values(row: Row) -> tuple[Any, ...]:
 
 def _copied(rows: Sequence[Row]) -> Iterator[bytes]:
     """The same of many rows, as COPY takes them in binary."""
-    made = bytearray(_COPY_BEGIN)
+    made = bytearray(COPY_BEGIN)
     head = struct.pack(">h", len(ROW_COLUMNS))
     for row in rows:
         made += head
@@ -112,7 +112,7 @@ def _copied(rows: Sequence[Row]) -> Iterator[bytes]:
         if len(made) >= _COPY_BYTES:
             yield bytes(made)
             made.clear()
-    yield bytes(made + _COPY_END)
+    yield bytes(made + COPY_END)
 
 
 def _field(value: bytes | None) -> bytes:
