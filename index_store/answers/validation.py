@@ -256,6 +256,12 @@ def check_ids(ids: Sequence[Id], spec: CollectionSpec) -> None:
         check_id(item_id, spec, f"ids[{position}]")
 
 
+def check_version(embedding_version: str) -> None:
+    """Raises InvalidRequest for an empty one, which names no generation."""
+    if not embedding_version:
+        raise InvalidRequest("embedding_version must not be empty", "embedding_version")
+
+
 def check_parts(parts: int, numbers: Sequence[int]) -> None:
     """parts, numbers: as of `VectorIndex.digest_rows`. Raises InvalidRequest."""
     if not 1 <= parts <= BUCKETS_MAX or parts & (parts - 1):

@@ -24,6 +24,7 @@ from index_store.answers.validation import (
     check_ids,
     check_parts,
     check_spec,
+    check_version,
     checked_batch,
 )
 from index_store.awaiting import AwaitingItem
@@ -40,7 +41,6 @@ from index_store.engine.status import footprints, statuses
 from index_store.engine.step_guard import lost_ids
 from index_store.engine.write_order import WriteOrder
 from index_store.errors import (
-    InvalidRequest,
     Unavailable,
     UnknownCollection,
     VersionMismatch,
@@ -271,8 +271,7 @@ class EmbeddedIndex:
         is_forced: bool = False,
     ) -> CollectionStatus:
         """See `VectorIndex.advance`."""
-        if not embedding_version:
-            raise InvalidRequest("embedding_version must not be empty", "embedding_version")
+        check_version(embedding_version)
         self._collections[collection].apply_step(step, embedding_version, begins, is_forced=is_forced)
         return self.status(collection)
 

@@ -17,11 +17,10 @@ from psycopg import errors
 
 from index_store.ann.compiled.all_kernels import warm_kernels
 from index_store.answers.requests import outcome_of
-from index_store.answers.validation import check_ids, check_parts, check_spec, checked_batch
+from index_store.answers.validation import check_ids, check_parts, check_spec, check_version, checked_batch
 from index_store.awaiting import AwaitingItem
 from index_store.errors import (
     IndexStoreError,
-    InvalidRequest,
     InvalidVector,
     Unavailable,
     UnknownCollection,
@@ -296,8 +295,7 @@ class PostgresIndex:
         is_forced: bool = False,
     ) -> CollectionStatus:
         """See `VectorIndex.advance`."""
-        if not embedding_version:
-            raise InvalidRequest("embedding_version must not be empty", "embedding_version")
+        check_version(embedding_version)
         found = self._collections[collection]
         with self.connections.using(self._limits.pass_s) as connection:
             found.record = take_step(
